@@ -1,0 +1,132 @@
+"""The backend contract: everything that a plugin needs to import.
+
+A backend turns a work (shapes and formats) and its inputs into launches. The harness owns all timing,
+checking and storing; a backend never measures itself and never reports bytes or FLOPs. The one rule:
+**no silent fallback** — a device, dtype or provider that is not what was asked for is an error.
+
+    class Mine(Backend):
+        def open(self, device): return Device("mine:cpu", "my processor")
+        def supports(self, work): return None if work.kind == "linear" else "only linear"
+        def prepare(self, work, inputs): self.w = [dequantize(inputs.weight(s)) for s in range(inputs.slots)]; ...
+        def launch(self, slot): self.y = self.x @ self.w[slot].T
+        def sync(self): pass
+        def output(self): return self.y
+
+Register it under the entry-point group ``membound.backends``: ``mine = "package.module:Mine"``.
+
+Errors:
+
+    MemboundError                 one line for the user, exit status 2
+    ├── BackendUnavailable        the runtime or device is not there; carries the command that would help
+    ├── Unsupported               the runtime cannot do this work; becomes an `unsupported` row
+    └── FallbackRefused           the runtime answered with something other than what was asked for
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from membound.kernels.inputs import Inputs
+    from membound.kernels.work import Work
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "Device",
+    "FallbackRefused",
+    "MemboundError",
+    "Unsupported",
+]
+
+
+class MemboundError(Exception):
+    """The root of all errors that a user can do something about."""
+
+
+class BackendUnavailable(MemboundError):
+    """The runtime or the device is not there. `remedy` is a command that would help, or ''."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Unsupported(MemboundError):
+    """The runtime turned out, while preparing, to be unable to do this work."""
+
+
+class FallbackRefused(MemboundError):
+    """The runtime silently chose another device, dtype or provider than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An opened device. `id` is the name asked for, `name` what the hardware calls itself.
+
+    `versions` holds the runtime's packages that decide speed; `threads` the CPU threads it will use.
+    """
+
+    id: str
+    name: str
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """One runtime on one device. Made anew for each device; `prepare` may be called many times."""
+
+    @classmethod
+    def devices(cls) -> Sequence[str]:
+        """Device names (after the colon) worth trying here, variants included: ``["cpu", "cpu+compile"]``.
+
+        Called in a worker process, so it may import the runtime. Raises BackendUnavailable.
+        """
+        return ["cpu"]
+
+    @abstractmethod
+    def open(self, device: str, threads: int) -> Device:
+        """Take the device named after the colon (``cpu``, ``cuda:0``, ``cpu+compile``) with CPU `threads`.
+
+        Raises BackendUnavailable with the reason and the command that would help.
+        """
+
+    @abstractmethod
+    def supports(self, work: Work) -> str | None:
+        """None if `prepare` should work, else the reason why not, in a few words."""
+
+    @abstractmethod
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        """Untimed: copy or pack `inputs`, compile, capture. Replaces what was prepared before.
+
+        Each of `inputs.slots` input sets has memory of its own. Raises Unsupported.
+        """
+
+    @abstractmethod
+    def launch(self, slot: int) -> None:
+        """Start the work on input set `slot`; may return before it is done."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Block until all launched work is done."""
+
+    @abstractmethod
+    def output(self) -> npt.NDArray[np.float32]:
+        """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab]."""
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of weights and cache that one launch really streams, if the runtime stores them otherwise.
+
+        None means: as the work asks. A runtime that widens float16 to float32 says so here.
+        """
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
+        """Give memory and threads back."""

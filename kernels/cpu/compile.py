@@ -1,0 +1,110 @@
+"""How kernels are compiled: cached on disk, keyed by their sources, with the threading layer asserted.
+
+>>> @kernel(parallel=True)
+... def scale(x, factor): ...
+
+Numba does not notice when a helper in another module changes, and would serve the old machine code.
+The cache folder therefore carries a hash of every file of the kernels package and of Numba's version.
+Kernels that come in variants are made by factory functions (`functools.cache`), so that a variant that
+is not used costs nothing; a factory's free variables must be numbers or strings, which hash alike in
+every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import config, event
+
+KERNELS = Path(__file__).resolve().parent.parent
+
+
+@cache
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $MEMBOUND_CACHE_DIR or the user's cache folder, then a source hash."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(KERNELS.rglob("*.py")):
+        digest.update(path.read_bytes())
+    base = os.environ.get("MEMBOUND_CACHE_DIR")
+    if not base:
+        base = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "membound")
+    return Path(base) / "kernels" / digest.hexdigest()[:16]
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` with the disk cache in `cache_folder()`. Options are Numba's (parallel, fastmath, …)."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(cache_folder())  # Numba reads it when caching is enabled, not when used
+        try:
+            dispatcher.enable_caching()
+        finally:
+            config.CACHE_DIR = before
+        return dispatcher
+
+    return decorate
+
+
+class ThreadingError(RuntimeError):
+    """Numba runs on a threading layer that costs a factor of two in short kernels."""
+
+
+def set_threads(threads: int) -> None:
+    """Use that many threads. Raises ThreadingError unless the layer is OpenMP or TBB.
+
+    workqueue needs about 100 µs to start a parallel region, OpenMP 2–3 µs; Numba falls back to it in
+    silence where no OpenMP runtime is found.
+    """
+    numba.set_num_threads(threads)
+    _start_pool()
+    layer = numba.threading_layer()
+    if layer == "workqueue":
+        raise ThreadingError(
+            "Numba found no OpenMP runtime and fell back to its workqueue layer, which halves the speed of "
+            "short kernels; install libgomp1 (or the tbb package) or set NUMBA_THREADING_LAYER=omp"
+        )
+
+
+@numba.njit(parallel=True)
+def _touch(n: int) -> int:
+    total = 0
+    for i in numba.prange(n):
+        total += i
+    return total
+
+
+def _start_pool() -> None:
+    _touch(8)
+
+
+class _Watcher(event.Listener):  # type: ignore[misc]
+    """Tells a callback which function is being compiled."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._depth = 0
+
+    def on_start(self, happened: Any) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._tell(happened.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, happened: Any) -> None:
+        self._depth -= 1
+
+
+@contextmanager
+def watch_compilation(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call `tell(name)` whenever a kernel is compiled (not when it is loaded from the cache)."""
+    with event.install_listener("numba:compile", _Watcher(tell)):
+        yield

@@ -1,0 +1,126 @@
+"""One measured case: a row. Everything a reader needs to judge a number stands in it.
+
+Raw samples are stored; medians, intervals, MBU, MFU and verdicts are derived on load (`stats.py`), so
+that a better statistic can be applied to an old measurement.
+
+>>> row = Row.from_json(line)            # raises RowError on a newer schema or a malformed row
+"""
+
+# Schema history
+#   1  first version
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+STATUSES = (
+    "ok",
+    "unsupported",  # the runtime cannot do this work; reason says why
+    "unavailable",  # the runtime or the device is not there; reason says what would help
+    "wrong",  # the output misses the reference; samples are kept but never summarised
+    "crashed",  # the worker died; reason names the signal or the last words
+    "timeout",  # the worker was stopped; reason gives the limit
+    "oom",  # memory ran out and was caught
+    "error",  # the runtime raised; reason is its message
+)
+GRADES = ("clean", "contended", "invalid", "unknown")
+
+
+class RowError(ValueError):
+    """A row cannot be read: malformed, or written by a newer membound."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One case in one worker process. Times are seconds, bytes are bytes, rates are per second.
+
+    kind is "case" for a work on a backend, "ceiling" for a measured limit of the device.
+    """
+
+    run_id: str
+    kind: str
+    backend: str
+    """Backend and device as asked for: ``torch:cpu+compile``; for a ceiling the device it limits."""
+    work: str
+    """Canonical spec of the work; for a ceiling its name: ``read``, ``copy``, ``fma_f32``, ``gemm_bf16`` …"""
+    status: str
+    reason: str = ""
+    replicate: int = 0
+    seed: int = 0
+    threads: int = 0
+    device: str = ""
+    """The device's own name: a CPU or GPU model."""
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    bytes: int = 0
+    flops: int = 0
+    traffic: dict[str, int] = field(default_factory=dict)
+    """The parts of `bytes` by the names of `work.Traffic`."""
+    stored_bytes: int | None = None
+    """Bytes of weights and cache streamed a launch where the runtime stores them otherwise; None: as asked."""
+    slots: int = 0
+    working_set_bytes: int = 0
+    """Bytes of all input sets together: what rotates through the caches."""
+    launches: int = 1
+    """Launches behind each sample; samples are per launch."""
+    prepare_s: float = 0.0
+    first_s: float = 0.0
+    """The first launch, cold in every sense."""
+    warmup_s: list[float] = field(default_factory=list)
+    samples_s: list[float] = field(default_factory=list)
+    hot_samples_s: list[float] = field(default_factory=list)
+    """The same input set again and again: a second figure, never the headline."""
+    error: float | None = None
+    """Root mean square error against the float64 reference over its root mean square; worst of all checks."""
+    tolerance: float | None = None
+    value: float | None = None
+    """A ceiling's figure: bytes/s, FLOP/s or seconds by `unit`."""
+    unit: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    """A ceiling's array sizes, streams, threads; a case's variant settings."""
+    telemetry: dict[str, Any] = field(default_factory=dict)
+    """Counters beside the replicate: see bench/machine.py."""
+    grade: str = "unknown"
+    grade_reasons: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    """The machine's fingerprint: CPU, caches, memory, kernel; see bench/machine.py."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Packages of the interpreter that measured."""
+    command: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise RowError(f"status {self.status!r} is none of {', '.join(STATUSES)}")
+        if self.grade not in GRADES:
+            raise RowError(f"grade {self.grade!r} is none of {', '.join(GRADES)}")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Row:
+        """Read one line. Raises RowError on malformed text, an unknown field or a newer schema."""
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise RowError(f"not JSON: {error}") from None
+        if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+            raise RowError("not a row: no schema_version")
+        if data["schema_version"] > SCHEMA_VERSION:
+            raise RowError(
+                f"written by a newer membound (schema {data['schema_version']}, this one reads up to "
+                f"{SCHEMA_VERSION}); upgrade membound to read it"
+            )
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise RowError(f"unknown field {sorted(unknown)[0]!r}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise RowError(f"not a row: {error}") from None
