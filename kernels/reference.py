@@ -1,0 +1,294 @@
+"""The definition of every operation in NumPy float64: what a backend's output is held against.
+
+>>> inputs = make_inputs(parse("linear:n=8,k=32,m=2,weight=int8"), seed=1)
+>>> y = compute(inputs, slot=0)
+>>> relative_error(y.astype(np.float32), y) < tolerance(inputs.work)
+True
+
+Weights are widened a few thousand rows at a time, so that memory stays near that of the stored weights.
+"""
+
+from __future__ import annotations
+
+from math import inf, pi, sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.inputs import (
+    AttentionInputs,
+    Inputs,
+    KVCache,
+    LayerWeights,
+    LinearInputs,
+    ModelInputs,
+    Weight,
+    dequantize,
+    from_bf16,
+    to_bf16,
+)
+from membound.kernels.models import Model
+from membound.kernels.work import DecodeAttention, Linear, Prefill, Step, Work
+
+F64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+
+CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
+QUERY_BLOCK = 256
+
+
+def compute(inputs: Inputs, slot: int) -> F64:
+    """The output of `inputs.work` on input set `slot`, in the shape of `Backend.output`."""
+    if isinstance(inputs, LinearInputs):
+        return linear(inputs.x, inputs.weight(slot), inputs.work.act)
+    if isinstance(inputs, AttentionInputs):
+        return decode_attention(inputs.q, inputs.cache(slot))
+    return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
+
+
+def relative_error(y: npt.NDArray[Any], reference: F64) -> float:
+    """rms(y - reference) / rms(reference); inf if `y` has another shape or a value that is not finite."""
+    if y.shape != reference.shape or not np.isfinite(y).all():
+        return inf
+    error = float(np.linalg.norm(y.astype(np.float64) - reference))
+    size = float(np.linalg.norm(reference))
+    if size == 0:
+        return inf if error else 0.0
+    return error / size
+
+
+def quantize_rows(x: F64) -> tuple[F64, F64]:
+    """Dynamic int8 a row: (q [m, k] whole numbers within ±127, s [m, 1]) with x ≈ q·s; a zero row is zeros."""
+    scales = np.abs(x).max(1, keepdims=True) / 127
+    return np.rint(x / np.where(scales > 0, scales, 1)), scales
+
+
+def linear(x: Floats, weight: Weight, act: str) -> F64:
+    """y [m, n] = x [m, k] · W[n, k]ᵀ; with act=int8 each row of x is quantised first."""
+    x64 = x.astype(np.float64)
+    scales: F64 | None = None
+    if act == "int8":
+        x64, scales = quantize_rows(x64)
+    y = np.empty((len(x64), weight.n))
+    rows = max(1, CHUNK_ELEMENTS // weight.k)
+    for start in range(0, weight.n, rows):
+        chunk = slice(start, min(start + rows, weight.n))
+        y[:, chunk] = x64 @ _widen(weight, chunk).T
+    if weight.format == "int8":
+        assert weight.scales is not None
+        y *= weight.scales.astype(np.float64)
+    return y if scales is None else y * scales
+
+
+def _widen(weight: Weight, rows: slice) -> F64:
+    """Rows of W in float64, exact; for int8 without the row's scale, which `linear` applies to its sum."""
+    if weight.format == "int8":
+        return weight.values[rows].astype(np.float64)
+    return dequantize(weight, rows).astype(np.float64)
+
+
+def rms_norm(x: F64, gain: Floats, eps: float) -> F64:
+    """x / sqrt(mean(x²) + eps) · gain over the last axis (arXiv 1910.07467)."""
+    normed: F64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * gain
+    return normed
+
+
+def rope_frequencies(model: Model) -> F64:
+    """Angle per position of each pair, [head_dim / 2]: theta^(-2i/d), scaled as Llama 3 does where set.
+
+    Source: arXiv 2104.09864; the scaling is `_compute_llama3_parameters` of Hugging Face Transformers:
+    wavelengths above original/low are stretched by `factor`, those below original/high kept, those
+    between interpolated.
+    """
+    frequencies: F64 = model.rope_theta ** (-np.arange(0, model.head_dim, 2) / model.head_dim)
+    if not model.rope_scaling:
+        return frequencies
+    factor, low, high, original = model.rope_scaling
+    turns = original * frequencies / (2 * pi)
+    keep = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (keep + (1 - keep) / factor)
+
+
+def rope(x: F64, positions: npt.NDArray[Any], frequencies: F64) -> F64:
+    """Rotate x [..., T, D] by its position [T]; element i pairs with i + D/2 (the NeoX layout)."""
+    angles = positions[:, None] * frequencies
+    cos, sin = np.cos(angles), np.sin(angles)
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def store_cache(k: F64, v: F64, kv: str) -> KVCache:
+    """Keys and values [B, Hkv, T, D] as the cache keeps them: rounded to nearest even, or int8 a token and head."""
+    (ks, k_scales), (vs, v_scales) = _store(k.astype(np.float32), kv), _store(v.astype(np.float32), kv)
+    return KVCache(kv, ks, vs, k_scales, v_scales)
+
+
+def _store(
+    values: npt.NDArray[np.float32], kv: str
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:
+    if kv == "f32":
+        return values, None
+    if kv == "bf16":
+        return to_bf16(values), None
+    scales = np.abs(values).max(-1) / np.float32(127)
+    q = np.rint(values / np.where(scales > 0, scales, np.float32(1))[..., None])
+    return q.astype(np.int8), scales
+
+
+def append(cache: KVCache, new: KVCache) -> KVCache:
+    """The cache with the tokens of `new` behind its own."""
+
+    def join(old: Any, more: Any) -> Any:
+        return None if old is None else np.concatenate([old, more], axis=2)
+
+    return KVCache(
+        cache.format,
+        join(cache.k, new.k),
+        join(cache.v, new.v),
+        join(cache.k_scales, new.k_scales),
+        join(cache.v_scales, new.v_scales),
+    )
+
+
+def _head(cache: KVCache, batch: int, head: int) -> tuple[F64, F64]:
+    """K and V [T, D] of one sequence and KV head."""
+
+    def widen(values: Any, scales: Any) -> F64:
+        one = values[batch, head]
+        if cache.format == "bf16":
+            one = from_bf16(one)
+        wide: F64 = one.astype(np.float64)
+        return wide if scales is None else wide * scales[batch, head, :, None].astype(np.float64)
+
+    return widen(cache.k, cache.k_scales), widen(cache.v, cache.v_scales)
+
+
+def _softmax(scores: F64) -> F64:
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    normed: F64 = weights / weights.sum(-1, keepdims=True)
+    return normed
+
+
+def decode_attention(q: Floats, cache: KVCache) -> F64:
+    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv)."""
+    batch, q_heads, head_dim = q.shape
+    kv_heads = cache.k.shape[1]
+    grouped = q.astype(np.float64).reshape(batch, kv_heads, q_heads // kv_heads, head_dim)
+    out = np.empty_like(grouped)
+    for b, h in np.ndindex(batch, kv_heads):
+        k, v = _head(cache, b, h)
+        out[b, h] = _softmax(grouped[b, h] @ k.T / sqrt(head_dim)) @ v
+    return out.reshape(q.shape)
+
+
+def causal_attention(q: F64, cache: KVCache) -> F64:
+    """Attention of q [B, Hq, T, D] where token t sees cached tokens 0..t."""
+    batch, q_heads, tokens, head_dim = q.shape
+    kv_heads = cache.k.shape[1]
+    grouped = q.reshape(batch, kv_heads, q_heads // kv_heads, tokens, head_dim)
+    out = np.empty_like(grouped)
+    for b, h in np.ndindex(batch, kv_heads):
+        k, v = _head(cache, b, h)
+        for start in range(0, tokens, QUERY_BLOCK):
+            end = min(start + QUERY_BLOCK, tokens)
+            scores = grouped[b, h, :, start:end] @ k[:end].T / sqrt(head_dim)
+            scores[:, np.arange(end) > np.arange(start, end)[:, None]] = -inf
+            out[b, h, :, start:end] = _softmax(scores) @ v[:end]
+    return out.reshape(q.shape)
+
+
+def step(inputs: ModelInputs) -> F64:
+    """Logits [batch, vocab] of a whole decode step; every sequence's new token stands at position `context`."""
+    work, x = inputs.work, inputs.x.astype(np.float64)
+    assert isinstance(work, Step)
+    positions = np.array([work.context])
+    for index in range(inputs.model.layers):
+        layer = inputs.layer(index)
+        q, k, v = _project(inputs, layer, x, positions)
+        cache = append(inputs.cache(index), store_cache(k, v, work.kv))
+        x = _finish_layer(inputs, layer, x, decode_attention(q[:, :, 0], cache)[:, :, None])
+    return _logits(inputs, x)
+
+
+def prefill(inputs: ModelInputs) -> F64:
+    """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
+    work, x = inputs.work, inputs.x.astype(np.float64)
+    assert isinstance(work, Prefill)
+    positions = np.arange(work.tokens)
+    for index in range(inputs.model.layers):
+        layer = inputs.layer(index)
+        q, k, v = _project(inputs, layer, x, positions)
+        x = _finish_layer(inputs, layer, x, causal_attention(q, store_cache(k, v, work.kv)))
+    return _logits(inputs, x[work.tokens - 1 :: work.tokens])
+
+
+def _project(
+    inputs: ModelInputs, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
+) -> tuple[F64, F64, F64]:
+    """q [B, Hq, T, D], k and v [B, Hkv, T, D] of x [B·T, hidden]: norm, matmul, bias, head norm, RoPE."""
+    model, act = inputs.model, inputs.work.act
+    normed = rms_norm(x, layer.attention_norm, model.norm_eps)
+    frequencies = rope_frequencies(model)
+
+    def heads(name: str, bias: Floats | None, gain: Floats | None, rotate: bool) -> F64:
+        y = linear(normed, layer.matrices[name], act)
+        if bias is not None:
+            y += bias
+        y = y.reshape(-1, len(positions), y.shape[1] // model.head_dim, model.head_dim)
+        if gain is not None:
+            y = rms_norm(y, gain, model.norm_eps)
+        y = y.transpose(0, 2, 1, 3)
+        return rope(y, positions, frequencies) if rotate else y
+
+    return (
+        heads("q", layer.q_bias, layer.q_norm, True),
+        heads("k", layer.k_bias, layer.k_norm, True),
+        heads("v", layer.v_bias, None, False),
+    )
+
+
+def _finish_layer(inputs: ModelInputs, layer: LayerWeights, x: F64, attention: F64) -> F64:
+    """Output projection, residual, norm, MLP, residual; attention is [B, Hq, T, D]."""
+    model, act, matrices = inputs.model, inputs.work.act, layer.matrices
+    merged = attention.transpose(0, 2, 1, 3).reshape(len(x), model.q_dim)
+    x = x + linear(merged, matrices["o"], act)
+    normed = rms_norm(x, layer.mlp_norm, model.norm_eps)
+    up = linear(normed, matrices["up"], act)
+    if model.gated:
+        hidden = silu(linear(normed, matrices["gate"], act)) * up
+    else:
+        hidden = gelu(up)
+    return x + linear(hidden, matrices["down"], act)
+
+
+def _logits(inputs: ModelInputs, x: F64) -> F64:
+    normed = rms_norm(x, inputs.final_norm(), inputs.model.norm_eps)
+    return linear(normed, inputs.lm_head(), inputs.work.act)
+
+
+def silu(x: F64) -> F64:
+    """x · sigmoid(x), written with tanh so that no exponent overflows."""
+    y: F64 = x * (1 + np.tanh(x / 2)) / 2
+    return y
+
+
+def gelu(x: F64) -> F64:
+    """The tanh approximation of GELU (arXiv 1606.08415)."""
+    y: F64 = x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2
+    return y
+
+
+def tolerance(work: Work) -> float:
+    """The largest relative error a correct backend may have on this work."""
+    if isinstance(work, Linear):
+        return _linear_tolerance(work.weight, work.act)
+    if isinstance(work, DecodeAttention):
+        return {"f32": 1e-4, "bf16": 0.01, "int8": 0.02}[work.kv]
+    return 2 * _linear_tolerance(work.weight, work.act)
+
+
+def _linear_tolerance(weight: str, act: str) -> float:
+    if act == "int8":
+        return 0.03
+    return {"f32": 1e-4, "f16": 2e-3}.get(weight, 8e-3)
