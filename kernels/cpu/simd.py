@@ -1,0 +1,606 @@
+"""SIMD for Numba: vector types and the operations on them, each a few lines of LLVM. The only file with IR.
+
+Two types fill one register each: F32 is LANES float32 numbers, I32 as many int32. Four int8 in every lane
+of an I32 feed the dot products. Vectors live in ordinary local variables and in tuples; a tuple of vectors
+is a register tile, and the operations on tiles unroll at compile time:
+
+    acc = zeros(4)                                    # four accumulators
+    for k in range(0, depth, LANES):
+        acc = fma_tile(acc, load_each(w, rows, k, "bf16"), (load(x, k),))
+    sums = add_lanes(acc)                             # four numbers
+
+What differs between machines is chosen here, once, from the features that Numba compiles for: AVX-512
+(VNNI, AMX where present), AVX2 with FMA, and for everything else (NEON among it) plain LLVM vectors of
+128 bits, which any target can lower. NUMBA_CPU_NAME=generic forces the plain path.
+
+Array arguments are C-contiguous; an index counts elements of the array's dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic, models, register_model
+
+
+def _features() -> frozenset[str]:
+    """The features that Numba will compile for on this machine."""
+    if config.CPU_FEATURES:
+        return frozenset(f[1:] for f in config.CPU_FEATURES.split(",") if f.startswith("+"))
+    if config.CPU_NAME and config.CPU_NAME != "host":
+        return frozenset()
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+FEATURES = _features()
+AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= FEATURES
+AVX2 = {"avx2", "fma", "f16c"} <= FEATURES
+VNNI = AVX512 and "avx512vnni" in FEATURES
+FMA = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
+LANES = 16 if AVX512 else 8 if AVX2 else 4
+INSTRUCTION_SET = "avx512" if AVX512 else "avx2" if AVX2 else "plain"
+REGISTERS = 32 if AVX512 or not AVX2 and FMA else 16
+
+_F, _I, _W, _B, _H = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.HalfType()
+_VF, _VI = ir.VectorType(_F, LANES), ir.VectorType(_I, LANES)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """Numba type of one register of LANES elements."""
+
+    def __init__(self, name: str, llvm_type: ir.VectorType) -> None:
+        super().__init__(name=f"{name}x{LANES}")
+        self.llvm_type = llvm_type
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.llvm_type)
+
+
+F32 = Vector("f32", _VF)
+I32 = Vector("i32", _VI)
+
+
+# Building blocks of the IR below
+
+
+def _splat(element: ir.Type, value: float, lanes: int = LANES) -> ir.Constant:
+    return ir.Constant(ir.VectorType(element, lanes), [value] * lanes)
+
+
+def _address(context: Any, builder: Any, sig: Any, args: Any, array: int, index: Any, to: ir.Type) -> Any:
+    """Pointer to element `index` of array argument number `array`, cast to a pointer to `to`."""
+    data = context.make_array(sig.args[array])(context, builder, value=args[array]).data
+    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
+
+
+def _broadcast(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(undefined, value, _I(0))
+    return builder.shuffle_vector(one, undefined, _splat(_I, 0, lanes))
+
+
+def _call(builder: Any, name: str, result: ir.Type, args: list[Any]) -> Any:
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, fused where the machine can (without it LLVM would call fmaf for every lane)."""
+    if FMA:
+        return _call(builder, f"llvm.fma.v{LANES}f32", _VF, [a, b, c])
+    return builder.fadd(builder.fmul(a, b), c)
+
+
+_STORED = {"f32": _F, "bf16": _W, "f16": _H, "int8": _B}
+
+
+def _widen(builder: Any, value: Any, fmt: str) -> Any:
+    """A vector (or scalar) as stored to float32."""
+    vector = isinstance(value.type, ir.VectorType)
+    lanes = value.type.count if vector else 0
+    wide_f: ir.Type = ir.VectorType(_F, lanes) if vector else _F
+    wide_i: ir.Type = ir.VectorType(_I, lanes) if vector else _I
+    if fmt == "bf16":
+        shift = _splat(_I, 16, lanes) if vector else _I(16)
+        return builder.bitcast(builder.shl(builder.zext(value, wide_i), shift), wide_f)
+    if fmt == "f16":
+        return builder.fpext(value, wide_f)
+    if fmt == "int8":
+        return builder.sitofp(builder.sext(value, wide_i), wide_f)
+    return value
+
+
+def _literal(value: Any) -> Any:
+    """The Python value of a literal type, or None if it is not one (the intrinsic then does not apply)."""
+    return getattr(value, "literal_value", None)
+
+
+def _unpack(builder: Any, value: Any, count: int) -> list[Any]:
+    return [builder.extract_value(value, i) for i in range(count)]
+
+
+# Constants and tiles
+
+
+@intrinsic
+def zeros(typing: Any, count: Any) -> Any:
+    """A tile of `count` float32 vectors of zero."""
+    n = _literal(count)
+    if n is None:
+        return None
+    sig = types.UniTuple(F32, n)(count)
+    return sig, lambda cx, b, s, a: cx.make_tuple(b, s.return_type, [_splat(_F, 0.0)] * n)
+
+
+@intrinsic
+def zeros_i32(typing: Any, count: Any) -> Any:
+    """A tile of `count` int32 vectors of zero."""
+    n = _literal(count)
+    if n is None:
+        return None
+    sig = types.UniTuple(I32, n)(count)
+    return sig, lambda cx, b, s, a: cx.make_tuple(b, s.return_type, [_splat(_I, 0)] * n)
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """A float32 in every lane."""
+    return F32(types.float32), lambda cx, b, s, a: _broadcast(b, a[0])
+
+
+@intrinsic
+def splat_i32(typing: Any, value: Any) -> Any:
+    """An int32 in every lane."""
+    return I32(types.int32), lambda cx, b, s, a: _broadcast(b, a[0])
+
+
+# Loads
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
+    """LANES stored numbers from array[index] on, widened to float32. fmt: f32, bf16, f16 or int8 (literal)."""
+    kind = _literal(fmt)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], ir.VectorType(_STORED[kind], LANES))
+        return _widen(builder, builder.load(pointer, align=1), kind)
+
+    return F32(array, types.intp, fmt), codegen
+
+
+@intrinsic
+def load_part(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
+    """Like `load`, but only the first `count` numbers are read; the other lanes are zero."""
+    kind = _literal(fmt)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        stored = _STORED[kind]
+        memory: ir.Type = _W if kind == "f16" else stored  # masked loads of half crash some LLVM targets
+        vector = ir.VectorType(memory, LANES)
+        pointer = _address(context, builder, sig, args, 0, args[1], vector)
+        lanes = ir.Constant(ir.VectorType(_I, LANES), list(range(LANES)))
+        mask = builder.icmp_signed("<", lanes, _broadcast(builder, builder.trunc(args[2], _I)))
+        name = f"llvm.masked.load.v{LANES}{'f32' if kind == 'f32' else f'i{memory.width}'}.p0"
+        zero = _splat(memory, 0.0 if kind == "f32" else 0)
+        value = _call(builder, name, vector, [pointer, _I(1), mask, zero])
+        return _widen(builder, builder.bitcast(value, ir.VectorType(stored, LANES)), kind)
+
+    return F32(array, types.intp, types.intp, fmt), codegen
+
+
+@intrinsic
+def load_each(typing: Any, array: Any, starts: Any, index: Any, fmt: Any) -> Any:
+    """A tile: `load` at starts[i] + index for each start."""
+    kind = _literal(fmt)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(_STORED[kind], LANES)
+        tile = []
+        for start in _unpack(builder, args[1], starts.count):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), vector)
+            tile.append(_widen(builder, builder.load(pointer, align=1), kind))
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, starts.count)(array, starts, types.intp, fmt), codegen
+
+
+@intrinsic
+def load_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
+    """A tile: `count` vectors that follow each other from array[index] on."""
+    kind, n = _literal(fmt), _literal(count)
+    if kind is None or n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(_STORED[kind], LANES)
+        tile = []
+        for i in range(n):
+            place = builder.add(args[1], ir.IntType(64)(i * LANES))
+            pointer = _address(context, builder, sig, args, 0, place, vector)
+            tile.append(_widen(builder, builder.load(pointer, align=1), kind))
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, n)(array, types.intp, count, fmt), codegen
+
+
+@intrinsic
+def broadcast_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """A tile: float32 array[index], array[index+1], … `count` of them, each in all lanes of its vector."""
+    n = _literal(count)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], _F)
+        tile = [_broadcast(builder, builder.load(builder.gep(pointer, [_I(i)]), align=4)) for i in range(n)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, n)(array, types.intp, count), codegen
+
+
+@intrinsic
+def load_bytes(typing: Any, array: Any, index: Any) -> Any:
+    """4·LANES bytes of a byte array from array[index] on, four to a lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, sig, args, 0, args[1], _VI), align=1)
+
+    return I32(array, types.intp), codegen
+
+
+@intrinsic
+def broadcast_bytes(typing: Any, array: Any, index: Any) -> Any:
+    """The four bytes at array[index] in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _broadcast(builder, builder.load(_address(context, builder, sig, args, 0, args[1], _I), align=1))
+
+    return I32(array, types.intp), codegen
+
+
+# Stores
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """LANES float32 (or int32) numbers to array[index] on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], value.llvm_type)
+        builder.store(args[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def store_streaming(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Like `store`, past the caches (non-temporal); the address must be aligned to the vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], value.llvm_type)
+        written = builder.store(args[2], pointer, align=4 * LANES)
+        written.set_metadata("nontemporal", builder.module.add_metadata([_I(1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def store_int8(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """LANES int32 numbers, cut to their low byte, to an int8 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        small = ir.VectorType(_B, LANES)
+        pointer = _address(context, builder, sig, args, 0, args[1], small)
+        builder.store(builder.trunc(args[2], small), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, I32), codegen
+
+
+@intrinsic
+def store_bf16(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """LANES float32 numbers, rounded to bfloat16 (nearest even, no NaN), to a uint16 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[2], _VI)
+        odd = builder.and_(builder.lshr(bits, _splat(_I, 16)), _splat(_I, 1))
+        rounded = builder.lshr(builder.add(builder.add(bits, _splat(_I, 0x7FFF)), odd), _splat(_I, 16))
+        small = ir.VectorType(_W, LANES)
+        pointer = _address(context, builder, sig, args, 0, args[1], small)
+        builder.store(builder.trunc(rounded, small), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, F32), codegen
+
+
+# Arithmetic
+
+
+def _binary(operation: str, vector: Vector, doc: str) -> Any:
+    def typer(typing: Any, a: Any, b: Any) -> Any:
+        return vector(vector, vector), lambda cx, bd, s, args: getattr(bd, operation)(*args)
+
+    typer.__doc__ = doc
+    return intrinsic(typer)
+
+
+add = _binary("fadd", F32, "a + b, float32.")
+subtract = _binary("fsub", F32, "a - b, float32.")
+multiply = _binary("fmul", F32, "a · b, float32.")
+divide = _binary("fdiv", F32, "a / b, float32.")
+add_i32 = _binary("add", I32, "a + b, int32.")
+subtract_i32 = _binary("sub", I32, "a - b, int32.")
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c."""
+    return F32(F32, F32, F32), lambda cx, bd, s, args: _multiply_add(bd, *args)
+
+
+@intrinsic
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of each lane (no NaN)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return F32(F32, F32), codegen
+
+
+@intrinsic
+def absolute(typing: Any, a: Any) -> Any:
+    """The magnitude of each lane."""
+    return F32(F32), lambda cx, b, s, args: _call(b, f"llvm.fabs.v{LANES}f32", _VF, [args[0]])
+
+
+@intrinsic
+def fma_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += rows[i] · columns[j] for every pair: an outer product of registers."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums = _unpack(builder, args[0], acc.count)
+        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
+        for i, row in enumerate(left):
+            for j, column in enumerate(right):
+                place = i * columns.count + j
+                sums[place] = _multiply_add(builder, row, column, sums[place])
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    if acc.count != rows.count * columns.count:
+        return None
+    return acc(acc, rows, columns), codegen
+
+
+@intrinsic
+def add_tiles(typing: Any, a: Any, b: Any) -> Any:
+    """Vector by vector a + b."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pairs = zip(_unpack(builder, args[0], a.count), _unpack(builder, args[1], a.count), strict=True)
+        return context.make_tuple(builder, sig.return_type, [builder.fadd(x, y) for x, y in pairs])
+
+    return a(a, a), codegen
+
+
+def _halves(builder: Any, value: Any, combine: Any) -> Any:
+    """Fold a vector onto itself until one number is left."""
+    lanes = value.type.count
+    while lanes > 1:
+        lanes //= 2
+        low = ir.Constant(ir.VectorType(_I, lanes), list(range(lanes)))
+        high = ir.Constant(ir.VectorType(_I, lanes), list(range(lanes, 2 * lanes)))
+        value = combine(
+            builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high)
+        )
+    return builder.extract_element(value, _I(0))
+
+
+@intrinsic
+def add_lanes(typing: Any, tile: Any) -> Any:
+    """The sum over the lanes of each vector of a tile: as many numbers as vectors."""
+    element, combine = (types.float32, "fadd") if tile.dtype == F32 else (types.int32, "add")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums = [_halves(builder, v, getattr(builder, combine)) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return types.UniTuple(element, tile.count)(tile), codegen
+
+
+@intrinsic
+def max_lanes(typing: Any, value: Any) -> Any:
+    """The largest lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def larger(a: Any, b: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+        return _halves(builder, args[0], larger)
+
+    return types.float32(F32), codegen
+
+
+# Conversions
+
+
+@intrinsic
+def to_f32(typing: Any, value: Any) -> Any:
+    """int32 to float32."""
+    return F32(I32), lambda cx, b, s, args: b.sitofp(args[0], _VF)
+
+
+@intrinsic
+def round_i32(typing: Any, value: Any) -> Any:
+    """float32 to int32, nearest even (|value| below 2^22: the sum with 1.5·2^23 leaves the integer's bits)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        magic = _splat(_F, 12582912.0)
+        bits = builder.bitcast(builder.fadd(args[0], magic), _VI)
+        return builder.sub(bits, builder.bitcast(magic, _VI))
+
+    return I32(F32), codegen
+
+
+@intrinsic
+def round_f32(typing: Any, value: Any) -> Any:
+    """float32 to the nearest whole float32."""
+    return F32(F32), lambda cx, b, s, args: _call(b, f"llvm.nearbyint.v{LANES}f32", _VF, [args[0]])
+
+
+@intrinsic
+def scale_by_power_of_two(typing: Any, value: Any, exponent: Any) -> Any:
+    """value · 2^exponent for normal results: the exponent is added to the float's own."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shifted = builder.shl(args[1], _splat(_I, 23))
+        return builder.bitcast(builder.add(builder.bitcast(args[0], _VI), shifted), _VF)
+
+    return F32(F32, I32), codegen
+
+
+@intrinsic
+def widen_at(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
+    """One stored number array[index] as float32."""
+    kind = _literal(fmt)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], _STORED[kind])
+        return _widen(builder, builder.load(pointer, align=1), kind)
+
+    return types.float32(array, types.intp, fmt), codegen
+
+
+# Integer dot products: four int8 a lane, summed into int32
+
+
+def _dot4_plain(builder: Any, acc: Any, a: Any, b: Any, signed: bool) -> Any:
+    """Four products a lane by shifts, for machines without an instruction for it."""
+    for shift in (24, 16, 8, 0):  # move byte i to the top, then bring it down with its sign
+        up = _splat(_I, shift)
+        x = builder.shl(a, up)
+        x = builder.ashr(x, _splat(_I, 24)) if signed else builder.lshr(x, _splat(_I, 24))
+        y = builder.ashr(builder.shl(b, up), _splat(_I, 24))
+        acc = builder.add(acc, builder.mul(x, y))
+    return acc
+
+
+def _dot4_avx2(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
+    """vpmaddubsw, vpmaddwd by one, vpaddd: exact while pairs of products stay within int16."""
+    pairs, bytes_ = ir.VectorType(_W, 16), ir.VectorType(_B, 32)
+    args = [builder.bitcast(v, bytes_) for v in (unsigned, signed)]
+    words = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", pairs, args)
+    return builder.add(acc, _call(builder, "llvm.x86.avx2.pmadd.wd", _VI, [words, _splat(_W, 1, 16)]))
+
+
+def _dot4_signed(builder: Any, acc: Any, a: Any, b: Any) -> Any:
+    if VNNI:  # the instruction wants one unsigned factor: flip a's top bit, correct with DOT_OFFSET
+        flipped = builder.xor(a, _splat(_I, 0x80808080))
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, [acc, flipped, b])
+    if AVX2 and not AVX512:  # |a| · (b with a's sign): within int16 as neither factor is ever -128
+        bytes_ = ir.VectorType(_B, 32)
+        a8, b8 = builder.bitcast(a, bytes_), builder.bitcast(b, bytes_)
+        magnitude = _call(builder, "llvm.abs.v32i8", bytes_, [a8, ir.IntType(1)(0)])
+        moved = _call(builder, "llvm.x86.avx2.psign.b", bytes_, [b8, a8])
+        return _dot4_avx2(builder, acc, magnitude, moved)
+    return _dot4_plain(builder, acc, a, b, signed=True)
+
+
+DOT_OFFSET = 128 if VNNI else 0
+"""`dot_s8` returns a·b + DOT_OFFSET·b: subtract DOT_OFFSET times the sum of b once at the end."""
+
+
+@intrinsic
+def dot_s8_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += dot(rows[i], columns[j]), both signed in −127..127, plus DOT_OFFSET·columns[j]."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums = _unpack(builder, args[0], acc.count)
+        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
+        for i, row in enumerate(left):
+            for j, column in enumerate(right):
+                place = i * columns.count + j
+                sums[place] = _dot4_signed(builder, sums[place], row, column)
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, rows, columns), codegen
+
+
+@intrinsic
+def dot_u8(typing: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
+    """acc + dot(unsigned in 0..127, signed in −127..127), exact."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if VNNI:
+            return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, list(args))
+        if AVX2 and not AVX512:
+            return _dot4_avx2(builder, *args)
+        return _dot4_plain(builder, *args, signed=False)
+
+    return I32(I32, I32, I32), codegen
+
+
+@intrinsic
+def low_nibbles(typing: Any, value: Any) -> Any:
+    """The low four bits of each byte."""
+    return I32(I32), lambda cx, b, s, args: b.and_(args[0], _splat(_I, 0x0F0F0F0F))
+
+
+@intrinsic
+def high_nibbles(typing: Any, value: Any) -> Any:
+    """The high four bits of each byte."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.and_(builder.lshr(args[0], _splat(_I, 4)), _splat(_I, 0x0F0F0F0F))
+
+    return I32(I32), codegen
+
+
+@intrinsic
+def nibble_value(typing: Any, value: Any, position: Any) -> Any:
+    """Nibble number `position` (0 lowest, literal) of each lane as float32, less 8."""
+    place = _literal(position)
+    if place is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shifted = builder.lshr(args[0], _splat(_I, 4 * place))
+        if AVX512:  # vpermps looks at the low four bits of each index: a table of all sixteen values
+            table = ir.Constant(_VF, [float(q - 8) for q in range(16)])
+            return _call(builder, "llvm.x86.avx512.permvar.sf.512", _VF, [table, shifted])
+        nibble = builder.and_(shifted, _splat(_I, 15))
+        return builder.sitofp(builder.sub(nibble, _splat(_I, 8)), _VF)
+
+    return F32(I32, position), codegen
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index]; any address is allowed."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], _B)
+        function_type = ir.FunctionType(ir.VoidType(), [_B.as_pointer(), _I, _I, _I])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I(0), _I(3), _I(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
