@@ -1,0 +1,148 @@
+"""Two runs, or two backends of one run, side by side: ratios of time with intervals over processes.
+
+>>> table = compare_backends(load_rows([path]), "mine:cpu", "other:cpu")
+>>> table[["work", "time_ratio", "time_ratio_ci", "differs"]]
+
+Only like is compared with like: the same spec (so the same shapes, formats and arithmetic) with as many
+threads on the same kind of machine. A ratio is B's time over A's: below 1, B is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from membound.results.row import Row
+from membound.results.stats import (
+    BOOTSTRAP_SEED,
+    percentile_interval,
+    process_medians,
+    resampled_medians,
+    usable,
+)
+
+COLUMNS = {
+    "work": "canonical spec of the work",
+    "a": "run and backend of side A",
+    "b": "run and backend of side B",
+    "threads": "CPU threads",
+    "time_a_s": "median over processes of A, seconds",
+    "time_b_s": "median over processes of B, seconds",
+    "replicates_a": "processes of A",
+    "replicates_b": "processes of B",
+    "time_ratio": "time_b_s / time_a_s; below 1, B is faster",
+    "time_ratio_ci": "95 % bootstrap interval over processes; None with one process on a side",
+    "differs": "True where the interval excludes 1; None without an interval",
+    "note": "why there is no ratio",
+}
+"""Columns of `compare` and what they hold."""
+
+
+class CompareError(ValueError):
+    """The two sides cannot be compared; the message says why and what would help."""
+
+
+def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.DataFrame:
+    """Every backend of two runs against itself, a line for each work that both ran.
+
+    Raises CompareError if the machines differ (unless `force`) or nothing is in common.
+    """
+    left, right = _by_case(a), _by_case(b)
+    common = [key for key in left if key in right]
+    if not common:
+        raise CompareError("the two runs share no work on the same backend with as many threads")
+    if not force:
+        _refuse_other_machine(a, b)
+    return _table(
+        _line(left[key], right[key], f"{_run(left[key])} {key[0]}", f"{_run(right[key])} {key[0]}")
+        for key in common
+    )
+
+
+def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
+    """Two backends of one run, a line for each work that both were given.
+
+    Raises CompareError if a backend is not in the run or nothing is in common.
+    """
+    ran = list(dict.fromkeys(row.backend for row in rows if row.kind == "case"))
+    for name in (a, b):
+        if name not in ran:
+            raise CompareError(f"the run has no backend {name!r}; it has: {', '.join(ran)}")
+    cases = _by_case(rows)
+    pairs = [(key, (b, *key[1:])) for key in cases if key[0] == a and (b, *key[1:]) in cases]
+    if not pairs:
+        raise CompareError(f"{a} and {b} share no work with as many threads in this run")
+    return _table(_line(cases[left], cases[right], a, b) for left, right in pairs)
+
+
+def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
+    """Replicates by (backend, work, threads)."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        if row.kind == "case":
+            groups.setdefault((row.backend, row.work, row.threads), []).append(row)
+    return groups
+
+
+def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
+    left, right = (_fingerprint(rows) for rows in (a, b))
+    different = [key for key in left | right if left.get(key) != right.get(key)]
+    if left and right and not different:
+        return
+    if left and right:
+        first, others = different[0], ", ".join(different[1:])
+        what = f"{first}: {left.get(first)!r} against {right.get(first)!r}" + (
+            f"; also {others}" if others else ""
+        )
+        raise CompareError(
+            f"the runs are from different machines ({what}); --force compares them all the same"
+        )
+    raise CompareError("a run carries no fingerprint of its machine; --force compares them all the same")
+
+
+def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
+    """The machine, its memory in whole GiB: what a kernel keeps for itself varies from boot to boot."""
+    machine = dict(next((r.machine for r in rows if r.machine), {}))
+    if machine.get("memory_bytes"):
+        machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
+    return machine
+
+
+def _line(a: list[Row], b: list[Row], name_a: str, name_b: str) -> dict[str, Any]:
+    line: dict[str, Any] = dict.fromkeys(COLUMNS)
+    line |= {"work": a[0].work, "threads": a[0].threads, "a": name_a, "b": name_b, "note": ""}
+    left, right = (process_medians(usable(rows)) for rows in (a, b))
+    line |= {"replicates_a": len(left), "replicates_b": len(right)}
+    line["time_a_s"] = float(np.median(left)) if len(left) else None
+    line["time_b_s"] = float(np.median(right)) if len(right) else None
+    if not (len(left) and len(right)):
+        line["note"] = "; ".join(
+            f"{n}: {_failure(r)}" for n, r in ((name_a, a), (name_b, b)) if not usable(r)
+        )
+        return line
+    line["time_ratio"] = line["time_b_s"] / line["time_a_s"]
+    if min(len(left), len(right)) > 1:
+        # Two seeds: the processes of A and of B are drawn independently of each other.
+        ratios = resampled_medians(right, BOOTSTRAP_SEED + 1) / resampled_medians(left)
+        low, high = percentile_interval(ratios)
+        line |= {"time_ratio_ci": (low, high), "differs": not low <= 1 <= high}
+    return line
+
+
+def _failure(rows: list[Row]) -> str:
+    row = next((r for r in rows if r.status == "wrong"), rows[0])
+    return f"{row.status} ({row.reason})" if row.reason else row.status
+
+
+def _run(rows: list[Row]) -> str:
+    return rows[0].run_id
+
+
+def _table(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(lines), columns=list(COLUMNS))
+    floats = ("time_a_s", "time_b_s", "time_ratio")
+    table["differs"] = table["differs"].astype(object).where(table["differs"].notna(), None)
+    return table.astype(dict.fromkeys(floats, "float64"))

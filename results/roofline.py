@@ -1,0 +1,81 @@
+"""The ceilings that belong to a case: measured in the same run, on the same device, with as many threads.
+
+>>> limits = limits_of(row, rows)
+>>> limits.read_bytes_per_s, limits.compute_flops_per_s, limits.launch_s
+(2.1e10, 3.4e11, 4e-07)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from membound.results.row import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Measured ceilings of one case; None is "not measured in this run"."""
+
+    read_bytes_per_s: float | None
+    compute_flops_per_s: float | None
+    launch_s: float | None
+
+
+def device_class(backend: str) -> str:
+    """The hardware behind ``backend:device+variant``: ``cpu``, ``cuda``; what two backends may share."""
+    device = backend.partition(":")[2] or "cpu"
+    return device.partition("+")[0].partition(":")[0]
+
+
+def settings(work: str) -> dict[str, str]:
+    """The keys of a canonical spec: ``linear:n=8,k=32`` gives ``{"n": "8", "k": "32"}``."""
+    parts = (part.partition("=") for part in work.partition(":")[2].split(","))
+    return {key: value for key, _, value in parts if key}
+
+
+def compute_ceilings(work: str) -> tuple[str, ...]:
+    """Names of the ceilings that bound a work's arithmetic.
+
+    Integer arithmetic (act=int8) is held against integer ceilings. Float arithmetic is held against
+    float32 FMAs and, where the weights (or the cache) are stored as floats, the best GEMM of that format.
+    """
+    keys = settings(work)
+    if keys.get("act") == "int8":
+        return ("dot_int8", "gemm_int8")
+    stored = keys.get("weight", keys.get("kv", "f32"))
+    return ("fma_f32", f"gemm_{stored}")
+
+
+def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
+    """The ceilings for a row among `rows`: medians over replicates, the best where several apply."""
+    near = [
+        r
+        for r in rows
+        if r.kind == "ceiling"
+        and r.status == "ok"
+        and r.value is not None
+        and r.run_id == row.run_id
+        and device_class(r.backend) == device_class(row.backend)
+        and r.threads == row.threads
+    ]
+    launches = [r for r in near if r.backend == row.backend and r.work == "launch"]
+    return Limits(
+        read_bytes_per_s=_best(near, ("read",)),
+        compute_flops_per_s=_best(near, compute_ceilings(row.work)),
+        launch_s=median(_values(launches)) if launches else None,
+    )
+
+
+def _best(ceilings: list[Row], names: tuple[str, ...]) -> float | None:
+    """The largest of the named ceilings, each the median over the replicates of one backend."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in ceilings:
+        if row.work in names:
+            groups.setdefault((row.work, row.backend), []).append(row)
+    return max((median(_values(group)) for group in groups.values()), default=None)
+
+
+def _values(ceilings: list[Row]) -> list[float]:
+    return [row.value for row in ceilings if row.value is not None]

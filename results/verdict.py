@@ -1,0 +1,110 @@
+"""What limits a case: memory, compute, overhead or the cache. Every threshold of the verdicts stands here.
+
+A launch cannot end before its bytes have moved and its FLOPs are done, so with measured ceilings
+
+    t ≥ max(bytes / BW, FLOPs / F) + t0
+
+where t0 is the measured launch overhead of that backend. A verdict names the term that explains the
+time, and says `inconclusive` where the evidence does not reach.
+
+>>> judge(Evidence(time_s=1.0, memory_s=0.9, compute_s=0.1)).name
+'memory'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NEAR_CEILING = 0.70
+"""A ceiling limits a case that spends at least this share of its time at it. Ours, not from a paper:
+below it more than 30 % of the time is neither bytes nor FLOPs, and a better kernel would gain more than
+a faster memory."""
+LAUNCH_DOMINATES = 0.50
+"""Overhead is named without looking further where launching alone takes this share of the time."""
+CACHE_FITS = 1.0
+"""A working set of up to this many last-level caches may live in the cache from launch to launch."""
+ROTATION = 4.0
+"""Input sets of this many last-level caches defeat the cache; in between, part of the bytes may hit it."""
+CEILING_SLACK = 0.05
+"""A case this far above a ceiling says that the ceiling is wrong, or that not all bytes came from memory."""
+
+VERDICTS = ("memory", "compute", "overhead", "cache", "inconclusive")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a verdict rests on. Times are seconds a launch; None is "not measured".
+
+    memory_s is bytes / read ceiling, compute_s is FLOPs / compute ceiling, launch_s the launch overhead.
+    """
+
+    time_s: float
+    time_ci_s: tuple[float, float] | None = None
+    memory_s: float | None = None
+    compute_s: float | None = None
+    launch_s: float | None = None
+    working_set_bytes: int = 0
+    cache_bytes: int = 0
+    valid: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One of VERDICTS and, in a few words, why."""
+
+    name: str
+    why: str
+
+
+def judge(case: Evidence) -> Verdict:
+    """The verdict on one case; the first rule that applies wins.
+
+    1. `inconclusive`: all replicates were disturbed, or no ceiling was measured.
+    2. `overhead`: launching alone takes LAUNCH_DOMINATES of the time.
+    3. `compute`: FLOPs are the longer term and near their ceiling (wherever the bytes live).
+    4. `cache`: the working set fits the last-level cache, or the case beats the memory ceiling with a
+       working set that the rotation does not push out.
+    5. `inconclusive`: above a ceiling by more than CEILING_SLACK.
+    6. `memory`: bytes are the longer term and near their ceiling at both ends of the interval.
+    7. `overhead`: both ceilings are known and neither is near at either end; else `inconclusive`.
+    """
+    if not case.valid:
+        return Verdict("inconclusive", "every replicate was disturbed")
+    if case.memory_s is None and case.compute_s is None:
+        return Verdict("inconclusive", "no ceiling was measured")
+    if case.launch_s is not None and case.launch_s >= LAUNCH_DOMINATES * case.time_s:
+        return Verdict("overhead", f"launching takes {case.launch_s / case.time_s:.0%} of the time")
+    memory_s, compute_s = case.memory_s or 0.0, case.compute_s or 0.0
+    term, bound_s = ("compute", compute_s) if compute_s > memory_s else ("memory", memory_s)
+    share = bound_s / case.time_s
+    if not (term == "compute" and share >= NEAR_CEILING):
+        cached = _cached(case, above=term == "memory" and share > 1 + CEILING_SLACK)
+        if cached:
+            return cached
+    if share > 1 + CEILING_SLACK:
+        return Verdict("inconclusive", f"{share:.2f} times the {term} ceiling: measure the ceiling again")
+    return _near(case, term, bound_s)
+
+
+def _cached(case: Evidence, above: bool) -> Verdict | None:
+    if not case.cache_bytes or not case.working_set_bytes:
+        return None
+    sets = case.working_set_bytes / case.cache_bytes
+    if sets <= CACHE_FITS:
+        return Verdict("cache", f"the working set is {sets:.2g} × the last-level cache")
+    if above and sets < ROTATION:
+        return Verdict("cache", f"above the memory ceiling with {sets:.2g} × the last-level cache")
+    return None
+
+
+def _near(case: Evidence, term: str, bound_s: float) -> Verdict:
+    fast_s, slow_s = case.time_ci_s or (case.time_s, case.time_s)
+    high, low = bound_s / fast_s, bound_s / slow_s
+    if low >= NEAR_CEILING:
+        return Verdict(term, f"{bound_s / case.time_s:.0%} of the {term} ceiling")
+    if high >= NEAR_CEILING:
+        return Verdict("inconclusive", f"between {low:.0%} and {high:.0%} of the {term} ceiling")
+    if case.memory_s is None or case.compute_s is None:
+        missing = "memory" if case.memory_s is None else "compute"
+        return Verdict("inconclusive", f"far from the {term} ceiling, no {missing} ceiling was measured")
+    return Verdict("overhead", f"{bound_s / case.time_s:.0%} of the {term} ceiling, the nearer one")
