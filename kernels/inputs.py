@@ -24,6 +24,10 @@ from membound.kernels.work import FORMATS, DecodeAttention, Linear, Prefill, Ste
 
 F32 = npt.NDArray[np.float32]
 
+# Queries of a random model are this much longer, so that attention is peaked as in trained models. With
+# flat attention a thousand values average out, and logits hardly change when a head or a token is wrong.
+QUERY_GAIN = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -192,7 +196,9 @@ class RandomSource:
         m = self.model
         rng = np.random.default_rng((self.seed, index))
         matrices = {
-            name: random_weight(self.format, n, k, _stream(self.seed, 100 * (index + 1) + i))
+            name: random_weight(
+                self.format, n, k, _stream(self.seed, 100 * (index + 1) + i), QUERY_GAIN if name == "q" else 1
+            )
             for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
         }
         qk = (_gain(rng, m.head_dim), _gain(rng, m.head_dim)) if m.qk_norm else (None, None)
@@ -214,9 +220,9 @@ class RandomSource:
         return _normal(np.random.default_rng((self.seed, 1 << 21)), rows, self.model.hidden)
 
 
-def random_weight(fmt: str, n: int, k: int, stream: int) -> Weight:
-    """A random W[n, k] of variance near 1/k."""
-    spread = sqrt(3 / k)  # a uniform distribution on ±spread has variance 1/k
+def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1) -> Weight:
+    """A random W[n, k] of variance near gain²/k; the gain is a power of two."""
+    spread = gain * sqrt(3 / k)  # a uniform distribution on ±spread has variance gain²/k
     if fmt in ("f32", "bf16", "f16"):
         return Weight(fmt, n, k, _random_floats(fmt, (n, k), stream, round(log2(spread))))
     rng = np.random.default_rng(stream)
