@@ -26,8 +26,10 @@ from membound.results.stats import (
 
 COLUMNS = {
     "work": "canonical spec of the work",
-    "a": "run and backend of side A",
-    "b": "run and backend of side B",
+    "run_a": "run of side A",
+    "run_b": "run of side B",
+    "backend_a": "backend of side A",
+    "backend_b": "backend of side B",
     "threads": "CPU threads",
     "time_a_s": "median over processes of A, seconds",
     "time_b_s": "median over processes of B, seconds",
@@ -56,10 +58,7 @@ def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.
         raise CompareError("the two runs share no work on the same backend with as many threads")
     if not force:
         _refuse_other_machine(a, b)
-    return _table(
-        _line(left[key], right[key], f"{_run(left[key])} {key[0]}", f"{_run(right[key])} {key[0]}")
-        for key in common
-    )
+    return _table(_line(left[key], right[key]) for key in common)
 
 
 def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
@@ -75,7 +74,7 @@ def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
     pairs = [(key, (b, *key[1:])) for key in cases if key[0] == a and (b, *key[1:]) in cases]
     if not pairs:
         raise CompareError(f"{a} and {b} share no work with as many threads in this run")
-    return _table(_line(cases[left], cases[right], a, b) for left, right in pairs)
+    return _table(_line(cases[left], cases[right]) for left, right in pairs)
 
 
 def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
@@ -111,17 +110,17 @@ def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
     return machine
 
 
-def _line(a: list[Row], b: list[Row], name_a: str, name_b: str) -> dict[str, Any]:
+def _line(a: list[Row], b: list[Row]) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
-    line |= {"work": a[0].work, "threads": a[0].threads, "a": name_a, "b": name_b, "note": ""}
+    line |= {"work": a[0].work, "threads": a[0].threads, "note": ""}
+    line |= {"run_a": a[0].run_id, "run_b": b[0].run_id, "backend_a": a[0].backend, "backend_b": b[0].backend}
     left, right = (process_medians(usable(rows)) for rows in (a, b))
     line |= {"replicates_a": len(left), "replicates_b": len(right)}
     line["time_a_s"] = float(np.median(left)) if len(left) else None
     line["time_b_s"] = float(np.median(right)) if len(right) else None
     if not (len(left) and len(right)):
-        line["note"] = "; ".join(
-            f"{n}: {_failure(r)}" for n, r in ((name_a, a), (name_b, b)) if not usable(r)
-        )
+        sides = (("A", a, left), ("B", b, right))
+        line["note"] = "; ".join(f"{side}: {_failure(rows)}" for side, rows, times in sides if not len(times))
         return line
     line["time_ratio"] = line["time_b_s"] / line["time_a_s"]
     if min(len(left), len(right)) > 1:
@@ -135,10 +134,6 @@ def _line(a: list[Row], b: list[Row], name_a: str, name_b: str) -> dict[str, Any
 def _failure(rows: list[Row]) -> str:
     row = next((r for r in rows if r.status == "wrong"), rows[0])
     return f"{row.status} ({row.reason})" if row.reason else row.status
-
-
-def _run(rows: list[Row]) -> str:
-    return rows[0].run_id
 
 
 def _table(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:

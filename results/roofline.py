@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median
 
 from membound.results.row import Row
 
@@ -49,7 +48,10 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
 
 
 def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
-    """The ceilings for a row among `rows`: medians over replicates, the best where several apply."""
+    """The ceilings for a row among `rows`, the best where several apply or one was measured again.
+
+    A measured ceiling is a lower bound of the true one, so the best measurement is the nearest to it.
+    """
     near = [
         r
         for r in rows
@@ -60,22 +62,29 @@ def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
         and device_class(r.backend) == device_class(row.backend)
         and r.threads == row.threads
     ]
-    launches = [r for r in near if r.backend == row.backend and r.work == "launch"]
+    launches = [r.value for r in near if r.backend == row.backend and r.work == "launch" and r.value]
     return Limits(
         read_bytes_per_s=_best(near, ("read",)),
         compute_flops_per_s=_best(near, compute_ceilings(row.work)),
-        launch_s=median(_values(launches)) if launches else None,
+        launch_s=min(launches, default=None),
     )
 
 
+def best_ceilings(rows: Iterable[Row]) -> list[tuple[float, Row]]:
+    """(value, its row) of every ceiling, the best measurement of each; launch overhead of each backend.
+
+    The order is that of the rows.
+    """
+    best: dict[tuple[str, str], tuple[float, Row]] = {}
+    for row in rows:
+        if row.kind != "ceiling" or row.status != "ok" or row.value is None:
+            continue
+        is_time = row.unit == "s"
+        key = (row.work, row.backend if is_time else device_class(row.backend))
+        if key not in best or (row.value < best[key][0] if is_time else row.value > best[key][0]):
+            best[key] = row.value, row
+    return list(best.values())
+
+
 def _best(ceilings: list[Row], names: tuple[str, ...]) -> float | None:
-    """The largest of the named ceilings, each the median over the replicates of one backend."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in ceilings:
-        if row.work in names:
-            groups.setdefault((row.work, row.backend), []).append(row)
-    return max((median(_values(group)) for group in groups.values()), default=None)
-
-
-def _values(ceilings: list[Row]) -> list[float]:
-    return [row.value for row in ceilings if row.value is not None]
+    return max((r.value for r in ceilings if r.work in names and r.value is not None), default=None)

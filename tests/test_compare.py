@@ -14,7 +14,7 @@ def test_ratio_is_b_over_a_with_an_interval_that_excludes_one():
     low, high = first["time_ratio_ci"]
     assert 1.9 < low <= 2.0 <= high < 2.1
     assert first["differs"] is True
-    assert (first["a"], first["b"]) == ("run-a alpha:cpu", "run-b alpha:cpu")
+    assert (first["run_a"], first["run_b"], first["backend_a"]) == ("run-a", "run-b", "alpha:cpu")
     assert list(table.columns) == list(COLUMNS)
 
 
@@ -32,7 +32,7 @@ def test_one_process_gives_a_ratio_without_an_interval():
 def test_backends_of_one_run_are_compared_on_the_same_work():
     (only,) = records(compare_backends(run_rows()[:-1], "alpha:cpu", "beta:cpu+x"))
     assert only["time_ratio"] == pytest.approx(2.05 / 1.005, rel=1e-3)
-    assert (only["a"], only["b"], only["differs"]) == ("alpha:cpu", "beta:cpu+x", True)
+    assert (only["backend_a"], only["backend_b"], only["differs"]) == ("alpha:cpu", "beta:cpu+x", True)
 
 
 def test_a_side_without_a_time_says_why():
@@ -40,7 +40,7 @@ def test_a_side_without_a_time_says_why():
     (only,) = records(compare_runs(a, [case(run_id="run-b")]))
     assert only["time_ratio"] is None
     assert only["time_a_s"] is None
-    assert only["note"] == "run-a alpha:cpu: wrong (error 0.5)"
+    assert only["note"] == "A: wrong (error 0.5)"
 
 
 def test_other_machines_are_refused_unless_forced():
@@ -76,4 +76,4 @@ def test_an_unknown_backend_is_named_with_those_there_are():
 
 def test_a_failure_on_both_sides_is_told_for_both():
     (only,) = records(compare_runs([failed("oom")], [failed("timeout", "60 s", run_id="run-b")]))
-    assert only["note"] == "run-a alpha:cpu: oom; run-b alpha:cpu: timeout (60 s)"
+    assert only["note"] == "A: oom; B: timeout (60 s)"

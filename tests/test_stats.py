@@ -95,13 +95,16 @@ def test_ceilings_of_another_run_device_or_thread_count_do_not_count():
     assert figures["verdict"] == "inconclusive"
 
 
-def test_a_ceiling_is_the_median_of_its_replicates_and_the_best_of_its_backends():
-    rows = [ceiling("read", v, "bytes/s") for v in (1e9, 9e9, 2e9)]
+def test_a_ceiling_is_the_best_of_its_measurements_and_backends():
+    rows = [ceiling("read", v, "bytes/s", replicate=i) for i, v in enumerate((1e9, 9e9, 2e9))]
     rows += [ceiling("gemm_bf16", v, "FLOP/s", backend=b) for b, v in (("a:cpu", 5.0), ("b:cpu+y", 7.0))]
+    rows += [ceiling("launch", v, "s") for v in (2e-6, 1e-6)] + [
+        ceiling("launch", 1e-9, "s", backend="b:cpu")
+    ]
     limits = limits_of(case(), rows)
-    assert limits.read_bytes_per_s == 2e9
+    assert limits.read_bytes_per_s == 9e9
     assert limits.compute_flops_per_s == 7.0
-    assert limits.launch_s is None
+    assert limits.launch_s == 1e-6
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,70 @@
-"""membound: how close does each backend of this machine come to the machine's own limit at LLM decoding?"""
+"""membound: how close does each backend of this machine come to the machine's own limit at LLM decoding?
+
+>>> import membound
+>>> table = membound.run(["linear:n=4096,k=4096,weight=int8"], quick=True)
+>>> table[["backend", "time_s", "mbu", "verdict"]]
+
+`run` measures, `load` reads stored runs, `compare` sets two side by side; all return pandas DataFrames.
+Errors that a user can do something about: `MemboundError` and its children (`BackendUnavailable`,
+`Unsupported`, `FallbackRefused`, `UnknownBackend`), `SpecError`, `PlanError`, `RowError`, `StoreError`, `CompareError`.
+
+Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from membound.backends.api import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
+    from membound.backends.registry import UnknownBackend
+    from membound.bench.api import compare, load, run
+    from membound.bench.plan import PlanError
+    from membound.kernels.work import SpecError
+    from membound.results.compare import CompareError
+    from membound.results.row import RowError
+    from membound.results.store import StoreError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailable",
+    "CompareError",
+    "FallbackRefused",
+    "MemboundError",
+    "PlanError",
+    "RowError",
+    "SpecError",
+    "StoreError",
+    "UnknownBackend",
+    "Unsupported",
+    "__version__",
+    "compare",
+    "load",
+    "run",
+]
+
+_HOMES = {
+    "BackendUnavailable": "backends.api",
+    "CompareError": "results.compare",
+    "FallbackRefused": "backends.api",
+    "MemboundError": "backends.api",
+    "PlanError": "bench.plan",
+    "RowError": "results.row",
+    "SpecError": "kernels.work",
+    "StoreError": "results.store",
+    "UnknownBackend": "backends.registry",
+    "Unsupported": "backends.api",
+    "compare": "bench.api",
+    "load": "bench.api",
+    "run": "bench.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'membound' has no attribute {name!r}")
+    return getattr(import_module(f"membound.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

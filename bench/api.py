@@ -1,0 +1,121 @@
+"""The Python interface: `membound.run`, `membound.load`, `membound.compare`.
+
+>>> table = membound.run(["linear:n=4096,k=4096,weight=int8"], threads=2, quick=True)
+>>> table = membound.load("results/runs")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from membound.backends.registry import names
+from membound.bench.machine import available_memory_bytes, fingerprint
+from membound.bench.plan import Options, Plan, make_plan
+from membound.bench.progress import Reporter, Silent
+from membound.bench.run import execute
+from membound.bench.runs import DEFAULT_OUT, rows_of
+from membound.bench.setup import Choice, check_threads, choose_backends
+from membound.results.compare import CompareError, compare_backends, compare_runs
+from membound.results.row import Row
+from membound.results.stats import summarize
+from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(
+    works: Sequence[str] | None = None,
+    backends: Sequence[str] | None = None,
+    replicates: int | None = None,
+    quick: bool = False,
+    out: Path | str | None = None,
+    threads: int | None = None,
+    seed: int = 1,
+    progress: Reporter | None = None,
+) -> pd.DataFrame:
+    """Measure works on backends and return a line a case; the rows are stored under `out`.
+
+    works: specs, default the suite of ``membound run``. backends: ``backend`` or ``backend:device``,
+    default all found. replicates: processes a case, default 3 (1 with quick). out: folder, default
+    results/runs. threads: default the physical cores. progress: told what happens, default silent.
+
+    The columns are those of `load`; ``table.attrs["path"]`` names the row file. Raises SpecError,
+    PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    """
+    options = Options(
+        replicates=replicates or 0,
+        quick=quick,
+        seed=seed,
+        out=Path(out) if out is not None else DEFAULT_OUT,
+        command="membound.run",
+        threads=check_threads(threads),
+    )
+    plan, _ = prepare(works or (), backends or (), options)
+    path, rows = measure(plan, progress or Silent())
+    table = summarize(rows)
+    table.attrs["path"] = str(path)
+    return table
+
+
+def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+    """Stored runs (files or folders of row files) as a table, one line for each run, backend and work.
+
+    Columns, units and meanings: `membound.results.stats.COLUMNS`. Among them time_s (median over the
+    medians of the processes), time_ci_s (95 % bootstrap interval over processes or None), mbu and mfu
+    (shares of the ceilings measured in the same run, 0-1), roofline (the larger of the two), verdict.
+    What could not be had is missing (NaN or None). Raises StoreError, RowError.
+    """
+    return summarize(load_rows(paths))
+
+
+def compare(
+    a: str | Path,
+    b: str | Path | None = None,
+    backends: tuple[str, str] | None = None,
+    force: bool = False,
+    out: Path = DEFAULT_OUT,
+) -> pd.DataFrame:
+    """Two runs, or two backends of run `a`: ratios of time with bootstrap intervals over processes.
+
+    Runs are files, ``latest`` or the start of a run's name in `out`. Columns:
+    `membound.results.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, nothing in
+    common), StoreError, RowError.
+    """
+    if (b is None) == (backends is None):
+        raise CompareError("name two runs, or one run and two backends")
+    left = _one_run(str(a), out)
+    if backends is not None:
+        return compare_backends(left, *backends)
+    return compare_runs(left, _one_run(str(b), out), force)
+
+
+def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
+    """Check what was asked, before anything is measured: backends are probed, works parsed and sized.
+
+    Raises SpecError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    """
+    memory = available_memory_bytes()
+    # Bad works and an unwritable folder are told at once, not after runtimes have been started.
+    new_run_path(options.out, "")
+    make_plan(names()[:1], works, options, memory)
+    choice = choose_backends(backends, options.threads, options.pythons)
+    return make_plan(choice.chosen, works, options, memory), choice
+
+
+def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
+    """Do what the plan says: (row file, rows). Raises StoreError."""
+    path = new_run_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
+    with RunWriter(path) as writer:
+        rows = execute(plan, writer, progress)
+    return path, rows
+
+
+def _one_run(name: str, out: Path) -> list[Row]:
+    rows = rows_of(name, out)
+    runs = sorted({row.run_id for row in rows})
+    if len(runs) > 1:
+        raise CompareError(f"{name} holds {len(runs)} runs ({', '.join(runs[:3])} …); name one of them")
+    return rows

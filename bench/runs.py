@@ -1,0 +1,46 @@
+"""Finding a stored run by what a user types: a file, a folder, ``latest``, or the start of its name.
+
+>>> find_run("latest", Path("results/runs"))
+PosixPath('results/runs/20261121T221501-epyc-9654-1f3a.jsonl')
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from membound.results.row import Row
+from membound.results.store import PARTIAL, SUFFIX, StoreError, load_rows
+
+DEFAULT_OUT = Path("results/runs")
+"""Where runs go if nothing else is said, under the current folder."""
+
+
+def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
+    """The file or folder that `name` means. Raises StoreError that lists what is there."""
+    if Path(name).exists():
+        return Path(name)
+    runs = sorted([*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")], key=_written_at)
+    if not runs:
+        raise StoreError(f"no run {name!r}: there are no runs in {out} yet; `membound run` makes one")
+    if name == "latest":
+        return runs[-1]
+    matches = [path for path in runs if path.name.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    shown = ", ".join(path.name.partition(SUFFIX)[0] for path in (matches or runs)[-5:])
+    if matches:
+        raise StoreError(f"{name!r} is the start of {len(matches)} runs in {out}: {shown}")
+    raise StoreError(f"no run {name!r} in {out}; the latest there: {shown}")
+
+
+def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
+    """The rows of a run. Raises StoreError, RowError; StoreError too if there are none."""
+    path = find_run(name, out)
+    rows = load_rows(path)
+    if not rows:
+        raise StoreError(f"{path} holds no rows")
+    return rows
+
+
+def _written_at(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name

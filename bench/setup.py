@@ -1,0 +1,106 @@
+"""What a run is to use: backends, threads and interpreters as the user named them, checked one by one.
+
+>>> choice = choose_backends(["mine", "other:cpu"], threads=2, pythons={})
+>>> choice.chosen
+('mine:cpu', 'mine:cpu+compile', 'other:cpu')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from membound.backends import registry
+from membound.backends.api import BackendUnavailable
+from membound.bench.machine import default_threads
+from membound.bench.plan import PlanError
+from membound.bench.probe import Found, probe
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there."""
+
+    chosen: tuple[str, ...]
+    absent: tuple[Found, ...]
+
+
+def split(texts: Iterable[str]) -> list[str]:
+    """Names given one at a time or with commas between them."""
+    return [name for text in texts for name in (part.strip() for part in text.split(",")) if name]
+
+
+def split_works(texts: Iterable[str]) -> list[str]:
+    """Specs given one at a time or with commas between them: a comma before ``kind:`` starts a new one."""
+    return [spec for text in texts for spec in re.split(r",\s*(?=[a-z]+:)", text)]
+
+
+def check_threads(threads: int | None) -> int:
+    """The threads asked for, or this machine's default. Raises PlanError beyond the CPUs at hand."""
+    if threads is None:
+        return default_threads()
+    available = len(os.sched_getaffinity(0))
+    if not 1 <= threads <= available:
+        raise PlanError(f"threads={threads} must be from 1 to {available}, the CPUs this process may use")
+    return threads
+
+
+def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
+    """``BACKEND=PATH`` as a mapping. Raises PlanError, UnknownBackend."""
+    pythons = {}
+    for text in texts:
+        backend, equals, path = (part.strip() for part in text.partition("="))
+        if not equals or not backend or not path:
+            raise PlanError(f"--python {text!r} is not BACKEND=PATH")
+        registry.entry_for(backend)
+        if not (Path(path).is_file() and os.access(path, os.X_OK)):
+            raise PlanError(f"--python {backend}: {path} is not an interpreter that can be run")
+        pythons[backend] = path
+    return pythons
+
+
+def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
+    """Every device that is there; or, of the backends asked for, all devices of a bare name.
+
+    ``backend:device`` is taken at its word unless probing found it absent. Raises UnknownBackend, and
+    BackendUnavailable with the reason if something asked for is not there.
+    """
+    for name in asked:
+        registry.entry_for(name)
+    wanted = {name.partition(":")[0] for name in asked}
+    entries = [e for e in registry.entries() if not asked or e.partition(".")[0] in wanted]
+    found = probe(entries, threads, pythons)
+    absent = tuple(device for device in found if not device.available)
+    if not asked:
+        return Choice(tuple(device.id for device in found if device.available), absent)
+    chosen: list[str] = []
+    for name in asked:
+        chosen += [name] if ":" in name else _devices(name, found)
+        _refuse_absent(name, found)
+    return Choice(tuple(dict.fromkeys(chosen)), ())
+
+
+def _devices(name: str, found: Sequence[Found]) -> list[str]:
+    return [device.id for device in found if device.available and device.id.partition(":")[0] == name]
+
+
+def _refuse_absent(name: str, found: Sequence[Found]) -> None:
+    """Raises BackendUnavailable if probing said that `name` (or its whole backend) is not there."""
+    backend = name.partition(":")[0]
+    absent = [device for device in found if not device.available and device.id in (name, backend)]
+    if ":" not in name and _devices(name, found):
+        return
+    if not absent and ":" not in name:
+        absent = [device for device in found if device.id.partition(":")[0] == backend]
+    if absent:
+        device = absent[0]
+        raise BackendUnavailable(f"{name} is not available: {told(device)}", device.remedy)
+
+
+def told(device: Found) -> str:
+    """Why a device is absent and what would help, in one line."""
+    reason = " ".join(device.reason.split())
+    return f"{reason}; {device.remedy}" if device.remedy else reason

@@ -1,0 +1,216 @@
+"""Runs and comparisons as text: 80 columns are enough, colour only on a terminal.
+
+>>> Console().print(run_view(rows))
+
+Times are medians over processes; GB/s is 1e9 bytes a second; MBU and MFU are shares of the ceilings
+measured in the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from membound.results.roofline import best_ceilings
+from membound.results.row import Row
+from membound.results.stats import records, summarize
+from membound.results.wording import amount, duration, rate, short
+
+ABSENT = ("unsupported", "unavailable")
+LEGEND = (
+    "time: median over processes (±: half of its 95 % interval). GB/s: 1e9 bytes of the work a second. "
+    "MBU, MFU: share of the measured read bandwidth and of the measured peak of that arithmetic; the "
+    "larger is how much of the machine's limit is reached. ×best: time over the fastest backend's."
+)
+
+
+def run_view(rows: Sequence[Row]) -> Group:
+    """Ceilings, a table for each work with its backends fastest first, what could not run, the legend."""
+    parts: list[RenderableType] = []
+    runs = list(dict.fromkeys(row.run_id for row in rows))
+    for run in runs:
+        parts += _run([row for row in rows if row.run_id == run])
+    return Group(*parts, Text(LEGEND, style="dim"))
+
+
+def _run(rows: list[Row]) -> list[RenderableType]:
+    lines = records(summarize(rows))
+    device = next((r.device for r in rows if r.device), "")
+    threads = max((r.threads for r in rows), default=0)
+    title = ", ".join(
+        filter(None, (f"run {rows[0].run_id}", device, f"{threads} threads" if threads else ""))
+    )
+    parts: list[RenderableType] = [Text(title, style="bold"), Text()]
+    parts += _ceilings(rows)
+    width = min(24, max((len(line["backend"]) for line in lines), default=0))
+    works = dict.fromkeys(line["work"] for line in lines)
+    for work in works:
+        parts += _work([line for line in lines if line["work"] == work], width)
+    return parts + list(_absent(lines))
+
+
+def _ceilings(rows: list[Row]) -> list[RenderableType]:
+    """Each measured limit with the sizes and streams behind it."""
+    best = best_ceilings(rows)
+    failed = [r for r in rows if r.kind == "ceiling" and r.status != "ok"]
+    lost: list[RenderableType] = [Text(f"{r.work} {r.status}: {r.reason}", style="red") for r in failed]
+    if not best:
+        return [*lost, Text()] if lost else []
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("ceiling")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("through")
+    table.add_column("with", overflow="fold")
+    for value, row in best:
+        table.add_row(row.work, rate(value, row.unit), row.backend, _config(row.config))
+    return [table, *lost, Text()]
+
+
+def _config(config: dict[str, Any]) -> str:
+    parts = []
+    for key, value in config.items():
+        if key.endswith("_bytes") and isinstance(value, int):
+            parts.append(f"{key.removesuffix('_bytes')} {amount(value, 'B')}")
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
+            parts.append(f"{key} {value}")
+    return ", ".join(parts)
+
+
+def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
+    """One work: its spec as heading, measured backends as a table, failures as sentences."""
+    timed = sorted((x for x in lines if x["time_s"] is not None), key=lambda x: float(x["time_s"]))
+    failed = [x for x in lines if x["time_s"] is None and x["status"] not in ABSENT]
+    if not timed and not failed:
+        return []
+    size = f"{amount(lines[0]['bytes'], 'B')}, {amount(lines[0]['flops'], 'FLOP')}"
+    parts: list[RenderableType] = [Text.assemble((lines[0]["work"], "bold"), "  ", (size, "dim"))]
+    if timed:
+        parts.append(_timed(timed, width))
+    parts += [Text(f"{x['backend']} {_failure(x)}", style="red") for x in failed]
+    return [*parts, Text()]
+
+
+def _timed(lines: list[dict[str, Any]], width: int) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
+    table.add_column("backend", width=width, overflow="fold")
+    for name, size in (("time", 8), ("±", 4), ("GB/s", 5), ("MBU", 4), ("MFU", 4), ("×best", 5)):
+        table.add_column(name, width=size, justify="right", no_wrap=True)
+    table.add_column("verdict", width=12)
+    table.add_column("notes", ratio=1, overflow="fold")
+    fastest = lines[0]["time_s"]
+    for x in lines:
+        table.add_row(
+            x["backend"],
+            duration(x["time_s"]),
+            _half_width(x),
+            _three_digits(x["achieved_bytes_per_s"] / 1e9),
+            _percent(x["mbu"]),
+            _percent(x["mfu"]),
+            f"{x['time_s'] / fastest:.2f}",
+            x["verdict"],
+            ", ".join(_notes(x)),
+        )
+    return table
+
+
+def _notes(line: dict[str, Any]) -> Iterator[str]:
+    if line["status"] != "ok":
+        yield f"{line['status']} in {line['reason'].partition(':')[0]}"
+    if line["validity"] in ("contended", "invalid"):
+        yield str(line["validity"])
+    if line["above_ceiling"]:
+        yield "above ceiling"
+    if line["stored_bytes"]:
+        yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
+
+
+def _failure(line: dict[str, Any]) -> str:
+    if line["status"] == "wrong":
+        return f"wrong, so no time is given: {line['reason']}"
+    return f"{line['status']}: {line['reason']}" if line["reason"] else str(line["status"])
+
+
+def _absent(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    """Unsupported and unavailable cases, a line for each backend and reason."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for x in lines:
+        if x["status"] in ABSENT:
+            groups.setdefault((x["backend"], x["status"], x["reason"]), []).append(short(x["work"]))
+    for (backend, status, reason), works in groups.items():
+        which = works[0] if len(works) == 1 else f"{len(works)} works, {works[0]} …"
+        yield Text.assemble((f"{backend} {status}", "yellow"), f": {reason} ({which})")
+    if groups:
+        yield Text()
+
+
+def compare_view(table: Iterable[dict[str, Any]]) -> Group:
+    """A comparison (records of `compare`): ratios with intervals, and who is faster where they exclude 1."""
+    lines = list(table)
+    one_run = all(x["run_a"] == x["run_b"] for x in lines)
+    named = (("run", "run_a"),) if one_run else (("A: run", "run_a"), ("B: run", "run_b"))
+    parts: list[RenderableType] = []
+    for title, key in named:
+        parts.append(Text(f"{title} {', '.join(dict.fromkeys(x[key] for x in lines))}", style="bold"))
+    parts.append(Text())
+    for work in dict.fromkeys(x["work"] for x in lines):
+        parts += _compared([x for x in lines if x["work"] == work])
+    legend = (
+        "B/A: time of B over time of A, below 1 B is faster; interval: 95 % bootstrap over processes; "
+        "a side is called faster only where the interval excludes 1."
+    )
+    return Group(*parts, Text(legend, style="dim"))
+
+
+def _compared(lines: list[dict[str, Any]]) -> list[RenderableType]:
+    """One work: pairs with a ratio as a table, the others as sentences."""
+    parts: list[RenderableType] = [Text(lines[0]["work"], style="bold")]
+    rated = [x for x in lines if x["time_ratio"] is not None]
+    if rated:
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column("A · B", overflow="fold", max_width=30)
+        for name, size in (("time A", 8), ("time B", 8), ("B/A", 5), ("interval", 11)):
+            table.add_column(name, width=size, justify="right", no_wrap=True)
+        table.add_column("", overflow="fold")
+        for x in rated:
+            ci = x["time_ratio_ci"]
+            table.add_row(
+                _pair(x),
+                duration(x["time_a_s"]),
+                duration(x["time_b_s"]),
+                f"{x['time_ratio']:.3g}",
+                "–" if ci is None else f"{ci[0]:.3g}–{ci[1]:.3g}",
+                _winner(x),
+            )
+        parts.append(table)
+    parts += [Text(f"{_pair(x)} no ratio; {x['note']}", style="yellow") for x in lines if x not in rated]
+    return [*parts, Text()]
+
+
+def _pair(line: dict[str, Any]) -> str:
+    a, b = line["backend_a"], line["backend_b"]
+    return str(a) if a == b else f"{a} · {b}"
+
+
+def _winner(line: dict[str, Any]) -> str:
+    if line["differs"] is None:
+        return "one process"
+    if not line["differs"]:
+        return "same within error"
+    return "B faster" if line["time_ratio"] < 1 else "A faster"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def _half_width(line: dict[str, Any]) -> str:
+    ci = line["time_ci_s"]
+    return "–" if ci is None else f"{(ci[1] - ci[0]) / 2 / line['time_s']:.0%}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,43 @@
+"""Figures and specs as people read them; units always stand beside the number.
+
+>>> duration(0.0012345), amount(33_554_432, "B"), rate(2e11, "bytes/s")
+('1.234 ms', '33.6 MB', '200.0 GB/s')
+"""
+
+from __future__ import annotations
+
+
+def short(work: str) -> str:
+    """A spec in fewer words: numbers keep their keys, words stand alone, defaults of a word go."""
+    kind, _, rest = work.partition(":")
+    words = []
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if part != "act=float":
+            words.append(part if value.isdigit() else f"act {value}" if key == "act" else value)
+    return " ".join([kind, *words])
+
+
+def duration(seconds: float | None) -> str:
+    """Three or four digits with a unit: ``1.234 ms``; ``–`` for None."""
+    if seconds is None:
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.4g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def amount(value: float, unit: str) -> str:
+    """A count with a decimal prefix: ``33.6 MB``."""
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def rate(value: float, unit: str) -> str:
+    """A ceiling's figure: bytes/s in GB/s, FLOP/s with a prefix, seconds as a duration."""
+    if unit == "s":
+        return duration(value)
+    return f"{value / 1e9:.1f} GB/s" if unit == "bytes/s" else amount(value, unit)
