@@ -98,7 +98,7 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b), c)
 
 
-_STORED = {"f32": _F, "bf16": _W, "f16": _H, "int8": _B}
+_STORED = {"f32": _F, "bf16": _W, "f16": _H, "int8": _B, "bytes": _I}
 
 
 def _widen(builder: Any, value: Any, fmt: str) -> Any:
@@ -117,7 +117,7 @@ def _widen(builder: Any, value: Any, fmt: str) -> Any:
     return value
 
 
-def _literal(value: Any) -> Any:
+def literal_value(value: Any) -> Any:
     """The Python value of a literal type, or None if it is not one (the intrinsic then does not apply)."""
     return getattr(value, "literal_value", None)
 
@@ -132,7 +132,7 @@ def _unpack(builder: Any, value: Any, count: int) -> list[Any]:
 @intrinsic
 def zeros(typing: Any, count: Any) -> Any:
     """A tile of `count` float32 vectors of zero."""
-    n = _literal(count)
+    n = literal_value(count)
     if n is None:
         return None
     sig = types.UniTuple(F32, n)(count)
@@ -142,7 +142,7 @@ def zeros(typing: Any, count: Any) -> Any:
 @intrinsic
 def zeros_i32(typing: Any, count: Any) -> Any:
     """A tile of `count` int32 vectors of zero."""
-    n = _literal(count)
+    n = literal_value(count)
     if n is None:
         return None
     sig = types.UniTuple(I32, n)(count)
@@ -167,7 +167,7 @@ def splat_i32(typing: Any, value: Any) -> Any:
 @intrinsic
 def load(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
     """LANES stored numbers from array[index] on, widened to float32. fmt: f32, bf16, f16 or int8 (literal)."""
-    kind = _literal(fmt)
+    kind = literal_value(fmt)
     if kind is None:
         return None
 
@@ -181,7 +181,7 @@ def load(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
 @intrinsic
 def load_part(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
     """Like `load`, but only the first `count` numbers are read; the other lanes are zero."""
-    kind = _literal(fmt)
+    kind = literal_value(fmt)
     if kind is None:
         return None
 
@@ -203,7 +203,7 @@ def load_part(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
 @intrinsic
 def load_each(typing: Any, array: Any, starts: Any, index: Any, fmt: Any) -> Any:
     """A tile: `load` at starts[i] + index for each start."""
-    kind = _literal(fmt)
+    kind = literal_value(fmt)
     if kind is None:
         return None
 
@@ -221,7 +221,7 @@ def load_each(typing: Any, array: Any, starts: Any, index: Any, fmt: Any) -> Any
 @intrinsic
 def load_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
     """A tile: `count` vectors that follow each other from array[index] on."""
-    kind, n = _literal(fmt), _literal(count)
+    kind, n = literal_value(fmt), literal_value(count)
     if kind is None or n is None:
         return None
 
@@ -240,7 +240,7 @@ def load_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
 @intrinsic
 def broadcast_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
     """A tile: float32 array[index], array[index+1], … `count` of them, each in all lanes of its vector."""
-    n = _literal(count)
+    n = literal_value(count)
     if n is None:
         return None
 
@@ -272,7 +272,79 @@ def broadcast_bytes(typing: Any, array: Any, index: Any) -> Any:
     return I32(array, types.intp), codegen
 
 
+@intrinsic
+def broadcast_bytes_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """A tile: groups of four bytes from array[index] on, `count` of them, each in every lane of its vector."""
+    n = literal_value(count)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], _I)
+        tile = [_broadcast(builder, builder.load(builder.gep(pointer, [_I(i)]), align=1)) for i in range(n)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(I32, n)(array, types.intp, count), codegen
+
+
+@intrinsic
+def load_bytes_each(typing: Any, array: Any, starts: Any, index: Any) -> Any:
+    """A tile: `load_bytes` at starts[i] + index for each start."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile = []
+        for start in _unpack(builder, args[1], starts.count):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), _VI)
+            tile.append(builder.load(pointer, align=1))
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(I32, starts.count)(array, starts, types.intp), codegen
+
+
+@intrinsic
+def load_tile(typing: Any, array: Any, index: Any, kind: Any) -> Any:
+    """A tile like `kind`, whose vectors follow each other from array[index] on."""
+    vector = kind.dtype
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], vector.llvm_type)
+        places = [builder.gep(pointer, [_I(i)]) for i in range(kind.count)]
+        tile = [builder.load(place, align=4) for place in places]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return kind(array, types.intp, kind), codegen
+
+
+@intrinsic
+def far_starts(typing: Any, start: Any, distance: Any, count: Any) -> Any:
+    """(start, start + distance, …): `count` indices of streams far apart."""
+    n = literal_value(count)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        starts = [args[0]]
+        for _ in range(1, n):
+            starts.append(builder.add(starts[-1], args[1]))
+        return context.make_tuple(builder, sig.return_type, starts)
+
+    return types.UniTuple(types.intp, n)(types.intp, types.intp, count), codegen
+
+
 # Stores
+
+
+@intrinsic
+def store_tile(typing: Any, array: Any, index: Any, tile: Any) -> Any:
+    """The vectors of a tile, one behind the other, to array[index] on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], tile.dtype.llvm_type)
+        for i, value in enumerate(_unpack(builder, args[2], tile.count)):
+            builder.store(value, builder.gep(pointer, [_I(i)]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, tile), codegen
 
 
 @intrinsic
@@ -478,7 +550,7 @@ def scale_by_power_of_two(typing: Any, value: Any, exponent: Any) -> Any:
 @intrinsic
 def widen_at(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
     """One stored number array[index] as float32."""
-    kind = _literal(fmt)
+    kind = literal_value(fmt)
     if kind is None:
         return None
 
@@ -492,7 +564,7 @@ def widen_at(typing: Any, array: Any, index: Any, fmt: Any) -> Any:
 # Integer dot products: four int8 a lane, summed into int32
 
 
-def _dot4_plain(builder: Any, acc: Any, a: Any, b: Any, signed: bool) -> Any:
+def _dot4_plain(builder: Any, acc: Any, a: Any, b: Any, *, signed: bool) -> Any:
     """Four products a lane by shifts, for machines without an instruction for it."""
     for shift in (24, 16, 8, 0):  # move byte i to the top, then bring it down with its sign
         up = _splat(_I, shift)
@@ -544,52 +616,172 @@ def dot_s8_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
     return acc(acc, rows, columns), codegen
 
 
+def _dot4_unsigned(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
+    if VNNI:
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, [acc, unsigned, signed])
+    if AVX2 and not AVX512:
+        return _dot4_avx2(builder, acc, unsigned, signed)
+    return _dot4_plain(builder, acc, unsigned, signed, signed=False)
+
+
+def _nibble_value(builder: Any, value: Any, shift: Any) -> Any:
+    shifted = builder.lshr(value, shift)
+    if AVX512:  # vpermps looks at the low four bits of each index: a table of all sixteen values
+        table = ir.Constant(_VF, [float(q - 8) for q in range(16)])
+        return _call(builder, "llvm.x86.avx512.permvar.sf.512", _VF, [table, shifted])
+    nibble = builder.and_(shifted, _splat(_I, 15))
+    return builder.sitofp(builder.sub(nibble, _splat(_I, 8)), _VF)
+
+
 @intrinsic
-def dot_u8(typing: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
-    """acc + dot(unsigned in 0..127, signed in −127..127), exact."""
+def dot_u8_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += dot(rows[i], columns[j]), rows in 0..127, columns in −127..127, exact."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if VNNI:
-            return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, list(args))
-        if AVX2 and not AVX512:
-            return _dot4_avx2(builder, *args)
-        return _dot4_plain(builder, *args, signed=False)
+        sums = _unpack(builder, args[0], acc.count)
+        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
+        for i, row in enumerate(left):
+            for j, column in enumerate(right):
+                place = i * columns.count + j
+                sums[place] = _dot4_unsigned(builder, sums[place], row, column)
+        return context.make_tuple(builder, sig.return_type, sums)
 
-    return I32(I32, I32, I32), codegen
-
-
-@intrinsic
-def low_nibbles(typing: Any, value: Any) -> Any:
-    """The low four bits of each byte."""
-    return I32(I32), lambda cx, b, s, args: b.and_(args[0], _splat(_I, 0x0F0F0F0F))
+    return acc(acc, rows, columns), codegen
 
 
 @intrinsic
-def high_nibbles(typing: Any, value: Any) -> Any:
-    """The high four bits of each byte."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.and_(builder.lshr(args[0], _splat(_I, 4)), _splat(_I, 0x0F0F0F0F))
-
-    return I32(I32), codegen
-
-
-@intrinsic
-def nibble_value(typing: Any, value: Any, position: Any) -> Any:
-    """Nibble number `position` (0 lowest, literal) of each lane as float32, less 8."""
-    place = _literal(position)
-    if place is None:
+def nibbles_each(typing: Any, tile: Any, half: Any) -> Any:
+    """The low (half=0) or high (half=1) four bits of each byte, vector by vector."""
+    high = literal_value(half)
+    if high is None:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        shifted = builder.lshr(args[0], _splat(_I, 4 * place))
-        if AVX512:  # vpermps looks at the low four bits of each index: a table of all sixteen values
-            table = ir.Constant(_VF, [float(q - 8) for q in range(16)])
-            return _call(builder, "llvm.x86.avx512.permvar.sf.512", _VF, [table, shifted])
-        nibble = builder.and_(shifted, _splat(_I, 15))
-        return builder.sitofp(builder.sub(nibble, _splat(_I, 8)), _VF)
+        values = _unpack(builder, args[0], tile.count)
+        if high:
+            values = [builder.lshr(v, _splat(_I, 4)) for v in values]
+        masked = [builder.and_(v, _splat(_I, 0x0F0F0F0F)) for v in values]
+        return context.make_tuple(builder, sig.return_type, masked)
 
-    return F32(I32, position), codegen
+    return tile(tile, half), codegen
+
+
+@intrinsic
+def nibble_values_each(typing: Any, tile: Any, position: Any) -> Any:
+    """Nibble number `position` (0 lowest) of each lane as float32, less 8, vector by vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shift = _broadcast(builder, builder.mul(args[1], _I(4)))
+        values = [_nibble_value(builder, v, shift) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(F32, tile.count)(tile, types.int32), codegen
+
+
+@intrinsic
+def tile_of_columns(typing: Any, columns: Any, rows: Any) -> Any:
+    """A tile of `rows` · len(columns) vectors in which every row is `columns`."""
+    n = literal_value(rows)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = _unpack(builder, args[0], columns.count)
+        return context.make_tuple(builder, sig.return_type, values * n)
+
+    return types.UniTuple(columns.dtype, n * columns.count)(columns, rows), codegen
+
+
+@intrinsic
+def scale_tile(typing: Any, tile: Any, rows: Any) -> Any:
+    """tile[i·columns + j] · rows[i]."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values, factors = _unpack(builder, args[0], tile.count), _unpack(builder, args[1], rows.count)
+        columns = tile.count // rows.count
+        scaled = [builder.fmul(v, factors[i // columns]) for i, v in enumerate(values)]
+        return context.make_tuple(builder, sig.return_type, scaled)
+
+    return tile(tile, rows), codegen
+
+
+@intrinsic
+def scale_columns(typing: Any, tile: Any, columns: Any) -> Any:
+    """tile[i·columns + j] · columns[j]."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values, factors = _unpack(builder, args[0], tile.count), _unpack(builder, args[1], columns.count)
+        scaled = [builder.fmul(v, factors[i % columns.count]) for i, v in enumerate(values)]
+        return context.make_tuple(builder, sig.return_type, scaled)
+
+    return tile(tile, columns), codegen
+
+
+@intrinsic
+def to_f32_tile(typing: Any, tile: Any) -> Any:
+    """int32 to float32, vector by vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = [builder.sitofp(v, _VF) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(F32, tile.count)(tile), codegen
+
+
+@intrinsic
+def add_scaled_tile(typing: Any, acc: Any, tile: Any, rows: Any) -> Any:
+    """acc[i·columns + j] + rows[i] · tile[i·columns + j]."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, values = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], acc.count)
+        factors = _unpack(builder, args[2], rows.count)
+        columns = acc.count // rows.count
+        sums = [
+            _multiply_add(builder, v, factors[i // columns], s)
+            for i, (s, v) in enumerate(zip(sums, values, strict=True))
+        ]
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, acc, rows), codegen
+
+
+@intrinsic
+def store_grid(typing: Any, array: Any, index: Any, row: Any, column: Any, tile: Any, rows: Any) -> Any:
+    """Vector (i, j) of a tile with `rows` rows to array[index + i·row + j·column] on."""
+    n = literal_value(rows)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        columns = tile.count // n
+        for place, value in enumerate(_unpack(builder, args[4], tile.count)):
+            right = builder.mul(args[2], ir.IntType(64)(place // columns))
+            down = builder.mul(args[3], ir.IntType(64)(place % columns))
+            at = builder.add(builder.add(args[1], right), down)
+            pointer = _address(context, builder, sig, args, 0, at, tile.dtype.llvm_type)
+            builder.store(value, pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp, tile, rows), codegen
+
+
+@intrinsic
+def prefetch_each(typing: Any, array: Any, starts: Any, index: Any) -> Any:
+    """`prefetch` at starts[i] + index for each start."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        for start in _unpack(builder, args[1], starts.count):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), _B)
+            _prefetch(builder, pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, starts, types.intp), codegen
+
+
+def _prefetch(builder: Any, pointer: Any) -> None:
+    function_type = ir.FunctionType(ir.VoidType(), [pointer.type, _I, _I, _I])
+    function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+    builder.call(function, [pointer, _I(0), _I(3), _I(1)])
 
 
 @intrinsic
@@ -597,10 +789,55 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index]; any address is allowed."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _address(context, builder, sig, args, 0, args[1], _B)
-        function_type = ir.FunctionType(ir.VoidType(), [_B.as_pointer(), _I, _I, _I])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I(0), _I(3), _I(1)])
+        _prefetch(builder, _address(context, builder, sig, args, 0, args[1], _B))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+# Streams and peaks
+
+
+@intrinsic
+def store_each(typing: Any, array: Any, starts: Any, index: Any, tile: Any, mode: Any) -> Any:
+    """Vector i of a tile to starts[i] + index; mode (literal) "cached", or "streaming" for aligned addresses."""
+    kind = literal_value(mode)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vectors = _unpack(builder, args[3], tile.count)
+        for start, vector in zip(_unpack(builder, args[1], starts.count), vectors, strict=True):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), vector.type)
+            written = builder.store(vector, pointer, align=4 * LANES if kind == "streaming" else 4)
+            if kind == "streaming":
+                written.set_metadata("nontemporal", builder.module.add_metadata([_I(1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, starts, types.intp, tile, mode), codegen
+
+
+@intrinsic
+def fma_chains(typing: Any, tile: Any, factor: Any, addend: Any) -> Any:
+    """tile[i]·factor + addend for each vector: as many independent chains as vectors."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        chains = [_multiply_add(builder, v, args[1], args[2]) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, chains)
+
+    return tile(tile, F32, F32), codegen
+
+
+@intrinsic
+def load_bytes_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """A tile: `count` vectors of `load_bytes` that follow each other from array[index] on."""
+    n = literal_value(count)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, args[1], _VI)
+        tile = [builder.load(builder.gep(pointer, [_I(i)]), align=1) for i in range(n)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(I32, n)(array, types.intp, count), codegen

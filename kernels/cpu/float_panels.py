@@ -1,0 +1,191 @@
+"""Weights widened to float32 in registers, fused multiply-add: every format with float activations.
+
+One round of tokens: weights stream from memory through registers once. Several rounds: a block of
+columns is widened into a buffer in the first-level cache and meets every round from there, while the
+next block is on its way from memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, Recipe
+from membound.kernels.cpu.simd import (
+    LANES,
+    add_scaled_tile,
+    broadcast_next,
+    far_starts,
+    fma_tile,
+    load_bytes_each,
+    load_each,
+    load_next,
+    load_tile,
+    nibble_values_each,
+    prefetch_each,
+    scale_tile,
+    store_grid,
+    store_tile,
+    zeros,
+)
+from membound.kernels.work import FORMATS
+
+
+def make_float(recipe: Recipe) -> Any:
+    """panel_range(w, at, panels, first, last, k, scratch, y) for a float recipe."""
+    if recipe.tiles > 1:
+        make = _blocked
+    elif FORMATS[recipe.format].group:
+        make = _int4_stream
+    else:
+        make = _stream
+    together = make(recipe, recipe.panels)
+    single = make(recipe, 1) if recipe.panels > 1 else together
+    PANELS = recipe.panels
+
+    @numba.njit
+    def panel_range(
+        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
+    ) -> None:
+        x = scratch.view(np.float32)
+        far = (last - first) // PANELS
+        together(w, at, panels, first, far, k, x, y)
+        if PANELS > 1:
+            rest = first + far * PANELS
+            single(w, at, panels, rest, last - rest, k, x, y)
+
+    return panel_range
+
+
+def _stream(recipe: Recipe, panels_at_once: int) -> Any:
+    FMT, PANELS, TOKENS = recipe.format, panels_at_once, recipe.tokens
+    SUMS = PANELS * TOKENS
+    COLUMN = LANES * FORMATS[FMT].bits // 8
+    SCALED = FMT == "int8"
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+        panel_bytes = k * COLUMN + PANEL_PADDING
+        scales = at + panels * panel_bytes
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            acc = zeros(SUMS)
+            for j in range(k):
+                weights = load_each(w, starts, j * COLUMN, FMT)
+                acc = fma_tile(acc, weights, broadcast_next(x, j * TOKENS, TOKENS))
+            if SCALED:
+                by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+                acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
+            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run
+
+
+def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS = panels_at_once, recipe.tokens
+    SUMS = PANELS * TOKENS
+    GROUP = FORMATS[recipe.format].group
+    SCALES = 2 * LANES
+    RECORD = SCALES + LANES * GROUP // 2
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+        panel_bytes = k // GROUP * RECORD + PANEL_PADDING
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            acc = zeros(SUMS)
+            for g in range(k // GROUP):
+                group = zeros(SUMS)
+                for word in range(GROUP // 8):
+                    place = g * RECORD + SCALES + word * 4 * LANES
+                    packed = load_bytes_each(w, starts, place)
+                    for j in range(8):  # byte i holds columns i and 4 + i: see pack.py
+                        values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
+                        column = (g * GROUP + word * 8 + j) * TOKENS
+                        group = fma_tile(group, values, broadcast_next(x, column, TOKENS))
+                acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, "f16"))
+            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run
+
+
+def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
+    FMT, PANELS, TOKENS, TILES = recipe.format, panels_at_once, recipe.tokens, recipe.tiles
+    SUMS = PANELS * TOKENS
+    STRIDE = SUMS * LANES
+    GROUP = FORMATS[FMT].group
+    COLUMN = LANES * FORMATS[FMT].bits // 8
+    GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
+    SCALED = FMT == "int8"
+    LINES = max(1, 64 // COLUMN)
+    widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+        panel_bytes = k * COLUMN + PANEL_PADDING
+        if GROUP:
+            panel_bytes += k // GROUP * GROUP_SCALES
+        scales = at + panels * panel_bytes
+        block = np.empty(BLOCK * PANELS * LANES, np.float32)
+        sums = np.empty(TILES * STRIDE, np.float32)
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            for k0 in range(0, k, BLOCK):
+                columns = min(BLOCK, k - k0)
+                widen(w, starts, k0, columns, block)
+                for t in range(TILES):
+                    acc = zeros(SUMS)
+                    if k0 > 0:
+                        acc = load_tile(sums, t * STRIDE, acc)
+                    column = (t * k + k0) * TOKENS
+                    for j in range(columns):
+                        weights = load_next(block, j * PANELS * LANES, PANELS, "f32")
+                        acc = fma_tile(acc, weights, broadcast_next(x, column + j * TOKENS, TOKENS))
+                        if t == 0 and j % LINES == 0:
+                            prefetch_each(w, starts, (k0 + columns + j) * COLUMN)
+                    store_tile(sums, t * STRIDE, acc)
+            for t in range(TILES):
+                acc = load_tile(sums, t * STRIDE, zeros(SUMS))
+                if SCALED:
+                    by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+                    acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
+                row = t * TOKENS * panels * LANES
+                store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run
+
+
+def _widen(recipe: Recipe, panels_at_once: int) -> Any:
+    """Columns of several panels as float32, panels side by side."""
+    FMT, PANELS = recipe.format, panels_at_once
+    COLUMN = LANES * FORMATS[FMT].bits // 8
+
+    @numba.njit
+    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+        for j in range(columns):
+            store_tile(block, j * PANELS * LANES, load_each(w, starts, (k0 + j) * COLUMN, FMT))
+
+    return widen
+
+
+def _widen_int4(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS = panels_at_once
+    GROUP = FORMATS[recipe.format].group
+    SCALES = 2 * LANES
+    RECORD = SCALES + LANES * GROUP // 2
+
+    @numba.njit
+    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+        for k1 in range(0, columns, GROUP):
+            record = (k0 + k1) // GROUP * RECORD
+            scales = load_each(w, starts, record, "f16")
+            for word in range(GROUP // 8):
+                packed = load_bytes_each(w, starts, record + SCALES + word * 4 * LANES)
+                for j in range(8):
+                    values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
+                    place = (k1 + word * 8 + j) * PANELS * LANES
+                    store_tile(block, place, scale_tile(values, scales))
+
+    return widen

@@ -1,0 +1,146 @@
+"""int8 activations: four products a lane and instruction, summed exactly in int32.
+
+int8 weights: one sum over all of k, then times the row's two scales. int4 weights: stored 0..15, so the
+sum over a group starts at −8 times the group's activations; it is scaled into a float32 sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, Recipe
+from membound.kernels.cpu.simd import (
+    LANES,
+    add_scaled_tile,
+    broadcast_bytes_next,
+    broadcast_next,
+    dot_s8_tile,
+    dot_u8_tile,
+    far_starts,
+    load_bytes_each,
+    load_each,
+    load_tile,
+    nibbles_each,
+    scale_columns,
+    scale_tile,
+    store_grid,
+    store_tile,
+    tile_of_columns,
+    to_f32_tile,
+    zeros,
+    zeros_i32,
+)
+from membound.kernels.work import FORMATS
+
+
+def make_integer(recipe: Recipe) -> Any:
+    """panel_range(w, at, panels, first, last, k, scratch, y) for an integer recipe."""
+    make = _int4 if FORMATS[recipe.format].group else _int8
+    together = make(recipe, recipe.panels)
+    single = make(recipe, 1) if recipe.panels > 1 else together
+    PANELS = recipe.panels
+
+    @numba.njit
+    def panel_range(
+        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
+    ) -> None:
+        far = (last - first) // PANELS
+        together(w, at, panels, first, far, k, scratch, y)
+        if PANELS > 1:
+            rest = first + far * PANELS
+            single(w, at, panels, rest, last - rest, k, scratch, y)
+
+    return panel_range
+
+
+def _int8(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
+    SUMS = PANELS * TOKENS
+    STRIDE = SUMS * LANES
+    WORD = 4 * LANES
+    COLUMNS = 4 * BLOCK if TILES > 1 else 1 << 40
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        padded = (k + 3) // 4 * 4
+        panel_bytes = padded * LANES + PANEL_PADDING
+        scales = at + panels * panel_bytes
+        row_scales = ROWS * (4 * padded + 64)
+        corrections = row_scales + 4 * ROWS
+        floats = scratch[row_scales:corrections].view(np.float32)
+        sums = np.empty(TILES * STRIDE, np.int32)
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+            for k0 in range(0, padded, COLUMNS):
+                k1 = min(padded, k0 + COLUMNS)
+                for t in range(TILES):
+                    if k0 > 0:
+                        acc = load_tile(sums, t * STRIDE, zeros_i32(SUMS))
+                    else:
+                        correction = broadcast_bytes_next(scratch, corrections + 4 * t * TOKENS, TOKENS)
+                        acc = tile_of_columns(correction, PANELS)
+                    token = t * padded * TOKENS
+                    for j in range(k0 // 4, k1 // 4):
+                        weights = load_bytes_each(w, starts, j * WORD)
+                        values = broadcast_bytes_next(scratch, token + j * 4 * TOKENS, TOKENS)
+                        acc = dot_s8_tile(acc, weights, values)
+                    if k1 < padded:
+                        store_tile(sums, t * STRIDE, acc)
+                    else:
+                        result = scale_tile(to_f32_tile(acc), load_each(w, by_row, 0, "f32"))
+                        result = scale_columns(result, broadcast_next(floats, t * TOKENS, TOKENS))
+                        row = t * TOKENS * panels * LANES
+                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, result, PANELS)
+
+    return run
+
+
+def _int4(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
+    SUMS = PANELS * TOKENS
+    STRIDE = SUMS * LANES
+    GROUP = FORMATS[recipe.format].group
+    SCALES = 2 * LANES
+    RECORD = SCALES + LANES * GROUP // 2
+    GROUPS = max(1, 2 * BLOCK // GROUP) if TILES > 1 else 1 << 40
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        groups = k // GROUP
+        panel_bytes = groups * RECORD + PANEL_PADDING
+        row_scales = ROWS * (4 * k + 64)
+        corrections = row_scales + 4 * ROWS
+        floats = scratch[row_scales:corrections].view(np.float32)
+        sums = np.empty(TILES * STRIDE, np.float32)
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            for g0 in range(0, groups, GROUPS):
+                g1 = min(groups, g0 + GROUPS)
+                for t in range(TILES):
+                    acc = zeros(SUMS)
+                    if g0 > 0:
+                        acc = load_tile(sums, t * STRIDE, acc)
+                    for g in range(g0, g1):
+                        place = corrections + 4 * (t * groups + g) * TOKENS
+                        inner = tile_of_columns(broadcast_bytes_next(scratch, place, TOKENS), PANELS)
+                        column = (t * k + g * GROUP) * TOKENS
+                        for j in range(GROUP // 8):
+                            packed = load_bytes_each(w, starts, g * RECORD + SCALES + j * 4 * LANES)
+                            low = broadcast_bytes_next(scratch, column + j * 8 * TOKENS, TOKENS)
+                            high = broadcast_bytes_next(scratch, column + (j * 8 + 4) * TOKENS, TOKENS)
+                            inner = dot_u8_tile(inner, nibbles_each(packed, 0), low)
+                            inner = dot_u8_tile(inner, nibbles_each(packed, 1), high)
+                        scales = load_each(w, starts, g * RECORD, "f16")
+                        acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
+                    if g1 < groups:
+                        store_tile(sums, t * STRIDE, acc)
+                    else:
+                        acc = scale_columns(acc, broadcast_next(floats, t * TOKENS, TOKENS))
+                        row = t * TOKENS * panels * LANES
+                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run

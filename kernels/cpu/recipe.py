@@ -1,0 +1,109 @@
+"""Which kernel multiplies a matrix, and how the matrix is laid out for it.
+
+>>> recipe = choose("int8", "int8", m=4)
+>>> recipe.method, recipe.tokens, recipe.panels
+('integer', 4, 4)
+
+A panel holds LANES rows of W, column after column: one vector load fetches the same column of all of
+them, and no sum over lanes is ever needed. Panels are padded with zero rows at the end of the matrix.
+A kernel walks `panels` panels at once, far apart in memory: several sequential streams a thread come
+25 % nearer to the read ceiling than one on some machines, and cost nothing on others.
+
+`tokens` rows of x meet each loaded vector, in `tiles` rounds over a block of columns that stays in the
+first-level cache. The numbers follow from the registers: panels · tokens accumulators, the loaded
+vectors and the broadcast ones must fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd import LANES, REGISTERS
+from membound.kernels.work import FORMATS
+
+BLOCK = 256
+"""Columns of a panel that stay in the first-level cache while several rounds of tokens use them."""
+
+PANEL_PADDING = 64
+"""Bytes between panels, so that streams do not lie a power of two apart and share cache sets."""
+
+TILE_ROWS = 16
+"""Rows of W in a matrix tile (AMX)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How W[n, k] in `format` is multiplied by `m` rows of x.
+
+    method: `float` widens weights to float32; `integer` takes int8 activations; `tile` is AMX, with
+    bfloat16 activations for bf16 weights and int8 ones for int8.
+    """
+
+    format: str
+    act: str
+    m: int
+    method: str
+    panels: int
+    tokens: int
+    tiles: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of x after padding to whole rounds."""
+        return self.tokens * self.tiles
+
+    @property
+    def panel_rows(self) -> int:
+        """Rows of W in one panel."""
+        return TILE_ROWS if self.method == "tile" else LANES
+
+    def padded_n(self, n: int) -> int:
+        """Rows of W after padding to whole panels: the stride of y."""
+        return -(-n // self.panel_rows) * self.panel_rows
+
+    def padded_k(self, k: int) -> int:
+        """Columns of W after padding to whole loads."""
+        step = {"float": 1, "integer": 4, "tile": 64 // (FORMATS[self.format].bits // 8 or 1)}[self.method]
+        if FORMATS[self.format].group:
+            step = FORMATS[self.format].group
+        return -(-k // step) * step
+
+    def panel_bytes(self, k: int) -> int:
+        """Distance between panels."""
+        fmt = FORMATS[self.format]
+        size = self.padded_k(k) * self.panel_rows * fmt.bits // 8
+        if fmt.group:
+            size += self.padded_k(k) // fmt.group * self.panel_rows * fmt.scale_bytes
+        return size + PANEL_PADDING
+
+    def matrix_bytes(self, n: int, k: int) -> int:
+        """Bytes of the packed matrix: panels, then int8's float32 scales."""
+        scales = 4 * self.padded_n(n) if self.format == "int8" else 0
+        return self.padded_n(n) // self.panel_rows * self.panel_bytes(k) + scales
+
+    def scratch_bytes(self, k: int) -> int:
+        """Bytes of x prepared for the kernel: values, a scale a row, sums a group."""
+        groups = self.padded_k(k) // (FORMATS[self.format].group or self.padded_k(k))
+        return self.rows * (4 * self.padded_k(k) + 64 + 4 + 4 * groups) + 256
+
+
+@cache
+def choose(fmt: str, act: str, m: int) -> Recipe:
+    """The kernel for that format, activation and number of rows on this machine."""
+    if m > 4 and ((fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)):
+        tiles = -(-m // 16)
+        return Recipe(fmt, act, m, "tile", 4 if tiles == 1 else 2 if tiles == 2 else 1, 16, tiles)
+    wide = REGISTERS == 32
+    if act == "int8" and FORMATS[fmt].group:  # two accumulators a token: one within the group, one across
+        most, few, many = (8 if wide else 4), 2, (4 if wide else 2)
+    else:
+        most, few, many = (12 if wide else 6), 4, (4 if wide else 2)
+    tiles = -(-m // most)
+    tokens = -(-m // tiles)
+    if tokens <= few:
+        panels = 4 if tokens == 1 or wide else many
+    else:
+        panels = 1 if act == "int8" and FORMATS[fmt].group else 2
+    return Recipe(fmt, act, m, "integer" if act == "int8" else "float", panels, tokens, tiles)
