@@ -43,7 +43,8 @@ def run(
     results/runs. threads: default the physical cores. progress: told what happens, default silent.
 
     The columns are those of `load`; ``table.attrs["path"]`` names the row file. Raises SpecError,
-    PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    OptionError, PlanError, UnknownBackend, BackendUnavailable,
+    StoreError.
     """
     options = Options(
         replicates=replicates or 0,
@@ -95,7 +96,8 @@ def compare(
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
     """Check what was asked, before anything is measured: backends are probed, works parsed and sized.
 
-    Raises SpecError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    Raises SpecError, OptionError, PlanError, UnknownBackend, BackendUnavailable,
+    StoreError.
     """
     memory = available_memory_bytes()
     # Bad works and an unwritable folder are told at once, not after runtimes have been started.

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from membound.backends import registry
-from membound.backends.api import BackendUnavailable
+from membound.backends.api import BackendUnavailable, MemboundError
 from membound.bench.machine import default_threads
-from membound.bench.plan import PlanError
 from membound.bench.probe import Found, probe
+
+
+class OptionError(MemboundError):
+    """An option of a run has a value that this machine or this installation cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +42,25 @@ def split_works(texts: Iterable[str]) -> list[str]:
 
 
 def check_threads(threads: int | None) -> int:
-    """The threads asked for, or this machine's default. Raises PlanError beyond the CPUs at hand."""
+    """The threads asked for, or this machine's default. Raises OptionError beyond the CPUs at hand."""
     if threads is None:
         return default_threads()
     available = len(os.sched_getaffinity(0))
     if not 1 <= threads <= available:
-        raise PlanError(f"threads={threads} must be from 1 to {available}, the CPUs this process may use")
+        raise OptionError(f"threads={threads} must be from 1 to {available}, the CPUs this process may use")
     return threads
 
 
 def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
-    """``BACKEND=PATH`` as a mapping. Raises PlanError, UnknownBackend."""
+    """``BACKEND=PATH`` as a mapping. Raises OptionError, UnknownBackend."""
     pythons = {}
     for text in texts:
         backend, equals, path = (part.strip() for part in text.partition("="))
         if not equals or not backend or not path:
-            raise PlanError(f"--python {text!r} is not BACKEND=PATH")
+            raise OptionError(f"--python {text!r} is not BACKEND=PATH")
         registry.entry_for(backend)
         if not (Path(path).is_file() and os.access(path, os.X_OK)):
-            raise PlanError(f"--python {backend}: {path} is not an interpreter that can be run")
+            raise OptionError(f"--python {backend}: {path} is not an interpreter that can be run")
         pythons[backend] = path
     return pythons
 

@@ -71,12 +71,17 @@ def _ceilings(rows: list[Row]) -> list[RenderableType]:
 
 
 def _config(config: dict[str, Any]) -> str:
-    parts = []
-    for key, value in config.items():
-        if key.endswith("_bytes") and isinstance(value, int):
-            parts.append(f"{key.removesuffix('_bytes')} {amount(value, 'B')}")
-        elif isinstance(value, str | int | float) and not isinstance(value, bool):
-            parts.append(f"{key} {value}")
+    """How a ceiling was reached: the pattern, its array sizes, its threads."""
+    parts = [str(config["variant"])] if "variant" in config else []
+    if "array_bytes" in config:
+        count = config.get("arrays", 1)
+        parts.append(f"{f'{count} × ' if count > 1 else ''}{amount(config['array_bytes'], 'B')}")
+    if config.get("rotation_bytes", 0) > config.get("array_bytes", 0) * config.get("arrays", 1):
+        parts.append(f"of {amount(config['rotation_bytes'], 'B')} rotating")
+    if "work" in config:
+        parts.append(short(config["work"]))
+    if "threads" in config:
+        parts.append(f"{config['threads']} threads")
     return ", ".join(parts)
 
 

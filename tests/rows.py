@@ -52,7 +52,13 @@ def ceiling(name: str, value: float, unit: str, backend: str = "alpha:cpu", **va
 def run_rows(run_id: str = "run-a", scale: float = 1.0) -> list[Row]:
     """A small run: ceilings, two backends on one work in three processes, one unsupported case."""
     rows = [
-        ceiling("read", 11e9, "bytes/s", run_id=run_id, config={"array_bytes": 1 << 30, "streams": 4}),
+        ceiling(
+            "read",
+            11e9,
+            "bytes/s",
+            run_id=run_id,
+            config={"variant": "4 streams", "array_bytes": 1 << 30, "threads": 2},
+        ),
         ceiling("fma_f32", 4e11, "FLOP/s", run_id=run_id),
         ceiling("launch", 2e-6, "s", run_id=run_id),
     ]

@@ -6,7 +6,8 @@
 
 `run` measures, `load` reads stored runs, `compare` sets two side by side; all return pandas DataFrames.
 Errors that a user can do something about: `MemboundError` and its children (`BackendUnavailable`,
-`Unsupported`, `FallbackRefused`, `UnknownBackend`), `SpecError`, `PlanError`, `RowError`, `StoreError`, `CompareError`.
+`Unsupported`, `FallbackRefused`, `UnknownBackend`, `OptionError`, `PlanError`), `SpecError`, `RowError`,
+`StoreError`, `CompareError`.
 
 Nothing heavy is imported before it is used.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from membound.backends.registry import UnknownBackend
     from membound.bench.api import compare, load, run
     from membound.bench.plan import PlanError
+    from membound.bench.setup import OptionError
     from membound.kernels.work import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError
@@ -31,6 +33,7 @@ __all__ = [
     "CompareError",
     "FallbackRefused",
     "MemboundError",
+    "OptionError",
     "PlanError",
     "RowError",
     "SpecError",
@@ -48,6 +51,7 @@ _HOMES = {
     "CompareError": "results.compare",
     "FallbackRefused": "backends.api",
     "MemboundError": "backends.api",
+    "OptionError": "bench.setup",
     "PlanError": "bench.plan",
     "RowError": "results.row",
     "SpecError": "kernels.work",

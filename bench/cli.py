@@ -1,0 +1,250 @@
+"""The `membound` command. Bad input is one line on standard error and exit status 2.
+
+    membound run --quick
+    membound show latest --json
+
+Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or nothing could be measured;
+2 bad input; 130 interrupted, with what was measured kept. Everything heavy is imported in the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import membound
+from membound.bench.runs import DEFAULT_OUT
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="membound",
+    help="How close does each backend come to this machine's own limit at LLM decoding?",
+    epilog="Start with: membound run --quick. Each command has --help.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+# The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
+UsageError: type[Any] = typer.BadParameter.__mro__[2]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the row files.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
+Pythons = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--python", metavar="BACKEND=PATH", help="Run a backend in another interpreter. Repeatable."
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"membound {membound.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """How close does each backend come to this machine's own limit at LLM decoding?"""
+
+
+@app.command("list")
+def list_(
+    out: Out = DEFAULT_OUT, python: Pythons = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """List backends with their devices, models, and the ceilings known from the latest run.
+
+    A backend that is not there is listed with the reason and, where one helps, the command to install it.
+    """
+    from membound.bench.listing import Listing, listing_view
+    from membound.bench.setup import check_threads, parse_pythons
+
+    listing = Listing.gather(check_threads(None), parse_pythons(python or ()), out)
+    if as_json:
+        _print_json(listing.as_json())
+    else:
+        _console().print(listing_view(listing))
+
+
+@app.command()
+def run(
+    works: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WORK",
+            help="Specs such as linear:n=4096,k=4096,m=1,weight=int8 (kinds: linear, attention, step, prefill); "
+            "default: the whole suite.",
+        ),
+    ] = None,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
+        ),
+    ] = None,
+    replicates: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Worker processes a case; default: 3, with --quick 1.")
+    ] = None,
+    rigor: Annotated[
+        str, typer.Option(help="normal, or high: 10 replicates and more until the interval is within 1 %.")
+    ] = "normal",
+    quick: Annotated[bool, typer.Option("--quick", help="A short suite and short timing.")] = False,
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of inputs and order.")] = 1,
+    ceilings: Annotated[bool, typer.Option(help="Measure the machine's limits first.")] = True,
+    out: Out = DEFAULT_OUT,
+    python: Pythons = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure this machine: its ceilings, then every work on every backend, each checked and stored.
+
+    Prints what it picked, a table, and where the rows are. Ctrl-C keeps what is done.
+    """
+    from membound.bench.plan import Options
+    from membound.bench.session import run_session
+    from membound.bench.setup import check_threads, parse_pythons, split, split_works
+
+    options = Options(
+        threads=check_threads(threads),
+        replicates=replicates or 0,
+        rigor=rigor,
+        quick=quick,
+        seed=seed,
+        pythons=parse_pythons(python or ()),
+        out=out,
+        command=shlex.join(["membound", *sys.argv[1:]]),
+        ceilings=ceilings,
+    )
+    talk = _console(stderr=as_json)
+    session = run_session(
+        split_works(works or ()), split(backends or ()), options, talk, _console(stderr=True)
+    )
+    if as_json:
+        _print_json(session.records())
+    else:
+        talk.print(session.view())
+    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(session.exit_status)
+
+
+@app.command()
+def show(
+    run: RunName = "latest", out: Out = DEFAULT_OUT, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Show stored runs: ceilings, then each work with its backends, fastest first."""
+    from membound.bench.runs import rows_of
+
+    rows = rows_of(run, out)
+    if as_json:
+        from membound.results.stats import records, summarize
+
+        _print_json(records(summarize(rows)))
+        return
+    from membound.results.table import run_view
+
+    _console().print(run_view(rows))
+
+
+@app.command()
+def compare(
+    a: RunName,
+    b: Annotated[str | None, typer.Argument(metavar="RUN", help="The other run; or use --backends.")] = None,
+    backends: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--backends", "-b", metavar="A B", help="Two backends of one run."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
+    out: Out = DEFAULT_OUT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
+    from membound.bench import api
+    from membound.results.stats import records
+    from membound.results.table import compare_view
+
+    lines = records(api.compare(a, b, backends, force, out))
+    if as_json:
+        _print_json(lines)
+    else:
+        _console().print(compare_view(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit. `argv` is without the program's name; default: the process's own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_status(arguments, debug="--debug" in arguments))
+
+
+def _status(arguments: list[str], debug: bool) -> int:
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="membound", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        print("membound: interrupted", file=sys.stderr)
+        return 130
+    except UsageError as error:
+        return _refuse(error.format_message(), debug)
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _user_errors() as error:
+        return _refuse(str(error), debug)
+
+
+USER_ERRORS = (
+    ("membound.backends.api", "MemboundError"),
+    ("membound.kernels.work", "SpecError"),
+    ("membound.results.compare", "CompareError"),
+    ("membound.results.row", "RowError"),
+    ("membound.results.store", "StoreError"),
+)
+"""Errors that a user can do something about."""
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The classes of USER_ERRORS; a module that was not imported cannot have raised its own."""
+    return tuple(getattr(sys.modules[module], name) for module, name in USER_ERRORS if module in sys.modules)
+
+
+def _refuse(message: str, debug: bool) -> int:
+    """One line on standard error; with --debug the traceback before it."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"membound: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,445 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows, write
+
+import membound
+from membound.backends import registry
+from membound.bench import api, cli, listing, setup
+from membound.bench.probe import Found
+
+HERE, ELSEWHERE = registry.names()[:2]
+SPEC = "linear:n=64,k=64,m=1,weight=f32,act=float"
+HEAVY = ("llvmlite", "numba", "onnx", "onnxruntime", "pandas", "scipy", "torch")
+REQUIRED = {
+    *("backend", "device", "work", "status", "validity", "time_s", "time_ci_s", "bytes", "flops"),
+    *("read_ceiling_bytes_per_s", "achieved_bytes_per_s", "mbu", "mfu", "roofline", "verdict", "error"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture
+def membound_(capsys):
+    """Run the command; returns (status, stdout, stderr)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(membound_):
+    """Run the command, which must refuse in one line; returns that line."""
+
+    def call(*arguments):
+        status, out, err = membound_(*arguments)
+        assert (status, out) == (2, "")
+        assert err.startswith("membound: ")
+        assert err.count("\n") == 1
+        return err
+
+    return call
+
+
+def found(name, **values):
+    entry = registry.entry_for(name)
+    return Found(name, entry, **({"available": True, "name": "Test CPU"} | values))
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """What probing finds; tests may change the list."""
+    here = [found(f"{HERE}:cpu"), found(f"{HERE}:cpu+x")]
+    here.append(found(ELSEWHERE, available=False, reason="not installed", remedy="pip install it"))
+
+    def probe(entries, threads, pythons=None):
+        return [device for device in here if device.entry in entries]
+
+    monkeypatch.setattr(setup, "probe", probe)
+    monkeypatch.setattr(listing, "probe", probe)
+    return here
+
+
+@pytest.fixture
+def fake_execute(monkeypatch):
+    """Stand in for the measuring: a row a case with the status that `statuses` names for its backend."""
+    statuses, plans = {}, []
+
+    def execute(plan, writer, progress):
+        plans.append(plan)
+        run_id = writer.path.name.removesuffix(".jsonl")
+        rows = [ceiling("read", 11e9, "bytes/s", run_id=run_id, threads=plan.threads)]
+        progress.start(plan.total_cells)
+        for cell in plan.cells:
+            for work in cell.works:
+                progress.cell(cell.backend, work, cell.replicate, "compiling stream")
+                status = statuses.get(cell.backend, "ok")
+                if status == "interrupt":
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                    except KeyboardInterrupt:
+                        progress.note("interrupted")
+                        for row in rows:
+                            writer.append(row)
+                        writer.finish()
+                        return rows
+                make = case if status == "ok" else failed
+                extra = {} if status == "ok" else {"status": status, "reason": "because"}
+                rows.append(
+                    make(backend=cell.backend, work=work, run_id=run_id, threads=plan.threads, **extra)
+                )
+                progress.done(rows[-1])
+        for row in rows:
+            writer.append(row)
+        writer.finish()
+        return rows
+
+    monkeypatch.setattr(api, "execute", execute)
+    execute.statuses, execute.plans = statuses, plans
+    return execute
+
+
+# --help, --version, imports
+
+
+def test_version(membound_):
+    assert membound_("--version") == (0, f"membound {membound.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "list", "run", "show", "compare"])
+def test_help_names_every_option(membound_, command):
+    status, out, _ = membound_(*filter(None, [command]), "--help")
+    assert status == 0
+    assert "Usage: membound" in out
+    if command:
+        assert "--json" in out
+        assert "--out" in out
+
+
+def test_help_and_import_load_nothing_heavy():
+    code = f"""
+import sys, membound
+dir(membound), membound.__version__
+from membound.bench import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0, end.code
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    for arguments in (["--help"], ["run", "--help"], ["--version"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, timeout=60)
+
+
+def test_list_loads_no_runtime_and_no_pandas(tmp_path):
+    code = f"""
+import sys
+from membound.bench import cli, listing
+listing.probe = lambda *a: []
+try:
+    cli.main(["list"])
+except SystemExit as end:
+    assert end.code == 0, end.code
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, cwd=tmp_path)
+
+
+def test_no_arguments_show_the_help(membound_):
+    status, out, err = membound_()
+    assert status in (0, 2)
+    assert "Usage: membound" in out + err
+
+
+# show
+
+
+def test_show_by_file_folder_prefix_and_latest(membound_, folder):
+    path = write(folder / "results/runs/20260101T0000-cpu-aaaa.jsonl", run_rows("run-a"))
+    newer = write(folder / "results/runs/20260102T0000-cpu-bbbb.jsonl", run_rows("run-b"))
+    os.utime(path, (1, 1))
+    for name, run in ((path, "run-a"), ("20260101", "run-a"), ("latest", "run-b"), (newer, "run-b")):
+        status, out, err = membound_("show", name)
+        assert (status, err) == (0, "")
+        assert f"run {run}, Test CPU, 2 threads" in out
+        assert "10.15 ms" in out
+    both = membound_("show", "results/runs")[1]
+    assert "run run-a" in both
+    assert "run run-b" in both
+    assert membound_("show")[1] == membound_("show", "latest")[1]
+
+
+def test_show_json_is_a_list_of_objects_with_null_for_what_is_missing(membound_, folder):
+    write(folder / "results/runs/a.jsonl", run_rows())
+    status, out, err = membound_("show", "latest", "--json")
+    assert (status, err) == (0, "")
+    lines = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert len(lines) == 3
+    assert all(REQUIRED <= set(line) for line in lines)
+    first, last = lines[0], lines[-1]
+    assert (first["backend"], first["work"], first["verdict"]) == ("alpha:cpu", LINEAR, "memory")
+    assert first["mbu"] == pytest.approx(100e6 / 0.01015 / 11e9, rel=0.01)
+    assert len(first["time_ci_s"]) == 2
+    assert (last["status"], last["time_s"], last["mbu"], last["verdict"]) == ("unsupported", None, None, None)
+
+
+def test_a_torn_last_line_is_left_out(membound_, folder):
+    path = write(folder / "a.jsonl", run_rows())
+    path.write_text(path.read_text()[:-30])
+    assert membound_("show", path)[0] == 0
+
+
+def test_show_refuses_what_cannot_be_read(refused, folder):
+    good = case().to_json()
+    corrupt = folder / "corrupt.jsonl"
+    corrupt.write_text(f"{good}\nnot json\n{good}\n")
+    assert "corrupt.jsonl, line 2: not JSON" in refused("show", corrupt)
+    newer = folder / "newer.jsonl"
+    newer.write_text(good.replace('"schema_version":1', '"schema_version":999') + "\n")
+    assert "written by a newer membound (schema 999" in refused("show", newer)
+    empty = folder / "empty.jsonl"
+    empty.write_text("")
+    assert "holds no rows" in refused("show", empty)
+    assert corrupt.read_text() == f"{good}\nnot json\n{good}\n"
+
+
+def test_an_unknown_or_ambiguous_run_is_refused_with_what_is_there(refused, folder):
+    assert "no run 'latest': there are no runs in results/runs yet" in refused("show")
+    write(folder / "results/runs/2026a.jsonl", run_rows())
+    write(folder / "results/runs/2026b.jsonl", run_rows())
+    assert "no run 'nope' in results/runs; the latest there: 2026a, 2026b" in refused("show", "nope")
+    assert "'2026' is the start of 2 runs" in refused("show", "2026")
+
+
+# compare
+
+
+def test_compare_two_runs(membound_, folder):
+    write(folder / "results/runs/a.jsonl", run_rows("run-a"))
+    write(folder / "results/runs/b.jsonl", run_rows("run-b", scale=2.0))
+    status, out, _ = membound_("compare", "a", "b")
+    assert status == 0
+    assert "A: run run-a" in out
+    assert "A faster" in out
+    lines = json.loads(membound_("compare", "a", "b", "--json")[1])
+    assert lines[0]["time_ratio"] == pytest.approx(2.0)
+    assert lines[0]["differs"] is True
+    assert lines[-1]["time_ratio"] is None
+
+
+def test_compare_two_backends_of_a_run(membound_, folder):
+    path = write(folder / "a.jsonl", run_rows())
+    status, out, _ = membound_("compare", path, "--backends", "alpha:cpu", "beta:cpu+x", "--json")
+    assert status == 0
+    (line,) = json.loads(out)
+    assert line["time_ratio"] == pytest.approx(2.04, rel=0.01)
+
+
+def test_compare_refuses(refused, membound_, folder):
+    a = write(folder / "a.jsonl", run_rows("run-a"))
+    other = [replace(r, machine=MACHINE | {"cpu": "Other"}) for r in run_rows("run-b")]
+    b = write(folder / "b.jsonl", other)
+    assert "different machines (cpu: 'Test CPU' against 'Other')" in refused("compare", a, b)
+    assert membound_("compare", a, b, "--force")[0] == 0
+    assert "name two runs, or one run and two backends" in refused("compare", a)
+    assert "name two runs, or one run and two backends" in refused("compare", a, b, "--backends", "x", "y")
+    assert "has no backend 'x'" in refused("compare", a, "--backends", "x", "alpha:cpu")
+    assert "no run 'c'" in refused("compare", a, "c")
+    write(folder / "both.jsonl", run_rows("run-a") + run_rows("run-b"))
+    assert "holds 2 runs" in refused("compare", "both.jsonl", a)
+
+
+# list
+
+
+def test_list_shows_backends_models_and_ceilings(membound_, devices, folder):
+    status, out, _ = membound_("list")
+    assert status == 0
+    assert f"{HERE}:cpu+x" in out
+    assert "not installed; pip install it" in out
+    assert "llama-3.2-1b" in out
+    assert "none known yet" in out
+    write(folder / "results/runs/a.jsonl", run_rows())
+    assert "11.0 GB/s" in membound_("list")[1]
+
+
+def test_list_json(membound_, devices, folder):
+    write(folder / "results/runs/a.jsonl", run_rows())
+    listed = json.loads(membound_("list", "--json")[1])
+    assert [b["available"] for b in listed["backends"]] == [True, True, False]
+    assert listed["backends"][2]["remedy"] == "pip install it"
+    assert {"tiny", "llama-3-8b"} <= {m["name"] for m in listed["models"]}
+    assert {"name": "read", "backend": "alpha:cpu", "value": 11e9, "unit": "bytes/s"}.items() <= listed[
+        "ceilings"
+    ][0].items()
+
+
+# run
+
+
+def test_run_tells_what_it_picked_then_the_table_then_the_file(membound_, devices, fake_execute, folder):
+    status, out, err = membound_("run", SPEC, "--threads", 1)
+    assert status == 0
+    (path,) = (folder / "results/runs").glob("*.jsonl")
+    order = [
+        f"backends: {HERE}:cpu, {HERE}:cpu+x",
+        f"not here: {ELSEWHERE} (not installed; pip install it)",
+        SPEC,
+        "1 threads, 3 processes a case",
+        "10 ms",
+        f"rows: results/runs/{path.name}",
+    ]
+    assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
+    assert "compiling kernels" in err
+    assert len(fake_execute.plans[0].cells) == 6
+
+
+def test_run_json_prints_nothing_else_on_stdout(membound_, devices, fake_execute):
+    status, out, err = membound_("run", SPEC, "--quick", "--json")
+    assert status == 0
+    lines = json.loads(out)
+    assert [line["work"] for line in lines] == [SPEC, SPEC]
+    assert all(REQUIRED <= set(line) for line in lines)
+    assert "rows: " in err
+    assert f"backends: {HERE}:cpu" in err
+
+
+def test_run_passes_its_options_on(membound_, devices, fake_execute, folder):
+    more = ["--replicates", 2, "--seed", 7, "--out", "elsewhere", "--no-ceilings", "--rigor", "normal"]
+    status, *_ = membound_("run", f"{SPEC},attention:context=64", "-b", f"{HERE}:cpu", *more)
+    assert status == 0
+    (plan,) = fake_execute.plans
+    assert (plan.replicates, plan.seed, plan.ceilings, plan.out) == (2, 7, False, Path("elsewhere"))
+    assert {cell.backend for cell in plan.cells} == {f"{HERE}:cpu"}
+    assert {w.partition(":")[0] for w in plan.cells[0].works} == {"linear", "attention"}
+    assert len(list((folder / "elsewhere").glob("*.jsonl"))) == 1
+
+
+def test_a_bare_backend_means_all_its_devices(membound_, devices, fake_execute):
+    membound_("run", SPEC, "--backends", HERE, "--quick")
+    assert {cell.backend for cell in fake_execute.plans[0].cells} == {f"{HERE}:cpu", f"{HERE}:cpu+x"}
+
+
+@pytest.mark.parametrize("bad", ["wrong", "crashed", "timeout", "oom", "error"])
+def test_a_failed_case_is_exit_status_one(membound_, devices, fake_execute, bad):
+    fake_execute.statuses[f"{HERE}:cpu+x"] = bad
+    status, out, err = membound_("run", SPEC, "--quick")
+    assert status == 1
+    assert f"{HERE}:cpu+x {bad}" in out
+    assert f"{HERE}:cpu+x linear" in err
+    assert "rows: " in out
+
+
+@pytest.mark.parametrize(("other", "expected"), [("ok", 0), ("unsupported", 1)])
+def test_unsupported_is_no_failure_unless_nothing_was_measured(
+    membound_, devices, fake_execute, other, expected
+):
+    fake_execute.statuses |= {f"{HERE}:cpu+x": "unsupported", f"{HERE}:cpu": other}
+    assert membound_("run", SPEC, "--quick")[0] == expected
+
+
+def test_ctrl_c_keeps_what_is_done(membound_, devices, fake_execute, folder):
+    fake_execute.statuses[f"{HERE}:cpu+x"] = "interrupt"
+    status, out, _ = membound_("run", SPEC, "--replicates", 3)
+    assert status == 130
+    (path,) = (folder / "results/runs").glob("*.jsonl")
+    assert f"rows: results/runs/{path.name}" in out
+    assert membound_("show", "latest")[0] in (0, 2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_the_first_row(membound_, devices, monkeypatch):
+    def probe(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup, "probe", probe)
+    assert membound_("run", SPEC)[:2] == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "unknown work 'nonsense'; allowed: linear"),
+        (["linear:n=8,k=32,wieght=f32"], "unknown key 'wieght' (did you mean weight?)"),
+        (["linear:n=8,k=32,weight=f8"], "weight='f8' is unknown; allowed: f32"),
+        (["linear:n=-8,k=32"], "n=-8 must be a whole number from 1"),
+        (["linear:n=8,k=99999999999999"], "k=99999999999999 must be a whole number"),
+        (["linear:n=8GB,k=32"], "n='8GB' is not a whole number (no units"),
+        (["linear:n=8"], "k missing"),
+        (["linear:n=2000000000,k=2000000000"], "does not fit memory: it needs"),
+        (["step:model=llama-9"], "unknown model 'llama-9'; known: tiny"),
+        (["step:model=tiny,layers=99"], "layers=99 must be from 1 to 2"),
+        ([SPEC, "--backends", "nothere"], "unknown backend 'nothere'"),
+        ([SPEC, "--backends", f"{HERE}:cpu,nothere:cpu"], "unknown backend 'nothere'"),
+        ([SPEC, "--backends", ELSEWHERE], f"{ELSEWHERE} is not available: not installed; pip install it"),
+        (
+            [SPEC, "--backends", f"{ELSEWHERE}:cpu"],
+            f"{ELSEWHERE}:cpu is not available: not installed; pip install it",
+        ),
+        (["--threads", "0"], "threads=0 must be from 1 to"),
+        (["--threads", "100000"], "threads=100000 must be from 1 to"),
+        (["--threads", "two"], "Invalid value for '--threads'"),
+        (["--replicates", "0"], "Invalid value for '--replicates'"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--rigor", "higher"], "rigor='higher' is unknown; allowed: normal, high"),
+        (["--python", "nothing"], "--python 'nothing' is not BACKEND=PATH"),
+        (["--python", f"{HERE}=/nowhere/python"], "/nowhere/python is not an interpreter that can be run"),
+        (["--python", "nothere=/bin/sh"], "unknown backend 'nothere'"),
+        (["--out", "file/below"], "results folder file/below cannot be made"),
+        (["--out", "file"], "results folder file cannot be made"),
+        (["--frobnicate"], "No such option: --frobnicate"),
+    ],
+)
+def test_bad_input_is_one_line(refused, devices, fake_execute, folder, arguments, message):
+    (folder / "file").write_text("in the way")
+    assert message in refused("run", *arguments)
+    assert not fake_execute.plans
+    assert (folder / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(refused, devices, fake_execute, folder):
+    (folder / "locked").mkdir(mode=0o500)
+    assert "is not writable" in refused("run", SPEC, "--out", "locked")
+
+
+def test_a_folder_that_refuses_writing_is_told_before_anything_starts(
+    refused, devices, fake_execute, folder, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "is not writable; name another with --out" in refused("run", SPEC, "--out", "locked")
+
+
+def test_an_unknown_command_is_refused(refused):
+    assert "No such command 'frob'" in refused("frob")
+
+
+def test_debug_shows_the_traceback_before_the_line(membound_):
+    for arguments in (["show", "nope", "--debug"], ["--debug", "show", "nope"]):
+        status, out, err = membound_(*arguments)
+        assert (status, out) == (2, "")
+        assert "Traceback (most recent call last)" in err
+        assert err.splitlines()[-1].startswith("membound: no run 'nope'")
+
+
+def test_nothing_here_at_all_is_refused(refused, devices):
+    devices[:] = [replace(d, available=False, reason="gone") for d in devices]
+    assert "no backend to measure" in refused("run", SPEC)
