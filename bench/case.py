@@ -1,0 +1,196 @@
+"""One case in a worker: prepare a work on a backend, check it, time it, check it again; the outcome is a row.
+
+>>> row = run_case(Case("torch:cpu", "linear:n=4096,k=4096", seed=1, threads=2, ...), tell)
+
+A failure of any kind is a row with its status and reason. Output is held against the float64 reference
+before anything is timed, and again on the input set that was timed last.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.backends import registry
+from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
+from membound.bench.machine import last_level_cache_bytes, package_versions
+from membound.bench.telemetry import delta, snapshot
+from membound.bench.timing import Budget, Samples, launch_once, measure
+from membound.bench.validity import grade
+from membound.kernels import reference
+from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
+from membound.kernels.work import Work, parse
+from membound.results.row import Row
+
+Tell = Callable[[str], None]
+"""Called with the phase that begins: preparing, checking, timing."""
+
+HARNESS_PACKAGES = ("membound", "numpy", "numba", "llvmlite")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a worker is asked to measure. `memory_bytes` is what all input sets together may take."""
+
+    backend: str
+    work: str
+    seed: int
+    threads: int
+    replicate: int
+    budget: Budget
+    memory_bytes: int
+    reference_dir: Path
+
+
+class WrongAnswerError(Exception):
+    """An output misses the reference. Carries the error (None: not finite or of another shape)."""
+
+    def __init__(self, reason: str, error: float | None) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+def run_case(case: Case, tell: Tell) -> Row:
+    """Measure one case; whatever the backend does, short of killing the process, becomes a row."""
+    row = _blank(case)
+    try:
+        _measure(case, row, tell)
+    except BackendUnavailable as error:
+        row.status, row.reason = "unavailable", f"{error.reason}; {error.remedy}".removesuffix("; ")
+    except Unsupported as error:
+        row.status, row.reason = "unsupported", str(error)
+    except WrongAnswerError as error:
+        row.status, row.reason, row.error = "wrong", str(error), error.error
+    except MemoryError as error:
+        row.status, row.reason = "oom", _one_line(error)
+    except Exception as error:  # the outermost boundary around runtimes that raise classes of their own
+        row.status, row.reason = "error", _one_line(error)
+    gc.collect()
+    return row
+
+
+def _blank(case: Case) -> Row:
+    work = parse(case.work)
+    traffic = work.traffic
+    return Row(
+        run_id="",
+        kind="case",
+        backend=case.backend,
+        work=work.spec,
+        status="ok",
+        replicate=case.replicate,
+        seed=case.seed,
+        threads=case.threads,
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        bytes=traffic.total_bytes,
+        flops=work.flops,
+        traffic=asdict(traffic),
+        versions=package_versions(HARNESS_PACKAGES),
+        tolerance=reference.tolerance(work),
+    )
+
+
+def _measure(case: Case, row: Row, tell: Tell) -> None:
+    backend = registry.create(case.backend)
+    try:
+        _describe(row, backend.open(registry.device_of(case.backend), case.threads))
+        work = parse(case.work)
+        reason = backend.supports(work)
+        if reason is not None:
+            raise Unsupported(reason)
+        _prepare(case, row, backend, work, tell)
+    finally:
+        backend.close()
+
+
+def _describe(row: Row, device: Device) -> None:
+    row.device = device.name
+    row.versions = row.versions | device.versions
+
+
+def _prepare(case: Case, row: Row, backend: Backend, work: Work, tell: Tell) -> None:
+    """The protocol from preparation to the last check. Fills the row."""
+    tell("preparing")
+    row.slots = slots_to_defeat(work, last_level_cache_bytes(), case.memory_bytes)
+    row.working_set_bytes = row.slots * work.footprint_bytes
+    inputs = make_inputs(work, case.seed, row.slots)
+    start = time.perf_counter()
+    backend.prepare(work, inputs)
+    row.prepare_s = time.perf_counter() - start
+    row.stored_bytes = backend.stored_bytes()
+    tell("checking")
+    first_s = launch_once(backend, 0)
+    row.error = _check(case, row, backend, inputs, 0)
+    tell("timing")
+    before = snapshot()
+    samples = measure(backend, row.slots, case.budget, first_s)
+    row.telemetry = delta(before, snapshot())
+    row.grade, row.grade_reasons = grade(row.telemetry, case.threads)
+    _keep(row, samples)
+    tell("checking")
+    row.error = max(row.error, _check(case, row, backend, inputs, samples.last_slot))
+
+
+def _keep(row: Row, samples: Samples) -> None:
+    row.launches, row.first_s, row.warmup_s = samples.launches, samples.first_s, samples.warmup_s
+    row.samples_s, row.hot_samples_s = samples.samples_s, samples.hot_samples_s
+
+
+def _check(case: Case, row: Row, backend: Backend, inputs: Inputs, slot: int) -> float:
+    """The output's error against the reference. Raises WrongAnswerError beyond the tolerance."""
+    output = backend.output()
+    expected = cached_reference(inputs, slot, case.reference_dir)
+    if output.shape != expected.shape:
+        raise WrongAnswerError(f"output has shape {output.shape}, the reference {expected.shape}", None)
+    error = reference.relative_error(output, expected)
+    assert row.tolerance is not None
+    if not isfinite(error):
+        raise WrongAnswerError(f"output on input set {slot} holds values that are not finite", None)
+    if error > row.tolerance:
+        raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {row.tolerance:.2g}", error)
+    return error
+
+
+def cached_reference(inputs: Inputs, slot: int, folder: Path) -> npt.NDArray[np.float64]:
+    """The float64 reference of an input set, from `folder` if a worker computed it before.
+
+    Written to a file of its own and renamed, so that another worker sees all of it or nothing.
+    """
+    path = folder / f"{_reference_key(inputs, slot)}.npy"
+    with suppress(FileNotFoundError, ValueError, EOFError):  # the latter two: torn by a power failure
+        known: npt.NDArray[np.float64] = np.load(path, allow_pickle=False)
+        return known
+    expected = reference.compute(inputs, slot)
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f"{path.name}.{os.getpid()}.tmp"
+    with scratch.open("wb") as file:
+        np.save(file, expected, allow_pickle=False)
+    scratch.rename(path)
+    return expected
+
+
+def _reference_key(inputs: Inputs, slot: int) -> str:
+    """A hash of work, seed and input set, and of the files' sizes and times where a folder is the model."""
+    digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
+    folder = getattr(getattr(inputs.work, "shape", None), "folder", "")
+    for path in sorted(Path(folder).iterdir()) if folder else ():
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _one_line(error: BaseException) -> str:
+    """The class and the first line of an exception: a row's reason."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__

@@ -1,0 +1,192 @@
+"""What this machine is: processor, caches, memory, kernel, and the packages that decide speed.
+
+>>> fingerprint()["cpu"], last_level_cache_bytes()
+('AMD EPYC 9654 96-Core Processor', 402653184)
+
+Everything is read, nothing assumed: what cannot be read is None, but for the last-level cache, which the
+protocol needs; its fingerprint says where the figure comes from.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROC = Path("/proc")
+SYS = Path("/sys")
+
+ASSUMED_CACHE_BYTES = 32 << 20
+"""Used where no cache is described: the last-level cache of a common desktop processor, said in the row."""
+
+ISA_FLAGS = (
+    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+"""Instruction sets that decode kernels are written for, by the names of /proc/cpuinfo."""
+
+
+def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
+    """The machine as stored in every row: all sizes in bytes; None where the system does not say."""
+    info = _cpuinfo(proc)
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    last_level, source = _last_level_cache(sys)
+    cpus = sorted(os.sched_getaffinity(0))
+    return {
+        "cpu": info.get("model name") or info.get("Model") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "isa": [flag for flag in ISA_FLAGS if flag in flags],
+        "cpus": len(cpus),
+        "cores": len(_cores(cpus, sys)),
+        "l1_bytes": _level_bytes(sys, 1),
+        "l2_bytes": _level_bytes(sys, 2),
+        "l3_bytes": _level_bytes(sys, 3),
+        "last_level_cache_bytes": last_level,
+        "last_level_cache_source": source,
+        "numa_nodes": len(list((sys / "devices/system/node").glob("node[0-9]*"))) or None,
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "system": platform.system(),
+        "hypervisor": "hypervisor" in flags if flags else None,
+        "governor": _text(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "huge_pages": _chosen(_text(sys / "kernel/mm/transparent_hugepage/enabled")),
+        "python": platform.python_version(),
+    }
+
+
+def last_level_cache_bytes(sys: Path = SYS) -> int:
+    """Bytes of all last-level caches together: what rotating input sets must defeat."""
+    return _last_level_cache(sys)[0]
+
+
+def available_memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
+    """Bytes this process may still take: the machine's free memory, or less where a cgroup limits it."""
+    limits = [_cgroup_room(folder) for folder in _cgroups(proc, sys)]
+    return min([psutil.virtual_memory().available, *(room for room in limits if room is not None)])
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those of the named distributions that are installed in this interpreter."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def default_threads(proc: Path = PROC, sys: Path = SYS) -> int:
+    """Physical cores this process may use, or fewer where a cgroup's quota allows no more."""
+    cores = len(_cores(sorted(os.sched_getaffinity(0)), sys))
+    quotas = [_cgroup_cpus(folder) for folder in _cgroups(proc, sys)]
+    return max(1, min([cores, *(q for q in quotas if q is not None)]))
+
+
+def pick_cpus(threads: int, sys: Path = SYS) -> list[int]:
+    """The CPUs for a worker of so many threads: one a physical core first, then their siblings."""
+    allowed = sorted(os.sched_getaffinity(0))
+    first = _cores(allowed, sys)
+    return [*first, *(cpu for cpu in allowed if cpu not in first)][:threads]
+
+
+def _cores(cpus: list[int], sys: Path) -> list[int]:
+    """The first CPU of each physical core among `cpus`."""
+    seen: dict[str, int] = {}
+    for cpu in cpus:
+        topology = sys / f"devices/system/cpu/cpu{cpu}/topology"
+        seen.setdefault(_text(topology / "thread_siblings_list") or f"cpu{cpu}", cpu)
+    return list(seen.values())
+
+
+def _cpuinfo(proc: Path) -> dict[str, str]:
+    """The first processor's block of /proc/cpuinfo."""
+    block = (_text(proc / "cpuinfo") or "").split("\n\n")[0]
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _last_level_cache(sys: Path) -> tuple[int, str]:
+    for level in (3, 2):
+        size = _level_bytes(sys, level)
+        if size:
+            return size, f"l{level}"
+    return ASSUMED_CACHE_BYTES, "assumed"
+
+
+def _level_bytes(sys: Path, level: int) -> int | None:
+    """Bytes of all distinct data or unified caches of a level; None if none is described."""
+    instances = {}
+    for folder in (sys / "devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
+        if _text(folder / "level") == str(level) and _text(folder / "type") != "Instruction":
+            shared = _text(folder / "shared_cpu_list") or folder.parent.parent.name
+            instances[shared] = _size(_text(folder / "size"))
+    return sum(instances.values()) or None
+
+
+def _size(text: str | None) -> int:
+    """Bytes of a size as the kernel writes it: 48K, 307200K, 32M."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text or "")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else 0
+
+
+def _cgroups(proc: Path, sys: Path) -> list[Path]:
+    """Folders of this process's cgroup and its parents, in both versions of the hierarchy."""
+    folders = []
+    for line in (_text(proc / "self/cgroup") or "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        names = controllers.split(",")
+        roots = ["", "unified"] if not controllers else [n for n in ("memory", "cpu") if n in names]
+        for root in roots:
+            base = sys / "fs/cgroup" / root
+            inner = base / group.lstrip("/")
+            folders += [p for p in (inner, *inner.parents) if p.is_relative_to(base)]
+    return folders
+
+
+def _cgroup_room(folder: Path) -> int | None:
+    """Bytes left under a cgroup's memory limit; page cache that can be dropped counts as free."""
+    for limit_name, usage_name in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
+        if limit is not None and usage is not None:
+            stat = re.search(r"^(?:total_)?inactive_file (\d+)$", _text(folder / "memory.stat") or "", re.M)
+            return max(0, limit - usage + (int(stat[1]) if stat else 0))
+    return None
+
+
+def _cgroup_cpus(folder: Path) -> int | None:
+    """Whole CPUs that a cgroup's quota pays for, rounded up; None without one."""
+    quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
+    if not quota:
+        quota, period = (_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+    return ceil(int(quota) / int(period)) if quota.isdigit() and period.isdigit() else None
+
+
+def _chosen(text: str | None) -> str | None:
+    """The choice in brackets, as in ``always [madvise] never``."""
+    match = re.search(r"\[(\w+)\]", text or "")
+    return match[1] if match else None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text and text.isdigit() else None
+
+
+def _text(path: Path) -> str | None:
+    """A small file's text; None if it cannot be read, as is common in guests and containers."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,81 @@
+"""Was a replicate disturbed? Grades from telemetry, every threshold in this one place.
+
+>>> grade(delta(before, after), threads=2)
+('contended', ['CPU pressure 7.1 % > 5 %'])
+
+clean      every counter was read and none is over its threshold
+contended  others used the machine; the time may be long, never short
+invalid    the time says more about the disturbance than about the work; kept, flagged, measured again
+unknown    a counter that the grade rests on cannot be read, and no other one is over
+
+The first set of thresholds is what a quiet machine keeps; measured on a shared 2-core machine, nearly
+all samples break it, which is why that alone does not make a replicate invalid. The second set is five
+times as wide. The clock is judged only where the system tells it; most guests do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CPU_PRESSURE = 0.05
+"""Share of the time in which some task on the machine waited for a CPU."""
+STEAL = 0.01
+"""Share of all CPU time that the hypervisor gave to others."""
+RUN_QUEUE_WAIT = 0.05
+"""Share of its threads' time that this process was ready and did not run."""
+IDLE_SHARE = 0.05
+"""1 - CPU time / wall time of a single thread, which never waits by itself."""
+MEMORY_PRESSURE = 0.01
+"""Share of the time in which some task waited for memory: reclaim or swap."""
+INVALID_FACTOR = 5
+"""A counter at so many times its threshold makes a replicate invalid."""
+CLOCK_RATIO = 0.75
+"""Below this share of its base frequency a processor is throttled."""
+
+
+def grade(telemetry: Mapping[str, float | None], threads: int) -> tuple[str, list[str]]:
+    """Judge what `telemetry.delta` gave: (grade, reasons), the reasons empty when clean."""
+    invalid, contended = _disturbances(telemetry, threads)
+    unknown = [f"{name} cannot be read" for name, value, _ in _shares(telemetry, threads) if value is None]
+    if telemetry.get("major_faults") is None:
+        unknown.append("page faults cannot be read")
+    if invalid:
+        return "invalid", invalid + contended
+    if contended:
+        return "contended", contended
+    return ("unknown", unknown) if unknown else ("clean", [])
+
+
+def _disturbances(telemetry: Mapping[str, float | None], threads: int) -> tuple[list[str], list[str]]:
+    """What is over its threshold: (grossly, somewhat)."""
+    invalid: list[str] = []
+    contended: list[str] = []
+    for name, value, threshold in _shares(telemetry, threads):
+        if value is not None and value > threshold:
+            grossly = value > INVALID_FACTOR * threshold
+            limit = INVALID_FACTOR * threshold if grossly else threshold
+            (invalid if grossly else contended).append(f"{name} {value:.1%} > {limit:.0%}")
+    faults = telemetry.get("major_faults")
+    if faults:
+        invalid.append(f"{faults:.0f} page faults that went to disk")
+    clock = telemetry.get("frequency_ratio")
+    if clock is not None and clock < CLOCK_RATIO:
+        invalid.append(f"clock at {clock:.0%} of its base < {CLOCK_RATIO:.0%}")
+    return invalid, contended
+
+
+def _shares(telemetry: Mapping[str, float | None], threads: int) -> list[tuple[str, float | None, float]]:
+    """(name, share, threshold) of every counter that is a share of time."""
+    wall_s, cpu_s = telemetry.get("wall_s"), telemetry.get("cpu_s")
+    wait_s = telemetry.get("run_queue_wait_s")
+    waited = None if wait_s is None or not wall_s else wait_s / (wall_s * threads)
+    shares = [
+        ("CPU pressure", telemetry.get("psi_cpu_some_fraction"), CPU_PRESSURE),
+        ("memory pressure", telemetry.get("psi_memory_some_fraction"), MEMORY_PRESSURE),
+        ("stolen time", telemetry.get("steal_fraction"), STEAL),
+        ("run-queue wait", waited, RUN_QUEUE_WAIT),
+    ]
+    if threads == 1:
+        idle = None if cpu_s is None or not wall_s else 1 - cpu_s / wall_s
+        shares.append(("idle time", idle, IDLE_SHARE))
+    return shares

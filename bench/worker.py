@@ -1,0 +1,141 @@
+"""The worker process: reads one job from standard input, tells its progress in JSON lines, and ends.
+
+    echo '{"job": "probe", "entry": "torch", "threads": 2}' | python -m membound.bench.worker
+
+Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``.
+Events, one JSON object a line: ``hello``, ``device``, ``phase``, ``result``, ``ceilings``, ``failed``,
+``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
+error, so that nothing a runtime prints can break the protocol.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from membound.backends import registry
+from membound.backends.api import Backend, BackendUnavailable, MemboundError
+from membound.bench.machine import pick_cpus
+from membound.bench.telemetry import delta, snapshot
+from membound.bench.timing import Budget
+
+Send = Callable[..., None]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> int:
+    """Do the job on standard input; the exit status is 0 if it was understood."""
+    events = _private_stdout()
+
+    def send(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}, allow_nan=False) + "\n")
+        events.flush()
+
+    _die_with_parent()
+    send("hello", python=sys.version.split()[0])
+    job = json.loads(sys.stdin.readline())
+    os.sched_setaffinity(0, pick_cpus(job["threads"]))
+    {"probe": _probe, "measure": _measure, "ceilings": _ceilings}[job["job"]](job, send)
+    send("end")
+    return 0
+
+
+def _private_stdout() -> TextIO:
+    """The real standard output under a new descriptor; descriptor 1 becomes standard error."""
+    sys.stdout.flush()
+    private = os.dup(1)  # not inherited by processes that a runtime starts
+    os.dup2(2, 1)
+    return os.fdopen(private, "w", encoding="utf-8")
+
+
+def _die_with_parent() -> None:
+    """End with the harness even if it is killed: a worker left behind would disturb the next run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _probe(job: dict[str, Any], send: Send) -> None:
+    """Try every device of an entry point."""
+    entry = job["entry"]
+    prefix = entry.partition(".")[0]
+    try:
+        cls = registry.load(entry)
+        devices = list(cls.devices())
+    except BackendUnavailable as error:
+        send("device", id=prefix, entry=entry, available=False, reason=error.reason, remedy=error.remedy)
+        return
+    for device in devices:
+        found = _try_device(cls, device, job["threads"])
+        send("device", **{"id": f"{prefix}:{device}", "entry": entry, **found})
+
+
+def _try_device(cls: type[Backend], device: str, threads: int) -> dict[str, Any]:
+    backend = cls()
+    try:
+        opened = backend.open(device, threads)
+        backend.close()
+    except BackendUnavailable as error:
+        return {"available": False, "reason": error.reason, "remedy": error.remedy}
+    except MemboundError as error:
+        return {"available": False, "reason": str(error), "remedy": ""}
+    except Exception as error:  # the outermost boundary around a runtime's start-up
+        return {"available": False, "reason": f"{type(error).__name__}: {error}", "remedy": ""}
+    return {"available": True, "reason": "", "remedy": "", **_fields_but_id(asdict(opened))}
+
+
+def _fields_but_id(device: dict[str, Any]) -> dict[str, Any]:
+    """A backend is known by the name it was asked for, whatever its `Device.id` says."""
+    return {key: value for key, value in device.items() if key != "id"}
+
+
+def _measure(job: dict[str, Any], send: Send) -> None:
+    """Measure the job's works one after the other."""
+    from membound.bench.case import Case, run_case
+    from membound.kernels.cpu.compile import watch_compilation
+
+    for work in job["works"]:
+        case = Case(
+            backend=job["backend"],
+            work=work,
+            seed=job["seed"],
+            threads=job["threads"],
+            replicate=job["replicate"],
+            budget=Budget(**job["budget"]),
+            memory_bytes=job["memory_bytes"],
+            reference_dir=Path(job["reference_dir"]),
+        )
+
+        def tell(phase: str, work: str = work) -> None:
+            send("phase", work=work, phase=phase)
+
+        tell("opening")
+        with watch_compilation(lambda name, tell=tell: tell(f"compiling {name}")):  # type: ignore[misc]
+            row = run_case(case, tell)
+        send("result", work=work, row=asdict(row))
+
+
+def _ceilings(job: dict[str, Any], send: Send) -> None:
+    """Measure the limits of the machine."""
+    from membound.bench.ceilings import measure_ceilings
+    from membound.kernels.cpu.compile import watch_compilation
+
+    def tell(phase: str) -> None:
+        send("phase", work="ceilings", phase=phase)
+
+    tell("preparing")
+    before = snapshot()
+    with watch_compilation(lambda name: tell(f"compiling {name}")):
+        ceilings = measure_ceilings(job["threads"], job["quick"], tell)
+    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=delta(before, snapshot()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

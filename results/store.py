@@ -1,0 +1,171 @@
+"""Row files: one JSON object a line, one file a run; nothing measured is lost, nothing is read in doubt.
+
+>>> with RunWriter(new_run_path(Path("results/runs"), new_run_id("AMD EPYC 9654"))) as writer:
+...     writer.append(row)                  # on disk, in <path>.partial, when the call returns
+>>> rows = load_rows("results/runs")        # files, folders, and runs that were cut short
+
+A run grows in ``<run>.jsonl.partial`` and takes its final name when it is finished. A line that was
+torn by a kill or a full disk can only be the last one; it is dropped on load. Anything else that cannot
+be read is an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from membound.results.row import Row, RowError
+
+SUFFIX = ".jsonl"
+PARTIAL = ".partial"
+
+
+class StoreError(OSError):
+    """A row file or its folder cannot be read or written. One line that names it and the cause."""
+
+
+def new_run_id(cpu: str, now: datetime | None = None) -> str:
+    """A run's name: UTC time, the processor, four random hex digits, as ``20261121T221501-epyc-9654-1f3a``."""
+    words = re.sub(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core)\b|@.*", " ", cpu.lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:32].strip("-") or "unknown"
+    time = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
+    return f"{time}-{slug}-{secrets.token_hex(2)}"
+
+
+def new_run_path(out: Path, run_id: str) -> Path:
+    """The file of a new run in folder `out`, which is made. Raises StoreError if it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"results folder {out} cannot be made: {error.strerror}") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise StoreError(f"results folder {out} is not writable; name another with --out")
+    return out / f"{run_id}{SUFFIX}"
+
+
+class RunWriter:
+    """Appends rows to ``<path>.partial``, each on disk before `append` returns; `finish` gives the final name.
+
+    A context manager: leaving it normally finishes the run, an exception leaves the partial file, which
+    `load_rows` reads. Raises StoreError where the file system refuses; what was written stays readable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + PARTIAL)
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> RunWriter:
+        if self.path.exists():
+            raise StoreError(f"{self.path} exists already; a run is never overwritten")
+        try:
+            self._file = self.partial.open("xb", buffering=0)
+        except OSError as error:
+            raise StoreError(f"{self.partial} cannot be written: {error.strerror}") from None
+        return self
+
+    def append(self, row: Row) -> None:
+        """Write one row and wait until it is on disk."""
+        if self._file is None:
+            raise StoreError(f"{self.path} is finished or was never opened; no row can be added")
+        end = self._file.tell()
+        line = memoryview((row.to_json() + "\n").encode())
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(end)  # shrinking needs no space, and keeps later rows off a torn line
+            self._file.seek(end)
+            raise StoreError(
+                f"{self.partial} cannot be written: {error.strerror}; the rows before this one are kept"
+            ) from None
+
+    def finish(self) -> Path:
+        """Give the run its final name, atomically. Further calls do nothing."""
+        if self._file is not None:
+            self._close()
+            try:
+                self.partial.rename(self.path)
+                _sync_folder(self.path.parent)
+            except OSError as error:
+                raise StoreError(f"{self.path} cannot be written: {error.strerror}") from None
+        return self.path
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        self._close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
+    """All rows of the named files, and of every run below the named folders, in order of name.
+
+    A torn last line is dropped. Raises RowError with file and line number on any other line that cannot
+    be read and on a newer schema; StoreError where a path does not exist or cannot be read.
+    """
+    given = [paths] if isinstance(paths, Path | str) else paths
+    return [row for path in given for file in _files(Path(path)) for row in _rows(file)]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
+        return sorted(found)
+    if not path.exists():
+        raise StoreError(f"no such run: {path}")
+    return [path]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _row(path, number, line)
+    if last.strip() and _is_whole(last):
+        yield _row(path, len(lines) + 1, last)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without a newline is complete: a cut one cannot end with the brace that closes it."""
+    try:
+        Row.from_json(line.decode())
+    except (RowError, UnicodeDecodeError) as error:
+        return not ("not JSON" in str(error) or isinstance(error, UnicodeDecodeError))
+    return True
+
+
+def _row(path: Path, number: int, line: bytes) -> Row:
+    try:
+        return Row.from_json(line.decode())
+    except (RowError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}, line {number}: {error}") from None

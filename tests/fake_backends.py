@@ -1,0 +1,172 @@
+"""Backends that do right, wrong or harm, registered as a distribution of their own would register them.
+
+>>> install(tmp_path, monkeypatch)          # for this process and for the workers it spawns
+>>> execute(make_plan(["ok:cpu", "segv:cpu"], ["linear:n=8,k=32"], ...), ...)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from membound.backends import registry
+from membound.backends.api import Backend, BackendUnavailable, Device
+from membound.kernels import reference
+from membound.kernels.inputs import Inputs
+from membound.kernels.work import Work
+
+
+class Ok(Backend):
+    """The reference itself, so that it is right by definition; prints to disturb the protocol."""
+
+    def open(self, device: str, threads: int) -> Device:
+        if device not in ("cpu", "cpu+twin"):
+            raise BackendUnavailable(f"no device {device!r}", "pip install another-machine")
+        return Device("whatever", "a fake processor", threads, {"fake": "1.2"})
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        return ["cpu", "cpu+twin", "npu"]
+
+    def supports(self, work: Work) -> str | None:
+        return None if work.kind == "linear" else f"{work.kind} is not faked"
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        print('{"event": "end"}', flush=True)
+        os.write(1, b"a C library's noise\n")
+        self.outputs = [reference.compute(inputs, s).astype(np.float32) for s in range(inputs.slots)]
+
+    def launch(self, slot: int) -> None:
+        self.slot = slot
+
+    def sync(self) -> None:
+        pass
+
+    def output(self) -> npt.NDArray[np.float32]:
+        return self.outputs[self.slot]
+
+
+class Wrong(Ok):
+    """Off by a little more than any rounding."""
+
+    def output(self) -> npt.NDArray[np.float32]:
+        return super().output() * np.float32(1.1)
+
+
+class LaterWrong(Ok):
+    """Right at first, wrong once it is timed, as a race or a reused buffer would be."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        super().prepare(work, inputs)
+        self.launches = 0
+
+    def launch(self, slot: int) -> None:
+        super().launch(slot)
+        self.launches += 1
+        if self.launches == 5:
+            self.outputs = [-y for y in self.outputs]
+
+
+class NotFinite(Ok):
+    """One value of the output is not a number."""
+
+    def output(self) -> npt.NDArray[np.float32]:
+        y = super().output().copy()
+        y.flat[-1] = np.nan
+        return y
+
+
+class Crash(Ok):
+    """Dies of a segmentation fault on m = 13, after a last word."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        if getattr(work, "m", 0) == 13:
+            print("about to touch address zero", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().prepare(work, inputs)
+
+
+class Killed(Ok):
+    """Killed from outside, as by the kernel when memory runs out; a forked child holds the pipe."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        if getattr(work, "m", 0) == 13:
+            if os.fork() == 0:
+                signal.pause()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().prepare(work, inputs)
+
+
+class Exits(Ok):
+    """A library that calls exit in open."""
+
+    def open(self, device: str, threads: int) -> Device:
+        print("licence server not found", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
+class Hang(Ok):
+    """Hangs on m = 13 with a process of its own, whose id goes to $FAKE_CHILD."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        if getattr(work, "m", 0) == 13:
+            pause = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+            child = subprocess.Popen(pause)
+            Path(os.environ["FAKE_CHILD"]).write_text(f"{child.pid} {os.getpid()}")
+            signal.pause()
+        super().prepare(work, inputs)
+
+
+class OutOfMemory(Ok):
+    """Asks for more than any machine has, on m = 13."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        if getattr(work, "m", 0) == 13:
+            self.hoard: Any = np.empty(1 << 60, np.uint8)
+        super().prepare(work, inputs)
+
+
+class Raises(Ok):
+    """Raises a class of its own, with a long message."""
+
+    class RuntimeTroubleError(Exception):
+        pass
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        raise self.RuntimeTroubleError("kernel not registered\nstack:\n  0 libfake.so")
+
+
+CLASSES = {
+    "ok": Ok,
+    "wrong": Wrong,
+    "laterwrong": LaterWrong,
+    "notfinite": NotFinite,
+    "segv": Crash,
+    "killed": Killed,
+    "exits": Exits,
+    "hang": Hang,
+    "oom": OutOfMemory,
+    "raises": Raises,
+}
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a distribution with entry points in `folder` and put it on the path of this process and of workers."""
+    info = folder / "fake_backends-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-backends\nVersion: 0\n")
+    lines = [f"{name} = fake_backends:{cls.__name__}" for name, cls in CLASSES.items()]
+    missing = "missing = no_such_module:Backend"
+    (info / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines, missing]))
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent)]))
+    registry._entry_points.cache_clear()

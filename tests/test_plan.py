@@ -1,0 +1,137 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from membound.backends.registry import UnknownBackend
+from membound.bench import plan as planning
+from membound.bench.plan import Options, PlanError, check_memory, interleave, make_plan, needed_bytes
+from membound.bench.timing import Budget
+from membound.kernels.work import SpecError, parse
+
+GB = 10**9
+SMALL = "linear:n=64,k=96,m=1,weight=f32"
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fake_backends
+
+    fake_backends.install(tmp_path / "site", monkeypatch)
+
+
+pytestmark = pytest.mark.usefixtures("known")
+
+
+def specs(works: list[str]) -> set[str]:
+    return {parse(w).spec for w in works}
+
+
+def test_default_suite_on_an_ordinary_machine() -> None:
+    plan = make_plan(["ok:cpu", "segv:cpu"], [], Options(), 24 * GB)
+    assert len(plan.cells) == 2 * 3
+    assert all(set(cell.works) == specs(list(planning.DEFAULT_WORKS)) for cell in plan.cells)
+    assert (plan.replicates, plan.repeats, plan.notes) == (3, 1, ())
+    assert plan.time_limit_s is not None
+    assert plan.time_limit_s <= 300
+    assert plan.total_cells == 6 * 9
+    assert plan.memory_bytes <= 12 * GB
+
+
+def test_quick_suite_is_one_replicate_of_few_layers() -> None:
+    plan = make_plan(["ok:cpu"], [], Options(quick=True), 24 * GB)
+    assert len(plan.cells) == 1
+    assert any("layers=2" in work for work in plan.cells[0].works)
+    assert plan.budget.timing_s < planning.DEFAULT_BUDGET.timing_s
+
+
+def test_layers_are_cut_to_fit_memory_and_that_is_said() -> None:
+    plan = make_plan(["ok:cpu"], [], Options(), 3 * GB)
+    steps = [w for w in plan.cells[0].works if w.startswith("step")]
+    assert len(steps) == 2
+    assert len(plan.notes) == 2
+    assert all(note.startswith("fewer layers to fit memory (3.0 GB") for note in plan.notes)
+    for spec in steps:
+        work = parse(spec)
+        assert planning.COPIES * needed_bytes(work) <= 3 * GB
+        assert 1 <= work.layers < 16  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_cut_is_left_out_and_that_is_said() -> None:
+    plan = make_plan(["ok:cpu"], [], Options(), GB // 2)
+    assert any(note.startswith("left out for lack of memory") for note in plan.notes)
+    with pytest.raises(PlanError, match=r"no work of the suite fits memory: 0\.0 GB"):
+        make_plan(["ok:cpu"], [], Options(), 1000)
+
+
+def test_a_work_beyond_memory_names_both_figures() -> None:
+    work = parse("step:model=llama-3-70b,weight=f32")
+    with pytest.raises(PlanError) as caught:
+        make_plan(["ok:cpu"], [work], Options(), 24 * GB)
+    message = str(caught.value)
+    assert f"({work.footprint_bytes} bytes)" in message
+    assert f"24.0 GB ({24 * GB} bytes) are available" in message
+    assert "layers=N" in message
+    assert "\n" not in message
+
+
+def test_two_input_sets_of_a_linear_must_fit() -> None:
+    work = parse("linear:n=1000,k=1000,weight=f32")
+    check_memory(work, 2 * work.footprint_bytes)
+    with pytest.raises(PlanError, match=f"needs 0.0 GB .{2 * work.footprint_bytes} bytes"):
+        check_memory(work, 2 * work.footprint_bytes - 1)
+
+
+@pytest.mark.parametrize(
+    ("backends", "works", "options", "error", "message"),
+    [
+        ([], [SMALL], Options(), PlanError, "no backend"),
+        (["okk:cpu"], [SMALL], Options(), UnknownBackend, "did you mean ok"),
+        (["ok:cpu"], ["linear:n=4"], Options(), SpecError, "k missing"),
+        (["ok:cpu"], [SMALL], Options(threads=-1), PlanError, "threads=-1"),
+        (["ok:cpu"], [SMALL], Options(threads=100_000), PlanError, f"to {len(os.sched_getaffinity(0))}"),
+        (["ok:cpu"], [SMALL], Options(replicates=-3), PlanError, "replicates=-3"),
+        (["ok:cpu"], [SMALL], Options(replicates=10**6), PlanError, "from 1 to 1000"),
+        (["ok:cpu"], [SMALL], Options(rigor="extreme"), PlanError, "allowed: normal, high"),
+        (["ok:cpu"], [SMALL], Options(seed=-1), PlanError, "seed=-1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    backends: list[str], works: list[str], options: Options, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        make_plan(backends, works, options, GB)
+    assert "\n" not in str(caught.value)
+
+
+def test_high_rigor_measures_longer_and_more_often() -> None:
+    plan = make_plan(["ok:cpu"], [SMALL], Options(rigor="high", replicates=4), GB)
+    assert (plan.replicates, plan.max_replicates, plan.repeats) == (10, 40, 3)
+    assert plan.budget == planning.HIGH_BUDGET
+    assert plan.time_limit_s is None
+
+
+def test_what_was_asked_for_is_kept() -> None:
+    budget = Budget(0.01, 0.02)
+    options = Options(2, 2, seed=5, budget=budget, pythons={"ok": "/env/python"}, command="membound run")
+    plan = make_plan(["ok:cpu", "ok:cpu", "segv:cpu"], [SMALL, parse(SMALL)], options, GB)
+    assert [len(cell.works) for cell in plan.cells] == [1] * 4, "doubles count once"
+    assert (plan.threads, plan.seed, plan.budget, plan.command) == (2, 5, budget, "membound run")
+    assert (plan.python_for("ok:cpu"), plan.python_for("segv:cpu")) == ("/env/python", None)
+    assert plan.time_limit_s is None, "asked for: measured in full"
+
+
+def test_order_is_shuffled_by_the_seed_within_replicates() -> None:
+    backends, works = [f"b{i}:cpu" for i in range(6)], [f"w{i}" for i in range(5)]
+    cells = interleave(backends, works, range(4), seed=1)
+    assert cells == interleave(backends, works, range(4), seed=1)
+    assert cells != interleave(backends, works, range(4), seed=2)
+    orders = []
+    for replicate in range(4):
+        block = cells[6 * replicate : 6 * replicate + 6]
+        assert {c.replicate for c in block} == {replicate}
+        assert {c.backend for c in block} == set(backends)
+        assert all(sorted(c.works) == works for c in block)
+        orders.append([c.backend for c in block])
+    assert len({tuple(o) for o in orders}) > 1
+    assert len({c.works for c in cells}) > 1
