@@ -1,0 +1,204 @@
+"""The ways in which ceilings are reached: access patterns and register kernels, each checked against NumPy.
+
+>>> patterns = read_patterns(values, threads=2, streams=(4, 8))
+>>> patterns[0].check()                     # raises CeilingError if the kernel gives a wrong result
+>>> patterns[0].call(7); patterns[0].amount, patterns[0].config["variant"]
+(39321600, '4 streams')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from math import ceil
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from membound.backends.api import MemboundError
+from membound.bench.turns import Turn, usable
+from membound.kernels.cpu import stream
+from membound.kernels.cpu.simd import LANES
+
+WINDOWS = 32
+"""A rotation's windows: each is short, so that some are undisturbed on a machine that others use too."""
+FMA_ITERATIONS = 400_000
+DOT_REPEATS = 10_000
+
+
+class CeilingError(MemboundError):
+    """A ceiling cannot be measured: no memory, or a kernel whose result is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One way to reach a ceiling: `call(number)` moves or computes `amount`; `check` raises CeilingError."""
+
+    amount: float
+    config: dict[str, Any]
+    call: Callable[[int], object]
+    check: Callable[[], None]
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Amount per second."""
+        return self.amount / median(usable(self.turns))
+
+
+def read_patterns(values: stream.F32, threads: int, streams: Sequence[int]) -> list[Pattern]:
+    """Reads of rotating windows by that many threads, each with and without prefetch."""
+    patterns = []
+    for parts, ahead in product(streams, (0, stream.PREFETCH_FLOATS)):
+        place = stream.arrange(values.size, threads, parts, 4 * values.size // WINDOWS)
+        patterns.append(
+            Pattern(
+                place.window_bytes,
+                _config(place, f"{parts} streams{', prefetch' if ahead else ''}", prefetch_bytes=4 * ahead),
+                partial(_read, values, place, ahead),
+                partial(_check_read, values, place, ahead),
+            )
+        )
+    return patterns
+
+
+def copy_patterns(values: stream.F32, threads: int) -> list[Pattern]:
+    """Copies of rotating windows, with stores through and past the caches."""
+    patterns = []
+    for parts, mode in product((1, 4), ("streaming", "cached")):
+        place = stream.arrange(values.size, threads, parts, 2 * values.size // WINDOWS, arrays=2)
+        patterns.append(
+            Pattern(
+                2 * place.window_bytes,
+                _config(place, f"{parts} streams, {mode} stores"),
+                partial(_copy, values, place, mode),
+                partial(_check_copy, values, place, mode),
+            )
+        )
+    return patterns
+
+
+def triad_patterns(values: stream.F32, threads: int) -> list[Pattern]:
+    """Triads of rotating windows, with stores through and past the caches."""
+    patterns = []
+    for parts, mode in product((1, 4), ("streaming", "cached")):
+        place = stream.arrange(values.size, threads, parts, 4 * values.size // (3 * WINDOWS), arrays=3)
+        patterns.append(
+            Pattern(
+                3 * place.window_bytes,
+                _config(place, f"{parts} streams, {mode} stores"),
+                partial(_triad, values, place, mode),
+                partial(_check_triad, values, place, mode),
+            )
+        )
+    return patterns
+
+
+def cached_read_patterns(values: stream.F32, threads: int, set_bytes: int, read_bytes: int) -> list[Pattern]:
+    """Reads of one working set of `set_bytes` over and over, until `read_bytes` or more are read."""
+    patterns = []
+    for parts in (1, 4):
+        place = stream.arrange(values.size, threads, parts, set_bytes)
+        repeats = ceil(read_bytes / place.window_bytes)
+        patterns.append(
+            Pattern(
+                repeats * place.window_bytes,
+                _config(place, f"{parts} streams", repeats=repeats)
+                | {"array_bytes": place.window_bytes, "rotation_bytes": place.window_bytes},
+                partial(_read_again, values, place, repeats),
+                partial(_check_read, values, place, 0),
+            )
+        )
+    return patterns
+
+
+def fma_pattern(threads: int) -> Pattern:
+    """float32 multiply-adds on registers."""
+    return Pattern(
+        stream.fma_flops(threads, FMA_ITERATIONS),
+        {"threads": threads, "variant": f"{stream.CHAINS} chains"},
+        lambda _: stream.fma(threads, FMA_ITERATIONS),
+        partial(_check_fma, threads),
+    )
+
+
+def dot_pattern(threads: int) -> Pattern:
+    """int8 dot products into int32, operands in L1 and registers."""
+    rows, columns = stream.dot_operands()
+    return Pattern(
+        stream.dot_operations(threads, DOT_REPEATS),
+        {"threads": threads, "variant": f"{stream.DOT_ROWS} x {stream.DOT_COLUMNS} tile"},
+        lambda _: stream.dot(threads, DOT_REPEATS, rows, columns),
+        partial(_check_dot, threads, rows, columns),
+    )
+
+
+def _config(place: stream.Layout, variant: str, **more: Any) -> dict[str, Any]:
+    return {
+        "threads": place.threads,
+        "streams": place.streams,
+        "variant": variant,
+        "window_bytes": place.window_bytes,
+        "array_bytes": place.window_bytes * place.windows,
+        "arrays": place.arrays,
+        "rotation_bytes": place.rotation_bytes,
+        **more,
+    }
+
+
+# The calls and their checks
+
+
+def _read(values: stream.F32, place: stream.Layout, ahead: int, number: int) -> float:
+    return stream.read(values, place, number % place.windows, ahead)
+
+
+def _read_again(values: stream.F32, place: stream.Layout, repeats: int, number: int) -> float:
+    return stream.read(values, place, 0, 0, repeats)
+
+
+def _copy(values: stream.F32, place: stream.Layout, mode: str, number: int) -> None:
+    stream.copy(values, place, number % place.windows, mode)
+
+
+def _triad(values: stream.F32, place: stream.Layout, mode: str, number: int) -> None:
+    stream.triad(values, place, number % place.windows, mode, 0.5)
+
+
+def _check_read(values: stream.F32, place: stream.Layout, ahead: int) -> None:
+    expected = sum(float(values[part].sum(dtype=np.float64)) for part in place.slices(0))
+    _require(stream.read(values, place, 0, ahead, 2) == 2 * expected, "read", place.streams)
+
+
+def _check_copy(values: stream.F32, place: stream.Layout, mode: str) -> None:
+    stream.copy(values, place, 0, mode)
+    pairs = zip(place.slices(0), place.slices(0, 1), strict=True)
+    _require(all(np.array_equal(values[a], values[b]) for a, b in pairs), "copy", place.streams)
+
+
+def _check_triad(values: stream.F32, place: stream.Layout, mode: str) -> None:
+    stream.triad(values, place, 0, mode, 0.5)
+    parts = zip(place.slices(0), place.slices(0, 1), place.slices(0, 2), strict=True)
+    same = (np.array_equal(values[a] + np.float32(0.5) * values[b], values[c]) for a, b, c in parts)
+    _require(all(same), "triad", place.streams)
+
+
+def _check_fma(threads: int) -> None:
+    expected = np.arange(stream.CHAINS * LANES, dtype=np.float64)
+    for _ in range(20):
+        expected = expected * 0.75 + 0.25
+    sums = expected.reshape(stream.CHAINS, -1).sum(1)
+    _require(np.allclose(stream.fma(threads, 20), sums, rtol=1e-5), "fma", threads)
+
+
+def _check_dot(threads: int, rows: Any, columns: Any) -> None:
+    expected = np.einsum("srk,ck->rc", rows.astype(np.int64), columns.astype(np.int64)).ravel()
+    _require(bool((stream.dot(threads, 1, rows, columns) == expected).all()), "dot", threads)
+
+
+def _require(right: bool, kernel: str, variant: int) -> None:
+    if not right:
+        raise CeilingError(f"the {kernel} kernel (variant {variant}) gives a wrong result on this machine")
