@@ -27,6 +27,9 @@ F32 = npt.NDArray[np.float32]
 # Queries of a random model are this much longer, so that attention is peaked as in trained models. With
 # flat attention a thousand values average out, and logits hardly change when a head or a token is wrong.
 QUERY_GAIN = 4
+# A cache's last key is 2² times as long, so that in some heads nearly all attention is on it and a
+# context that is one token short shows at any length.
+LAST_KEY_DOUBLINGS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,21 @@ class LayerWeights:
 class WeightSource(Protocol):
     """Where a model's numbers come from: the generator here, or a checkpoint."""
 
-    def layer(self, index: int) -> LayerWeights: ...
-    def final_norm(self) -> F32: ...
-    def lm_head(self) -> Weight: ...
-    def hidden_states(self, rows: int) -> F32: ...
+    def layer(self, index: int) -> LayerWeights:
+        """Weights of layer `index`."""
+        ...
+
+    def final_norm(self) -> F32:
+        """Weight [hidden] of the last norm."""
+        ...
+
+    def lm_head(self) -> Weight:
+        """The output matrix [vocab, hidden]."""
+        ...
+
+    def hidden_states(self, rows: int) -> F32:
+        """What the first layer sees, [rows, hidden]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +127,7 @@ class AttentionInputs:
     def cache(self, slot: int) -> KVCache:
         """The cache of that input set, made anew at each call."""
         w = self.work
-        return random_cache(
-            w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), _stream(self.seed, slot)
-        )
+        return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), _stream(self.seed, slot))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,16 +251,25 @@ def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1) -> Weigh
 
 
 def random_cache(fmt: str, shape: tuple[int, int, int, int], stream: int) -> KVCache:
-    """A random cache of values within ±1, shape [batch, kv_heads, tokens, head_dim]."""
+    """A random cache of values within ±1 (the last key ±4), shape [batch, kv_heads, tokens, head_dim]."""
     streams = (_stream(stream, 1), _stream(stream, 2))
+    last = np.s_[:, :, -1]
     if fmt == "int8":
         rng = np.random.default_rng(stream)
-        scales = [
+        k_scales, v_scales = (
             (rng.random(shape[:3], np.float32) * np.float32(0.5) + np.float32(0.75)) / np.float32(127)
             for _ in streams
-        ]
-        return KVCache(fmt, *(random_int8(shape, s) for s in streams), *scales)
-    return KVCache(fmt, *(_random_floats(fmt, shape, s, 0) for s in streams))
+        )
+        k_scales[last] *= np.float32(1 << LAST_KEY_DOUBLINGS)
+        return KVCache(
+            fmt, random_int8(shape, streams[0]), random_int8(shape, streams[1]), k_scales, v_scales
+        )
+    k, v = (_random_floats(fmt, shape, s, 0) for s in streams)
+    if fmt == "bf16":
+        k.view(np.uint16)[last] += np.uint16(LAST_KEY_DOUBLINGS << 7)
+    else:
+        k.view(np.float32)[last] *= np.float32(1 << LAST_KEY_DOUBLINGS)
+    return KVCache(fmt, k, v)
 
 
 def random_int8(shape: tuple[int, ...], stream: int) -> npt.NDArray[np.int8]:
@@ -306,19 +327,19 @@ def dequantize(weight: Weight, rows: slice = slice(None)) -> F32:
     """Rows of a weight as float32 [rows, k], exact for every format but for the product with its scale."""
     values = weight.values[rows]
     if weight.format == "bf16":
-        return from_bf16(values)
+        return from_bf16(values.view(np.uint16))
     if weight.format in ("f32", "f16"):
         return values.astype(np.float32)
     assert weight.scales is not None
     scales = weight.scales[rows].astype(np.float32)
     if weight.format == "int8":
         return values.astype(np.float32) * scales[:, None]
-    q = unpack_int4(values).astype(np.float32) - 8
+    q = unpack_int4(values.view(np.uint8)).astype(np.float32) - 8
     grouped = q.reshape(len(q), -1, FORMATS[weight.format].group) * scales[:, :, None]
     return grouped.reshape(len(q), weight.k)
 
 
-def unpack_int4(packed: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Nibbles [n, k/2] to bytes 0..15 [n, k]."""
     out = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
     out[:, 0::2] = packed & 15
