@@ -89,18 +89,30 @@ class PyTorch(Backend):
             return "torch has no attention over an int8 cache"
         if self._form != "grouped" and not isinstance(work, DecodeAttention | Step):
             return f"the variant {self._form} changes decode attention only"
+        if self._form == "matmul" and not isinstance(work, Linear) and work.kv == "bf16":
+            return "scores rounded to bf16 between matmul and softmax lose more than 1 %"
         if isinstance(work, DecodeAttention):
             return None
         if self._compile and work.act == "int8":
             return "torch.compile cannot trace torch's packed int8 weights"
         widths = [work.k] if isinstance(work, Linear) else [k for _, k in work.shape.layer_matrices.values()]
         reason = linear_unsupported(work.weight, work.act, widths, self._device != "cpu")
-        if reason is None and not isinstance(work, Linear) and work.kv == "bf16" and work.weight == "f32":
-            return "torch attends to a bf16 cache with bf16 queries: less exact than f32 weights ask for"
+        if (
+            reason is None
+            and not isinstance(work, Linear)
+            and work.kv == "bf16"
+            and work.weight in ("f32", "f16")
+        ):
+            return (
+                f"torch reads a bf16 cache with bf16 queries: less exact than {work.weight} weights ask for"
+            )
         return reason
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Make one callable an input set, compiled and run once where asked for. Raises Unsupported."""
+        """Make one callable an input set, compiled and run once where asked for. Raises Unsupported.
+
+        A model is compiled a layer at a time: all layers share one graph, or compiling would take minutes.
+        """
         self._release()
         if (reason := self.supports(work)) is not None:
             raise Unsupported(reason)
@@ -138,6 +150,8 @@ class PyTorch(Backend):
             self._add(form, q, k, v)
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
+        import torch
+
         from membound.backends.torch_attention import FORMS
         from membound.backends.torch_linear import as_tensor, make_linear
         from membound.backends.torch_model import attention_maker, build_decoder
@@ -149,16 +163,25 @@ class PyTorch(Backend):
             attention_maker(inputs, FORMS[self._form]),
             self._device,
         )
-        self._add(decoder, as_tensor(inputs.x, "f32").to(self._device))
+        if self._compile:
+            decoder.compile_parts()
+        with torch.inference_mode():  # or the first layer's input would differ in kind from the others'
+            x = as_tensor(inputs.x, "f32").to(self._device, copy=True)
+        self._append(decoder, x)
         self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
 
     def _add(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
-        """One more input set: the function on these arguments, without autograd."""
+        """One more input set: the function, compiled where asked for, on these arguments."""
         import torch
 
         if self._compile:
             # One graph or an error: parts left to the interpreter would be a silent fallback.
             function = torch.compile(function, fullgraph=True, dynamic=False)
+        self._append(function, *arguments)
+
+    def _append(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
+        import torch
+
         self._runs.append(torch.inference_mode()(partial(function, *arguments)))
 
     def _note_stored(self, work: Work, stored_bytes: int) -> None:
@@ -192,6 +215,10 @@ class PyTorch(Backend):
 
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes = [], None, None
+        if self._compile:
+            import torch
+
+            torch.compiler.reset()  # graphs of earlier works count towards its limit of recompilations
 
     def close(self) -> None:
         """Drop all tensors."""

@@ -59,7 +59,7 @@ class FloatLinear(FormatLinear):
         super().__init__(weight.shape[0], weight.shape[1], None if bias is None else bias.to(weight.dtype))
         self.register_buffer("weight", weight)
         self.activation = weight.dtype
-        self.stored_bytes = weight.nbytes
+        self.stored_bytes = weight.nbytes + _bytes(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] -> y [rows, n]."""
@@ -80,7 +80,7 @@ class Int8WeightLinear(FormatLinear):
         self.activation = torch.bfloat16
         self.register_buffer("weight", weight)
         self.register_buffer("scales", scales.to(torch.bfloat16))
-        self.stored_bytes = weight.nbytes + self.scales.nbytes
+        self.stored_bytes = weight.nbytes + self.scales.nbytes + _bytes(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] bfloat16 -> y [rows, n] bfloat16."""
@@ -109,7 +109,7 @@ class Int4WeightLinear(FormatLinear):
         pairs = torch.zeros(scales.shape[1], rows, 2, dtype=torch.bfloat16)
         pairs[:, :n, 0] = scales.t().to(torch.bfloat16)
         self.register_buffer("scales_and_zeros", pairs)
-        self.stored_bytes = self.packed.nbytes + pairs.nbytes
+        self.stored_bytes = self.packed.nbytes + pairs.nbytes + _bytes(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] bfloat16 -> y [rows, n] bfloat16."""
@@ -129,7 +129,7 @@ class Int8DynamicLinear(FormatLinear):
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, rows: int) -> None:
         super().__init__(weight.shape[0], weight.shape[1], None)
         self.activation = torch.float32
-        self.stored_bytes = weight.nbytes + scales.nbytes
+        self.stored_bytes = weight.nbytes + scales.nbytes + _bytes(bias)
         self.reduce_range = _int8_sums_saturate()
         zeros = torch.zeros(self.n, dtype=torch.int64)
         with warnings.catch_warnings():
@@ -217,6 +217,10 @@ def as_tensor(values: npt.NDArray[np.generic], fmt: str) -> Tensor:
 def _scales(weight: Weight) -> Tensor:
     assert weight.scales is not None
     return as_tensor(weight.scales, "")
+
+
+def _bytes(bias: Tensor | None) -> int:
+    return 0 if bias is None else bias.nbytes
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

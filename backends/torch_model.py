@@ -11,7 +11,7 @@ graph input calls the layers itself, each with an attention of its own:
 
     for index, layer in enumerate(decoder.layers):
         x = layer(x, lambda heads: attend(index, heads))
-    logits = decoder.logits(x)
+    logits = decoder.head(x)
 
 Imported only where torch is.
 """
@@ -89,28 +89,40 @@ class DecoderLayer(nn.Module):
         return y
 
 
-class Decoder(nn.Module):
-    """All layers, the final norm and the LM head, which sees the last of each sequence's `tokens`."""
+class Head(nn.Module):
+    """Final norm and LM head on the last of each sequence's `tokens`."""
 
-    def __init__(self, layers: list[DecoderLayer], attentions: list[nn.Module], tokens: int) -> None:
+    def __init__(self, final_norm: RmsNorm, lm_head: FormatLinear, tokens: int) -> None:
+        super().__init__()
+        self.final_norm, self.lm_head, self.tokens = final_norm, lm_head, tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [batch·tokens, hidden] float32 -> logits [batch, vocab] float32."""
+        last = x[self.tokens - 1 :: self.tokens]
+        y: Tensor = self.lm_head(self.final_norm(last).to(self.lm_head.activation))
+        return y.float()
+
+
+class Decoder(nn.Module):
+    """All layers, each with its attention, and the head."""
+
+    def __init__(self, layers: list[DecoderLayer], attentions: list[nn.Module], head: Head) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.attentions = nn.ModuleList(attentions)
-        self.tokens = tokens
-        self.final_norm: RmsNorm
-        self.lm_head: FormatLinear
+        self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
         """X [batch·tokens, hidden] float32 -> logits [batch, vocab] float32."""
         for layer, attend in zip(self.layers, self.attentions, strict=True):
             x = layer(x, attend)
-        return self.logits(x)
+        logits: Tensor = self.head(x)
+        return logits
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The final norm and the LM head on the last token of each sequence."""
-        last = x[self.tokens - 1 :: self.tokens]
-        y: Tensor = self.lm_head(self.final_norm(last).to(self.lm_head.activation))
-        return y.float()
+    def compile_parts(self) -> None:
+        """Compile a layer and the head, each as one graph: layers share theirs, so depth costs no time."""
+        for part in (*self.layers, self.head):
+            part.compile(fullgraph=True, dynamic=False)
 
     @property
     def stored_bytes(self) -> int:
@@ -130,10 +142,9 @@ def build_decoder(
     for index in range(model.layers):
         layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(device))
         attentions.append(make_attention(index).to(device))
-    decoder = Decoder(layers, attentions, rows // work.batch)
-    decoder.final_norm = RmsNorm(inputs.final_norm(), model.norm_eps).to(device)
-    decoder.lm_head = make_linear([inputs.lm_head()], None, work.batch).to(device)
-    return decoder.eval().requires_grad_(False)
+    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
+    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
+    return Decoder(layers, attentions, head.to(device)).eval()
 
 
 def attention_maker(inputs: ModelInputs, form: DecodeForm) -> MakeAttention:
