@@ -80,7 +80,7 @@ def picked(plan: Plan, choice: Choice) -> Iterator[str]:
     processes = f"{plan.replicates} process" + ("es" if plan.replicates > 1 else "")
     limit = f", at most about {plan.time_limit_s:.0f} s" if plan.time_limit_s else ""
     yield (
-        f"{plan.threads} threads, {processes} a case (rigor {plan.rigor}), seed {plan.seed}, "
+        f"{plan.threads} thread{'s' * (plan.threads != 1)}, {processes} a case (rigor {plan.rigor}), seed {plan.seed}, "
         f"{amount(plan.memory_bytes, 'B')} of memory for inputs{limit}"
     )
 

@@ -8,6 +8,8 @@ measured in the same run.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.wording import amount, duration, rate, short
 
+NARROW = 80
+"""Columns that are always enough."""
 ABSENT = ("unsupported", "unavailable")
 LEGEND = (
     "time: median over processes (±: half of its 95 % interval). GB/s: 1e9 bytes of the work a second. "
@@ -34,23 +38,21 @@ def run_view(rows: Sequence[Row]) -> Group:
     runs = list(dict.fromkeys(row.run_id for row in rows))
     for run in runs:
         parts += _run([row for row in rows if row.run_id == run])
-    return Group(*parts, Text(LEGEND, style="dim"))
+    return Group(*parts, Text(LEGEND, style="dim") if rows else Text("no rows: nothing was measured"))
 
 
 def _run(rows: list[Row]) -> list[RenderableType]:
     lines = records(summarize(rows))
-    device = next((r.device for r in rows if r.device), "")
-    threads = max((r.threads for r in rows), default=0)
-    title = ", ".join(
-        filter(None, (f"run {rows[0].run_id}", device, f"{threads} threads" if threads else ""))
-    )
+    machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
+    threads = max(r.threads for r in rows)
+    title = f"run {rows[0].run_id}, {machine}, {threads} thread{'s' * (threads != 1)}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text()]
     parts += _ceilings(rows)
     width = min(24, max((len(line["backend"]) for line in lines), default=0))
     works = dict.fromkeys(line["work"] for line in lines)
     for work in works:
         parts += _work([line for line in lines if line["work"] == work], width)
-    return parts + list(_absent(lines))
+    return [*parts, *_absent(lines), *_doubts(lines)]
 
 
 def _ceilings(rows: list[Row]) -> list[RenderableType]:
@@ -81,7 +83,7 @@ def _config(config: dict[str, Any]) -> str:
     if "work" in config:
         parts.append(short(config["work"]))
     if "threads" in config:
-        parts.append(f"{config['threads']} threads")
+        parts.append(f"{config['threads']} thread{'s' * (config['threads'] != 1)}")
     return ", ".join(parts)
 
 
@@ -91,8 +93,9 @@ def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
     failed = [x for x in lines if x["time_s"] is None and x["status"] not in ABSENT]
     if not timed and not failed:
         return []
-    size = f"{amount(lines[0]['bytes'], 'B')}, {amount(lines[0]['flops'], 'FLOP')}"
-    parts: list[RenderableType] = [Text.assemble((lines[0]["work"], "bold"), "  ", (size, "dim"))]
+    spec, size = lines[0]["work"], f"{amount(lines[0]['bytes'], 'B')}, {amount(lines[0]['flops'], 'FLOP')}"
+    gap = "  " if len(spec) + 2 + len(size) <= NARROW else "\n"
+    parts: list[RenderableType] = [Text.assemble((spec, "bold"), gap, (size, "dim"))]
     if timed:
         parts.append(_timed(timed, width))
     parts += [Text(f"{x['backend']} {_failure(x)}", style="red") for x in failed]
@@ -149,6 +152,23 @@ def _absent(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
         which = works[0] if len(works) == 1 else f"{len(works)} works, {works[0]} …"
         yield Text.assemble((f"{backend} {status}", "yellow"), f": {reason} ({which})")
     if groups:
+        yield Text()
+
+
+def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    """How many cases were disturbed and by what; why verdicts are inconclusive."""
+    timed = [x for x in lines if x["time_s"] is not None]
+    disturbed = [x for x in timed if x["validity"] in ("contended", "invalid")]
+    if disturbed:
+        reasons = (
+            re.split(r" \d", reason)[0] for x in disturbed for reason in x["validity_reasons"].split("; ")
+        )
+        by = ", ".join(dict.fromkeys(filter(None, reasons))) or "unknown causes"
+        yield Text(f"disturbed: {len(disturbed)} of {len(timed)} cases, by {by}", style="yellow")
+    open_ = Counter(x["verdict_reason"] for x in timed if x["verdict"] == "inconclusive")
+    if open_:
+        yield Text("inconclusive: " + "; ".join(f"{why} ({n})" for why, n in open_.items()), style="yellow")
+    if disturbed or open_:
         yield Text()
 
 

@@ -122,6 +122,19 @@ def test_unsupported_cases_are_listed_once_for_each_reason():
     assert "gamma:cpu unavailable: not installed; pip install it" in shown
 
 
+def test_disturbances_and_open_verdicts_are_summed_up():
+    reasons = ["CPU pressure 7.1% > 5%", "stolen time 3.0% > 1%"]
+    rows = [
+        case(grade="contended", grade_reasons=reasons),
+        case("beta:cpu", grade="invalid", grade_reasons=reasons[:1]),
+        case("gamma:cpu"),
+        ceiling("read", 11e9, "bytes/s"),
+    ]
+    shown = text(run_view(rows))
+    assert "disturbed: 2 of 3 cases, by CPU pressure, stolen time" in shown
+    assert "inconclusive: every replicate was disturbed (1)" in shown
+
+
 def test_brackets_in_reasons_are_not_markup():
     assert "[red]" in text(run_view([failed("error", "[red] x")]))
 
@@ -170,6 +183,10 @@ def test_amounts_and_rates_are_decimal():
     assert rate(1.5e12, "FLOP/s") == "1.5 TFLOP/s"
     assert rate(2e11, "bytes/s") == "200.0 GB/s"
     assert rate(3e-6, "s") == "3 µs"
+
+
+def test_no_rows_are_said_to_be_none():
+    assert text(run_view([])) == "no rows: nothing was measured\n"
 
 
 def test_short_specs():
