@@ -8,6 +8,7 @@ NumPy has no other format that a BLAS computes in, so everything else is unsuppo
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,12 @@ class NumpyBlas(Backend):
             counts = ", ".join(f"{p['internal_api']}: {p['num_threads']}" for p in found) or "no BLAS found"
             raise BackendUnavailable(f"NumPy's BLAS does not run on {threads} threads ({counts})")
         names = ", ".join(f"{p['internal_api']} {p['version']} {p.get('architecture', '')}" for p in found)
-        return Device(f"numpy:{device}", "NumPy BLAS", threads, {"numpy": np.__version__, "blas": names})
+        return Device(
+            f"numpy:{device}",
+            platform.processor() or platform.machine(),
+            threads,
+            {"numpy": np.__version__, "blas": names},
+        )
 
     def supports(self, work: Work) -> str | None:
         """Only a float32 Linear."""
