@@ -96,7 +96,7 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
     set_threads(threads)
     seconds = 0.4 if quick else 1.0
     tell("writing the memory to read")
-    values = stream.allocate(_rotating_bytes(threads), threads)
+    values = stream.allocate(rotating_bytes(threads), threads)
     counts = _thread_counts(threads)
     return [
         _best("read", (read_patterns(values, n, stream.STREAMS) for n in counts), 2.5 * seconds, tell),
@@ -111,7 +111,7 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
 def measure_read_ceiling(threads: int, tell: Tell) -> Ceiling:
     """The read bandwidth alone, with the patterns that win on most machines. Raises CeilingError."""
     set_threads(threads)
-    values = stream.allocate(_rotating_bytes(threads), threads)
+    values = stream.allocate(rotating_bytes(threads), threads)
     return _best("read", [read_patterns(values, threads, (4, 8))], 1.0, tell)
 
 
@@ -170,7 +170,7 @@ def _of(device: Device, work: Work) -> dict[str, Any]:
     return {"backend": device.id, "threads": device.threads, "work": work.spec}
 
 
-def _rotating_bytes(threads: int) -> int:
+def rotating_bytes(threads: int) -> int:
     """4 × the last-level cache or more, within half of the memory that is left."""
     wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * threads)
     room = int(MEMORY_SHARE * available_memory_bytes())

@@ -48,10 +48,16 @@ def take_turn(
     burst: Callable[[], object],
     attempts: int = ATTEMPTS,
     pause_s: float = PAUSE_S,
+    before: Callable[[], object] | None = None,
 ) -> Turn:
-    """Time `burst` until it is clean, at most `attempts` times; the least disturbed of them."""
+    """Time `burst` until it is clean, at most `attempts` times; the least disturbed of them.
+
+    Each attempt is: `before`, a pause that grows with every attempt, `warm`, and the timed burst.
+    """
     best: Turn | None = None
     for attempt in range(attempts):
+        if before is not None:
+            before()
         time.sleep(pause_s * (1 + attempt))
         warm()
         turn = _timed(burst)
