@@ -1,0 +1,202 @@
+"""ONNX graphs of one matrix and of one attention, made node by node; larger ones are put together from these.
+
+>>> graph = Graph()
+>>> graph.declare_input("x", (1, k)); graph.linear("x", "y", weight, act="int8"); graph.declare_output("y", (1, n))
+>>> session_options.add_external_initializers(*graph.weights()); session_options, graph.serialize()
+
+Weights stay out of the protobuf message (which ends at 2 GB): the message names them, the session is
+handed the arrays. Operators of the domain com.microsoft are ONNX Runtime's own:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+
+Imports onnx; imported only in a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from membound.kernels.inputs import F32, Weight, dequantize
+from membound.kernels.work import FORMATS, DecodeAttention
+
+Array = npt.NDArray[Any]
+
+OPSET = 23  # the first with RMSNormalization; 24 makes the exporter take it apart again
+CONTRIB = "com.microsoft"
+IR_VERSION = 10  # what OPSET asks for
+# Smaller arrays travel in the message, where ONNX Runtime can fold them into its plan.
+EXTERNAL_BYTES = 1024
+# MatMulNBits: 1 computes in float32, 4 quantises activations to int8 in blocks (ContribOperators.md).
+ACCURACY_LEVEL = {"float": 1, "int8": 4}
+
+
+class Graph:
+    """Nodes, arrays, inputs and outputs of a model under construction.
+
+    `extra_bytes` is what the weights take here beyond what their format asks for.
+    """
+
+    def __init__(self) -> None:
+        self.extra_bytes = 0
+        self._nodes: list[onnx.NodeProto] = []
+        self._small: list[onnx.TensorProto] = []
+        self._large: dict[str, Array] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def declare_input(self, name: str, shape: Sequence[int]) -> None:
+        """A float32 input of fixed shape."""
+        self._inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+    def declare_output(self, name: str, shape: Sequence[int]) -> None:
+        """A float32 output of fixed shape."""
+        self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+    def array(self, name: str, values: Array) -> str:
+        """A constant; returns its name. Large ones are handed over beside the message."""
+        if values.nbytes < EXTERNAL_BYTES:
+            self._small.append(numpy_helper.from_array(values, name))
+        else:
+            self._large[name] = np.ascontiguousarray(values)
+        return name
+
+    def node(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
+    ) -> None:
+        """One operator."""
+        name = f"{op}:{outputs[0]}"
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
+
+    def copy_node(self, node: onnx.NodeProto) -> None:
+        """An operator from another graph, its names already made unique."""
+        self._nodes.append(node)
+
+    def linear(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None = None) -> None:
+        """y [m, n] = x [m, k] · Wᵀ + bias for one stored matrix.
+
+        f32 is Gemm. f16, and int8 with float activations, are Gemm too, widened here: the CPU provider
+        itself widens float16 at load and has no float16 product; for int8 its MatMulNBits unpacks the
+        matrix at each call, 6 to 18 times slower than Gemm on the widened one, and DequantizeLinear +
+        MatMul silently becomes a kernel that quantises the activations. int8 with int8 activations is
+        DynamicQuantizeLinear + MatMulInteger, fused by ONNX Runtime: at one row as fast as MatMulNBits
+        with 8 bits, at 16 rows 3 to 4 times as fast (2048 x 2048, AVX-512 VNNI, 2 threads). Its activations
+        have one scale and one zero point for all rows. int4 is MatMulNBits with the stored values as they
+        are and the scales widened to float32, as the operator asks.
+        """
+        if weight.format.startswith("int4"):
+            self._matmul_nbits(x, y, weight, act, bias)
+        elif weight.format == "int8" and act == "int8":
+            self._matmul_integer(x, y, weight, bias)
+        else:
+            w = self.array(f"{y}.w", dequantize(weight))
+            c = [] if bias is None else [self.array(f"{y}.bias", bias)]
+            self.node("Gemm", [x, w, *c], [y], transB=1)
+            self._count(weight, 4 * weight.n * weight.k)
+
+    def _matmul_nbits(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None) -> None:
+        assert weight.scales is not None
+        group = FORMATS[weight.format].group
+        packed = self.array(f"{y}.w", weight.values.reshape(weight.n, weight.k // group, group // 2))
+        scales = self.array(f"{y}.scales", weight.scales.astype(np.float32))
+        c = [] if bias is None else ["", "", self.array(f"{y}.bias", bias)]
+        self.node(
+            "MatMulNBits",
+            [x, packed, scales, *c],
+            [y],
+            CONTRIB,
+            K=weight.k,
+            N=weight.n,
+            bits=4,
+            block_size=group,
+            accuracy_level=ACCURACY_LEVEL[act],
+        )
+        self._count(weight, weight.values.nbytes + 2 * weight.scales.nbytes)
+
+    def _matmul_integer(self, x: str, y: str, weight: Weight, bias: F32 | None) -> None:
+        assert weight.scales is not None
+        w = self.array(f"{y}.w", weight.values.T)
+        scales = self.array(f"{y}.scales", weight.scales)
+        quantized = [f"{y}.{part}" for part in ("xq", "x_scale", "x_zero")]
+        self.node("DynamicQuantizeLinear", [x], quantized)
+        self.node("MatMulInteger", [quantized[0], w, quantized[2]], [f"{y}.sum"])
+        self.node("Cast", [f"{y}.sum"], [f"{y}.float"], to=onnx.TensorProto.FLOAT)
+        self.node("Mul", [quantized[1], scales], [f"{y}.scale"])
+        scaled = y if bias is None else f"{y}.scaled"
+        self.node("Mul", [f"{y}.float", f"{y}.scale"], [scaled])
+        if bias is not None:
+            self.node("Add", [scaled, self.array(f"{y}.bias", bias)], [y])
+
+    def _count(self, weight: Weight, stored_bytes: int) -> None:
+        asked = sum(FORMATS[weight.format].matrix_bytes(weight.n, weight.k))
+        self.extra_bytes += stored_bytes - asked
+
+    def weights(self) -> dict[str, Array]:
+        """The arrays that the session must be handed."""
+        return self._large
+
+    def serialize(self) -> bytes:
+        """The model without its large arrays."""
+        stubs = [_stub(name, values) for name, values in self._large.items()]
+        graph = helper.make_graph(
+            self._nodes, "membound", self._inputs, self._outputs, [*self._small, *stubs]
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        serialized: bytes = model.SerializeToString()
+        return serialized
+
+
+def _stub(name: str, values: Array) -> onnx.TensorProto:
+    """A tensor said to lie in a file, which `add_external_initializers` replaces; the file never exists."""
+    stub = onnx.TensorProto()
+    stub.name = name
+    stub.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+    stub.dims.extend(values.shape)
+    stub.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "membound"), ("offset", "0"), ("length", str(values.nbytes))):
+        entry = stub.external_data.add()
+        entry.key, entry.value = key, value
+    return stub
+
+
+def linear_graph(weight: Weight, act: str, m: int) -> Graph:
+    """x [m, k] -> y [m, n]."""
+    graph = Graph()
+    graph.declare_input("x", (m, weight.k))
+    graph.declare_output("y", (m, weight.n))
+    graph.linear("x", "y", weight, act)
+    return graph
+
+
+def attention_graph(work: DecodeAttention) -> Graph:
+    """q, k, v of one token [B, 1, H·D] with the cache [B, Hkv, S, D] -> y [B, 1, Hq·D].
+
+    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens.
+    """
+    graph = Graph()
+    q_dim, kv_dim = work.q_heads * work.head_dim, work.kv_heads * work.head_dim
+    cache = (work.batch, work.kv_heads, work.context, work.head_dim)
+    for name, shape in (("q", (work.batch, 1, q_dim)), *((n, (work.batch, 1, kv_dim)) for n in "kv")):
+        graph.declare_input(name, shape)
+    lengths = [
+        graph.array("seqlens_k", np.full(work.batch, work.context - 1, np.int32)),
+        graph.array("total", np.array(work.context, np.int32)),
+    ]
+    graph.declare_output("y", (work.batch, 1, q_dim))
+    for name in "kv":
+        graph.declare_input(f"past_{name}.0", cache)
+        graph.declare_output(f"present_{name}.0", cache)
+    graph.node(
+        "GroupQueryAttention",
+        ["q", "k", "v", "past_k.0", "past_v.0", *lengths],
+        ["y", "present_k.0", "present_v.0"],
+        CONTRIB,
+        num_heads=work.q_heads,
+        kv_num_heads=work.kv_heads,
+    )
+    return graph

@@ -1,0 +1,282 @@
+"""ONNX Runtime on the CPU, against the float64 reference, and what it must refuse."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="needs pip install membound[onnx]")
+pytest.importorskip("onnx", reason="needs pip install membound[onnx]")
+
+from membound.backends import onnx_runtime, onnx_session
+from membound.backends.api import BackendUnavailable, FallbackRefused, Unsupported
+from membound.backends.onnx_graph import linear_graph
+from membound.backends.onnx_runtime import OnnxRuntime
+from membound.backends.registry import create
+from membound.kernels.inputs import (
+    AttentionInputs,
+    Inputs,
+    ModelInputs,
+    RandomSource,
+    make_inputs,
+    quantize,
+)
+from membound.kernels.models import get_model
+from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.work import Linear, Work, parse
+
+
+@pytest.fixture
+def backend() -> Iterator[OnnxRuntime]:
+    backend = OnnxRuntime()
+    backend.open("cpu", 2)
+    yield backend
+    backend.close()
+
+
+def run(backend: OnnxRuntime, work: Work, seed: int, slots: int = 1) -> Inputs:
+    """Prepare, and hold every slot's output, launched in reverse order, against the reference."""
+    assert backend.supports(work) is None
+    inputs = make_inputs(work, seed, slots)
+    backend.prepare(work, inputs)
+    for slot in reversed(range(inputs.slots)):
+        backend.launch(slot)
+        backend.sync()
+        expected = compute(inputs, slot)
+        assert backend.output().dtype == np.float32
+        assert relative_error(backend.output(), expected) < tolerance(work)
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("weight", "act"),
+    [
+        ("f32", "float"),
+        ("f16", "float"),
+        ("int8", "float"),
+        ("int8", "int8"),
+        ("int4g32", "float"),
+        ("int4g32", "int8"),
+        ("int4g128", "float"),
+        ("int4g128", "int8"),
+    ],
+)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 9, 128), (1, 33, 384), (3, 130, 256), (17, 7, 128)])
+def test_linear_in_each_format(backend: OnnxRuntime, weight: str, act: str, m: int, n: int, k: int) -> None:
+    run(backend, Linear(n, k, m, weight, act), seed=m * n, slots=3)
+
+
+@pytest.mark.parametrize("weight", ["f32", "f16", "int8"])
+def test_linear_with_odd_columns(backend: OnnxRuntime, weight: str) -> None:
+    run(backend, Linear(19, 37, 2, weight), seed=4)
+
+
+@pytest.mark.parametrize("weight", ["f32", "f16", "int8", "int4g32", "int4g128"])
+def test_float_activations_stay_float(backend: OnnxRuntime, weight: str) -> None:
+    # Quantised activations would be 1000 times further off and still within the format's tolerance.
+    work = Linear(64, 512, 2, weight)
+    inputs = run(backend, work, seed=11)
+    assert relative_error(backend.output(), compute(inputs, 0)) < 2e-6
+
+
+def test_int8_extremes_do_not_saturate(backend: OnnxRuntime) -> None:
+    work = Linear(4, 256, 1, "int8", "int8")
+    inputs = make_inputs(work, 5)
+    inputs.x[:] = 1
+    weight = quantize(np.ones((4, 256), np.float32), "int8")
+    session = onnx_session.create_session(
+        linear_graph(weight, "int8", 1), onnx_session.CPU, index=0, threads=1
+    )
+    (y,) = session.run(None, {"x": inputs.x})
+    np.testing.assert_allclose(y, np.full((1, 4), 256), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("weight", "act", "bytes_per_weight", "scales"),
+    [
+        ("f16", "float", 4, 0),
+        ("int8", "float", 4, 0),
+        ("int4g32", "int8", 0.5, 1 / 32),
+        ("int4g128", "float", 0.5, 1 / 128),
+    ],
+)
+def test_widened_weights_are_counted(
+    backend: OnnxRuntime, weight: str, act: str, bytes_per_weight: float, scales: float
+) -> None:
+    run(backend, Linear(6, 256, 1, weight, act), seed=1, slots=2)
+    assert backend.stored_bytes() == 6 * 256 * (bytes_per_weight + 4 * scales)
+
+
+@pytest.mark.parametrize(("weight", "act"), [("f32", "float"), ("int8", "int8")])
+def test_weights_stored_as_asked_need_no_word(backend: OnnxRuntime, weight: str, act: str) -> None:
+    run(backend, Linear(6, 256, 1, "f16"), seed=1)
+    run(backend, Linear(6, 256, 1, weight, act), seed=1)
+    assert backend.stored_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "q_heads", "kv_heads", "head_dim", "context"),
+    [(1, 4, 1, 64, 1), (3, 6, 2, 40, 37), (1, 8, 8, 32, 130), (2, 8, 2, 128, 257)],
+)
+def test_attention(
+    backend: OnnxRuntime, batch: int, q_heads: int, kv_heads: int, head_dim: int, context: int
+) -> None:
+    work = parse(
+        f"attention:batch={batch},q_heads={q_heads},kv_heads={kv_heads},"
+        f"head_dim={head_dim},context={context},kv=f32"
+    )
+    inputs = run(backend, work, seed=context, slots=3)
+    first = backend.output()
+    for _ in range(3):
+        backend.launch(0)
+    np.testing.assert_array_equal(backend.output(), first)
+    assert isinstance(inputs, AttentionInputs)
+
+
+STEPS = [
+    ("f32", "float"),
+    ("f16", "float"),
+    ("int8", "float"),
+    ("int8", "int8"),
+    ("int4g32", "float"),
+    ("int4g32", "int8"),
+    ("int4g128", "int8"),
+]
+
+
+@pytest.mark.parametrize(("weight", "act"), STEPS)
+def test_step_in_each_format(backend: OnnxRuntime, weight: str, act: str) -> None:
+    pytest.importorskip("onnxscript", reason="needs pip install membound[onnx-export]")
+    run(backend, parse(f"step:model=tiny,batch=3,context=19,weight={weight},act={act},kv=f32"), seed=2)
+    first = backend.output()
+    backend.launch(0)
+    np.testing.assert_array_equal(backend.output(), first)
+
+
+def test_step_counts_widened_weights(backend: OnnxRuntime) -> None:
+    pytest.importorskip("onnxscript", reason="needs pip install membound[onnx-export]")
+    half = parse("step:model=tiny,batch=3,context=19,weight=f16,kv=f32")
+    full = parse("step:model=tiny,batch=3,context=19,weight=f32,kv=f32")
+    run(backend, half, seed=2)
+    traffic = full.traffic
+    assert backend.stored_bytes() == traffic.weights_bytes + traffic.kv_read_bytes
+
+
+@pytest.mark.parametrize("weight", ["f32", "int4g32"])
+def test_prefill(backend: OnnxRuntime, weight: str) -> None:
+    pytest.importorskip("onnxscript", reason="needs pip install membound[onnx-export]")
+    run(backend, parse(f"prefill:model=tiny,batch=2,tokens=17,weight={weight},kv=f32"), seed=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv_bias": True, "rope_scaling": (8.0, 1.0, 4.0, 64.0), "rope_theta": 5e5},
+        {"qk_norm": True, "norm_eps": 1e-2},
+        {"gated": False, "kv_heads": 8, "head_dim": 16},
+    ],
+)
+def test_step_of_other_families(backend: OnnxRuntime, changes: dict[str, Any]) -> None:
+    pytest.importorskip("onnxscript", reason="needs pip install membound[onnx-export]")
+    model = replace(get_model("tiny"), **changes)
+    for weight, act in (("f32", "float"), ("int8", "int8"), ("int4g32", "int8")):
+        work = parse(f"step:model=tiny,batch=2,context=21,weight={weight},act={act},kv=f32")
+        made = make_inputs(work, 8)
+        assert isinstance(made, ModelInputs)
+        inputs = replace(made, model=model, source=RandomSource(model, weight, 8))
+        backend.prepare(work, inputs)
+        backend.launch(0)
+        assert relative_error(backend.output(), compute(inputs, 0)) < tolerance(work)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("linear:n=8,k=32,weight=bf16", "bfloat16 matmul"),
+        ("attention:context=8,kv=bf16", "bfloat16 cache"),
+        ("attention:context=8,kv=int8", "fixed scales"),
+        ("step:model=tiny,weight=bf16,kv=f32", "bfloat16 matmul"),
+        ("step:model=tiny,weight=int8,kv=bf16", "bfloat16 cache"),
+        ("prefill:model=tiny,weight=int8,kv=int8", "fixed scales"),
+    ],
+)
+def test_unsupported_says_why(backend: OnnxRuntime, spec: str, reason: str) -> None:
+    work = parse(spec)
+    assert reason in (backend.supports(work) or "")
+    with pytest.raises(Unsupported, match=reason):
+        backend.prepare(work, make_inputs(work, 1))
+
+
+def test_the_cpu_provider_lacks_what_is_said_to_be_unsupported() -> None:
+    onnx = pytest.importorskip("onnx")
+    kind = onnx.TensorProto.BFLOAT16
+    values = [onnx.helper.make_tensor_value_info(n, kind, [8, 8]) for n in "xwy"]
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "bf16", values[:2], values[2:])
+    opset = [onnx.helper.make_opsetid("", 23)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    with pytest.raises(Unsupported, match="MatMul"):
+        onnx_session._create(model.SerializeToString(), onnx_session._options(1), onnx_session.CPU, {})
+
+
+def test_step_without_the_exporter_says_what_to_install(
+    backend: OnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "find_spec", lambda name: None)
+    reason = backend.supports(parse("step:model=tiny,weight=int8,kv=f32"))
+    assert reason is not None
+    assert 'pip install "membound[onnx-export]"' in reason
+    assert backend.supports(parse("linear:n=8,k=32,weight=int8")) is None
+
+
+def test_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'", name=name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(BackendUnavailable, match="onnxruntime") as caught:
+        OnnxRuntime().open("cpu", 1)
+    assert caught.value.remedy == 'pip install "membound[onnx]"'
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cpu+compile", "cpu:x", "azure"])
+def test_unknown_device_is_unavailable(device: str) -> None:
+    with pytest.raises(BackendUnavailable):
+        OnnxRuntime().open(device, 1)
+
+
+def test_absent_provider_names_its_package() -> None:
+    backend = OnnxRuntime()
+    if "openvino" in backend.devices():
+        pytest.skip("this onnxruntime has OpenVINO")
+    with pytest.raises(BackendUnavailable, match="it has: cpu") as caught:
+        backend.open("openvino", 1)
+    assert "onnxruntime-openvino" in caught.value.remedy
+
+
+def test_a_provider_that_leaves_work_to_the_cpu_is_refused() -> None:
+    if onnx_runtime.REMOTE not in onnx_session.runtime().get_available_providers():
+        pytest.skip("this onnxruntime has no provider that refuses every operator")
+    graph = linear_graph(quantize(np.ones((4, 8), np.float32), "f32"), "float", 1)
+    with pytest.raises(FallbackRefused, match="CPU"):
+        onnx_session.create_session(graph, onnx_runtime.REMOTE, index=0, threads=1)
+
+
+def test_registered_and_described() -> None:
+    backend = create("onnxruntime:cpu")
+    device = backend.open("cpu", 2)
+    assert device.id == "onnxruntime:cpu"
+    assert device.threads == 2
+    assert device.name
+    assert set(device.versions) == {"onnxruntime", "onnx"}
+    assert all(device.versions.values())
+    assert backend.devices()[0] == "cpu"
