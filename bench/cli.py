@@ -191,6 +191,45 @@ def compare(
         _console().print(compare_view(lines))
 
 
+@app.command()
+def duel(
+    work: Annotated[
+        str, typer.Argument(metavar="WORK", help="A spec such as linear:n=4096,k=4096,weight=int8.")
+    ],
+    backends: Annotated[
+        list[str],
+        typer.Option("--backends", "-b", help="backend or backend:device, with commas or repeated."),
+    ],
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Turns of each contestant.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 1,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time one work on several backends and the machine's ceilings in turn, in one process; nothing is stored.
+
+    Use it to say which backend is faster on a noisy machine: a slow minute hits all contestants alike.
+    """
+    from membound.bench.duel import duel as hold
+    from membound.bench.setup import check_threads, choose_backends, split
+    from membound.kernels.work import parse
+    from membound.results.stats import plain
+    from membound.results.table import duel_view
+
+    count, parsed, progress = check_threads(threads), parse(work), _console(stderr=True)
+    chosen = choose_backends(split(backends), count, {}).chosen
+
+    def tell(phase: str) -> None:
+        progress.print(phase, markup=False, highlight=False, soft_wrap=True)
+
+    rows = [plain(row) for row in hold(parsed, chosen, count, rounds, seed, tell)]
+    if as_json:
+        _print_json(rows)
+    else:
+        _console().print(duel_view(rows))
+    raise typer.Exit(int(any(row["status"] in ("wrong", "error", "oom") for row in rows)))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit. `argv` is without the program's name; default: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -129,13 +129,16 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's lines as JSON can hold them: missing values are None, tuples lists, NaN and infinity never."""
-    return [{str(k): _plain(v) for k, v in line.items()} for line in table.to_dict("records")]
+    """A table's lines as JSON can hold them; see `plain`."""
+    return [plain(line) for line in table.to_dict("records")]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: missing, NaN and infinite become None, tuples lists, NumPy's own numbers."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

@@ -58,7 +58,7 @@ def _run(rows: list[Row]) -> list[RenderableType]:
 def _ceilings(rows: list[Row]) -> list[RenderableType]:
     """Each measured limit with the sizes and streams behind it."""
     best = best_ceilings(rows)
-    failed = [r for r in rows if r.kind == "ceiling" and r.status != "ok"]
+    failed = [r for r in rows if r.kind == "ceiling" and r.status not in ("ok", *ABSENT)]
     lost: list[RenderableType] = [Text(f"{r.work} {r.status}: {r.reason}", style="red") for r in failed]
     if not best:
         return [*lost, Text()] if lost else []
@@ -226,6 +226,32 @@ def _winner(line: dict[str, Any]) -> str:
     if not line["differs"]:
         return "same within error"
     return "B faster" if line["time_ratio"] < 1 else "A faster"
+
+
+def duel_view(rows: Sequence[dict[str, Any]]) -> Group:
+    """A duel: contestants and ceilings of the same minutes. Failures are sentences, without numbers."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("contestant", overflow="fold")
+    for name in ("time", "p25", "p75", "× first", "achieved", "of bound", "clean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    timed = [x for x in rows if x["status"] == "ok" and x["time_s"] is not None]
+    for x in timed:
+        by_bytes, by_flops = x["achieved_bytes_per_s"], x["achieved_flops_per_s"]
+        table.add_row(
+            x["backend"],
+            *(duration(x[key]) for key in ("time_s", "p25_s", "p75_s")),
+            "–" if x["time_ratio"] is None else f"{x['time_ratio']:.2f}",
+            rate(by_flops, "FLOP/s") if by_bytes is None else rate(by_bytes, "bytes/s"),
+            _percent(x["of_bound"]),
+            f"{x['clean']}/{x['rounds']}",
+        )
+    failed = [x for x in rows if x not in timed]
+    legend = (
+        "× first: time over that of the first backend. of bound: the time that the ceilings of the same "
+        "minutes allow, over the time taken. clean: undisturbed turns."
+    )
+    sentences = [Text(f"{x['backend']} {x['status']}: {x['reason']}", style="red") for x in failed]
+    return Group(Text(str(rows[0]["work"]), style="bold"), table, *sentences, Text(legend, style="dim"))
 
 
 def _percent(share: float | None) -> str:

@@ -122,14 +122,14 @@ def test_version(membound_):
     assert membound_("--version") == (0, f"membound {membound.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "list", "run", "show", "compare"])
+@pytest.mark.parametrize("command", ["", "list", "run", "show", "compare", "duel"])
 def test_help_names_every_option(membound_, command):
     status, out, _ = membound_(*filter(None, [command]), "--help")
     assert status == 0
     assert "Usage: membound" in out
     if command:
         assert "--json" in out
-        assert "--out" in out
+        assert "--debug" in out
 
 
 def test_help_and_import_load_nothing_heavy():
@@ -426,6 +426,72 @@ def test_a_folder_that_refuses_writing_is_told_before_anything_starts(
 ):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "is not writable; name another with --out" in refused("run", SPEC, "--out", "locked")
+
+
+# duel
+
+
+@pytest.fixture
+def fake_duel(monkeypatch):
+    """Stand in for the duel: the first backend is twice as fast as the second, the third is wrong."""
+    duel = pytest.importorskip("membound.bench.duel")
+    calls = []
+
+    def hold(work, backends, threads, rounds, seed, tell):
+        calls.append((work.spec, tuple(backends), threads, rounds, seed))
+        tell("round 1")
+        base = {"kind": "case", "status": "ok", "reason": "", "work": work.spec, "clean": 3, "rounds": rounds}
+        base |= {"p25_s": 0.001, "p75_s": 0.003, "achieved_flops_per_s": 1e9, "of_bound": 0.5}
+        rows = [
+            base | {"backend": name, "time_s": t, "time_ratio": t / 0.002, "achieved_bytes_per_s": 1e9 / t}
+            for name, t in zip(backends, (0.002, 0.004), strict=False)
+        ]
+        gone = dict.fromkeys(base) | {
+            "kind": "case",
+            "time_s": None,
+            "time_ratio": float("nan"),
+            "work": work.spec,
+        }
+        rows.append(gone | {"backend": "third:cpu", "status": hold.third, "reason": "because"})
+        limit = {
+            "backend": "compute ceiling",
+            "time_s": 0.001,
+            "time_ratio": None,
+            "achieved_bytes_per_s": None,
+        }
+        return [*rows, base | limit | {"kind": "ceiling", "of_bound": None}]
+
+    hold.third = "unsupported"
+    hold.calls = calls
+    monkeypatch.setattr(duel, "duel", hold)
+    return hold
+
+
+def test_duel_shows_who_is_faster(membound_, devices, fake_duel):
+    status, out, err = membound_("duel", SPEC, "-b", HERE, "--threads", 1, "--rounds", 5, "--seed", 3)
+    assert (status, err) == (0, "round 1\n")
+    assert fake_duel.calls == [(SPEC, (f"{HERE}:cpu", f"{HERE}:cpu+x"), 1, 5, 3)]
+    lines = {" ".join(line.split()) for line in out.splitlines()}
+    assert f"{HERE}:cpu+x 4 ms 1 ms 3 ms 2.00 250.0 GB/s 50% 3/5" in lines
+    assert "compute ceiling 1 ms 1 ms 3 ms – 1 GFLOP/s – 3/5" in lines
+    assert "third:cpu unsupported: because" in lines
+
+
+def test_duel_json_and_exit_status(membound_, devices, fake_duel):
+    fake_duel.third = "wrong"
+    status, out, _ = membound_("duel", SPEC, "-b", HERE, "--json")
+    assert status == 1
+    rows = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert [row["time_ratio"] for row in rows] == [1.0, 2.0, None, None]
+
+
+def test_duel_refuses(refused, devices, fake_duel):
+    assert "Missing option '--backends'" in refused("duel", SPEC)
+    assert "unknown backend 'nothere'" in refused("duel", SPEC, "-b", "nothere")
+    assert "unknown work 'x'" in refused("duel", "x", "-b", HERE)
+    assert "Invalid value for '--rounds'" in refused("duel", SPEC, "-b", HERE, "--rounds", 0)
+    assert "threads=0" in refused("duel", SPEC, "-b", HERE, "--threads", 0)
+    assert not fake_duel.calls
 
 
 def test_an_unknown_command_is_refused(refused):

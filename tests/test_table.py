@@ -64,9 +64,12 @@ def test_only_the_best_backend_of_a_ceiling_is_shown_but_every_launch():
     assert sum(line.startswith("launch") for line in shown.splitlines()) == 2
 
 
-def test_ceilings_that_failed_are_told():
+def test_ceilings_that_failed_are_told_and_those_that_cannot_be_are_not():
     rows = [failed("crashed", "SIGILL", kind="ceiling", backend="cpu", work="ceilings"), case()]
-    assert "ceilings crashed: SIGILL" in text(run_view(rows))
+    rows.append(failed("unsupported", "no f16", kind="ceiling", backend="beta:cpu", work="gemm_f16"))
+    shown = text(run_view(rows))
+    assert "ceilings crashed: SIGILL" in shown
+    assert "gemm_f16" not in shown
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
