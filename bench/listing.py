@@ -17,12 +17,12 @@ from rich.text import Text
 
 from membound.backends import registry
 from membound.bench.probe import Found, probe
-from membound.bench.runs import find_run
+from membound.bench.runs import stored_runs
 from membound.bench.setup import told
 from membound.kernels.models import MODELS
 from membound.results.roofline import best_ceilings
 from membound.results.row import Row
-from membound.results.store import StoreError, load_rows
+from membound.results.store import load_rows
 from membound.results.wording import amount, rate
 
 
@@ -36,17 +36,16 @@ class Listing:
 
     @classmethod
     def gather(cls, threads: int, pythons: Mapping[str, str], out: Path) -> Listing:
-        """Ask every backend in a worker of its own and read the latest run in `out`.
+        """Ask every backend in a worker of its own; read the latest run in `out` that measured ceilings.
 
-        Raises RowError if that run cannot be read.
+        Raises RowError or StoreError if a run cannot be read.
         """
         devices = tuple(probe(registry.entries(), threads, pythons))
-        try:
-            latest = find_run("latest", out)
-            rows = load_rows(latest)
-        except StoreError:
-            return cls(devices, (), "")  # no run yet
-        return cls(devices, tuple(best_ceilings(rows)), str(latest))
+        for path in reversed(stored_runs(out)):
+            ceilings = tuple(best_ceilings(load_rows(path)))
+            if ceilings:
+                return cls(devices, ceilings, str(path))
+        return cls(devices, (), "")
 
     def as_json(self) -> dict[str, Any]:
         """backends, models and ceilings, each a list of objects; sizes in bytes."""

@@ -15,11 +15,16 @@ DEFAULT_OUT = Path("results/runs")
 """Where runs go if nothing else is said, under the current folder."""
 
 
+def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
+    """The row files in a folder, the latest last; those of runs that were cut short too."""
+    return sorted([*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")], key=_written_at)
+
+
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
     """The file or folder that `name` means. Raises StoreError that lists what is there."""
     if Path(name).exists():
         return Path(name)
-    runs = sorted([*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")], key=_written_at)
+    runs = stored_runs(out)
     if not runs:
         raise StoreError(f"no run {name!r}: there are no runs in {out} yet; `membound run` makes one")
     if name == "latest":

@@ -278,6 +278,7 @@ def test_list_shows_backends_models_and_ceilings(membound_, devices, folder):
     assert "llama-3.2-1b" in out
     assert "none known yet" in out
     write(folder / "results/runs/a.jsonl", run_rows())
+    write(folder / "results/runs/b.jsonl", [case()])
     assert "11.0 GB/s" in membound_("list")[1]
 
 
