@@ -64,6 +64,8 @@ class _Session:
     started: float
     rows: list[Row] = field(default_factory=list)
     shortest_s: dict[str, float] = field(default_factory=dict)
+    with_ceilings: set[str] = field(default_factory=set)
+    """Backends whose own ceilings were measured or tried."""
     skipped: int = 0
     ceiling_too_low: bool = False
 
@@ -159,6 +161,8 @@ def _run_cells(session: _Session, cells: Iterable[Cell]) -> None:
 def _run_worker(session: _Session, cell: Cell, works: list[str]) -> list[str]:
     """One worker for `works`; returns those that its death left unmeasured."""
     plan, left, phase = session.plan, list(works), _Phase()
+    wants_ceilings = plan.ceilings and cell.backend not in session.with_ceilings
+    session.with_ceilings.add(cell.backend)
     job = {
         "job": "measure",
         "backend": cell.backend,
@@ -169,6 +173,8 @@ def _run_worker(session: _Session, cell: Cell, works: list[str]) -> list[str]:
         "budget": asdict(plan.budget),
         "reference_dir": str(plan.reference_dir),
         "memory_bytes": plan.memory_bytes,
+        "ceilings": wants_ceilings,
+        "quick": plan.rigor != "high",
     }
     try:
         with Worker(job, plan.python_for(cell.backend) or sys.executable) as worker:
@@ -176,6 +182,9 @@ def _run_worker(session: _Session, cell: Cell, works: list[str]) -> list[str]:
                 if event["event"] == "phase":
                     phase = _Phase(event["work"], event["phase"])
                     session.progress.cell(cell.backend, phase.work, cell.replicate, phase.name)
+                elif event["event"] == "ceilings":
+                    phase = _Phase()
+                    _keep_ceilings(session, event, cell.backend, cell.replicate)
                 elif event["event"] == "result":
                     session.keep(Row.from_json(json.dumps(event["row"])))
                     left.remove(event["work"])
@@ -187,7 +196,10 @@ def _run_worker(session: _Session, cell: Cell, works: list[str]) -> list[str]:
         _fail(session, cell, left, "unavailable", reason)
     except (WorkerDiedError, WorkerTimeoutError) as error:
         status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
-        if not phase.work and len(left) < len(works):
+        if not phase.work and phase.name:
+            _fail_ceilings(session, cell.backend, cell.replicate, status, f"while {phase.name}: {error}")
+            return left
+        if not phase.work and (wants_ceilings or len(left) < len(works)):
             return left  # it died between two works: neither is to blame
         failed = [phase.work] if phase.work else left
         _fail(session, cell, failed, status, f"while {phase.name}: {error}" if phase.name else str(error))
@@ -228,39 +240,47 @@ def _run_ceilings(session: _Session, quick: bool) -> None:
     """Measure the machine's limits in a worker; a failure is a row as well."""
     job = {"job": "ceilings", "threads": session.plan.threads, "quick": quick}
     replicate = max((r.replicate + 1 for r in session.rows if r.kind == "ceiling"), default=0)
-    started_at = _now()
     try:
         with Worker(job) as worker:
             for event in worker.events(lambda _: session.limits.other_s):
                 if event["event"] == "phase":
                     session.progress.cell("ceilings", "", replicate, event["phase"])
                 elif event["event"] == "ceilings":
-                    for ceiling in event["ceilings"]:
-                        row = _ceiling_row(ceiling, event["telemetry"], session.plan.threads)
-                        row.replicate, row.started_at = replicate, started_at
-                        session.keep(row)
+                    _keep_ceilings(session, event, "cpu", replicate)
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
         status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
+        _fail_ceilings(session, "cpu", replicate, status, str(error))
+
+
+def _keep_ceilings(session: _Session, event: Event, backend: str, replicate: int) -> None:
+    """A row for each ceiling that a worker measured."""
+    found, reasons = grade(event["telemetry"], session.plan.threads)
+    for ceiling in event["ceilings"]:
         session.keep(
-            Row("", "ceiling", "cpu", "ceilings", status, str(error), replicate, started_at=started_at)
+            Row(
+                run_id=session.run_id,
+                kind="ceiling",
+                backend=backend,
+                work=ceiling["name"],
+                status=ceiling["status"],
+                reason=ceiling["reason"],
+                replicate=replicate,
+                started_at=_now(),
+                value=ceiling["value"],
+                unit=ceiling["unit"],
+                config=ceiling["config"],
+                samples_s=list(ceiling["samples"]),
+                telemetry=event["telemetry"],
+                grade=found,
+                grade_reasons=reasons,
+            )
         )
 
 
-def _ceiling_row(ceiling: dict[str, Any], telemetry: dict[str, float | None], threads: int) -> Row:
-    found, reasons = grade(telemetry, threads)
-    return Row(
-        run_id="",
-        kind="ceiling",
-        backend=ceiling["config"].get("backend", "cpu"),
-        work=ceiling["name"],
-        status="ok",
-        value=ceiling["value"],
-        unit=ceiling["unit"],
-        config=ceiling["config"],
-        samples_s=ceiling["samples"],
-        telemetry=telemetry,
-        grade=found,
-        grade_reasons=reasons,
+def _fail_ceilings(session: _Session, backend: str, replicate: int, status: str, reason: str) -> None:
+    """One row for ceilings that a worker could not report on."""
+    session.keep(
+        Row(session.run_id, "ceiling", backend, "ceilings", status, reason, replicate, started_at=_now())
     )
 
 

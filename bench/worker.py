@@ -97,10 +97,12 @@ def _fields_but_id(device: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(job: dict[str, Any], send: Send) -> None:
-    """Measure the job's works one after the other."""
+    """Measure the job's works one after the other, after the backend's own ceilings if they are asked for."""
     from membound.bench.case import Case, run_case
     from membound.kernels.cpu.compile import watch_compilation
 
+    if job.get("ceilings"):
+        _measure_backend_ceilings(job, send)
     for work in job["works"]:
         case = Case(
             backend=job["backend"],
@@ -120,6 +122,32 @@ def _measure(job: dict[str, Any], send: Send) -> None:
         with watch_compilation(lambda name, tell=tell: tell(f"compiling {name}")):  # type: ignore[misc]
             row = run_case(case, tell)
         send("result", work=work, row=asdict(row))
+
+
+def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
+    """What the backend itself can do at most; its failure is told as a ceiling, and the works go on."""
+    from membound.bench.ceilings import Ceiling, measure_backend_ceilings
+    from membound.kernels.cpu.compile import watch_compilation
+
+    def tell(phase: str) -> None:
+        send("phase", work="", phase=phase)
+
+    tell("ceilings")
+    before = snapshot()
+    try:
+        backend = registry.create(job["backend"])
+        try:
+            device = backend.open(registry.device_of(job["backend"]), job["threads"])
+            with watch_compilation(lambda name: tell(f"compiling {name}")):
+                ceilings = measure_backend_ceilings(backend, device, tell, job["quick"])
+        finally:
+            backend.close()
+    except BackendUnavailable:
+        ceilings = []  # every case says so in a row of its own
+    except Exception as error:  # the outermost boundary around a runtime
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        ceilings = [Ceiling("backend", None, "", (), {}, "error", reason)]
+    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=delta(before, snapshot()))
 
 
 def _ceilings(job: dict[str, Any], send: Send) -> None:

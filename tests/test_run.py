@@ -271,6 +271,7 @@ def ceilings(read: float) -> Any:
             "config": {"threads": 1},
             "samples": [0.1],
         }
+        ceiling |= {"status": "ok", "reason": ""}
         yield {"event": "phase", "work": "ceilings", "phase": "read"}
         yield {"event": "ceilings", "ceilings": [ceiling], "telemetry": {}}
 
@@ -326,6 +327,33 @@ def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, scripted: typ
         "exit status 1: no OpenMP",
     )
     assert [r.status for r in rows[1:]] == ["ok", "ok"]
+
+
+def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case(
+    tmp_path: Path, scripted: type[FakeWorker]
+) -> None:
+    def script(job: dict[str, Any]) -> Any:
+        if job["job"] == "ceilings":
+            return
+        if job["ceilings"]:
+            yield {"event": "phase", "work": "", "phase": "gemm_bf16"}
+            if job["backend"] == "numba:cpu":
+                raise process.WorkerDiedError("SIGILL")
+            ceiling = {"name": "gemm_f32", "value": 1e11, "unit": "FLOP/s", "config": {}, "samples": [0.1]}
+            ceiling |= {"status": "ok", "reason": ""}
+            yield {"event": "ceilings", "ceilings": [ceiling], "telemetry": {}}
+        yield from measured(job)
+
+    scripted.script = staticmethod(script)
+    plan = make_plan(["numba:cpu", "numba:cpu+x"], WORKS, replace(OPTIONS, ceilings=True), 10**9)
+    rows, _, _ = executed(tmp_path, plan)
+    found = {r.backend: (r.work, r.status, r.reason, r.value) for r in rows if r.kind == "ceiling"}
+    assert found == {
+        "numba:cpu": ("ceilings", "crashed", "while gemm_bf16: SIGILL", None),
+        "numba:cpu+x": ("gemm_f32", "ok", "", 1e11),
+    }
+    assert [r.status for r in rows if r.kind == "case"] == ["ok"] * 12
+    assert [j["ceilings"] for j in scripted.jobs if j["job"] == "measure"].count(True) == 2
 
 
 def test_limits_depend_on_the_phase() -> None:

@@ -169,6 +169,24 @@ def test_probe_tells_every_device(fakes: Path) -> None:
     )
 
 
+def test_a_backends_ceilings_come_before_its_works_and_may_fail(fakes: Path) -> None:
+    job = {"job": "measure", "backend": "raises:cpu", "works": [ODD], "seed": 1, "threads": 1, "replicate": 0}
+    job |= {
+        "budget": {},
+        "memory_bytes": 20_000,
+        "reference_dir": str(fakes),
+        "ceilings": True,
+        "quick": True,
+    }
+    events, _ = worker(job)
+    told = [e for e in events if e["event"] in ("ceilings", "result")]
+    assert [e["event"] for e in told] == ["ceilings", "result"]
+    (ceiling,) = told[0]["ceilings"]
+    assert ceiling["status"] == "error"
+    assert ceiling["reason"] == "RuntimeTroubleError: kernel not registered"
+    assert told[1]["row"]["status"] == "error"
+
+
 def test_an_impossible_job_is_refused(fakes: Path) -> None:
     events, done = worker({"job": "dance", "threads": 1})
     assert done.returncode == 1
