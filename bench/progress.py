@@ -95,11 +95,13 @@ class Lines:
                 self._compiled.add((backend, work))
                 self._say(f"{text}: compiling kernels (kept for later runs)")
         elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
-            self._say(f"{text}: {phase}")
+            self._say(f"{text}: {phase.removeprefix(f'{backend}: ')}")
 
     def done(self, row: Row) -> None:
         """A cell ended with this row; failures are told at once."""
         self._done += row.kind == "case"
+        if not self._done:
+            self._began_at = time.monotonic()  # ceilings come first and say nothing about how long cases take
         if row.status not in ("ok", "unsupported"):
             self._say(f"{self._count()} {describe(row)}")
 
