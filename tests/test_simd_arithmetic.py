@@ -1,0 +1,232 @@
+"""Arithmetic on vectors and tiles alone, on random values against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from simd_probes import floats, ints, probe, result, rng, signed
+
+from membound.kernels.cpu.simd import (
+    DOT_OFFSET,
+    LANES,
+    absolute,
+    add,
+    add_i32,
+    add_lanes,
+    add_scaled_tile,
+    add_tiles,
+    divide,
+    dot_s8_tile,
+    dot_u8_tile,
+    fma,
+    fma_chains,
+    fma_tile,
+    load,
+    load_bytes,
+    load_next,
+    load_tile,
+    max_lanes,
+    maximum,
+    multiply,
+    nibble_values_each,
+    nibbles_each,
+    round_f32,
+    round_i32,
+    scale_by_power_of_two,
+    scale_columns,
+    scale_tile,
+    store,
+    store_tile,
+    subtract,
+    subtract_i32,
+    tile_of_columns,
+    to_f32,
+    to_f32_tile,
+    zeros_i32,
+)
+
+BINARY: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "add": (add, np.add),
+    "subtract": (subtract, np.subtract),
+    "multiply": (multiply, np.multiply),
+    "divide": (divide, np.divide),
+    "maximum": (maximum, np.maximum),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_float_arithmetic(name: str) -> None:
+    operation, numpy_operation = BINARY[name]
+
+    @probe
+    def run(out: Any, a: Any, b: Any) -> None:
+        store(out, 0, operation(load(a, 0, "f32"), load(b, 0, "f32")))
+
+    a, b = floats(LANES), floats(LANES)
+    np.testing.assert_array_equal(result(run, a, b), numpy_operation(a, b))
+
+
+def test_integer_arithmetic_wraps() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any) -> None:
+        store(out, 0, add_i32(load_bytes(a, 0), load_bytes(b, 0)))
+        store(out, LANES, subtract_i32(load_bytes(a, 0), load_bytes(b, 0)))
+
+    a, b = (rng.integers(-(1 << 31), 1 << 31, LANES).astype(np.int32) for _ in range(2))
+    y = result(run, a.view(np.int8), b.view(np.int8), count=2 * LANES, dtype=np.int32)
+    np.testing.assert_array_equal(y, np.concatenate([a + b, a - b]))
+
+
+def test_fused_multiply_add_and_magnitude() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        store(out, 0, fma(load(a, 0, "f32"), load(b, 0, "f32"), load(c, 0, "f32")))
+        store(out, LANES, absolute(load(a, 0, "f32")))
+
+    a, b, c = floats(LANES), floats(LANES), floats(LANES)
+    y = result(run, a, b, c, count=2 * LANES)
+    np.testing.assert_allclose(y[:LANES], a.astype(float) * b + c, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y[LANES:], np.abs(a))
+
+
+def test_outer_product_of_registers() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_next(c, 0, 6, "f32")
+        store_tile(out, 0, fma_tile(acc, load_next(a, 0, 2, "f32"), load_next(b, 0, 3, "f32")))
+
+    a, b, c = floats(2 * LANES), floats(3 * LANES), floats(6 * LANES)
+    products = a.astype(float).reshape(2, 1, LANES) * b.reshape(1, 3, LANES)
+    y = result(run, a, b, c, count=6 * LANES)
+    np.testing.assert_allclose(y, c + products.ravel(), rtol=1e-5, atol=1e-6)
+
+
+def test_tiles_are_added_scaled_and_chained() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, r: Any, c: Any) -> None:
+        tile, other = load_next(a, 0, 6, "f32"), load_next(b, 0, 6, "f32")
+        rows, columns = load_next(r, 0, 2, "f32"), load_next(c, 0, 3, "f32")
+        store_tile(out, 0, add_tiles(tile, other))
+        store_tile(out, 6 * LANES, scale_tile(tile, rows))
+        store_tile(out, 12 * LANES, scale_columns(tile, columns))
+        store_tile(out, 18 * LANES, add_scaled_tile(tile, other, rows))
+        store_tile(out, 24 * LANES, fma_chains(tile, rows[0], columns[0]))
+        store_tile(out, 30 * LANES, tile_of_columns(columns, 2))
+
+    a, b = floats(6 * LANES), floats(6 * LANES)
+    r, c = floats(2 * LANES), floats(3 * LANES)
+    y = result(run, a, b, r, c, count=36 * LANES).reshape(6, 2, 3, LANES)
+    a, b = a.reshape(2, 3, LANES), b.reshape(2, 3, LANES)
+    rows, columns = r.reshape(2, 1, LANES), c.reshape(1, 3, LANES)
+    expected = (a + b, a * rows, a * columns, a + b * rows, a * rows[0] + columns[:, 0])
+    for got, want in zip(y, (*expected, np.broadcast_to(columns, a.shape)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_lanes_are_summed_and_compared() -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        for i, total in enumerate(add_lanes(load_next(a, 0, 3, "f32"))):
+            out[i] = total
+        out[3] = max_lanes(load(a, 0, "f32"))
+
+    @probe
+    def whole(out: Any, a: Any) -> None:
+        for i, total in enumerate(add_lanes(load_tile(a, 0, zeros_i32(2)))):
+            out[i] = total
+
+    a, b = floats(3 * LANES), ints(2 * LANES)
+    y = result(run, a, count=4)
+    np.testing.assert_allclose(y[:3], a.astype(float).reshape(3, -1).sum(1), rtol=1e-5, atol=1e-5)
+    assert y[3] == a[:LANES].max()
+    np.testing.assert_array_equal(
+        result(whole, b, count=2, dtype=np.int32), b.reshape(2, -1).sum(1, dtype=np.int32)
+    )
+
+
+def test_conversions_between_integers_and_floats() -> None:
+    @probe
+    def up(out: Any, a: Any) -> None:
+        store(out, 0, to_f32(load_bytes(a, 0)))
+        store_tile(out, LANES, to_f32_tile(load_tile(a, 0, zeros_i32(2))))
+
+    @probe
+    def down(out: Any, a: Any) -> None:
+        store(out, 0, round_i32(load(a, 0, "f32")))
+
+    @probe
+    def nearest(out: Any, a: Any) -> None:
+        store(out, 0, round_f32(load(a, 0, "f32")))
+
+    a, b = ints(2 * LANES), floats(LANES, 1e5)
+    b[:4] = [0.5, 1.5, -2.5, -0.49]
+    y = result(up, a.view(np.int8), count=3 * LANES)
+    np.testing.assert_array_equal(y, np.concatenate([a[:LANES], a]))
+    np.testing.assert_array_equal(result(down, b, dtype=np.int32), np.rint(b))
+    np.testing.assert_array_equal(result(nearest, b), np.rint(b))
+
+
+def test_scaling_by_powers_of_two() -> None:
+    @probe
+    def run(out: Any, a: Any, e: Any) -> None:
+        store(out, 0, scale_by_power_of_two(load(a, 0, "f32"), load_bytes(e, 0)))
+
+    a, e = floats(LANES), rng.integers(-60, 60, LANES, np.int32)
+    np.testing.assert_array_equal(result(run, a, e.view(np.int8)), np.ldexp(a, e))
+
+
+def products(rows: Any, columns: Any) -> npt.NDArray[np.int32]:
+    """dot of the four bytes in each lane, [rows, columns, LANES]."""
+    left, right = (v.astype(np.int32).reshape(-1, LANES, 4) for v in (rows, columns))
+    sums: npt.NDArray[np.int32] = np.einsum("ilq,jlq->ijl", left, right)
+    return sums
+
+
+def test_unsigned_dot_products_are_exact_at_the_extremes() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_tile(c, 0, zeros_i32(6))
+        store_tile(out, 0, dot_u8_tile(acc, load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))))
+
+    a, b, c = rng.integers(0, 128, 8 * LANES, np.uint8), signed(12 * LANES), ints(6 * LANES)
+    a[:8], b[:8] = 127, -127
+    y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
+    np.testing.assert_array_equal(y, c + products(a, b).ravel())
+
+
+def test_signed_dot_products_are_exact_at_the_extremes() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_tile(c, 0, zeros_i32(6))
+        store_tile(out, 0, dot_s8_tile(acc, load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))))
+
+    a, b, c = signed(8 * LANES), signed(12 * LANES), ints(6 * LANES)
+    a[:8], b[:8] = -127, 127
+    a[8:12], b[8:12] = -127, -127
+    offset = DOT_OFFSET * b.astype(np.int32).reshape(3, LANES, 4).sum(2)
+    y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
+    np.testing.assert_array_equal(y, c + (products(a, b) + offset).ravel())
+
+
+def test_nibbles_of_bytes_and_of_lanes() -> None:
+    @probe
+    def halves(out: Any, a: Any) -> None:
+        tile = load_tile(a, 0, zeros_i32(2))
+        store_tile(out, 0, nibbles_each(tile, 0))
+        store_tile(out, 2 * LANES, nibbles_each(tile, 1))
+
+    @probe
+    def values(out: Any, a: Any) -> None:
+        for position in range(8):
+            tile = nibble_values_each(load_tile(a, 0, zeros_i32(2)), np.int32(position))
+            store_tile(out, 2 * LANES * position, tile)
+
+    a = rng.integers(0, 256, 8 * LANES, np.uint8)
+    y = result(halves, a, count=4 * LANES, dtype=np.int32)
+    np.testing.assert_array_equal(y.view(np.uint8), np.concatenate([a & 15, a >> 4]))
+    expected = [((a.view(np.uint32) >> np.uint32(4 * p)) & np.uint32(15)).astype(int) - 8 for p in range(8)]
+    np.testing.assert_array_equal(result(values, a, count=16 * LANES), np.concatenate(expected))

@@ -1,0 +1,183 @@
+"""Constants, loads, stores and prefetches alone, on random values against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from simd_probes import floats, ints, probe, result, signed, stored
+
+from membound.kernels.cpu.simd import (
+    LANES,
+    broadcast_bytes,
+    broadcast_bytes_next,
+    broadcast_next,
+    far_starts,
+    load,
+    load_bytes,
+    load_bytes_each,
+    load_each,
+    load_next,
+    load_part,
+    load_tile,
+    prefetch,
+    prefetch_each,
+    splat,
+    splat_i32,
+    store,
+    store_bf16,
+    store_each,
+    store_grid,
+    store_int8,
+    store_streaming,
+    store_tile,
+    widen_at,
+    zeros,
+    zeros_i32,
+)
+from membound.kernels.inputs import to_bf16
+
+FORMATS = ("f32", "bf16", "f16", "int8")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_loads_widen_each_format(fmt: str) -> None:
+    count = 3
+
+    @probe
+    def run(out: Any, a: Any, k: Any) -> None:
+        store(out, 0, load(a, k, fmt))
+        store_tile(out, LANES, load_each(a, (5, 0, 9), k, fmt))
+        store_tile(out, 4 * LANES, load_next(a, k, count, fmt))
+        out[7 * LANES] = widen_at(a, k, fmt)
+
+    a, wide = stored(fmt, 100)
+    y = result(run, a, 3, count=7 * LANES + 1)
+    starts = [3, 8, 3, 12, 3, 3 + LANES, 3 + 2 * LANES]
+    np.testing.assert_array_equal(y[:-1], np.concatenate([wide[s : s + LANES] for s in starts]))
+    assert y[-1] == wide[3]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_partial_loads_read_no_further_than_asked(fmt: str) -> None:
+    @probe
+    def run(out: Any, a: Any, k: Any, n: Any) -> None:
+        store(out, 0, load_part(a, k, n, fmt))
+
+    for n in (0, 1, LANES - 1, LANES):
+        a, wide = stored(fmt, 2 + LANES)
+        expected = np.where(np.arange(LANES) < n, wide[2 : 2 + LANES], np.float32(0))
+        np.testing.assert_array_equal(result(run, a, 2, n), expected)
+
+
+def test_constants_fill_every_lane() -> None:
+    @probe
+    def floats_(out: Any, x: Any) -> None:
+        store_tile(out, 0, zeros(2))
+        store(out, 2 * LANES, splat(x))
+
+    @probe
+    def ints_(out: Any, x: Any) -> None:
+        store_tile(out, 0, zeros_i32(2))
+        store(out, 2 * LANES, splat_i32(x))
+
+    expected = np.repeat([0, 0, 7], LANES)
+    np.testing.assert_array_equal(result(floats_, np.float32(7), count=3 * LANES), expected)
+    np.testing.assert_array_equal(result(ints_, np.int32(7), count=3 * LANES, dtype=np.int32), expected)
+
+
+def test_broadcasts_of_numbers_and_of_four_bytes() -> None:
+    @probe
+    def numbers(out: Any, a: Any, k: Any) -> None:
+        store_tile(out, 0, broadcast_next(a, k, 3))
+
+    @probe
+    def quads(out: Any, a: Any, k: Any) -> None:
+        store(out, 0, broadcast_bytes(a, k))
+        store_tile(out, LANES, broadcast_bytes_next(a, k, 2))
+
+    a, b = floats(9), signed(40)
+    np.testing.assert_array_equal(result(numbers, a, 4, count=3 * LANES), np.repeat(a[4:7], LANES))
+    words = b[5:13].view(np.int32)[[0, 0, 1]]
+    np.testing.assert_array_equal(
+        result(quads, b, 5, count=3 * LANES, dtype=np.int32), np.repeat(words, LANES)
+    )
+
+
+def test_bytes_are_loaded_four_to_a_lane() -> None:
+    @probe
+    def run(out: Any, a: Any, k: Any) -> None:
+        store(out, 0, load_bytes(a, k))
+        store_tile(out, LANES, load_bytes_each(a, (1, 11), k))
+        store_tile(out, 3 * LANES, load_tile(a, k, zeros_i32(2)))
+
+    a = signed(12 * LANES + 20)
+    starts = [3, 4, 14, 3, 3 + 4 * LANES]
+    expected = np.concatenate([a[s : s + 4 * LANES] for s in starts]).view(np.int32)
+    np.testing.assert_array_equal(result(run, a, 3, count=5 * LANES, dtype=np.int32), expected)
+
+
+def test_float_tiles_are_loaded_and_stored_anywhere() -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        tile = load_tile(a, 3, zeros(4))
+        store_grid(out, 1, 3 * LANES, LANES, tile, 2)
+
+    a = floats(5 * LANES)
+    y = result(run, a, count=5 * LANES + 1)
+    v = a[3 : 3 + 4 * LANES].reshape(4, LANES)
+    np.testing.assert_array_equal(y[1 : 1 + 2 * LANES], v[:2].ravel())
+    assert (y[1 + 2 * LANES : 1 + 3 * LANES] == 77).all()
+    np.testing.assert_array_equal(y[1 + 3 * LANES :], v[2:].ravel())
+
+
+def test_far_starts_are_equally_far_apart() -> None:
+    @probe
+    def run(out: Any, start: Any, distance: Any) -> None:
+        for i, at in enumerate(far_starts(start, distance, 5)):
+            out[i] = at
+
+    assert result(run, 7, 1000, count=5, dtype=np.int64).tolist() == [7, 1007, 2007, 3007, 4007]
+
+
+@pytest.mark.parametrize("mode", ["cached", "streaming"])
+def test_vectors_are_stored_where_each_start_says(mode: str) -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        store_each(out, (2 * LANES, 0), LANES, load_next(a, 0, 2, "f32"), mode)
+        store_streaming(out, 2 * LANES, load(a, 2 * LANES, "f32"))
+
+    raw = np.full(6 * LANES, 77, np.float32)
+    out = raw[-(raw.ctypes.data // 4) % LANES :][: 4 * LANES]
+    a = floats(3 * LANES)
+    run(out, a)
+    first, second, third = a.reshape(3, LANES)
+    np.testing.assert_array_equal(out[LANES:], np.concatenate([second, third, first]))
+    assert (out[:LANES] == 77).all()
+
+
+def test_stores_that_narrow() -> None:
+    @probe
+    def to_int8(out: Any, a: Any) -> None:
+        store_int8(out, 0, load_bytes(a, 0))
+
+    @probe
+    def to_bf16_(out: Any, a: Any) -> None:
+        store_bf16(out, 0, load(a, 0, "f32"))
+
+    a, b = ints(LANES), floats(LANES, 1e3)
+    b[:2] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # ties, down and up to even
+    np.testing.assert_array_equal(result(to_int8, a.view(np.int8), dtype=np.int8), a.astype(np.int8))
+    np.testing.assert_array_equal(result(to_bf16_, b, dtype=np.uint16), to_bf16(b))
+
+
+def test_prefetching_beyond_an_array_is_harmless() -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        prefetch(a, 1 << 40)
+        prefetch_each(a, (0, -(1 << 40)), 3)
+        store(out, 0, load(a, 0, "f32"))
+
+    a = floats(LANES)
+    np.testing.assert_array_equal(result(run, a), a)
