@@ -24,9 +24,10 @@ from membound.kernels.work import FORMATS, DecodeAttention, Linear, Prefill, Ste
 
 F32 = npt.NDArray[np.float32]
 
-# Queries of a random model are this much longer, so that attention is peaked as in trained models. With
-# flat attention a thousand values average out, and logits hardly change when a head or a token is wrong.
-QUERY_GAIN = 4
+# Queries of a step are this much longer, so that attention over random caches is peaked as in trained
+# models. With flat attention a thousand values average out, and logits hardly change when a head or a
+# token is wrong. A prompt's keys are longer by themselves: the same gain there makes the depth chaotic.
+STEP_QUERY_GAIN = 4
 # A cache's last key is 2² times as long, so that in some heads nearly all attention is on it and a
 # context that is one token short shows at any length.
 LAST_KEY_DOUBLINGS = 2
@@ -183,7 +184,7 @@ def make_inputs(work: Work, seed: int, slots: int = 1) -> Inputs:
 
         source = Checkpoint(work.shape, work.weight, seed)
     else:
-        source = RandomSource(work.shape, work.weight, seed)
+        source = RandomSource(work.shape, work.weight, seed, STEP_QUERY_GAIN if isinstance(work, Step) else 1)
     return ModelInputs(work, work.shape, seed, source.hidden_states(rows), source)
 
 
@@ -197,11 +198,12 @@ def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RandomSource:
-    """A model's weights from the generator."""
+    """A model's weights from the generator. `query_gain` is a power of two."""
 
     model: Model
     format: str
     seed: int
+    query_gain: int = 1
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
@@ -209,7 +211,11 @@ class RandomSource:
         rng = np.random.default_rng((self.seed, index))
         matrices = {
             name: random_weight(
-                self.format, n, k, _stream(self.seed, 100 * (index + 1) + i), QUERY_GAIN if name == "q" else 1
+                self.format,
+                n,
+                k,
+                _stream(self.seed, 100 * (index + 1) + i),
+                self.query_gain if name == "q" else 1,
             )
             for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
         }

@@ -118,7 +118,9 @@ def _weight_and_act(work: Any) -> None:
     _one_of(work, "weight", tuple(FORMATS))
     _one_of(work, "act", ACTS)
     if work.act == "int8" and work.weight in ("f32", "bf16", "f16"):
-        raise SpecError(f"{work.kind}: act=int8 goes with weight=int8, int4g32 or int4g128, not {work.weight}")
+        raise SpecError(
+            f"{work.kind}: act=int8 goes with weight=int8, int4g32 or int4g128, not {work.weight}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,9 @@ class DecodeAttention:
         _positive(self, "context", "q_heads", "kv_heads", "head_dim", "batch")
         _one_of(self, "kv", KV_FORMATS)
         if self.q_heads % self.kv_heads:
-            raise SpecError(f"attention: q_heads={self.q_heads} must be a multiple of kv_heads={self.kv_heads}")
+            raise SpecError(
+                f"attention: q_heads={self.q_heads} must be a multiple of kv_heads={self.kv_heads}"
+            )
 
     @property
     def spec(self) -> str:
@@ -311,6 +315,10 @@ class Prefill:
 
     def __post_init__(self) -> None:
         _positive(self, "batch", "tokens")
+        if self.batch * self.tokens > MAX_DIMENSION:
+            raise SpecError(
+                f"prefill: batch={self.batch} times tokens={self.tokens} must be at most {MAX_DIMENSION}"
+            )
         _weight_and_act(self)
         _one_of(self, "kv", KV_FORMATS)
         _check_model(self)

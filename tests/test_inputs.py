@@ -1,0 +1,203 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32
+from membound.kernels.inputs import (
+    Weight,
+    dequantize,
+    from_bf16,
+    make_inputs,
+    quantize,
+    random_cache,
+    random_weight,
+    slots_to_defeat,
+    to_bf16,
+    unpack_int4,
+)
+from membound.kernels.work import FORMATS, KV_FORMATS, Linear, Step, parse
+
+DTYPES = {
+    "f32": np.float32,
+    "bf16": np.uint16,
+    "f16": np.float16,
+    "int8": np.int8,
+    "int4g32": np.uint8,
+    "int4g128": np.uint8,
+}
+
+
+def splitmix64(seed, index):
+    mask = (1 << 64) - 1
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def test_bits_are_splitmix64():
+    # First output for seed 0 in the authors' reference implementation (prng.di.unimi.it/splitmix64.c).
+    assert splitmix64(0, 0) == 0xE220A8397B1DCDAF
+    out = np.empty(8 * 5, np.uint8)
+    fill_bytes(out, 12345)
+    assert out.view(np.uint64).tolist() == [splitmix64(12345, i) for i in range(5)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 23])
+def test_odd_sizes_are_filled(size):
+    out = np.zeros((16, size), np.uint8)
+    for row, target in enumerate(out):
+        fill_bytes(target, row)
+    assert (out.max(0) > 0).all()
+
+
+def test_distributions():
+    f32, bf16, f16 = np.empty(100_001, np.float32), np.empty(100_001, np.uint16), np.empty(100_001, np.uint16)
+    fill_f32(f32, 1, np.float32(0.5))
+    fill_bf16(bf16, 2, np.int32(-1))
+    fill_f16(f16, 3, np.int32(-1))
+    assert f32.std() == pytest.approx(0.5 / np.sqrt(3), rel=0.01)
+    for values in (f32, from_bf16(bf16), f16.view(np.float16).astype(np.float32)):
+        assert np.isfinite(values).all()
+        assert 0.49 < np.abs(values).max() <= 0.5
+        assert (values != 0).all()
+        assert abs(values.mean()) < 0.005
+    assert from_bf16(bf16).std() == pytest.approx(f16.view(np.float16).astype(np.float32).std(), rel=0.02)
+
+
+def digest(threads):
+    code = f"""
+import zlib, numba
+numba.set_num_threads({threads})
+from membound.kernels.inputs import make_inputs
+from membound.kernels.work import parse
+for weight in ("f32", "bf16", "f16", "int8", "int4g32"):
+    w = make_inputs(parse(f"linear:n=37,k=96,weight={{weight}}"), 5, 2).weight(1)
+    print(zlib.crc32(w.values.tobytes()), w.scales is not None and zlib.crc32(w.scales.tobytes()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+def test_the_same_bits_for_any_number_of_threads_and_any_process():
+    lines = digest(1)
+    assert len(set(lines.splitlines())) == 5
+    assert digest(2) == lines
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_weights_have_the_format_and_unit_gain(fmt):
+    n, k = 301, 256
+    weight = random_weight(fmt, n, k, 7)
+    assert weight.values.dtype == DTYPES[fmt]
+    assert weight.values.nbytes == FORMATS[fmt].matrix_bytes(n, k)[0]
+    assert (0 if weight.scales is None else weight.scales.nbytes) == FORMATS[fmt].matrix_bytes(n, k)[1]
+    wide = dequantize(weight)
+    assert wide.shape == (n, k)
+    assert 0.5 < wide.std() * np.sqrt(k) < 1.6
+    assert np.array_equal(wide[5:9], dequantize(weight, slice(5, 9)))
+    louder = random_weight(fmt, n, k, 7, gain=4)
+    assert dequantize(louder).std() == pytest.approx(4 * wide.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kv", KV_FORMATS)
+def test_caches(kv):
+    cache = random_cache(kv, (2, 3, 5, 16), 9)
+    assert cache.k.shape == cache.v.shape == (2, 3, 5, 16)
+    assert cache.k.dtype == DTYPES[kv]
+    assert not np.array_equal(cache.k, cache.v)
+    assert (cache.k_scales is None) == (cache.v_scales is None) == (kv != "int8")
+    if kv == "int8":
+        assert cache.k.min() >= -127
+        assert cache.k_scales.shape == (2, 3, 5)
+        assert not np.array_equal(cache.k_scales, cache.v_scales)
+        assert cache.k_scales[:, :, -1].min() > 2 * cache.k_scales[:, :, :-1].max()
+    else:
+        keys = from_bf16(cache.k) if kv == "bf16" else cache.k
+        assert np.abs(keys[:, :, :-1]).max() <= 1 < np.abs(keys[:, :, -1]).max() <= 4
+
+
+def test_slots_layers_and_seeds_differ():
+    spec = parse("linear:n=9,k=32,weight=int8")
+    slots = [make_inputs(spec, 1, 4).weight(slot) for slot in range(4)]
+    again = make_inputs(spec, 1, 4).weight(2)
+    assert np.array_equal(again.values, slots[2].values)
+    assert len({w.values.tobytes() for w in slots} | {make_inputs(spec, 2).weight(0).values.tobytes()}) == 5
+
+    attention = make_inputs(parse("attention:context=3,batch=2"), 1, 3)
+    assert len({attention.cache(slot).k.tobytes() for slot in range(3)}) == 3
+
+    step = make_inputs(parse("step:model=tiny"), 1)
+    matrices = [w.values.tobytes()[:256] for i in range(2) for w in step.layer(i).matrices.values()]
+    assert len(set(matrices)) == 14
+    assert len({step.cache(i).v.tobytes() for i in range(2)}) == 2
+    assert not np.array_equal(step.layer(0).attention_norm, step.layer(1).attention_norm)
+
+
+def test_model_inputs_have_the_shapes_of_the_model():
+    step = make_inputs(parse("step:model=qwen2.5-0.5b,layers=1,batch=3,context=5,weight=int8"), 1)
+    layer = step.layer(0)
+    assert step.x.shape == (3, 896)
+    assert {name: (w.n, w.k) for name, w in layer.matrices.items()} == step.model.layer_matrices
+    assert (layer.q_bias.shape, layer.k_bias.shape, layer.v_bias.shape) == ((896,), (128,), (128,))
+    assert layer.q_norm is None
+    assert step.cache(0).k.shape == (3, 2, 5, 64)
+    prompt = make_inputs(parse("prefill:model=tiny,batch=2,tokens=7"), 1)
+    assert prompt.x.shape == (14, 256)
+    for i, gain in ((0, 1), (1, 4)):
+        inputs = (prompt, make_inputs(parse("step:model=tiny"), 1))[i]
+        queries, keys = (dequantize(inputs.layer(0).matrices[name]).std() for name in "qk")
+        assert queries == pytest.approx(gain * keys, rel=0.03)
+    head = make_inputs(parse("step:model=tiny"), 1).lm_head()
+    assert (head.n, head.k) == (1000, 256)
+
+
+@pytest.mark.parametrize("shape", [(1, 128), (7, 256), (33, 384)])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_quantize_stays_within_half_a_step(fmt, shape):
+    w = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    stored = quantize(w, fmt)
+    assert stored.values.dtype == DTYPES[fmt]
+    error = np.abs(dequantize(stored) - w)
+    if fmt in ("f32", "bf16", "f16"):
+        subnormal = 2**-25 if fmt == "f16" else 0
+        assert (error <= np.abs(w) * {"f32": 0, "bf16": 2**-8, "f16": 2**-11}[fmt] + subnormal).all()
+    elif fmt == "int8":
+        assert (error <= 0.5001 * np.abs(w).max(1, keepdims=True) / 127).all()
+    else:
+        grouped = (len(w), -1, FORMATS[fmt].group)
+        step = np.abs(w.reshape(grouped)).max(2, keepdims=True) / 8
+        # The largest positive value has no code of its own (+8 is cut to +7): a whole step there.
+        assert (error.reshape(grouped) <= 1.01 * step).all()
+        inner = np.abs(w.reshape(grouped)) < 7.4 * step
+        assert (error.reshape(grouped) <= 0.51 * step)[inner].all()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_zeros_survive(fmt):
+    assert not dequantize(quantize(np.zeros((3, 128), np.float32), fmt)).any()
+
+
+def test_bf16_rounds_to_nearest_even():
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0xBF818000, 0x3F80FFFF], np.uint32)
+    assert to_bf16(bits.view(np.float32)).tolist() == [0x3F80, 0x3F82, 0x3F81, 0xBF82, 0x3F81]
+    exact = np.arange(0x3F00, 0x4100, dtype=np.uint16)
+    assert np.array_equal(to_bf16(from_bf16(exact)), exact)
+
+
+def test_int4_layout_is_low_nibble_first():
+    packed = np.array([[0x21, 0x43]], np.uint8)
+    assert unpack_int4(packed).tolist() == [[1, 2, 3, 4]]
+    weight = Weight("int4g32", 1, 32, np.full((1, 16), 0x9F, np.uint8), np.full((1, 1), 0.5, np.float16))
+    assert dequantize(weight)[0, :4].tolist() == [3.5, 0.5, 3.5, 0.5]
+
+
+def test_slots_defeat_the_cache_within_the_budget():
+    work = Linear(256, 256, weight="f32")
+    size = work.footprint_bytes
+    assert slots_to_defeat(work, 10 * size, 1000 * size) == 41
+    assert slots_to_defeat(work, 10 * size, 7 * size) == 7
+    assert slots_to_defeat(work, 0, 0) == 2
+    assert slots_to_defeat(Step("tiny"), 10 * size, 1000 * size) == 1

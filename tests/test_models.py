@@ -1,0 +1,120 @@
+import json
+
+import pytest
+
+from membound.kernels.models import MODELS, Model, get_model
+from membound.kernels.work import SpecError, parse
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 50,
+    "rms_norm_eps": 1e-5,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def write(folder, config):
+    text = config if isinstance(config, str) else json.dumps(config)
+    (folder / "config.json").write_text(text)
+    return str(folder)
+
+
+# Parameters as published, in matrices that a step streams (without input embeddings unless tied).
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("llama-3.2-1b", 1.236),
+        ("llama-3-8b", 7.505),
+        ("llama-3-70b", 69.50),
+        ("llama-2-7b", 6.607),
+        ("llama-2-13b", 12.85),
+        ("llama-30b", 32.31),
+        ("qwen2.5-0.5b", 0.494),
+        ("qwen2.5-1.5b", 1.543),
+        ("qwen2.5-7b", 7.070),
+        ("gpt-3-175b", 174.6),
+    ],
+)
+def test_parameters_are_those_of_the_published_model(name, billions):
+    assert get_model(name).parameters / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def test_shapes():
+    model = get_model("qwen2.5-0.5b")
+    assert (model.q_dim, model.kv_dim) == (896, 128)
+    assert list(model.layer_matrices) == ["q", "k", "v", "o", "gate", "up", "down"]
+    assert "gate" not in MODELS["gpt-3-175b"].layer_matrices
+    assert model.with_layers(3).layers == 3
+    assert model.with_layers(0) is model
+    for name, known in MODELS.items():
+        assert known.name == name
+        assert known.q_heads % known.kv_heads == 0
+        assert known.head_dim % 2 == 0
+
+
+def test_a_folder_is_a_model(tmp_path):
+    model = get_model(write(tmp_path, LLAMA))
+    assert model == Model(str(tmp_path), 64, 2, 4, 2, 16, 96, 50, 10000.0, 1e-5, folder=str(tmp_path))
+    work = parse(f"step:model={tmp_path},layers=1")
+    assert work.shape.folder == str(tmp_path)
+    assert work.shape.layers == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ({"model_type": "qwen2"}, "qkv_bias", True),
+        ({"attention_bias": True}, "qkv_bias", True),
+        ({"model_type": "qwen3", "head_dim": 32}, "qk_norm", True),
+        ({"model_type": "qwen3", "head_dim": 32}, "q_dim", 128),
+        ({"model_type": "mistral", "head_dim": None}, "head_dim", 16),
+        ({"num_key_value_heads": None}, "kv_heads", 4),
+        ({"tie_word_embeddings": True}, "tied", True),
+        ({"rope_theta": 5e5}, "rope_theta", 5e5),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta", 1e6),
+        ({"rope_scaling": LLAMA3_ROPE}, "rope_scaling", (8.0, 1.0, 4.0, 8192.0)),
+        ({"rope_scaling": {"type": "default"}}, "rope_scaling", ()),
+    ],
+)
+def test_folder_fields(tmp_path, change, field, value):
+    assert getattr(get_model(write(tmp_path, LLAMA | change)), field) == value
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("{", "config.json cannot be read"),
+        (LLAMA | {"model_type": "bert"}, "model_type 'bert' is not supported; supported: llama, mistral"),
+        ({}, "model_type None is not supported"),
+        ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "config.json lacks 'vocab_size'"),
+        (LLAMA | {"hidden_size": None}, "config.json has a field of the wrong kind"),
+        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "RoPE scaling 'yarn' is not supported"),
+        (LLAMA | {"rope_scaling": {"rope_type": "llama3"}}, "config.json lacks 'factor'"),
+    ],
+)
+def test_folder_errors_name_file_and_field(tmp_path, config, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        get_model(write(tmp_path, config))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_unknown_models(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"unknown model 'gpt-5'; known: tiny, .*or a folder with config.json"
+    ):
+        get_model("gpt-5")
+    with pytest.raises(ValueError, match=f"model folder {tmp_path} has no config.json"):
+        get_model(str(tmp_path))
+    with pytest.raises(SpecError, match="step: model folder"):
+        parse(f"step:model={tmp_path}")
