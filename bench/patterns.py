@@ -195,7 +195,9 @@ def _check_fma(threads: int) -> None:
 
 
 def _check_dot(threads: int, rows: Any, columns: Any) -> None:
-    expected = np.einsum("srk,ck->rc", rows.astype(np.int64), columns.astype(np.int64)).ravel()
+    expected = np.einsum(
+        "srlq,cq->rc", rows.astype(np.int64).reshape(*rows.shape[:2], -1, 4), columns
+    ).ravel()
     _require(bool((stream.dot(threads, 1, rows, columns) == expected).all()), "dot", threads)
 
 

@@ -20,9 +20,10 @@ from membound.kernels.cpu.simd import (
     add_scaled_tile,
     add_tiles,
     divide,
-    dot_s8_tile,
-    dot_u8_tile,
+    dot_s8_broadcast,
+    dot_u8_broadcast,
     fma,
+    fma_broadcast,
     fma_chains,
     fma_tile,
     load,
@@ -105,6 +106,18 @@ def test_outer_product_of_registers() -> None:
     np.testing.assert_allclose(y, c + products.ravel(), rtol=1e-5, atol=1e-6)
 
 
+def test_outer_product_with_numbers_from_memory() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_next(c, 0, 6, "f32")
+        store_tile(out, 0, fma_broadcast(acc, load_next(a, 0, 2, "f32"), b, 2))
+
+    a, b, c = floats(2 * LANES), floats(5), floats(6 * LANES)
+    products = a.astype(float).reshape(2, 1, LANES) * b[2:].reshape(1, 3, 1)
+    y = result(run, a, b, c, count=6 * LANES)
+    np.testing.assert_allclose(y, c + products.ravel(), rtol=1e-5, atol=1e-6)
+
+
 def test_tiles_are_added_scaled_and_chained() -> None:
     @probe
     def run(out: Any, a: Any, b: Any, r: Any, c: Any) -> None:
@@ -180,9 +193,9 @@ def test_scaling_by_powers_of_two() -> None:
 
 
 def products(rows: Any, columns: Any) -> npt.NDArray[np.int32]:
-    """dot of the four bytes in each lane, [rows, columns, LANES]."""
-    left, right = (v.astype(np.int32).reshape(-1, LANES, 4) for v in (rows, columns))
-    sums: npt.NDArray[np.int32] = np.einsum("ilq,jlq->ijl", left, right)
+    """dot of the four bytes in each lane with those of a column, [rows, columns, LANES]."""
+    left = rows.astype(np.int32).reshape(-1, LANES, 4)
+    sums: npt.NDArray[np.int32] = np.einsum("ilq,jq->ijl", left, columns.astype(np.int32).reshape(-1, 4))
     return sums
 
 
@@ -190,26 +203,25 @@ def test_unsigned_dot_products_are_exact_at_the_extremes() -> None:
     @probe
     def run(out: Any, a: Any, b: Any, c: Any) -> None:
         acc = load_tile(c, 0, zeros_i32(6))
-        store_tile(out, 0, dot_u8_tile(acc, load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))))
+        store_tile(out, 0, dot_u8_broadcast(acc, load_tile(a, 0, zeros_i32(2)), b, 5))
 
-    a, b, c = rng.integers(0, 128, 8 * LANES, np.uint8), signed(12 * LANES), ints(6 * LANES)
-    a[:8], b[:8] = 127, -127
+    a, b, c = rng.integers(0, 128, 8 * LANES, np.uint8), signed(17), ints(6 * LANES)
+    a[:8], b[5:9] = 127, -127
     y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
-    np.testing.assert_array_equal(y, c + products(a, b).ravel())
+    np.testing.assert_array_equal(y, c + products(a, b[5:]).ravel())
 
 
 def test_signed_dot_products_are_exact_at_the_extremes() -> None:
     @probe
     def run(out: Any, a: Any, b: Any, c: Any) -> None:
         acc = load_tile(c, 0, zeros_i32(6))
-        store_tile(out, 0, dot_s8_tile(acc, load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))))
+        store_tile(out, 0, dot_s8_broadcast(acc, load_tile(a, 0, zeros_i32(2)), b, 5))
 
-    a, b, c = signed(8 * LANES), signed(12 * LANES), ints(6 * LANES)
-    a[:8], b[:8] = -127, 127
-    a[8:12], b[8:12] = -127, -127
-    offset = DOT_OFFSET * b.astype(np.int32).reshape(3, LANES, 4).sum(2)
+    a, b, c = signed(8 * LANES), signed(17), ints(6 * LANES)
+    a[:8], b[5:9], b[9:13] = -127, 127, -127
+    offset = DOT_OFFSET * b[5:].astype(np.int32).reshape(3, 4).sum(1)
     y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
-    np.testing.assert_array_equal(y, c + (products(a, b) + offset).ravel())
+    np.testing.assert_array_equal(y, c + (products(a, b[5:]) + offset[:, None]).ravel())
 
 
 def test_nibbles_of_bytes_and_of_lanes() -> None:

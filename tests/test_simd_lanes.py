@@ -10,6 +10,7 @@ from simd_probes import floats, ints, probe, result, rng, signed
 
 from membound.kernels.cpu.simd import (
     LANES,
+    add_scaled_each,
     any_above,
     dot_s16_tile,
     fold_lanes,
@@ -50,6 +51,21 @@ def test_rows_are_added_with_a_weight_for_each_sum() -> None:
     products = weights.astype(float).reshape(3, 2, LANES) * rows.reshape(3, 1, LANES)
     y = result(run, acc, weights, rows, count=2 * LANES)
     np.testing.assert_allclose(y, acc + products.sum(0).ravel(), rtol=1e-5, atol=1e-5)
+
+
+def test_scaled_rows_are_added_to_memory() -> None:
+    @probe
+    def run(out: Any, a: Any, r: Any) -> None:
+        starts = (1, 3 * LANES)
+        add_scaled_each(out, starts, load_next(a, 0, 4, "f32"), load_next(r, 0, 2, "f32"))
+
+    a, r = floats(4 * LANES), floats(2 * LANES)
+    y = result(run, a, r, count=5 * LANES)
+    expected = np.full(5 * LANES, 77.0)
+    scaled = a.astype(float).reshape(2, 2, LANES) * r.reshape(2, 1, LANES)
+    for start, row in zip((1, 3 * LANES), scaled, strict=True):
+        expected[start : start + 2 * LANES] += row.ravel()
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
 def test_many_vectors_become_one_of_their_sums() -> None:

@@ -31,15 +31,16 @@ from membound.kernels.cpu.simd import (
     REGISTERS,
     add_lanes,
     add_tiles,
-    dot_u8_tile,
+    dot_u8_broadcast,
     fma_chains,
     fma_tile,
-    load_bytes_next,
     load_each,
     load_next,
+    load_tile,
     prefetch_each,
     splat,
     store_each,
+    store_tile,
     zeros,
     zeros_i32,
 )
@@ -205,22 +206,23 @@ def _places(o: Any, distance: Any, away: Any, along: Any) -> Any:
 def read_kernel(streams: int, ahead: int) -> Any:
     """A kernel that sums windows of all threads, `streams` streams each."""
     AWAY, ALONG, STEP = _offsets(streams)
-    EIGHT, NONE = tuple(range(8)), (0,) * 8
 
     @kernel(parallel=True)
     def stream_read(
         values: Any, stride: Any, first: Any, distance: Any, repeats: Any, sums: Any, threads: Any
     ) -> None:
         for t in prange(threads):
-            starts = _places(t * stride + first, distance, AWAY, ALONG)
             acc = zeros(8)
-            for _ in range(repeats):
+            for r in range(repeats):
+                # Always zero, which the compiler cannot know: it must load every line each time.
+                nothing = r & (repeats >> 40)
+                starts = _places(t * stride + first + nothing, distance, AWAY, ALONG)
                 for i in range(0, distance, STEP):
                     if ahead:
                         prefetch_each(values, starts, i + ahead)
                     for j in range(i, i + LINE, LANES):
                         acc = add_tiles(acc, load_each(values, starts, j, "f32"))
-            store_each(sums, _places(8 * LANES * t, LANES, EIGHT, NONE), 0, acc, "cached")
+            store_tile(sums, 8 * LANES * t, acc)
 
     return stream_read
 
@@ -296,16 +298,16 @@ def dot_operations(threads: int, repeats: int) -> int:
 
 
 def dot_operands() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """Rows [DOT_STEPS, DOT_ROWS, 4·LANES] of 0..127 and columns [DOT_COLUMNS, 4·LANES] of −127..127."""
+    """Rows [DOT_STEPS, DOT_ROWS, 4·LANES] of 0..127 and columns [DOT_COLUMNS, 4] of −127..127."""
     rng = np.random.default_rng(7)
     rows = rng.integers(0, 128, (DOT_STEPS, DOT_ROWS, 4 * LANES), np.uint8)
-    return rows, rng.integers(-127, 128, (DOT_COLUMNS, 4 * LANES), np.int8)
+    return rows, rng.integers(-127, 128, (DOT_COLUMNS, 4), np.int8)
 
 
 def dot(
     threads: int, repeats: int, rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.int32]:
-    """Σ rows · columns over all steps, `repeats` times: [threads, DOT_ROWS·DOT_COLUMNS], modulo 2^32."""
+    """Σ rows · columns over all steps and lanes, `repeats` times: [threads, DOT_ROWS·DOT_COLUMNS], modulo 2^32."""
     sums = np.empty((threads, DOT_ROWS * DOT_COLUMNS), np.int32)
     numba.set_num_threads(threads)
     _dot_kernel()(rows.reshape(-1), columns.reshape(-1), repeats, sums)
@@ -321,10 +323,9 @@ def _dot_kernel() -> Any:
     def peak_dot(rows: Any, columns: Any, repeats: Any, sums: Any) -> None:
         for t in prange(sums.shape[0]):
             acc = zeros_i32(TILE)
-            fixed = load_bytes_next(columns, 0, DOT_COLUMNS)
             for _ in range(repeats):
                 for i in range(0, rows.size, STEP):
-                    acc = dot_u8_tile(acc, load_bytes_next(rows, i, DOT_ROWS), fixed)
+                    acc = dot_u8_broadcast(acc, load_tile(rows, i, zeros_i32(DOT_ROWS)), columns, 0)
             for i, total in enumerate(add_lanes(acc)):
                 sums[t, i] = total
 

@@ -1,0 +1,208 @@
+"""Ceilings: measured on a small memory, checked before they are timed, with what a reader needs to judge them."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from membound.backends.api import Backend, Device, Unsupported
+from membound.bench import ceilings, patterns
+from membound.bench.patterns import CeilingError, Pattern
+from membound.bench.turns import Turn
+from membound.kernels import reference
+from membound.kernels.cpu import stream
+from membound.kernels.inputs import Inputs
+from membound.kernels.work import Linear, Work
+
+LEVELS = {"l1_bytes": 64 << 10, "l2_bytes": 256 << 10, "l3_bytes": 4 << 20}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with small caches, so that a few MiB rotate."""
+    monkeypatch.setattr(ceilings, "last_level_cache_bytes", lambda: 4 << 20)
+    monkeypatch.setattr(ceilings, "fingerprint", lambda: LEVELS)
+    monkeypatch.setattr(ceilings.psutil, "cpu_count", lambda logical: 2)
+    monkeypatch.setattr(ceilings, "BYTES_PER_THREAD", 1 << 20)
+    monkeypatch.setattr(ceilings, "ATTEMPTS", 1)
+    monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
+    monkeypatch.setattr(patterns, "DOT_REPEATS", 20)
+
+
+@pytest.mark.usefixtures("small")
+def test_every_ceiling_is_measured_and_described() -> None:
+    told: list[str] = []
+    found = {c.name: c for c in ceilings.measure_ceilings(2, quick=True, tell=told.append)}
+    assert list(found) == [
+        *("read", "copy", "triad", "read_l1", "read_l2", "read_l3", "fma_f32", "dot_int8"),
+    ]
+    assert told[0] == "writing the memory to read"
+    assert "read, 2 threads" in told
+    for name, ceiling in found.items():
+        assert ceiling.status == "ok"
+        assert ceiling.unit == ("FLOP/s" if name in ("fma_f32", "dot_int8") else "bytes/s")
+        assert ceiling.value is not None
+        assert 1e6 < ceiling.value < 1e15
+        assert all(seconds > 0 for seconds in ceiling.samples)
+        assert ceiling.config["threads"] in (1, 2)
+        assert {"variant", "clean_samples"} <= set(ceiling.config)
+    assert {found[n].config["arrays"] for n in ("read", "copy", "triad")} == {1, 2, 3}
+    for name in ("read", "copy", "triad"):
+        assert 15 << 20 < found[name].config["rotation_bytes"] <= 16 << 20
+    assert 0 < found["read_l1"].config["array_bytes"] <= LEVELS["l1_bytes"] // 2
+    assert found["read_l2"].config["array_bytes"] <= LEVELS["l2_bytes"] // 2
+    assert LEVELS["l2_bytes"] < found["read_l3"].config["array_bytes"] <= LEVELS["l3_bytes"] // 2
+
+
+@pytest.mark.usefixtures("small")
+def test_the_short_measure_gives_the_read_ceiling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "FINALISTS", 1)
+    ceiling = ceilings.measure_read_ceiling(1, tell=lambda _: None)
+    assert (ceiling.name, ceiling.unit) == ("read", "bytes/s")
+    assert ceiling.config["streams"] in (4, 8)
+    assert ceiling.config["threads"] == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_levels_that_are_not_described_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "fingerprint", lambda: dict.fromkeys(LEVELS))
+    assert list(ceilings._levels(2)) == []
+    monkeypatch.setattr(ceilings, "fingerprint", lambda: LEVELS | {"l3_bytes": 512 << 10})
+    assert [name for name, *_ in ceilings._levels(2)] == ["l1", "l2"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "counts"), [(1, [1]), (2, [2, 1]), (3, [3, 2, 1]), (8, [8, 4, 2, 1]), (12, [12, 8, 4, 2, 1])]
+)
+def test_thread_counts_go_down_in_powers_of_two(threads: int, counts: list[int]) -> None:
+    assert ceilings._thread_counts(threads) == counts
+
+
+def test_memory_is_four_caches_but_never_more_than_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ceilings, "last_level_cache_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 100 << 30)
+    assert ceilings.rotating_bytes(2) == 4 << 30
+    assert ceilings.rotating_bytes(64) == 64 * ceilings.BYTES_PER_THREAD
+    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 2 << 30)
+    assert ceilings.rotating_bytes(2) == 1 << 30
+    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 1 << 20)
+    with pytest.raises(CeilingError, match="memory"):
+        ceilings.rotating_bytes(2)
+
+
+def test_patterns_that_turn_out_faster_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"slow": 2.0, "fast": 0.5, "middle": 1.0, "late": 0.25}
+    calls: list[int] = []
+
+    def turn(call: Any, _: Any, attempts: int, pause_s: float) -> Turn:
+        call()
+        name = call.__defaults__[0].config["variant"]
+        return Turn(speeds[name], 0.0)
+
+    monkeypatch.setattr(ceilings, "take_turn", turn)
+
+    def pattern(name: str) -> Pattern:
+        return Pattern(10.0, {"variant": name, "threads": 1}, calls.append, lambda: None)
+
+    groups = [[pattern("slow"), pattern("fast")], [pattern("middle")], [pattern("late")]]
+    best = ceilings._best("read", groups, 0.0, lambda _: None)
+    assert (best.value, best.config["variant"]) == (40.0, "late")
+    assert best.samples == (0.25,) * 4
+    assert len(groups[1][0].turns) == 1
+    windows = iter(calls)
+    assert [next(windows) for _ in range(3)] == [patterns.WINDOWS // 2 + i for i in range(3)]
+
+
+@pytest.mark.parametrize("kernel", ["read", "copy", "triad", "fma", "dot"])
+def test_a_kernel_with_a_wrong_result_gives_no_ceiling(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = stream.allocate(1 << 20, 2)
+    group = {
+        "read": lambda: patterns.read_patterns(values, 2, (4,)),
+        "copy": lambda: patterns.copy_patterns(values, 2),
+        "triad": lambda: patterns.triad_patterns(values, 2),
+        "fma": lambda: [patterns.fma_pattern(2)],
+        "dot": lambda: [patterns.dot_pattern(2)],
+    }[kernel]()
+    group[0].check()
+    right = getattr(stream, kernel)
+
+    def wrong(*args: Any) -> Any:
+        if kernel in ("copy", "triad"):
+            return right(args[0], args[1], 1, *args[3:])  # another window
+        return right(*args) + 1
+
+    if kernel in ("copy", "triad"):
+        values[next(group[1].call.args[1].slices(0, 0))] += 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(stream, kernel, wrong)
+    with pytest.raises(CeilingError, match=f"the {kernel} kernel"):
+        group[0].check()
+
+
+class Half(Backend):
+    """Multiplies in float32 and bfloat16 only, the latter wrongly; finds out late that float16 is too much."""
+
+    prepared: Linear
+    late = "f16"
+
+    def open(self, device: str, threads: int) -> Device:
+        return Device("half:cpu", "half", threads)
+
+    def supports(self, work: Work) -> str | None:
+        if isinstance(work, Linear) and work.weight in ("f32", "bf16", "f16"):
+            return None
+        return "floats only"
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        assert isinstance(work, Linear)
+        if work.weight == self.late:
+            raise Unsupported("no f16 after all")
+        self.prepared = work
+        y = reference.compute(inputs, 0).astype(np.float32)
+        self.y = y + 1 if work.weight == "bf16" else y
+
+    def launch(self, slot: int) -> None:
+        assert slot == 0
+
+    def sync(self) -> None:
+        pass
+
+    def output(self) -> Any:
+        return self.y
+
+
+def test_a_backend_has_its_launch_overhead_and_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "GEMM_SIZES", (32, 64))
+    monkeypatch.setattr(ceilings, "GEMM_SECONDS", 0.0)
+    backend = Half()
+    device = backend.open("cpu", 2)
+    found = {c.name: c for c in ceilings.measure_backend_ceilings(backend, device, lambda _: None)}
+    assert list(found) == ["launch", "gemm_f32", "gemm_bf16", "gemm_f16"]
+    launch, f32, bf16, f16 = found.values()
+    assert launch.unit == "s"
+    assert launch.value == median(launch.samples)
+    assert launch.config == {
+        "backend": "half:cpu",
+        "threads": 2,
+        "work": "linear:n=32,k=128,m=1,weight=f32,act=float",
+    }
+    assert f32.status == "ok"
+    assert f32.value is not None
+    assert f32.value * median(f32.samples) in (pytest.approx(2 * 32**3), pytest.approx(2 * 64**3))
+    assert (bf16.status, bf16.value) == ("wrong", None)
+    assert (f16.status, f16.value, f16.reason) == ("unsupported", None, "no f16 after all")
+
+
+def test_quick_backend_ceilings_take_the_small_product_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "GEMM_SIZES", (16, 64))
+    monkeypatch.setattr(ceilings, "GEMM_SECONDS", 0.0)
+    backend = Half()
+    found = ceilings.measure_backend_ceilings(
+        backend, Device("half:cpu", "half", 1), lambda _: None, quick=True
+    )
+    f32 = next(c for c in found if c.name == "gemm_f32")
+    assert f32.config["work"] == "linear:n=16,k=16,m=16,weight=f32,act=float"

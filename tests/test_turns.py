@@ -1,0 +1,112 @@
+"""Turns: retaken while disturbed, the least disturbed kept; medians over the clean ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from membound.bench import turns
+from membound.bench.turns import Turn, take_turn, usable
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happened, in order; nothing sleeps."""
+    happened: list[str] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: happened.append(f"pause {1e3 * seconds:.0f}"))
+    return happened
+
+
+def bursts_of(monkeypatch: pytest.MonkeyPatch, disturbances: list[float | None]) -> None:
+    times = iter(Turn(float(i + 1), share) for i, share in enumerate(disturbances))
+
+    def timed(burst: object) -> Turn:
+        burst()  # type: ignore[operator]
+        return next(times)
+
+    monkeypatch.setattr(turns, "_timed", timed)
+
+
+def attempt(events: list[str]) -> Turn:
+    return take_turn(
+        lambda: events.append("warm"),
+        lambda: events.append("burst"),
+        before=lambda: events.append("before"),
+    )
+
+
+def test_a_clean_burst_is_not_repeated(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    bursts_of(monkeypatch, [0.01, 0.0])
+    assert attempt(events) == Turn(1.0, 0.01)
+    assert events == ["before", "pause 6", "warm", "burst"]
+
+
+def test_a_disturbed_burst_is_repeated_after_longer_pauses(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bursts_of(monkeypatch, [0.5, 0.04, 0.0, 0.0])
+    turn = attempt(events)
+    assert turn == Turn(3.0, 0.0)
+    assert turn.clean
+    assert [e for e in events if e.startswith("pause")] == ["pause 6", "pause 12", "pause 18"]
+    assert events.count("before") == events.count("warm") == events.count("burst") == 3
+
+
+def test_the_least_disturbed_of_six_attempts_counts(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bursts_of(monkeypatch, [0.9, 0.5, 0.2, 0.4, 0.8, 0.7, 0.0])
+    turn = attempt(events)
+    assert turn == Turn(3.0, 0.2)
+    assert not turn.clean
+    assert events.count("burst") == 6
+
+
+def test_unknown_disturbance_is_neither_clean_nor_retaken(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bursts_of(monkeypatch, [None, 0.0])
+    turn = attempt(events)
+    assert turn == Turn(1.0, None)
+    assert not turn.clean
+
+
+def test_a_system_that_tells_nothing_leaves_disturbance_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(turns, "PROC", tmp_path)
+    assert turns._timed(lambda: None).disturbance is None
+
+
+def test_waiting_and_other_processes_count_as_disturbance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    thread = tmp_path / "self/task/1"
+    thread.mkdir(parents=True)
+    (tmp_path / "self/task/2").mkdir()  # a thread that has ended: no schedstat any more
+    hertz = turns.os.sysconf("SC_CLK_TCK")
+
+    def state(waited_ns: int, busy_s: float) -> None:
+        (thread / "schedstat").write_text(f"123 {waited_ns} 7\n")
+        (tmp_path / "stat").write_text(f"cpu {round(busy_s * hertz)} 0 0 999 0 0 0 0 0 0\ncpu0 0\n")
+
+    monkeypatch.setattr(turns, "PROC", tmp_path)
+    state(1_000_000, 5.0)
+    waited = turns._timed(lambda: state(3_000_000, 5.0))
+    assert waited.disturbance == pytest.approx(0.002 / waited.time_s)
+    others = turns._timed(lambda: state(3_000_000, 8.0))
+    assert others.disturbance is not None
+    assert others.disturbance * others.time_s == pytest.approx(3.0 - turns.OTHERS_GRAIN_S, abs=0.1)
+
+
+def test_clean_turns_alone_count_when_there_are_three() -> None:
+    clean = [Turn(float(i), 0.0) for i in range(3)]
+    assert usable([*clean, Turn(99.0, 0.5)]) == [0.0, 1.0, 2.0]
+
+
+def test_with_fewer_clean_turns_the_least_disturbed_third_counts() -> None:
+    dirty = [Turn(float(i), 0.1 * (i + 1)) for i in range(12)]
+    assert usable(dirty) == [0.0, 1.0, 2.0, 3.0]
+    assert usable(dirty[5:7]) == [5.0, 6.0]
