@@ -96,14 +96,16 @@ def duel(
     slots = _slots(work, read.cold.need_bytes, len(backends))
     expected: dict[int, reference.F64] = {}
     outcomes: list[Outcome] = []
+    opened: list[Contestant] = []
     try:
         for name in backends:
             tell(f"preparing {name}")
             outcomes.append(_enter(name, work, read.cold, threads, slots, seed, expected))
-        _play([*_players(outcomes), read, compute], rounds, tell)
+            opened = [outcome for outcome in outcomes if isinstance(outcome, Contestant)]
+        _play([*opened, read, compute], rounds, tell)
         outcomes = [_check_again(outcome, expected) for outcome in outcomes]
     finally:
-        for contestant in _players(outcomes):
+        for contestant in opened:
             contestant.backend.close()
     return _rows(work, threads, rounds, list(zip(backends, outcomes, strict=True)), (read, compute))
 
@@ -184,10 +186,6 @@ def _check_again(outcome: Outcome, expected: dict[int, reference.F64]) -> Outcom
         except Refused as refused:
             return refused
     return outcome
-
-
-def _players(outcomes: Sequence[Outcome]) -> list[Contestant]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Contestant)]
 
 
 def _play(players: Sequence[Contestant | _Limit], rounds: int, tell: Tell) -> None:
