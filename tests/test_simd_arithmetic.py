@@ -47,6 +47,7 @@ from membound.kernels.cpu.simd import (
     tile_of_columns,
     to_f32,
     to_f32_tile,
+    weigh_bytes,
     zeros_i32,
 )
 
@@ -222,6 +223,19 @@ def test_signed_dot_products_are_exact_at_the_extremes() -> None:
     offset = DOT_OFFSET * b[5:].astype(np.int32).reshape(3, 4).sum(1)
     y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
     np.testing.assert_array_equal(y, c + (products(a, b[5:]) + offset[:, None]).ravel())
+
+
+def test_rows_of_bytes_weigh_columns() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_tile(c, 0, zeros_i32(6))
+        store_tile(out, 0, weigh_bytes(acc, a, 1, load_tile(b, 0, zeros_i32(3))))
+
+    a, b, c = rng.integers(0, 128, 12, np.uint8), signed(12 * LANES), ints(6 * LANES)
+    a[4:8], b[:8] = 127, -127
+    y = result(run, a.view(np.int32), b, c, count=6 * LANES, dtype=np.int32)
+    sums = products(b, a[4:]).transpose(1, 0, 2)
+    np.testing.assert_array_equal(y, c + sums.ravel())
 
 
 def test_nibbles_of_bytes_and_of_lanes() -> None:
