@@ -3,8 +3,8 @@
     configure_tiles(configuration)                        # once a thread
     clear_sums()
     for step in range(steps):                             # four panels of W, 16 rows of x
-        multiply_step(w, starts, step * 1024, x, step * 64, stride, 1, "bf16")
-    store_sums(y, at, panel_step, 0, stride, 4, 1)
+        multiply_panels(w, starts, step * 1024, x, step * 64, stride, "bf16")
+    store_sums(y, at, panel_step, stride, 4)
     release_tiles()
 
 Linux hands the tile state out on request only, once a process
@@ -27,6 +27,7 @@ from numba.extending import intrinsic
 from membound.kernels.cpu.simd import AVX512, FEATURES, literal_value
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
+_LOAD, _STORE = "llvm.x86.tileloadd64", "llvm.x86.tilestored64"
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 
@@ -85,83 +86,91 @@ def release_tiles(typing: Any) -> Any:
     return types.void(), codegen
 
 
-def _registers(panels: int, tiles: int) -> tuple[list[int], list[int]]:
-    """Registers for the operands, 0..3 being the sums: (rows of x, panels of W)."""
-    if panels == 1:
-        return [4, 5, 6], [7]
-    return ([4], [5, 6, 7]) if tiles == 1 else ([4, 5], [6, 7])
+SUMS, X_REGISTER, W_REGISTERS = 4, 4, (5, 6, 7)
+"""Registers 0 to 3 hold sums, 4 rows of x, the others rows of W by turns, so that loads overlap products."""
 
 
 @intrinsic
 def clear_sums(typing: Any) -> Any:
-    """Zero the sums, registers 0 to 3."""
+    """Zero the four sums."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for register in range(4):
+        for register in range(SUMS):
             _emit(builder, "llvm.x86.tilezero", [_BYTE(register)])
         return context.get_dummy_value()
 
     return types.void(), codegen
 
 
-@intrinsic
-def multiply_step(
-    typing: Any, w: Any, starts: Any, at: Any, x: Any, x_at: Any, x_stride: Any, tiles: Any, fmt: Any
-) -> Any:
-    """One step of 64 bytes of k: sum[panel, tile] += x[tile] · w[panel].
+def _product(builder: Any, fmt: str, total: int, x: int, w: int) -> None:
+    """sum[m, n] += Σ x[m, k] · w[n, k]: bfloat16 into float32, or signed int8 into int32."""
+    name = "llvm.x86.tdpbf16ps" if fmt == "bf16" else "llvm.x86.tdpbssd"
+    _emit(builder, name, [_BYTE(total), _BYTE(x), _BYTE(w)])
 
-    w[starts[panel] + at] is 16 rows of 64 bytes behind each other; x[x_at] rows `x_stride` bytes apart,
-    16 rows a tile. At most four sums; fmt is bf16 or int8.
+
+@intrinsic
+def multiply_panels(
+    typing: Any, w: Any, starts: Any, at: Any, x: Any, x_at: Any, stride: Any, fmt: Any
+) -> Any:
+    """64 bytes of k: sum[panel] += x · w[panel] for up to four panels.
+
+    w[starts[panel] + at] is 16 rows of 64 bytes behind each other, x[x_at] 16 rows `stride` bytes apart.
     """
+    kind = literal_value(fmt)
+    if kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rows = _pointer(context, builder, sig, args, 3, args[4])
+        _emit(builder, _LOAD, [_BYTE(X_REGISTER), rows, args[5]])
+        for panel in range(starts.count):
+            register = W_REGISTERS[panel % len(W_REGISTERS)]
+            place = builder.add(builder.extract_value(args[1], panel), args[2])
+            pointer = _pointer(context, builder, sig, args, 0, place)
+            _emit(builder, _LOAD, [_BYTE(register), pointer, _WORD(64)])
+            _product(builder, kind, panel, X_REGISTER, register)
+        return context.get_dummy_value()
+
+    return types.void(w, starts, types.intp, x, types.intp, types.intp, fmt), codegen
+
+
+@intrinsic
+def multiply_tiles(typing: Any, w: Any, at: Any, x: Any, x_at: Any, stride: Any, tiles: Any, fmt: Any) -> Any:
+    """64 bytes of k: sum[tile] += x[tile] · w for up to four tiles of x, 16 rows each below the other."""
     m, kind = literal_value(tiles), literal_value(fmt)
     if m is None or kind is None:
         return None
-    product = "llvm.x86.tdpbf16ps" if kind == "bf16" else "llvm.x86.tdpbssd"
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        def load(register: int, array: int, index: Any, stride: Any) -> None:
-            pointer = _pointer(context, builder, sig, args, array, index)
-            _emit(builder, "llvm.x86.tileloadd64", [_BYTE(register), pointer, stride])
-
-        a, b = _registers(starts.count, m)
-        if starts.count > 1:
-            for tile in range(m):
-                load(a[tile], 3, builder.add(args[4], builder.mul(args[5], _WORD(16 * tile))), args[5])
-        for panel in range(starts.count):
-            w_register = b[panel % len(b)]
-            place = builder.add(builder.extract_value(args[1], panel), args[2])
-            load(w_register, 0, place, _WORD(64))
-            for tile in range(m):
-                x_register = a[tile % len(a)]
-                if starts.count == 1:
-                    load(x_register, 3, builder.add(args[4], builder.mul(args[5], _WORD(16 * tile))), args[5])
-                numbers = (panel * m + tile, x_register, w_register)
-                _emit(builder, product, [_BYTE(n) for n in numbers])
+        _emit(builder, _LOAD, [_BYTE(7), _pointer(context, builder, sig, args, 0, args[1]), _WORD(64)])
+        for tile in range(m):
+            register = 4 + tile % 3
+            place = builder.add(args[3], builder.mul(args[4], _WORD(16 * tile)))
+            _emit(builder, _LOAD, [_BYTE(register), _pointer(context, builder, sig, args, 2, place), args[4]])
+            _product(builder, kind, tile, register, 7)
         return context.get_dummy_value()
 
-    sig = types.void(w, starts, types.intp, x, types.intp, types.intp, tiles, fmt)
-    return sig, codegen
+    return types.void(w, types.intp, x, types.intp, types.intp, tiles, fmt), codegen
 
 
-@intrinsic
-def store_sums(
-    typing: Any, out: Any, at: Any, panel_step: Any, tile_step: Any, stride: Any, panels: Any, tiles: Any
-) -> Any:
-    """Sums to out[at + panel·panel_step + tile·tile_step], rows `stride` apart, all in bytes."""
-    n, m = literal_value(panels), literal_value(tiles)
-    if n is None or m is None:
-        return None
+def _transfer(name: str, doc: str) -> Any:
+    def typer(typing: Any, array: Any, at: Any, step: Any, stride: Any, count: Any) -> Any:
+        n = literal_value(count)
+        if n is None:
+            return None
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for panel in range(n):
-            for tile in range(m):
-                right = builder.mul(args[2], _WORD(panel))
-                down = builder.mul(args[3], _WORD(tile))
-                pointer = _pointer(
-                    context, builder, sig, args, 0, builder.add(args[1], builder.add(right, down))
-                )
-                _emit(builder, "llvm.x86.tilestored64", [_BYTE(panel * m + tile), pointer, args[4]])
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            for total in range(n):
+                place = builder.add(args[1], builder.mul(args[2], _WORD(total)))
+                pointer = _pointer(context, builder, sig, args, 0, place)
+                _emit(builder, name, [_BYTE(total), pointer, args[3]])
+            return context.get_dummy_value()
 
-    ints = (types.intp,) * 4
-    return types.void(out, *ints, panels, tiles), codegen
+        return types.void(array, types.intp, types.intp, types.intp, count), codegen
+
+    typer.__doc__ = doc
+    return intrinsic(typer)
+
+
+load_sums = _transfer(_LOAD, "Sums from array[at + sum · step] on, rows `stride` bytes apart.")
+store_sums = _transfer(_STORE, "Sums to array[at + sum · step] on, rows `stride` bytes apart.")

@@ -12,13 +12,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, Recipe
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
-    broadcast_next,
     far_starts,
-    fma_tile,
+    fma_broadcast,
     load_bytes_each,
     load_each,
     load_next,
@@ -64,17 +63,28 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     SUMS = PANELS * TOKENS
     COLUMN = LANES * FORMATS[FMT].bits // 8
     SCALED = FMT == "int8"
+    UNROLL = 4
+    LINES = max(1, UNROLL * COLUMN // 64)
+    AHEAD = PREFETCH_BYTES
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
         panel_bytes = k * COLUMN + PANEL_PADDING
+        whole = k // UNROLL * UNROLL
         scales = at + panels * panel_bytes
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             acc = zeros(SUMS)
-            for j in range(k):
+            for j0 in range(0, whole, UNROLL):
+                if AHEAD:
+                    for line in range(LINES):
+                        prefetch_each(w, starts, j0 * COLUMN + AHEAD + 64 * line)
+                for j in range(j0, j0 + UNROLL):
+                    weights = load_each(w, starts, j * COLUMN, FMT)
+                    acc = fma_broadcast(acc, weights, x, j * TOKENS)
+            for j in range(whole, k):
                 weights = load_each(w, starts, j * COLUMN, FMT)
-                acc = fma_tile(acc, weights, broadcast_next(x, j * TOKENS, TOKENS))
+                acc = fma_broadcast(acc, weights, x, j * TOKENS)
             if SCALED:
                 by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
                 acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
@@ -104,7 +114,7 @@ def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
                     for j in range(8):  # byte i holds columns i and 4 + i: see pack.py
                         values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
                         column = (g * GROUP + word * 8 + j) * TOKENS
-                        group = fma_tile(group, values, broadcast_next(x, column, TOKENS))
+                        group = fma_broadcast(group, values, x, column)
                 acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, "f16"))
             store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
 
@@ -119,7 +129,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     COLUMN = LANES * FORMATS[FMT].bits // 8
     GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
     SCALED = FMT == "int8"
-    LINES = max(1, 64 // COLUMN)
+    GROUP_BYTES = BLOCK // GROUP * GROUP_SCALES if GROUP else 0
     widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
 
     @numba.njit
@@ -135,6 +145,8 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
             for k0 in range(0, k, BLOCK):
                 columns = min(BLOCK, k - k0)
                 widen(w, starts, k0, columns, block)
+                for line in range(0, (columns * COLUMN + GROUP_BYTES) // 64):
+                    prefetch_each(w, starts, (k0 + columns) * COLUMN + 64 * line)
                 for t in range(TILES):
                     acc = zeros(SUMS)
                     if k0 > 0:
@@ -142,9 +154,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
                     column = (t * k + k0) * TOKENS
                     for j in range(columns):
                         weights = load_next(block, j * PANELS * LANES, PANELS, "f32")
-                        acc = fma_tile(acc, weights, broadcast_next(x, column + j * TOKENS, TOKENS))
-                        if t == 0 and j % LINES == 0:
-                            prefetch_each(w, starts, (k0 + columns + j) * COLUMN)
+                        acc = fma_broadcast(acc, weights, x, column + j * TOKENS)
                     store_tile(sums, t * STRIDE, acc)
             for t in range(TILES):
                 acc = load_tile(sums, t * STRIDE, zeros(SUMS))

@@ -11,19 +11,20 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, Recipe
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
     broadcast_bytes_next,
     broadcast_next,
-    dot_s8_tile,
-    dot_u8_tile,
+    dot_s8_broadcast,
+    dot_u8_broadcast,
     far_starts,
     load_bytes_each,
     load_each,
     load_tile,
     nibbles_each,
+    prefetch_each,
     scale_columns,
     scale_tile,
     store_grid,
@@ -61,6 +62,7 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     SUMS = PANELS * TOKENS
     STRIDE = SUMS * LANES
     WORD = 4 * LANES
+    AHEAD = PREFETCH_BYTES
     COLUMNS = 4 * BLOCK if TILES > 1 else 1 << 40
 
     @numba.njit
@@ -85,9 +87,10 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
                         acc = tile_of_columns(correction, PANELS)
                     token = t * padded * TOKENS
                     for j in range(k0 // 4, k1 // 4):
+                        if AHEAD:
+                            prefetch_each(w, starts, j * WORD + AHEAD)
                         weights = load_bytes_each(w, starts, j * WORD)
-                        values = broadcast_bytes_next(scratch, token + j * 4 * TOKENS, TOKENS)
-                        acc = dot_s8_tile(acc, weights, values)
+                        acc = dot_s8_broadcast(acc, weights, scratch, token + j * 4 * TOKENS)
                     if k1 < padded:
                         store_tile(sums, t * STRIDE, acc)
                     else:
@@ -106,6 +109,7 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
     GROUP = FORMATS[recipe.format].group
     SCALES = 2 * LANES
     RECORD = SCALES + LANES * GROUP // 2
+    AHEAD = PREFETCH_BYTES
     GROUPS = max(1, 2 * BLOCK // GROUP) if TILES > 1 else 1 << 40
 
     @numba.njit
@@ -129,11 +133,13 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
                         inner = tile_of_columns(broadcast_bytes_next(scratch, place, TOKENS), PANELS)
                         column = (t * k + g * GROUP) * TOKENS
                         for j in range(GROUP // 8):
+                            if AHEAD:
+                                prefetch_each(w, starts, g * RECORD + j * 4 * LANES + AHEAD)
                             packed = load_bytes_each(w, starts, g * RECORD + SCALES + j * 4 * LANES)
-                            low = broadcast_bytes_next(scratch, column + j * 8 * TOKENS, TOKENS)
-                            high = broadcast_bytes_next(scratch, column + (j * 8 + 4) * TOKENS, TOKENS)
-                            inner = dot_u8_tile(inner, nibbles_each(packed, 0), low)
-                            inner = dot_u8_tile(inner, nibbles_each(packed, 1), high)
+                            low, high = nibbles_each(packed, 0), nibbles_each(packed, 1)
+                            place = column + j * 8 * TOKENS
+                            inner = dot_u8_broadcast(inner, low, scratch, place)
+                            inner = dot_u8_broadcast(inner, high, scratch, place + 4 * TOKENS)
                         scales = load_each(w, starts, g * RECORD, "f16")
                         acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
                     if g1 < groups:

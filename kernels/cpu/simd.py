@@ -41,6 +41,7 @@ AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= FEATURES
 AVX2 = {"avx2", "fma", "f16c"} <= FEATURES
 VNNI = AVX512 and "avx512vnni" in FEATURES
 FMA = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
+HALF = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
 LANES = 16 if AVX512 else 8 if AVX2 else 4
 INSTRUCTION_SET = "avx512" if AVX512 else "avx2" if AVX2 else "plain"
 REGISTERS = 32 if AVX512 or not AVX2 and FMA else 16
@@ -110,11 +111,28 @@ def _widen(builder: Any, value: Any, fmt: str) -> Any:
     if fmt == "bf16":
         shift = _splat(_I, 16, lanes) if vector else _I(16)
         return builder.bitcast(builder.shl(builder.zext(value, wide_i), shift), wide_f)
-    if fmt == "f16":
+    if fmt == "f16" and HALF:
         return builder.fpext(value, wide_f)
+    if fmt == "f16":
+        return _half_bits(builder, value, lanes)
     if fmt == "int8":
         return builder.sitofp(builder.sext(value, wide_i), wide_f)
     return value
+
+
+def _half_bits(builder: Any, value: Any, lanes: int) -> Any:
+    """Finite float16 to float32 by its bits, exact; LLVM would call a function that the JIT cannot find."""
+
+    def same(element: ir.Type, number: float) -> ir.Constant:
+        return _splat(element, number, lanes) if lanes else ir.Constant(element, number)
+
+    bits = builder.bitcast(value, ir.VectorType(_W, lanes) if lanes else _W)
+    bits = builder.zext(bits, ir.VectorType(_I, lanes) if lanes else _I)
+    magnitude = builder.shl(builder.and_(bits, same(_I, 0x7FFF)), same(_I, 13))
+    sign = builder.shl(builder.and_(bits, same(_I, 0x8000)), same(_I, 16))
+    wide = same(_F, 2.0**112)  # the exponents of float32 start 112 below those of float16
+    magnitude = builder.fmul(builder.bitcast(magnitude, wide.type), wide)
+    return builder.bitcast(builder.or_(builder.bitcast(magnitude, sign.type), sign), wide.type)
 
 
 def literal_value(value: Any) -> Any:
@@ -461,6 +479,24 @@ def fma_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
 
 
 @intrinsic
+def fma_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -> Any:
+    """`fma_tile` with columns array[index], array[index+1], …, one loaded at a time: few registers live."""
+    columns = acc.count // rows.count
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, left = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], rows.count)
+        pointer = _address(context, builder, sig, args, 2, args[3], _F)
+        for j in range(columns):
+            column = _broadcast(builder, builder.load(builder.gep(pointer, [_I(j)]), align=4))
+            for i, row in enumerate(left):
+                place = i * columns + j
+                sums[place] = _multiply_add(builder, row, column, sums[place])
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, rows, array, types.intp), codegen
+
+
+@intrinsic
 def add_tiles(typing: Any, a: Any, b: Any) -> Any:
     """Vector by vector a + b."""
 
@@ -601,19 +637,24 @@ DOT_OFFSET = 128 if VNNI else 0
 
 
 @intrinsic
-def dot_s8_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
-    """acc[i·len(columns) + j] += dot(rows[i], columns[j]), both signed in −127..127, plus DOT_OFFSET·columns[j]."""
+def dot_s8_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -> Any:
+    """acc[i·columns + j] += dot(rows[i], column j), plus DOT_OFFSET·column, exact.
+
+    rows signed in −127..127; column j is the four signed bytes array[index + 4·j], within −127..127.
+    """
+    columns = acc.count // rows.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        sums = _unpack(builder, args[0], acc.count)
-        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
-        for i, row in enumerate(left):
-            for j, column in enumerate(right):
-                place = i * columns.count + j
+        sums, left = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], rows.count)
+        pointer = _address(context, builder, sig, args, 2, args[3], _I)
+        for j in range(columns):
+            column = _broadcast(builder, builder.load(builder.gep(pointer, [_I(j)]), align=1))
+            for i, row in enumerate(left):
+                place = i * columns + j
                 sums[place] = _dot4_signed(builder, sums[place], row, column)
         return context.make_tuple(builder, sig.return_type, sums)
 
-    return acc(acc, rows, columns), codegen
+    return acc(acc, rows, array, types.intp), codegen
 
 
 def _dot4_unsigned(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
@@ -634,19 +675,24 @@ def _nibble_value(builder: Any, value: Any, shift: Any) -> Any:
 
 
 @intrinsic
-def dot_u8_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
-    """acc[i·len(columns) + j] += dot(rows[i], columns[j]), rows in 0..127, columns in −127..127, exact."""
+def dot_u8_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -> Any:
+    """acc[i·columns + j] += dot(rows[i], column j), exact.
+
+    rows unsigned in 0..127; column j is the four signed bytes array[index + 4·j], within −127..127.
+    """
+    columns = acc.count // rows.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        sums = _unpack(builder, args[0], acc.count)
-        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
-        for i, row in enumerate(left):
-            for j, column in enumerate(right):
-                place = i * columns.count + j
+        sums, left = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], rows.count)
+        pointer = _address(context, builder, sig, args, 2, args[3], _I)
+        for j in range(columns):
+            column = _broadcast(builder, builder.load(builder.gep(pointer, [_I(j)]), align=1))
+            for i, row in enumerate(left):
+                place = i * columns + j
                 sums[place] = _dot4_unsigned(builder, sums[place], row, column)
         return context.make_tuple(builder, sig.return_type, sums)
 
-    return acc(acc, rows, columns), codegen
+    return acc(acc, rows, array, types.intp), codegen
 
 
 @intrinsic
@@ -828,16 +874,274 @@ def fma_chains(typing: Any, tile: Any, factor: Any, addend: Any) -> Any:
     return tile(tile, F32, F32), codegen
 
 
+# Attention
+
+
 @intrinsic
-def load_bytes_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
-    """A tile: `count` vectors of `load_bytes` that follow each other from array[index] on."""
+def row_starts(typing: Any, row: Any, step: Any, last: Any, count: Any, start: Any, width: Any) -> Any:
+    """start + min(row + i·step, last)·width for i below `count`: rows far apart, none behind the last."""
     n = literal_value(count)
     if n is None:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _address(context, builder, sig, args, 0, args[1], _VI)
-        tile = [builder.load(builder.gep(pointer, [_I(i)]), align=1) for i in range(n)]
+        first, distance, final, _, origin, size = args
+        starts = []
+        for i in range(n):
+            place = builder.add(first, builder.mul(distance, ir.IntType(64)(i)))
+            place = builder.select(builder.icmp_signed("<", place, final), place, final)
+            starts.append(builder.add(origin, builder.mul(place, size)))
+        return context.make_tuple(builder, sig.return_type, starts)
+
+    i = types.intp
+    return types.UniTuple(i, n)(i, i, i, count, i, i), codegen
+
+
+@intrinsic
+def weigh_tile(typing: Any, acc: Any, weights: Any, rows: Any) -> Any:
+    """acc[j] + Σ weights[i·len(acc) + j] · rows[i]: rows of a matrix added with a weight for each sum."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, factors = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], weights.count)
+        for i, row in enumerate(_unpack(builder, args[2], rows.count)):
+            for j in range(acc.count):
+                sums[j] = _multiply_add(builder, factors[i * acc.count + j], row, sums[j])
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, weights, rows), codegen
+
+
+@intrinsic
+def sums_vector(typing: Any, tile: Any) -> Any:
+    """LANES vectors to one: lane i is the sum over the lanes of vector i.
+
+    Pairs are merged LANES−1 times: a blend of both plus what the blend left out, moved into its place.
+    """
+    if tile.count != LANES:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vectors = _unpack(builder, args[0], LANES)
+        add = builder.fadd if tile.dtype == F32 else builder.add
+        width = LANES // 2
+        while width:
+            kept = [i + LANES * bool(i & width) for i in range(LANES)]
+            left_out = [(i ^ width) + LANES * bool(i & width) for i in range(LANES)]
+            pairs = [(vectors[i], vectors[i + width]) for i in range(width)]
+            vectors = [
+                add(
+                    builder.shuffle_vector(a, b, ir.Constant(_VI, kept)),
+                    builder.shuffle_vector(a, b, ir.Constant(_VI, left_out)),
+                )
+                for a, b in pairs
+            ]
+            width //= 2
+        return vectors[0]
+
+    return tile.dtype(tile), codegen
+
+
+@intrinsic
+def gather_lanes(typing: Any, array: Any, places: Any, repeat: Any) -> Any:
+    """Lane i·repeat + j is float32 array[places[i]], for every j below `repeat`."""
+    n = literal_value(repeat)
+    if n is None or n * places.count != LANES:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        few = ir.Constant(ir.VectorType(_F, places.count), ir.Undefined)
+        for i, place in enumerate(_unpack(builder, args[1], places.count)):
+            pointer = _address(context, builder, sig, args, 0, place, _F)
+            few = builder.insert_element(few, builder.load(pointer, align=4), _I(i))
+        return builder.shuffle_vector(few, few, ir.Constant(_VI, [i // n for i in range(LANES)]))
+
+    return F32(array, places, repeat), codegen
+
+
+@intrinsic
+def fold_lanes(typing: Any, value: Any, step: Any, operation: Any) -> Any:
+    """Every lane becomes the "sum" or "max" (literal) over all lanes that are a multiple of `step` away."""
+    n, kind = literal_value(step), literal_value(operation)
+    if n is None or kind is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        folded, width = args[0], LANES // 2
+        while width >= n:
+            turned = ir.Constant(_VI, [(i + width) % LANES for i in range(LANES)])
+            other = builder.shuffle_vector(folded, folded, turned)
+            if kind == "sum":
+                folded = builder.fadd(folded, other)
+            else:
+                folded = builder.select(builder.fcmp_ordered(">", folded, other), folded, other)
+            width //= 2
+        return folded
+
+    return F32(F32, step, operation), codegen
+
+
+@intrinsic
+def any_above(typing: Any, a: Any, b: Any) -> Any:
+    """Whether a > b in some lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        mask = ir.IntType(LANES)
+        bits = builder.bitcast(builder.fcmp_ordered(">", *args), mask)
+        return builder.icmp_unsigned("!=", bits, mask(0))
+
+    return types.boolean(F32, F32), codegen
+
+
+@intrinsic
+def load_words_each(typing: Any, array: Any, starts: Any, index: Any) -> Any:
+    """A tile: 2·LANES int8 from starts[i] + index on, widened to int16, two to a lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bytes_, words = ir.VectorType(_B, 2 * LANES), ir.VectorType(_W, 2 * LANES)
+        tile = []
+        for start in _unpack(builder, args[1], starts.count):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), bytes_)
+            tile.append(builder.bitcast(builder.sext(builder.load(pointer, align=1), words), _VI))
         return context.make_tuple(builder, sig.return_type, tile)
 
-    return types.UniTuple(I32, n)(array, types.intp, count), codegen
+    return types.UniTuple(I32, starts.count)(array, starts, types.intp), codegen
+
+
+def _dot2(builder: Any, acc: Any, a: Any, b: Any) -> Any:
+    """acc plus two int16 products a lane."""
+    if VNNI:
+        return _call(builder, "llvm.x86.avx512.vpdpwssd.512", _VI, [acc, a, b])
+    if AVX2 and not AVX512:
+        words = ir.VectorType(_W, 16)
+        pair = [builder.bitcast(v, words) for v in (a, b)]
+        return builder.add(acc, _call(builder, "llvm.x86.avx2.pmadd.wd", _VI, pair))
+    half = _splat(_I, 16)
+    low = builder.mul(*(builder.ashr(builder.shl(v, half), half) for v in (a, b)))
+    return builder.add(acc, builder.add(low, builder.mul(*(builder.ashr(v, half) for v in (a, b)))))
+
+
+@intrinsic
+def dot_s16_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += dot(rows[i], columns[j]) of int16 pairs, into int32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums = _unpack(builder, args[0], acc.count)
+        left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
+        for place in range(acc.count):
+            i, j = divmod(place, columns.count)
+            sums[place] = _dot2(builder, sums[place], left[i], right[j])
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    if acc.count != rows.count * columns.count:
+        return None
+    return acc(acc, rows, columns), codegen
+
+
+def _interleave(builder: Any, a: Any, b: Any, high: bool) -> Any:
+    """vpunpckl/vpunpckh: elements of a and b in turn, from one half of each 128-bit piece."""
+    per_piece = 128 // a.type.element.width
+    order = []
+    for piece in range(0, a.type.count, per_piece):
+        first = piece + (per_piece // 2 if high else 0)
+        for i in range(first, first + per_piece // 2):
+            order += [i, i + a.type.count]
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I, a.type.count), order))
+
+
+@intrinsic
+def interleave_rows(typing: Any, array: Any, starts: Any, first: Any, index: Any) -> Any:
+    """4·LANES bytes of four rows, from starts[first…first+3] + index on: a lane holds one byte of each row.
+
+    Lane l of vector j is byte (l//4)·16 + 4·j + l%4 of the rows: pieces of 128 bits stay where they are.
+    """
+    n = literal_value(first)
+    if n is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bytes_, words = ir.VectorType(_B, 4 * LANES), ir.VectorType(_W, 2 * LANES)
+        rows = []
+        for start in _unpack(builder, args[1], starts.count)[n : n + 4]:
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[3]), bytes_)
+            rows.append(builder.load(pointer, align=1))
+        tile = []
+        for high in (False, True):
+            pairs = [
+                builder.bitcast(_interleave(builder, a, b, high), words) for a, b in (rows[:2], rows[2:])
+            ]
+            tile += [builder.bitcast(_interleave(builder, *pairs, top), _VI) for top in (False, True)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(I32, 4)(array, starts, first, types.intp), codegen
+
+
+@intrinsic
+def pack_rows(typing: Any, value: Any, step: Any, shift: Any) -> Any:
+    """Seven bits of each lane, from bit `shift` on, with those of the lanes step, 2·step, 3·step away.
+
+    A lane then holds four bytes, of lanes i, i + step, … in that order, the same in all four lanes.
+    """
+    n, low = literal_value(step), literal_value(shift)
+    if n is None or low is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.and_(builder.lshr(args[0], _splat(_I, low)), _splat(_I, 127))
+        packed = builder.shl(bits, ir.Constant(_VI, [8 * (i // n % 4) for i in range(LANES)]))
+        for width in (n, 2 * n):
+            swapped = ir.Constant(_VI, [i ^ width for i in range(LANES)])
+            packed = builder.or_(packed, builder.shuffle_vector(packed, packed, swapped))
+        return packed
+
+    return I32(I32, step, shift), codegen
+
+
+@intrinsic
+def store_int16(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """LANES int32 numbers, cut to their low half, to an int16 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        small = ir.VectorType(_W, LANES)
+        pointer = _address(context, builder, sig, args, 0, args[1], small)
+        builder.store(builder.trunc(args[2], small), pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, I32), codegen
+
+
+@intrinsic
+def add_scaled_each(typing: Any, array: Any, starts: Any, tile: Any, factors: Any) -> Any:
+    """array[starts[i] + j·LANES …] += factors[i] · tile[i·columns + j], float32 in memory."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values, scales = _unpack(builder, args[2], tile.count), _unpack(builder, args[3], factors.count)
+        columns = tile.count // factors.count
+        for i, start in enumerate(_unpack(builder, args[1], starts.count)):
+            first = _address(context, builder, sig, args, 0, start, _VF)
+            for j in range(columns):
+                place = builder.gep(first, [_I(j)])
+                before = builder.load(place, align=4)
+                after = _multiply_add(builder, values[i * columns + j], scales[i], before)
+                builder.store(after, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, starts, tile, factors), codegen
+
+
+@intrinsic
+def weigh_bytes(typing: Any, acc: Any, array: Any, index: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += dot(row i, columns[j]), exact.
+
+    Row i is the four unsigned bytes of int32 array[index + i], within 0..127; columns signed in −127..127.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, right = _unpack(builder, args[0], acc.count), _unpack(builder, args[3], columns.count)
+        pointer = _address(context, builder, sig, args, 1, args[2], _I)
+        for place in range(acc.count):
+            i, j = divmod(place, columns.count)
+            row = _broadcast(builder, builder.load(builder.gep(pointer, [_I(i)]), align=4))
+            sums[place] = _dot4_unsigned(builder, sums[place], row, right[j])
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, array, types.intp, columns), codegen

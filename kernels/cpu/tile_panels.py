@@ -1,8 +1,9 @@
 """Matrix tiles (AMX): bfloat16 weights with bfloat16 activations, int8 with int8, from five rows of x on.
 
-A panel is 16 rows of W; 64 bytes of its columns make one register. Up to four sums of 16 × 16 stay in
-registers: four panels of one tile of x, two of two, or one of three or four. More tiles of x take
-further passes over the panel, which by then lies in the second-level cache.
+A panel is 16 rows of W; 64 bytes of its columns make one register. Up to 16 rows of x: four panels stream
+past at once, far apart. Up to 64 rows: x no longer fits the first-level cache, so a block of its columns
+that does meets several panels before the next block is touched, with the sums kept beside it. Measured
+without that, x from the second-level cache took twice the time of the weights from memory.
 """
 
 from __future__ import annotations
@@ -15,93 +16,140 @@ import numpy as np
 from membound.kernels.cpu.amx import (
     clear_sums,
     configure_tiles,
-    multiply_step,
+    load_sums,
+    multiply_panels,
+    multiply_tiles,
     release_tiles,
     store_sums,
     tile_configuration,
 )
 from membound.kernels.cpu.recipe import PANEL_PADDING, TILE_ROWS, Recipe
-from membound.kernels.cpu.simd import far_starts
+from membound.kernels.cpu.simd import far_starts, prefetch
 from membound.kernels.work import FORMATS
+
+STEPS = 8
+"""64-byte steps of k in a block of x: 8 × 64 rows × 64 bytes = 32 KiB."""
+
+GROUP = 8
+"""Panels that meet a block of x before the next."""
+
+TILE = TILE_ROWS * 16
+"""Numbers in a sum."""
 
 _CONFIGURATION = tile_configuration()
 
 
 def make_tile(recipe: Recipe) -> Any:
     """panel_range(w, at, panels, first, last, k, scratch, y) for a tile recipe."""
-    together = _panels(recipe, recipe.panels)
-    single = _panels(recipe, 1) if recipe.panels > 1 else together
+    if recipe.tiles > 1:
+        return _configured(_blocked(recipe))
+    together, single = _stream(recipe, recipe.panels), _stream(recipe, 1)
     PANELS = recipe.panels
 
     @numba.njit
     def panel_range(
         w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
     ) -> None:
-        configure_tiles(_CONFIGURATION)
         far = (last - first) // PANELS
         together(w, at, panels, first, far, k, scratch, y)
-        if PANELS > 1:
-            rest = first + far * PANELS
-            single(w, at, panels, rest, last - rest, k, scratch, y)
+        rest = first + far * PANELS
+        single(w, at, panels, rest, last - rest, k, scratch, y)
+
+    return _configured(panel_range)
+
+
+def _configured(inner: Any) -> Any:
+    @numba.njit
+    def panel_range(
+        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
+    ) -> None:
+        configure_tiles(_CONFIGURATION)
+        inner(w, at, panels, first, last, k, scratch, y)
         release_tiles()
 
     return panel_range
 
 
-def _panels(recipe: Recipe, panels_at_once: int) -> Any:
-    full = _pass(recipe, panels_at_once, min(4, recipe.tiles))
-    rest = _pass(recipe, panels_at_once, recipe.tiles % 4 or 4)
-    FULL, REST = recipe.tiles // 4, recipe.tiles % 4
-    if recipe.tiles < 4:
-        return rest
+def _stream(recipe: Recipe, panels_at_once: int) -> Any:
+    """All of k for several panels and one tile of x."""
+    FMT, PANELS = recipe.format, panels_at_once
+    SIZE = FORMATS[FMT].bits // 8
+    STEP = 64 // SIZE
+    finish = _finish(recipe)
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
-        for i in range(first, first + far):  # a panel at a time, so that later passes find it cached
-            for four in range(FULL):
-                full(w, at, panels, i, 1, k, scratch, y, 4 * four)
-            if REST:
-                rest(w, at, panels, i, 1, k, scratch, y, 4 * FULL)
-
-    return run
-
-
-def _pass(recipe: Recipe, panels_at_once: int, tiles: int) -> Any:
-    """All of k for some panels and up to four tiles of x from tile `tile0` on."""
-    FMT, PANELS, TILES, ROWS = recipe.format, panels_at_once, tiles, recipe.rows
-    SIZE = FORMATS[FMT].bits // 8
-    STEP = 64 // SIZE
-    INT8 = FMT == "int8"
-
-    @numba.njit
-    def run(
-        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, tile0: int = 0
-    ) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
         stride = padded * SIZE + 64
-        x0 = tile0 * 16 * stride
-        width = panels * TILE_ROWS
-        sums = np.empty(4 * 256, np.int32)
-        row_scales = scratch[ROWS * (4 * padded + 64) :][: 4 * ROWS].view(np.float32)
+        sums = np.empty(PANELS * TILE, np.int32)
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             clear_sums()
             for j in range(padded // STEP):
-                multiply_step(w, starts, j * 1024, scratch, x0 + j * 64, stride, TILES, FMT)
-            if INT8:
-                store_sums(sums, 0, TILES * 256, 256, 64, PANELS, TILES)
-                scales = w[at + panels * panel_bytes :][: 4 * width].view(np.float32)
-                for v in range(PANELS):
-                    n0 = (i + v * far) * TILE_ROWS
-                    for r in range(16 * TILES):
-                        by = row_scales[tile0 * 16 + r]
-                        out = y[(tile0 * 16 + r) * width + n0 :][:TILE_ROWS]
-                        line = sums[(v * 16 * TILES + r) * 16 :][:TILE_ROWS]
-                        for c in range(TILE_ROWS):
-                            out[c] = np.float32(line[c]) * scales[n0 + c] * by
-            else:
-                place = tile0 * 16 * width + i * TILE_ROWS
-                store_sums(y, place, far * TILE_ROWS, 16 * width, 4 * width, PANELS, TILES)
+                multiply_panels(w, starts, j * 1024, scratch, j * 64, stride, FMT)
+            store_sums(sums, 0, TILE, 64, PANELS)
+            for v in range(PANELS):
+                finish(w, at, panels, i + v * far, padded, scratch, sums[v * TILE :], y)
 
     return run
+
+
+def _blocked(recipe: Recipe) -> Any:
+    """Blocks of k: several panels by up to four tiles of x."""
+    FMT, TILES = recipe.format, recipe.tiles
+    SIZE = FORMATS[FMT].bits // 8
+    STEP = 64 // SIZE
+    SUMS = TILES * TILE
+    finish = _finish(recipe)
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any) -> None:
+        padded = (k + STEP - 1) // STEP * STEP
+        panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
+        stride = padded * SIZE + 64
+        steps = padded // STEP
+        sums = np.empty(GROUP * SUMS, np.int32)
+        for i in range(first, last, GROUP):
+            group = min(GROUP, last - i)
+            for j0 in range(0, steps, STEPS):
+                for p in range(group):
+                    start = at + (i + p) * panel_bytes
+                    if j0 > 0:
+                        load_sums(sums, p * SUMS, TILE, 64, TILES)
+                    else:
+                        clear_sums()
+                    for j in range(j0, min(steps, j0 + STEPS)):
+                        for line in range(16):
+                            prefetch(w, start + (j + STEPS) * 1024 + 64 * line)
+                        multiply_tiles(w, start + j * 1024, scratch, j * 64, stride, TILES, FMT)
+                    store_sums(sums, p * SUMS, TILE, 64, TILES)
+            for p in range(group):
+                finish(w, at, panels, i + p, padded, scratch, sums[p * SUMS :], y)
+
+    return run
+
+
+def _finish(recipe: Recipe) -> Any:
+    """One panel's sums to y: int8 sums times the scales of their row of W and row of x."""
+    TILES, ROWS, INT8 = recipe.tiles, recipe.rows, recipe.format == "int8"
+    SIZE = FORMATS[recipe.format].bits // 8
+
+    @numba.njit
+    def finish(
+        w: Any, at: Any, panels: Any, panel: Any, padded: Any, scratch: Any, sums: Any, y: Any
+    ) -> None:
+        width = panels * TILE_ROWS
+        n0 = panel * TILE_ROWS
+        by_row = scratch[ROWS * (4 * padded + 64) :][: 4 * ROWS].view(np.float32)
+        scales = w[at + panels * (padded * TILE_ROWS * SIZE + PANEL_PADDING) :][: 4 * width].view(np.float32)
+        floats = sums.view(np.float32)
+        for row in range(16 * TILES):
+            out = y[row * width + n0 :][:TILE_ROWS]
+            for c in range(TILE_ROWS):
+                if INT8:
+                    out[c] = np.float32(sums[row * TILE_ROWS + c]) * scales[n0 + c] * by_row[row]
+                else:
+                    out[c] = floats[row * TILE_ROWS + c]
+
+    return finish
