@@ -1,0 +1,178 @@
+"""Decode attention against its float64 definition: every cache format, group, head size and split."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import astuple
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from membound.kernels import reference
+from membound.kernels.cpu.attention import attend, attention_kernel
+from membound.kernels.cpu.grouping import Grouping, grouping
+from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES
+from membound.kernels.inputs import KVCache, random_cache
+
+CHILD = "MEMBOUND_TEST_ATTENTION_CHILD"
+OTHERS = {
+    "avx2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+avx,+sse4.2,+ssse3,+popcnt,+movbe",
+    },
+    "plain": {"NUMBA_CPU_NAME": "generic"},
+}
+in_parent = pytest.mark.skipif(CHILD in os.environ, reason="this is the process for one instruction set")
+rng = np.random.default_rng()  # fresh inputs at every run
+F32 = npt.NDArray[np.float32]
+CONTEXTS = (1, 2, 15, 16, 17, 127, 128, 129, 255, 257, 1000)
+SPLITS = ((2, 1), (1, 2), (3, 5), (1, 16))  # (KV heads, threads): shares end at, before and within KV heads
+BOUNDS = {"f32": 5e-6, "bf16": 5e-6, "int8": 1e-3}  # the float64 reference reads the same stored cache
+
+
+def make_cache(kv: str, *shape: int) -> KVCache:
+    batch, kv_heads, tokens, dim = shape
+    return random_cache(kv, (batch, kv_heads, tokens, dim), int(rng.integers(1 << 62)))
+
+
+def with_room(values: npt.NDArray[Any] | None, extra: int, start: int = 0) -> npt.NDArray[Any]:
+    """Flat, from element `start` on, with `extra` tokens behind each KV head; all else is NaN or the largest."""
+    if values is None:
+        return np.full(1, np.nan, np.float32)
+    garbage = {"f": np.nan, "u": 0x7FFF, "i": 127}[values.dtype.kind]
+    room = np.full((*values.shape[:2], values.shape[2] + extra, *values.shape[3:]), garbage, values.dtype)
+    room[:, :, : values.shape[2]] = values
+    return np.concatenate([np.full(start, garbage, values.dtype), room.reshape(-1)])
+
+
+def run(q: F32, cache: KVCache, threads: int, extra: int = 0) -> F32:
+    batch, kv_heads, context, dim = cache.k.shape
+    group = q.shape[1] // kv_heads
+    arrays = (with_room(a, extra) for a in (cache.k, cache.v, cache.k_scales, cache.v_scales))
+    out = np.full(q.size, np.nan, np.float32)
+    kernel = attention_kernel(*astuple(grouping(cache.format, group, dim)))
+    kernel(q.reshape(-1), *arrays, out, batch, kv_heads, group, dim, context, context + extra, threads)
+    return out.reshape(q.shape)
+
+
+def queries(*shape: int) -> F32:
+    return 3 * rng.standard_normal(shape, np.float32)
+
+
+def worst_error(kv: str, group: int, dim: int, contexts: tuple[int, ...] = CONTEXTS) -> float:
+    worst = 0.0
+    for context in contexts:
+        for batch, extra, (kv_heads, threads) in zip((1, 2, 1, 1), (0, 3, 7, 0), SPLITS, strict=True):
+            cache = make_cache(kv, batch, kv_heads, context, dim)
+            q = queries(batch, kv_heads * group, dim)
+            error = reference.relative_error(
+                run(q, cache, threads, extra), reference.decode_attention(q, cache)
+            )
+            worst = max(worst, error)
+    return worst
+
+
+@pytest.mark.parametrize("kv", ["f32", "bf16", "int8"])
+@pytest.mark.parametrize(("group", "dim"), [(4, 128), (3, 64), (7, 64), (8, 128), (16, 64)])
+def test_groups_of_query_heads(kv: str, group: int, dim: int) -> None:
+    assert worst_error(kv, group, dim) < BOUNDS[kv]
+
+
+@pytest.mark.parametrize(("kv", "group", "dim"), [("f32", 1, 128), ("bf16", 2, 32), ("int8", 1, 64)])
+def test_few_query_heads(kv: str, group: int, dim: int) -> None:
+    assert worst_error(kv, group, dim) < BOUNDS[kv]
+
+
+@pytest.mark.parametrize(
+    ("kv", "group", "dim"), [("int8", 4, 80), ("int8", 4, 40), ("int8", 3, 33), ("bf16", 4, 80)]
+)
+def test_odd_head_sizes(kv: str, group: int, dim: int) -> None:
+    assert worst_error(kv, group, dim, (1, 17, 300)) < BOUNDS[kv]
+
+
+def test_the_method_follows_format_and_head_size() -> None:
+    integer = "float" if INSTRUCTION_SET == "plain" else "integer"
+    assert grouping("int8", 4, 128).method == integer
+    assert grouping("bf16", 4, 5 * LANES).method == "float"
+    assert grouping("int8", 4, 5 * LANES).method == "float"
+    assert grouping("f32", 4, 5 * LANES + 1).method == "scalar"
+    assert [grouping("f32", group, 128).heads for group in (1, 2)] == [1, 2]
+    assert Grouping("f32", 2, "float").rows * 2 == LANES
+
+
+def test_scores_of_any_size_do_not_overflow() -> None:
+    """Scores of ±1e5 are one-hot; equal scores average; peaks that rise block by block keep their share."""
+    cache = make_cache("f32", 1, 1, 600, 128)
+    for q in (1e4 * queries(1, 4, 128), np.zeros((1, 4, 128), np.float32)):
+        error = reference.relative_error(run(q, cache, 2), reference.decode_attention(q, cache))
+        assert error < 1e-4
+    rising = np.linspace(-5, 5, 600, dtype=np.float32)[None, None, :, None] * np.ones(128, np.float32)
+    q = np.ones((1, 4, 128), np.float32)
+    risen = KVCache("f32", rising, cache.v)
+    assert reference.relative_error(run(q, risen, 1), reference.decode_attention(q, risen)) < 1e-4
+
+
+def test_a_value_all_tokens_share_is_the_output() -> None:
+    for kv, one in (("f32", np.float32(1)), ("bf16", np.uint16(0x3F80))):
+        cache = make_cache(kv, 1, 2, 333, 64)
+        cache.v[:] = one
+        np.testing.assert_allclose(run(queries(1, 8, 64), cache, 3), 1, rtol=1e-5)
+
+
+def test_the_split_changes_nothing_but_rounding() -> None:
+    cache, q = make_cache("bf16", 2, 3, 517, 64), queries(2, 12, 64)
+    whole = run(q, cache, 1)
+    for threads in (2, 4, 5, 7, 64):
+        np.testing.assert_allclose(run(q, cache, threads), whole, rtol=1e-4, atol=1e-6)
+
+
+@in_parent
+def test_from_compiled_code_in_the_middle_of_arenas() -> None:
+    g = grouping("int8", 4, 64)
+    KV, HEADS, METHOD = astuple(g)
+
+    @numba.njit
+    def layer(
+        q: Any, k: Any, v: Any, ks: Any, vs: Any, at: Any, scales_at: Any, context: Any, out: Any
+    ) -> None:
+        attend(
+            KV, HEADS, METHOD, q, 5, 600, k, v, ks, vs, at, scales_at, context + 9, context, 2, 2, 4, 64,
+            out, 3, 700, 3,
+        )  # fmt: skip
+
+    cache, q = make_cache("int8", 2, 2, 100, 64), queries(2, 8, 64)
+    arrays = [with_room(a, 9, start) for a, start in ((cache.k, 640), (cache.v, 640))]
+    scales = [with_room(a, 9, 10) for a in (cache.k_scales, cache.v_scales)]
+    padded, out = np.full(5 + 1200, np.nan, np.float32), np.full(3 + 1400, -7, np.float32)
+    for b in range(2):
+        padded[5 + 600 * b :][:512] = q[b].reshape(-1)
+    layer(padded, *arrays, *scales, 640, 10, 100, out)
+    y = np.stack([out[3 + 700 * b :][:512].reshape(8, 64) for b in range(2)])
+    assert reference.relative_error(y, reference.decode_attention(q, cache)) < BOUNDS["int8"]
+    assert (out == -7).sum() == out.size - y.size
+
+
+@in_parent
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_same_on_another_instruction_set(name: str) -> None:
+    if name == INSTRUCTION_SET:
+        pytest.skip(f"{name} is what this process runs on")
+    if name == "avx2" and not llvm.get_host_cpu_features().get("avx2"):
+        pytest.skip("this processor has no AVX2")
+    chosen = "128-f32 or 128-bf16 or 128-int8 or few or method or (odd and 40)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
+        env=os.environ | OTHERS[name] | {CHILD: name},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert os.environ.get(CHILD) is None
