@@ -1,8 +1,9 @@
 """Weights widened to float32 in registers, fused multiply-add: every format with float activations.
 
-One round of tokens: weights stream from memory through registers once. Several rounds: a block of
-columns is widened into a buffer in the first-level cache and meets every round from there, while the
-next block is on its way from memory.
+Few tokens: weights stream from memory through registers once. More: x no longer fits the first-level
+cache, so a block of its columns that does meets several panels before the next block. The panels' part
+of the block is widened into a buffer, meets every round of tokens from there, and the same panels' next
+block is asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
@@ -31,10 +32,16 @@ from membound.kernels.cpu.simd import (
 )
 from membound.kernels.work import FORMATS
 
+MOST_STREAMED = 4
+"""Rows of x that may come from the second-level cache without slowing the weights down."""
+
+PANEL_GROUP = 8
+"""Panels that meet a block of x before the next block."""
+
 
 def make_float(recipe: Recipe) -> Any:
     """panel_range(w, at, panels, first, last, k, scratch, y) for a float recipe."""
-    if recipe.tiles > 1:
+    if recipe.m > MOST_STREAMED:
         make = _blocked
     elif FORMATS[recipe.format].group:
         make = _int4_stream
@@ -129,7 +136,9 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     COLUMN = LANES * FORMATS[FMT].bits // 8
     GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
     SCALED = FMT == "int8"
-    GROUP_BYTES = BLOCK // GROUP * GROUP_SCALES if GROUP else 0
+    BLOCK = recipe.block
+    AHEAD = BLOCK * COLUMN + (BLOCK // GROUP * GROUP_SCALES if GROUP else 0)
+    LINE = max(1, 64 // COLUMN)
     widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
 
     @numba.njit
@@ -139,30 +148,40 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
             panel_bytes += k // GROUP * GROUP_SCALES
         scales = at + panels * panel_bytes
         block = np.empty(BLOCK * PANELS * LANES, np.float32)
-        sums = np.empty(TILES * STRIDE, np.float32)
-        for i in range(first, first + far):
-            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+        sums = np.empty(PANEL_GROUP * TILES * STRIDE, np.float32)
+        for i0 in range(first, first + far, PANEL_GROUP):
+            i1 = min(i0 + PANEL_GROUP, first + far)
             for k0 in range(0, k, BLOCK):
                 columns = min(BLOCK, k - k0)
-                widen(w, starts, k0, columns, block)
-                for line in range(0, (columns * COLUMN + GROUP_BYTES) // 64):
-                    prefetch_each(w, starts, (k0 + columns) * COLUMN + 64 * line)
+                for i in range(i0, i1):
+                    starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+                    widen(w, starts, k0, columns, block)
+                    ahead = k0 // BLOCK * AHEAD + AHEAD
+                    for t in range(TILES):
+                        place = ((i - i0) * TILES + t) * STRIDE
+                        acc = zeros(SUMS)
+                        if k0 > 0:
+                            acc = load_tile(sums, place, acc)
+                        column = (t * k + k0) * TOKENS
+                        if t == 0:
+                            for j in range(columns):
+                                if j % LINE == 0:
+                                    prefetch_each(w, starts, ahead + j * COLUMN)
+                                weights = load_next(block, j * PANELS * LANES, PANELS, "f32")
+                                acc = fma_broadcast(acc, weights, x, column + j * TOKENS)
+                        else:
+                            for j in range(columns):
+                                weights = load_next(block, j * PANELS * LANES, PANELS, "f32")
+                                acc = fma_broadcast(acc, weights, x, column + j * TOKENS)
+                        store_tile(sums, place, acc)
+            for i in range(i0, i1):
                 for t in range(TILES):
-                    acc = zeros(SUMS)
-                    if k0 > 0:
-                        acc = load_tile(sums, t * STRIDE, acc)
-                    column = (t * k + k0) * TOKENS
-                    for j in range(columns):
-                        weights = load_next(block, j * PANELS * LANES, PANELS, "f32")
-                        acc = fma_broadcast(acc, weights, x, column + j * TOKENS)
-                    store_tile(sums, t * STRIDE, acc)
-            for t in range(TILES):
-                acc = load_tile(sums, t * STRIDE, zeros(SUMS))
-                if SCALED:
-                    by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
-                    acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
-                row = t * TOKENS * panels * LANES
-                store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+                    acc = load_tile(sums, ((i - i0) * TILES + t) * STRIDE, zeros(SUMS))
+                    if SCALED:
+                        by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+                        acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
+                    row = t * TOKENS * panels * LANES
+                    store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
 
     return run
 

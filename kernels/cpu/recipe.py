@@ -25,9 +25,6 @@ from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd import AVX512, LANES, REGISTERS
 from membound.kernels.work import FORMATS
 
-BLOCK = 256
-"""Columns of a panel that stay in the first-level cache while several rounds of tokens use them."""
-
 PANEL_PADDING = 64
 """Bytes between panels, so that streams do not lie a power of two apart and share cache sets."""
 
@@ -63,6 +60,11 @@ class Recipe:
     def rows(self) -> int:
         """Rows of x after padding to whole rounds."""
         return self.tokens * self.tiles
+
+    @property
+    def block(self) -> int:
+        """Columns of x that fit the first-level cache with room to spare: 16 KiB, in whole groups."""
+        return max(128, min(512, 4096 // self.rows // 128 * 128))
 
     @property
     def panel_rows(self) -> int:
@@ -105,18 +107,18 @@ def choose(fmt: str, act: str, m: int) -> Recipe:
     if 4 < m <= MOST_TILE_ROWS and ((fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)):
         tiles = -(-m // 16)
         return Recipe(fmt, act, m, "tile", 4 if tiles == 1 else 1, 16, tiles)
-    wide = REGISTERS == 32
-    if act == "int8" and FORMATS[fmt].group:  # two accumulators a token: one within the group, one across
-        sums, most, most_once = (8, 8, 8) if wide else (4, 4, 4)
-    else:
-        sums, most, most_once = (28, 14, 28) if wide else (12, 6, 12)
-    tiles = 1 if m <= most_once else -(-m // most)
+    grouped = act == "int8" and FORMATS[fmt].group > 0
+    least = 1 if grouped else 2
+    tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), grouped))
     tokens = -(-m // tiles)
     if tokens == 1:
-        panels = 8 if wide else 4
+        panels = 8 if REGISTERS == 32 else 4
     else:
-        panels = max(p for p in (1, 2, 4) if p * tokens <= sums or p == 1)
-    import os
-    if "MB_X" in os.environ:
-        panels,tokens,tiles=map(int,os.environ["MB_X"].split(","))
+        panels = max(p for p in (1, 2, 4) if p == least or _fits(p, tokens, grouped))
     return Recipe(fmt, act, m, "integer" if act == "int8" else "float", panels, tokens, tiles)
+
+
+def _fits(panels: int, tokens: int, grouped: bool) -> bool:
+    """Whether sums, loaded weights and one activation fit the registers; int4 with int8 takes two of each."""
+    each = 2 if grouped else 1
+    return each * panels * (tokens + 1) + 1 <= REGISTERS

@@ -1,0 +1,127 @@
+"""The packed matmul against the float64 reference: every format, few and many rows, odd shapes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from isa import CHILD, OTHERS, run_again
+
+from membound.kernels.cpu.compile import set_threads
+from membound.kernels.cpu.linear import linear_kernel
+from membound.kernels.cpu.pack import aligned_bytes, pack, pack_rows
+from membound.kernels.cpu.recipe import choose
+from membound.kernels.inputs import F32, Weight, random_weight
+from membound.kernels.reference import linear, relative_error
+
+FORMATS = [
+    ("f32", "float"),
+    ("bf16", "float"),
+    ("f16", "float"),
+    ("int8", "float"),
+    ("int8", "int8"),
+    ("int4g32", "float"),
+    ("int4g32", "int8"),
+    ("int4g128", "float"),
+    ("int4g128", "int8"),
+]
+# float32 sums of exact products; bfloat16 activations in matrix tiles round x by up to 2^-9
+BOUND, BOUND_BF16_TILES = 2e-6, 3e-3
+
+
+def product(fmt: str, act: str, x: F32, weights: list[Weight], threads: int = 2) -> F32:
+    m, k = x.shape
+    n = sum(w.n for w in weights)
+    recipe = choose(fmt, act, m)
+    arena = aligned_bytes(recipe.matrix_bytes(n, k))
+    pack_rows(weights, recipe, arena)
+    y = np.full(recipe.rows * recipe.padded_n(n), np.nan, np.float32)
+    scratch = aligned_bytes(recipe.scratch_bytes(k))
+    scratch[:] = 255  # whatever was left there by another matrix: NaN as float32, -1 as int8
+    linear_kernel(fmt, act, m)(arena, 0, n, k, x.reshape(-1), scratch, y, threads)
+    return y.reshape(recipe.rows, -1)[:m, :n]
+
+
+def shapes(fmt: str) -> list[tuple[int, int]]:
+    if fmt.startswith("int4"):
+        return [(37, 256), (515, 384), (1, 128)]
+    return [(37, 256), (515, 1100), (70, 131), (1, 3), (300, 64)]
+
+
+def check(fmt: str, act: str, m: int, threads: int = 2) -> None:
+    rng = np.random.default_rng()
+    bound = BOUND_BF16_TILES if choose(fmt, act, m).method == "tile" and fmt == "bf16" else BOUND
+    for n, k in shapes(fmt):
+        weight = random_weight(fmt, n, k, int(rng.integers(1 << 40)))
+        x = rng.standard_normal((m, k), np.float32)
+        error = relative_error(product(fmt, act, x, [weight], threads), linear(x, weight, act))
+        assert error < bound, (n, k)
+
+
+@pytest.mark.parametrize(("fmt", "act"), FORMATS)
+@pytest.mark.parametrize("m", [1, 3, 17])
+def test_product(fmt: str, act: str, m: int) -> None:
+    check(fmt, act, m)
+
+
+@pytest.mark.parametrize(("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)])
+def test_product_of_more_rows(fmt: str, act: str, m: int) -> None:
+    check(fmt, act, m)
+
+
+@pytest.mark.skipif(CHILD in os.environ, reason="this is the process for one instruction set")
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.slow
+def test_the_same_on_another_instruction_set(name: str) -> None:
+    run_again(name, __file__, Path(__file__).with_name("test_step.py"))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_thread_counts_agree_to_the_bit(threads: int) -> None:
+    set_threads(2)
+    weight = random_weight("bf16", 333, 200, 5)
+    x = np.random.default_rng(1).standard_normal((1, 200), np.float32)
+    assert np.array_equal(product("bf16", "float", x, [weight], threads), product("bf16", "float", x, [weight], 2))
+
+
+def test_matrices_below_each_other_are_one() -> None:
+    rng = np.random.default_rng()
+    x = rng.standard_normal((3, 96), np.float32)
+    weights = [random_weight("int8", n, 96, n) for n in (40, 7, 25)]
+    expected = np.concatenate([linear(x, w, "int8") for w in weights], axis=1)
+    assert relative_error(product("int8", "int8", x, weights), expected) < BOUND
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    weight = random_weight("int8", 20, 64, 3)
+    x = np.zeros((3, 64), np.float32)
+    x[1] = 1
+    y = product("int8", "int8", x, [weight])
+    assert not y[0].any()
+    assert not y[2].any()
+    assert y[1].any()
+
+
+@pytest.mark.parametrize(("fmt", "act"), FORMATS)
+def test_packing_adds_little(fmt: str, act: str) -> None:
+    recipe = choose(fmt, act, 1)
+    weight = random_weight(fmt, 4096, 512, 1)
+    stored = weight.values.nbytes + (0 if weight.scales is None else weight.scales.nbytes)
+    assert stored <= recipe.matrix_bytes(4096, 512) <= 1.02 * stored
+
+
+def test_pack_places_every_value_once() -> None:
+    recipe = choose("f32", "float", 1)
+    values = np.arange(1, 1 + 50 * 12, dtype=np.float32).reshape(50, 12)
+    arena = aligned_bytes(recipe.matrix_bytes(50, 12))
+    pack(Weight("f32", 50, 12, values), recipe, arena)
+    packed = arena.view(np.float32)
+    assert np.array_equal(np.sort(packed[packed != 0]), values.reshape(-1))
+    lanes = recipe.panel_rows
+    assert packed[lanes + 3] == values[3, 1]  # column 1 of row 3 of the first panel
+
+
+def test_arenas_start_on_a_huge_page() -> None:
+    assert aligned_bytes(100).ctypes.data % (2 << 20) == 0

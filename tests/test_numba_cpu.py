@@ -1,0 +1,72 @@
+"""The Numba backend through the contract: every kind of work, slots of their own, refusals with reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from membound.backends.api import BackendUnavailable
+from membound.backends.numba_cpu import MOST_ROWS, NumbaCpu
+from membound.kernels.cpu.compile import ThreadingError
+from membound.kernels.inputs import make_inputs
+from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.work import parse
+
+
+@pytest.fixture
+def backend() -> NumbaCpu:
+    numba_cpu = NumbaCpu()
+    device = numba_cpu.open("cpu", 2)
+    assert device.threads == 2
+    assert device.versions["threading_layer"] != "workqueue"
+    return numba_cpu
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "linear:n=131,k=96,m=1,weight=bf16",
+        "linear:n=131,k=96,m=1,weight=int8,act=int8",
+        "linear:n=131,k=96,m=3,weight=int4g32,act=int8",
+        "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16",
+        "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8",
+        "step:model=tiny,context=37,weight=f32,kv=f32",
+    ],
+)
+def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> None:
+    work = parse(spec)
+    assert backend.supports(work) is None
+    inputs = make_inputs(work, seed=11, slots=3)
+    backend.prepare(work, inputs)
+    for slot in range(inputs.slots):
+        backend.launch(slot)
+        backend.sync()
+        assert backend.output().dtype == np.float32
+        assert relative_error(backend.output(), compute(inputs, slot)) < tolerance(work)
+
+
+def test_what_it_refuses(backend: NumbaCpu) -> None:
+    assert "prompts" in (backend.supports(parse("prefill:model=tiny,tokens=8")) or "")
+    reason = backend.supports(parse(f"linear:n=8,k=8,m={MOST_ROWS + 1}"))
+    assert reason == f"the kernels take up to {MOST_ROWS} rows, not {MOST_ROWS + 1}"
+    assert backend.supports(parse("step:model=tiny,batch=65")) is not None
+    assert backend.supports(parse("attention:context=8,batch=65")) is None
+
+
+def test_padding_is_told_where_it_counts(backend: NumbaCpu) -> None:
+    for n, padded in ((1, True), (4096, False)):
+        work = parse(f"linear:n={n},k=512,weight=f32")
+        backend.prepare(work, make_inputs(work, 1, 1))
+        assert (backend.stored_bytes() is not None) is padded
+
+
+def test_another_device_is_refused() -> None:
+    with pytest.raises(BackendUnavailable, match="no device 'tpu'"):
+        NumbaCpu().open("tpu", 1)
+
+
+def test_a_slow_threading_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.threading_layer", lambda: "workqueue")
+    with pytest.raises(BackendUnavailable, match="libgomp1") as refused:
+        NumbaCpu().open("cpu", 1)
+    assert isinstance(refused.value.__context__, ThreadingError)

@@ -1,0 +1,39 @@
+"""Kernel choice: registers suffice, padding is whole, scratch is large enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from membound.kernels.cpu.recipe import choose
+from membound.kernels.cpu.simd import REGISTERS
+from membound.kernels.work import FORMATS
+
+CASES = [
+    (fmt, act, m)
+    for fmt in FORMATS
+    for act in (("float", "int8") if fmt.startswith("int") else ("float",))
+    for m in range(1, 65)
+]
+
+
+@pytest.mark.parametrize(("fmt", "act", "m"), CASES)
+def test_recipe(fmt: str, act: str, m: int) -> None:
+    recipe = choose(fmt, act, m)
+    assert m <= recipe.rows < m + 16
+    if recipe.method == "tile":
+        assert recipe.tiles <= 4
+        return
+    each = 2 if act == "int8" and FORMATS[fmt].group else 1  # int4 with int8: two sums, two halves
+    if recipe.tokens > 1:
+        assert each * recipe.panels * (recipe.tokens + 1) + 1 <= REGISTERS
+    assert recipe.padded_n(37) % recipe.panel_rows == 0
+    assert 37 <= recipe.padded_n(37) < 37 + recipe.panel_rows
+
+
+def test_one_row_streams_far_apart() -> None:
+    assert choose("bf16", "float", 1).panels >= 4
+
+
+def test_activations_decide_the_arithmetic() -> None:
+    assert choose("int8", "int8", 1).method == "integer"
+    assert choose("int8", "float", 1).method == "float"

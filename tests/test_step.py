@@ -1,0 +1,62 @@
+"""Whole compiled decode steps against the float64 reference: formats, caches, batches, model features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from membound.kernels import models
+from membound.kernels.cpu.packed_model import PackedModel
+from membound.kernels.inputs import make_inputs
+from membound.kernels.models import Model
+from membound.kernels.reference import relative_error, step
+from membound.kernels.work import parse
+
+# float32 arithmetic alone; int8 adds an activation that falls on the other side of a rounding boundary
+# now and then, bfloat16 matrix tiles round every activation
+BOUNDS = {"float": 1e-5, "int8": 0.04, "tile": 0.02}
+
+
+def error(spec: str) -> float:
+    inputs = make_inputs(parse(spec), seed=int(np.random.default_rng().integers(1 << 30)))
+    packed = PackedModel(inputs, threads=2)
+    packed.run()
+    first = packed.logits
+    packed.run()
+    assert np.array_equal(packed.logits, first), "a step must not depend on the one before"
+    return relative_error(first, step(inputs))
+
+
+@pytest.mark.parametrize(
+    ("spec", "bound"),
+    [
+        ("step:model=tiny,context=37,weight=f32,kv=f32", BOUNDS["float"]),
+        ("step:model=tiny,context=16,weight=f32,kv=f32,layers=1", BOUNDS["float"]),
+        ("step:model=tiny,context=1,batch=3,weight=bf16,kv=bf16", 0.01),
+        ("step:model=tiny,context=37,weight=int4g32,kv=f32,act=int8", BOUNDS["int8"]),
+        ("step:model=tiny,context=129,weight=int8,kv=int8,act=int8", BOUNDS["int8"]),
+        ("step:model=tiny,context=40,batch=6,weight=bf16,kv=bf16", BOUNDS["tile"]),
+    ],
+)
+def test_step(spec: str, bound: float) -> None:
+    assert error(spec) < bound
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"qkv_bias": True},
+        {"qk_norm": True},
+        {"gated": False},
+        {"rope_scaling": (32.0, 1.0, 4.0, 8192.0)},
+        {"hidden": 250, "intermediate": 333, "vocab": 77},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_model_features(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Model = replace(models.MODELS["tiny"], name="variant", **change)  # type: ignore[arg-type]
+    monkeypatch.setitem(models.MODELS, "variant", model)
+    models.get_model.cache_clear()
+    assert error("step:model=variant,context=37,weight=f32,kv=f32") < BOUNDS["float"]
