@@ -1,0 +1,296 @@
+"""The documents hold what the program has: commands, options, backends, models, fields, thresholds, files."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import membound
+from membound.bench import plan
+from membound.bench.cli import app
+from membound.bench.machine import fingerprint
+from membound.bench.telemetry import delta, snapshot
+from membound.bench.timing import Budget
+from membound.kernels.models import MODELS
+from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse
+from membound.results import compare, stats, verdict
+from membound.results.row import GRADES, STATUSES, Row
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("kernels", "backends", "bench", "results")
+README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+RUN = "pip install . && membound run"
+TEST = 'pip install -c constraints.txt -e ".[test]" && pytest'
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Tables: the first cell's names in backticks to the other cells of that line."""
+    found: dict[str, list[str]] = {}
+    for line in re.findall(r"^\| (.*) \|$", text, re.M):
+        first, *others = re.split(r" \| ", line)
+        found |= dict.fromkeys(re.findall(r"`([^`]+)`", first), others)
+    return found
+
+
+# Commands
+
+
+def shell_lines() -> list[str]:
+    texts = [
+        *blocks(README, "sh"),
+        *(line for text in DOCS.values() for line in re.findall(r"^ {4}(\S.*)$", text, re.M)),
+    ]
+    return [line for text in texts for line in text.splitlines() if line.strip()]
+
+
+def test_the_two_commands_of_the_readme_are_what_ci_runs():
+    assert RUN in shell_lines()
+    assert TEST in shell_lines()
+    script = (ROOT / ".ci/run").read_text()
+    assert TEST in script
+    assert "membound run --quick" in script
+    assert (ROOT / "constraints.txt").is_file()
+
+
+def membound_lines() -> list[list[str]]:
+    lines = [shlex.split(line, comments=True) for line in shell_lines() if "membound " in line]
+    calls = [line[line.index("membound") + 1 :] for line in lines if "membound" in line]
+    return [call for call in calls if call]
+
+
+def test_documented_commands_are_found():
+    assert {call[0] for call in membound_lines()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("call", membound_lines(), ids=" ".join)
+def test_a_documented_command_is_understood(call):
+    """The parser takes every option; every spec is a work."""
+    command = COMMANDS[call[0]]
+    context = command.make_context(call[0], list(call[1:]))
+    works = context.params.get("works") or [context.params.get("work")]
+    for spec in filter(None, works):
+        if "models/" not in spec:
+            assert parse(spec).kind in KINDS
+
+
+def test_every_command_and_option_has_help_and_is_documented():
+    everything = README + "".join(DOCS.values())
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        assert f"membound {name}" in everything, name
+        for parameter in command.params:
+            if parameter.name != "help":
+                assert parameter.help, f"{name}: {parameter.name} has no help"
+
+
+def test_every_option_is_documented():
+    everything = README + "".join(DOCS.values())
+    options = {option for c in COMMANDS.values() for p in c.params for option in p.opts if option[:2] == "--"}
+    assert {"--backends", "--json"} <= options
+    assert not {option for option in options if f"{option}" not in everything}
+
+
+# Python
+
+
+def test_the_examples_in_python_use_what_the_package_has():
+    for block in blocks(README, "python"):
+        tree = ast.parse(block)
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "membound"
+        }
+        assert used
+        assert used <= set(membound.__all__)
+
+
+def test_the_plugin_of_the_docs_is_the_one_that_is_tested():
+    (source,) = blocks(DOCS["plugin.md"], "python")
+    (project,) = blocks(DOCS["plugin.md"], "toml")
+    assert source == (ROOT / "examples/plugin/membound_scipy.py").read_text()
+    assert project == (ROOT / "examples/plugin/pyproject.toml").read_text()
+    assert len(source.splitlines()) < 40
+
+
+@pytest.mark.parametrize("entry", sorted(PROJECT["entry-points"]["membound.backends"]))
+def test_every_backend_is_documented(entry):
+    assert f"`{entry}`" in DOCS["plugin.md"]
+    assert entry.partition(".")[0] + ":" in README
+
+
+@pytest.mark.parametrize("extra", ["torch", "onnx", "onnx-export", "test"])
+def test_extras_that_a_user_needs_are_named(extra):
+    assert extra in PROJECT["optional-dependencies"]
+    assert f"`{extra}`" in README or f"[{extra}]" in README
+
+
+# Works
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_documented_with_its_shape(name):
+    m = MODELS[name]
+    shape = (m.layers, m.hidden, m.q_heads, m.kv_heads, m.head_dim, m.intermediate, m.vocab)
+    assert cells(DOCS["works.md"])[name] == [*map(str, shape), f"{m.parameters / 1e9:.3g}"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_documented_with_its_keys(kind):
+    text = DOCS["works.md"]
+    section = re.search(rf"^### `{kind}`\n(.*?)(?=^##)", text, re.M | re.S)
+    assert section
+    example = re.search(rf"^ {{4}}({kind}:\S+)$", section[1], re.M)
+    assert example
+    assert parse(example[1]).kind == kind
+    for field in fields(KINDS[kind]):
+        assert f"`{field.name}`" in section[1] or (
+            kind == "prefill" and "keys are those of `step`" in section[1]
+        )
+
+
+def test_formats_are_documented_with_their_bits():
+    table = cells(DOCS["works.md"])
+    assert {name: table[name][0] for name in FORMATS} == {name: str(f.bits) for name, f in FORMATS.items()}
+    assert set(KV_FORMATS) <= set(FORMATS)
+    assert all(f"`{act}`" in DOCS["works.md"] for act in ACTS)
+
+
+# Rows
+
+
+def test_every_field_of_a_row_is_documented():
+    section = DOCS["rows.md"].partition("## Fields of a row")[2].partition("### ")[0]
+    assert set(cells(section)) == {f.name for f in fields(Row)}
+
+
+@pytest.mark.parametrize("names", [STATUSES, [f.name for f in fields(Traffic)], [*fingerprint()]])
+def test_names_inside_rows_are_documented(names):
+    assert not [name for name in names if f"`{name}`" not in DOCS["rows.md"]]
+
+
+def test_every_counter_is_documented():
+    before = snapshot()
+    assert not [name for name in delta(before, snapshot()) if f"`{name}`" not in DOCS["rows.md"]]
+
+
+@pytest.mark.parametrize(
+    ("heading", "columns"),
+    [("## The summary", stats.COLUMNS), ("## Comparisons", compare.COLUMNS)],
+    ids=["summary", "comparison"],
+)
+def test_every_column_is_documented_in_the_words_of_the_code(heading, columns):
+    section = DOCS["rows.md"].partition(heading)[2].partition("\n## ")[0]
+    assert {name: " | ".join(others) for name, others in cells(section).items()} == columns
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("names", [GRADES, verdict.VERDICTS], ids=["grades", "verdicts"])
+def test_every_judgement_is_explained(names):
+    assert not [name for name in names if f"`{name}`" not in DOCS["measuring.md"]]
+    assert not [name for name in verdict.VERDICTS if f"`{name}`" not in README]
+
+
+def constants() -> list[tuple[str, str, str]]:
+    return re.findall(r"`(\w+)\.(\w+)` = ([\d.]+\d|\d+)", " ".join(DOCS["measuring.md"].split()))
+
+
+def test_constants_are_found():
+    assert len(constants()) >= 20
+
+
+@pytest.mark.parametrize(("module", "name", "value"), constants())
+def test_a_number_in_the_docs_is_that_of_the_code(module, name, value):
+    if module == "Budget":
+        actual = getattr(Budget(), name)
+    else:
+        folder = next(f for f in FOLDERS if (ROOT / f / f"{module}.py").is_file())
+        actual = getattr(importlib.import_module(f"membound.{folder}.{module}"), name)
+    assert float(value) == actual
+
+
+@pytest.mark.parametrize(
+    ("name", "replicates", "budget"),
+    [
+        ("--quick", 1, plan.QUICK_BUDGET),
+        ("default", 3, plan.DEFAULT_BUDGET),
+        ("--rigor high", plan.HIGH_REPLICATES, plan.HIGH_BUDGET),
+    ],
+)
+def test_budgets_are_those_of_the_code(name, replicates, budget):
+    line = f"| {f'`{name}`' if name.startswith('-') else name} | {replicates} | {budget.warmup_s} | {budget.timing_s} |"
+    assert line in DOCS["measuring.md"]
+
+
+# Files
+
+
+def tree() -> dict[str, str]:
+    """Paths of the README's file tree with their purposes."""
+    block = next(b for b in blocks(README, "text") if "kernels/" in b and "results/" in b)
+    found, folder = {}, ""
+    for line in block.splitlines():
+        name, _, purpose = line.strip().partition("  ")
+        if line.startswith(" "):
+            name = folder + name
+        elif name.endswith("/"):
+            folder = name
+        found[name] = purpose.strip()
+    return found
+
+
+def test_the_file_tree_is_that_of_the_folders():
+    listed = tree()
+    assert all((ROOT / name).exists() for name in listed), [n for n in listed if not (ROOT / n).exists()]
+    assert all(listed.values()), [name for name, purpose in listed.items() if not purpose]
+    files = {
+        path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
+    }
+    assert files == {name for name in listed if name.endswith(".py")}
+    assert all(name in listed["docs/"] for name in DOCS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda p: p.name,
+)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_changelog_keeps_its_format():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## \[Unreleased\]$", text, re.M)
+    kinds = set(re.findall(r"^### (\w+)$", text, re.M))
+    assert kinds
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_output_in_the_readme_stands_between_its_marks():
+    (block,) = re.findall(r"<!-- output -->\n```text\n(.*?)```\n<!-- /output -->", README, re.S)
+    assert "ceiling" in block
+    assert "verdict" in block
