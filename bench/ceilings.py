@@ -32,6 +32,7 @@ from membound.bench.patterns import (
     dot_pattern,
     fma_pattern,
     read_patterns,
+    tile_patterns,
     triad_patterns,
 )
 from membound.bench.timing import launch_once
@@ -105,6 +106,11 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
         *_ladder(values, threads, 0.4 * seconds, tell),
         _best("fma_f32", ([fma_pattern(n)] for n in counts), 0.4 * seconds, tell, "FLOP/s"),
         _best("dot_int8", ([dot_pattern(n)] for n in counts), 0.4 * seconds, tell, "FLOP/s"),
+        *(
+            _best(f"tile_{fmt}", (tile_patterns(fmt, n) for n in counts), 0.4 * seconds, tell, "FLOP/s")
+            for fmt in ("bf16", "int8")
+            if tile_patterns(fmt, threads)
+        ),
     ]
 
 

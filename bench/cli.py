@@ -210,6 +210,9 @@ def duel(
 
     Use it to say which backend is faster on a noisy machine: a slow minute hits all contestants alike.
     """
+    from membound.bench.process import SPIN_COUNT
+
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read once, when OpenMP is loaded
     from membound.bench.duel import duel as hold
     from membound.bench.setup import check_threads, choose_backends, split
     from membound.kernels.work import parse

@@ -28,7 +28,7 @@ MAX_LAUNCHES = 32
 FITTING_LAUNCHES = 3
 
 
-class Refused(MemboundError):  # noqa: N818 - an outcome of a duel, like Unsupported
+class Refused(MemboundError):
     """A backend does not take part; `status` is a row's status, the text its reason."""
 
     def __init__(self, status: str, reason: str) -> None:

@@ -26,7 +26,7 @@ from membound.backends.api import BackendUnavailable, MemboundError, Unsupported
 from membound.bench.ceilings import ROTATION, rotating_bytes
 from membound.bench.contestant import MAX_LAUNCHES, ColdMemory, Contestant, Refused, enter
 from membound.bench.machine import available_memory_bytes, last_level_cache_bytes
-from membound.bench.patterns import Pattern, dot_pattern, fma_pattern, read_patterns
+from membound.bench.patterns import Pattern, dot_pattern, fma_pattern, read_patterns, tile_patterns
 from membound.bench.turns import Turn, take_turn, usable
 from membound.kernels import reference
 from membound.kernels.cpu import stream
@@ -117,6 +117,7 @@ def _limits(work: Work, threads: int, tell: Tell) -> tuple[_Limit, _Limit]:
     reads = read_patterns(values, threads, (4, 8))
     integer = getattr(work, "act", "float") == "int8"
     compute = [dot_pattern(threads) if integer else fma_pattern(threads)]
+    compute += tile_patterns("int8" if integer else getattr(work, "weight", ""), threads)
     for pattern in (*reads, *compute):
         pattern.check()
     windows = count(1)

@@ -20,13 +20,16 @@ import numpy as np
 
 from membound.backends.api import MemboundError
 from membound.bench.turns import Turn, usable
-from membound.kernels.cpu import stream
+from membound.kernels.cpu import stream, tile_peak
+from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd import LANES
+from membound.kernels.inputs import from_bf16
 
 WINDOWS = 32
 """A rotation's windows: each is short, so that some are undisturbed on a machine that others use too."""
 FMA_ITERATIONS = 400_000
 DOT_REPEATS = 10_000
+TILE_REPEATS = 20_000
 
 
 class CeilingError(MemboundError):
@@ -50,14 +53,18 @@ class Pattern:
 
 
 def read_patterns(values: stream.F32, threads: int, streams: Sequence[int]) -> list[Pattern]:
-    """Reads of rotating windows by that many threads, each with and without prefetch."""
+    """Reads of rotating windows by that many threads, each without prefetch and with it, near and far ahead."""
     patterns = []
-    for parts, ahead in product(streams, (0, stream.PREFETCH_FLOATS)):
+    for parts, ahead in product(streams, (0, *stream.PREFETCH_FLOATS)):
         place = stream.arrange(values.size, threads, parts, 4 * values.size // WINDOWS)
         patterns.append(
             Pattern(
                 place.window_bytes,
-                _config(place, f"{parts} streams{', prefetch' if ahead else ''}", prefetch_bytes=4 * ahead),
+                _config(
+                    place,
+                    f"{parts} streams{f', {4 * ahead} B ahead' if ahead else ''}",
+                    prefetch_bytes=4 * ahead,
+                ),
                 partial(_read, values, place, ahead),
                 partial(_check_read, values, place, ahead),
             )
@@ -136,6 +143,21 @@ def dot_pattern(threads: int) -> Pattern:
     )
 
 
+def tile_patterns(fmt: str, threads: int) -> list[Pattern]:
+    """Products on matrix tiles, for bf16 and int8 where the processor has them; else none."""
+    if not {"bf16": AMX_BF16, "int8": AMX_INT8}.get(fmt, False):
+        return []
+    x, w = tile_peak.tile_operands(fmt)
+    return [
+        Pattern(
+            tile_peak.tile_flops(fmt, threads, TILE_REPEATS),
+            {"threads": threads, "variant": f"{tile_peak.TILES} x 1 matrix tiles"},
+            lambda _: tile_peak.tile_product(fmt, threads, TILE_REPEATS, x, w),
+            partial(_check_tile, fmt, threads, x, w),
+        )
+    ]
+
+
 def _config(place: stream.Layout, variant: str, **more: Any) -> dict[str, Any]:
     return {
         "threads": place.threads,
@@ -192,6 +214,19 @@ def _check_fma(threads: int) -> None:
         expected = expected * 0.75 + 0.25
     sums = expected.reshape(stream.CHAINS, -1).sum(1)
     _require(np.allclose(stream.fma(threads, 20), sums, rtol=1e-5), "fma", threads)
+
+
+def _check_tile(fmt: str, threads: int, x: Any, w: Any) -> None:
+    if fmt == "int8":
+        rows, columns = x.view(np.int8), w.view(np.int8)
+    else:
+        rows, columns = from_bf16(x.view(np.uint16)), from_bf16(w.view(np.uint16))
+    together = 2 if fmt == "bf16" else 4
+    depth = len(columns) // 16
+    left = rows.reshape(tile_peak.TILES, 16, depth).astype(np.float64)
+    right = columns.reshape(depth // together, 16, together).transpose(1, 0, 2).reshape(16, depth)
+    expected = 3 * np.einsum("tmk,nk->tmn", left, right.astype(np.float64))
+    _require(np.array_equal(tile_peak.tile_product(fmt, threads, 3, x, w)[-1], expected), "tile", threads)
 
 
 def _check_dot(threads: int, rows: Any, columns: Any) -> None:

@@ -38,6 +38,11 @@ THREAD_VARIABLES = (
 POLICY_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PROC_BIND", "OMP_PLACES")
 """Unset in workers: spinning and pinning set for something else would favour one runtime."""
 
+SPIN_COUNT = 10_000
+"""Turns that a waiting thread of GNU OpenMP spins before it sleeps, a fraction of a millisecond. By its own
+choice it spins for several: where another process holds a core, the scheduler then keeps two threads of a
+team on one core, and every parallel region takes a whole time slice (8 ms measured, against 35 µs)."""
+
 PIPE_GRACE_S = 2.0
 """How long to read on after a worker's end if something of it still holds the pipe."""
 
@@ -55,9 +60,9 @@ class WorkerTimeoutError(Exception):
 
 
 def worker_environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: one thread count for every pool, no spinning policy."""
+    """The environment of a worker: one thread count for every pool, spinning kept short."""
     kept = {name: value for name, value in base.items() if name not in POLICY_VARIABLES}
-    return kept | {name: str(threads) for name in THREAD_VARIABLES}
+    return kept | {name: str(threads) for name in THREAD_VARIABLES} | {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
 
 
 class Worker:

@@ -87,9 +87,7 @@ MODELS = {
     m.name: m
     for m in (
         Model("tiny", 256, 2, 8, 2, 32, 512, 1000, tied=True),
-        Model(
-            "llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 5e5, tied=True, rope_scaling=_LLAMA3_ROPE
-        ),
+        Model("llama-3.2-1b", 2048, 16, 32, 8, 64, 8192, 128256, 5e5, tied=True, rope_scaling=_LLAMA3_ROPE),
         Model("llama-3-8b", 4096, 32, 32, 8, 128, 14336, 128256, 5e5),
         Model("llama-3-70b", 8192, 80, 64, 8, 128, 28672, 128256, 5e5),
         Model("llama-2-7b", 4096, 32, 32, 32, 128, 11008, 32000),

@@ -38,14 +38,16 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
     """Names of the ceilings that bound a work's arithmetic.
 
     Integer arithmetic (act=int8) is held against integer ceilings. Float arithmetic is held against
-    float32 multiply-adds and GEMMs, and against the GEMM of the stored format; integers that are widened
+    float32 multiply-adds and GEMMs, and against the matrix tiles and the GEMM of the stored format; integers that are widened
     to floats fit bfloat16 exactly, so its GEMM counts for them.
     """
     keys = settings(work)
     if keys.get("act") == "int8":
-        return ("dot_int8", "gemm_int8")
+        return ("dot_int8", "tile_int8", "gemm_int8")
     stored = keys.get("weight", keys.get("kv", "f32"))
-    return ("fma_f32", "gemm_f32", f"gemm_{stored}" if stored in ("f32", "f16") else "gemm_bf16")
+    if stored in ("f32", "f16"):
+        return ("fma_f32", "gemm_f32", f"gemm_{stored}")
+    return ("fma_f32", "gemm_f32", "tile_bf16", "gemm_bf16")
 
 
 def limits_of(row: Row, rows: Iterable[Row]) -> Limits:

@@ -14,6 +14,7 @@ from membound.bench.patterns import CeilingError, Pattern
 from membound.bench.turns import Turn
 from membound.kernels import reference
 from membound.kernels.cpu import stream
+from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.inputs import Inputs
 from membound.kernels.work import Linear, Work
 
@@ -30,6 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "ATTEMPTS", 1)
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 20)
+    monkeypatch.setattr(patterns, "TILE_REPEATS", 50)
 
 
 @pytest.mark.usefixtures("small")
@@ -38,12 +40,13 @@ def test_every_ceiling_is_measured_and_described() -> None:
     found = {c.name: c for c in ceilings.measure_ceilings(2, quick=True, tell=told.append)}
     assert list(found) == [
         *("read", "copy", "triad", "read_l1", "read_l2", "read_l3", "fma_f32", "dot_int8"),
+        *(name for name, has in (("tile_bf16", AMX_BF16), ("tile_int8", AMX_INT8)) if has),
     ]
     assert told[0] == "writing the memory to read"
     assert "read, 2 threads" in told
     for name, ceiling in found.items():
         assert ceiling.status == "ok"
-        assert ceiling.unit == ("FLOP/s" if name in ("fma_f32", "dot_int8") else "bytes/s")
+        assert ceiling.unit == ("FLOP/s" if name.startswith(("fma", "dot", "tile")) else "bytes/s")
         assert ceiling.value is not None
         assert 1e6 < ceiling.value < 1e15
         assert all(seconds > 0 for seconds in ceiling.samples)

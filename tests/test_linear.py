@@ -66,7 +66,9 @@ def test_product(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)
 
 
-@pytest.mark.parametrize(("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)])
+@pytest.mark.parametrize(
+    ("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)]
+)
 def test_product_of_more_rows(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)
 
@@ -83,7 +85,9 @@ def test_thread_counts_agree_to_the_bit(threads: int) -> None:
     set_threads(2)
     weight = random_weight("bf16", 333, 200, 5)
     x = np.random.default_rng(1).standard_normal((1, 200), np.float32)
-    assert np.array_equal(product("bf16", "float", x, [weight], threads), product("bf16", "float", x, [weight], 2))
+    assert np.array_equal(
+        product("bf16", "float", x, [weight], threads), product("bf16", "float", x, [weight], 2)
+    )
 
 
 def test_matrices_below_each_other_are_one() -> None:

@@ -10,7 +10,6 @@ from simd_probes import floats, ints, probe, result, signed, stored
 
 from membound.kernels.cpu.simd import (
     LANES,
-    broadcast_bytes,
     broadcast_bytes_next,
     broadcast_next,
     far_starts,
@@ -30,7 +29,6 @@ from membound.kernels.cpu.simd import (
     store_each,
     store_grid,
     store_int8,
-    store_streaming,
     store_tile,
     widen_at,
     zeros,
@@ -94,12 +92,11 @@ def test_broadcasts_of_numbers_and_of_four_bytes() -> None:
 
     @probe
     def quads(out: Any, a: Any, k: Any) -> None:
-        store(out, 0, broadcast_bytes(a, k))
-        store_tile(out, LANES, broadcast_bytes_next(a, k, 2))
+        store_tile(out, 0, broadcast_bytes_next(a, k, 3))
 
     a, b = floats(9), signed(40)
     np.testing.assert_array_equal(result(numbers, a, 4, count=3 * LANES), np.repeat(a[4:7], LANES))
-    words = b[5:13].view(np.int32)[[0, 0, 1]]
+    words = b[5:17].view(np.int32)[[0, 1, 2]]
     np.testing.assert_array_equal(
         result(quads, b, 5, count=3 * LANES, dtype=np.int32), np.repeat(words, LANES)
     )
@@ -145,8 +142,7 @@ def test_far_starts_are_equally_far_apart() -> None:
 def test_vectors_are_stored_where_each_start_says(mode: str) -> None:
     @probe
     def run(out: Any, a: Any) -> None:
-        store_each(out, (2 * LANES, 0), LANES, load_next(a, 0, 2, "f32"), mode)
-        store_streaming(out, 2 * LANES, load(a, 2 * LANES, "f32"))
+        store_each(out, (2 * LANES, 0, LANES), LANES, load_next(a, 0, 3, "f32"), mode)
 
     raw = np.full(6 * LANES, 77, np.float32)
     out = raw[-(raw.ctypes.data // 4) % LANES :][: 4 * LANES]

@@ -13,7 +13,7 @@ import pytest
 from membound.kernels.cpu import stream
 from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES, VNNI
 
-PATTERNS = list(product(stream.STREAMS, (0, stream.PREFETCH_FLOATS)))
+PATTERNS = list(product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS)))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_the_dot_peak_computes_what_it_counts(threads: int) -> None:
 
 
 @pytest.mark.skipif(INSTRUCTION_SET == "plain", reason="the registers counted are those of AVX2 and AVX-512")
-@pytest.mark.parametrize("ahead", [0, stream.PREFETCH_FLOATS])
+@pytest.mark.parametrize("ahead", [0, *stream.PREFETCH_FLOATS])
 def test_the_read_loop_keeps_to_registers(values: stream.F32, ahead: int) -> None:
     stream.read(values, stream.arrange(values.size, 2, 8, 90_000), 0, ahead)
     loops = [loop for loop in inner_loops(stream.read_kernel(8, ahead)) if vector_loads(loop) >= 8]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from membound.bench.case import Case, cached_reference, run_case
-from membound.bench.process import POLICY_VARIABLES, worker_environment
+from membound.bench.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
 from membound.bench.timing import Budget
 from membound.kernels import reference
 from membound.kernels.inputs import make_inputs
@@ -200,3 +200,4 @@ def test_thread_counts_are_set_and_spinning_policies_are_not() -> None:
     assert got["PATH"] == "/bin"
     assert (got["OMP_NUM_THREADS"], got["NUMBA_NUM_THREADS"], got["MKL_NUM_THREADS"]) == ("3", "3", "3")
     assert not set(POLICY_VARIABLES) & set(got)
+    assert got["GOMP_SPINCOUNT"] == str(SPIN_COUNT)

@@ -64,13 +64,13 @@ class PackedModel:
             work.context, work.context + 1, model.norm_eps, threads,
         )  # fmt: skip
         shape = grouping(work.kv, group, model.head_dim)
-        self._kernel = step_kernel(
-            work.weight, work.act, work.batch, work.kv, shape.heads, shape.method
-        )
+        self._kernel = step_kernel(work.weight, work.act, work.batch, work.kv, shape.heads, shape.method)
 
     def run(self) -> None:
         """One step. The new token's row of the cache is written anew each time."""
-        self._kernel(self._x, self._arena, self._starts, self._gains, self._caches, self._buffers, self._sizes)
+        self._kernel(
+            self._x, self._arena, self._starts, self._gains, self._caches, self._buffers, self._sizes
+        )
 
     @property
     def logits(self) -> F32:

@@ -104,7 +104,9 @@ class Recipe:
 @cache
 def choose(fmt: str, act: str, m: int) -> Recipe:
     """The kernel for that format, activation and number of rows on this machine."""
-    if 4 < m <= MOST_TILE_ROWS and ((fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)):
+    if 4 < m <= MOST_TILE_ROWS and (
+        (fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)
+    ):
         tiles = -(-m // 16)
         return Recipe(fmt, act, m, "tile", 4 if tiles == 1 else 1, 16, tiles)
     grouped = act == "int8" and FORMATS[fmt].group > 0

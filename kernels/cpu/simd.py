@@ -44,7 +44,7 @@ FMA = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
 HALF = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
 LANES = 16 if AVX512 else 8 if AVX2 else 4
 INSTRUCTION_SET = "avx512" if AVX512 else "avx2" if AVX2 else "plain"
-REGISTERS = 32 if AVX512 or not AVX2 and FMA else 16
+REGISTERS = 32 if AVX512 or (not AVX2 and FMA) else 16
 
 _F, _I, _W, _B, _H = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.HalfType()
 _VF, _VI = ir.VectorType(_F, LANES), ir.VectorType(_I, LANES)
@@ -281,16 +281,6 @@ def load_bytes(typing: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def broadcast_bytes(typing: Any, array: Any, index: Any) -> Any:
-    """The four bytes at array[index] in every lane."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _broadcast(builder, builder.load(_address(context, builder, sig, args, 0, args[1], _I), align=1))
-
-    return I32(array, types.intp), codegen
-
-
-@intrinsic
 def broadcast_bytes_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
     """A tile: groups of four bytes from array[index] on, `count` of them, each in every lane of its vector."""
     n = literal_value(count)
@@ -378,19 +368,6 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_streaming(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Like `store`, past the caches (non-temporal); the address must be aligned to the vector."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _address(context, builder, sig, args, 0, args[1], value.llvm_type)
-        written = builder.store(args[2], pointer, align=4 * LANES)
-        written.set_metadata("nontemporal", builder.module.add_metadata([_I(1)]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, value), codegen
-
-
-@intrinsic
 def store_int8(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """LANES int32 numbers, cut to their low byte, to an int8 array."""
 
@@ -435,7 +412,6 @@ subtract = _binary("fsub", F32, "a - b, float32.")
 multiply = _binary("fmul", F32, "a · b, float32.")
 divide = _binary("fdiv", F32, "a / b, float32.")
 add_i32 = _binary("add", I32, "a + b, int32.")
-subtract_i32 = _binary("sub", I32, "a - b, int32.")
 
 
 @intrinsic
@@ -514,9 +490,7 @@ def _halves(builder: Any, value: Any, combine: Any) -> Any:
         lanes //= 2
         low = ir.Constant(ir.VectorType(_I, lanes), list(range(lanes)))
         high = ir.Constant(ir.VectorType(_I, lanes), list(range(lanes, 2 * lanes)))
-        value = combine(
-            builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high)
-        )
+        value = combine(builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high))
     return builder.extract_element(value, _I(0))
 
 
@@ -564,12 +538,6 @@ def round_i32(typing: Any, value: Any) -> Any:
         return builder.sub(bits, builder.bitcast(magic, _VI))
 
     return I32(F32), codegen
-
-
-@intrinsic
-def round_f32(typing: Any, value: Any) -> Any:
-    """float32 to the nearest whole float32."""
-    return F32(F32), lambda cx, b, s, args: _call(b, f"llvm.nearbyint.v{LANES}f32", _VF, [args[0]])
 
 
 @intrinsic
@@ -1066,10 +1034,10 @@ def interleave_rows(typing: Any, array: Any, starts: Any, first: Any, index: Any
             rows.append(builder.load(pointer, align=1))
         tile = []
         for high in (False, True):
-            pairs = [
+            upper, lower = (
                 builder.bitcast(_interleave(builder, a, b, high), words) for a, b in (rows[:2], rows[2:])
-            ]
-            tile += [builder.bitcast(_interleave(builder, *pairs, top), _VI) for top in (False, True)]
+            )
+            tile += [builder.bitcast(_interleave(builder, upper, lower, top), _VI) for top in (False, True)]
         return context.make_tuple(builder, sig.return_type, tile)
 
     return types.UniTuple(I32, 4)(array, starts, first, types.intp), codegen

@@ -21,6 +21,7 @@ from membound.kernels.cpu.attention import attend
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.elementwise import activate, rms_norm, rope, store_row
 from membound.kernels.cpu.linear import multiply, prepare
+from membound.kernels.cpu.pack import Bytes
 from membound.kernels.cpu.recipe import choose
 from membound.kernels.inputs import F32
 
