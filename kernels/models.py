@@ -124,28 +124,31 @@ def _from_folder(folder: Path) -> Model:
         config: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a JSON object")
     family = config.get("model_type")
     if family not in _FAMILIES:
         raise ValueError(
             f"{path}: model_type {family!r} is not supported; supported: {', '.join(sorted(_FAMILIES))}"
         )
+    rope = _rope(path, config)
     try:
-        hidden, q_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
         return Model(
             name=str(folder),
             hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
+            layers=_count(path, config, "num_hidden_layers"),
             q_heads=q_heads,
-            kv_heads=int(config.get("num_key_value_heads") or q_heads),
-            head_dim=int(config.get("head_dim") or hidden // q_heads),
-            intermediate=int(config["intermediate_size"]),
-            vocab=int(config["vocab_size"]),
-            rope_theta=float(_rope(config).get("rope_theta", config.get("rope_theta", 10000.0))),
+            kv_heads=_count(path, config, "num_key_value_heads", q_heads),
+            head_dim=_count(path, config, "head_dim", hidden // q_heads),
+            intermediate=_count(path, config, "intermediate_size"),
+            vocab=_count(path, config, "vocab_size"),
+            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
             norm_eps=float(config.get("rms_norm_eps", 1e-6)),
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=family == "qwen2" or bool(config.get("attention_bias", False)),
             qk_norm=family == "qwen3",
-            rope_scaling=_rope_scaling(path, _rope(config)),
+            rope_scaling=_rope_scaling(path, rope),
             folder=str(folder),
         )
     except KeyError as error:
@@ -154,9 +157,22 @@ def _from_folder(folder: Path) -> Model:
         raise ValueError(f"{path} has a field of the wrong kind: {error}") from None
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
+def _count(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A field that counts something; `default` where it is missing or null. Raises KeyError, ValueError."""
+    value = config[name] if default is None else config.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{path}: {name}={value!r} must be a positive whole number")
+    return value
+
+
+def _rope(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The RoPE block under either of the names in use (`rope_parameters` since Transformers 5)."""
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+    block = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(block, dict):
+        raise ValueError(f"{path}: RoPE settings {block!r} are not a JSON object")
+    return block
 
 
 def _rope_scaling(path: Path, rope: dict[str, Any]) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.recipe import PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
@@ -136,7 +136,6 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     COLUMN = LANES * FORMATS[FMT].bits // 8
     GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
     SCALED = FMT == "int8"
-    BLOCK = recipe.block
     AHEAD = BLOCK * COLUMN + (BLOCK // GROUP * GROUP_SCALES if GROUP else 0)
     LINE = max(1, 64 // COLUMN)
     widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)

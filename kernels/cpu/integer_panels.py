@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.recipe import PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
@@ -63,7 +63,7 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     STRIDE = SUMS * LANES
     WORD = 4 * LANES
     AHEAD = PREFETCH_BYTES
-    COLUMNS = 4 * recipe.block if TILES > 1 else 1 << 40
+    COLUMNS = 4 * BLOCK if TILES > 1 else 1 << 40
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
@@ -110,7 +110,7 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
     SCALES = 2 * LANES
     RECORD = SCALES + LANES * GROUP // 2
     AHEAD = PREFETCH_BYTES
-    GROUPS = max(1, 4 * recipe.block // GROUP) if TILES > 1 else 1 << 40
+    GROUPS = max(1, 4 * BLOCK // GROUP) if TILES > 1 else 1 << 40
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
