@@ -112,7 +112,7 @@ def get_model(name: str) -> Model:
     raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or a folder with config.json")
 
 
-_FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def _from_folder(folder: Path) -> Model:
@@ -128,9 +128,7 @@ def _from_folder(folder: Path) -> Model:
         raise ValueError(f"{path} is not a JSON object")
     family = config.get("model_type")
     if family not in _FAMILIES:
-        raise ValueError(
-            f"{path}: model_type {family!r} is not supported; supported: {', '.join(sorted(_FAMILIES))}"
-        )
+        raise ValueError(f"{path}: model_type {family!r} is not supported; supported: {', '.join(_FAMILIES)}")
     rope = _rope(path, config)
     try:
         hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
@@ -143,8 +141,8 @@ def _from_folder(folder: Path) -> Model:
             head_dim=_count(path, config, "head_dim", hidden // q_heads),
             intermediate=_count(path, config, "intermediate_size"),
             vocab=_count(path, config, "vocab_size"),
-            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rope_theta=_real(path, config | rope, "rope_theta", 10000.0),
+            norm_eps=_real(path, config, "rms_norm_eps", 1e-6),
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=family == "qwen2" or bool(config.get("attention_bias", False)),
             qk_norm=family == "qwen3",
@@ -153,8 +151,6 @@ def _from_folder(folder: Path) -> Model:
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from None
-    except TypeError as error:
-        raise ValueError(f"{path} has a field of the wrong kind: {error}") from None
 
 
 def _count(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:
@@ -165,6 +161,14 @@ def _count(path: Path, config: dict[str, Any], name: str, default: int | None = 
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{path}: {name}={value!r} must be a positive whole number")
     return value
+
+
+def _real(path: Path, config: dict[str, Any], name: str, default: float | None = None) -> float:
+    """A field that measures something; `default` where it is missing. Raises KeyError, ValueError."""
+    value = config[name] if default is None else config.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{path}: {name}={value!r} must be a positive number")
+    return float(value)
 
 
 def _rope(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -182,4 +186,4 @@ def _rope_scaling(path: Path, rope: dict[str, Any]) -> tuple[float, ...]:
     if kind != "llama3":
         raise ValueError(f"{path}: RoPE scaling {kind!r} is not supported; supported: default, llama3")
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return tuple(float(rope[name]) for name in names)
+    return tuple(_real(path, rope, name) for name in names)
