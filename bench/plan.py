@@ -33,7 +33,7 @@ DEFAULT_WORKS = (
     f"{_WIDE},m=16,weight=bf16",
     "attention:q_heads=32,kv_heads=8,head_dim=128,context=8192,kv=bf16",
     "attention:q_heads=32,kv_heads=8,head_dim=128,context=8192,kv=f32",
-    "step:model=llama-3.2-1b,context=1024,weight=int8,act=int8,kv=bf16",
+    "step:model=llama-3.2-1b,context=1024,weight=int8,act=int8,kv=f32",
     "step:model=llama-3.2-1b,context=1024,weight=bf16,kv=bf16",
 )
 """The suite of `membound run`: every operation, the formats that matter, two whole steps."""
@@ -42,7 +42,7 @@ QUICK_WORKS = (
     f"{_WIDE},m=1,weight=bf16",
     f"{_WIDE},m=1,weight=int8,act=int8",
     "attention:q_heads=32,kv_heads=8,head_dim=128,context=8192,kv=bf16",
-    "step:model=llama-3.2-1b,context=1024,weight=int8,act=int8,kv=bf16,layers=2",
+    "step:model=llama-3.2-1b,context=1024,weight=int8,act=int8,kv=f32,layers=2",
 )
 """The suite of `membound run --quick`: does everything work, and roughly how fast."""
 
