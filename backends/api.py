@@ -24,9 +24,11 @@ Errors:
 
 from __future__ import annotations
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +45,7 @@ __all__ = [
     "FallbackRefused",
     "MemboundError",
     "Unsupported",
+    "cpu_name",
 ]
 
 
@@ -130,3 +133,14 @@ class Backend(ABC):
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
         """Give memory and threads back."""
+
+
+def cpu_name() -> str:
+    """What the processor calls itself: the `Device.name` of a CPU."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

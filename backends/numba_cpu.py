@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device
+from membound.backends.api import Backend, BackendUnavailable, Device, cpu_name
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.simd import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
@@ -43,7 +42,7 @@ class NumbaCpu(Backend):
         self._threads = threads
         versions = {name: version(name) for name in ("numba", "llvmlite", "numpy")}
         versions |= {"instruction_set": INSTRUCTION_SET, "threading_layer": numba.threading_layer()}
-        return Device("numba:cpu", _cpu_name(), threads, versions)
+        return Device("numba:cpu", cpu_name(), threads, versions)
 
     def supports(self, work: Work) -> str | None:
         """Everything but prompts and large batches."""
@@ -146,16 +145,3 @@ def _nothing_prepared(slot: int) -> None:
 
 def _no_output() -> npt.NDArray[np.float32]:
     raise RuntimeError("output before prepare")
-
-
-def _cpu_name() -> str:
-    """The processor's own name, as Linux tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    import platform
-
-    return platform.processor() or platform.machine()

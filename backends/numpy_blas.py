@@ -8,13 +8,12 @@ NumPy has no other format that a BLAS computes in, so everything else is unsuppo
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
+from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
 from membound.kernels.inputs import LinearInputs
 from membound.kernels.work import Linear
 
@@ -51,7 +50,7 @@ class NumpyBlas(Backend):
         names = ", ".join(f"{p['internal_api']} {p['version']} {p.get('architecture', '')}" for p in found)
         return Device(
             f"numpy:{device}",
-            platform.processor() or platform.machine(),
+            cpu_name(),
             threads,
             {"numpy": np.__version__, "blas": names},
         )

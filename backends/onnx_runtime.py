@@ -10,17 +10,15 @@ GroupQueryAttention appends in place. A provider that is not the one asked for i
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, FallbackRefused, Unsupported
+from membound.backends.api import Backend, BackendUnavailable, Device, FallbackRefused, Unsupported, cpu_name
 from membound.backends.onnx_session import create_session, runtime
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, Linear, Step
@@ -88,7 +86,7 @@ class OnnxRuntime(Backend):
         if self._kind != "cpu":
             self._probe()
         versions = {name: _version(name) for name in ("onnxruntime", "onnx")}
-        name = _cpu_name() if self._kind == "cpu" else self._provider
+        name = cpu_name() if self._kind == "cpu" else self._provider
         return Device(f"onnxruntime:{device}", name, threads, versions)
 
     def _probe(self) -> None:
@@ -249,13 +247,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return str(getattr(runtime(), "__version__", "")) if package == "onnxruntime" else ""
-
-
-def _cpu_name() -> str:
-    """What the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

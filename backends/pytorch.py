@@ -11,17 +11,15 @@ Variants follow a plus sign: `cpu+compile` (torch.compile of the same callable),
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
+from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, Linear, Step, Work
 
@@ -223,17 +221,6 @@ class PyTorch(Backend):
     def close(self) -> None:
         """Drop all tensors."""
         self._release()
-
-
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _import_torch() -> Any:

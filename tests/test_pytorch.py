@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from membound.backends import pytorch, torch_linear
-from membound.backends.api import BackendUnavailable, Unsupported
+from membound.backends.api import BackendUnavailable, Unsupported, cpu_name
 from membound.backends.pytorch import PyTorch
 from membound.kernels.inputs import ModelInputs, make_inputs, quantize, random_weight, unpack_int4
 from membound.kernels.models import MODELS, Model
@@ -254,7 +254,7 @@ def test_quantised_matmuls_stay_on_the_cpu() -> None:
 
 def test_open_tells_device_threads_and_version() -> None:
     device = PyTorch().open("cpu", 1)
-    assert (device.id, device.name, device.threads) == ("torch:cpu", pytorch.cpu_name(), 1)
+    assert (device.id, device.name, device.threads) == ("torch:cpu", cpu_name(), 1)
     assert device.versions == {"torch": torch.__version__}
     assert torch.get_num_threads() == 1
 

@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from membound.kernels.cpu.panels import make_share
 from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
@@ -40,29 +41,14 @@ PANEL_GROUP = 8
 
 
 def make_float(recipe: Recipe) -> Any:
-    """panel_range(w, at, panels, first, last, k, scratch, y) for a float recipe."""
+    """A thread's share of a product with a float recipe: see `make_share`."""
     if recipe.m > MOST_STREAMED:
         make = _blocked
     elif FORMATS[recipe.format].group:
         make = _int4_stream
     else:
         make = _stream
-    together = make(recipe, recipe.panels)
-    single = make(recipe, 1) if recipe.panels > 1 else together
-    PANELS = recipe.panels
-
-    @numba.njit
-    def panel_range(
-        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
-    ) -> None:
-        x = scratch.view(np.float32)
-        far = (last - first) // PANELS
-        together(w, at, panels, first, far, k, x, y)
-        if PANELS > 1:
-            rest = first + far * PANELS
-            single(w, at, panels, rest, last - rest, k, x, y)
-
-    return panel_range
+    return make_share(recipe, make)
 
 
 def _stream(recipe: Recipe, panels_at_once: int) -> Any:
@@ -75,7 +61,8 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     AHEAD = PREFETCH_BYTES
 
     @numba.njit
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        x = scratch.view(np.float32)
         panel_bytes = k * COLUMN + PANEL_PADDING
         whole = k // UNROLL * UNROLL
         scales = at + panels * panel_bytes
@@ -108,7 +95,8 @@ def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
     RECORD = SCALES + LANES * GROUP // 2
 
     @numba.njit
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        x = scratch.view(np.float32)
         panel_bytes = k // GROUP * RECORD + PANEL_PADDING
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
@@ -141,7 +129,8 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
 
     @numba.njit
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, x: Any, y: Any) -> None:
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        x = scratch.view(np.float32)
         panel_bytes = k * COLUMN + PANEL_PADDING
         if GROUP:
             panel_bytes += k // GROUP * GROUP_SCALES

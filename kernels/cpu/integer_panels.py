@@ -11,6 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from membound.kernels.cpu.panels import make_share
 from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
@@ -38,23 +39,8 @@ from membound.kernels.work import FORMATS
 
 
 def make_integer(recipe: Recipe) -> Any:
-    """panel_range(w, at, panels, first, last, k, scratch, y) for an integer recipe."""
-    make = _int4 if FORMATS[recipe.format].group else _int8
-    together = make(recipe, recipe.panels)
-    single = make(recipe, 1) if recipe.panels > 1 else together
-    PANELS = recipe.panels
-
-    @numba.njit
-    def panel_range(
-        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
-    ) -> None:
-        far = (last - first) // PANELS
-        together(w, at, panels, first, far, k, scratch, y)
-        if PANELS > 1:
-            rest = first + far * PANELS
-            single(w, at, panels, rest, last - rest, k, scratch, y)
-
-    return panel_range
+    """A thread's share of a product with an integer recipe: see `make_share`."""
+    return make_share(recipe, _int4 if FORMATS[recipe.format].group else _int8)
 
 
 def _int8(recipe: Recipe, panels_at_once: int) -> Any:

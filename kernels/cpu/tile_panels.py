@@ -23,6 +23,7 @@ from membound.kernels.cpu.amx import (
     store_sums,
     tile_configuration,
 )
+from membound.kernels.cpu.panels import make_share
 from membound.kernels.cpu.recipe import PANEL_PADDING, TILE_ROWS, Recipe
 from membound.kernels.cpu.simd import far_starts, prefetch
 from membound.kernels.work import FORMATS
@@ -40,22 +41,8 @@ _CONFIGURATION = tile_configuration()
 
 
 def make_tile(recipe: Recipe) -> Any:
-    """panel_range(w, at, panels, first, last, k, scratch, y) for a tile recipe."""
-    if recipe.tiles > 1:
-        return _configured(_blocked(recipe))
-    together, single = _stream(recipe, recipe.panels), _stream(recipe, 1)
-    PANELS = recipe.panels
-
-    @numba.njit
-    def panel_range(
-        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
-    ) -> None:
-        far = (last - first) // PANELS
-        together(w, at, panels, first, far, k, scratch, y)
-        rest = first + far * PANELS
-        single(w, at, panels, rest, last - rest, k, scratch, y)
-
-    return _configured(panel_range)
+    """A thread's share of a product on matrix tiles: see `make_share`."""
+    return _configured(_blocked(recipe) if recipe.tiles > 1 else make_share(recipe, _stream))
 
 
 def _configured(inner: Any) -> Any:
