@@ -111,9 +111,9 @@ def test_a_row_of_zeros_stays_zero() -> None:
 @pytest.mark.parametrize(("fmt", "act"), FORMATS)
 def test_packing_adds_little(fmt: str, act: str) -> None:
     recipe = choose(fmt, act, 1)
-    weight = random_weight(fmt, 4096, 512, 1)
+    weight = random_weight(fmt, 4096, 2048, 1)  # a panel ends with a few bytes of padding
     stored = weight.values.nbytes + (0 if weight.scales is None else weight.scales.nbytes)
-    assert stored <= recipe.matrix_bytes(4096, 512) <= 1.02 * stored
+    assert stored <= recipe.matrix_bytes(4096, 2048) <= 1.02 * stored
 
 
 def test_pack_places_every_value_once() -> None:
