@@ -152,7 +152,8 @@ def _make_walk(g: Grouping) -> Any:
                 finish(part, group, dim, out, out_at + b * out_stride + h * group * dim)
             else:
                 slot = 2 * thread + (begin == 0)
-                parts[slot * part.size : (slot + 1) * part.size] = part
+                for i in range(part.size):
+                    parts[slot * part.size + i] = part[i]
             first += tokens
 
     return walk
@@ -196,8 +197,8 @@ def _make_part(g: Grouping) -> Any:
         chunks = chunks_of(group, HEADS)
         flat = chunks * LANES
         peaks, totals, sums = part[:flat], part[flat : 2 * flat], part[2 * flat :]
-        part[:] = np.float32(0)
-        peaks[:] = HIDDEN
+        for i in range(part.size):
+            part[i] = HIDDEN if i < flat else np.float32(0)
         stride, last, width = (tokens + ROWS - 1) // ROWS, tokens - 1, padded_width(dim)
         for begin in range(0, stride, BLOCK):
             end = min(stride, begin + BLOCK)

@@ -3,8 +3,8 @@
     prepare(q, at, group, dim, query, factors)       # once a KV head: scaled by log2(e)/sqrt(dim), for softmax by exp2
     score(query, factors, k, k_scales, at, scales_at, group, dim, begin, end, stride, last, scores)
 
-Step t of a block holds the tokens t, t + stride, … (see grouping.py); scores[(t − begin)·chunks + c] is
-the vector of chunk c. Tokens behind `last` get a score that no softmax will notice.
+Step t of a block holds the tokens t, t + stride, … (see grouping.py); scores[c·(end − begin) + t − begin]
+is the vector of chunk c. Tokens behind `last` get a score that no softmax will notice.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def make_prepare(g: Grouping) -> Any:
     def prepare(q: Any, at: Any, group: Any, dim: Any, query: Any, factors: Any) -> None:
         width = padded_width(dim)
         scale = np.float32(_LOG2_E / np.sqrt(dim))
-        query[: chunks_of(group, HEADS) * HEADS * width] = np.float32(0)
+        for i in range(chunks_of(group, HEADS) * HEADS * width):
+            query[i] = np.float32(0)
         for h in range(group):
             for d in range(dim):
                 query[h * width + d] = q[at + h * dim + d] * scale
@@ -89,8 +90,10 @@ def _prepare_words(g: Grouping) -> Any:
         words = query.view(np.int16)
         largest = np.float32(min(_LARGEST_INT16, _LARGEST_SUM // (127 * dim)))
         scale = np.float32(_LOG2_E / np.sqrt(dim)) / largest
-        words[: chunks_of(group, HEADS) * HEADS * dim] = 0
-        factors[:] = np.float32(0)
+        for i in range(group * dim, chunks_of(group, HEADS) * HEADS * dim):
+            words[i] = 0
+        for i in range(factors.size):
+            factors[i] = np.float32(0)
         for h in range(group):
             start, widest = at + h * dim, splat(_LEAST)
             for d in range(0, dim, LANES):
@@ -122,7 +125,7 @@ def make_scores(g: Grouping) -> Any:
             for t in range(max(begin, last + 1 - r * stride), end):
                 for c in range(chunks):
                     for h in range(HEADS):
-                        scores[((t - begin) * chunks + c) * LANES + r * HEADS + h] = HIDDEN
+                        scores[(c * (end - begin) + t - begin) * LANES + r * HEADS + h] = HIDDEN
 
     return score
 
@@ -139,19 +142,18 @@ def _float(g: Grouping) -> Any:
         chunks = chunks_of(group, HEADS)
         for t in range(begin, end):
             rows = row_starts(t, stride, last, ROWS, at, dim)
-            if AHEAD:
-                for d in range(0, dim, LINE):
-                    prefetch_each(k, rows, d + AHEAD)
             for c in range(chunks):
                 heads = far_starts(c * HEADS * dim, dim, HEADS)
                 sums = zeros(LANES)
                 for d in range(0, dim, LANES):
+                    if AHEAD and c == 0 and d % LINE == 0:
+                        prefetch_each(k, rows, d + AHEAD)
                     sums = fma_tile(sums, load_each(k, rows, d, KV), load_each(query, heads, d, "f32"))
                 score = sums_vector(sums)
                 if SCALED:
                     places = row_starts(t, stride, last, ROWS, scales_at, 1)
                     score = multiply(score, gather_lanes(k_scales, places, HEADS))
-                store(scores, ((t - begin) * chunks + c) * LANES, score)
+                store(scores, (c * (end - begin) + t - begin) * LANES, score)
 
     return fill
 
@@ -169,17 +171,16 @@ def _integer(g: Grouping) -> Any:
         words = query.view(np.int16)
         for t in range(begin, end):
             rows = row_starts(t, stride, last, ROWS, at, dim)
-            if AHEAD:
-                for d in range(0, dim, LINE):
-                    prefetch_each(k, rows, d + AHEAD)
             scales = gather_lanes(k_scales, row_starts(t, stride, last, ROWS, scales_at, 1), HEADS)
             for c in range(chunks):
                 heads = far_starts(c * HEADS * dim, dim, HEADS)
                 sums = zeros_i32(LANES)
                 for d in range(0, dim, WORDS):
+                    if AHEAD and c == 0 and d % LINE == 0:
+                        prefetch_each(k, rows, d + AHEAD)
                     sums = dot_s16_tile(sums, load_words_each(k, rows, d), load_bytes_each(words, heads, d))
                 score = multiply(to_f32(sums_vector(sums)), load(factors, c * LANES, "f32"))
-                store(scores, ((t - begin) * chunks + c) * LANES, multiply(score, scales))
+                store(scores, (c * (end - begin) + t - begin) * LANES, multiply(score, scales))
 
     return fill
 
@@ -204,7 +205,7 @@ def _scalar(g: Grouping) -> Any:
                         total += query[h * width + d] * widen_at(k, at + token * dim + d, KV)
                     if SCALED:
                         total *= k_scales[scales_at + token]
-                    place = ((t - begin) * chunks + h // HEADS) * LANES + r * HEADS + h % HEADS
+                    place = (h // HEADS * (end - begin) + t - begin) * LANES + r * HEADS + h % HEADS
                     scores[place] = total
 
     return fill

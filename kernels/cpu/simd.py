@@ -891,19 +891,18 @@ def sums_vector(typing: Any, tile: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vectors = _unpack(builder, args[0], LANES)
         add = builder.fadd if tile.dtype == F32 else builder.add
-        width = LANES // 2
-        while width:
+        width = 1
+        while width < LANES:  # narrow moves first: of wide ones LLVM makes two shuffles instead of a blend
             kept = [i + LANES * bool(i & width) for i in range(LANES)]
             left_out = [(i ^ width) + LANES * bool(i & width) for i in range(LANES)]
-            pairs = [(vectors[i], vectors[i + width]) for i in range(width)]
             vectors = [
                 add(
                     builder.shuffle_vector(a, b, ir.Constant(_VI, kept)),
                     builder.shuffle_vector(a, b, ir.Constant(_VI, left_out)),
                 )
-                for a, b in pairs
+                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
             ]
-            width //= 2
+            width *= 2
         return vectors[0]
 
     return tile.dtype(tile), codegen

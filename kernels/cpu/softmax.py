@@ -85,15 +85,15 @@ def make_softmax(g: Grouping) -> Any:
             before = load(peaks, c * LANES, "f32")
             peak = before
             for t in range(count):
-                peak = maximum(peak, load(scores, (t * chunks + c) * LANES, "f32"))
+                peak = maximum(peak, load(scores, (c * count + t) * LANES, "f32"))
             peak = fold_lanes(peak, HEADS, "max")
             if any_above(peak, before):
                 raise_peak(c, width, peak, peaks, totals, sums)
             total = load(totals, c * LANES, "f32")
             for t in range(count):
-                weight = exp2(subtract(load(scores, (t * chunks + c) * LANES, "f32"), peak))
+                weight = exp2(subtract(load(scores, (c * count + t) * LANES, "f32"), peak))
                 total = add(total, weight)
-                store(scores, (t * chunks + c) * LANES, weight)
+                store(scores, (c * count + t) * LANES, weight)
             store(totals, c * LANES, total)
 
     return update

@@ -21,6 +21,7 @@ from membound.kernels.cpu.grouping import PREFETCH_BYTES, Grouping
 from membound.kernels.cpu.scores import padded_width
 from membound.kernels.cpu.simd import (
     LANES,
+    REGISTERS,
     add_scaled_each,
     broadcast_next,
     divide,
@@ -73,9 +74,9 @@ def make_column(g: Grouping) -> Any:
 
 
 def _float(g: Grouping) -> Any:
-    KV, ROWS, HEADS, LINE = g.kv, g.rows, g.heads, g.line
-    AHEAD, SCALED = PREFETCH_BYTES * g.line // 64, g.kv == "int8"
-    scale_weights = _make_scale_weights(g)
+    ROWS, SCALED = g.rows, g.kv == "int8"
+    WIDE = REGISTERS == 32  # room for two steps at once: half the loads and stores of the sums
+    scale_weights, add_rows, add_two = _make_scale_weights(g), _make_add_rows(g, 1), _make_add_rows(g, 2)
 
     @numba.njit
     def add_values(
@@ -84,19 +85,42 @@ def _float(g: Grouping) -> Any:
     ) -> None:  # fmt: skip
         if SCALED:
             scale_weights(weights, v_scales, scales_at, chunks, begin, end, stride, last)
-        for t in range(begin, end):
+        count = end - begin
+        for t in range(begin, end - 1, 2):
             rows = row_starts(t, stride, last, ROWS, at, dim)
-            if AHEAD:
-                for d in range(0, dim, LINE):
-                    prefetch_each(v, rows, d + AHEAD)
-            for c in range(chunks):
-                heads = far_starts(c * HEADS * dim, dim, HEADS)
-                factors = broadcast_next(weights, ((t - begin) * chunks + c) * LANES, LANES)
-                for d in range(0, dim, LANES):
-                    added = weigh_tile(load_each(sums, heads, d, "f32"), factors, load_each(v, rows, d, KV))
-                    store_each(sums, heads, d, added, "cached")
+            later = row_starts(t + 1, stride, last, ROWS, at, dim)
+            if WIDE:
+                add_two(weights, t - begin, count, v, rows + later, chunks, dim, sums)
+            else:
+                add_rows(weights, t - begin, count, v, rows, chunks, dim, sums)
+                add_rows(weights, t + 1 - begin, count, v, later, chunks, dim, sums)
+        if count % 2:
+            rows = row_starts(end - 1, stride, last, ROWS, at, dim)
+            add_rows(weights, count - 1, count, v, rows, chunks, dim, sums)
 
     return add_values
+
+
+def _make_add_rows(g: Grouping, steps: int) -> Any:
+    """add_rows(weights, step, count, v, rows, chunks, dim, sums): the rows of that many steps."""
+    FACTORS = steps * LANES
+    KV, HEADS, LINE = g.kv, g.heads, g.line
+    AHEAD = PREFETCH_BYTES * g.line // 64
+
+    @numba.njit
+    def add_rows(
+        weights: Any, step: Any, count: Any, v: Any, rows: Any, chunks: Any, dim: Any, sums: Any
+    ) -> None:
+        for c in range(chunks):
+            heads = far_starts(c * HEADS * dim, dim, HEADS)
+            factors = broadcast_next(weights, (c * count + step) * LANES, FACTORS)
+            for d in range(0, dim, LANES):
+                if AHEAD and c == 0 and d % LINE == 0:
+                    prefetch_each(v, rows, d + AHEAD)
+                added = weigh_tile(load_each(sums, heads, d, "f32"), factors, load_each(v, rows, d, KV))
+                store_each(sums, heads, d, added, "cached")
+
+    return add_rows
 
 
 def _make_scale_weights(g: Grouping) -> Any:
@@ -110,7 +134,7 @@ def _make_scale_weights(g: Grouping) -> Any:
         for t in range(begin, end):
             scales = gather_lanes(v_scales, row_starts(t, stride, last, ROWS, scales_at, 1), HEADS)
             for c in range(chunks):
-                place = ((t - begin) * chunks + c) * LANES
+                place = (c * (end - begin) + t - begin) * LANES
                 store(weights, place, multiply(load(weights, place, "f32"), scales))
 
     return scale_weights
@@ -134,7 +158,7 @@ def _integer(g: Grouping) -> Any:
 
 
 def _make_pack_weights(g: Grouping) -> Any:
-    """pack_weights(weights, chunks, count, packed): then weights[c·LANES…] is what one unit of each head is worth.
+    """pack_weights(weights, chunks, count, packed): then weights[c·count·LANES…] is what one unit of each head is worth.
 
     packed holds two vectors a step and chunk, high and low seven bits: four rows to a lane.
     """
@@ -145,22 +169,22 @@ def _make_pack_weights(g: Grouping) -> Any:
         for c in range(chunks):
             peak = splat(_LEAST)
             for t in range(count):
-                peak = maximum(peak, load(weights, (t * chunks + c) * LANES, "f32"))
+                peak = maximum(peak, load(weights, (c * count + t) * LANES, "f32"))
             peak = fold_lanes(peak, HEADS, "max")
             units = divide(splat(_LARGEST), peak)
             for t in range(count):
-                place = (t * chunks + c) * LANES
+                place = (c * count + t) * LANES
                 whole = round_i32(multiply(load(weights, place, "f32"), units))
                 store(packed, 2 * place, pack_rows(whole, HEADS, 7))
                 store(packed, 2 * place + LANES, pack_rows(whole, HEADS, 0))
-            store(weights, c * LANES, divide(peak, splat(_LARGEST)))
+            store(weights, c * count * LANES, divide(peak, splat(_LARGEST)))
 
     return pack_weights
 
 
 def _make_interleave(g: Grouping) -> Any:
     """interleave(v, at, dim, begin, end, stride, last, bytes): four rows a vector, columns outermost."""
-    ROWS, LINE, AHEAD = g.rows, g.line, PREFETCH_BYTES
+    ROWS, AHEAD = g.rows, PREFETCH_BYTES
     QUADS, BYTES = g.rows // 4, 4 * LANES
     if QUADS not in (1, 2, 4):
         raise ValueError(f"rows={g.rows} must be 4, 8 or 16 for an integer cache")
@@ -172,10 +196,9 @@ def _make_interleave(g: Grouping) -> Any:
         steps = (end - begin) * QUADS
         for t in range(begin, end):
             rows = row_starts(t, stride, last, ROWS, at, dim)
-            if AHEAD:
-                for d in range(0, dim, LINE):
-                    prefetch_each(v, rows, d + AHEAD)
             for d in range(0, dim, BYTES):
+                if AHEAD:
+                    prefetch_each(v, rows, d + AHEAD)
                 place = 4 * d * steps + (t - begin) * QUADS * 4 * BYTES
                 store_tile(rows_bytes, place, interleave_rows(v, rows, 0, d))
                 if QUADS > 1:
@@ -197,13 +220,13 @@ def _make_add_products(g: Grouping) -> Any:
         units: Any, packed: Any, rows_bytes: Any, chunks: Any, dim: Any, count: Any, sums: Any
     ) -> None:
         for c in range(chunks):
-            unit = broadcast_next(units, c * LANES, HEADS)
+            unit = broadcast_next(units, c * count * LANES, HEADS)
             for half in range(2):
                 worth = scale_tile(unit, (splat(np.float32(1 if half else 128)),))
                 for d in range(0, dim, BYTES):
                     products = zeros_i32(TILE)
                     for t in range(count):
-                        at = ((t * chunks + c) * 2 + half) * LANES
+                        at = ((c * count + t) * 2 + half) * LANES
                         for quad in range(QUADS):
                             place = 4 * (d * count * QUADS + (t * QUADS + quad) * BYTES)
                             columns = load_tile(rows_bytes, place, zeros_i32(4))
@@ -231,7 +254,7 @@ def _scalar(g: Grouping) -> Any:
             for r in range(ROWS):
                 token = min(t + r * stride, last)
                 for h in range(chunks * HEADS):
-                    place = ((t - begin) * chunks + h // HEADS) * LANES + r * HEADS + h % HEADS
+                    place = (h // HEADS * (end - begin) + t - begin) * LANES + r * HEADS + h % HEADS
                     for d in range(dim):
                         sums[h * width + d] += weights[place] * widen_at(v, at + token * dim + d, KV)
 
