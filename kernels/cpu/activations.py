@@ -35,9 +35,6 @@ from membound.kernels.work import FORMATS
 FEW_ROWS = 4
 """Up to so many rows one thread is done sooner than others have woken."""
 
-COLUMNS = 256
-"""Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
-
 
 def make_prepare(recipe: Recipe) -> Any:
     """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride]."""
@@ -70,31 +67,16 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
 
 
 def _interleave(recipe: Recipe) -> Any:
-    M, TOKENS = recipe.m, recipe.tokens
+    TOKENS = recipe.tokens
 
     @numba.njit
-    def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
-        for row in range(M):
-            out = scratch.view(np.float32)[(row // TOKENS * k + first) * TOKENS + row % TOKENS :]
-            source = x[at + row * stride + first : at + row * stride + last]
-            for i in range(last - first):
-                out[i * TOKENS] = source[i]
+    def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
+        out = scratch.view(np.float32)[row // TOKENS * k * TOKENS + row % TOKENS :]
+        source = x[at : at + k]
+        for i in range(k):
+            out[i * TOKENS] = source[i]
 
-    if M <= FEW_ROWS:
-
-        @numba.njit
-        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
-            some_columns(x, at, stride, k, 0, k, scratch)
-
-    else:
-
-        @numba.njit(parallel=True)
-        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
-            for part in prange((k + COLUMNS - 1) // COLUMNS):
-                last = min(k, (part + 1) * COLUMNS)
-                some_columns(x, at, stride, k, part * COLUMNS, last, scratch)
-
-    return prepare
+    return _over_rows(recipe, one_row)
 
 
 def _bf16_rows(recipe: Recipe) -> Any:
