@@ -4,7 +4,8 @@
 ... def scale(x, factor): ...
 
 Numba does not notice when a helper in another module changes, and would serve the old machine code.
-The cache folder therefore carries a hash of every file of the kernels package and of Numba's version.
+The cache folder therefore carries a hash of every file of the kernels package that CPU kernels may import
+(all but those of the GPUs) and of Numba's version.
 Kernels that come in variants are made by factory functions (`functools.cache`), so that a variant that
 is not used costs nothing; a factory's free variables must be numbers or strings, which hash alike in
 every process.
@@ -27,11 +28,16 @@ from numba.core import config, event
 KERNELS = Path(__file__).resolve().parent.parent
 
 
+def compiled_sources() -> list[Path]:
+    """The files that kernels for the CPU may import, in a fixed order."""
+    return [path for path in sorted(KERNELS.rglob("*.py")) if path.parent.name != "cuda"]
+
+
 @cache
 def cache_folder() -> Path:
     """Where compiled kernels are kept: $MEMBOUND_CACHE_DIR or the user's cache folder, then a source hash."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(KERNELS.rglob("*.py")):
+    for path in compiled_sources():
         digest.update(path.read_bytes())
     base = os.environ.get("MEMBOUND_CACHE_DIR")
     if not base:
