@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from membound.results.row import Row
-from membound.results.store import PARTIAL, SUFFIX, StoreError, load_rows
+from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows
 
 DEFAULT_OUT = Path("results/runs")
 """Where runs go if nothing else is said, under the current folder."""
@@ -17,7 +17,8 @@ DEFAULT_OUT = Path("results/runs")
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
     """The row files in a folder, the latest last; those of runs that were cut short too."""
-    return sorted([*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")], key=_written_at)
+    found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
+    return sorted((p for p in found if not p.name.startswith(CLAIM_PREFIX)), key=_written_at)
 
 
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:

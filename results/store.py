@@ -11,19 +11,32 @@ be read is an error that names file and line.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
 from membound.results.row import Row, RowError
 
 SUFFIX = ".jsonl"
 PARTIAL = ".partial"
+CLAIM_PREFIX = "claim-"
+"""Files of `membound claim` in the same folders: their lines are no rows alone (claim.py reads them)."""
+
+Parsed = TypeVar("Parsed")
+
+
+class Line(Protocol):
+    """What a file of JSON lines holds: a row, an observation."""
+
+    def to_json(self) -> str:
+        """One line of JSON without its end."""
+        ...
 
 
 class StoreError(OSError):
@@ -70,8 +83,8 @@ class RunWriter:
             raise StoreError(f"{self.partial} cannot be written: {error.strerror}") from None
         return self
 
-    def append(self, row: Row) -> None:
-        """Write one row and wait until it is on disk."""
+    def append(self, row: Line) -> None:
+        """Write one row or other line and wait until it is on disk."""
         if self._file is None:
             raise StoreError(f"{self.path} is finished or was never opened; no row can be added")
         end = self._file.tell()
@@ -136,36 +149,41 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
-        return sorted(found)
+        return sorted(p for p in found if not p.name.startswith(CLAIM_PREFIX))
     if not path.exists():
         raise StoreError(f"no such run: {path}")
     return [path]
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    return parsed_lines(path, Row.from_json, RowError)
+
+
+def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[ValueError]) -> Iterator[Parsed]:
+    """Every line of a file as `parse` makes it; a torn last line is dropped.
+
+    Raises `malformed` with file and line number where `parse` raised a ValueError; StoreError where the
+    file cannot be read.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     *lines, last = content.split(b"\n")
+    if last.strip() and _is_whole(last):
+        lines.append(last)
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _row(path, number, line)
-    if last.strip() and _is_whole(last):
-        yield _row(path, len(lines) + 1, last)
+            try:
+                yield parse(line.decode())
+            except ValueError as error:
+                raise malformed(f"{path}, line {number}: {error}") from None
 
 
 def _is_whole(line: bytes) -> bool:
     """Whether a line without a newline is complete: a cut one cannot end with the brace that closes it."""
     try:
-        Row.from_json(line.decode())
-    except (RowError, UnicodeDecodeError) as error:
-        return not ("not JSON" in str(error) or isinstance(error, UnicodeDecodeError))
+        json.loads(line.decode())
+    except ValueError:
+        return False
     return True
-
-
-def _row(path: Path, number: int, line: bytes) -> Row:
-    try:
-        return Row.from_json(line.decode())
-    except (RowError, UnicodeDecodeError) as error:
-        raise RowError(f"{path}, line {number}: {error}") from None

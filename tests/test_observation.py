@@ -1,0 +1,74 @@
+"""Observations: there and back, and everything malformed refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from observations import meta, seen
+
+from membound.results.observation import ClaimMeta, Observation, ObservationError, median_s
+
+
+def test_an_observation_survives_its_line():
+    one = seen(0.25, factors={"k": 8.0, "format": "int8"}, telemetry={"frequency_hz": None})
+    line = one.to_json()
+    assert "\n" not in line
+    assert json.loads(line)["kind"] == "observation"
+    assert Observation.from_json(line) == one
+
+
+def test_meta_survives_its_line():
+    assert ClaimMeta.from_json(meta(only=[1, 4]).to_json()) == meta(only=[1, 4])
+
+
+def test_what_could_not_be_measured_has_a_status_and_no_time():
+    one = seen(None, status="unsupported", reason="no int4")
+    assert Observation.from_json(one.to_json()).reason == "no int4"
+    with pytest.raises(ObservationError, match="no time: unsupported no int4"):
+        _ = one.seconds
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"status": "fine"}, "status 'fine' is none of ok"),
+        ({"validity": "good"}, "validity 'good' is none of clean"),
+        ({"time_s": -1.0}, "time_s -1.0 is no time"),
+        ({"time_s": float("nan")}, "is no time"),
+        ({"status": "crashed"}, "status crashed with time_s 0.01"),
+        ({"time_s": None}, "status ok with time_s None"),
+    ],
+)
+def test_contradictions_are_refused(values, message):
+    with pytest.raises(ObservationError, match=message):
+        seen(**values)
+
+
+def test_a_factor_is_a_number_or_an_error_that_names_it():
+    one = seen(factors={"k": 8.0, "format": "int8"})
+    assert one.number("k") == 8.0
+    for factor in ("format", "m"):
+        with pytest.raises(ObservationError, match=f"experiment 1, arm linear_f32: factor {factor}"):
+            one.number(factor)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a line of kind observation"),
+        (meta().to_json(), "not a line of kind observation"),
+        ('{"kind":"observation"}', "no schema_version"),
+        (seen().to_json().replace('"schema_version":1', '"schema_version":99'), "newer membound"),
+        (seen().to_json().replace('"arm"', '"leg"'), "unknown field 'leg'"),
+        ('{"kind":"observation","schema_version":1,"arm":"a"}', "no field 'backend'"),
+    ],
+)
+def test_a_line_that_is_none_is_refused(line, message):
+    with pytest.raises(ObservationError, match=message):
+        Observation.from_json(line)
+
+
+def test_the_time_is_the_median_of_the_samples():
+    assert median_s([3.0, 1.0, 2.0]) == 2.0
