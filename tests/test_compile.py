@@ -24,17 +24,48 @@ with watch_compilation(names.append):
 print(out.any(), names)
 """
 
+VARIANTS = """
+import sys
+import numpy as np
+from membound.kernels.cpu.linear import linear_kernel
+from membound.kernels.cpu.pack import aligned_bytes
+from membound.kernels.cpu.recipe import choose
 
-def run(cache: Path) -> str:
+for m in map(int, sys.argv[1:]):
+    n, k = 40, 24
+    recipe = choose("f32", "float", m)
+    arena, scratch = aligned_bytes(recipe.matrix_bytes(n, k)), aligned_bytes(recipe.scratch_bytes(k))
+    weights = arena.view(np.float32)  # all ones: any packing of them is the same
+    weights[:] = 1
+    scratch[:] = 255  # NaN
+    y = np.full(recipe.rows * recipe.padded_n(n), np.nan, np.float32)
+    x = np.repeat(np.arange(1, m + 1, dtype=np.float32), k)
+    linear_kernel("f32", "float", m)(arena, 0, n, k, x, scratch, y, 2)
+    right = (y.reshape(recipe.rows, -1)[:m, :n] == k * np.arange(1, m + 1)[:, None]).all()
+    print(m, bool(right))
+"""
+
+
+def run(cache: Path, program: str = PROGRAM, *arguments: str) -> str:
     environment = os.environ | {"MEMBOUND_CACHE_DIR": str(cache)}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert run(tmp_path) == "True ['fill_f32']"
     assert run(tmp_path) == "True []"
+
+
+def test_cached_variants_and_new_ones_are_told_apart(tmp_path: Path) -> None:
+    assert run(tmp_path, VARIANTS, "1") == "1 True"
+    assert run(tmp_path, VARIANTS, "1", "3") == "1 True\n3 True"
+    assert run(tmp_path, VARIANTS, "1", "3", "5") == "1 True\n3 True\n5 True"
 
 
 def test_the_folder_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,9 @@
 Numba does not notice when a helper in another module changes, and would serve the old machine code.
 The cache folder therefore carries a hash of every file of the kernels package that CPU kernels may import
 (all but those of the GPUs) and of Numba's version.
+Numba names each function it compiles by a number counted from 1 in every process. Two variants of one
+function from a cached file and from this process then often have the same name, and the linker takes the one
+that it saw first: wrong numbers, or a crash. `_number_apart` begins to count elsewhere in each process.
 Kernels that come in variants are made by factory functions (`functools.cache`), so that a variant that
 is not used costs nothing; a factory's free variables must be numbers or strings, which hash alike in
 every process.
@@ -14,7 +17,9 @@ every process.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -24,6 +29,17 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import config, event
+from numba.core.bytecode import FunctionIdentity
+
+NAMES_APART = 1 << 20
+"""Functions that a process may compile before its names reach those of another."""
+
+
+def _number_apart() -> None:
+    FunctionIdentity._unique_ids = itertools.count((1 + secrets.randbits(40)) * NAMES_APART)
+
+
+_number_apart()
 
 KERNELS = Path(__file__).resolve().parent.parent
 
