@@ -17,14 +17,16 @@ from membound.backends.api import Backend, BackendUnavailable, Device, cpu_name
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.simd import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 MOST_ROWS = 64
 """Rows of x that the packed matmul is made for; more are the business of a compute-bound GEMM."""
+CACHES = ("f32", "bf16", "int8")
+"""Cache formats of the attention kernels."""
 
 
 class NumbaCpu(Backend):
-    """Linear, decode attention and whole decode steps in every format."""
+    """Linear in every format, decode attention and whole decode steps over caches of `CACHES`."""
 
     _launch: Callable[[int], None]
     _output: Callable[[], npt.NDArray[np.float32]]
@@ -45,9 +47,15 @@ class NumbaCpu(Backend):
         return Device("numba:cpu", cpu_name(), threads, versions)
 
     def supports(self, work: Work) -> str | None:
-        """Everything but prompts and large batches."""
+        """Everything but prompts, large batches, and caches that GPUs are made for."""
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
+        if isinstance(work, LatentAttention):
+            return "there is no kernel of latent attention for CPUs"
+        if not isinstance(work, Linear) and work.kv not in CACHES:
+            return f"there is no attention kernel over an {work.kv} cache for CPUs"
+        if isinstance(work, DecodeAttention) and work.page:
+            return "there is no attention kernel over a paged cache for CPUs"
         rows = work.m if isinstance(work, Linear) else work.batch
         if rows > MOST_ROWS and not isinstance(work, DecodeAttention):
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
@@ -108,6 +116,7 @@ class NumbaCpu(Backend):
         from membound.kernels.cpu.grouping import grouping
 
         work, threads = inputs.work, self._threads
+        assert isinstance(work, DecodeAttention)
         none = np.ones(1, np.float32)
         slots = []
         for slot in range(inputs.slots):

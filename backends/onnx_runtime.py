@@ -21,7 +21,7 @@ import numpy.typing as npt
 from membound.backends.api import Backend, BackendUnavailable, Device, FallbackRefused, Unsupported, cpu_name
 from membound.backends.onnx_session import create_session, runtime
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, Linear, Step
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step
 
 if TYPE_CHECKING:
     from membound.backends.onnx_graph import Graph
@@ -104,8 +104,10 @@ class OnnxRuntime(Backend):
 
     def supports(self, work: Work) -> str | None:
         """The formats that ONNX Runtime has kernels for."""
+        if isinstance(work, LatentAttention):
+            return "ONNX Runtime has no operator of latent attention"
         if isinstance(work, DecodeAttention):
-            return _kv_reason(work.kv)
+            return "ONNX Runtime has no paged attention on CPUs" if work.page else _kv_reason(work.kv)
         if work.weight == "bf16":
             return "ONNX Runtime has no bfloat16 matmul on CPUs"
         if isinstance(work, Linear):
@@ -144,6 +146,7 @@ class OnnxRuntime(Backend):
         from membound.backends.onnx_graph import attention_graph
 
         work = inputs.work
+        assert isinstance(work, DecodeAttention)
         session = self._session(attention_graph(work))
         rows = (work.batch, 1, work.q_heads * work.head_dim)
         q, self._y = self._value(inputs.q.reshape(rows)), self._value(np.zeros(rows, np.float32))
@@ -237,7 +240,9 @@ class OnnxRuntime(Backend):
 def _kv_reason(kv: str) -> str | None:
     return {
         "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
+        "f16": "attention over a float16 cache is not among the graphs built here",
         "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
+        "fp8": "attention over an fp8 cache is not among the graphs built here",
     }.get(kv)
 
 

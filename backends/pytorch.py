@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, Linear, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +83,16 @@ class PyTorch(Backend):
         """None, or what torch has no operator for."""
         from membound.backends.torch_linear import linear_unsupported
 
-        if not isinstance(work, Linear) and work.kv == "int8":
-            return "torch has no attention over an int8 cache"
+        if isinstance(work, LatentAttention):
+            return "torch has no operator of latent attention"
+        if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
+            return f"torch has no attention over an {work.kv} cache"
+        if isinstance(work, DecodeAttention) and work.page:
+            return "torch has no attention over a paged cache"
         if self._form != "grouped" and not isinstance(work, DecodeAttention | Step):
             return f"the variant {self._form} changes decode attention only"
-        if self._form == "matmul" and not isinstance(work, Linear) and work.kv == "bf16":
-            return "scores rounded to bf16 between matmul and softmax lose more than 1 %"
+        if self._form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
+            return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
         if isinstance(work, DecodeAttention):
             return None
         if self._compile and work.act == "int8":
@@ -141,6 +145,7 @@ class PyTorch(Backend):
         from membound.backends.torch_linear import FLOATS, as_tensor
 
         work, form = inputs.work, FORMS[self._form]
+        assert isinstance(work, DecodeAttention)
         grouped = (work.batch, work.kv_heads, work.q_heads // work.kv_heads, work.head_dim)
         q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).view(grouped)
         for slot in range(inputs.slots):

@@ -66,6 +66,15 @@ def fill_f16(out: Any, seed: Any, exponent: Any) -> None:
         out[i] = _float_bits(r, np.uint32(10), np.uint32(14 + exponent))
 
 
+@kernel(parallel=True)
+def fill_fp8(out: Any, seed: Any, exponent: Any) -> None:
+    """Codes of e4m3, magnitudes below 2^exponent: 3 random mantissa bits, a geometric exponent."""
+    for i in prange(out.size):
+        r = np.uint32(_bits(seed, i))
+        bits = _float_bits(r, np.uint32(3), np.uint32(6 + exponent))
+        out[i] = np.uint8((bits >> np.uint16(8)) | (bits & np.uint16(0x7F)))
+
+
 @numba.njit(inline="always")
 def _float_bits(r: Any, mantissa_bits: Any, top: Any) -> Any:
     """Sign, exponent `top` less the number of trailing zeros of four random bits, mantissa."""

@@ -11,16 +11,27 @@ variance 1/k. Every slot and every layer has bits of its own. Checkpoint weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, sqrt
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32
+from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.models import Model
-from membound.kernels.work import FORMATS, DecodeAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import (
+    FORMATS,
+    LATENT_DIM,
+    LATENT_VALUE_DIM,
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    Prefill,
+    Step,
+    Work,
+    pages_of,
+)
 
 F32 = npt.NDArray[np.float32]
 
@@ -53,7 +64,9 @@ class Weight:
 class KVCache:
     """Keys and values of one layer, [batch, kv_heads, tokens, head_dim] in `format` as in `Weight`.
 
-    int8 caches carry float32 scales [batch, kv_heads, tokens]; otherwise the scales are None.
+    fp8 values are uint8 codes of e4m3 (membound.kernels.fp8), without a scale. int8 caches carry
+    float32 scales [batch, kv_heads, tokens]; otherwise the scales are None. Of a latent cache, v is a
+    view of the first 512 columns of k and the two scales are the same array.
     """
 
     format: str
@@ -118,17 +131,29 @@ class LinearInputs:
 
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
-    """q [batch, q_heads, head_dim] float32 and `slots` different caches."""
+    """q [batch, q_heads, head_dim] (576 for latent attention) float32 and `slots` different caches."""
 
-    work: DecodeAttention
+    work: DecodeAttention | LatentAttention
     seed: int
     slots: int
     q: F32
 
     def cache(self, slot: int) -> KVCache:
         """The cache of that input set, made anew at each call."""
-        w = self.work
-        return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), _stream(self.seed, slot))
+        w, stream = self.work, _stream(self.seed, slot)
+        if isinstance(w, LatentAttention):
+            cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream)
+            return replace(cache, v=cache.k[..., :LATENT_VALUE_DIM], v_scales=cache.k_scales)
+        return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), stream)
+
+    def page_table(self, slot: int) -> npt.NDArray[np.int32]:
+        """Where the pages of each sequence lie, [batch, pages of a sequence]: all pages shuffled.
+
+        Empty without `page`. `membound.kernels.pages` lays a cache out accordingly.
+        """
+        shape = (self.work.batch, pages_of(self.work))
+        rng = np.random.default_rng((self.seed, slot, 1 << 22))
+        return rng.permutation(shape[0] * shape[1]).astype(np.int32).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +198,10 @@ def make_inputs(work: Work, seed: int, slots: int = 1) -> Inputs:
     rng = np.random.default_rng(seed)
     if isinstance(work, Linear):
         return LinearInputs(work, seed, slots, _normal(rng, work.m, work.k))
-    if isinstance(work, DecodeAttention):
+    if isinstance(work, DecodeAttention | LatentAttention):
         # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot.
-        q = 3 * _normal(rng, work.batch, work.q_heads, work.head_dim)
-        return AttentionInputs(work, seed, slots, q)
+        dim = LATENT_DIM if isinstance(work, LatentAttention) else work.head_dim
+        return AttentionInputs(work, seed, slots, 3 * _normal(rng, work.batch, work.q_heads, dim))
     rows = work.batch * (work.tokens if isinstance(work, Prefill) else 1)
     source: WeightSource
     if work.shape.folder:
@@ -271,10 +296,12 @@ def random_cache(fmt: str, shape: tuple[int, int, int, int], stream: int) -> KVC
             fmt, random_int8(shape, streams[0]), random_int8(shape, streams[1]), k_scales, v_scales
         )
     k, v = (_random_floats(fmt, shape, s, 0) for s in streams)
-    if fmt == "bf16":
-        k.view(np.uint16)[last] += np.uint16(LAST_KEY_DOUBLINGS << 7)
-    else:
+    if fmt == "f32":
         k.view(np.float32)[last] *= np.float32(1 << LAST_KEY_DOUBLINGS)
+    else:
+        # One more in the exponent doubles a number; codes of fp8 have eight bits, the others sixteen.
+        bits = k.view(np.uint8 if fmt == "fp8" else np.uint16)
+        bits[last] = bits[last] + (LAST_KEY_DOUBLINGS << {"bf16": 7, "f16": 10, "fp8": 3}[fmt])
     return KVCache(fmt, k, v)
 
 
@@ -291,6 +318,10 @@ def _random_floats(fmt: str, shape: tuple[int, ...], stream: int, exponent: int)
         out32 = np.empty(shape, np.float32)
         fill_f32(out32.reshape(-1), stream, np.float32(2.0**exponent))
         return out32
+    if fmt == "fp8":
+        codes = np.empty(shape, np.uint8)
+        fill_fp8(codes.reshape(-1), stream, np.int32(exponent))
+        return codes
     bits = np.empty(shape, np.uint16)
     fill = fill_bf16 if fmt == "bf16" else fill_f16
     fill(bits.reshape(-1), stream, np.int32(exponent))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from membound.kernels import fp8
 from membound.kernels.inputs import (
     AttentionInputs,
     Inputs,
@@ -29,13 +30,14 @@ from membound.kernels.inputs import (
     to_bf16,
 )
 from membound.kernels.models import Model
-from membound.kernels.work import DecodeAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 F64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 
 CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
 QUERY_BLOCK = 256
+LATENT_HEAD_DIM = 192
 
 
 def compute(inputs: Inputs, slot: int) -> F64:
@@ -43,7 +45,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
     if isinstance(inputs, LinearInputs):
         return linear(inputs.x, inputs.weight(slot), inputs.work.act)
     if isinstance(inputs, AttentionInputs):
-        return decode_attention(inputs.q, inputs.cache(slot))
+        attend = latent_attention if isinstance(inputs.work, LatentAttention) else decode_attention
+        return attend(inputs.q, inputs.cache(slot))
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
 
 
@@ -131,6 +134,10 @@ def _store(
         return values, None
     if kv == "bf16":
         return to_bf16(values), None
+    if kv == "f16":
+        return values.astype(np.float16), None
+    if kv == "fp8":
+        return fp8.encode(values), None
     scales = np.abs(values).max(-1) / np.float32(127)
     q = np.rint(values / np.where(scales > 0, scales, np.float32(1))[..., None])
     return q.astype(np.int8), scales
@@ -158,6 +165,8 @@ def _head(cache: KVCache, batch: int, head: int) -> tuple[F64, F64]:
         one = values[batch, head]
         if cache.format == "bf16":
             one = from_bf16(one)
+        elif cache.format == "fp8":
+            one = fp8.decode(one)
         wide: F64 = one.astype(np.float64)
         return wide if scales is None else wide * scales[batch, head, :, None].astype(np.float64)
 
@@ -180,6 +189,19 @@ def decode_attention(q: Floats, cache: KVCache) -> F64:
         k, v = _head(cache, b, h)
         out[b, h] = _softmax(grouped[b, h] @ k.T / sqrt(head_dim)) @ v
     return out.reshape(q.shape)
+
+
+def latent_attention(q: Floats, cache: KVCache) -> F64:
+    """softmax(q · Kᵀ / sqrt(192)) · V for q [B, Hq, 576] over a latent cache: y [B, Hq, 512].
+
+    192 is the width of a head before the up-projections are absorbed into q: 128 and 64 of RoPE
+    (arXiv 2405.04434, equation 19).
+    """
+    y = np.empty((*q.shape[:2], cache.v.shape[-1]))
+    for b in range(len(q)):
+        k, v = _head(cache, b, 0)
+        y[b] = _softmax(q[b].astype(np.float64) @ k.T / sqrt(LATENT_HEAD_DIM)) @ v
+    return y
 
 
 def causal_attention(q: F64, cache: KVCache) -> F64:
@@ -292,7 +314,9 @@ LINEAR_TOLERANCE = {
 INT8_ACT_TOLERANCE = 0.03  # x quantised by block 0.010, asymmetric a row 0.012, to seven bits 0.020
 ATTENTION_TOLERANCE = {
     "f32": 1e-4,
+    "f16": 2e-3,  # the same in float16
     "bf16": 0.01,  # q, probabilities and output rounded to bfloat16: 0.002 to 0.008
+    "fp8": 0.01,  # the same: only the cache is fp8. With q and probabilities in e4m3 too: 0.01 to 0.11
     "int8": 0.03,  # q quantised to int8 a head for integer products: 0.003 to 0.019
 }
 INT8_ACT_STEP_TOLERANCE = 0.05  # gated activations have long tails: seven bits give 0.04·sqrt(1 + layers)
@@ -307,7 +331,7 @@ def tolerance(work: Work) -> float:
     """
     if isinstance(work, Linear):
         return INT8_ACT_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
-    if isinstance(work, DecodeAttention):
+    if isinstance(work, DecodeAttention | LatentAttention):
         return ATTENTION_TOLERANCE[work.kv]
     linears = INT8_ACT_STEP_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
     return max(linears, ATTENTION_TOLERANCE[work.kv]) * sqrt(1 + work.shape.layers)

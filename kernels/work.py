@@ -14,7 +14,7 @@ are counted where an operation reads or writes them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
@@ -54,8 +54,15 @@ FORMATS = {
         Format("int4g128", 4, scale_bytes=2, group=128),
     )
 }
-KV_FORMATS = ("f32", "bf16", "int8")
+KV_FORMATS = {
+    f.name: f for f in (FORMATS["f32"], FORMATS["bf16"], FORMATS["f16"], FORMATS["int8"], Format("fp8", 8))
+}
+"""int8 has a scale a token and head; fp8 is e4m3 (arXiv 2209.05433) as it is: its scale is 1."""
 ACTS = ("float", "int8")
+PAGE_ENTRY_BYTES = 4
+"""An entry of a page table: the number of a page, int32."""
+LATENT_DIM, LATENT_VALUE_DIM = 576, 512
+"""Widths of a token in DeepSeek-V2's latent cache: 512 that serve as key and value, 64 of RoPE keys (arXiv 2405.04434)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +115,14 @@ def _positive(work: Any, *names: str) -> None:
             raise SpecError(f"{work.kind}: {name}={value!r} must be a whole number from 1 to {MAX_DIMENSION}")
 
 
-def _one_of(work: Any, name: str, allowed: tuple[str, ...]) -> None:
+def _one_of(work: Any, name: str, allowed: Iterable[str]) -> None:
     value = getattr(work, name)
     if value not in allowed:
         raise SpecError(f"{work.kind}: {name}={value!r} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _weight_and_act(work: Any) -> None:
-    _one_of(work, "weight", tuple(FORMATS))
+    _one_of(work, "weight", FORMATS)
     _one_of(work, "act", ACTS)
     if work.act == "int8" and work.weight in ("f32", "bf16", "f16"):
         raise SpecError(
@@ -176,7 +183,8 @@ class DecodeAttention:
     """One query token a sequence against its cache of `context` tokens; MHA, GQA and MQA.
 
     Bytes B·[Hq·d·4 + S·Hkv·2d·b_kv + Hq·d·4] plus a float32 scale a token and head for int8.
-    FLOPs 4·B·S·Hq·d.
+    FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of so many tokens in any order: S is rounded
+    up to whole pages and the page table is read.
     """
 
     context: int
@@ -185,11 +193,13 @@ class DecodeAttention:
     head_dim: int = 128
     batch: int = 1
     kv: str = "bf16"
+    page: int = 0
     kind: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
         _positive(self, "context", "q_heads", "kv_heads", "head_dim", "batch")
         _one_of(self, "kv", KV_FORMATS)
+        _check_page(self)
         if self.q_heads % self.kv_heads:
             raise SpecError(
                 f"attention: q_heads={self.q_heads} must be a multiple of kv_heads={self.kv_heads}"
@@ -207,16 +217,54 @@ class DecodeAttention:
 
     @property
     def traffic(self) -> Traffic:
-        """K, V and their scales, q and the output."""
+        """K, V and their scales, the page table, q and the output."""
         values, scales = kv_token_bytes(self.kv, self.kv_heads, self.head_dim)
         q_bytes = self.batch * self.q_heads * self.head_dim * ACTIVATION_BYTES
-        tokens = self.batch * self.context
-        return Traffic(
-            scales_bytes=tokens * scales,
-            kv_read_bytes=tokens * values,
-            activations_read_bytes=q_bytes,
-            activations_written_bytes=q_bytes,
-        )
+        return _cache_traffic(self, values, scales, q_bytes, q_bytes)
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Memory one input set takes."""
+        return self.traffic.total_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (MLA) of one query token a sequence, weights absorbed: DeepSeek-V2, V3, R1.
+
+    All heads share one cached row of 576 numbers a token; its first 512 are the value too and count
+    once. Bytes B·[Hq·576·4 + S·576·b_kv + Hq·512·4], for int8 plus a float32 scale a token; FLOPs
+    2·B·Hq·S·(576 + 512). `page` as in `DecodeAttention`. Source: arXiv 2405.04434, section 2.1.
+    """
+
+    context: int
+    q_heads: int = 128
+    batch: int = 1
+    kv: str = "bf16"
+    page: int = 0
+    kind: ClassVar[str] = "mla"
+
+    def __post_init__(self) -> None:
+        _positive(self, "context", "q_heads", "batch")
+        _one_of(self, "kv", KV_FORMATS)
+        _check_page(self)
+
+    @property
+    def spec(self) -> str:
+        """The text that `parse` turns back into this work."""
+        return _spec(self)
+
+    @property
+    def flops(self) -> int:
+        """2·B·Hq·S·(576 + 512): the products with the keys and with the values."""
+        return 2 * self.batch * self.q_heads * self.context * (LATENT_DIM + LATENT_VALUE_DIM)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The latent rows and their scales, the page table, q and the output."""
+        values, scales = KV_FORMATS[self.kv].matrix_bytes(1, LATENT_DIM)
+        heads = self.batch * self.q_heads * ACTIVATION_BYTES
+        return _cache_traffic(self, values, scales, heads * LATENT_DIM, heads * LATENT_VALUE_DIM)
 
     @property
     def footprint_bytes(self) -> int:
@@ -226,8 +274,32 @@ class DecodeAttention:
 
 def kv_token_bytes(kv: str, kv_heads: int, head_dim: int) -> tuple[int, int]:
     """Bytes of one token's K and V in one layer: (values, scales)."""
-    values, scales = FORMATS[kv].matrix_bytes(kv_heads, head_dim)
+    values, scales = KV_FORMATS[kv].matrix_bytes(kv_heads, head_dim)
     return 2 * values, 2 * scales
+
+
+def pages_of(work: DecodeAttention | LatentAttention) -> int:
+    """Pages of one sequence; 0 for a contiguous cache."""
+    return -(-work.context // work.page) if work.page else 0
+
+
+def _check_page(work: DecodeAttention | LatentAttention) -> None:
+    if work.page != 0:
+        _positive(work, "page")
+
+
+def _cache_traffic(
+    work: DecodeAttention | LatentAttention, values: int, scales: int, q_bytes: int, out_bytes: int
+) -> Traffic:
+    """Traffic of a cache of `values` and `scales` bytes a token: whole pages and their table where it has pages."""
+    pages = pages_of(work)
+    tokens = work.batch * (pages * work.page or work.context)
+    return Traffic(
+        scales_bytes=tokens * scales,
+        kv_read_bytes=tokens * values + work.batch * pages * PAGE_ENTRY_BYTES,
+        activations_read_bytes=q_bytes,
+        activations_written_bytes=out_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +441,8 @@ class Prefill:
         return self.traffic.total_bytes + 2 * self.batch * self.tokens * model.intermediate * ACTIVATION_BYTES
 
 
-Work = Linear | DecodeAttention | Step | Prefill
-KINDS: dict[str, type[Work]] = {w.kind: w for w in (Linear, DecodeAttention, Step, Prefill)}
+Work = Linear | DecodeAttention | LatentAttention | Step | Prefill
+KINDS: dict[str, type[Work]] = {w.kind: w for w in (Linear, DecodeAttention, LatentAttention, Step, Prefill)}
 
 
 def _check_model(work: Step | Prefill) -> None:

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32
+from membound.kernels import fp8
+from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.inputs import (
     Weight,
     dequantize,
@@ -24,6 +25,7 @@ DTYPES = {
     "bf16": np.uint16,
     "f16": np.float16,
     "int8": np.int8,
+    "fp8": np.uint8,
     "int4g32": np.uint8,
     "int4g128": np.uint8,
 }
@@ -115,8 +117,40 @@ def test_caches(kv):
         assert not np.array_equal(cache.k_scales, cache.v_scales)
         assert cache.k_scales[:, :, -1].min() > 2 * cache.k_scales[:, :, :-1].max()
     else:
-        keys = from_bf16(cache.k) if kv == "bf16" else cache.k
+        keys = {"bf16": from_bf16, "fp8": fp8.decode}.get(kv, np.asarray)(cache.k)
+        assert np.isfinite(keys).all()
         assert np.abs(keys[:, :, :-1]).max() <= 1 < np.abs(keys[:, :, -1]).max() <= 4
+
+
+def test_fp8_codes_are_spread_over_sign_exponent_and_mantissa():
+    codes = np.empty(100_003, np.uint8)
+    fill_fp8(codes, 5, np.int32(0))
+    values = fp8.decode(codes)
+    assert np.abs(values).max() == 0.9375
+    assert np.abs(values).min() == 2**-4
+    assert values.std() == pytest.approx(1 / np.sqrt(3), rel=0.05)
+    assert abs(values.mean()) < 0.01
+    assert len(np.unique(codes)) == 2 * 4 * 8
+
+
+def test_a_page_table_is_a_permutation_of_its_own_for_each_slot():
+    inputs = make_inputs(parse("attention:context=33,batch=3,page=4"), 1, 2)
+    tables = [inputs.page_table(slot) for slot in range(2)]
+    for table in tables:
+        assert table.shape == (3, 9)
+        assert table.dtype == np.int32
+        assert sorted(table.reshape(-1)) == list(range(27))
+    assert not np.array_equal(*tables)
+    assert np.array_equal(inputs.page_table(1), tables[1])
+    assert make_inputs(parse("attention:context=33"), 1).page_table(0).shape == (1, 0)
+
+
+def test_values_of_a_latent_cache_are_the_first_columns_of_its_keys():
+    cache = make_inputs(parse("mla:context=5,q_heads=3,batch=2,kv=int8"), 1).cache(0)
+    assert cache.k.shape == (2, 1, 5, 576)
+    assert np.shares_memory(cache.v, cache.k)
+    assert np.array_equal(cache.v, cache.k[..., :512])
+    assert cache.v_scales is cache.k_scales
 
 
 def test_slots_layers_and_seeds_differ():

@@ -53,6 +53,19 @@ def test_what_it_refuses(backend: NumbaCpu) -> None:
     assert backend.supports(parse("attention:context=8,batch=65")) is None
 
 
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("attention:context=8,kv=f16", "there is no attention kernel over an f16 cache for CPUs"),
+        ("step:model=tiny,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
+        ("attention:context=8,page=16", "there is no attention kernel over a paged cache for CPUs"),
+        ("mla:context=8", "there is no kernel of latent attention for CPUs"),
+    ],
+)
+def test_caches_that_it_refuses(backend: NumbaCpu, spec: str, reason: str) -> None:
+    assert backend.supports(parse(spec)) == reason
+
+
 def test_padding_is_told_where_it_counts(backend: NumbaCpu) -> None:
     for n, padded in ((1, True), (4096, False)):
         work = parse(f"linear:n={n},k=512,weight=f32")

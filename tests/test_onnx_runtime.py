@@ -203,6 +203,10 @@ def test_step_of_other_families(backend: OnnxRuntime, changes: dict[str, Any]) -
         ("step:model=tiny,weight=bf16,kv=f32", "bfloat16 matmul"),
         ("step:model=tiny,weight=int8,kv=bf16", "bfloat16 cache"),
         ("prefill:model=tiny,weight=int8,kv=int8", "fixed scales"),
+        ("attention:context=8,kv=f16", "float16 cache"),
+        ("step:model=tiny,weight=int8,kv=fp8", "fp8 cache"),
+        ("attention:context=8,kv=f32,page=16", "no paged attention"),
+        ("mla:context=8,kv=f32", "no operator of latent attention"),
     ],
 )
 def test_unsupported_says_why(backend: OnnxRuntime, spec: str, reason: str) -> None:

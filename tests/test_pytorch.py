@@ -130,6 +130,7 @@ ATTENTION = "attention:context={},q_heads={},kv_heads={},head_dim={},batch={}"
     [
         ("cpu", "f32"),
         ("cpu", "bf16"),
+        ("cpu", "f16"),
         ("cpu+sdpa-gqa", "f32"),
         ("cpu+sdpa-gqa", "bf16"),
         ("cpu+matmul", "f32"),
@@ -148,6 +149,7 @@ FORMATS = [
     ("int8", "int8", "f32"),
     ("int4g32", "float", "bf16"),
     ("int4g128", "float", "f32"),
+    ("f16", "float", "f16"),
 ]
 
 
@@ -224,6 +226,10 @@ def test_rope_table_is_the_reference_rotation() -> None:
         ("cpu+matmul", "linear:n=8,k=40", "the variant matmul changes decode attention only"),
         ("cpu+sdpa-gqa", "prefill:model=tiny", "the variant sdpa-gqa changes decode attention only"),
         ("cpu+matmul", "attention:context=9,kv=bf16", "scores rounded to bf16"),
+        ("cpu+matmul", "attention:context=9,kv=f16", "scores rounded to f16"),
+        ("cpu", "attention:context=9,kv=fp8", "torch has no attention over an fp8 cache"),
+        ("cpu", "attention:context=9,page=16", "torch has no attention over a paged cache"),
+        ("cpu", "mla:context=9", "torch has no operator of latent attention"),
         ("cpu+compile", "linear:n=8,k=32,weight=int8,act=int8", "torch.compile cannot trace"),
     ],
 )

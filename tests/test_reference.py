@@ -3,7 +3,7 @@ from math import cos, exp, inf, nan, pi, sin, sqrt
 import numpy as np
 import pytest
 
-from membound.kernels import reference
+from membound.kernels import fp8, reference
 from membound.kernels.inputs import KVCache, dequantize, from_bf16, make_inputs, random_weight, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
@@ -76,6 +76,8 @@ def test_decode_attention_by_loops(kv, q_heads, kv_heads):
     k, v = cache.k, cache.v
     if kv == "bf16":
         k, v = from_bf16(k), from_bf16(v)
+    if kv == "fp8":
+        k, v = fp8.decode(k), fp8.decode(v)
     if kv == "int8":
         k = k * cache.k_scales[..., None].astype(np.float64)
         v = v * cache.v_scales[..., None].astype(np.float64)
@@ -84,6 +86,20 @@ def test_decode_attention_by_loops(kv, q_heads, kv_heads):
         group = h // (q_heads // kv_heads)
         one = attend(*(a.astype(np.float64).tolist() for a in (inputs.q[b, h], k[b, group], v[b, group])))
         assert y[b, h] == pytest.approx(one, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_latent_attention_by_loops(kv):
+    inputs = make_inputs(parse(f"mla:context=4,batch=2,q_heads=3,kv={kv}"), 1)
+    cache = inputs.cache(0)
+    k = from_bf16(cache.k) if kv == "bf16" else cache.k * cache.k_scales[..., None].astype(np.float64)
+    y = compute(inputs, 0)
+    assert y.shape == (2, 3, 512)
+    for b, h in np.ndindex(2, 3):
+        rows = k[b, 0].astype(np.float64)
+        q = inputs.q[b, h].astype(np.float64) * sqrt(576 / 192)  # `attend` divides by sqrt(576)
+        one = attend(q.tolist(), rows.tolist(), rows.tolist())
+        assert y[b, h] == pytest.approx(one[:512], rel=1e-6, abs=1e-9)
 
 
 def test_causal_attention_is_decode_attention_of_each_prefix(rng, monkeypatch):
@@ -103,7 +119,9 @@ def test_causal_attention_is_decode_attention_of_each_prefix(rng, monkeypatch):
 def test_the_cache_stores_as_its_format_says(rng):
     k, v = rng.standard_normal((2, 1, 2, 3, 4))
     k[0, 0, 0] = 0
-    f32, bf16, int8 = (store_cache(k, v, kv) for kv in KV_FORMATS)
+    f32, bf16, f16, int8, e4m3 = (store_cache(k, v, kv) for kv in KV_FORMATS)
+    assert np.array_equal(f16.k, k.astype(np.float16))
+    assert np.array_equal(e4m3.v, fp8.encode(v))
     assert np.array_equal(f32.k, k.astype(np.float32))
     assert np.array_equal(bf16.v, to_bf16(v.astype(np.float32)))
     assert int8.k_scales.shape == (1, 2, 3)

@@ -8,6 +8,7 @@ from membound.kernels.work import (
     FORMATS,
     KV_FORMATS,
     DecodeAttention,
+    LatentAttention,
     Linear,
     Prefill,
     SpecError,
@@ -45,7 +46,13 @@ def test_linear_bytes_and_flops(weight, weights_bytes, scales_bytes):
 
 @pytest.mark.parametrize(
     ("kv", "kv_bytes", "scales_bytes"),
-    [("f32", 4 * 2 * 64, 0), ("bf16", 2 * 2 * 64, 0), ("int8", 2 * 64, 2 * 4)],
+    [
+        ("f32", 4 * 2 * 64, 0),
+        ("bf16", 2 * 2 * 64, 0),
+        ("f16", 2 * 2 * 64, 0),
+        ("int8", 2 * 64, 2 * 4),
+        ("fp8", 2 * 64, 0),
+    ],
 )
 def test_attention_bytes_and_flops(kv, kv_bytes, scales_bytes):
     work = DecodeAttention(context=100, q_heads=6, kv_heads=2, head_dim=64, batch=3, kv=kv)
@@ -57,6 +64,33 @@ def test_attention_bytes_and_flops(kv, kv_bytes, scales_bytes):
         activations_read_bytes=3 * 6 * 64 * 4,
         activations_written_bytes=3 * 6 * 64 * 4,
     )
+
+
+@pytest.mark.parametrize(
+    ("context", "page", "tokens", "pages"), [(100, 16, 112, 7), (96, 16, 96, 6), (1, 64, 64, 1)]
+)
+def test_whole_pages_and_their_table_are_read(context, page, tokens, pages):
+    work = DecodeAttention(context, q_heads=6, kv_heads=2, head_dim=64, batch=3, kv="int8", page=page)
+    plain = DecodeAttention(context, q_heads=6, kv_heads=2, head_dim=64, batch=3, kv="int8")
+    assert work.flops == plain.flops
+    assert work.traffic.kv_read_bytes == 3 * (tokens * 2 * 2 * 64 + pages * 4)
+    assert work.traffic.scales_bytes == 3 * tokens * 2 * 2 * 4
+    assert work.traffic.activations_read_bytes == plain.traffic.activations_read_bytes
+    assert work.spec == plain.spec + f",page={page}"
+
+
+def test_latent_attention_bytes_and_flops():
+    work = LatentAttention(context=100, q_heads=16, batch=3, kv="bf16")
+    assert work.flops == 2 * 3 * 16 * 100 * (576 + 512)
+    assert work.traffic == Traffic(
+        kv_read_bytes=3 * 100 * 576 * 2,
+        activations_read_bytes=3 * 16 * 576 * 4,
+        activations_written_bytes=3 * 16 * 512 * 4,
+    )
+    paged = LatentAttention(context=100, q_heads=16, batch=3, kv="int8", page=64)
+    assert paged.traffic.kv_read_bytes == 3 * (128 * 576 + 2 * 4)
+    assert paged.traffic.scales_bytes == 3 * 128 * 4
+    assert parse("mla:context=100,q_heads=16,batch=3,kv=int8,page=64") == paged
 
 
 # The tiny model by hand: hidden 256, 2 layers, 8 query and 2 KV heads of 32, MLP 512, vocabulary 1000.
@@ -115,7 +149,7 @@ def test_llama_3_2_1b_streams_what_is_published():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", r"unknown work ''; allowed: linear, attention, step, prefill"),
+        ("", r"unknown work ''; allowed: linear, attention, mla, step, prefill"),
         ("conv:n=1", r"unknown work 'conv'"),
         ("linear", r"n, k missing; keys: n, k, m, weight, act"),
         ("linear:n=4", r"linear: k missing"),
@@ -133,7 +167,12 @@ def test_llama_3_2_1b_streams_what_is_published():
         ("linear:n=4,k=4,weight=bf16,act=int8", r"act=int8 goes with weight=int8, int4g32 or int4g128"),
         ("linear:n=4,k=48,weight=int4g32", r"k=48 must be a multiple of 32"),
         ("attention:context=8,q_heads=5,kv_heads=2", r"q_heads=5 must be a multiple of kv_heads=2"),
-        ("attention:context=8,kv=f16", r"kv='f16' is unknown; allowed: f32, bf16, int8"),
+        ("attention:context=8,kv=fp4", r"kv='fp4' is unknown; allowed: f32, bf16, f16, int8, fp8"),
+        ("attention:context=8,page=-16", r"attention: page=-16 must be a whole number from 1"),
+        ("mla:context=8,page=x", r"mla: page='x' is not a whole number"),
+        ("mla:context=8,kv_heads=2", r"mla: unknown key 'kv_heads' \(did you mean q_heads\?\)"),
+        ("mla:context=0", r"mla: context=0 must be"),
+        ("linear:n=4,k=4,weight=fp8", r"weight='fp8' is unknown"),
         ("attention:q_heads=8", r"attention: context missing"),
         ("step:model=llama-9", r"step: unknown model 'llama-9'; known: tiny"),
         ("step:model=tiny,layers=3", r"layers=3 must be from 1 to 2 for tiny"),
@@ -166,14 +205,16 @@ def test_spaces_and_defaults():
 
 sizes = st.integers(1, 1 << 20)
 acts = st.sampled_from([(w, a) for w in FORMATS for a in ACTS if a == "float" or w.startswith("int")])
-kvs = st.sampled_from(KV_FORMATS)
+kvs = st.sampled_from(list(KV_FORMATS))
 linears = st.builds(
     lambda n, k, m, wa: Linear(n, 128 * k, m, *wa), sizes, st.integers(1, 1 << 15), sizes, acts
 )
+pages = st.integers(0, 256)
 attentions = st.builds(
-    lambda s, g, h, d, b, kv: DecodeAttention(s, g * h, h, d, b, kv),
-    *(sizes, st.integers(1, 64), st.integers(1, 64), st.integers(1, 512), sizes, kvs),
+    lambda s, g, h, d, b, kv, page: DecodeAttention(s, g * h, h, d, b, kv, page),
+    *(sizes, st.integers(1, 64), st.integers(1, 64), st.integers(1, 512), sizes, kvs, pages),
 )
+latents = st.builds(LatentAttention, sizes, st.integers(1, 128), sizes, kvs, pages)
 models = st.sampled_from(["tiny", "llama-3.2-1b", "qwen2.5-0.5b"])
 wholes = st.builds(
     lambda cls, model, b, t, wa, kv, layers: cls(model, b, t, wa[0], kv, wa[1], layers),
@@ -181,7 +222,7 @@ wholes = st.builds(
 )
 
 
-@given(st.one_of(linears, attentions, wholes))
+@given(st.one_of(linears, attentions, latents, wholes))
 def test_parse_reads_back_every_spec(work):
     assert parse(work.spec) == work
     assert work.flops > 0
