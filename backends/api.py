@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from membound.kernels.work import Work
 
 __all__ = [
+    "Accelerator",
     "Backend",
     "BackendUnavailable",
     "Device",
     "FallbackRefused",
+    "Limit",
     "MemboundError",
     "Unsupported",
     "cpu_name",
@@ -71,16 +73,51 @@ class FallbackRefused(MemboundError):
 
 
 @dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A device with memory of its own, as its runtime describes it; 0 and "" where it does not say.
+
+    `cache_bytes` is what rotating input sets must defeat, `pci` the address (``0000:04:00.0``) by which the
+    vendor's management library knows the device.
+    """
+
+    memory_bytes: int = 0
+    cache_bytes: int = 0
+    compute_units: int = 0
+    capability: str = ""
+    pci: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """An opened device. `id` is the name asked for, `name` what the hardware calls itself.
 
     `versions` holds the runtime's packages that decide speed; `threads` the CPU threads it will use.
+    `accelerator` is None where the works run on the CPU. `memory_ceiling` names the bandwidth ceiling that
+    the bytes of a work run into here: ``read``, or that of a link where weights stream over one.
     """
 
     id: str
     name: str
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    accelerator: Accelerator | None = None
+    memory_ceiling: str = "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One way to reach a ceiling of a device: `launch(number)` starts moving or computing `amount`.
+
+    `number` counts up, so that windows can rotate; the harness calls `sync`, times with the device's clock
+    and divides. `unit` is bytes/s or FLOP/s. `check` says, after `launch(0)`, whether the result is right.
+    """
+
+    name: str
+    amount: float
+    unit: str
+    config: dict[str, Any]
+    launch: Callable[[int], None]
+    check: Callable[[], bool]
 
 
 class Backend(ABC):
@@ -130,6 +167,18 @@ class Backend(ABC):
         None means: as the work asks. A runtime that widens float16 to float32 says so here.
         """
         return None
+
+    def mark(self) -> object | None:
+        """A moment on the device's own clock, behind everything launched so far; None: it has no such clock."""
+        return None
+
+    def elapsed_s(self, start: object, end: object) -> float:
+        """Seconds between two marks that have both passed (after `sync`), by the device's clock."""
+        raise NotImplementedError("a backend with marks says how far apart they are")
+
+    def limits(self, quick: bool) -> Iterator[Limit]:
+        """Ways to reach the ceilings of an accelerator, made one at a time: memory of one is freed for the next."""
+        yield from ()
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
         """Give memory and threads back."""

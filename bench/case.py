@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from membound.backends import registry
 from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
+from membound.bench.device_counters import device_delta, open_counters
 from membound.bench.machine import last_level_cache_bytes, package_versions
 from membound.bench.telemetry import delta, snapshot
 from membound.bench.timing import Budget, Samples, launch_once, measure
@@ -36,6 +37,8 @@ from membound.results.row import Row
 Tell = Callable[[str], None]
 """Called with the phase that begins: preparing, checking, timing."""
 
+DEVICE_SHARE = 0.5
+"""Share of an accelerator's memory that rotating input sets may take; runtimes keep workspaces beside them."""
 HARNESS_PACKAGES = ("membound", "numpy", "numba", "llvmlite")
 
 
@@ -104,25 +107,30 @@ def _blank(case: Case) -> Row:
 def _measure(case: Case, row: Row, tell: Tell) -> None:
     backend = registry.create(case.backend)
     try:
-        _describe(row, backend.open(registry.device_of(case.backend), case.threads))
+        device = backend.open(registry.device_of(case.backend), case.threads)
+        _describe(row, device)
         work = parse(case.work)
         reason = backend.supports(work)
         if reason is not None:
             raise Unsupported(reason)
-        _prepare(case, row, backend, work, tell)
+        _prepare(case, row, backend, device, work, tell)
     finally:
         backend.close()
 
 
 def _describe(row: Row, device: Device) -> None:
     row.device = device.name
+    row.memory_ceiling = device.memory_ceiling
     row.versions = row.versions | device.versions
 
 
-def _prepare(case: Case, row: Row, backend: Backend, work: Work, tell: Tell) -> None:
+def _prepare(case: Case, row: Row, backend: Backend, device: Device, work: Work, tell: Tell) -> None:
     """The protocol from preparation to the last check. Fills the row."""
     tell("preparing")
-    row.slots = slots_to_defeat(work, last_level_cache_bytes(), case.memory_bytes)
+    counters = open_counters(device.accelerator)
+    if device.accelerator is not None:
+        row.accelerator = asdict(device.accelerator) | counters.facts()
+    row.slots = slots_to_defeat(work, *_cache_and_room(case, device))
     row.working_set_bytes = row.slots * work.footprint_bytes
     inputs = make_inputs(work, case.seed, row.slots)
     start = time.perf_counter()
@@ -133,18 +141,29 @@ def _prepare(case: Case, row: Row, backend: Backend, work: Work, tell: Tell) -> 
     first_s = launch_once(backend, 0)
     row.error = _check(case, row, backend, inputs, 0)
     tell("timing")
-    before = snapshot()
+    before, device_before = snapshot(), counters.read()
     samples = measure(backend, row.slots, case.budget, first_s)
-    row.telemetry = delta(before, snapshot())
+    device_after, after = counters.read(), snapshot()
+    row.telemetry = delta(before, after) | device_delta(device_before, device_after)
     row.grade, row.grade_reasons = grade(row.telemetry, case.threads)
     _keep(row, samples)
     tell("checking")
     row.error = max(row.error, _check(case, row, backend, inputs, samples.last_slot))
 
 
+def _cache_and_room(case: Case, device: Device) -> tuple[int, int]:
+    """Bytes of the cache that rotation must defeat, and bytes that all input sets may take."""
+    accelerator = device.accelerator
+    if accelerator is None:
+        return last_level_cache_bytes(), case.memory_bytes
+    room = int(DEVICE_SHARE * accelerator.memory_bytes) or case.memory_bytes
+    return accelerator.cache_bytes or last_level_cache_bytes(), min(room, case.memory_bytes)
+
+
 def _keep(row: Row, samples: Samples) -> None:
     row.launches, row.first_s, row.warmup_s = samples.launches, samples.first_s, samples.warmup_s
     row.samples_s, row.hot_samples_s = samples.samples_s, samples.hot_samples_s
+    row.device_samples_s, row.timed_launches = samples.device_samples_s, samples.total_launches
 
 
 def _check(case: Case, row: Row, backend: Backend, inputs: Inputs, slot: int) -> float:

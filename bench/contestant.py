@@ -130,7 +130,10 @@ def enter(name: str, work: Work, cold: ColdMemory, threads: int, slots: int, see
     """Open a backend and prepare the work on inputs of its own. Raises Refused with the reason."""
     backend = registry.create(name)
     try:
-        backend.open(registry.device_of(name), threads)
+        if backend.open(registry.device_of(name), threads).accelerator is not None:
+            raise Refused(
+                "unsupported", "a duel keeps the CPU's caches cold; measure devices with `membound run`"
+            )
         reason = backend.supports(work)
         if reason is not None:
             raise Refused("unsupported", reason)

@@ -26,7 +26,7 @@ from membound.bench.progress import Reporter
 from membound.bench.rounds import disturbed, imprecise
 from membound.bench.validity import grade
 from membound.kernels.work import parse
-from membound.results.roofline import limits_of
+from membound.results.roofline import device_class, limits_of
 from membound.results.row import Row, RowError
 from membound.results.store import SUFFIX, RunWriter
 
@@ -67,7 +67,8 @@ class _Session:
     with_ceilings: set[str] = field(default_factory=set)
     """Backends whose own ceilings were measured or tried."""
     skipped: int = 0
-    ceiling_too_low: bool = False
+    too_low: set[str] = field(default_factory=set)
+    """Backends that were faster than a ceiling allows."""
 
     @property
     def cases(self) -> list[Row]:
@@ -89,7 +90,9 @@ class _Session:
         if max(row.bytes / time_s / read, row.flops / time_s / compute) > CEILING_MARGIN:
             row.config["above_ceiling"] = True
             # a working set that fits the cache is not bound by memory, so it tells nothing about the ceiling
-            self.ceiling_too_low |= row.working_set_bytes > self.machine["last_level_cache_bytes"]
+            cache_bytes = row.accelerator.get("cache_bytes") or self.machine["last_level_cache_bytes"]
+            if row.working_set_bytes > cache_bytes:
+                self.too_low.add(row.backend)
 
     def has_time_for(self, backend: str) -> bool:
         """Whether another cell of `backend` would end within the plan's limit, going by its fastest one."""
@@ -131,9 +134,9 @@ def _run_all(session: _Session) -> None:
         _run_cells(session, cells)
         if len(session.rows) == before:
             break
-    if plan.ceilings and session.ceiling_too_low:
+    if plan.ceilings and session.too_low:
         session.progress.note("a case was faster than a ceiling: measuring the ceilings again")
-        _run_ceilings(session, quick=True)
+        _run_ceilings_again(session)
     if session.skipped:
         session.progress.note(
             f"time limit of {plan.time_limit_s:.0f} s reached: {session.skipped} worker processes were left out "
@@ -250,6 +253,18 @@ def _run_ceilings(session: _Session, quick: bool) -> None:
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
         status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
         _fail_ceilings(session, "cpu", replicate, status, str(error))
+
+
+def _run_ceilings_again(session: _Session) -> None:
+    """The machine's limits, and those of an accelerator through every backend that measured them before."""
+    classes = {device_class(backend) for backend in session.too_low}
+    if "cpu" in classes:
+        _run_ceilings(session, quick=True)
+    for backend in sorted(session.with_ceilings):
+        if device_class(backend) in classes - {"cpu"}:
+            session.with_ceilings.discard(backend)
+            replicates = [r.replicate for r in session.rows if r.backend == backend]
+            _run_worker(session, Cell(backend, max(replicates, default=0) + 1, ()), [])
 
 
 def _keep_ceilings(session: _Session, event: Event, backend: str, replicate: int) -> None:

@@ -6,6 +6,9 @@
 A launch is followed by its sync, as in a decode step, which needs its result before the next can start.
 Input sets rotate through all launches, so that each finds its data in memory and not in a cache. All
 figures are seconds a launch; nothing is left out, averaged over samples or chosen.
+
+Where the device has a clock of its own, launches are also queued one behind the other and timed by it:
+what is left is the device's share, and the difference is what starting and waiting costs.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ class Budget:
     samples: int = 15
     sample_s: float = 1e-3
     hot_samples: int = 5
+    device_samples: int = 10
+    """Samples by the device's own clock; a slow case makes do with `few_device_samples`."""
+    few_device_samples: int = 3
     overtime: float = 4.0
     """A slow case stops after so many times its aim, with what it has from `slow_samples` on."""
     slow_samples: int = 5
@@ -42,7 +48,9 @@ class Budget:
 class Samples:
     """Raw figures of one case, seconds a launch; `launches` of them stand behind each (hot) sample.
 
-    `last_slot` is the input set of the very last launch: `output()` belongs to it.
+    `last_slot` is the input set of the very last launch: `output()` belongs to it. `device_samples_s` are by
+    the device's clock, launches queued without waiting; empty where it has none. `total_launches` counts all
+    launches but the first.
     """
 
     first_s: float
@@ -51,6 +59,8 @@ class Samples:
     hot_samples_s: list[float]
     launches: int
     last_slot: int
+    device_samples_s: list[float]
+    total_launches: int
 
 
 def launch_once(backend: Backend, slot: int, clock: Clock = time.perf_counter_ns) -> float:
@@ -78,16 +88,23 @@ def measure(
         first_s = launch_once(backend, 0, clock)
     with _no_garbage_collection():
         warmup_s, done = _warm_up(backend, slots, budget, clock)
+        total = done - 1
         launches = _launches_for(budget.sample_s, warmup_s)
         if launches > 1 and done % slots:  # batches end on the last set only if they begin on the first
-            warmup_s.append(_batch(backend, _rotation(done, slots, slots - done % slots), clock))
-            done = 0
+            rest = _rotation(done, slots, slots - done % slots)
+            warmup_s.append(_batch(backend, rest, clock))
+            total, done = total + len(rest), 0
         samples_s, last = _sample(backend, done, slots, launches, budget, clock)
+        queue = slots * ceil(launches / slots)
+        device_s = _device_samples(backend, _rotation(last + 1, slots, queue), budget, clock)
         hot_s: list[float] = []
         if slots > 1 and budget.hot_samples:
             launch_once(backend, last, clock)
             hot_s = [_batch(backend, [last] * launches, clock) for _ in range(budget.hot_samples)]
-    return Samples(first_s, warmup_s, samples_s, hot_s, launches, last)
+        total += (
+            launches * len(samples_s) + queue * len(device_s) + (launches * len(hot_s) + 1 if hot_s else 0)
+        )
+    return Samples(first_s, warmup_s, samples_s, hot_s, launches, last, device_s, total)
 
 
 def _warm_up(backend: Backend, slots: int, budget: Budget, clock: Clock) -> tuple[list[float], int]:
@@ -134,6 +151,29 @@ def _sample(
         late = len(taken) >= budget.slow_samples and spent_s >= budget.overtime * aim_s
         if (enough and whole) or late:
             return taken, (done - 1) % slots
+
+
+def _device_samples(backend: Backend, order: list[int], budget: Budget, clock: Clock) -> list[float]:
+    """Means over launches on these input sets, queued without waiting, by the device's own clock.
+
+    Empty where it has none. The order is a whole rotation or several: it ends where it began.
+    """
+    taken: list[float] = []
+    start = clock()
+    while len(taken) < budget.device_samples:
+        late = (clock() - start) / 1e9 >= budget.timing_s
+        if late and len(taken) >= budget.few_device_samples:
+            break
+        first = backend.mark()
+        if first is None:
+            break
+        for slot in order:
+            backend.launch(slot)
+        end = backend.mark()
+        assert end is not None
+        backend.sync()
+        taken.append(backend.elapsed_s(first, end) / len(order))
+    return taken
 
 
 def _batch(backend: Backend, order: list[int], clock: Clock) -> float:

@@ -16,6 +16,7 @@ times as wide. The clock is judged only where the system tells it; most guests d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 CPU_PRESSURE = 0.05
 """Share of the time in which some task on the machine waited for a CPU."""
@@ -30,15 +31,27 @@ MEMORY_PRESSURE = 0.01
 INVALID_FACTOR = 5
 """A counter at so many times its threshold makes a replicate invalid."""
 CLOCK_RATIO = 0.75
-"""Below this share of its base frequency a processor is throttled."""
+"""Below this share of its base frequency a processor is throttled; of its highest clock, an accelerator."""
+DEVICE_LIMITED = 0.01
+"""Share of the time in which power or heat held an accelerator below its clocks."""
+
+DEVICE_COUNTERS = {
+    "device_clock_ratio": "the device's clock",
+    "device_throttle": "what throttles the device",
+    "device_other_processes": "other processes on the device",
+}
+"""Counters of an accelerator that its grade rests on; a row without an accelerator has none of them."""
 
 
-def grade(telemetry: Mapping[str, float | None], threads: int) -> tuple[str, list[str]]:
+def grade(telemetry: Mapping[str, Any], threads: int) -> tuple[str, list[str]]:
     """Judge what `telemetry.delta` gave: (grade, reasons), the reasons empty when clean."""
     invalid, contended = _disturbances(telemetry, threads)
     unknown = [f"{name} cannot be read" for name, value, _ in _shares(telemetry, threads) if value is None]
     if telemetry.get("major_faults") is None:
         unknown.append("page faults cannot be read")
+    unknown += [
+        f"{what} cannot be read" for name, what in DEVICE_COUNTERS.items() if telemetry.get(name, 0) is None
+    ]
     if invalid:
         return "invalid", invalid + contended
     if contended:
@@ -46,7 +59,7 @@ def grade(telemetry: Mapping[str, float | None], threads: int) -> tuple[str, lis
     return ("unknown", unknown) if unknown else ("clean", [])
 
 
-def _disturbances(telemetry: Mapping[str, float | None], threads: int) -> tuple[list[str], list[str]]:
+def _disturbances(telemetry: Mapping[str, Any], threads: int) -> tuple[list[str], list[str]]:
     """What is over its threshold: (grossly, somewhat)."""
     invalid: list[str] = []
     contended: list[str] = []
@@ -61,10 +74,29 @@ def _disturbances(telemetry: Mapping[str, float | None], threads: int) -> tuple[
     clock = telemetry.get("frequency_ratio")
     if clock is not None and clock < CLOCK_RATIO:
         invalid.append(f"clock at {clock:.0%} of its base < {CLOCK_RATIO:.0%}")
+    invalid += _device_failures(telemetry)
+    others = telemetry.get("device_other_processes")
+    if others:
+        contended.append(f"{others} other process{'es' * (others != 1)} on the device")
     return invalid, contended
 
 
-def _shares(telemetry: Mapping[str, float | None], threads: int) -> list[tuple[str, float | None, float]]:
+def _device_failures(telemetry: Mapping[str, Any]) -> list[str]:
+    """Why the time of an accelerator says more about its state than about the work."""
+    found = []
+    for name, what in (("device_clock_ratio", "clock"), ("device_memory_clock_ratio", "memory clock")):
+        ratio = telemetry.get(name)
+        if ratio is not None and ratio < CLOCK_RATIO:
+            found.append(f"device {what} at {ratio:.0%} of its highest < {CLOCK_RATIO:.0%}")
+    if telemetry.get("device_throttle"):
+        found.append(f"device throttled: {telemetry['device_throttle']}")
+    errors = telemetry.get("device_uncorrected_errors")
+    if errors:
+        found.append(f"{errors} uncorrected memory errors on the device")
+    return found
+
+
+def _shares(telemetry: Mapping[str, Any], threads: int) -> list[tuple[str, float | None, float]]:
     """(name, share, threshold) of every counter that is a share of time."""
     wall_s, cpu_s = telemetry.get("wall_s"), telemetry.get("cpu_s")
     wait_s = telemetry.get("run_queue_wait_s")
@@ -75,6 +107,10 @@ def _shares(telemetry: Mapping[str, float | None], threads: int) -> list[tuple[s
         ("stolen time", telemetry.get("steal_fraction"), STEAL),
         ("run-queue wait", waited, RUN_QUEUE_WAIT),
     ]
+    for name, what in (("power", "power-limited"), ("heat", "heat-limited")):
+        share = telemetry.get(f"device_{name}_limited_fraction")
+        if share is not None:
+            shares.append((f"{what} time of the device", share, DEVICE_LIMITED))
     if threads == 1:
         idle = None if cpu_s is None or not wall_s else 1 - cpu_s / wall_s
         shares.append(("idle time", idle, IDLE_SHARE))

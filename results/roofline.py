@@ -15,7 +15,10 @@ from membound.results.row import Row
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Measured ceilings of one case; None is "not measured in this run"."""
+    """Measured ceilings of one case; None is "not measured in this run".
+
+    read_bytes_per_s is the bandwidth that the row's `memory_ceiling` names: memory's, or a link's.
+    """
 
     read_bytes_per_s: float | None
     compute_flops_per_s: float | None
@@ -23,9 +26,10 @@ class Limits:
 
 
 def device_class(backend: str) -> str:
-    """The hardware behind ``backend:device+variant``: ``cpu``, ``cuda``; what two backends may share."""
+    """The hardware behind ``backend:device+variant``: ``cpu``, ``cuda:0``; what two backends may share."""
     device = backend.partition(":")[2] or "cpu"
-    return device.partition("+")[0].partition(":")[0]
+    kind, _, index = device.partition("+")[0].partition(":")
+    return kind if kind == "cpu" else f"{kind}:{index or 0}"
 
 
 def settings(work: str) -> dict[str, str]:
@@ -67,7 +71,7 @@ def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
     ]
     launches = [r.value for r in near if r.backend == row.backend and r.work == "launch" and r.value]
     return Limits(
-        read_bytes_per_s=_best(near, ("read",)),
+        read_bytes_per_s=_best(near, (row.memory_ceiling,)),
         compute_flops_per_s=_best(near, compute_ceilings(row.work)),
         launch_s=min(launches, default=None),
     )

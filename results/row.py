@@ -8,6 +8,7 @@ that a better statistic can be applied to an old measurement.
 
 # Schema history
 #   1  first version
+#   2  device_samples_s, timed_launches, accelerator, memory_ceiling; a row of version 1 has none of them
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = (
     "ok",
@@ -54,6 +55,10 @@ class Row:
     threads: int = 0
     device: str = ""
     """The device's own name: a CPU or GPU model."""
+    accelerator: dict[str, Any] = field(default_factory=dict)
+    """A device with memory of its own: sizes, driver, modes and limits; empty where works run on the CPU."""
+    memory_ceiling: str = "read"
+    """The bandwidth ceiling that the bytes run into: ``read``, or a link's where weights stream over one."""
     started_at: str = ""
     """UTC, ISO 8601."""
     bytes: int = 0
@@ -74,6 +79,10 @@ class Row:
     samples_s: list[float] = field(default_factory=list)
     hot_samples_s: list[float] = field(default_factory=list)
     """The same input set again and again: a second figure, never the headline."""
+    device_samples_s: list[float] = field(default_factory=list)
+    """Seconds a launch by the device's own clock, launches queued without waiting; empty where it has none."""
+    timed_launches: int = 0
+    """All launches while the counters of `telemetry` ran: what energy is shared out over."""
     error: float | None = None
     """Root mean square error against the float64 reference over its root mean square; worst of all checks."""
     tolerance: float | None = None
@@ -117,6 +126,7 @@ class Row:
                 f"written by a newer membound (schema {data['schema_version']}, this one reads up to "
                 f"{SCHEMA_VERSION}); upgrade membound to read it"
             )
+        _migrate(data)
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise RowError(f"unknown field {sorted(unknown)[0]!r}")
@@ -124,3 +134,8 @@ class Row:
             return cls(**data)
         except TypeError as error:
             raise RowError(f"not a row: {error}") from None
+
+
+def _migrate(data: dict[str, Any]) -> None:
+    """Bring an older row to this schema. Fields that version 2 added have defaults that say "not there"."""
+    data["schema_version"] = SCHEMA_VERSION

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from membound.results.roofline import Limits, limits_of
+from membound.results.roofline import Limits, limits_of, settings
 from membound.results.row import Row
 from membound.results.verdict import Evidence, judge
 
@@ -48,6 +48,7 @@ COLUMNS = {
     "time_ci_s": "95 % bootstrap interval over processes, (lower, upper); None with one process",
     "min_s": "fastest sample",
     "p95_s": "95th percentile of all samples",
+    "device_time_s": "median over processes by the device's own clock, launches queued without waiting",
     "hot_time_s": "the same input set again and again; never the headline",
     "bytes": "bytes the work must move",
     "flops": "FLOPs the work must do",
@@ -55,7 +56,8 @@ COLUMNS = {
     "working_set_bytes": "bytes of all rotating input sets",
     "achieved_bytes_per_s": "bytes / time_s",
     "achieved_flops_per_s": "flops / time_s",
-    "read_ceiling_bytes_per_s": "measured read bandwidth, same run, device and threads",
+    "memory_ceiling": "the bandwidth that the bytes run into: read, or a link's",
+    "read_ceiling_bytes_per_s": "measured bandwidth of memory_ceiling, same run, device and threads",
     "compute_ceiling_flops_per_s": "measured peak of the work's arithmetic, same run, device and threads",
     "launch_s": "measured launch overhead of the backend",
     "mbu": "achieved / read ceiling, 0-1",
@@ -63,6 +65,9 @@ COLUMNS = {
     "roofline": "the larger of mbu and mfu",
     "bound_s": "max(bytes / read ceiling, flops / compute ceiling)",
     "of_bound": "bound_s / time_s",
+    "device_of_bound": "bound_s / device_time_s",
+    "energy_j": "energy of the device a launch, joules",
+    "energy_per_token_j": "energy of the device a token of a step, joules",
     "above_ceiling": "faster than a measured ceiling allows",
     "error": "worst relative root mean square error against the float64 reference",
     "tolerance": "largest error that passes",
@@ -124,7 +129,8 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     lines = [_line(group, limits_of(group[0], rows)) for group in cases(rows).values()]
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     floats = [c for c in COLUMNS if c.endswith("_s") and c != "time_ci_s"]
-    floats += ["mbu", "mfu", "roofline", "of_bound", "error", "tolerance", "stored_bytes"]
+    floats += ["mbu", "mfu", "roofline", "of_bound", "device_of_bound", "error", "tolerance", "stored_bytes"]
+    floats += ["energy_j", "energy_per_token_j"]
     return table.astype(dict.fromkeys(floats, "float64"))
 
 
@@ -165,6 +171,7 @@ def _line(rows: list[Row], limits: Limits) -> dict[str, Any]:
         "flops": first.flops,
         "stored_bytes": first.stored_bytes,
         "working_set_bytes": first.working_set_bytes,
+        "memory_ceiling": first.memory_ceiling,
         "read_ceiling_bytes_per_s": limits.read_bytes_per_s,
         "compute_ceiling_flops_per_s": limits.compute_flops_per_s,
         "launch_s": limits.launch_s,
@@ -202,6 +209,8 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
     medians = process_medians(used)
     samples = np.concatenate([r.samples_s for r in used])
     hot = [np.median(r.hot_samples_s) for r in used if r.hot_samples_s]
+    on_device = [np.median(r.device_samples_s) for r in used if r.device_samples_s]
+    device_s = float(np.median(on_device)) if on_device else None
     time_s, ci = float(np.median(medians)), interval(medians)
     memory_s = _quotient(first.bytes, limits.read_bytes_per_s)
     compute_s = _quotient(first.flops, limits.compute_flops_per_s)
@@ -216,6 +225,7 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
             working_set_bytes=first.working_set_bytes,
             cache_bytes=_last_level_cache_bytes(first),
             valid=any(r.grade != "invalid" for r in used),
+            memory_name="memory" if first.memory_ceiling == "read" else first.memory_ceiling,
         )
     )
     of_bound = _quotient(bound_s, time_s)
@@ -224,6 +234,7 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
         "time_ci_s": ci,
         "min_s": float(samples.min()),
         "p95_s": float(np.quantile(samples, 0.95)),
+        "device_time_s": device_s,
         "hot_time_s": float(np.median(hot)) if hot else None,
         "achieved_bytes_per_s": first.bytes / time_s,
         "achieved_flops_per_s": first.flops / time_s,
@@ -232,6 +243,8 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
         "roofline": of_bound,
         "bound_s": bound_s,
         "of_bound": of_bound,
+        "device_of_bound": _quotient(bound_s, device_s),
+        **_energy(used, first),
         "above_ceiling": of_bound is not None and of_bound > 1,
         "verdict": verdict.name,
         "verdict_reason": verdict.why,
@@ -242,6 +255,18 @@ def _quotient(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
+def _energy(used: Sequence[Row], first: Row) -> dict[str, float | None]:
+    """Joules a launch and, of a step, a token: the median over processes that tell their energy."""
+    told = [
+        r.telemetry["device_energy_j"] / r.timed_launches
+        for r in used
+        if r.telemetry.get("device_energy_j") and r.timed_launches
+    ]
+    energy_j = float(np.median(told)) if told else None
+    tokens = int(settings(first.work).get("batch", 1)) if first.work.startswith("step:") else None
+    return {"energy_j": energy_j, "energy_per_token_j": _quotient(energy_j, tokens)}
+
+
 def _last_level_cache_bytes(row: Row) -> int:
-    """All last-level caches of the machine together; 0 where its fingerprint does not say."""
-    return int(row.machine.get("last_level_cache_bytes") or 0)
+    """The accelerator's cache, or all last-level caches of the machine; 0 where nothing says."""
+    return int(row.accelerator.get("cache_bytes") or row.machine.get("last_level_cache_bytes") or 0)

@@ -46,6 +46,8 @@ class Evidence:
     working_set_bytes: int = 0
     cache_bytes: int = 0
     valid: bool = True
+    memory_name: str = "memory"
+    """What the bytes come through: ``memory``, or a link's ceiling by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ def judge(case: Evidence) -> Verdict:
         if cached:
             return cached
     if share > 1 + CEILING_SLACK:
-        return Verdict("inconclusive", f"{share:.2f} times the {term} ceiling: measure the ceiling again")
+        name = _named(case, term)
+        return Verdict("inconclusive", f"{share:.2f} times the {name} ceiling: measure the ceiling again")
     return _near(case, term, bound_s)
 
 
@@ -99,12 +102,18 @@ def _cached(case: Evidence, above: bool) -> Verdict | None:
 
 def _near(case: Evidence, term: str, bound_s: float) -> Verdict:
     fast_s, slow_s = case.time_ci_s or (case.time_s, case.time_s)
+    name = _named(case, term)
     high, low = bound_s / fast_s, bound_s / slow_s
     if low >= NEAR_CEILING:
-        return Verdict(term, f"{bound_s / case.time_s:.0%} of the {term} ceiling")
+        return Verdict(term, f"{bound_s / case.time_s:.0%} of the {name} ceiling")
     if high >= NEAR_CEILING:
-        return Verdict("inconclusive", f"between {low:.0%} and {high:.0%} of the {term} ceiling")
+        return Verdict("inconclusive", f"between {low:.0%} and {high:.0%} of the {name} ceiling")
     if case.memory_s is None or case.compute_s is None:
         missing = "memory" if case.memory_s is None else "compute"
-        return Verdict("inconclusive", f"far from the {term} ceiling, no {missing} ceiling was measured")
-    return Verdict("overhead", f"{bound_s / case.time_s:.0%} of the {term} ceiling, the nearer one")
+        return Verdict("inconclusive", f"far from the {name} ceiling, no {missing} ceiling was measured")
+    return Verdict("overhead", f"{bound_s / case.time_s:.0%} of the {name} ceiling, the nearer one")
+
+
+def _named(case: Evidence, term: str) -> str:
+    """The term's ceiling as a reader knows it."""
+    return case.memory_name if term == "memory" else term

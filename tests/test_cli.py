@@ -13,6 +13,7 @@ import membound
 from membound.backends import registry
 from membound.bench import api, cli, listing, setup
 from membound.bench.probe import Found
+from membound.results.row import SCHEMA_VERSION
 
 HERE, ELSEWHERE = registry.names()[:2]
 SPEC = "linear:n=64,k=64,m=1,weight=f32,act=float"
@@ -213,7 +214,7 @@ def test_show_refuses_what_cannot_be_read(refused, folder):
     corrupt.write_text(f"{good}\nnot json\n{good}\n")
     assert "corrupt.jsonl, line 2: not JSON" in refused("show", corrupt)
     newer = folder / "newer.jsonl"
-    newer.write_text(good.replace('"schema_version":1', '"schema_version":999') + "\n")
+    newer.write_text(good.replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":999') + "\n")
     assert "written by a newer membound (schema 999" in refused("show", newer)
     empty = folder / "empty.jsonl"
     empty.write_text("")

@@ -23,7 +23,11 @@ ALLOWED = {
     },
 }
 """Outside the standard library. A backend imports its own runtime besides."""
-MORE = {"kernels/checkpoint.py": {"safetensors"}}
+MORE = {
+    "kernels/checkpoint.py": {"safetensors"},
+    "bench/nvidia.py": {"pynvml"},
+    "bench/amd.py": {"amdsmi"},
+}
 
 SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.registry"}
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")

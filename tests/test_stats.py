@@ -126,7 +126,7 @@ def test_the_compute_ceiling_belongs_to_the_arithmetic(work, names):
 
 
 def test_device_class_and_settings_read_names():
-    assert [device_class(b) for b in ("a", "a:cpu+c", "a:cuda:1+g")] == ["cpu", "cpu", "cuda"]
+    assert [device_class(b) for b in ("a", "a:cpu+c", "a:cuda:1+g")] == ["cpu", "cpu", "cuda:1"]
     assert settings("linear:n=8,k=32") == {"n": "8", "k": "32"}
 
 
@@ -196,3 +196,34 @@ def test_no_rows_make_an_empty_table():
 
 def test_usable_without_samples_is_empty():
     assert usable([failed("timeout")]) == []
+
+
+def test_a_devices_own_clock_and_energy_stand_beside_the_wall_clock():
+    rows = [ceiling("read", 2e12, "bytes/s", backend="alpha:cuda:0")]
+    step = "step:model=tiny,batch=4,context=16,weight=bf16,kv=bf16,act=float"
+    for replicate, energy_j in enumerate((30.0, 50.0, None)):
+        telemetry = {"device_energy_j": energy_j}
+        device = {"device_samples_s": [60e-6, 62e-6], "timed_launches": 1000, "telemetry": telemetry}
+        common = {"replicate": replicate, "accelerator": {"cache_bytes": 50_000_000}, **device}
+        rows.append(case("alpha:cuda:0+graph", samples=[80e-6], **common))
+        rows.append(case("alpha:cuda", step, samples=[80e-6], **common))
+    linear, step_line = records(summarize(rows))
+    assert linear["time_s"] == 80e-6
+    assert linear["device_time_s"] == pytest.approx(61e-6)
+    assert linear["of_bound"] == pytest.approx(50 / 80)
+    assert linear["device_of_bound"] == pytest.approx(50 / 61)
+    assert (linear["energy_j"], linear["energy_per_token_j"]) == (pytest.approx(0.04), None)
+    assert step_line["energy_per_token_j"] == pytest.approx(0.01)
+    assert step_line["of_bound"] == linear["of_bound"], "cuda and cuda:0 are one device"
+
+
+def test_a_row_names_the_ceiling_that_its_bytes_run_into():
+    rows = [
+        ceiling("read", 2e12, "bytes/s", backend="alpha:cuda:0"),
+        ceiling("host_to_device_pinned", 5e10, "bytes/s", backend="alpha:cuda:0"),
+        case("alpha:cuda:0+offload", samples=[2.1e-3], memory_ceiling="host_to_device_pinned"),
+    ]
+    (line,) = records(summarize(rows))
+    assert (line["memory_ceiling"], line["read_ceiling_bytes_per_s"]) == ("host_to_device_pinned", 5e10)
+    assert line["mbu"] == pytest.approx(2 / 2.1)
+    assert (line["verdict"], line["verdict_reason"]) == ("memory", "95% of the host_to_device_pinned ceiling")

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import subprocess
@@ -171,3 +172,18 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, limit: int) -> None:
     assert 0 <= int(kept) < 50
     assert (int(kept) == 0) == (limit == 1)
     assert (tmp_path / "run.jsonl.partial").read_bytes()[-1:] in (b"\n", b"")
+
+
+def test_a_row_of_the_first_schema_is_brought_to_this_one() -> None:
+    old = json.loads(row(8).to_json())
+    for name in ("device_samples_s", "timed_launches", "accelerator", "memory_ceiling"):
+        del old[name]
+    new = Row.from_json(json.dumps(old | {"schema_version": 1}))
+    assert new.schema_version == SCHEMA_VERSION
+    assert (new.device_samples_s, new.timed_launches, new.accelerator, new.memory_ceiling) == (
+        [],
+        0,
+        {},
+        "read",
+    )
+    assert new.samples_s == old["samples_s"]

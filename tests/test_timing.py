@@ -111,6 +111,59 @@ def test_hot_figures_do_not_mix_with_cold_ones() -> None:
     assert got.hot_samples_s == [0.002] * 5
 
 
+class WithEvents(Clocked):
+    """Has a clock of its own, on which each launch takes `device_s(slot)` and queues are allowed."""
+
+    def __init__(self, cost_s: Any, device_s: Any) -> None:
+        super().__init__(cost_s)
+        self.device_s = device_s
+        self.device_now_s = 7.0
+        self.queues: list[list[int]] = []
+
+    def mark(self) -> object:
+        self.queues.append([])
+        return self.device_now_s
+
+    def launch(self, slot: int) -> None:
+        super().launch(slot)
+        self.device_now_s += self.device_s(slot)
+        if self.queues:
+            self.queues[-1].append(slot)
+
+    def sync(self) -> None:
+        self.pending = 1
+        super().sync()
+
+    def elapsed_s(self, start: Any, end: Any) -> float:
+        assert self.pending == 0, "marks are read after a sync"
+        return float(end - start)
+
+
+@pytest.mark.parametrize(("slots", "cost_s", "queue"), [(3, 0.002, 3), (7, 30e-6, 35), (1, 0.004, 1)])
+def test_a_devices_own_clock_times_whole_rotations_in_a_queue(slots: int, cost_s: float, queue: int) -> None:
+    backend = WithEvents(lambda slot, i: cost_s, lambda slot: 1e-3 * (slot + 1))
+    got = measure(backend, slots, Budget(0.01, 0.05), clock=backend.clock)
+    assert got.device_samples_s == pytest.approx([1e-3 * (slots + 1) / 2] * 10)
+    timed = backend.queues[:20:2]
+    assert [len(launched) for launched in timed] == [queue] * 10
+    assert {launched[-1] for launched in timed} == {got.last_slot}
+    assert set(got.samples_s) == {cost_s}, "the wall clock keeps its own samples"
+    assert got.total_launches == len(backend.order) - 1
+
+
+def test_without_events_there_are_no_device_samples() -> None:
+    backend = Clocked(lambda slot, i: 0.001)
+    got = measure(backend, 3, Budget(0.01, 0.05), clock=backend.clock)
+    assert got.device_samples_s == []
+    assert got.total_launches == len(backend.order) - 1
+
+
+def test_a_slow_case_makes_do_with_three_device_samples() -> None:
+    backend = WithEvents(lambda slot, i: 2.0, lambda slot: 1.5)
+    got = measure(backend, 1, Budget(0.1, 0.5), clock=backend.clock)
+    assert got.device_samples_s == [1.5] * 3
+
+
 def test_samples_are_raw() -> None:
     rng = np.random.default_rng()
     costs = rng.uniform(0.005, 0.05, 1000).round(6)
