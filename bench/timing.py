@@ -86,7 +86,7 @@ def measure(
     """
     if first_s is None:
         first_s = launch_once(backend, 0, clock)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         warmup_s, done = _warm_up(backend, slots, budget, clock)
         total = done - 1
         launches = _launches_for(budget.sample_s, warmup_s)
@@ -186,7 +186,7 @@ def _batch(backend: Backend, order: list[int], clock: Clock) -> float:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Collect now and not while the clock runs."""
     enabled = gc.isenabled()
     gc.collect()

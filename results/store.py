@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar
 
+from membound.results.exchange import pytest_benchmark as exchange
 from membound.results.row import Row, RowError
 
 SUFFIX = ".jsonl"
@@ -139,7 +140,8 @@ def _sync_folder(folder: Path) -> None:
 def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
     """All rows of the named files, and of every run below the named folders, in order of name.
 
-    A torn last line is dropped. Raises RowError with file and line number on any other line that cannot
+    A file that ends in .json is one of pytest-benchmark (results/exchange/pytest_benchmark.py). In a row
+    file a torn last line is dropped. Raises RowError with file and line number on any other line that cannot
     be read and on a newer schema; StoreError where a path does not exist or cannot be read.
     """
     given = [paths] if isinstance(paths, Path | str) else paths
@@ -166,6 +168,9 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
     file cannot be read.
     """
     try:
+        if path.suffix == exchange.SUFFIX:
+            yield from exchange.rows_from(path)
+            return
         content = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None

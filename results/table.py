@@ -172,6 +172,38 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
         yield Text()
 
 
+def benchmarks_view(rows: Sequence[Row]) -> Group:
+    """Benchmarks of a pytest session, a line each, with the ceiling that is nearer: what `run_view` has a table for."""
+    lines = records(summarize(rows))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("benchmark", overflow="fold", min_width=12)
+    for name in ("time", "GB/s", "MBU", "MFU", "ceiling"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("notes", overflow="fold")
+    for work in dict.fromkeys(line["work"] for line in lines):
+        for x in (line for line in lines if line["work"] == work):
+            table.add_row(
+                x["backend"] if work.startswith("custom:") else f"{x['backend']} {short(work)}",
+                duration(x["time_s"]),
+                _three_digits(x["achieved_bytes_per_s"] / 1e9),
+                _percent(x["mbu"]),
+                _percent(x["mfu"]),
+                _nearer_ceiling(x),
+                x["verdict"],
+                ", ".join(_notes(x)),
+            )
+    return Group(table, *_doubts(lines))
+
+
+def _nearer_ceiling(line: dict[str, Any]) -> str:
+    """The ceiling that a case comes closer to."""
+    read, compute = line["read_ceiling_bytes_per_s"], line["compute_ceiling_flops_per_s"]
+    if compute is not None and (line["mfu"] or 0) > (line["mbu"] or 0):
+        return rate(compute, "FLOP/s")
+    return "–" if read is None else rate(read, "bytes/s")
+
+
 def compare_view(table: Iterable[dict[str, Any]]) -> Group:
     """A comparison (records of `compare`): ratios with intervals, and who is faster where they exclude 1."""
     lines = list(table)

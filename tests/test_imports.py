@@ -27,6 +27,7 @@ MORE = {
     "kernels/checkpoint.py": {"safetensors"},
     "bench/nvidia.py": {"pynvml"},
     "bench/amd.py": {"amdsmi"},
+    "bench/pytest_plugin.py": {"pytest"},
 }
 
 SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.registry"}
