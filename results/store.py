@@ -158,7 +158,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    return parsed_lines(path, Row.from_json, RowError)
+    if path.suffix != exchange.SUFFIX:
+        return parsed_lines(path, Row.from_json, RowError)
+    try:
+        return iter(exchange.rows_from(path))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[ValueError]) -> Iterator[Parsed]:
