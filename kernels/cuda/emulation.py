@@ -1,0 +1,195 @@
+"""The operations of ptx.py in NumPy, one double of the same name for each; the simulator's half of ptx.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.cuda.compile import WARP
+from membound.kernels.inputs import to_bf16
+
+Exchange = Callable[[str, Any], tuple[list[Any], int]]
+"""(operation, value) -> the values of all threads of the warp, and the caller's lane."""
+
+F32 = npt.NDArray[np.float32]
+Widen = Callable[[Any], F32]
+
+
+def bf16_pair(word: Any) -> F32:
+    """A word's two bfloat16 as float32 [2]."""
+    bits = int(word)
+    return np.array([bits << 16 & 0xFFFF0000, bits & 0xFFFF0000], np.uint32).view(np.float32)
+
+
+def f16_pair(word: Any) -> F32:
+    """A word's two float16 as float32 [2]."""
+    return np.array([word], np.uint32).view(np.float16).astype(np.float32)
+
+
+def from_bf16_pair(pair: F32) -> np.uint32:
+    """float32 [2] as a word of two bfloat16, rounded to nearest even."""
+    word: np.uint32 = to_bf16(pair).view(np.uint32)[0]
+    return word
+
+
+def from_f16_pair(pair: F32) -> np.uint32:
+    """float32 [2] as a word of two float16, rounded to nearest even."""
+    with np.errstate(over="ignore"):
+        word: np.uint32 = pair.astype(np.float16).view(np.uint32)[0]
+    return word
+
+
+def _mma(widen: Widen, operands: list[tuple[Any, ...]]) -> F32:
+    """D [16, 8] of the fragments that 32 lanes hold, placed as ptx.py's docstring says."""
+    a, b = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
+    c = np.empty((16, 8), np.float32)
+    for lane, (a0, a1, a2, a3, b0, b1, *sums) in enumerate(operands):
+        g, t = divmod(lane, 4)
+        low, high = slice(2 * t, 2 * t + 2), slice(2 * t + 8, 2 * t + 10)
+        a[g, low], a[g + 8, low], a[g, high], a[g + 8, high] = map(widen, (a0, a1, a2, a3))
+        b[low, g], b[high, g] = widen(b0), widen(b1)
+        c[g, low], c[g + 8, low] = sums[:2], sums[2:]
+    d: F32 = c + a @ b
+    return d
+
+
+class Doubles:
+    """One method for each operation; those of a whole warp go through `exchange`."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    # Memory (an argument is a simulator.Memory)
+
+    @staticmethod
+    def load4(memory: Any, index: Any) -> tuple[Any, ...]:
+        """Four words of any element type."""
+        return tuple(memory.group(index).view(np.uint32).copy())
+
+    load4_coherent = stream4 = load4
+
+    @staticmethod
+    def store4(memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+        """Writes four words."""
+        memory.group(index).view(np.uint32)[:] = (a, b, c, d)
+
+    @staticmethod
+    def copy4_async(shared: Any, to: Any, memory: Any, index: Any) -> None:
+        """Copies at once."""
+        shared.group(to).view(np.uint32)[:] = memory.group(index).view(np.uint32)
+
+    @staticmethod
+    def commit_copies() -> None:
+        """Nothing: copies are done when they are started."""
+
+    wait_copies = wait_older_copies = commit_copies
+
+    # Bits and packed pairs
+
+    @staticmethod
+    def as_f32(word: Any) -> Any:
+        """The float32 of these bits."""
+        return np.uint32(word).view(np.float32)
+
+    @staticmethod
+    def as_u32(value: Any) -> Any:
+        """The bits of a float32."""
+        return np.float32(value).view(np.uint32)
+
+    @staticmethod
+    def low_bf16(word: Any) -> Any:
+        """The first of a pair."""
+        return bf16_pair(word)[0]
+
+    @staticmethod
+    def high_bf16(word: Any) -> Any:
+        """The second of a pair."""
+        return bf16_pair(word)[1]
+
+    @staticmethod
+    def low_f16(word: Any) -> Any:
+        """The first of a pair."""
+        return f16_pair(word)[0]
+
+    @staticmethod
+    def high_f16(word: Any) -> Any:
+        """The second of a pair."""
+        return f16_pair(word)[1]
+
+    @staticmethod
+    def pack_bf16(low: Any, high: Any) -> Any:
+        """Two float32 as a pair."""
+        return from_bf16_pair(np.array([low, high], np.float32))
+
+    @staticmethod
+    def pack_f16(low: Any, high: Any) -> Any:
+        """Two float32 as a pair."""
+        return from_f16_pair(np.array([low, high], np.float32))
+
+    @staticmethod
+    def subtract_bf16(a: Any, b: Any) -> Any:
+        """The difference of two pairs."""
+        return from_bf16_pair(bf16_pair(a) - bf16_pair(b))
+
+    @staticmethod
+    def subtract_f16(a: Any, b: Any) -> Any:
+        """The difference of two pairs."""
+        return from_f16_pair(f16_pair(a) - f16_pair(b))
+
+    @staticmethod
+    def pick_bytes(a: Any, b: Any, selector: Any) -> Any:
+        """Bytes by the low three bits of each nibble of the selector; its sign bit is not supported."""
+        if int(selector) & 0x8888:
+            raise ValueError(f"selector {int(selector):#x} asks for signs, which no kernel here uses")
+        source = np.array([a, b], np.uint32).view(np.uint8)
+        return source[[int(selector) >> 4 * i & 7 for i in range(4)]].view(np.uint32)[0]
+
+    @staticmethod
+    def unpack_e4m3(pair: Any) -> Any:
+        """Two fp8 as a pair of float16: sign, 4 bits of exponent (bias 7), 3 of mantissa; 0x7f is NaN."""
+        values = np.empty(2, np.float32)
+        for i in range(2):
+            byte = int(pair) >> 8 * i & 0xFF
+            exponent, mantissa = byte >> 3 & 15, byte & 7
+            size = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9
+            values[i] = np.nan if byte & 0x7F == 0x7F else -size if byte & 0x80 else size
+        return from_f16_pair(values)
+
+    # Arithmetic
+
+    @staticmethod
+    def exp2_fast(x: Any) -> Any:
+        """2^x."""
+        return np.exp2(np.float32(x))
+
+    @staticmethod
+    def log2_fast(x: Any) -> Any:
+        """log2(x); of zero minus infinity."""
+        return np.log2(np.float32(x)) if x else np.float32(-np.inf)
+
+    @staticmethod
+    def rsqrt_fast(x: Any) -> Any:
+        """1 / sqrt(x)."""
+        return np.float32(1) / np.sqrt(np.float32(x))
+
+    def mma_bf16(self, *operands: Any) -> tuple[Any, ...]:
+        """C + A·B of the warp."""
+        return self._multiply("mma_bf16", bf16_pair, operands)
+
+    def mma_f16(self, *operands: Any) -> tuple[Any, ...]:
+        """C + A·B of the warp."""
+        return self._multiply("mma_f16", f16_pair, operands)
+
+    def _multiply(self, name: str, widen: Widen, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        given, lane = self._exchange(name, operands)
+        if len(given) == WARP:
+            given.append(_mma(widen, given))  # once for the warp: all its threads hold the same list
+        g, t = divmod(lane, 4)
+        d = given[-1]
+        return d[g, 2 * t], d[g, 2 * t + 1], d[g + 8, 2 * t], d[g + 8, 2 * t + 1]
+
+
+NAMES = tuple(name for name in vars(Doubles) if not name.startswith("_"))
