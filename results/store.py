@@ -173,9 +173,6 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
     file cannot be read.
     """
     try:
-        if path.suffix == exchange.SUFFIX:
-            yield from exchange.rows_from(path)
-            return
         content = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
