@@ -1,0 +1,193 @@
+"""The judge where there is little to judge: missing doses, failures, disturbed processes, a broken control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import worlds
+from observations import seen
+from worlds import World
+
+from membound.results.experiments import load_experiments
+from membound.results.finding import VERDICTS, Figure
+from membound.results.judgement import judge_claim
+from membound.results.panel import counted, panel_of
+
+REGISTER = load_experiments()
+WORLD = World(processes=4)
+
+
+def judged(observations, **values):
+    return judge_claim(observations, REGISTER, **({"only": [0]} | values))
+
+
+def test_what_was_not_measured_is_not_run():
+    found = judged([], only=[])
+    assert [f.experiment for f in found] == list(range(1, 11))
+    assert {f.verdict for f in found} == {"not run"}
+    assert [f.experiment for f in judged([], only=[4])] == [4]
+
+
+def test_a_failure_is_not_run_with_its_reason():
+    (found,) = judged([seen(None, status="unsupported", reason="no bfloat16")])
+    assert (found.verdict, found.sentence) == ("not run", "Not run: unsupported: no bfloat16.")
+
+
+def test_a_wrong_answer_takes_the_verdict_away():
+    good = worlds.free_compute_in(WORLD, 1)
+    bad = replace(good[0], status="wrong", reason="error 3 above 0.01", time_s=None)
+    (found,) = judged([*good, bad])
+    assert (found.verdict, found.sentence) == ("not run", "Not run: wrong: error 3 above 0.01.")
+
+
+def test_one_crash_costs_one_process():
+    whole = worlds.free_compute_in(WORLD, 1)
+    broken = [o if (o.replicate, o.factors["k"]) != (2, 8) else crashed(o) for o in whole]
+    (found,) = judged(broken)
+    assert found.verdict == "supported"
+    two = [o if o.replicate > 1 or o.factors["k"] != 8 else crashed(o) for o in whole]
+    (found,) = judged(two)
+    assert found.verdict == "inconclusive"
+    assert found.sentence == "Not decided: 2 of 3 processes measured every dose."
+
+
+def crashed(observation):
+    return replace(observation, status="crashed", reason="SIGKILL", time_s=None, samples_s=[])
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (lambda k: k > 0, "k = 0 was not measured"),
+        (lambda k: k in (0, 16, 32, 48), "no k up to 50% of the ridge, which is at k = 22.0"),
+        (lambda k: k < 20, "no k beyond the ridge, which is at k = 22.0"),
+        (lambda k: k in (0, 8, 32), "3 of 4 doses were measured"),
+    ],
+)
+def test_missing_doses_are_named(kept, sentence):
+    some = [o for o in worlds.free_compute_in(WORLD, 1) if kept(o.factors["k"])]
+    (found,) = judged(some)
+    assert (found.verdict, found.sentence) == ("inconclusive", f"Not decided: {sentence}.")
+
+
+def test_without_ceilings_nothing_is_decided():
+    bare = [replace(o, compute_flops_per_s=None) for o in worlds.flop_dose_in(WORLD, 1)]
+    (found,) = judged(bare)
+    assert found.sentence == "Not decided: no ceiling of memory or of the arithmetic was measured."
+
+
+def test_a_missing_factor_is_named():
+    (found,) = judged([replace(o, factors={}) for o in worlds.flop_dose_in(WORLD, 1)])
+    assert found.verdict == "inconclusive"
+    assert "factor m is None" in found.sentence
+
+
+def test_disturbed_processes_are_left_out_if_others_are_left_and_decide_nothing_otherwise():
+    whole = worlds.byte_dose_in(WORLD, 1)
+    slow = replace(whole[0], time_s=9.0, replicate=9, validity="invalid")
+    (found,) = judged([*whole, slow])
+    assert (found.verdict, found.processes, found.disturbed) == ("supported", 4, 0)
+    (found,) = judged([replace(o, validity="invalid") for o in whole])
+    assert found.verdict == "inconclusive"
+    assert found.sentence.startswith("Not decided: 24 of 24 observations were disturbed")
+    assert found.figure("d ln t / d ln bytes").value > 0.9
+    (found,) = judged([replace(o, validity="contended") for o in whole])
+    assert (found.verdict, found.disturbed) == ("supported", 24)
+
+
+def test_a_rate_that_was_measured_beside_a_dose_makes_no_dose_of_its_own():
+    pair = [
+        seen(1.0, factors={"duty": 1.0, "stolen_bytes_per_s": 3e9}, validity="invalid"),
+        seen(1.0, factors={"duty": 1.0, "stolen_bytes_per_s": 4e9}, replicate=1),
+    ]
+    assert counted(pair) == pair[1:]
+
+
+def test_a_broken_control_takes_every_other_verdict_of_that_backend():
+    broken = worlds.residency_in(WORLD, 1, 0.0)
+    other = [replace(o, backend="beta:cpu") for o in worlds.byte_dose_in(WORLD, 1)]
+    found = judged([*broken, *worlds.byte_dose_in(WORLD, 1), *other])
+    verdicts = {(f.experiment, f.backend): f.verdict for f in found}
+    assert verdicts == {
+        (2, "alpha:cpu"): "instrument broken",
+        (2, "beta:cpu"): "supported",
+        (5, "alpha:cpu"): "instrument broken",
+    }
+    assert "It would have been: supported" in found[0].sentence
+    assert set(verdicts.values()) <= set(VERDICTS)
+
+
+def test_one_sound_control_is_enough():
+    broken = worlds.residency_in(WORLD, 1, 0.0)
+    sound = [replace(o, arm="attention") for o in worlds.residency_in(WORLD, 1, 1.0)]
+    found = judged([*broken, *sound, *worlds.byte_dose_in(WORLD, 1)])
+    assert found[0].verdict == "supported"
+
+
+def test_arms_are_judged_apart_and_victims_of_theft_by_work():
+    linear = worlds.free_compute_in(WORLD, 1)
+    attention = [replace(o, arm="attention_f32") for o in linear]
+    assert [f.arm for f in judged([*linear, *attention])] == ["linear_f32", "attention_f32"]
+    theft = worlds.theft_in(WORLD, 1, 0.5, 0.0)
+    other = [replace(o, work="attention:context=8192") for o in theft]
+    found = judged([*theft, *other])
+    assert [f.arm for f in found] == ["linear:n=4096,k=4096", "attention:context=8192"]
+    assert found[0].figure("slowdown for each GB/s stolen").value == pytest.approx(0.5 / 15, rel=0.2)
+
+
+def test_formats_refute_nothing_and_tell_what_they_cost():
+    sizes = {"f32": (64e6, 2.1e-3), "bf16": (32e6, 1.1e-3), "int8": (17e6, 1.0e-3)}
+    doses = [
+        seen(
+            time * (1 + 0.01 * p),
+            experiment=2,
+            arm="weight_format",
+            replicate=p,
+            bytes=int(size),
+            factors={"format": name},
+        )
+        for p in range(3)
+        for name, (size, time) in sizes.items()
+    ]
+    (found,) = judged(doses)
+    assert found.verdict == "inconclusive"
+    cost = found.figure("time a byte over that of f32: int8")
+    assert cost.value == pytest.approx(1.0e-3 / 17e6 / (2.1e-3 / 64e6) - 1)
+
+
+def test_clocks_that_stand_still_are_not_run():
+    still = worlds.clocks_in(World(processes=9), 1, 0.0, 0.0)
+    still = [replace(o, factors=o.factors | {"memory_clock_hz": 2e9}) for o in still]
+    (found,) = judged(still)
+    assert (found.verdict, found.sentence) == ("not run", "Not run: the memory clock moved by 0% only.")
+    unread = [replace(o, factors={"core_clock_hz": 1e9}) for o in still]
+    (found,) = judged(unread)
+    assert found.sentence == "Not run: the memory clock cannot be read here."
+
+
+def test_a_pair_needs_two_machines_with_different_memory():
+    one = [o for o in worlds.pair_in(WORLD, 1, 1.4, 1.0) if o.factors["machine"] == "slow"]
+    assert judged(one)[0].sentence == "Not decided: 1 machine, and a pair is two."
+    same = [
+        replace(o, factors=o.factors | {"read_bytes_per_s": 3e12}) for o in worlds.pair_in(WORLD, 1, 1, 1)
+    ]
+    assert "differ by 0% only" in judged(same)[0].sentence
+
+
+def test_a_finding_is_json_without_nan():
+    (found,) = judged(worlds.free_compute_in(World(worlds.launch_bound, processes=3), 2))
+    as_json = found.to_dict()
+    assert as_json["verdict"] == found.verdict
+    assert all(f["value"] is None or f["value"] == f["value"] for f in as_json["figures"])
+    with pytest.raises(KeyError):
+        found.figure("nothing")
+    assert isinstance(found.figures[0], Figure)
+
+
+def test_a_dose_measured_twice_in_a_process_counts_once():
+    twice = [seen(1.0, factors={"k": 2.0}), seen(4.0, factors={"k": 2.0}), seen(3.0, factors={"k": 5.0})]
+    panel = panel_of(twice, lambda one: one.number("k"))
+    assert panel.ln_time.shape == (1, 2)
+    assert panel.mean_s == pytest.approx([2.0, 3.0])
+    assert panel.memory_s == pytest.approx([67e6 / 3e10] * 2)

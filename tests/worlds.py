@@ -1,0 +1,249 @@
+"""Worlds whose law is known, and what each experiment would measure in them.
+
+>>> world = World(law=memory_bound)
+>>> free_compute_in(world, seed=1)      # observations of experiment 1, with noise
+
+A law gives seconds from operations, bytes and FLOPs. The ceilings that observations carry are those of
+`READ` and `PEAK` in every world: a wrong world is one whose times do not obey what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from observations import seen
+
+from membound.results.observation import Observation
+
+READ = 30e9
+"""Bytes a second."""
+PEAK = 345e9
+"""FLOPs a second; the ridge is at 11.5 FLOPs a byte."""
+CACHE = 100e6
+LAUNCH_S = 3e-6
+
+Law = Callable[[float, float, float], float]
+
+
+def memory_bound(operations: float, moved: float, flops: float) -> float:
+    """As the claim has it: whichever of bytes and FLOPs takes longer, and little overhead."""
+    return LAUNCH_S * operations + max(moved / READ, flops / PEAK)
+
+
+def compute_bound(operations: float, moved: float, flops: float) -> float:
+    """The arithmetic is 40 times slower than was measured."""
+    return LAUNCH_S * operations + max(moved / READ, 40 * flops / PEAK)
+
+
+def launch_bound(operations: float, moved: float, flops: float) -> float:
+    """Launching takes longer than anything else."""
+    return 0.3 * operations + max(moved / READ, flops / PEAK)
+
+
+def mixed(operations: float, moved: float, flops: float) -> float:
+    """Bytes and FLOPs do not overlap."""
+    return LAUNCH_S * operations + moved / READ + flops / PEAK
+
+
+def starved(operations: float, moved: float, flops: float) -> float:
+    """Memory is 1000 times slower than was measured."""
+    return LAUNCH_S * operations + max(1000 * moved / READ, flops / PEAK)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A law, and how far its measurements scatter: between processes, and within one (both in ln t)."""
+
+    law: Law = memory_bound
+    between: float = 0.03
+    within: float = 0.01
+    processes: int = 5
+
+    def times(self, seed: int, cases: Sequence[tuple[float, float, float]]) -> np.ndarray:
+        """Seconds [process, case] of cases (operations, bytes, FLOPs)."""
+        exact = np.log([self.law(*case) for case in cases])
+        return self.scattered(seed, exact)
+
+    def scattered(self, seed: int, ln_time: np.ndarray) -> np.ndarray:
+        """Seconds [process, case] around exact ln t [case]."""
+        rng = np.random.default_rng(seed)
+        level = rng.normal(0, self.between, (self.processes, 1))
+        return np.exp(ln_time + level + rng.normal(0, self.within, (self.processes, len(ln_time))))
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """One point of an experiment."""
+
+    arm: str
+    factors: dict[str, float | str]
+    moved: float
+    flops: float
+    operations: float = 1.0
+    work: str = "linear:n=4096,k=4096"
+
+
+def measured(
+    number: int, world: World, seed: int, doses: Sequence[Dose], law: np.ndarray | None = None
+) -> list[Observation]:
+    """Observations of these doses; `law` is ln t of each where the world's own law does not know the dose."""
+    if law is None:
+        times = world.times(seed, [(d.operations, d.moved, d.flops) for d in doses])
+    else:
+        times = world.scattered(seed, law)
+    return [
+        seen(
+            float(times[process, at]),
+            experiment=number,
+            arm=dose.arm,
+            replicate=process,
+            factors=dose.factors,
+            work=dose.work,
+            bytes=int(dose.moved),
+            flops=int(dose.flops),
+            read_bytes_per_s=READ,
+            compute_flops_per_s=PEAK,
+        )
+        for process in range(world.processes)
+        for at, dose in enumerate(doses)
+    ]
+
+
+def free_compute_in(world: World, seed: int) -> list[Observation]:
+    """1: a float32 matrix of 235 MB; the ridge is at k = 22."""
+    weights = 58.7e6
+    ks = (0, 1, 2, 4, 8, 11, 16, 24, 32, 48)
+    return measured(
+        1, world, seed, [Dose("linear_f32", {"k": k}, 4 * weights, 2 * weights * (1 + k)) for k in ks]
+    )
+
+
+def byte_dose_in(world: World, seed: int) -> list[Observation]:
+    """2: 32 query heads over 1 to 32 KV heads of 8192 tokens in bfloat16."""
+    heads = (1, 2, 4, 8, 16, 32)
+    doses = [
+        Dose("kv_heads", {"kv_heads": h}, 8192 * h * 2 * 128 * 2 + 32768, 4 * 8192 * 32 * 128) for h in heads
+    ]
+    return measured(2, world, seed, doses)
+
+
+def flop_dose_in(world: World, seed: int) -> list[Observation]:
+    """3: 1 to 128 rows of x; the ridge is at m = 23."""
+    weights = 58.7e6
+    return measured(
+        3,
+        world,
+        seed,
+        [
+            Dose("linear_f32", {"m": m}, 4 * weights + 73e3 * m, 2 * weights * m)
+            for m in (1, 2, 4, 8, 16, 32, 64, 128)
+        ],
+    )
+
+
+def theft_in(world: World, seed: int, by_bandwidth: float, by_fma: float) -> list[Observation]:
+    """4: thieves that slow the victim by these shares at their whole core."""
+    doses, law = [], []
+    for duty in (0.25, 0.5, 1.0):
+        for arm, slows in (("idle", 0.0), ("bandwidth", by_bandwidth), ("fma", by_fma)):
+            stolen = {
+                "stolen_bytes_per_s": 15e9 * duty if arm == "bandwidth" else 0.0,
+                "stolen_flops_per_s": 170e9 * duty if arm == "fma" else 0.0,
+            }
+            doses.append(Dose(arm, {"duty": duty, "machine_read_bytes_per_s": READ} | stolen, 235e6, 117e6))
+            law.append(np.log(8e-3 * (1 + slows * duty)))
+    return measured(4, world, seed, doses, np.array(law))
+
+
+def residency_in(world: World, seed: int, gain: float) -> list[Observation]:
+    """5: sets within the cache are read faster by this share."""
+    sizes = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+    doses = [
+        Dose("linear_f32", {"working_set_bytes": s * CACHE, "cache_bytes": CACHE}, 25e6, 12e6) for s in sizes
+    ]
+    law = np.log(25e6 / READ) - np.log1p(gain) * (sizes <= 1.0)
+    return measured(5, world, seed, doses, law)
+
+
+def linear_knee_in(world: World, seed: int) -> list[Observation]:
+    """6: linear products at batch 1 to 256; the ceilings predict a knee at 23."""
+    weights = 58.7e6
+    return measured(
+        6,
+        world,
+        seed,
+        [
+            Dose("linear", {"batch": b}, 4 * weights + 73e3 * b, 2 * weights * b)
+            for b in (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
+        ],
+    )
+
+
+def attention_knee_in(world: World, seed: int, query_heads: int = 32) -> list[Observation]:
+    """6: attention with 8 KV heads in bfloat16 at batch 1 to 32."""
+    return measured(
+        6,
+        world,
+        seed,
+        [
+            Dose("attention", {"batch": b}, b * 8192 * 8 * 2 * 128 * 2, b * 4 * 8192 * query_heads * 128)
+            for b in (1, 2, 4, 8, 16, 32)
+        ],
+    )
+
+
+def suite_in(world: World, seed: int) -> list[Observation]:
+    """7: small and large products, a step of many operations, a prompt."""
+    shapes = {
+        "linear:n=512,k=512": (1, 1.05e6, 0.52e6),
+        "linear:n=4096,k=4096": (1, 67e6, 33e6),
+        "linear:n=14336,k=4096": (1, 235e6, 117e6),
+        "linear:n=4096,k=4096,m=64": (1, 69e6, 2.1e9),
+        "attention:context=8192": (1, 67e6, 134e6),
+        "step:model=tiny": (20, 5.5e6, 2.7e6),
+        "step:model=small": (150, 2.5e9, 2.6e9),
+        "prefill:model=small": (150, 2.6e9, 1.3e12),
+    }
+    doses = [
+        Dose("plain", {"operations": o}, b, f, operations=o, work=work) for work, (o, b, f) in shapes.items()
+    ]
+    return measured(7, world, seed, doses)
+
+
+def clocks_in(world: World, seed: int, memory: float, core: float) -> list[Observation]:
+    """8: clocks that wander by themselves, with these elasticities of time."""
+    rng = np.random.default_rng(seed + 1000)
+    found = []
+    for process in range(world.processes):
+        clock = rng.uniform(-0.15, 0.15, 2)
+        factors = {"memory_clock_hz": 2e9 * np.exp(clock[0]), "core_clock_hz": 1e9 * np.exp(clock[1])}
+        exact = np.array([np.log(5e-3) + memory * clock[0] + core * clock[1]])
+        one = World(world.law, 0.0, world.within, 1)
+        (single,) = measured(8, one, seed * 100 + process, [Dose("observed", factors, 235e6, 117e6)], exact)
+        found.append(seen(single.seconds, experiment=8, arm="observed", replicate=process, factors=factors))
+    return found
+
+
+def pair_in(world: World, seed: int, decode: float, prefill: float) -> list[Observation]:
+    """9: two machines with a bandwidth ratio of 1.4 and these speed-ups."""
+    found = []
+    for machine, read, sped in (("slow", 3.0e12, 0.0), ("fast", 4.2e12, 1.0)):
+        factors = {"machine": machine, "read_bytes_per_s": read}
+        doses = [
+            Dose("decode", factors, 1e9, 1e9, work="linear:n=1,k=1"),
+            Dose("decode", factors, 1e9, 1e9, work="step:model=small"),
+            Dose("prefill", factors, 1e9, 1e13, work="prefill:model=small"),
+        ]
+        law = np.log([1e-3, 7e-3, 5e-2]) - sped * np.log([decode, decode, prefill])
+        found += measured(9, world, seed * 2 + int(sped), doses, law)
+    return found
+
+
+def counterexamples_in(world: World, seed: int) -> list[Observation]:
+    """10: prompts of 128 to 512 tokens."""
+    doses = [
+        Dose("prefill", {"dose": tokens}, 2.5e9 + 1e5 * tokens, 2.5e9 * tokens) for tokens in (128, 256, 512)
+    ]
+    return measured(10, world, seed, doses)
