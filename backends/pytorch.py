@@ -1,7 +1,6 @@
 """PyTorch on the CPU and on every accelerator that torch.accelerator knows: `torch:cpu`, `torch:npu:0`, …
 
-Variants follow a plus sign: `cpu+compile` (torch.compile of the same callable), `cpu+sdpa-gqa` and
-`cpu+matmul` (other forms of decode attention than SDPA with grouped query heads, the fastest).
+Variants follow a plus sign (`torch_variants`): `cpu+compile`, `npu+compile+graph`, `npu+flash`, `npu+offload`.
 
 >>> backend = PyTorch()
 >>> backend.open("cpu+compile", threads=2).id
@@ -10,23 +9,36 @@ Variants follow a plus sign: `cpu+compile` (torch.compile of the same callable),
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
+from membound.backends.api import Accelerator, Backend, Device, Limit, Unsupported, cpu_name
+from membound.backends.torch_device import (
+    accelerator_kind,
+    accelerator_name,
+    capture,
+    check_device,
+    describe,
+    import_torch,
+    timed_event,
+)
+from membound.backends.torch_variants import KERNELS, Variants, offered
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 if TYPE_CHECKING:
     import torch
 
-VARIANTS = ("compile", "sdpa-gqa", "matmul")
+LINK = "host_to_device_pinned"
+"""The ceiling of a step whose weights live in host memory."""
+OFFLOADED = ("f32", "bf16", "f16", "int8")
+"""Weights whose layout is the same in host memory and on every device."""
+NO_KERNEL = "No available kernel"
+"""How SDPA begins to say that the implementation asked for does not take these tensors."""
 
 
 class PyTorch(Backend):
@@ -34,50 +46,41 @@ class PyTorch(Backend):
 
     def __init__(self) -> None:
         self._device = "cpu"
-        self._compile = False
-        self._form = "grouped"
+        self._facts: Accelerator | None = None
+        self._variants = Variants()
         self._runs: list[Callable[[], torch.Tensor]] = []
         self._result: torch.Tensor | None = None
         self._stored_bytes: int | None = None
 
     @classmethod
     def devices(cls) -> Sequence[str]:
-        """The CPU and each accelerator, plain and compiled. Raises BackendUnavailable without torch."""
-        torch = _import_torch()
+        """The CPU and each accelerator, plain and with variants. Raises BackendUnavailable without torch."""
+        torch = import_torch()
         names = ["cpu"]
-        if (kind := _accelerator_kind()) is not None:
+        if (kind := accelerator_kind()) is not None:
             names += [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
-        compiled = [f"{name}+compile" for name in names] if shutil.which(_compiler()) else []
-        return names + compiled
+        return names + [variant for name in names for variant in offered(name)]
 
     def open(self, device: str, threads: int) -> Device:
         """Take `cpu` or an accelerator, with variants. Raises BackendUnavailable that lists what there is."""
-        torch = _import_torch()
+        torch = import_torch()
         base, *variants = device.split("+")
-        self._take_variants(variants)
+        self._variants = Variants.parse(variants, on_cpu=base == "cpu")
         torch.set_num_threads(threads)
-        self._device = _check_device(base)
+        self._device = check_device(base)
+        self._facts = None if self._on_cpu else describe(self._device)
         return Device(
             id=f"torch:{device}",
-            name=cpu_name() if self._device == "cpu" else _accelerator_name(self._device),
+            name=cpu_name() if self._on_cpu else accelerator_name(self._device),
             threads=torch.get_num_threads(),
             versions={"torch": str(torch.__version__)},
+            accelerator=self._facts,
+            memory_ceiling=LINK if self._variants.offload else "read",
         )
 
-    def _take_variants(self, variants: list[str]) -> None:
-        for variant in variants:
-            if variant not in VARIANTS:
-                raise BackendUnavailable(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-        forms = [v for v in variants if v != "compile"]
-        if len(forms) > 1 or len(set(variants)) < len(variants):
-            raise BackendUnavailable(f"variants {'+'.join(variants)} do not go together")
-        self._form = forms[0] if forms else "grouped"
-        self._compile = "compile" in variants
-        if self._compile and not shutil.which(_compiler()):
-            raise BackendUnavailable(
-                f"torch.compile needs a C++ compiler, and there is no {_compiler()}",
-                "apt-get install g++   # or name another one: export CXX=clang++",
-            )
+    @property
+    def _on_cpu(self) -> bool:
+        return self._device == "cpu"
 
     def supports(self, work: Work) -> str | None:
         """None, or what torch has no operator for."""
@@ -89,16 +92,21 @@ class PyTorch(Backend):
             return f"torch has no attention over an {work.kv} cache"
         if isinstance(work, DecodeAttention) and work.page:
             return "torch has no attention over a paged cache"
-        if self._form != "grouped" and not isinstance(work, DecodeAttention | Step):
-            return f"the variant {self._form} changes decode attention only"
-        if self._form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
+        form = self._variants.form
+        if form != "grouped" and not isinstance(work, DecodeAttention | Step):
+            return f"the variant {form} changes decode attention only"
+        if self._variants.offload and not isinstance(work, Step):
+            return "the variant offload streams the layers of a step"
+        if isinstance(work, Step) and self._variants.offload and work.weight not in OFFLOADED:
+            return f"the variant offload streams {', '.join(OFFLOADED)} weights, which any device takes as they are"
+        if form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
             return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
         if isinstance(work, DecodeAttention):
             return None
-        if self._compile and work.act == "int8":
+        if self._variants.compiled and work.act == "int8":
             return "torch.compile cannot trace torch's packed int8 weights"
         widths = [work.k] if isinstance(work, Linear) else [k for _, k in work.shape.layer_matrices.values()]
-        reason = linear_unsupported(work.weight, work.act, widths, self._device != "cpu")
+        reason = linear_unsupported(work.weight, work.act, widths, self._device)
         if (
             reason is None
             and not isinstance(work, Linear)
@@ -124,17 +132,31 @@ class PyTorch(Backend):
             self._prepare_attention(inputs)
         else:
             self._prepare_model(inputs)
-        if self._compile:
+        if self._variants.compiled:
             for slot in range(len(self._runs)):
                 self.launch(slot)
             self.sync()
+        if self._variants.form in KERNELS:
+            self._try_kernel()
+        if self._variants.graph:
+            self._runs = [capture(run, self._device) for run in self._runs]
+
+    def _try_kernel(self) -> None:
+        """Run the attention kernel that was named once. Raises Unsupported where SDPA refuses it."""
+        try:
+            self.launch(0)
+            self.sync()
+        except RuntimeError as error:
+            if NO_KERNEL not in str(error):
+                raise
+            raise Unsupported(f"torch's {self._variants.form} attention does not take this work") from None
 
     def _prepare_linear(self, inputs: LinearInputs) -> None:
         from membound.backends.torch_linear import as_tensor, make_linear
 
         work, stored = inputs.work, 0
         for slot in range(inputs.slots):
-            linear = make_linear([inputs.weight(slot)], None, work.act, work.m).to(self._device)
+            linear = make_linear([inputs.weight(slot)], None, work.act, work.m, self._device).to(self._device)
             x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
             self._add(linear, x)
             stored = linear.stored_bytes
@@ -144,7 +166,7 @@ class PyTorch(Backend):
         from membound.backends.torch_attention import FORMS, make_cache
         from membound.backends.torch_linear import FLOATS, as_tensor
 
-        work, form = inputs.work, FORMS[self._form]
+        work, form = inputs.work, FORMS[self._variants.form]
         assert isinstance(work, DecodeAttention)
         grouped = (work.batch, work.kv_heads, work.q_heads // work.kv_heads, work.head_dim)
         q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).view(grouped)
@@ -160,24 +182,31 @@ class PyTorch(Backend):
         from membound.backends.torch_model import attention_maker, build_decoder
 
         work = inputs.work
+        home = "cpu" if self._variants.offload else self._device
         decoder = build_decoder(
             inputs,
-            lambda weights, bias, rows: make_linear(weights, bias, work.act, rows),
-            attention_maker(inputs, FORMS[self._form]),
+            lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home),
+            attention_maker(inputs, FORMS[self._variants.form]),
             self._device,
+            home,
         )
-        if self._compile:
+        if self._variants.compiled:
             decoder.compile_parts()
         with torch.inference_mode():  # or the first layer's input would differ in kind from the others'
             x = as_tensor(inputs.x, "f32").to(self._device, copy=True)
-        self._append(decoder, x)
+        if self._variants.offload:
+            from membound.backends.torch_offload import OffloadedDecoder
+
+            self._append(OffloadedDecoder(decoder, self._device), x)
+        else:
+            self._append(decoder, x)
         self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
 
     def _add(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
         """One more input set: the function, compiled where asked for, on these arguments."""
         import torch
 
-        if self._compile:
+        if self._variants.compiled:
             # One graph or an error: parts left to the interpreter would be a silent fallback.
             function = torch.compile(function, fullgraph=True, dynamic=False)
         self._append(function, *arguments)
@@ -198,10 +227,29 @@ class PyTorch(Backend):
 
     def sync(self) -> None:
         """Wait for the accelerator; the CPU is done when `launch` returns."""
-        if self._device != "cpu":
+        if not self._on_cpu:
             import torch
 
             torch.accelerator.synchronize(self._device)
+
+    def mark(self) -> object | None:
+        """An event on the accelerator's stream; the CPU has no clock of its own."""
+        return None if self._on_cpu else timed_event(self._device)
+
+    def elapsed_s(self, start: object, end: object) -> float:
+        """Seconds between two events."""
+        import torch
+
+        assert isinstance(start, torch.Event)
+        assert isinstance(end, torch.Event)
+        return 1e-3 * start.elapsed_time(end)
+
+    def limits(self, quick: bool) -> Iterator[Limit]:
+        """Memory, cache, link and matrix units of an accelerator; variants would only measure them again."""
+        if self._facts is not None and self._variants.plain:
+            from membound.backends.torch_limits import limits
+
+            yield from limits(self._device, self._facts, quick)
 
     def output(self) -> npt.NDArray[np.float32]:
         """The last result: [m, n]; [batch, q_heads, head_dim]; [batch, vocab]."""
@@ -218,7 +266,7 @@ class PyTorch(Backend):
 
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes = [], None, None
-        if self._compile:
+        if self._variants.compiled:
             import torch
 
             torch.compiler.reset()  # graphs of earlier works count towards its limit of recompilations
@@ -226,54 +274,3 @@ class PyTorch(Backend):
     def close(self) -> None:
         """Drop all tensors."""
         self._release()
-
-
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise BackendUnavailable(f"torch cannot be imported: {error}") from error
-        raise BackendUnavailable("torch is not installed", 'pip install "membound[torch]"') from None
-    except (ImportError, OSError) as error:
-        raise BackendUnavailable(f"torch cannot be imported: {error}") from error
-    return torch
-
-
-def _compiler() -> str:
-    """The C++ compiler that torch.compile would call."""
-    return os.environ.get("CXX", "g++")
-
-
-def _accelerator_kind() -> str | None:
-    """The kind of accelerator that this torch drives here: "cuda", "npu", "xpu", …; None without one."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        return None
-    current = torch.accelerator.current_accelerator()
-    return None if current is None else current.type
-
-
-def _check_device(name: str) -> str:
-    """The device as torch names it, with its index. Raises BackendUnavailable that lists what there is."""
-    import torch
-
-    if name == "cpu":
-        return name
-    kind, _, index = name.partition(":")
-    found = _accelerator_kind()
-    count = torch.accelerator.device_count() if found else 0
-    here = ["cpu", *(f"{found}:{i}" for i in range(count))]
-    device = f"{kind}:{index or 0}"
-    if device not in here:
-        raise BackendUnavailable(
-            f"torch {torch.__version__} has no device {name!r} here; it has: {', '.join(here)}"
-        )
-    return device
-
-
-def _accelerator_name(device: str) -> str:
-    import torch
-
-    return str(torch.get_device_module(device).get_device_name(device))

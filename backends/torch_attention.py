@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.torch_linear import as_tensor
+from membound.backends.torch_variants import KERNELS
 from membound.kernels.inputs import KVCache
 from membound.kernels.models import Model
 from membound.kernels.reference import rope_frequencies
@@ -45,7 +47,19 @@ def matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(scores, -1), v)
 
 
-FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmul": matmul}
+def _through(kernel: SDPBackend) -> DecodeForm:
+    """`grouped` through one of SDPA's implementations or none: what it does not take raises RuntimeError."""
+
+    def named(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(kernel):
+            return grouped(q, k, v)
+
+    return named
+
+
+FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmul": matmul} | {
+    name: _through(getattr(SDPBackend, kernel)) for name, kernel in KERNELS.items()
+}
 
 
 class RopeTable(nn.Module):

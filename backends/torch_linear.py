@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from membound.backends.torch_device import has_operator
 from membound.kernels.inputs import F32, Weight, unpack_int4
 from membound.kernels.work import FORMATS
 
@@ -31,6 +32,9 @@ INT4_ROWS = 16
 # `_weight_int8pack_mm` takes this many columns at a time and reads past the end of other rows.
 INT8_COLUMNS = 16
 INT4_CHUNK_ROWS = 4096
+# Of `_weight_int4pack_mm`, the op for accelerators: rows and columns in whole tiles.
+INT4_TILE_ROWS = 8
+INT4_TILE_COLUMNS = 16
 
 
 class FormatLinear(nn.Module):
@@ -119,6 +123,37 @@ class Int4WeightLinear(FormatLinear):
         return self.add_bias(y[:, : self.n])
 
 
+class Int4TileLinear(FormatLinear):
+    """int4 weights in groups, bfloat16 activations, on an accelerator: `aten::_weight_int4pack_mm`.
+
+    The op wants the even column in the high nibble and keeps a bfloat16 zero beside each bfloat16 scale.
+    """
+
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+    def __init__(self, values: Tensor, scales: Tensor, group: int, bias: Tensor | None, device: str) -> None:
+        n, half = values.shape
+        super().__init__(n, 2 * half, bias)
+        self.activation = torch.bfloat16
+        self.group = group
+        rows = -(-n // INT4_TILE_ROWS) * INT4_TILE_ROWS
+        swapped = torch.full((rows, half), 0x88, dtype=torch.uint8)  # 8 stands for 0
+        swapped[:n] = (values << 4) | (values >> 4)
+        tiles = next(t for t in (8, 4, 2) if self.k % (t * INT4_TILE_COLUMNS) == 0)
+        packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(swapped.to(device), tiles)
+        self.register_buffer("packed", packed)
+        pairs = torch.zeros(scales.shape[1], rows, 2, dtype=torch.bfloat16)
+        pairs[:, :n, 0] = scales.t().to(torch.bfloat16)
+        self.register_buffer("scales_and_zeros", pairs)
+        self.stored_bytes = packed.nbytes + pairs.nbytes + _bytes(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [rows, k] bfloat16 -> y [rows, n] bfloat16."""
+        y: Tensor = torch.ops.aten._weight_int4pack_mm(x, self.packed, self.group, self.scales_and_zeros)
+        return self.add_bias(y[:, : self.n])
+
+
 class Int8DynamicLinear(FormatLinear):
     """int8 weights and activations quantised on the way: `quantized::linear_dynamic`, x and y float32.
 
@@ -171,10 +206,13 @@ class Int4DynamicLinear(FormatLinear):
         return y
 
 
-def make_linear(weights: Sequence[Weight], bias: F32 | None, act: str, rows: int) -> FormatLinear:
+def make_linear(
+    weights: Sequence[Weight], bias: F32 | None, act: str, rows: int, device: str = "cpu"
+) -> FormatLinear:
     """The module for matrices of one format that share their input, stacked to one: y [rows, sum of n].
 
-    `rows` is how many rows x will have; it decides between engines, not what is computed.
+    `rows` is how many rows x will have and `device` where the module goes: they decide between engines, not
+    what is computed.
     """
     fmt = weights[0].format
     values = _stack([as_tensor(w.values, fmt) for w in weights])
@@ -186,22 +224,34 @@ def make_linear(weights: Sequence[Weight], bias: F32 | None, act: str, rows: int
         if act == "int8":
             return Int8DynamicLinear(values, scales, bias_tensor, rows)
         return Int8WeightLinear(values, scales, bias_tensor)
+    if device != "cpu":
+        return Int4TileLinear(values, scales, FORMATS[fmt].group, bias_tensor, device)
     kind = Int4DynamicLinear if act == "int8" else Int4WeightLinear
     return kind(values, scales, FORMATS[fmt].group, bias_tensor)
 
 
-def linear_unsupported(weight: str, act: str, widths: Sequence[int], accelerator: bool) -> str | None:
-    """Why torch cannot multiply by this format with rows of these `widths` (k) here, or None."""
+def linear_unsupported(weight: str, act: str, widths: Sequence[int], device: str) -> str | None:
+    """Why torch cannot multiply by this format with rows of these `widths` (k) on `device`, or None."""
     if weight in FLOATS:
         return None
-    if accelerator:
-        return f"torch's {weight} matmuls are used on CPUs only"
+    if device != "cpu":
+        return _accelerator_unsupported(weight, act, widths, device)
     if weight == "int8":
         wrong = [k for k in widths if k % INT8_COLUMNS] if act == "float" else []
         return f"torch's int8 weight-only op needs k={wrong[0]} to be a multiple of 16" if wrong else None
     if act == "int8" and not _has_kleidiai():
         return "without KleidiAI (Arm) torch multiplies int4 by int8 in a plain loop, 50 times too slow"
     return None
+
+
+def _accelerator_unsupported(weight: str, act: str, widths: Sequence[int], device: str) -> str | None:
+    if act == "int8":
+        return f"torch's {weight} matmuls with int8 activations are used on CPUs only"
+    operator = "_weight_int8pack_mm" if weight == "int8" else "_weight_int4pack_mm"
+    if not has_operator(operator, device):
+        return f"this torch has no {operator} for {device.partition(':')[0]}"
+    wrong = [k for k in widths if k % (2 * INT4_TILE_COLUMNS)]
+    return f"torch's {weight} matmul needs k={wrong[0]} to be a multiple of 32" if wrong else None
 
 
 def as_tensor(values: npt.NDArray[np.generic], fmt: str) -> Tensor:

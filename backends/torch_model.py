@@ -133,18 +133,26 @@ class Decoder(nn.Module):
 
 
 def build_decoder(
-    inputs: ModelInputs, make_linear: MakeLinear, make_attention: MakeAttention, device: str = "cpu"
+    inputs: ModelInputs,
+    make_linear: MakeLinear,
+    make_attention: MakeAttention,
+    device: str = "cpu",
+    home: str | None = None,
 ) -> Decoder:
-    """The decoder of a step's or a prompt's inputs, made and moved a layer at a time."""
+    """The decoder of a step's or a prompt's inputs, made and moved a layer at a time.
+
+    Caches go to `device`, weights to `home`: the same, unless they are to stay in host memory.
+    """
+    home = device if home is None else home
     model, work = inputs.model, inputs.work
     rows = len(inputs.x)
     layers, attentions = [], []
     for index in range(model.layers):
-        layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(device))
+        layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(home))
         attentions.append(make_attention(index).to(device))
     final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
     head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
-    return Decoder(layers, attentions, head.to(device)).eval()
+    return Decoder(layers, attentions, head.to(home)).eval()
 
 
 def attention_maker(inputs: ModelInputs, form: DecodeForm) -> MakeAttention:

@@ -127,19 +127,24 @@ def _measure(job: dict[str, Any], send: Send) -> None:
 def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
     """What the backend itself can do at most; its failure is told as a ceiling, and the works go on."""
     from membound.bench.ceilings import Ceiling, measure_backend_ceilings
+    from membound.bench.device_ceilings import measure_device_ceilings
+    from membound.bench.device_counters import device_delta, open_counters
     from membound.kernels.cpu.compile import watch_compilation
 
     def tell(phase: str) -> None:
         send("phase", work="", phase=phase)
 
     tell("ceilings")
-    before = snapshot()
+    before, counters, device_before = snapshot(), open_counters(None), None
     try:
         backend = registry.create(job["backend"])
         try:
             device = backend.open(registry.device_of(job["backend"]), job["threads"])
+            counters = open_counters(device.accelerator)
+            device_before = counters.read()
             with watch_compilation(lambda name: tell(f"compiling {name}")):
-                ceilings = measure_backend_ceilings(backend, device, tell, job["quick"])
+                ceilings = measure_device_ceilings(backend, device, job["quick"], tell)
+                ceilings += measure_backend_ceilings(backend, device, tell, job["quick"])
         finally:
             backend.close()
     except BackendUnavailable:
@@ -147,7 +152,8 @@ def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
     except Exception as error:  # the outermost boundary around a runtime
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         ceilings = [Ceiling("backend", None, "", (), {}, "error", reason)]
-    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=delta(before, snapshot()))
+    telemetry = delta(before, snapshot()) | device_delta(device_before, counters.read())
+    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=telemetry)
 
 
 def _ceilings(job: dict[str, Any], send: Send) -> None:

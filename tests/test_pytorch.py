@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from membound.backends import pytorch, torch_linear
+from membound.backends import torch_linear, torch_variants
 from membound.backends.api import BackendUnavailable, Unsupported, cpu_name
 from membound.backends.pytorch import PyTorch
 from membound.kernels.inputs import ModelInputs, make_inputs, quantize, random_weight, unpack_int4
@@ -236,7 +236,7 @@ def test_rope_table_is_the_reference_rotation() -> None:
 def test_what_torch_cannot_do_has_a_reason(
     device: str, spec: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pytorch, "_compiler", lambda: "sh")
+    monkeypatch.setattr(torch_variants, "compiler", lambda: "sh")
     backend, work = opened(device), parse(spec)
     assert (backend.supports(work) or "").startswith(reason)
     with pytest.raises(Unsupported, match=reason):
@@ -251,13 +251,6 @@ def test_int4_with_int8_activations_needs_kleidiai(monkeypatch: pytest.MonkeyPat
     assert opened().supports(work) is None
 
 
-def test_quantised_matmuls_stay_on_the_cpu() -> None:
-    assert torch_linear.linear_unsupported("bf16", "float", [64], accelerator=True) is None
-    assert torch_linear.linear_unsupported("int8", "float", [64], accelerator=True) == (
-        "torch's int8 matmuls are used on CPUs only"
-    )
-
-
 def test_open_tells_device_threads_and_version() -> None:
     device = PyTorch().open("cpu", 1)
     assert (device.id, device.name, device.threads) == ("torch:cpu", cpu_name(), 1)
@@ -268,7 +261,7 @@ def test_open_tells_device_threads_and_version() -> None:
 @pytest.mark.parametrize(
     ("device", "reason"),
     [
-        ("cpu+fast", "unknown variant 'fast'; known: compile, sdpa-gqa, matmul"),
+        ("cpu+fast", "unknown variant 'fast'; known: compile, graph, offload, sdpa-gqa, matmul, flash"),
         ("cpu+matmul+sdpa-gqa", "do not go together"),
         ("cpu+compile+compile", "do not go together"),
         ("nonsense:3", "has no device 'nonsense:3' here; it has: cpu"),
