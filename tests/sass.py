@@ -81,7 +81,7 @@ class Sass:
 def sass(kernel: Kernel, target: str = TARGET) -> Sass:
     """Compile and read back."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compile_cubin(kernel, target).code)
+        file.write(compile_cubin(kernel, target))
         file.flush()
         command = [str(tool("nvdisasm")), file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

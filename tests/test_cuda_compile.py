@@ -69,6 +69,7 @@ def test_wrong_kernels_are_refused(wrong):
 def test_portable_assembly_says_what_a_launch_may_be():
     text = compile_ptx(COPY, "9.0a")
     assert ".target sm_90a" in text
+    assert ".visible .entry copy(" in text
     assert ".maxntid 256, 1, 1" in text
     assert ".minnctapersm 4" in text
     assert text.count(".param .u64") == 2
@@ -78,8 +79,8 @@ def test_portable_assembly_says_what_a_launch_may_be():
 @pytest.mark.cuda_compile
 def test_machine_code_is_linked_and_read_back():
     cubin = compile_cubin(COPY, "9.0a")
-    assert cubin.code[:4] == b"\x7fELF"
-    assert cubin.entry.encode() in cubin.code
+    assert cubin[:4] == b"\x7fELF"
+    assert b"\0.text.copy\0" in cubin
     code = sass(COPY)
     assert (code.wide_loads, code.local, code.stack_bytes, code.doubles) == (1, 0, 0, 0)
     assert code.count("STG.*128") == 1

@@ -25,6 +25,7 @@ ALLOWED = {
 """Outside the standard library. A backend imports its own runtime besides."""
 MORE = {
     "kernels/checkpoint.py": {"safetensors"},
+    "kernels/cuda/driver.py": {"cuda"},
     "bench/nvidia.py": {"pynvml"},
     "bench/amd.py": {"amdsmi"},
     "bench/pytest_plugin.py": {"pytest"},

@@ -12,10 +12,11 @@ A kernel is a plain function in a factory for each variant, whose constants are 
 memory without bounds, 16-byte aligned), the rest are numbers (i32, u32, f32). A kernel's name holds its
 whole variant: compiled code is found by it. Functions that kernels share are decorated with `device`.
 
-Two ways lead on from a Kernel, with the same arguments in the same order:
+What leads on from a Kernel takes the same arguments in the same order:
 
-    compile_cubin(kernel, "9.0a")                          # machine code, as the GPU runs it
+    compile_cubin(kernel, "9.0a")                          # machine code; cubins.find prefers what is there
     simulator.launch(kernel, grid, (a, b, 12))             # on NumPy arrays, without a GPU
+    gpu.bind(kernel, grid, (a, b, 12)).start()             # gpu.Gpu: hardware, or simulated
 
 This module must be imported before anything of numba.cuda: take `cuda`, `types` and `intrinsic` from here.
 """
@@ -43,7 +44,6 @@ from numba.cuda.extending import intrinsic
 
 __all__ = [
     "CompileError",
-    "Cubin",
     "Kernel",
     "compile_cubin",
     "compile_ptx",
@@ -92,14 +92,6 @@ class Kernel:
             raise ValueError(f"kernel {self.name!r}: threads={self.threads}, unknown parameters {unknown}")
 
 
-@dataclass(frozen=True, slots=True)
-class Cubin:
-    """Machine code of one kernel; `entry` is its name in there."""
-
-    entry: str
-    code: bytes
-
-
 def device(function: Callable[..., Any]) -> Any:
     """A function that kernels call; it becomes part of them."""
     return cuda.jit(device=True, forceinline=True)(function)
@@ -122,28 +114,28 @@ def parse_target(target: str) -> tuple[int, int, str]:
     return major, minor, match[3]
 
 
-def compile_cubin(kernel: Kernel, target: str) -> Cubin:
-    """Machine code for `target`, linked as a just-in-time compilation links it.
+def compile_cubin(kernel: Kernel, target: str) -> bytes:
+    """Machine code for `target`, linked as a just-in-time compilation links it; its entry is `kernel.name`.
 
     Raises CompileError where NVIDIA's compiler libraries are not installed.
     """
     capability = parse_target(target)
-    entry, library = _lower(kernel, capability, lto=True)
+    library = _lower(kernel, capability, lto=True)
     with _explained():
-        return Cubin(entry, bytes(library.get_cubin(cc=capability).code))
+        return bytes(library.get_cubin(cc=capability).code)
 
 
 def compile_ptx(kernel: Kernel, target: str) -> str:
     """The kernel in NVIDIA's portable assembly, before it is linked and optimised for a GPU."""
     capability = parse_target(target)
-    _, library = _lower(kernel, capability, lto=False)
+    library = _lower(kernel, capability, lto=False)
     with _explained():
         text: str = library.get_asm_str(cc=capability)
         return text
 
 
-def _lower(kernel: Kernel, capability: tuple[int, int, str], lto: bool) -> tuple[str, Any]:
-    """The name of the compiled function and the library that holds its LLVM code."""
+def _lower(kernel: Kernel, capability: tuple[int, int, str], lto: bool) -> Any:
+    """The library that holds the kernel's LLVM code, under the kernel's own name."""
     from numba.cuda import compiler
     from numba.cuda.cudadrv import nvvm
 
@@ -159,12 +151,14 @@ def _lower(kernel: Kernel, capability: tuple[int, int, str], lto: bool) -> tuple
             cc=capability,
             lto=lto,
         )
-    name: str = compiled.fndesc.llvm_func_name
-    function = compiled.library.get_function(name)
+    library, mangled = compiled.library, compiled.fndesc.llvm_func_name
+    function = library.get_function(mangled)
     compiler.kernel_fixup(function, False)
     bounds = (kernel.threads, kernel.blocks_per_sm) if kernel.blocks_per_sm else (kernel.threads,)
     nvvm.set_launch_bounds(function, bounds)
-    return name, compiled.library
+    # Numba's own name differs from process to process; code that is kept must be found again.
+    library._llvm_strs = [code.replace(f'@"{mangled}"', f'@"{kernel.name}"') for code in library.llvm_strs]
+    return library
 
 
 def _type(parameter: str) -> Any:

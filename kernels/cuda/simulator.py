@@ -27,9 +27,8 @@ import numpy.typing as npt
 
 from membound.kernels.cuda import emulation, ptx
 from membound.kernels.cuda.compile import WARP, Kernel, cuda
+from membound.kernels.cuda.gpu import Grid, blocks, check_count, dtype_of
 
-Grid = int | tuple[int, ...]
-_DTYPES = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "i32": np.int32, "f32": np.float32}
 _END = "the end of the kernel"
 
 
@@ -43,10 +42,9 @@ class _Stopped(Exception):
 
 def launch(kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> None:
     """Run `kernel` on a grid of blocks. Arrays are flat and of the parameter's type, written in place."""
-    shape = (*((grid,) if isinstance(grid, int) else grid), 1, 1)[:3]
+    shape = blocks(grid)
+    check_count(kernel, arguments)
     values = [_argument(kernel, i, value) for i, value in enumerate(arguments)]
-    if len(values) != len(kernel.parameters):
-        raise TypeError(f"{kernel.name} takes {len(kernel.parameters)} arguments, not {len(values)}")
     with ThreadPoolExecutor(kernel.threads) as workers:
         for z, y, x in np.ndindex(shape[2], shape[1], shape[0]):
             _Block(kernel, shape, (x, y, z)).run(values, workers)
@@ -54,7 +52,7 @@ def launch(kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> None:
 
 def _argument(kernel: Kernel, position: int, value: Any) -> Any:
     parameter = kernel.parameters[position]
-    dtype = np.dtype(_DTYPES[parameter.removesuffix("*")])
+    dtype = dtype_of(parameter)
     if not parameter.endswith("*"):
         return dtype.type(value)
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != 1:
