@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import cycle
 from math import ceil
 from typing import Any
 
-from membound.backends.api import cpu_name
-from membound.bench.case import HARNESS_PACKAGES
+from membound.backends.api import Device
+from membound.bench.case import DEVICE_SHARE, HARNESS_PACKAGES
 from membound.bench.machine import (
     available_memory_bytes,
     fingerprint,
@@ -36,6 +36,7 @@ from membound.kernels import reference
 from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
 from membound.kernels.work import parse
 from membound.results.exchange.pytest_benchmark import info_of
+from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 
@@ -51,32 +52,37 @@ class DeclarationError(ValueError):
 
 @dataclass(slots=True)
 class Table:
-    """The rows of one pytest session. `ceilings` is called once, when the first benchmark needs them."""
+    """The rows of one pytest session.
+
+    `ceilings` is called when the first benchmark on a kind of device needs them: with ``""`` for the CPU's, with
+    a backend's name (``torch:cuda``) for those of an accelerator.
+    """
 
     run_id: str
     threads: int
     command: str
-    ceilings: Callable[[], list[Row]]
+    ceilings: Callable[[str], list[Row]]
     machine: dict[str, Any] = field(default_factory=fingerprint)
     cases: list[Row] = field(default_factory=list)
-    _limits: list[Row] | None = None
+    _limits: dict[str, list[Row]] = field(default_factory=dict)
 
-    @property
-    def limits(self) -> list[Row]:
-        """The ceilings, measured or read at the first use."""
-        if self._limits is None:
-            self._limits = self.ceilings()
-        return self._limits
+    def limits(self, device: Device) -> list[Row]:
+        """The ceilings of that kind of device, measured or read at the first use."""
+        kind = device_class(device.id)
+        if kind not in self._limits:
+            self._limits[kind] = self.ceilings(device.id if device.accelerator else "")
+        return self._limits[kind]
 
     @property
     def rows(self) -> list[Row]:
         """Ceilings and cases so far; measures nothing."""
-        return [*(self._limits or ()), *self.cases]
+        return [row for rows in (*self._limits.values(), self.cases) for row in rows]
 
     def add(self, row: Row) -> dict[str, Any]:
         """Keep a case and return its line of the summary."""
         self.cases.append(row)
-        (line,) = records(summarize([*self.limits, row]))
+        limits = (r for rows in self._limits.values() for r in rows)
+        (line,) = records(summarize([*limits, row]))
         return line
 
 
@@ -105,20 +111,20 @@ class BandwidthBenchmark:
         """CPU threads of the ceilings: what the callable is to use."""
         return self.table.threads
 
-    def inputs(self, work: str) -> Inputs:
-        """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the cache.
+    def inputs(self, work: str, device: Device | None = None) -> Inputs:
+        """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
 
         Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError.
         """
         parsed = parse(work)
-        room = int(available_memory_bytes() * ROTATION_SHARE)
-        slots = slots_to_defeat(parsed, last_level_cache_bytes(), room) if self.benchmark.enabled else 2
-        return make_inputs(parsed, SEED, slots)
+        cache_bytes, room = _cache_and_room(device)
+        slots = slots_to_defeat(parsed, cache_bytes, room)
+        return make_inputs(parsed, SEED, slots if self.benchmark.enabled else min(2, slots))
 
-    def slots(self, bytes: int) -> int:
+    def slots(self, bytes: int, device: Device | None = None) -> int:
         """How many input sets of that size defeat the last-level cache, within the memory that is free."""
-        room = int(available_memory_bytes() * ROTATION_SHARE)
-        wanted = ceil(ROTATION * last_level_cache_bytes() / bytes) + 1 if self.benchmark.enabled else 2
+        cache_bytes, room = _cache_and_room(device)
+        wanted = ceil(ROTATION * cache_bytes / bytes) + 1 if self.benchmark.enabled else 2
         return max(2, min(wanted, room // bytes))
 
     def __call__(
@@ -132,8 +138,7 @@ class BandwidthBenchmark:
         sync: Callable[[], object] | None = None,
         output: Callable[[], Any] | None = None,
         label: str = "",
-        device: str = "cpu",
-        device_name: str = "",
+        device: Device | None = None,
     ) -> Any:
         """Time ``function(*arguments)`` with the `sets` of arguments in rotation; returns its last result.
 
@@ -141,8 +146,8 @@ class BandwidthBenchmark:
         is held against the float64 reference before and after, an AssertionError if it is wrong.
         bytes, flops: of one call, where there is no such work; nothing can be checked then.
         sync: called after each call within the time, for a device that returns early.
-        label: how the row is called, default the test. device: as in a backend's name, default ``cpu``;
-        device_name: what the hardware calls itself. Raises DeclarationError, AssertionError.
+        label: how the row is called, default the test. device: as a backend's `open` returned it, default the CPU.
+        Raises DeclarationError, AssertionError.
         """
         declared = self._declare(inputs, bytes, flops)
         rotation = _Rotation(function, list(sets), sync, output or (lambda: rotation.result))
@@ -153,9 +158,10 @@ class BandwidthBenchmark:
         error = _error(declared, rotation)
         if not self.benchmark.enabled:
             return self.benchmark(rotation.launch)
-        limits = self.table.limits  # measured now, if ever: not between warm-up and timing
-        row = self._row(declared, f"{(label or self.name).replace(':', '-')}:{device}", limits)
-        row.device = device_name or (self.table.machine["cpu"] if device == "cpu" else "") or cpu_name()
+        where = device or Device("cpu", str(self.table.machine["cpu"]), self.threads)
+        limits = self.table.limits(where)  # measured now, if ever: not between warm-up and timing
+        row = self._row(declared, label or self.name, where)
+        row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
         row.slots, row.first_s = len(rotation.sets), first_s
         row.working_set_bytes = row.slots * declared.footprint_bytes
         result = self._time(row, rotation)
@@ -191,7 +197,8 @@ class BandwidthBenchmark:
         if slots and len(rotation.sets) != slots:
             raise DeclarationError(f"{len(rotation.sets)} sets for inputs with {slots} input sets")
 
-    def _row(self, declared: _Declared, backend: str, limits: Sequence[Row]) -> Row:
+    def _row(self, declared: _Declared, label: str, device: Device) -> Row:
+        backend = f"{label.replace(':', '-')}:{device.id.partition(':')[2] or 'cpu'}"
         if any((row.backend, row.work) == (backend, declared.work) for row in self.table.cases):
             raise DeclarationError(
                 f"two benchmarks are called {backend} on {declared.work}; give one a label"
@@ -204,15 +211,17 @@ class BandwidthBenchmark:
             status="ok",
             seed=SEED,
             threads=self.table.threads,
+            device=device.name,
+            accelerator=asdict(device.accelerator) if device.accelerator else {},
+            memory_ceiling=device.memory_ceiling,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             bytes=declared.bytes,
             flops=declared.flops,
             traffic=declared.traffic,
             tolerance=reference.tolerance(declared.inputs.work) if declared.inputs else None,
             machine=self.table.machine,
-            versions=package_versions(PACKAGES),
+            versions=package_versions(PACKAGES) | device.versions,
             command=self.table.command,
-            config={"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {},
         )
 
     def _time(self, row: Row, rotation: _Rotation) -> Any:
@@ -255,6 +264,16 @@ class _Rotation:
             return result
 
         self.launch = launch if sync is None else launch_and_wait
+
+
+def _cache_and_room(device: Device | None) -> tuple[int, int]:
+    """Bytes of the cache that rotation must defeat, and bytes that all input sets may take."""
+    room = int(available_memory_bytes() * ROTATION_SHARE)
+    accelerator = device.accelerator if device else None
+    if accelerator is None:
+        return last_level_cache_bytes(), room
+    own = int(DEVICE_SHARE * accelerator.memory_bytes) or room
+    return accelerator.cache_bytes or last_level_cache_bytes(), min(own, room)
 
 
 def _warm_up(rotation: _Rotation, budget: Budget) -> list[float]:

@@ -19,19 +19,25 @@ from membound.bench.run import execute
 from membound.results.row import Row
 from membound.results.store import SUFFIX, RunWriter
 
-SOME_WORK = "linear:n=32,k=32"
-"""A plan is made for some work; its cells are left out."""
+NULL_WORK = "linear:n=32,k=128,m=1,weight=f32"
+"""A backend's ceilings are measured by the worker of a case: this one costs next to nothing."""
 
 
-def measure_machine(run_id: str, threads: int) -> list[Row]:
+def measure_machine(run_id: str, threads: int, backend: str = "") -> list[Row]:
     """Rows of the quick ceilings on so many threads, named as of `run_id`; a failure is a row as well.
 
-    Raises PlanError beyond the CPUs at hand.
+    With a backend (``torch:cuda``) those of its device besides. Raises PlanError beyond the CPUs at hand.
     """
     options = Options(threads=threads, quick=True)
-    plan = make_plan(registry.names()[:1], [SOME_WORK], options, available_memory_bytes())
+    plan = make_plan(
+        [backend or registry.names()[0]],
+        [NULL_WORK],
+        replace(options, replicates=1),
+        available_memory_bytes(),
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         RunWriter(Path(folder) / f"{run_id}{SUFFIX}") as writer,
     ):
-        return execute(replace(plan, cells=()), writer, Silent())
+        rows = execute(plan if backend else replace(plan, cells=()), writer, Silent())
+    return [row for row in rows if row.kind == "ceiling"]

@@ -110,24 +110,26 @@ def _table(config: pytest.Config) -> Table:
         known = max((row.threads for row in stored), default=0)
         threads: int = config.getoption("membound_threads") or known or default_threads()
 
-        def ceilings() -> list[Row]:
+        def ceilings(backend: str) -> list[Row]:
             if config.getoption("membound_ceilings"):
                 return [replace(r, run_id=run_id, config=r.config | {"from": r.run_id}) for r in stored]
-            return _measured(config, run_id, threads)
+            return _measured(config, run_id, threads, backend)
 
         command = shlex.join(["pytest", *config.invocation_params.args])
         config.stash[TABLE] = Table(run_id, threads, command, ceilings, machine)
     return config.stash[TABLE]
 
 
-def _measured(config: pytest.Config, run_id: str, threads: int) -> list[Row]:
-    """The ceilings, measured as `membound run` does, in a worker of their own."""
+def _measured(config: pytest.Config, run_id: str, threads: int, backend: str) -> list[Row]:
+    """The ceilings, measured as `membound run` does, in workers of their own."""
     from membound.bench.ceiling_run import measure_machine
 
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line("\nmembound: measuring this machine's ceilings, once a session")
-    return measure_machine(run_id, threads)
+        reporter.write_line(
+            f"\nmembound: measuring the ceilings of {backend or 'this machine'}, once a session"
+        )
+    return measure_machine(run_id, threads, backend)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rows import case, ceiling, write
 
 import membound
+from membound.backends import registry
+from membound.backends.api import Accelerator, Device
 from membound.bench import bandwidth, ceiling_run
 from membound.bench.machine import fingerprint
 from membound.bench.timing import Budget
@@ -219,13 +222,50 @@ def test_nothing_is_timed_but_all_is_checked_when_benchmarks_are_disabled(sessio
     assert not any("verdict" in line for line in result.outlines)
 
 
+# Devices
+
+
+def test_a_device_of_its_own_memory_brings_its_cache_and_ceilings(monkeypatch, stored):
+    asked = []
+
+    def ceilings(backend):
+        asked.append(backend)
+        return [ceiling("read", 3e12, "bytes/s", backend or "cpu", run_id="r", threads=1)]
+
+    table = bandwidth.Table("r", 1, "pytest", ceilings)
+    device = Device(
+        "some:cuda", "A GPU", 1, {"driver": "1"}, Accelerator(memory_bytes=10**9, cache_bytes=50_000)
+    )
+    timed = SimpleNamespace(
+        enabled=True,
+        extra_info={},
+        stats=SimpleNamespace(iterations=1, stats=SimpleNamespace(data=[1e-6])),
+    )
+
+    class Benchmark(SimpleNamespace):
+        def __call__(self, function):
+            return function()
+
+    fixture = bandwidth.BandwidthBenchmark(Benchmark(**vars(timed)), table, "test_it")
+    assert fixture.slots(10_000, device) == 21
+    assert fixture.inputs(SPEC, device).slots == -(-4 * 50_000 // parse(SPEC).footprint_bytes) + 1
+    fixture(len, [("a",)], bytes=10**6, device=device, label="mine")
+    fixture(len, [("a",)], bytes=10**6, label="mine")
+    assert asked == ["some:cuda", ""]
+    on_gpu, on_cpu = table.cases
+    assert (on_gpu.backend, on_gpu.device, on_gpu.versions["driver"]) == ("mine:cuda", "A GPU", "1")
+    assert on_gpu.accelerator["cache_bytes"] == 50_000
+    assert (on_cpu.backend, on_cpu.accelerator) == ("mine:cpu", {})
+
+
 # Ceilings
 
 
 def count_measurements(monkeypatch):
     calls = []
 
-    def measure(run_id, threads):
+    def measure(run_id, threads, backend):
+        assert backend == ""
         calls.append(threads)
         return [ceiling("read", 2e9, "bytes/s", "cpu", run_id=run_id, threads=threads)]
 
@@ -290,19 +330,21 @@ def test_a_wrong_option_is_one_line_before_anything_runs(pytester, options, mess
     assert message in result.errlines[0]
 
 
-def test_the_machine_is_measured_without_any_case(monkeypatch):
+@pytest.mark.parametrize("backend", ["", f"{registry.names()[0]}:cpu"])
+def test_only_the_limits_are_measured(monkeypatch, backend):
     plans = []
 
     def execute(plan, writer, progress):
         plans.append(plan)
         writer.finish()
-        return [ceiling("read", 1e9, "bytes/s", run_id=writer.path.stem)]
+        return [ceiling("read", 1e9, "bytes/s", run_id=writer.path.stem), case()]
 
     monkeypatch.setattr(ceiling_run, "execute", execute)
-    (row,) = ceiling_run.measure_machine("a-run", threads=1)
+    (row,) = ceiling_run.measure_machine("a-run", 1, backend)
     assert (row.run_id, row.value) == ("a-run", 1e9)
     (plan,) = plans
-    assert (plan.cells, plan.ceilings, plan.quick, plan.threads) == ((), True, True, 1)
+    assert (plan.ceilings, plan.quick, plan.threads) == (True, True, 1)
+    assert [(cell.backend, len(cell.works)) for cell in plan.cells] == ([(backend, 1)] if backend else [])
 
 
 # Other people's pytest
