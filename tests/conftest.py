@@ -1,11 +1,44 @@
-"""Shared by all tests: two threads at most, set before Numba and the BLAS libraries are loaded; what is left out."""
+"""Shared by all tests: threads, set before Numba and the BLAS libraries are loaded; what is left out.
+
+Benchmarks (tests/benchmarks) are collected where they are asked for, by their folder or with --benchmark-only,
+and then nothing else is. They run on the physical cores, tests on two at most.
+"""
 
 import os
+from pathlib import Path
 
 import pytest
 
-for _name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, str(min(2, os.cpu_count() or 1)))
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def only_benchmarks(config: pytest.Config) -> bool:
+    """Whether benchmarks are asked for by option."""
+    return bool(config.getoption("benchmark_only", False))
+
+
+def in_benchmarks(path: Path) -> bool:
+    """Whether a path is the folder of the benchmarks or below it."""
+    return path == BENCHMARKS or BENCHMARKS in path.parents
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the threads of every pool."""
+    from membound.bench.machine import default_threads
+
+    named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
+    threads = default_threads() if named or only_benchmarks(config) else min(2, os.cpu_count() or 1)
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the benchmarks out of a run of the tests, and the tests out of a run of the benchmarks."""
+    if only_benchmarks(config):
+        other = collection_path.is_file() and not in_benchmarks(collection_path)
+        return True if other else None
+    named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
+    return True if collection_path == BENCHMARKS and not named else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
