@@ -123,9 +123,17 @@ class PyTorch(Backend):
 
         A model is compiled a layer at a time: all layers share one graph, or compiling would take minutes.
         """
+        import torch
+
         self._release()
         if (reason := self.supports(work)) is not None:
             raise Unsupported(reason)
+        try:
+            self._prepare(inputs)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error).partition("\n")[0]) from None
+
+    def _prepare(self, inputs: Inputs) -> None:
         if isinstance(inputs, LinearInputs):
             self._prepare_linear(inputs)
         elif isinstance(inputs, AttentionInputs):

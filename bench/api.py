@@ -104,7 +104,7 @@ def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> 
     new_run_path(options.out, "")
     make_plan(names()[:1], works, options, memory)
     choice = choose_backends(backends, options.threads, options.pythons)
-    return make_plan(choice.chosen, works, options, memory), choice
+    return make_plan(choice.chosen, works, options, memory, choice.device_memory), choice
 
 
 def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:

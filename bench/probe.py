@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 
@@ -33,6 +34,8 @@ class Found:
     name: str = ""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    accelerator: dict[str, Any] | None = None
+    """A device with memory of its own, as its runtime describes it."""
 
 
 def probe(

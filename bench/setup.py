@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from membound.backends import registry
@@ -25,10 +25,14 @@ class OptionError(MemboundError):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there."""
+    """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there.
+
+    `device_memory` holds the bytes of those that have memory of their own.
+    """
 
     chosen: tuple[str, ...]
     absent: tuple[Found, ...]
+    device_memory: dict[str, int] = field(default_factory=dict)
 
 
 def split(texts: Iterable[str]) -> list[str]:
@@ -78,12 +82,24 @@ def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, st
     found = probe(entries, threads, pythons)
     absent = tuple(device for device in found if not device.available)
     if not asked:
-        return Choice(tuple(device.id for device in found if device.available), absent)
-    chosen: list[str] = []
+        chosen = [device.id for device in found if device.available]
+        return Choice(tuple(chosen), absent, _device_memory(chosen, found))
+    chosen = []
     for name in asked:
         chosen += [name] if ":" in name else _devices(name, found)
         _refuse_absent(name, found)
-    return Choice(tuple(dict.fromkeys(chosen)), ())
+    return Choice(tuple(dict.fromkeys(chosen)), (), _device_memory(chosen, found))
+
+
+def _device_memory(chosen: Sequence[str], found: Sequence[Found]) -> dict[str, int]:
+    """Bytes of each chosen accelerator; a variant that was not probed has those of its plain device."""
+    known = {
+        d.id: d.accelerator["memory_bytes"] for d in found if d.accelerator and d.accelerator["memory_bytes"]
+    }
+    plain = {name: name.partition("+")[0] for name in chosen}
+    return {
+        name: known.get(name, known.get(base, 0)) for name, base in plain.items() if {name, base} & set(known)
+    }
 
 
 def _devices(name: str, found: Sequence[Found]) -> list[str]:

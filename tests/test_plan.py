@@ -5,7 +5,9 @@ import pytest
 
 from membound.backends.registry import UnknownBackend
 from membound.bench import plan as planning
-from membound.bench.plan import Options, PlanError, check_memory, interleave, make_plan, needed_bytes
+from membound.bench import suites
+from membound.bench.plan import Options, interleave, make_plan
+from membound.bench.suites import PlanError, check_memory, needed_bytes
 from membound.bench.timing import Budget
 from membound.kernels.work import SpecError, parse
 
@@ -30,12 +32,39 @@ def specs(works: list[str]) -> set[str]:
 def test_default_suite_on_an_ordinary_machine() -> None:
     plan = make_plan(["ok:cpu", "segv:cpu"], [], Options(), 24 * GB)
     assert len(plan.cells) == 2 * 3
-    assert all(set(cell.works) == specs(list(planning.DEFAULT_WORKS)) for cell in plan.cells)
+    assert all(set(cell.works) == specs(list(suites.DEFAULT_WORKS)) for cell in plan.cells)
     assert (plan.replicates, plan.repeats, plan.notes) == (3, 1, ())
     assert plan.time_limit_s is not None
     assert plan.time_limit_s <= 300
     assert plan.total_cells == 6 * 9
     assert plan.memory_bytes <= 12 * GB
+
+
+def test_an_accelerator_has_a_suite_of_its_own_cut_to_its_memory() -> None:
+    backends = ["ok:cpu", "ok:npu:0+graph"]
+    plan = make_plan(backends, [], Options(), 100 * GB, {"ok:npu:0+graph": 80 * GB})
+    by_backend = {cell.backend: set(cell.works) for cell in plan.cells}
+    assert by_backend == {
+        "ok:cpu": specs(list(suites.DEFAULT_WORKS)),
+        "ok:npu:0+graph": specs(list(suites.DEVICE_WORKS)),
+    }
+    assert plan.time_limit_s == planning.DEVICE_LIMIT_S <= 480
+    assert plan.notes == ()
+    small = make_plan(backends[1:], [], Options(), 100 * GB, {"ok:npu:0+graph": 8 * GB})
+    (step,) = (parse(work) for work in small.cells[0].works if work.startswith("step"))
+    assert 1 <= step.layers < 32  # type: ignore[union-attr]
+    assert needed_bytes(step) <= suites.DEVICE_SHARE * 8 * GB
+    assert all("8.0 GB" in note for note in small.notes)
+    quick = make_plan(backends, [], Options(quick=True), 100 * GB)
+    assert {cell.backend: set(cell.works) for cell in quick.cells}["ok:npu:0+graph"] == specs(
+        list(suites.DEVICE_QUICK_WORKS)
+    )
+
+
+def test_works_of_a_device_are_several_times_its_cache() -> None:
+    for work in map(parse, suites.DEVICE_WORKS):
+        if work.kind != "prefill":
+            assert work.traffic.total_bytes > 100_000_000, work.spec
 
 
 def test_quick_suite_is_one_replicate_of_few_layers() -> None:
@@ -53,7 +82,7 @@ def test_layers_are_cut_to_fit_memory_and_that_is_said() -> None:
     assert all(note.startswith("fewer layers to fit memory (3.0 GB") for note in plan.notes)
     for spec in steps:
         work = parse(spec)
-        assert planning.COPIES * needed_bytes(work) <= 3 * GB
+        assert suites.COPIES * needed_bytes(work) <= 3 * GB
         assert 1 <= work.layers < 16  # type: ignore[union-attr]
 
 
@@ -123,9 +152,10 @@ def test_what_was_asked_for_is_kept() -> None:
 
 def test_order_is_shuffled_by_the_seed_within_replicates() -> None:
     backends, works = [f"b{i}:cpu" for i in range(6)], [f"w{i}" for i in range(5)]
-    cells = interleave(backends, works, range(4), seed=1)
-    assert cells == interleave(backends, works, range(4), seed=1)
-    assert cells != interleave(backends, works, range(4), seed=2)
+    asked = dict.fromkeys(backends, works)
+    cells = interleave(asked, range(4), seed=1)
+    assert cells == interleave(asked, range(4), seed=1)
+    assert cells != interleave(asked, range(4), seed=2)
     orders = []
     for replicate in range(4):
         block = cells[6 * replicate : 6 * replicate + 6]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from membound.backends.api import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
     from membound.backends.registry import UnknownBackend
     from membound.bench.api import compare, load, run
-    from membound.bench.plan import PlanError
     from membound.bench.setup import OptionError
+    from membound.bench.suites import PlanError
     from membound.kernels.work import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError

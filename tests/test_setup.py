@@ -1,0 +1,35 @@
+"""What a run is to use, as far as it needs no probing: the memory of devices that were found."""
+
+from __future__ import annotations
+
+import pytest
+
+from membound.bench import setup
+from membound.bench.probe import Found
+from membound.bench.setup import choose_backends
+
+GPU = {"memory_bytes": 80_000_000_000, "cache_bytes": 50_000_000}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [
+        Found("alpha:cpu", "alpha", True),
+        Found("alpha:npu:0", "alpha", True, accelerator=GPU),
+        Found("alpha:npu:0+graph", "alpha", True, accelerator=GPU),
+        Found("alpha:npu:1", "alpha", False, "gone", accelerator=None),
+    ]
+    monkeypatch.setattr(setup, "probe", lambda *_: devices)
+    monkeypatch.setattr(setup.registry, "entries", lambda: ("alpha",))
+    monkeypatch.setattr(setup.registry, "entry_for", lambda name: "alpha")
+
+
+@pytest.mark.usefixtures("found")
+def test_devices_bring_the_size_of_their_memory() -> None:
+    everything = choose_backends([], 2, {})
+    assert everything.chosen == ("alpha:cpu", "alpha:npu:0", "alpha:npu:0+graph")
+    assert everything.device_memory == dict.fromkeys(
+        ("alpha:npu:0", "alpha:npu:0+graph"), GPU["memory_bytes"]
+    )
+    named = choose_backends(["alpha:npu:0+offload", "alpha:cpu"], 2, {})
+    assert named.device_memory == {"alpha:npu:0+offload": GPU["memory_bytes"]}
