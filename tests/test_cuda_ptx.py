@@ -150,7 +150,9 @@ def memory(a, y, n):
     t, u, v, w = ptx.stream4(a, i)
     ptx.wait_copies()
     d, e, f, g = ptx.load4_coherent(y, i)
-    ptx.store4(y, i, p ^ t ^ d, q ^ u ^ e, r ^ v ^ f, s ^ w ^ g ^ shared[n])
+    h, j, k, m = ptx.stream4_ordered(a, i)
+    o, x = ptx.stream2_ordered(a, i)
+    ptx.store4(y, i, p ^ t ^ d ^ h, q ^ u ^ e ^ j, r ^ v ^ f ^ k ^ o, s ^ w ^ g ^ m ^ x ^ shared[n])
 
 
 def registers(a, y, n):
@@ -169,6 +171,8 @@ INSTRUCTIONS = {
         "ld.global.nc.v4.u32",
         "ld.global.nc.L1::no_allocate.L2::256B.v4.u32",
         "ld.global.v4.u32",
+        "ld.global.L1::no_allocate.L2::256B.v4.u32",
+        "ld.global.L1::no_allocate.L2::256B.v2.u32",
         "st.global.v4.u32",
         "cp.async.cg.shared.global.L2::256B",
         "cp.async.commit_group",

@@ -69,7 +69,12 @@ class Doubles:
         """Four words of any element type."""
         return tuple(memory.group(index).view(np.uint32).copy())
 
-    load4_coherent = stream4 = load4
+    load4_coherent = stream4 = stream4_ordered = load4
+
+    @staticmethod
+    def stream2_ordered(memory: Any, index: Any) -> tuple[Any, ...]:
+        """Two words of any element type."""
+        return tuple(memory.group(index, size_bytes=8).view(np.uint32).copy())
 
     @staticmethod
     def store4(memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> None:

@@ -81,6 +81,21 @@ def _load_through_llvm(invariant: bool) -> Callable[..., Any]:
     return typer
 
 
+def _stream(words: int, load: str) -> Callable[..., Any]:
+    def typer(_context: Any, memory: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            pointer = _address(context, builder, sig, args, 0, _GLOBAL)
+            function = ir.FunctionType(ir.LiteralStructType([_WORD] * words), [pointer.type])
+            names = ",".join(f"${i}" for i in range(words))
+            text = f"{load}.L1::no_allocate.L2::256B.v{words}.u32 {{{names}}}, [${words}];"
+            assembly = ir.InlineAsm(function, text, "=r," * words + "l", side_effect=True)
+            return _words(context, builder, sig, builder.call(assembly, [pointer]))
+
+        return types.UniTuple(_U32, words)(memory, _I64), codegen
+
+    return typer
+
+
 @intrinsic
 def load4(typingctx: Any, memory: Any, index: Any) -> Any:
     """Sixteen bytes that nobody writes during the kernel, as four uint32; the compiler may move the load."""
@@ -99,15 +114,19 @@ def stream4(typingctx: Any, memory: Any, index: Any) -> Any:
 
     It keeps its place in the program, so that loads written before a syncwarp are all under way behind it.
     """
+    return _stream(4, "ld.global.nc")(typingctx, memory, index)
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _address(context, builder, sig, args, 0, _GLOBAL)
-        function = ir.FunctionType(ir.LiteralStructType([_WORD] * 4), [pointer.type])
-        text = "ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {$0,$1,$2,$3}, [$4];"
-        assembly = ir.InlineAsm(function, text, "=r,=r,=r,=r,l", side_effect=True)
-        return _words(context, builder, sig, builder.call(assembly, [pointer]))
 
-    return types.UniTuple(_U32, 4)(memory, _I64), codegen
+@intrinsic
+def stream4_ordered(typingctx: Any, memory: Any, index: Any) -> Any:
+    """As `stream4`, and no later syncwarp passes it: with long chains of mma behind, the others sink into them."""
+    return _stream(4, "ld.global")(typingctx, memory, index)
+
+
+@intrinsic
+def stream2_ordered(typingctx: Any, memory: Any, index: Any) -> Any:
+    """Eight bytes, as `stream4_ordered`."""
+    return _stream(2, "ld.global")(typingctx, memory, index)
 
 
 @intrinsic

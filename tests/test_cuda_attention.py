@@ -1,0 +1,128 @@
+"""Decode attention on CUDA: its numbers in the simulator, and what the kernels become on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sass import sass
+
+from membound.kernels.cuda import simulator
+from membound.kernels.cuda.attention import (
+    attention_kernel,
+    combine_kernel,
+    gain,
+    grid,
+    plan_splits,
+)
+from membound.kernels.cuda.cache_layout import lay_out
+from membound.kernels.cuda.cache_tiles import Tiles, unsupported
+from membound.kernels.inputs import AttentionInputs, make_inputs
+from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.work import DecodeAttention, parse
+
+
+def attend(spec: str, splits: int = 2, warps: int = 2, seed: int = 1) -> float:
+    """The error of the simulated kernels as a fraction of the tolerance."""
+    work = parse(spec)
+    inputs = make_inputs(work, seed)
+    assert isinstance(work, DecodeAttention)
+    assert isinstance(inputs, AttentionInputs)
+    tiles = Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page, warps)
+    cache = lay_out(inputs.cache(0), tiles, inputs.page_table(0))
+    parts = np.full(inputs.q.size * splits, np.nan, np.float32)
+    logs = np.full(work.batch * work.q_heads * splits, np.nan, np.float32)
+    out = np.full(inputs.q.size, np.nan, np.float32)
+    simulator.launch(
+        attention_kernel(tiles),
+        grid(tiles, work.batch, work.kv_heads, splits),
+        (
+            inputs.q.reshape(-1),
+            *(cache.k, cache.v, cache.k_scales, cache.v_scales, cache.table, parts, logs),
+            *(gain(tiles.head_dim), work.q_heads, work.kv_heads, work.context, tiles.room(work.context)),
+        ),
+    )
+    if splits > 1:
+        simulator.launch(combine_kernel(work.head_dim), work.batch * work.q_heads, (parts, logs, out, splits))
+    else:
+        out = parts
+    assert np.isfinite(logs).all()
+    return relative_error(out.reshape(inputs.q.shape), compute(inputs, 0)) / tolerance(work)
+
+
+@pytest.mark.parametrize("context", range(17, 33))
+def test_every_residue_of_page_and_tile(context: int) -> None:
+    spec = f"attention:context={context},q_heads=2,kv_heads=2,head_dim=32,page=16"
+    assert attend(spec, warps=1, seed=context) < 0.5
+
+
+@pytest.mark.parametrize("context", [1, 15, 63, 64, 65])
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_a_cache_of_one_piece(context: int, kv: str) -> None:
+    assert attend(f"attention:context={context},q_heads=2,kv_heads=1,head_dim=32,kv={kv}") < 0.5
+
+
+@pytest.mark.parametrize("page", [0, 16, 48])
+@pytest.mark.parametrize("kv", ["bf16", "f16", "int8", "fp8"])
+@pytest.mark.parametrize(("head_dim", "context"), [(32, 70), (64, 41), (128, 37)])
+def test_every_format_and_head(kv: str, head_dim: int, context: int, page: int) -> None:
+    spec = f"attention:context={context},q_heads=3,kv_heads=1,head_dim={head_dim},kv={kv},page={page}"
+    assert attend(spec, warps=1, seed=head_dim + page) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("q_heads", "kv_heads"), [(3, 3), (8, 2), (8, 1), (9, 1), (32, 2), (17, 1), (40, 1)], ids=str
+)
+def test_any_number_of_query_heads(q_heads: int, kv_heads: int) -> None:
+    spec = f"attention:context=19,q_heads={q_heads},kv_heads={kv_heads},head_dim=32,kv=f16,batch=2,page=16"
+    assert attend(spec, warps=1) < 0.5
+
+
+@pytest.mark.parametrize("splits", [1, 3, 7])
+@pytest.mark.parametrize("warps", [1, 2, 4])
+def test_any_number_of_warps_and_parts_even_more_than_tiles(splits: int, warps: int) -> None:
+    assert attend("attention:context=70,q_heads=2,kv_heads=1,head_dim=64,kv=f16", splits, warps) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("kv", "head_dim", "page", "reason"),
+    [
+        ("f32", 128, 0, "the tensor cores that attention runs on do not take f32"),
+        ("bf16", 96, 0, "attention kernels are made for heads of 32, 64, 128, not 96"),
+        ("bf16", 64, 24, "attention kernels take pages of multiples of 16 tokens, not 24"),
+    ],
+)
+def test_what_there_is_no_kernel_for(kv: str, head_dim: int, page: int, reason: str) -> None:
+    assert unsupported(kv, head_dim, page) == reason
+    assert unsupported("fp8", 64, 48) is None
+
+
+def test_parts_fill_the_gpu_and_no_more() -> None:
+    tiles = Tiles("bf16", 128, 4)
+    # 8 groups: an H100 holds 264 blocks, 33 of each; 2048 tiles in 32 parts are as soon done, in 16 turns of 4 warps.
+    assert plan_splits(tiles, 1, 8, 32768, 132) == 32
+    assert plan_splits(tiles, 64, 8, 32768, 132) in range(1, 5)
+    assert plan_splits(tiles, 1, 8, 64, 132) == 1
+    assert plan_splits(tiles, 1, 1, 16, 132) == 1
+    assert all(1 <= plan_splits(tiles, b, 2, 1000, 132) <= 63 for b in range(1, 9))
+
+
+CONTRACTS = [
+    # variant; wide loads of a turn of the loop, products of it
+    (Tiles("bf16", 128, 8, 16), 16, 32),
+    (Tiles("f16", 64, 4), 16, 32),
+    (Tiles("int8", 128, 4, 16), 16, 64),
+    (Tiles("fp8", 128, 16), 16, 64),
+]
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize(("tiles", "loads", "products"), CONTRACTS, ids=lambda v: getattr(v, "name", ""))
+def test_all_loads_of_a_turn_are_under_way_before_the_first_product(
+    tiles: Tiles, loads: int, products: int
+) -> None:
+    code = sass(attention_kernel(tiles))
+    assert code.count(r"LDG.*LTC256B\.128") == loads
+    assert code.longest_run >= loads
+    assert code.count("HMMA.16816.F32") == products
+    assert code.local == code.stack_bytes == code.doubles == 0
+    assert code.registers <= 255  # two blocks of 128 threads share 65536
