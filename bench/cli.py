@@ -38,6 +38,9 @@ app = typer.Typer(
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print Markdown tables, as for the summary of a CI job.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the row files.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
@@ -150,16 +153,26 @@ def run(
 
 @app.command()
 def show(
-    run: RunName = "latest", out: Out = DEFAULT_OUT, as_json: Json = False, debug: Debug = False
+    run: RunName = "latest",
+    out: Out = DEFAULT_OUT,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+    debug: Debug = False,
 ) -> None:
     """Show stored runs: ceilings, then each work with its backends, fastest first."""
     from membound.bench.runs import rows_of
 
+    _one_format(as_json, as_markdown)
     rows = rows_of(run, out)
     if as_json:
         from membound.results.stats import records, summarize
 
         _print_json(records(summarize(rows)))
+        return
+    if as_markdown:
+        from membound.results.markdown import run_markdown
+
+        typer.echo(run_markdown(rows), nl=False)
         return
     from membound.results.table import run_view
 
@@ -177,6 +190,7 @@ def compare(
     force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
     out: Out = DEFAULT_OUT,
     as_json: Json = False,
+    as_markdown: Markdown = False,
     debug: Debug = False,
 ) -> None:
     """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
@@ -184,9 +198,14 @@ def compare(
     from membound.results.stats import records
     from membound.results.table import compare_view
 
+    _one_format(as_json, as_markdown)
     lines = records(api.compare(a, b, backends, force, out))
     if as_json:
         _print_json(lines)
+    elif as_markdown:
+        from membound.results.markdown import compare_markdown
+
+        typer.echo(compare_markdown(lines), nl=False)
     else:
         _console().print(compare_view(lines))
 
@@ -280,6 +299,11 @@ def _refuse(message: str, debug: bool) -> int:
         traceback.print_exc()
     print(f"membound: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _one_format(as_json: bool, as_markdown: bool) -> None:
+    if as_json and as_markdown:
+        raise typer.BadParameter("--json and --markdown exclude each other")
 
 
 def _console(stderr: bool = False) -> Console:

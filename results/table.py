@@ -31,6 +31,11 @@ LEGEND = (
     "larger is how much of the machine's limit is reached. ×best: time over the fastest backend's."
 )
 
+COMPARE_LEGEND = (
+    "B/A: time of B over time of A, below 1 B is faster; interval: 95 % bootstrap over processes; "
+    "a side is called faster only where the interval excludes 1."
+)
+
 
 def run_view(rows: Sequence[Row]) -> Group:
     """Ceilings, a table for each work with its backends fastest first, what could not run, the legend."""
@@ -68,11 +73,11 @@ def _ceilings(rows: list[Row]) -> list[RenderableType]:
     table.add_column("through")
     table.add_column("with", overflow="fold")
     for value, row in best:
-        table.add_row(row.work, rate(value, row.unit), row.backend, _config(row.config))
+        table.add_row(row.work, rate(value, row.unit), row.backend, ceiling_config(row.config))
     return [table, *lost, Text()]
 
 
-def _config(config: dict[str, Any]) -> str:
+def ceiling_config(config: dict[str, Any]) -> str:
     """How a ceiling was reached: the pattern, its array sizes, its threads."""
     parts = [str(config["variant"])] if "variant" in config else []
     if "array_bytes" in config:
@@ -98,7 +103,7 @@ def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [Text.assemble((spec, "bold"), gap, (size, "dim"))]
     if timed:
         parts.append(_timed(timed, width))
-    parts += [Text(f"{x['backend']} {_failure(x)}", style="red") for x in failed]
+    parts += [Text(f"{x['backend']} {failure(x)}", style="red") for x in failed]
     return [*parts, Text()]
 
 
@@ -114,18 +119,19 @@ def _timed(lines: list[dict[str, Any]], width: int) -> Table:
         table.add_row(
             x["backend"],
             duration(x["time_s"]),
-            _half_width(x),
+            half_width(x),
             _three_digits(x["achieved_bytes_per_s"] / 1e9),
-            _percent(x["mbu"]),
-            _percent(x["mfu"]),
+            percent(x["mbu"]),
+            percent(x["mfu"]),
             f"{x['time_s'] / fastest:.2f}",
             x["verdict"],
-            ", ".join(_notes(x)),
+            ", ".join(notes(x)),
         )
     return table
 
 
-def _notes(line: dict[str, Any]) -> Iterator[str]:
+def notes(line: dict[str, Any]) -> Iterator[str]:
+    """What to know of a time beside the figures: disturbed, above a ceiling, other bytes."""
     if line["status"] != "ok":
         yield f"{line['status']} in {line['reason'].partition(':')[0]}"
     if line["validity"] in ("contended", "invalid"):
@@ -136,7 +142,8 @@ def _notes(line: dict[str, Any]) -> Iterator[str]:
         yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
 
 
-def _failure(line: dict[str, Any]) -> str:
+def failure(line: dict[str, Any]) -> str:
+    """Why a case has no time."""
     if line["status"] == "wrong":
         return f"wrong, so no time is given: {line['reason']}"
     return f"{line['status']}: {line['reason']}" if line["reason"] else str(line["status"])
@@ -187,11 +194,11 @@ def benchmarks_view(rows: Sequence[Row]) -> Group:
                 x["backend"] if work.startswith("custom:") else f"{x['backend']} {short(work)}",
                 duration(x["time_s"]),
                 _three_digits(x["achieved_bytes_per_s"] / 1e9),
-                _percent(x["mbu"]),
-                _percent(x["mfu"]),
+                percent(x["mbu"]),
+                percent(x["mfu"]),
                 _nearer_ceiling(x),
                 x["verdict"],
-                ", ".join(_notes(x)),
+                ", ".join(notes(x)),
             )
     return Group(table, *_doubts(lines))
 
@@ -215,11 +222,7 @@ def compare_view(table: Iterable[dict[str, Any]]) -> Group:
     parts.append(Text())
     for work in dict.fromkeys(x["work"] for x in lines):
         parts += _compared([x for x in lines if x["work"] == work])
-    legend = (
-        "B/A: time of B over time of A, below 1 B is faster; interval: 95 % bootstrap over processes; "
-        "a side is called faster only where the interval excludes 1."
-    )
-    return Group(*parts, Text(legend, style="dim"))
+    return Group(*parts, Text(COMPARE_LEGEND, style="dim"))
 
 
 def _compared(lines: list[dict[str, Any]]) -> list[RenderableType]:
@@ -235,24 +238,26 @@ def _compared(lines: list[dict[str, Any]]) -> list[RenderableType]:
         for x in rated:
             ci = x["time_ratio_ci"]
             table.add_row(
-                _pair(x),
+                pair(x),
                 duration(x["time_a_s"]),
                 duration(x["time_b_s"]),
                 f"{x['time_ratio']:.3g}",
                 "–" if ci is None else f"{ci[0]:.3g}–{ci[1]:.3g}",
-                _winner(x),
+                winner(x),
             )
         parts.append(table)
-    parts += [Text(f"{_pair(x)} no ratio; {x['note']}", style="yellow") for x in lines if x not in rated]
+    parts += [Text(f"{pair(x)} no ratio; {x['note']}", style="yellow") for x in lines if x not in rated]
     return [*parts, Text()]
 
 
-def _pair(line: dict[str, Any]) -> str:
+def pair(line: dict[str, Any]) -> str:
+    """Who is compared: two backends, or one in two runs."""
     a, b = line["backend_a"], line["backend_b"]
     return str(a) if a == b else f"{a} · {b}"
 
 
-def _winner(line: dict[str, Any]) -> str:
+def winner(line: dict[str, Any]) -> str:
+    """Who is faster, as far as the interval says."""
     if line["differs"] is None:
         return "one process"
     if not line["differs"]:
@@ -274,7 +279,7 @@ def duel_view(rows: Sequence[dict[str, Any]]) -> Group:
             *(duration(x[key]) for key in ("time_s", "p25_s", "p75_s")),
             "–" if x["time_ratio"] is None else f"{x['time_ratio']:.2f}",
             rate(by_flops, "FLOP/s") if by_bytes is None else rate(by_bytes, "bytes/s"),
-            _percent(x["of_bound"]),
+            percent(x["of_bound"]),
             f"{x['clean']}/{x['rounds']}",
         )
     failed = [x for x in rows if x not in timed]
@@ -286,11 +291,13 @@ def duel_view(rows: Sequence[dict[str, Any]]) -> Group:
     return Group(Text(str(rows[0]["work"]), style="bold"), table, *sentences, Text(legend, style="dim"))
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in %; ``–`` for None."""
     return "–" if share is None else f"{share:.0%}"
 
 
-def _half_width(line: dict[str, Any]) -> str:
+def half_width(line: dict[str, Any]) -> str:
+    """Half of the 95 % interval as a share of the time; ``–`` with one process."""
     ci = line["time_ci_s"]
     return "–" if ci is None else f"{(ci[1] - ci[0]) / 2 / line['time_s']:.0%}"
 
