@@ -51,3 +51,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = f"no {missing[0]}: pip install -e '.[cuda-compile]'" if missing else ""
         for item in compiled if missing else ():
             item.add_marker(pytest.mark.skip(reason=reason))
+    on_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpus:
+        import gpus
+
+        why_none = gpus.why_none()
+        for item in on_gpus if why_none else ():
+            item.add_marker(pytest.mark.skip(reason=why_none))
