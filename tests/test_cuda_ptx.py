@@ -94,6 +94,13 @@ def test_every_fp8_number_is_widened():
     np.testing.assert_array_equal(pairs(y, F16), np.stack([low, low[::-1]], 1))
 
 
+def test_numbers_are_rounded_to_fp8_and_cut():
+    x = (RNG.standard_normal((2, 256)) * 2.0 ** RNG.integers(-12, 12, (2, 256))).astype(np.float32)
+    y = computed(ptx.pack_e4m3, *x)
+    codes = np.clip(x, -448, 448).astype(ml_dtypes.float8_e4m3fn).view(np.uint8).astype(np.uint32)
+    np.testing.assert_array_equal(y & np.uint32(0xFFFF), codes[0] | codes[1] << np.uint32(8))
+
+
 def test_fast_functions():
     x = RNG.random(64, np.float32) * np.float32(10) + np.float32(1e-3)
     np.testing.assert_allclose(computed(ptx.exp2_fast, -x), np.exp2(-x.astype(np.float64)), rtol=1e-6)
@@ -163,7 +170,7 @@ def registers(a, y, n):
     x = ptx.exp2_fast(ptx.low_bf16(w)) + ptx.log2_fast(ptx.high_bf16(w)) + ptx.rsqrt_fast(ptx.as_f32(w))
     c0, c1, c2, c3 = ptx.mma_bf16(w, w, w, w, w, w, x, x, x, x)
     c0, c1, c2, c3 = ptx.mma_f16(w, w, w, w, w, w, c0, c1, c2, c3)
-    y[i] = ptx.pack_bf16(c0, c1) + ptx.as_u32(c2 + c3)
+    y[i] = ptx.pack_bf16(c0, c1) + ptx.as_u32(c2 + c3) + ptx.pack_e4m3(c0, c3)
 
 
 INSTRUCTIONS = {
@@ -182,6 +189,7 @@ INSTRUCTIONS = {
     registers: (
         "prmt.b32",
         "cvt.rn.f16x2.e4m3x2",
+        "cvt.rn.satfinite.e4m3x2.f32",
         "sub.rn.f16x2",
         "sub.rn.bf16x2",
         "cvt.f32.f16",

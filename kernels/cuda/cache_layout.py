@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.cuda.cache_tiles import Tiles
+from membound.kernels.cuda.gpu import Array, Gpu
 from membound.kernels.inputs import KVCache
 from membound.kernels.pages import paged
 
@@ -34,6 +35,27 @@ class CacheArrays:
     k_scales: F32
     v_scales: F32
     table: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCache:
+    """`CacheArrays` on a GPU, with room for `room` tokens a sequence."""
+
+    k: Array
+    v: Array
+    k_scales: Array
+    v_scales: Array
+    table: Array
+    room: int
+
+
+def upload(
+    gpu: Gpu, cache: KVCache, tiles: Tiles, table: npt.NDArray[np.int32], tokens: int = 0
+) -> DeviceCache:
+    """`lay_out` and copy to the GPU; arguments as there."""
+    a = lay_out(cache, tiles, table, tokens)
+    room = tiles.room(tokens or cache.k.shape[2])
+    return DeviceCache(*map(gpu.array, (a.k, a.v, a.k_scales, a.v_scales, a.table)), room)
 
 
 def lay_out(cache: KVCache, tiles: Tiles, table: npt.NDArray[np.int32], tokens: int = 0) -> CacheArrays:

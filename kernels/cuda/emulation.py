@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from membound.kernels import fp8
 from membound.kernels.cuda.compile import WARP
 from membound.kernels.inputs import to_bf16
 
@@ -163,12 +164,19 @@ class Doubles:
             values[i] = np.nan if byte & 0x7F == 0x7F else -size if byte & 0x80 else size
         return from_f16_pair(values)
 
+    @staticmethod
+    def pack_e4m3(low: Any, high: Any) -> Any:
+        """Two float32 as fp8, twice, as the instruction sequence leaves them."""
+        codes = fp8.encode(np.array([low, high, low, high], np.float32))
+        return codes.view(np.uint32)[0]
+
     # Arithmetic
 
     @staticmethod
     def exp2_fast(x: Any) -> Any:
-        """2^x."""
-        return np.exp2(np.float32(x))
+        """2^x, infinite beyond float32."""
+        with np.errstate(over="ignore"):
+            return np.exp2(np.float32(x))
 
     @staticmethod
     def log2_fast(x: Any) -> Any:

@@ -273,6 +273,13 @@ def unpack_e4m3(typingctx: Any, pair: Any) -> Any:
     return _operation(text, _U32, (_U32,))
 
 
+@intrinsic
+def pack_e4m3(typingctx: Any, low: Any, high: Any) -> Any:
+    """Two float32 as fp8 (e4m3) in the low 16 bits, to nearest even, cut at ±448; needs capability 8.9."""
+    text = "{.reg .b16 l; cvt.rn.satfinite.e4m3x2.f32 l, $2, $1; mov.b32 $0, {l, l};}"
+    return _operation(text, _U32, (_F32, _F32))
+
+
 # Arithmetic
 
 

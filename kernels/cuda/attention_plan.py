@@ -1,0 +1,87 @@
+"""Decode attention as launches on a GPU: which kernel, in how many parts, on which memory.
+
+>>> prepared = prepare_attention(gpu, inputs)
+>>> for launch in prepared.launches[slot]: launch.start()
+>>> prepared.out.read().reshape(inputs.q.shape)
+
+`gpu` is any gpu.Gpu. Ask `unsupported_attention` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from membound.kernels.cuda.attention import (
+    attention_kernel,
+    combine_kernel,
+    gain,
+    grid,
+    plan_splits,
+)
+from membound.kernels.cuda.cache_layout import DeviceCache, upload
+from membound.kernels.cuda.cache_tiles import Tiles, unsupported
+from membound.kernels.cuda.gpu import Array, Gpu, Launch
+from membound.kernels.inputs import AttentionInputs
+from membound.kernels.work import DecodeAttention, LatentAttention
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAttention:
+    """The launches of each input set, in order, and where all of them leave their output [B, Hq, D] float32."""
+
+    launches: tuple[tuple[Launch, ...], ...]
+    out: Array
+
+
+def unsupported_attention(work: DecodeAttention | LatentAttention) -> str | None:
+    """Why this attention cannot run on CUDA, or None."""
+    if isinstance(work, LatentAttention):
+        return "there is no kernel of latent attention yet"
+    return unsupported(work.kv, work.head_dim, work.page)
+
+
+def prepare_attention(gpu: Gpu, inputs: AttentionInputs) -> PreparedAttention:
+    """Copy queries and caches to the GPU and ready every input set's launches."""
+    work = inputs.work
+    assert isinstance(work, DecodeAttention)
+    tiles = Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
+    q, out = gpu.array(inputs.q), gpu.zeros(inputs.q.size, np.float32)
+    binder = AttentionBinder(gpu, tiles, work.batch, work.q_heads, work.kv_heads, work.context)
+    launches = []
+    for slot in range(inputs.slots):
+        cache = upload(gpu, inputs.cache(slot), tiles, inputs.page_table(slot))
+        launches.append(tuple(binder.bind(q, cache, out)))
+    return PreparedAttention(tuple(launches), out)
+
+
+class AttentionBinder:
+    """Attention of one shape, bound to one memory after another; they share what lies between the kernels."""
+
+    def __init__(self, gpu: Gpu, tiles: Tiles, batch: int, q_heads: int, kv_heads: int, context: int) -> None:
+        self._gpu, self._tiles, self._context = gpu, tiles, context
+        self._batch, self._heads = batch, (q_heads, kv_heads)
+        self.splits = plan_splits(tiles, batch, kv_heads, context, gpu.multiprocessors)
+        rows = batch * q_heads * self.splits
+        self._logs = gpu.zeros(rows, np.float32)
+        self._parts = gpu.zeros(rows * tiles.head_dim, np.float32) if self.splits > 1 else None
+
+    def bind(self, q: Array, cache: DeviceCache, out: Array) -> Sequence[Launch]:
+        """Launches from q [B, Hq, D] float32 to `out`, the same, over the first `context` tokens of `cache`."""
+        tiles, (q_heads, kv_heads) = self._tiles, self._heads
+        attention = self._gpu.bind(
+            attention_kernel(tiles),
+            grid(tiles, self._batch, kv_heads, self.splits),
+            (
+                *(q, cache.k, cache.v, cache.k_scales, cache.v_scales, cache.table),
+                *(out if self._parts is None else self._parts, self._logs),
+                *(gain(tiles.head_dim), q_heads, kv_heads, self._context, cache.room),
+            ),
+        )
+        if self._parts is None:
+            return [attention]
+        arguments = (self._parts, self._logs, out, self.splits)
+        combine = self._gpu.bind(combine_kernel(tiles.head_dim), self._batch * q_heads, arguments)
+        return [attention, combine]
