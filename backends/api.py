@@ -161,6 +161,15 @@ class Backend(ABC):
     def output(self) -> npt.NDArray[np.float32]:
         """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab]."""
 
+    def add_arithmetic(self, work: Work, fmas: int) -> None:
+        """Have the next `prepare` of `work` do `fmas` extra multiply-adds for each weight or cache element.
+
+        Optional, an instrument of `membound claim`: the same bytes and the same output as without, more
+        arithmetic, independent of the loads. Called before `prepare`, with 0 for the same kernel without
+        any. Raises Unsupported where there is no such kernel, which is what a backend does that knows none.
+        """
+        raise Unsupported("no kernels with extra arithmetic")
+
     def stored_bytes(self) -> int | None:
         """Bytes of weights and cache that one launch really streams, if the runtime stores them otherwise.
 

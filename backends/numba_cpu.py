@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, cpu_name
+from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.simd import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
@@ -32,6 +32,7 @@ class NumbaCpu(Backend):
     _output: Callable[[], npt.NDArray[np.float32]]
     _threads = 1
     _stored: int | None = None
+    _extra_fmas: int | None = None
 
     def open(self, device: str, threads: int) -> Device:
         """Start Numba's thread pool."""
@@ -61,11 +62,23 @@ class NumbaCpu(Backend):
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
         return None
 
+    def add_arithmetic(self, work: Work, fmas: int) -> None:
+        """One row of x, or decode attention over a float cache: see membound.kernels.cpu.free_compute."""
+        from membound.kernels.cpu.free_compute import refusal
+
+        reason = refusal(work)
+        if reason is not None:
+            raise Unsupported(reason)
+        self._extra_fmas = fmas
+
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Pack every input set; compile on the first launch of a kind."""
         self.close()
+        extra_fmas, self._extra_fmas = self._extra_fmas, None
         if isinstance(inputs, LinearInputs):
-            self._prepare_linear(inputs)
+            self._prepare_linear(inputs, extra_fmas)
+        elif isinstance(inputs, AttentionInputs) and extra_fmas is not None:
+            self._prepare_loaded_attention(inputs, extra_fmas)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
         else:
@@ -91,7 +104,7 @@ class NumbaCpu(Backend):
         """Drop the packed arrays."""
         self._launch, self._output, self._stored = _nothing_prepared, _no_output, None
 
-    def _prepare_linear(self, inputs: LinearInputs) -> None:
+    def _prepare_linear(self, inputs: LinearInputs, extra_fmas: int | None = None) -> None:
         from membound.kernels.cpu.linear import linear_kernel
         from membound.kernels.cpu.pack import aligned_bytes, pack
         from membound.kernels.cpu.recipe import choose
@@ -104,9 +117,14 @@ class NumbaCpu(Backend):
             arenas.append(aligned_bytes(size))
             pack(inputs.weight(slot), recipe, arenas[-1])
         self._stored = _if_larger(size, work.traffic.weights_bytes + work.traffic.scales_bytes)
-        run = linear_kernel(work.weight, work.act, work.m)
         n, k, x = work.n, work.k, inputs.x.reshape(-1)
-        scratch = aligned_bytes(recipe.scratch_bytes(k))
+        if extra_fmas is None:
+            run = linear_kernel(work.weight, work.act, work.m)
+            scratch = aligned_bytes(recipe.scratch_bytes(k))
+        else:
+            from membound.kernels.cpu.free_compute import loaded_linear_kernel, scratch_with_constants
+
+            run, scratch = loaded_linear_kernel(work.weight), scratch_with_constants(k, extra_fmas)
         y = np.zeros(recipe.rows * recipe.padded_n(n), np.float32)
         self._launch = lambda slot: run(arenas[slot], 0, n, k, x, scratch, y, threads)
         self._output = lambda: y.reshape(recipe.rows, -1)[: work.m, :n].copy()
@@ -132,6 +150,23 @@ class NumbaCpu(Backend):
         self._launch = lambda slot: run(
             q, *slots[slot], out, batch, kv_heads, group, dim, context, context, threads
         )
+        self._output = lambda: out.reshape(inputs.q.shape).copy()
+
+    def _prepare_loaded_attention(self, inputs: AttentionInputs, extra_fmas: int) -> None:
+        from membound.kernels.cpu.free_compute import constants, loaded_attention_kernel
+        from membound.kernels.cpu.grouping import grouping
+
+        work, threads = inputs.work, self._threads
+        assert isinstance(work, DecodeAttention)
+        caches = [inputs.cache(slot) for slot in range(inputs.slots)]
+        slots = [(c.k.reshape(-1), c.v.reshape(-1)) for c in caches]
+        group, dim = work.q_heads // work.kv_heads, work.head_dim
+        run = loaded_attention_kernel(work.kv, grouping(work.kv, group, dim).heads)
+        numbers = constants(extra_fmas)
+        q = np.ascontiguousarray(inputs.q.reshape(-1))
+        out = np.zeros_like(q)
+        shape = (work.context, work.batch, work.kv_heads, group, dim)
+        self._launch = lambda slot: run(q, *slots[slot], numbers, *shape, out, threads)
         self._output = lambda: out.reshape(inputs.q.shape).copy()
 
     def _prepare_step(self, inputs: ModelInputs) -> None:

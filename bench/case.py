@@ -76,9 +76,9 @@ def run_case(case: Case, tell: Tell) -> Row:
     except WrongAnswerError as error:
         row.status, row.reason, row.error = "wrong", str(error), error.error
     except MemoryError as error:
-        row.status, row.reason = "oom", _one_line(error)
+        row.status, row.reason = "oom", one_line(error)
     except Exception as error:  # the outermost boundary around runtimes that raise classes of their own
-        row.status, row.reason = "error", _one_line(error)
+        row.status, row.reason = "error", one_line(error)
     gc.collect()
     return row
 
@@ -209,7 +209,7 @@ def _reference_key(inputs: Inputs, slot: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The class and the first line of an exception: a row's reason."""
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__

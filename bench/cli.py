@@ -50,6 +50,12 @@ Pythons = Annotated[
         "--python", metavar="BACKEND=PATH", help="Run a backend in another interpreter. Repeatable."
     ),
 ]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
+    ),
+]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
 ]
@@ -99,12 +105,7 @@ def run(
             "default: the whole suite.",
         ),
     ] = None,
-    backends: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
-        ),
-    ] = None,
+    backends: Backends = None,
     replicates: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Worker processes a case; default: 3, with --quick 1.")
     ] = None,
@@ -252,6 +253,60 @@ def duel(
     raise typer.Exit(int(any(row["status"] in ("wrong", "error", "oom") for row in rows)))
 
 
+@app.command()
+def claim(
+    only: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
+    ] = "",
+    backends: Backends = None,
+    replicates: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Worker processes of each experiment; default: its sample size."),
+    ] = None,
+    rigor: Annotated[
+        str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
+    ] = "normal",
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of inputs and order.")] = 1,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
+    ] = None,
+    out: Out = DEFAULT_OUT,
+    python: Pythons = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test the claim that memory bandwidth, not compute, limits decoding, by experiments that could refute it.
+
+    Prints each experiment and the rule that would refute it before anything is measured, then verdicts.
+    """
+    from membound.bench.claim_plan import parse_only
+    from membound.bench.claim_session import run_claim
+    from membound.bench.plan import Options
+    from membound.bench.setup import check_threads, parse_pythons, split
+    from membound.results.claim_table import claim_view
+
+    options = Options(
+        threads=check_threads(threads),
+        replicates=replicates or 0,
+        rigor=rigor,
+        seed=seed,
+        pythons=parse_pythons(python or ()),
+        out=out,
+        command=shlex.join(["membound", *sys.argv[1:]]),
+    )
+    talk = _console(stderr=as_json)
+    asked = parse_only(only)
+    session = run_claim(asked, split(backends or ()), options, pair, talk, _console(stderr=True))
+    if as_json:
+        _print_json(session.record())
+    else:
+        talk.print(claim_view(session.findings))
+    talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(session.exit_status)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit. `argv` is without the program's name; default: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -280,6 +335,8 @@ USER_ERRORS = (
     ("membound.backends.api", "MemboundError"),
     ("membound.kernels.work", "SpecError"),
     ("membound.results.compare", "CompareError"),
+    ("membound.results.experiments", "ExperimentsError"),
+    ("membound.results.observation", "ObservationError"),
     ("membound.results.row", "RowError"),
     ("membound.results.store", "StoreError"),
 )

@@ -269,27 +269,34 @@ def _run_ceilings_again(session: _Session) -> None:
 
 def _keep_ceilings(session: _Session, event: Event, backend: str, replicate: int) -> None:
     """A row for each ceiling that a worker measured."""
-    found, reasons = grade(event["telemetry"], session.plan.threads)
-    for ceiling in event["ceilings"]:
-        session.keep(
-            Row(
-                run_id=session.run_id,
-                kind="ceiling",
-                backend=backend,
-                work=ceiling["name"],
-                status=ceiling["status"],
-                reason=ceiling["reason"],
-                replicate=replicate,
-                started_at=_now(),
-                value=ceiling["value"],
-                unit=ceiling["unit"],
-                config=ceiling["config"],
-                samples_s=list(ceiling["samples"]),
-                telemetry=event["telemetry"],
-                grade=found,
-                grade_reasons=reasons,
-            )
+    for row in ceiling_rows(event, session.run_id, backend, replicate, session.plan.threads):
+        session.keep(row)
+
+
+def ceiling_rows(event: Event, run_id: str, backend: str, replicate: int, threads: int) -> list[Row]:
+    """The rows of a worker's `ceilings` event."""
+    found, reasons = grade(event["telemetry"], threads)
+    return [
+        Row(
+            run_id=run_id,
+            kind="ceiling",
+            backend=backend,
+            work=ceiling["name"],
+            status=ceiling["status"],
+            reason=ceiling["reason"],
+            replicate=replicate,
+            threads=threads,
+            started_at=_now(),
+            value=ceiling["value"],
+            unit=ceiling["unit"],
+            config=ceiling["config"],
+            samples_s=list(ceiling["samples"]),
+            telemetry=event["telemetry"],
+            grade=found,
+            grade_reasons=reasons,
         )
+        for ceiling in event["ceilings"]
+    ]
 
 
 def _fail_ceilings(session: _Session, backend: str, replicate: int, status: str, reason: str) -> None:

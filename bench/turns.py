@@ -49,10 +49,12 @@ def take_turn(
     attempts: int = ATTEMPTS,
     pause_s: float = PAUSE_S,
     before: Callable[[], object] | None = None,
+    alone: bool = True,
 ) -> Turn:
     """Time `burst` until it is clean, at most `attempts` times; the least disturbed of them.
 
-    Each attempt is: `before`, a pause that grows with every attempt, `warm`, and the timed burst.
+    Each attempt is: `before`, a pause that grows with every attempt, `warm`, and the timed burst. Not `alone`,
+    others are meant to run on other cores, and only waiting for one's own counts as disturbance.
     """
     best: Turn | None = None
     for attempt in range(attempts):
@@ -60,7 +62,7 @@ def take_turn(
             before()
         time.sleep(pause_s * (1 + attempt))
         warm()
-        turn = _timed(burst)
+        turn = _timed(burst, alone)
         if best is None or (turn.disturbance or 0.0) < (best.disturbance or 0.0):
             best = turn
         if best.clean or best.disturbance is None:
@@ -78,7 +80,7 @@ def usable(turns: Sequence[Turn]) -> list[float]:
     return [turn.time_s for turn in ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]]
 
 
-def _timed(burst: Callable[[], object]) -> Turn:
+def _timed(burst: Callable[[], object], alone: bool) -> Turn:
     waited_s, busy_s, own_s = _waited_s(), _busy_s(), time.process_time()
     start = time.perf_counter()
     burst()
@@ -86,7 +88,7 @@ def _timed(burst: Callable[[], object]) -> Turn:
     own_s, waited_after_s, busy_after_s = time.process_time() - own_s, _waited_s(), _busy_s()
     if waited_s is None or waited_after_s is None or busy_s is None or busy_after_s is None:
         return Turn(time_s, None)
-    others_s = max(0.0, busy_after_s - busy_s - own_s - OTHERS_GRAIN_S)
+    others_s = max(0.0, busy_after_s - busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
     return Turn(time_s, (waited_after_s - waited_s + others_s) / time_s)
 
 

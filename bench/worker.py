@@ -2,9 +2,9 @@
 
     echo '{"job": "probe", "entry": "torch", "threads": 2}' | python -m membound.bench.worker
 
-Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``.
-Events, one JSON object a line: ``hello``, ``device``, ``phase``, ``result``, ``ceilings``, ``failed``,
-``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
+Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``,
+``trial`` (an experiment on one backend). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
+``result``, ``outcome``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
 error, so that nothing a runtime prints can break the protocol.
 """
 
@@ -43,7 +43,7 @@ def main() -> int:
     send("hello", python=sys.version.split()[0])
     job = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, pick_cpus(job["threads"]))
-    {"probe": _probe, "measure": _measure, "ceilings": _ceilings}[job["job"]](job, send)
+    {"probe": _probe, "measure": _measure, "ceilings": _ceilings, "trial": _trial}[job["job"]](job, send)
     send("end")
     return 0
 
@@ -122,6 +122,22 @@ def _measure(job: dict[str, Any], send: Send) -> None:
         with watch_compilation(lambda name, tell=tell: tell(f"compiling {name}")):  # type: ignore[misc]
             row = run_case(case, tell)
         send("result", work=work, row=asdict(row))
+
+
+def _trial(job: dict[str, Any], send: Send) -> None:
+    """Measure the arms of an experiment."""
+    from membound.bench.trial import run_trial, trial_of
+    from membound.kernels.cpu.compile import watch_compilation
+
+    now: list[int] = []
+
+    def tell(phase: str, arms: list[int]) -> None:
+        now[:] = arms
+        send("phase", phase=phase, arms=arms)
+
+    with watch_compilation(lambda name: tell(f"compiling {name}", list(now))):
+        for outcome in run_trial(trial_of(job), tell):
+            send("outcome", **asdict(outcome))
 
 
 def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:

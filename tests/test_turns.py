@@ -22,7 +22,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def bursts_of(monkeypatch: pytest.MonkeyPatch, disturbances: list[float | None]) -> None:
     times = iter(Turn(float(i + 1), share) for i, share in enumerate(disturbances))
 
-    def timed(burst: object) -> Turn:
+    def timed(burst: object, alone: bool) -> Turn:
+        assert alone
         burst()  # type: ignore[operator]
         return next(times)
 
@@ -77,7 +78,7 @@ def test_a_system_that_tells_nothing_leaves_disturbance_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(turns, "PROC", tmp_path)
-    assert turns._timed(lambda: None).disturbance is None
+    assert turns._timed(lambda: None, True).disturbance is None
 
 
 def test_waiting_and_other_processes_count_as_disturbance(
@@ -94,11 +95,13 @@ def test_waiting_and_other_processes_count_as_disturbance(
 
     monkeypatch.setattr(turns, "PROC", tmp_path)
     state(1_000_000, 5.0)
-    waited = turns._timed(lambda: state(3_000_000, 5.0))
+    waited = turns._timed(lambda: state(3_000_000, 5.0), True)
     assert waited.disturbance == pytest.approx(0.002 / waited.time_s)
-    others = turns._timed(lambda: state(3_000_000, 8.0))
+    others = turns._timed(lambda: state(3_000_000, 8.0), True)
     assert others.disturbance is not None
     assert others.disturbance * others.time_s == pytest.approx(3.0 - turns.OTHERS_GRAIN_S, abs=0.1)
+    with_others = turns._timed(lambda: state(4_000_000, 12.0), False)  # they are meant to run
+    assert with_others.disturbance == pytest.approx(0.001 / with_others.time_s)
 
 
 def test_clean_turns_alone_count_when_there_are_three() -> None:

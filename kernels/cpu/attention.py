@@ -99,8 +99,12 @@ def attention_kernel(KV: str, HEADS: int, METHOD: str) -> Any:
 
 @cache
 def _attend(g: Grouping) -> Any:
-    """Every thread its share of the rows, then what was split is merged."""
-    walk, merge = _make_walk(g), make_merge(g)
+    return make_attend(g, make_scores(g), make_values(g))
+
+
+def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
+    """Every thread its share of the rows, then what was split is merged; takes what `attend` does from q on."""
+    walk, merge = _make_walk(g, score, add_values), make_merge(g)
     HEADS = g.heads
 
     @numba.njit(parallel=True)
@@ -124,9 +128,9 @@ def _attend(g: Grouping) -> Any:
     return run
 
 
-def _make_walk(g: Grouping) -> Any:
+def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
     """One thread's share: a run of rows over all KV heads, cut where a KV head ends."""
-    prepare, attend_part, finish = make_prepare(g), _make_part(g), make_finish(g)
+    prepare, attend_part, finish = make_prepare(g), _make_part(g, score, add_values), make_finish(g)
     workspace = _make_workspace(g)
 
     @numba.njit
@@ -183,9 +187,9 @@ def _make_workspace(g: Grouping) -> Any:
     return workspace
 
 
-def _make_part(g: Grouping) -> Any:
+def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
     """Blocks of scores, softmax and values over `tokens` rows: fills a part (see parts.py)."""
-    score, update, add_values = make_scores(g), make_softmax(g), make_values(g)
+    update = make_softmax(g)
     HEADS, ROWS, BLOCK = g.heads, g.rows, g.block
 
     @numba.njit

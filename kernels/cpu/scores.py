@@ -111,7 +111,11 @@ def _prepare_words(g: Grouping) -> Any:
 @cache
 def make_scores(g: Grouping) -> Any:
     """score(query, factors, k, k_scales, at, scales_at, group, dim, begin, end, stride, last, scores)."""
-    fill = {"float": _float, "integer": _integer, "scalar": _scalar}[g.method](g)
+    return hide_padding(g, {"float": _float, "integer": _integer, "scalar": _scalar}[g.method](g))
+
+
+def hide_padding(g: Grouping, fill: Any) -> Any:
+    """`fill` with the arguments of a score, then scores that no softmax notices for tokens behind the last."""
     ROWS, HEADS = g.rows, g.heads
 
     @numba.njit

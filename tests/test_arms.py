@@ -1,0 +1,108 @@
+"""What runs in each experiment: names as written down beforehand, doses where they are needed, held what is held."""
+
+from __future__ import annotations
+
+from math import isclose
+
+import pytest
+
+from membound.bench.arms import Arm, Scene, arms_of, loaded_elements
+from membound.kernels.work import DecodeAttention, Linear, Step, parse
+from membound.results.experiments import Experiment, load_experiments
+
+SCENE = Scene(cache_bytes=300 << 20, room_bytes=16 << 30, ridge=11.0, thieves=1)
+REGISTER = load_experiments()
+MEASURED_BESIDE = {
+    "stolen_bytes_per_s",
+    "stolen_flops_per_s",
+    "machine_read_bytes_per_s",
+    "memory_clock_hz",
+    "core_clock_hz",
+}
+
+
+def named(number: int, name: str) -> list[Arm]:
+    return [arm for arm in arms_of(number, SCENE) if arm.name == name]
+
+
+@pytest.mark.parametrize("experiment", list(REGISTER), ids=lambda e: e.name)
+def test_arms_and_factors_are_those_written_down(experiment: Experiment) -> None:
+    arms = arms_of(experiment.id, SCENE)
+    assert bool(arms) == (experiment.id != 9)
+    for arm in arms:
+        assert arm.name in experiment.arms or "any name" in experiment.arms
+        assert set(arm.factors) <= set(experiment.factors)
+        assert parse(arm.work).spec == arm.work
+    doses = {(arm.work, *sorted(arm.factors.items())) for arm in arms}
+    assert not arms or len(doses) >= experiment.doses
+    assert set(experiment.factors) - {f for arm in arms for f in arm.factors} <= MEASURED_BESIDE or not arms
+
+
+def test_extra_arithmetic_brackets_the_ridge() -> None:
+    for name in ("linear_f32", "linear_bf16", "attention_f32", "attention_bf16"):
+        arms = named(1, name)
+        assert len({arm.work for arm in arms}) == 1
+        assert arms[0].extra_fmas == 0
+        assert arms[0].flops == arms[0].parsed.flops
+        shares = [arm.flops / arm.parsed.traffic.total_bytes / SCENE.ridge for arm in arms]
+        assert shares == sorted(set(shares))
+        assert sum(share <= 0.5 for share in shares) >= 3
+        assert 0.9 < min(shares, key=lambda s: abs(s - 1)) < 1.1
+        assert shares[-1] > 1.5
+
+
+def test_extra_flops_are_two_for_each_element() -> None:
+    arm = Arm("x", "x", DecodeAttention(100, 8, 2, 64, 3).spec, extra_fmas=7)
+    assert loaded_elements(arm.parsed) == 2 * 3 * 100 * 2 * 64
+    assert arm.flops - arm.parsed.flops == 2 * 7 * 2 * 3 * 100 * 2 * 64
+    assert Arm("x", "x", Linear(10, 20).spec, extra_fmas=1).flops == 2 * 10 * 20 * 2
+    with pytest.raises(ValueError, match="no single operation"):
+        loaded_elements(Step("tiny"))
+
+
+def test_kv_heads_change_bytes_and_not_flops() -> None:
+    arms = named(2, "kv_heads")
+    assert len({arm.flops for arm in arms}) == 1
+    moved = [arm.parsed.traffic.total_bytes for arm in arms]
+    assert max(moved) > 7 * min(moved)
+    assert max(arm.flops / arm.parsed.traffic.total_bytes for arm in arms) < SCENE.ridge / 2
+
+
+def test_rows_change_flops_and_hardly_bytes() -> None:
+    for name in ("linear_f32", "linear_bf16"):
+        arms = named(3, name)
+        assert max(a.flops for a in arms) == 128 * min(a.flops for a in arms)
+        moved = [arm.parsed.traffic.total_bytes for arm in arms]
+        assert max(moved) < 1.2 * min(moved)
+
+
+def test_every_victim_meets_every_thief() -> None:
+    arms = arms_of(4, SCENE)
+    for work in {arm.work for arm in arms}:
+        met = {(arm.thief, arm.duty) for arm in arms if arm.work == work}
+        duties = {duty for thief, duty in met if thief == "bandwidth"}
+        assert 1.0 in duties
+        assert {duty for thief, duty in met if thief == "fma"} == duties
+        assert ("idle", 0.0) in met
+    assert all(arm.name == arm.thief for arm in arms)
+    assert arms_of(4, Scene(1 << 20, 1 << 30, 11.0, thieves=0)) == []
+
+
+@pytest.mark.parametrize("cache_bytes", [32 << 20, 300 << 20])
+def test_working_sets_lie_on_both_sides_of_the_cache(cache_bytes: int) -> None:
+    arms = arms_of(5, Scene(cache_bytes, 16 << 30, 11.0, 0))
+    sets = [arm.parsed.footprint_bytes for arm in arms]
+    assert [arm.factors["working_set_bytes"] for arm in arms] == sets
+    shares = [size / cache_bytes for size in sets]
+    assert all(arm.resident for arm in arms)
+    assert shares[0] < 0.3
+    assert isclose(shares[-1], 8, rel_tol=0.01)
+
+
+def test_a_step_issues_as_many_operations_as_its_bill_has() -> None:
+    arms = arms_of(7, SCENE)
+    steps = [arm for arm in arms if isinstance(arm.parsed, Step)]
+    assert steps
+    assert all(arm.factors["operations"] == 1 for arm in arms if arm not in steps)
+    tiny = next(arm for arm in steps if arm.parsed.model == "tiny")
+    assert tiny.factors["operations"] == sum(op.count for op in tiny.parsed.operations) > 10

@@ -1,0 +1,279 @@
+"""Running the experiments: everything that happens to a worker is an observation, and nothing measured is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from membound.bench import claim
+from membound.bench.claim import Claiming
+from membound.bench.claim_plan import ClaimPlan, make_claim_plan
+from membound.bench.plan import Options
+from membound.bench.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.progress import Silent
+from membound.kernels.work import parse
+from membound.results.claim import load_claim
+from membound.results.experiments import load_experiments
+from membound.results.observation import Observation
+from membound.results.store import RunWriter
+
+REGISTER = load_experiments()
+READ, PEAK = 2e10, 2.2e11
+CEILINGS = {"read": (READ, "bytes/s"), "fma_f32": (PEAK, "FLOP/s")}
+
+
+class Notes(Silent):
+    """Remembers notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class FakeWorker:
+    """Stands in for a process: `script` maps a job to its events, or raises."""
+
+    jobs: ClassVar[list[dict[str, Any]]]
+    script: Any
+
+    def __init__(self, job: dict[str, Any], python: str = "") -> None:
+        type(self).jobs.append(job)
+        self.job = job
+
+    def __enter__(self) -> FakeWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def events(self, limit_s: Any) -> Iterator[dict[str, Any]]:
+        yield from type(self).script(self.job)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
+    class Scripted(FakeWorker):
+        jobs: ClassVar[list[dict[str, Any]]] = []
+        script = staticmethod(honest)
+
+    monkeypatch.setattr(claim, "Worker", Scripted)
+    return Scripted
+
+
+def ceilings(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    found = CEILINGS if job["job"] == "ceilings" else {"launch": (1e-6, "s")}
+    made = [
+        {"name": n, "value": v * job["threads"] if u != "s" else v, "unit": u, "config": {}, "samples": [0.1]}
+        | {"status": "ok", "reason": ""}
+        for n, (v, u) in found.items()
+    ]
+    yield {"event": "ceilings", "ceilings": made, "telemetry": {}}
+
+
+def outcome(index: int, **fields: Any) -> dict[str, Any]:
+    plain = {"status": "ok", "reason": "", "samples_s": [0.3, 0.1, 0.2], "factors": {}, "grade": "clean"}
+    return {"event": "outcome", "index": index, "grade_reasons": [], "telemetry": {}} | plain | fields
+
+
+def honest(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if job["job"] != "trial":
+        yield from ceilings(job)
+        return
+    for index in range(len(job["arms"])):
+        yield {"event": "phase", "phase": "timing", "arms": [index]}
+        yield outcome(index)
+
+
+def planned(folder: Path, *only: int, backends: tuple[str, ...] = ("numba:cpu",), **more: Any) -> ClaimPlan:
+    options = Options(threads=2, out=folder, reference_dir=folder / "reference")
+    plan = make_claim_plan(only, backends, options, REGISTER, 10**11)
+    return replace(plan, thief_cpus=(1,), **more)
+
+
+def run(folder: Path, plan: ClaimPlan, stored: tuple[Observation, ...] = ()) -> tuple[Claiming, list[str]]:
+    notes = Notes()
+    path = folder / "claim-x.jsonl"
+    with RunWriter(path) as writer:
+        claiming = Claiming(plan, REGISTER, writer, notes, "x").run(stored)
+    kept = load_claim(path)
+    assert list(kept.observations) == claiming.observations
+    assert list(kept.ceilings) == claiming.ceilings
+    assert kept.meta.experiments_sha256 == REGISTER.sha256
+    return claiming, notes.notes
+
+
+def test_every_arm_in_every_process_with_the_ceilings_it_is_held_against(
+    tmp_path: Path, worker: type[FakeWorker]
+) -> None:
+    claiming, notes = run(tmp_path, planned(tmp_path, 1, 4))
+    assert notes == []
+    assert [j["job"] for j in worker.jobs[:3]] == ["ceilings", "ceilings", "measure"]
+    assert [j["threads"] for j in worker.jobs[:3]] == [1, 2, 2]
+    first = [o for o in claiming.observations if o.experiment == 1]
+    assert {o.replicate for o in first} == {0, 1, 2}
+    assert len(first) == 3 * len({(o.arm, o.number("k")) for o in first})
+    one = next(o for o in first if o.arm == "linear_bf16" and o.number("k") > 0)
+    assert (one.time_s, one.samples_s, one.validity) == (0.2, [0.3, 0.1, 0.2], "clean")
+    assert (one.read_bytes_per_s, one.compute_flops_per_s, one.launch_s) == (2 * READ, 2 * PEAK, 1e-6)
+    work = parse(one.work)
+    assert one.bytes == work.traffic.total_bytes
+    assert one.flops == work.flops * (1 + one.number("k"))
+    victims = [o for o in claiming.observations if o.experiment == 4]
+    assert {(o.threads, o.read_bytes_per_s) for o in victims} == {(1, READ)}
+    assert {o.number("machine_read_bytes_per_s") for o in victims} == {2 * READ}
+
+
+def test_what_was_measured_beside_a_dose_is_kept(tmp_path: Path, worker: type[FakeWorker]) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for event in honest(job):
+            yield event | {"factors": {"stolen_bytes_per_s": 5e9}} if event["event"] == "outcome" else event
+
+    worker.script = staticmethod(script)
+    claiming, _ = run(tmp_path, planned(tmp_path, 4))
+    assert {o.number("stolen_bytes_per_s") for o in claiming.observations} == {5e9}
+    assert {o.number("duty") for o in claiming.observations} == {0.0, 0.25, 0.5, 1.0}
+
+
+def test_a_crash_blames_the_arm_that_was_at_it_and_the_others_go_on(
+    tmp_path: Path, worker: type[FakeWorker]
+) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if job["job"] != "trial":
+            yield from ceilings(job)
+            return
+        for index, arm in enumerate(job["arms"]):
+            yield {"event": "phase", "phase": "preparing", "arms": [index]}
+            if arm["factors"]["m"] == 8:
+                raise WorkerDiedError("SIGSEGV: bye")
+            yield outcome(index)
+
+    worker.script = staticmethod(script)
+    claiming, _ = run(tmp_path, planned(tmp_path, 3))
+    crashed = [o for o in claiming.observations if o.status != "ok"]
+    assert {(o.number("m"), o.status, o.reason) for o in crashed} == {
+        (8, "crashed", "while preparing: SIGSEGV: bye")
+    }
+    assert len(crashed) == 6  # two formats, three processes: a crash may have had an outer cause
+    assert all(o.time_s is None for o in crashed)
+    keys = [(o.replicate, o.arm, o.number("m")) for o in claiming.observations]
+    assert len(keys) == len(set(keys)) == 3 * 2 * 13
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (WorkerTimeoutError("silent for 300 s"), "timeout"),
+        (WorkerUnavailableError("no python"), "unavailable"),
+    ],
+)
+def test_a_worker_that_says_nothing_fails_all_its_arms_once(
+    tmp_path: Path, worker: type[FakeWorker], error: Exception, status: str
+) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if job["job"] == "trial":
+            raise error
+        yield from ceilings(job)
+
+    worker.script = staticmethod(script)
+    claiming, _ = run(tmp_path, planned(tmp_path, 5, backends=("numba:cpu", "numpy:cpu")))
+    assert {(o.status, o.reason, o.replicate) for o in claiming.observations} == {(status, str(error), 0)}
+    assert len([j for j in worker.jobs if j["job"] == "trial"]) == 2
+
+
+def test_what_cannot_be_done_is_not_tried_again(tmp_path: Path, worker: type[FakeWorker]) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for event in honest(job):
+            picky = event["event"] == "outcome" and job["arms"][event["index"]]["name"] == "kv_format"
+            yield event | {"status": "unsupported", "reason": "no", "samples_s": []} if picky else event
+
+    worker.script = staticmethod(script)
+    claiming, _ = run(tmp_path, planned(tmp_path, 2))
+    seen = {(o.arm, o.replicate) for o in claiming.observations}
+    assert ("kv_format", 0) in seen
+    assert ("kv_format", 1) not in seen
+    assert ("kv_heads", 2) in seen
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path, worker: type[FakeWorker], at: int) -> None:
+    seen: list[Any] = []
+
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for event in honest(job):
+            if event["event"] == "outcome":
+                seen.append(event)
+                if len(seen) > at:
+                    raise KeyboardInterrupt
+            yield event
+
+    worker.script = staticmethod(script)
+    claiming, notes = run(tmp_path, planned(tmp_path, 1))
+    assert claiming.interrupted
+    assert len(claiming.observations) == at
+    assert notes == [f"interrupted; {at} observations are kept"]
+
+
+def test_where_minutes_run_out_the_dearest_pairs_end(
+    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
+
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        now[0] += 60 if job["backend"] == "numpy:cpu" and job["job"] == "trial" else 10
+        yield from honest(job)
+
+    worker.script = staticmethod(lambda job: script({"backend": ""} | job))
+    plan = planned(tmp_path, 5, backends=("numba:cpu", "numpy:cpu"), time_limit_s=150.0)
+    claiming, notes = run(tmp_path, plan)
+    assert {(o.backend, o.replicate) for o in claiming.observations} == {
+        ("numba:cpu", 0),
+        ("numba:cpu", 1),
+        ("numba:cpu", 2),
+        ("numpy:cpu", 0),
+    }
+    assert len(notes) == 1
+    assert "no further process of experiment 5 on numpy:cpu" in notes[0]
+
+
+def test_without_ceilings_there_is_no_ridge_and_a_note(tmp_path: Path, worker: type[FakeWorker]) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if job["job"] != "trial":
+            raise WorkerDiedError("exit status 1: no OpenMP")
+        yield from honest(job)
+
+    worker.script = staticmethod(script)
+    claiming, notes = run(tmp_path, planned(tmp_path, 1, 5))
+    assert {r.status for r in claiming.ceilings} == {"crashed"}
+    assert notes == ["no ceilings: experiment 1 is left out, which needs a ridge"]
+    assert {o.experiment for o in claiming.observations} == {5}
+    assert {o.read_bytes_per_s for o in claiming.observations} == {None}
+
+
+def test_clocks_count_only_where_both_can_be_read(tmp_path: Path, worker: type[FakeWorker]) -> None:
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        clocks = {"frequency_hz": 3e9}
+        if job.get("backend") == "numpy:cpu":
+            clocks |= {"device_clock_hz": 1.5e9, "device_memory_clock_hz": 2.5e9}
+        for event in honest(job):
+            yield event | {"telemetry": clocks} if event["event"] == "outcome" else event
+
+    worker.script = staticmethod(script)
+    claiming, _ = run(tmp_path, planned(tmp_path, 8, backends=("numba:cpu", "numpy:cpu")))
+    blind = [o for o in claiming.observations if o.backend == "numba:cpu"]
+    assert {(o.status, o.replicate) for o in blind} == {("unsupported", 0)}
+    assert "cannot both be read" in blind[0].reason
+    seen = [o for o in claiming.observations if o.backend == "numpy:cpu"]
+    assert {o.status for o in seen} == {"ok"}
+    assert (seen[0].number("core_clock_hz"), seen[0].number("memory_clock_hz")) == (1.5e9, 2.5e9)
+
+
+def test_stored_observations_come_first(tmp_path: Path, worker: type[FakeWorker]) -> None:
+    old = Observation(9, "numba:cpu", "decode", 0, {"machine": "A"}, "linear:n=1,k=1", 1, 1, 1.0, [1.0])
+    claiming, _ = run(tmp_path, planned(tmp_path, 9), (old,))
+    assert claiming.observations == [old]

@@ -1,0 +1,97 @@
+"""What a claim will do: checked numbers, what fits memory, who goes on when minutes run out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from membound.bench.arms import Scene, arms_of
+from membound.bench.claim_plan import (
+    TIME_LIMIT_S,
+    ClaimError,
+    affordable,
+    fitting,
+    make_claim_plan,
+    parse_only,
+    plain_devices,
+)
+from membound.bench.plan import Options, PlanError
+from membound.results.experiments import load_experiments
+
+REGISTER = load_experiments()
+OPTIONS = Options(threads=1)
+SCENE = Scene(300 << 20, 64 << 30, 11.0, 1)
+
+
+def test_all_experiments_with_the_processes_that_their_rules_need() -> None:
+    plan = make_claim_plan([], ["numba:cpu"], OPTIONS, REGISTER, 10**10)
+    assert plan.experiments == tuple(range(1, 11))
+    assert (plan.processes, plan.time_limit_s, plan.memory_bytes) == (3, TIME_LIMIT_S, 4 * 10**9)
+    high = make_claim_plan([4, 1, 4], ["numba:cpu"], replace(OPTIONS, rigor="high"), REGISTER, 10**10)
+    assert (high.experiments, high.processes, high.time_limit_s) == ((1, 4), 10, None)
+    asked = make_claim_plan([2], ["numba:cpu"], replace(OPTIONS, replicates=5), REGISTER, 10**10)
+    assert (asked.processes, asked.time_limit_s) == (5, None)
+
+
+def test_a_victim_has_one_core() -> None:
+    plan = make_claim_plan([], ["numba:cpu"], replace(OPTIONS, threads=2), REGISTER, 10**10)
+    assert [plan.threads_of(n) for n in (1, 4, 10)] == [2, 1, 2]
+
+
+def test_every_cell_once_in_an_order_of_its_own() -> None:
+    plan = make_claim_plan([], ["numba:cpu", "numpy:cpu"], OPTIONS, REGISTER, 10**10)
+    orders = [[(c.experiment, c.backend) for c in plan.cells(r)] for r in range(3)]
+    assert all(len(order) == 20 and set(order) == set(orders[0]) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert orders == [[(c.experiment, c.backend) for c in plan.cells(r)] for r in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("only", "changes", "part"),
+    [
+        ([11], {}, "experiment 11 is unknown; there are 1 to 10"),
+        ([0, 3], {}, "experiment 0"),
+        ([1], {"rigor": "extreme"}, "rigor='extreme' is unknown"),
+        ([1], {"threads": 10_000}, "threads=10000"),
+    ],
+)
+def test_bad_choices_are_named(only: list[int], changes: dict[str, object], part: str) -> None:
+    with pytest.raises((ClaimError, PlanError), match=part):
+        make_claim_plan(only, ["numba:cpu"], replace(OPTIONS, **changes), REGISTER, 10**10)  # type: ignore[arg-type]
+
+
+def test_numbers_of_experiments() -> None:
+    assert parse_only("") == []
+    assert parse_only(" 1, 10,") == [1, 10]
+    with pytest.raises(ClaimError, match="'four' is not the number of an experiment"):
+        parse_only("1,four")
+
+
+def test_variants_wait_to_be_named() -> None:
+    assert plain_devices(["a:cpu", "a:cpu+x", "b:cuda:0"]) == (["a:cpu", "b:cuda:0"], ["a:cpu+x"])
+
+
+def test_the_largest_arms_of_a_group_give_way_where_memory_is_short() -> None:
+    arms = arms_of(5, SCENE)
+    kept, left_out = fitting(arms, SCENE)
+    assert (kept, left_out) == (arms, [])
+    kept, left_out = fitting(arms, replace(SCENE, room_bytes=3 << 30))
+    assert [arm.work for arm in left_out] == [arms[-1].work]
+    assert sum(arm.parsed.footprint_bytes for arm in kept) <= 3 << 30
+    assert fitting(arms, replace(SCENE, room_bytes=0)) == ([], arms)
+
+
+def test_doses_of_one_work_stay_or_go_together() -> None:
+    arms = arms_of(4, SCENE)
+    kept, left_out = fitting(arms, replace(SCENE, room_bytes=1))
+    assert kept == []
+    assert len(left_out) == len(arms)
+
+
+def test_the_dearest_pairs_end_first() -> None:
+    costs = {(1, "a"): 30.0, (2, "a"): 10.0, (1, "b"): 5.0}
+    assert affordable(costs, 100.0, 2) == set(costs)
+    assert affordable(costs, 89.0, 2) == {(2, "a"), (1, "b")}
+    assert affordable(costs, 10.0, 2) == {(1, "b")}
+    assert affordable(costs, -5.0, 2) == set()

@@ -1,0 +1,150 @@
+"""Arms in turn in one process: every one cold and checked, whatever its backend does an outcome."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fake_backends
+import pytest
+
+from membound.bench import player, trial
+from membound.bench.arms import Arm
+from membound.bench.contestant import ColdMemory, Contestant
+from membound.bench.player import Outcome, Player
+from membound.bench.trial import Trial, run_trial
+from membound.bench.turns import Turn
+from membound.kernels.inputs import make_inputs
+from membound.kernels.work import Linear, Step
+
+PLAIN = Linear(33, 64, weight="f32").spec
+THIRTEEN = Linear(33, 64, 13, "f32").spec
+NEED = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake backends, and a megabyte of cache instead of what this machine has."""
+    fake_backends.install(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(trial, "_cold_memory", lambda threads: ColdMemory(NEED, lambda: 1 << 18))
+    monkeypatch.setattr(trial, "rotating_bytes", lambda threads: 4 << 20)
+
+
+def outcomes(folder: Path, backend: str, arms: list[Arm], **more: Any) -> tuple[list[Outcome], list[Any]]:
+    phases: list[Any] = []
+    made = Trial(
+        backend,
+        tuple(arms),
+        threads=1,
+        seed=7,
+        replicate=0,
+        rounds=more.get("rounds", 3),
+        seconds=more.get("seconds", 1.0),
+        memory_bytes=1 << 30,
+        thief_cpus=more.get("thief_cpus", ()),
+        reference_dir=folder / "reference",
+    )
+    found = list(run_trial(made, lambda phase, arms: phases.append((phase, tuple(arms)))))
+    return sorted(found, key=lambda outcome: outcome.index), phases
+
+
+def test_every_arm_has_as_many_turns_as_there_are_rounds(tmp_path: Path) -> None:
+    arms = [Arm("a", "one", PLAIN), Arm("b", "one", THIRTEEN), Arm("c", "two", PLAIN, resident=True)]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, rounds=5)
+    assert [(o.index, o.status) for o in found] == [(0, "ok"), (1, "ok"), (2, "ok")]
+    for outcome in found:
+        assert len(outcome.telemetry["turns_s"]) == len(outcome.telemetry["disturbances"]) == 5
+        assert 0 < len(outcome.samples_s) <= 5
+        assert all(0 < s < 1 for s in outcome.samples_s)
+        assert outcome.telemetry["wall_s"] > 0
+    assert [p for p in phases if p[0] == "preparing"] == [("preparing", (i,)) for i in range(3)]
+    timed = [arms for phase, arms in phases if phase == "timing"]
+    assert sorted(timed[:10]) == [(0,)] * 5 + [(1,)] * 5
+    assert all({timed[i], timed[i + 1]} == {(0,), (1,)} for i in range(0, 10, 2))
+    assert timed[10:] == [(2,)] * 5
+
+
+def test_time_ends_a_group_after_a_few_rounds(tmp_path: Path) -> None:
+    found, _ = outcomes(tmp_path, "ok:cpu", [Arm("a", "one", PLAIN)], rounds=50, seconds=0.0)
+    assert len(found[0].telemetry["turns_s"]) == trial.LEAST_ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("backend", "status", "part"),
+    [
+        ("wrong:cpu", "wrong", "error 0.1"),
+        ("notfinite:cpu", "wrong", "error inf"),
+        ("laterwrong:cpu", "wrong", "error 2"),
+        ("raises:cpu", "error", "RuntimeTroubleError: kernel not registered"),
+        ("ok:npu", "unavailable", "no device 'npu'; pip install another-machine"),
+        ("missing:cpu", "unavailable", "cannot be imported"),
+    ],
+)
+def test_what_goes_wrong_is_an_outcome(tmp_path: Path, backend: str, status: str, part: str) -> None:
+    found, _ = outcomes(tmp_path, backend, [Arm("a", "one", PLAIN)], rounds=9)
+    assert found[0].status == status
+    assert part in found[0].reason
+    assert found[0].samples_s == []
+
+
+def test_an_arm_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    arms = [
+        Arm("a", "one", THIRTEEN),
+        Arm("b", "one", PLAIN),
+        Arm("c", "one", Step("tiny", context=8).spec),
+        Arm("d", "one", PLAIN, extra_fmas=3),
+    ]
+    found, _ = outcomes(tmp_path, "oom:cpu", arms)
+    assert [o.status for o in found] == ["oom", "ok", "unsupported", "unsupported"]
+    assert [o.reason for o in found[2:]] == ["step is not faked", "no kernels with extra arithmetic"]
+
+
+def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> None:
+    duties = (("idle", 0.0), ("bandwidth", 1.0), ("fma", 1.0))
+    arms = [Arm(t, "theft", PLAIN, {"duty": d}, thief=t, duty=d) for t, d in duties]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, thief_cpus=(0,))
+    assert [p for p in phases if p[0] == "preparing"] == [("preparing", (0, 1, 2))]
+    assert [o.status for o in found] == ["ok"] * 3
+    assert all(o.telemetry["launches"] == trial.THEFT_SLOTS - 1 for o in found)
+    assert all(set(o.factors) == {"stolen_bytes_per_s", "stolen_flops_per_s"} for o in found)
+    assert found[0].factors == {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
+
+
+def contestant(slots: int) -> Contestant:
+    work = Linear(33, 64, weight="f32")
+    backend = fake_backends.Ok()
+    inputs = make_inputs(work, 1, slots)
+    backend.prepare(work, inputs)
+    return Contestant("ok:cpu", backend, inputs, ColdMemory(NEED, lambda: 1 << 18), [0] * slots, slots - 1)
+
+
+def test_a_resident_arm_is_warm_and_all_others_are_cold() -> None:
+    warm, cold = contestant(1), contestant(2)
+    Player(0, Arm("a", "x", PLAIN, resident=True), warm).take_turn(None)
+    assert warm.cold.passed_bytes % warm.inputs.work.footprint_bytes == 0  # nothing but its own launches
+    Player(1, Arm("a", "x", PLAIN), cold).take_turn(None)
+    before = cold.cold.passed_bytes
+    Player(1, Arm("a", "x", PLAIN), cold).take_turn(None)
+    assert cold.cold.passed_bytes - before >= NEED
+
+
+@pytest.mark.parametrize(
+    ("disturbances", "grade", "used"),
+    [
+        ([0.0, 0.0, 0.0, 0.5], "clean", [1.0, 2.0, 3.0]),
+        ([0.5, 0.4, 0.0, 0.3], "contended", [3.0, 4.0, 2.0]),
+        ([None, 0.0, 0.0, 0.0], "unknown", [2.0, 3.0, 4.0]),
+    ],
+)
+def test_a_grade_counts_undisturbed_turns(
+    disturbances: list[float | None], grade: str, used: list[float]
+) -> None:
+    one = Player(0, Arm("a", "x", PLAIN), contestant(2))
+    one.contestant.launches = 2
+    one.turns = [Turn(2.0 * (i + 1), d) for i, d in enumerate(disturbances)]
+    outcome = one.outcome()
+    assert outcome.grade == grade
+    assert bool(outcome.grade_reasons) == (grade != "clean")
+    assert outcome.samples_s == used
+    assert outcome.telemetry["turns_s"] == [2.0, 4.0, 6.0, 8.0]
+    assert player.ATTEMPTS >= 1
