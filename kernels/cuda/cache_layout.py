@@ -55,7 +55,8 @@ def upload(
     """`lay_out` and copy to the GPU; arguments as there."""
     a = lay_out(cache, tiles, table, tokens)
     room = tiles.room(tokens or cache.k.shape[2])
-    return DeviceCache(*map(gpu.array, (a.k, a.v, a.k_scales, a.v_scales, a.table)), room)
+    k, v, k_scales, v_scales = (gpu.array(array) for array in (a.k, a.v, a.k_scales, a.v_scales))
+    return DeviceCache(k, v, k_scales, v_scales, gpu.array(a.table), room)
 
 
 def lay_out(cache: KVCache, tiles: Tiles, table: npt.NDArray[np.int32], tokens: int = 0) -> CacheArrays:
