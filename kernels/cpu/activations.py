@@ -35,6 +35,9 @@ from membound.kernels.work import FORMATS
 FEW_ROWS = 4
 """Up to so many rows one thread is done sooner than others have woken."""
 
+COLUMNS = 256
+"""Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
+
 
 def make_prepare(recipe: Recipe) -> Any:
     """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride]."""
@@ -67,16 +70,31 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
 
 
 def _interleave(recipe: Recipe) -> Any:
-    TOKENS = recipe.tokens
+    M, TOKENS = recipe.m, recipe.tokens
 
     @numba.njit
-    def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
-        out = scratch.view(np.float32)[row // TOKENS * k * TOKENS + row % TOKENS :]
-        source = x[at : at + k]
-        for i in range(k):
-            out[i * TOKENS] = source[i]
+    def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
+        for row in range(M):
+            out = scratch.view(np.float32)[(row // TOKENS * k + first) * TOKENS + row % TOKENS :]
+            source = x[at + row * stride + first : at + row * stride + last]
+            for i in range(last - first):
+                out[i * TOKENS] = source[i]
 
-    return _over_rows(recipe, one_row)
+    if M <= FEW_ROWS:
+
+        @numba.njit
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            some_columns(x, at, stride, k, 0, k, scratch)
+
+    else:
+
+        @numba.njit(parallel=True)
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            for part in prange((k + COLUMNS - 1) // COLUMNS):
+                last = min(k, (part + 1) * COLUMNS)
+                some_columns(x, at, stride, k, part * COLUMNS, last, scratch)
+
+    return prepare
 
 
 def _bf16_rows(recipe: Recipe) -> Any:

@@ -36,8 +36,12 @@ from membound.kernels.work import FORMATS
 MOST_STREAMED = 4
 """Rows of x that may come from the second-level cache without slowing the weights down."""
 
+X_BLOCK_BYTES = 16 << 10
+"""A block of x of up to this size stays in the first-level cache while several panels meet it."""
+
 PANEL_GROUP = 8
-"""Panels that meet a block of x before the next block."""
+"""Panels that meet such a block before the next. A larger one comes from the second-level cache anyway:
+then one panel after the other, so that the sums stay in the first."""
 
 
 def make_float(recipe: Recipe) -> Any:
@@ -126,6 +130,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     SCALED = FMT == "int8"
     AHEAD = BLOCK * COLUMN + (BLOCK // GROUP * GROUP_SCALES if GROUP else 0)
     LINE = max(1, 64 // COLUMN)
+    TOGETHER = PANEL_GROUP if 4 * recipe.rows * BLOCK <= X_BLOCK_BYTES else 1
     widen = _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
 
     @numba.njit
@@ -136,9 +141,9 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
             panel_bytes += k // GROUP * GROUP_SCALES
         scales = at + panels * panel_bytes
         block = np.empty(BLOCK * PANELS * LANES, np.float32)
-        sums = np.empty(PANEL_GROUP * TILES * STRIDE, np.float32)
-        for i0 in range(first, first + far, PANEL_GROUP):
-            i1 = min(i0 + PANEL_GROUP, first + far)
+        sums = np.empty(TOGETHER * TILES * STRIDE, np.float32)
+        for i0 in range(first, first + far, TOGETHER):
+            i1 = min(i0 + TOGETHER, first + far)
             for k0 in range(0, k, BLOCK):
                 columns = min(BLOCK, k - k0)
                 for i in range(i0, i1):
