@@ -12,6 +12,8 @@ from membound.kernels.cpu.elementwise import activate, rms_norm, rope, store_row
 from membound.kernels.inputs import from_bf16, to_bf16
 from membound.kernels.reference import gelu, silu
 
+pytestmark = pytest.mark.instruction_set
+
 RNG = np.random.default_rng()
 
 

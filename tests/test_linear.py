@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
-from isa import CHILD, OTHERS, run_again
 
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.linear import linear_kernel
@@ -67,7 +63,7 @@ def check(fmt: str, act: str, m: int, threads: int = 2) -> None:
 
 
 @pytest.mark.parametrize(("fmt", "act"), FORMATS)
-@pytest.mark.parametrize("m", [1, 17] if CHILD in os.environ else [1, 3, 17])
+@pytest.mark.parametrize("m", [pytest.param(1, marks=pytest.mark.instruction_set), 3, 17])
 def test_product(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)
 
@@ -75,15 +71,9 @@ def test_product(fmt: str, act: str, m: int) -> None:
 @pytest.mark.parametrize(
     ("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)]
 )
+@pytest.mark.instruction_set
 def test_product_of_more_rows(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)
-
-
-@pytest.mark.skipif(CHILD in os.environ, reason="this is the process for one instruction set")
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.slow
-def test_the_same_on_another_instruction_set(name: str) -> None:
-    run_again(name, __file__, Path(__file__).with_name("test_step.py"), "-k", "not model_features")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -49,6 +49,8 @@ from membound.kernels.cpu.simd import (
     zeros_i32,
 )
 
+pytestmark = pytest.mark.instruction_set
+
 BINARY: dict[str, tuple[Any, Callable[..., Any]]] = {
     "add": (add, np.add),
     "subtract": (subtract, np.subtract),

@@ -31,6 +31,8 @@ from membound.kernels.cpu.simd import (
     zeros_i32,
 )
 
+pytestmark = pytest.mark.instruction_set
+
 
 def test_rows_far_apart_stop_at_the_last() -> None:
     @probe

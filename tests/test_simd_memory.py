@@ -36,6 +36,8 @@ from membound.kernels.cpu.simd import (
 )
 from membound.kernels.inputs import to_bf16
 
+pytestmark = pytest.mark.instruction_set
+
 FORMATS = ("f32", "bf16", "f16", "int8")
 
 
