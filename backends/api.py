@@ -46,6 +46,7 @@ __all__ = [
     "FallbackRefused",
     "Limit",
     "MemboundError",
+    "Tokens",
     "Unsupported",
     "cpu_name",
 ]
@@ -120,6 +121,28 @@ class Limit:
     check: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What an engine chose greedily since `prepare`, a launch a column.
+
+    chosen: int64 [batch, launches]; logprobs: the natural logarithm of each choice's probability as the
+    engine computed it, float64 of the same shape, or None where it gives none.
+    """
+
+    chosen: npt.NDArray[np.int64]
+    logprobs: npt.NDArray[np.float64] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(batch, launches), if it is what it should be."""
+        return self.chosen.shape
+
+    @property
+    def launches(self) -> int:
+        """How many tokens each sequence got."""
+        return int(self.chosen.shape[-1])
+
+
 class Backend(ABC):
     """One runtime on one device. Made anew for each device; `prepare` may be called many times."""
 
@@ -158,8 +181,11 @@ class Backend(ABC):
         """Block until all launched work is done."""
 
     @abstractmethod
-    def output(self) -> npt.NDArray[np.float32]:
-        """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab]."""
+    def output(self) -> npt.NDArray[np.float32] | Tokens:
+        """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab].
+
+        An engine, which chooses tokens and goes on from them, returns `Tokens`.
+        """
 
     def add_arithmetic(self, work: Work, fmas: int) -> None:
         """Have the next `prepare` of `work` do `fmas` extra multiply-adds for each weight or cache element.
@@ -188,6 +214,10 @@ class Backend(ABC):
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Ways to reach the ceilings of an accelerator, made one at a time: memory of one is freed for the next."""
         yield from ()
+
+    def settings(self) -> dict[str, Any]:
+        """What the runtime was set to that decides its speed; stored in the row's `config` after timing."""
+        return {}
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
         """Give memory and threads back."""

@@ -16,7 +16,7 @@ from membound.bench.plan import Options, Plan, make_plan
 from membound.bench.progress import Reporter, Silent
 from membound.bench.run import execute
 from membound.bench.runs import DEFAULT_OUT, rows_of
-from membound.bench.setup import Choice, check_threads, choose_backends
+from membound.bench.setup import Choice, check_threads, choose_backends, parse_pythons
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
 from membound.results.stats import summarize
@@ -53,6 +53,7 @@ def run(
         out=Path(out) if out is not None else DEFAULT_OUT,
         command="membound.run",
         threads=check_threads(threads),
+        pythons=parse_pythons(()),
     )
     plan, _ = prepare(works or (), backends or (), options)
     path, rows = measure(plan, progress or Silent())

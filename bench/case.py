@@ -9,28 +9,25 @@ before anything is timed, and again on the input set that was timed last.
 from __future__ import annotations
 
 import gc
-import hashlib
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from membound.backends import registry
 from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
 from membound.bench.device_counters import device_delta, open_counters
+from membound.bench.expected import cached_reference, error_of, first_tokens
 from membound.bench.machine import last_level_cache_bytes, package_versions
 from membound.bench.telemetry import delta, snapshot
 from membound.bench.timing import Budget, Samples, launch_once, measure
 from membound.bench.validity import grade
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
+from membound.kernels.inputs import Inputs, ModelInputs, make_inputs, slots_to_defeat
 from membound.kernels.work import Work, parse
 from membound.results.row import Row
 
@@ -132,7 +129,7 @@ def _prepare(case: Case, row: Row, backend: Backend, device: Device, work: Work,
         row.accelerator = asdict(device.accelerator) | counters.facts()
     row.slots = slots_to_defeat(work, *_cache_and_room(case, device))
     row.working_set_bytes = row.slots * work.footprint_bytes
-    inputs = make_inputs(work, case.seed, row.slots)
+    inputs = make_inputs(work, case.seed, row.slots, case.reference_dir)
     start = time.perf_counter()
     backend.prepare(work, inputs)
     row.prepare_s = time.perf_counter() - start
@@ -147,6 +144,7 @@ def _prepare(case: Case, row: Row, backend: Backend, device: Device, work: Work,
     row.telemetry = delta(before, after) | device_delta(device_before, device_after)
     row.grade, row.grade_reasons = grade(row.telemetry, case.threads)
     _keep(row, samples)
+    row.config |= backend.settings()
     tell("checking")
     row.error = max(row.error, _check(case, row, backend, inputs, samples.last_slot))
 
@@ -170,43 +168,18 @@ def _check(case: Case, row: Row, backend: Backend, inputs: Inputs, slot: int) ->
     """The output's error against the reference. Raises WrongAnswerError beyond the tolerance."""
     output = backend.output()
     expected = cached_reference(inputs, slot, case.reference_dir)
-    if output.shape != expected.shape:
-        raise WrongAnswerError(f"output has shape {output.shape}, the reference {expected.shape}", None)
-    error = reference.relative_error(output, expected)
+    wanted = expected.shape if isinstance(output, np.ndarray) else (len(expected), output.launches)
+    if output.shape != wanted or not output.shape[-1]:
+        raise WrongAnswerError(f"output has shape {output.shape}, the reference {wanted}", None)
+    if isinstance(inputs, ModelInputs):
+        row.config.setdefault("greedy_tokens", first_tokens(output))
+    error = error_of(output, inputs, expected)
     assert row.tolerance is not None
     if not isfinite(error):
         raise WrongAnswerError(f"output on input set {slot} holds values that are not finite", None)
     if error > row.tolerance:
         raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {row.tolerance:.2g}", error)
     return error
-
-
-def cached_reference(inputs: Inputs, slot: int, folder: Path) -> npt.NDArray[np.float64]:
-    """The float64 reference of an input set, from `folder` if a worker computed it before.
-
-    Written to a file of its own and renamed, so that another worker sees all of it or nothing.
-    """
-    path = folder / f"{_reference_key(inputs, slot)}.npy"
-    with suppress(FileNotFoundError, ValueError, EOFError):  # the latter two: torn by a power failure
-        known: npt.NDArray[np.float64] = np.load(path, allow_pickle=False)
-        return known
-    expected = reference.compute(inputs, slot)
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{path.name}.{os.getpid()}.tmp"
-    with scratch.open("wb") as file:
-        np.save(file, expected, allow_pickle=False)
-    scratch.rename(path)
-    return expected
-
-
-def _reference_key(inputs: Inputs, slot: int) -> str:
-    """A hash of work, seed and input set, and of the files' sizes and times where a folder is the model."""
-    digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
-    folder = getattr(getattr(inputs.work, "shape", None), "folder", "")
-    for path in sorted(Path(folder).iterdir()) if folder else ():
-        stat = path.stat()
-        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
 
 
 def one_line(error: BaseException) -> str:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import membound
+from membound.bench.environment_commands import app as environment_app
+from membound.bench.export_command import export_model
 from membound.bench.runs import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(environment_app, name="env")
+app.command("export-model")(export_model)
 
 # The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -333,6 +338,7 @@ def _status(arguments: list[str], debug: bool) -> int:
 
 USER_ERRORS = (
     ("membound.backends.api", "MemboundError"),
+    ("membound.kernels.export", "ExportError"),
     ("membound.kernels.work", "SpecError"),
     ("membound.results.compare", "CompareError"),
     ("membound.results.experiments", "ExperimentsError"),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from membound.backends import registry
 from membound.backends.api import Backend, MemboundError
+from membound.bench.expected import error_of
 from membound.bench.turns import Turn, take_turn
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs, make_inputs
@@ -119,7 +120,7 @@ class Contestant:
         """Hold the last launch's output against the reference, computed once a slot. Raises Refused."""
         if self.slot not in expected:
             expected[self.slot] = reference.compute(self.inputs, self.slot)
-        error = reference.relative_error(self.backend.output(), expected[self.slot])
+        error = error_of(self.backend.output(), self.inputs, expected[self.slot])
         self.error = max(self.error, error)
         limit = reference.tolerance(self.inputs.work)
         if not error <= limit:

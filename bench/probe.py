@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from membound.bench.environments import remedy_for
 from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 
 LIMIT_S = 120.0
@@ -63,7 +64,9 @@ def _probe_one(entry: str, threads: int, python: str, limit_s: float) -> list[Fo
                 if event["event"] == "device":
                     found.append(_found(event))
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
-        found.append(Found(entry.partition(".")[0], entry, False, f"probing it failed: {error}"))
+        problem, remedy = remedy_for(python)
+        reason = problem or f"probing it failed: {error}"
+        found.append(Found(entry.partition(".")[0], entry, False, reason, remedy))
     return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from membound.backends import registry
 from membound.backends.api import BackendUnavailable, MemboundError
+from membound.bench.environments import interpreters, states
 from membound.bench.machine import default_threads
 from membound.bench.probe import Found, probe
 
@@ -56,15 +57,22 @@ def check_threads(threads: int | None) -> int:
 
 
 def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
-    """``BACKEND=PATH`` as a mapping. Raises OptionError, UnknownBackend."""
-    pythons = {}
+    """Backend to interpreter: ``BACKEND=PATH``, over the environments that were made for backends.
+
+    PATH may be the name of an environment that was made. Raises OptionError, UnknownBackend.
+    """
+    pythons, made = interpreters(), {s.recipe.name: str(s.recipe.python) for s in states() if s.made}
     for text in texts:
         backend, equals, path = (part.strip() for part in text.partition("="))
         if not equals or not backend or not path:
             raise OptionError(f"--python {text!r} is not BACKEND=PATH")
         registry.entry_for(backend)
+        path = made.get(path, path)
         if not (Path(path).is_file() and os.access(path, os.X_OK)):
-            raise OptionError(f"--python {backend}: {path} is not an interpreter that can be run")
+            raise OptionError(
+                f"--python {backend}: {path} is not an interpreter that can be run, nor an environment "
+                f"({', '.join(made) or 'none'} made; see membound env list)"
+            )
         pythons[backend] = path
     return pythons
 

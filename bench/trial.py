@@ -22,10 +22,11 @@ from typing import Any
 from membound.backends import registry
 from membound.backends.api import BackendUnavailable, Device, Unsupported
 from membound.bench.arms import Arm
-from membound.bench.case import DEVICE_SHARE, cached_reference, one_line
+from membound.bench.case import DEVICE_SHARE, one_line
 from membound.bench.ceilings import ROTATION, rotating_bytes
 from membound.bench.contestant import ColdMemory, Contestant, Refused
 from membound.bench.device_counters import device_delta, open_counters
+from membound.bench.expected import cached_reference
 from membound.bench.machine import last_level_cache_bytes
 from membound.bench.player import Outcome, Player
 from membound.bench.telemetry import delta, snapshot

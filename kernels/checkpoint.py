@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from membound.kernels.inputs import F32, LayerWeights, Weight, from_bf16, quantize
+from membound.kernels.inputs import F32, I64, LayerWeights, Weight, from_bf16, prompt_tokens, quantize
 from membound.kernels.models import Model
 
 DTYPES = ("BF16", "F16", "F32")
 CHUNK_ELEMENTS = 1 << 22
 
-_EMBEDDING = "model.embed_tokens.weight"
-_FINAL_NORM = "model.norm.weight"
-_LM_HEAD = "lm_head.weight"
-_MATRICES = {
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
+MATRICES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
@@ -52,7 +52,7 @@ class Checkpoint:
         self._format = format
         self._seed = seed
         self._tensors = _Tensors(Path(model.folder))
-        self._head = _EMBEDDING if model.tied else _LM_HEAD
+        self._head = EMBEDDING if model.tied else LM_HEAD
         for name, shape in self._expected():
             self._tensors.check(name, shape)
         self._refuse_other_biases()
@@ -61,18 +61,18 @@ class Checkpoint:
         """Every tensor that the model reads, with its shape."""
         m = self._model
         table = (m.vocab, m.hidden)
-        yield from ((_EMBEDDING, table), (_FINAL_NORM, (m.hidden,)), (self._head, table))
+        yield from ((EMBEDDING, table), (FINAL_NORM, (m.hidden,)), (self._head, table))
         for index in range(m.layers):
             for name, shape in m.layer_matrices.items():
-                yield _name(index, _MATRICES[name]), shape
+                yield tensor_name(index, MATRICES[name]), shape
             for norm in ("input_layernorm", "post_attention_layernorm"):
-                yield _name(index, norm), (m.hidden,)
+                yield tensor_name(index, norm), (m.hidden,)
             if m.qk_norm:
                 for norm in ("q_norm", "k_norm"):
-                    yield _name(index, f"self_attn.{norm}"), (m.head_dim,)
+                    yield tensor_name(index, f"self_attn.{norm}"), (m.head_dim,)
             if m.qkv_bias:
                 for name, width in (("q", m.q_dim), ("k", m.kv_dim), ("v", m.kv_dim)):
-                    yield _name(index, _MATRICES[name], "bias"), (width,)
+                    yield tensor_name(index, MATRICES[name], "bias"), (width,)
 
     def _refuse_other_biases(self) -> None:
         """A bias that this model shape has no place for would be dropped in silence."""
@@ -86,29 +86,36 @@ class Checkpoint:
         m = self._model
 
         def vector(part: str, kind: str = "weight", present: bool = True) -> F32 | None:
-            return self._tensors.float32(_name(index, part, kind)) if present else None
+            return self._tensors.float32(tensor_name(index, part, kind)) if present else None
 
         return LayerWeights(
-            {name: self._matrix(_name(index, _MATRICES[name])) for name in m.layer_matrices},
-            self._tensors.float32(_name(index, "input_layernorm")),
-            self._tensors.float32(_name(index, "post_attention_layernorm")),
+            {name: self._matrix(tensor_name(index, MATRICES[name])) for name in m.layer_matrices},
+            self._tensors.float32(tensor_name(index, "input_layernorm")),
+            self._tensors.float32(tensor_name(index, "post_attention_layernorm")),
             vector("self_attn.q_norm", present=m.qk_norm),
             vector("self_attn.k_norm", present=m.qk_norm),
-            *(vector(_MATRICES[name], "bias", m.qkv_bias) for name in "qkv"),
+            *(vector(MATRICES[name], "bias", m.qkv_bias) for name in "qkv"),
         )
 
     def final_norm(self) -> F32:
         """Weight [hidden] of the last norm."""
-        return self._tensors.float32(_FINAL_NORM)
+        return self._tensors.float32(FINAL_NORM)
 
     def lm_head(self) -> Weight:
         """The output matrix [vocab, hidden]; the embedding table where the two are tied."""
         return self._matrix(self._head)
 
+    def embedding_table(self) -> Weight:
+        """The embedding table [vocab, hidden] in the work's format."""
+        return self._matrix(EMBEDDING)
+
     def hidden_states(self, rows: int) -> F32:
         """Embeddings [rows, hidden] of random token ids, the same for the same seed."""
-        ids = np.random.default_rng((self._seed, 1 << 21)).integers(0, self._model.vocab, rows)
-        return np.concatenate([self._tensors.float32(_EMBEDDING, slice(i, i + 1)) for i in ids.tolist()])
+        return self.embedding(prompt_tokens(self._seed, rows, 1, self._model.vocab)[:, 0])
+
+    def embedding(self, tokens: I64) -> F32:
+        """Rows of the embedding table."""
+        return np.concatenate([self._tensors.float32(EMBEDDING, slice(i, i + 1)) for i in tokens.tolist()])
 
     def _matrix(self, name: str) -> Weight:
         """A matrix in the work's format. Every format's scales lie within a row, so rows go in chunks."""
@@ -123,7 +130,8 @@ class Checkpoint:
         return Weight(self._format, n, k, values, np.concatenate(scales) if scales else None)
 
 
-def _name(index: int, part: str, kind: str = "weight") -> str:
+def tensor_name(index: int, part: str, kind: str = "weight") -> str:
+    """A tensor of layer `index` as Hugging Face's checkpoints name it."""
     return f"model.layers.{index}.{part}.{kind}"
 
 

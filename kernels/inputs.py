@@ -11,8 +11,9 @@ variance 1/k. Every slot and every layer has bits of its own. Checkpoint weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, log2, sqrt
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from membound.kernels.work import (
 )
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 
 # Queries of a step are this much longer, so that attention over random caches is peaked as in trained
 # models. With flat attention a thousand values average out, and logits hardly change when a head or a
@@ -110,7 +112,15 @@ class WeightSource(Protocol):
         ...
 
     def hidden_states(self, rows: int) -> F32:
-        """What the first layer sees, [rows, hidden]."""
+        """What the first layer of a step sees, [rows, hidden]."""
+        ...
+
+    def embedding(self, tokens: I64) -> F32:
+        """Rows of the embedding table, [tokens, hidden]."""
+        ...
+
+    def embedding_table(self) -> Weight:
+        """All of it, [vocab, hidden]."""
         ...
 
 
@@ -126,7 +136,7 @@ class LinearInputs:
     def weight(self, slot: int) -> Weight:
         """The weight of that input set, made anew at each call."""
         w = self.work
-        return random_weight(w.weight, w.n, w.k, _stream(self.seed, slot))
+        return random_weight(w.weight, w.n, w.k, stream_of(self.seed, slot))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +150,7 @@ class AttentionInputs:
 
     def cache(self, slot: int) -> KVCache:
         """The cache of that input set, made anew at each call."""
-        w, stream = self.work, _stream(self.seed, slot)
+        w, stream = self.work, stream_of(self.seed, slot)
         if isinstance(w, LatentAttention):
             cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream)
             return replace(cache, v=cache.k[..., :LATENT_VALUE_DIM], v_scales=cache.k_scales)
@@ -161,6 +171,9 @@ class ModelInputs:
     """A step's or a prompt's inputs: x [batch, hidden] or [batch·tokens, hidden] float32, weights, caches.
 
     One input set: a model's weights are larger than the caches that rotation defeats, or the row says so.
+    tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + 1], the last
+    of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
+    takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
     """
 
     work: Step | Prefill
@@ -169,6 +182,9 @@ class ModelInputs:
     x: F32
     source: WeightSource
     slots: int = 1
+    tokens: I64 | None = None
+    folder: Path | None = None
+    held: list[KVCache] = field(default_factory=list, repr=False)
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`, made anew at each call."""
@@ -185,32 +201,57 @@ class ModelInputs:
     def cache(self, index: int) -> KVCache:
         """The `context` tokens that layer `index` holds before the step."""
         assert isinstance(self.work, Step)
+        if self.tokens is not None:
+            from membound.kernels.prompt import held_caches
+
+            return held_caches(self)[index]
         m, w = self.model, self.work
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
-        return random_cache(w.kv, shape, _stream(self.seed, 1_000_000 + index))
+        return random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index))
 
 
 Inputs = LinearInputs | AttentionInputs | ModelInputs
 
 
-def make_inputs(work: Work, seed: int, slots: int = 1) -> Inputs:
-    """The inputs of a work. `slots` input sets for linear and attention, one for a model."""
+def make_inputs(work: Work, seed: int, slots: int = 1, folder: Path | None = None) -> Inputs:
+    """The inputs of a work. `slots` input sets for linear and attention, one for a model.
+
+    `folder` as in `ModelInputs`.
+    """
     rng = np.random.default_rng(seed)
     if isinstance(work, Linear):
-        return LinearInputs(work, seed, slots, _normal(rng, work.m, work.k))
+        return LinearInputs(work, seed, slots, normal(rng, work.m, work.k))
     if isinstance(work, DecodeAttention | LatentAttention):
         # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot.
         dim = LATENT_DIM if isinstance(work, LatentAttention) else work.head_dim
-        return AttentionInputs(work, seed, slots, 3 * _normal(rng, work.batch, work.q_heads, dim))
-    rows = work.batch * (work.tokens if isinstance(work, Prefill) else 1)
+        return AttentionInputs(work, seed, slots, 3 * normal(rng, work.batch, work.q_heads, dim))
+    return _model_inputs(work, seed, folder)
+
+
+def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None) -> ModelInputs:
+    prompted = isinstance(work, Prefill) or work.cache == "prompt"
     source: WeightSource
     if work.shape.folder:
         from membound.kernels.checkpoint import Checkpoint
 
         source = Checkpoint(work.shape, work.weight, seed)
     else:
-        source = RandomSource(work.shape, work.weight, seed, STEP_QUERY_GAIN if isinstance(work, Step) else 1)
-    return ModelInputs(work, work.shape, seed, source.hidden_states(rows), source)
+        from membound.kernels.random_model import RandomSource
+
+        source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN)
+    if not prompted:
+        return ModelInputs(work, work.shape, seed, source.hidden_states(work.batch), source)
+    count = work.tokens if isinstance(work, Prefill) else work.context + 1
+    tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
+    seen = tokens if isinstance(work, Prefill) else tokens[:, -1]
+    return ModelInputs(
+        work, work.shape, seed, source.embedding(seen.reshape(-1)), source, tokens=tokens, folder=folder
+    )
+
+
+def prompt_tokens(seed: int, batch: int, count: int, vocab: int) -> I64:
+    """Random token ids [batch, count], the same for the same seed."""
+    return np.random.default_rng((seed, 1 << 21)).integers(0, vocab, (batch, count))
 
 
 def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
@@ -219,48 +260,6 @@ def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
         return 1
     size = work.footprint_bytes
     return max(2, min(ceil(4 * cache_bytes / size) + 1, budget_bytes // size))
-
-
-@dataclass(frozen=True, slots=True)
-class RandomSource:
-    """A model's weights from the generator. `query_gain` is a power of two."""
-
-    model: Model
-    format: str
-    seed: int
-    query_gain: int = 1
-
-    def layer(self, index: int) -> LayerWeights:
-        """Weights of layer `index`."""
-        m = self.model
-        rng = np.random.default_rng((self.seed, index))
-        matrices = {
-            name: random_weight(
-                self.format,
-                n,
-                k,
-                _stream(self.seed, 100 * (index + 1) + i),
-                self.query_gain if name == "q" else 1,
-            )
-            for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
-        }
-        qk = (_gain(rng, m.head_dim), _gain(rng, m.head_dim)) if m.qk_norm else (None, None)
-        bias: tuple[F32 | None, ...] = (None, None, None)
-        if m.qkv_bias:
-            bias = tuple(np.float32(0.1) * _normal(rng, d) for d in (m.q_dim, m.kv_dim, m.kv_dim))
-        return LayerWeights(matrices, _gain(rng, m.hidden), _gain(rng, m.hidden), *qk, *bias)
-
-    def final_norm(self) -> F32:
-        """Weight of the last norm."""
-        return _gain(np.random.default_rng((self.seed, 1 << 20)), self.model.hidden)
-
-    def lm_head(self) -> Weight:
-        """The output matrix."""
-        return random_weight(self.format, self.model.vocab, self.model.hidden, _stream(self.seed, 7))
-
-    def hidden_states(self, rows: int) -> F32:
-        """Unit-normal hidden states [rows, hidden]."""
-        return _normal(np.random.default_rng((self.seed, 1 << 21)), rows, self.model.hidden)
 
 
 def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1) -> Weight:
@@ -283,7 +282,7 @@ def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1) -> Weigh
 
 def random_cache(fmt: str, shape: tuple[int, int, int, int], stream: int) -> KVCache:
     """A random cache of values within ±1 (the last key ±4), shape [batch, kv_heads, tokens, head_dim]."""
-    streams = (_stream(stream, 1), _stream(stream, 2))
+    streams = (stream_of(stream, 1), stream_of(stream, 2))
     last = np.s_[:, :, -1]
     if fmt == "int8":
         rng = np.random.default_rng(stream)
@@ -384,15 +383,11 @@ def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> F32:
+def normal(rng: np.random.Generator, *shape: int) -> F32:
+    """Unit-normal float32."""
     return rng.standard_normal(shape, np.float32)
 
 
-def _gain(rng: np.random.Generator, size: int) -> F32:
-    """A norm's weight: near one, as trained ones are."""
-    return np.float32(1) + np.float32(0.1) * _normal(rng, size)
-
-
-def _stream(seed: int, index: int) -> int:
+def stream_of(seed: int, index: int) -> int:
     """A 63-bit stream number for (seed, index)."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))

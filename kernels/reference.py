@@ -204,8 +204,8 @@ def latent_attention(q: Floats, cache: KVCache) -> F64:
     return y
 
 
-def causal_attention(q: F64, cache: KVCache) -> F64:
-    """Attention of q [B, Hq, T, D] where token t sees cached tokens 0..t."""
+def causal_attention(q: F64, cache: KVCache, first: int = 0) -> F64:
+    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own."""
     batch, q_heads, tokens, head_dim = q.shape
     kv_heads = cache.k.shape[1]
     grouped = q.reshape(batch, kv_heads, q_heads // kv_heads, tokens, head_dim)
@@ -214,9 +214,10 @@ def causal_attention(q: F64, cache: KVCache) -> F64:
         k, v = _head(cache, b, h)
         for start in range(0, tokens, QUERY_BLOCK):
             end = min(start + QUERY_BLOCK, tokens)
-            scores = grouped[b, h, :, start:end] @ k[:end].T / sqrt(head_dim)
-            scores[:, np.arange(end) > np.arange(start, end)[:, None]] = -inf
-            out[b, h, :, start:end] = _softmax(scores) @ v[:end]
+            seen = first + end
+            scores = grouped[b, h, :, start:end] @ k[:seen].T / sqrt(head_dim)
+            scores[:, np.arange(seen) > first + np.arange(start, end)[:, None]] = -inf
+            out[b, h, :, start:end] = _softmax(scores) @ v[:seen]
     return out.reshape(q.shape)
 
 
@@ -227,10 +228,10 @@ def step(inputs: ModelInputs) -> F64:
     positions = np.array([work.context])
     for index in range(inputs.model.layers):
         layer = inputs.layer(index)
-        q, k, v = _project(inputs, layer, x, positions)
+        q, k, v = project(inputs, layer, x, positions)
         cache = append(inputs.cache(index), store_cache(k, v, work.kv))
-        x = _finish_layer(inputs, layer, x, decode_attention(q[:, :, 0], cache)[:, :, None])
-    return _logits(inputs, x)
+        x = finish_layer(inputs, layer, x, decode_attention(q[:, :, 0], cache)[:, :, None])
+    return logits(inputs, x)
 
 
 def prefill(inputs: ModelInputs) -> F64:
@@ -240,12 +241,12 @@ def prefill(inputs: ModelInputs) -> F64:
     positions = np.arange(work.tokens)
     for index in range(inputs.model.layers):
         layer = inputs.layer(index)
-        q, k, v = _project(inputs, layer, x, positions)
-        x = _finish_layer(inputs, layer, x, causal_attention(q, store_cache(k, v, work.kv)))
-    return _logits(inputs, x[work.tokens - 1 :: work.tokens])
+        q, k, v = project(inputs, layer, x, positions)
+        x = finish_layer(inputs, layer, x, causal_attention(q, store_cache(k, v, work.kv)))
+    return logits(inputs, x[work.tokens - 1 :: work.tokens])
 
 
-def _project(
+def project(
     inputs: ModelInputs, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
 ) -> tuple[F64, F64, F64]:
     """q [B, Hq, T, D], k and v [B, Hkv, T, D] of x [B·T, hidden]: norm, matmul, bias, head norm, RoPE."""
@@ -270,7 +271,7 @@ def _project(
     )
 
 
-def _finish_layer(inputs: ModelInputs, layer: LayerWeights, x: F64, attention: F64) -> F64:
+def finish_layer(inputs: ModelInputs, layer: LayerWeights, x: F64, attention: F64) -> F64:
     """Output projection, residual, norm, MLP, residual; attention is [B, Hq, T, D]."""
     model, act, matrices = inputs.model, inputs.work.act, layer.matrices
     merged = attention.transpose(0, 2, 1, 3).reshape(len(x), model.q_dim)
@@ -284,7 +285,8 @@ def _finish_layer(inputs: ModelInputs, layer: LayerWeights, x: F64, attention: F
     return x + linear(hidden, matrices["down"], act)
 
 
-def _logits(inputs: ModelInputs, x: F64) -> F64:
+def logits(inputs: ModelInputs, x: F64) -> F64:
+    """[rows, vocab] of hidden states [rows, hidden]: the final norm and the LM head."""
     normed = rms_norm(x, inputs.final_norm(), inputs.model.norm_eps)
     return linear(normed, inputs.lm_head(), inputs.work.act)
 

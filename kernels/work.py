@@ -59,6 +59,7 @@ KV_FORMATS = {
 }
 """int8 has a scale a token and head; fp8 is e4m3 (arXiv 2209.05433) as it is: its scale is 1."""
 ACTS = ("float", "int8")
+CACHES = ("random", "prompt")
 PAGE_ENTRY_BYTES = 4
 """An entry of a page table: the number of a page, int32."""
 LATENT_DIM, LATENT_VALUE_DIM = 576, 512
@@ -310,6 +311,8 @@ class Step:
     projection, MLP, final norm, LM head. Input: hidden states [batch, hidden]; output: logits
     [batch, vocab]. The cache read counts `context` tokens (the new one is still in registers or
     cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
+    cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
+    those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
     """
 
     model: str
@@ -319,12 +322,14 @@ class Step:
     kv: str = "bf16"
     act: str = "float"
     layers: int = 0
+    cache: str = "random"
     kind: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
         _positive(self, "batch", "context")
         _weight_and_act(self)
         _one_of(self, "kv", KV_FORMATS)
+        _one_of(self, "cache", CACHES)
         _check_model(self)
 
     @property
@@ -485,8 +490,9 @@ def _total(operations: tuple[Operation, ...]) -> Traffic:
 
 
 def _spec(work: Any) -> str:
-    """Canonical text: every field but those that are at a default of 0."""
-    parts = [f"{f.name}={getattr(work, f.name)}" for f in fields(work) if getattr(work, f.name) != 0]
+    """Canonical text: every field but those that are at a default of 0, and cache=random."""
+    values = {f.name: getattr(work, f.name) for f in fields(work)}
+    parts = [f"{n}={v}" for n, v in values.items() if v != 0 and (n, v) != ("cache", "random")]
     return f"{work.kind}:{','.join(parts)}"
 
 

@@ -41,8 +41,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == BENCHMARKS and not named else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need what is not installed are skipped with the command that would install it."""
+LEFT_OUT = pytest.StashKey[int]()
+ENGINE = "vllm"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need what is not installed are skipped with the command that would install it; tests of the
+    real engine run only if they are asked for."""
     compiled = [item for item in items if item.get_closest_marker("cuda_compile")]
     if compiled:
         import sass
@@ -58,3 +63,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         why_none = gpus.why_none()
         for item in on_gpus if why_none else ():
             item.add_marker(pytest.mark.skip(reason=why_none))
+    if ENGINE not in config.option.markexpr:
+        engine = [item for item in items if item.get_closest_marker(ENGINE)]
+        items[:] = [item for item in items if item not in engine]
+        config.hook.pytest_deselected(items=engine)
+        config.stash[LEFT_OUT] = len(engine)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which tests were left out, and how to run them."""
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.line(
+            f"{count} tests of the real engine were left out: membound env create vllm && pytest -m vllm"
+        )
+
+
+@pytest.fixture(autouse=True)
+def no_environments_of_the_user(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the user made with `membound env create` must not change what tests find."""
+    if not request.node.get_closest_marker(ENGINE):
+        monkeypatch.setenv("MEMBOUND_ENVIRONMENTS", str(tmp_path_factory.getbasetemp() / "no-environments"))

@@ -215,7 +215,9 @@ def test_every_judgement_is_explained(names):
 
 
 def constants() -> list[tuple[str, str, str]]:
-    return re.findall(r"`(\w+)\.(\w+)` = ([\d.]+\d|\d+)", " ".join(DOCS["measuring.md"].split()))
+    return re.findall(
+        r"`(\w+)\.(\w+)` = ([\d.]+\d|\d+)", " ".join((DOCS["measuring.md"] + DOCS["environments.md"]).split())
+    )
 
 
 def test_constants_are_found():

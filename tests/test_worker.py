@@ -9,7 +9,8 @@ import fake_backends
 import numpy as np
 import pytest
 
-from membound.bench.case import Case, cached_reference, run_case
+from membound.bench.case import Case, run_case
+from membound.bench.expected import cached_reference
 from membound.bench.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
 from membound.bench.timing import Budget
 from membound.kernels import reference

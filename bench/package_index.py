@@ -1,0 +1,63 @@
+"""Where the user's pip gets packages from, and the same for uv, which does not read pip's settings.
+
+>>> uv_arguments({"find-links": ["wheels"], "index-url": ["https://example.org/simple"]})
+['--find-links', 'wheels', '--default-index', 'https://example.org/simple']
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+Settings = dict[str, list[str]]
+"""An option of pip's without its dashes to its values; those of several sources add up, as in pip."""
+
+TO_UV = {
+    "find-links": "--find-links",
+    "index-url": "--default-index",
+    "extra-index-url": "--index",
+    "trusted-host": "--allow-insecure-host",
+}
+SINGLE = ("index-url", "cert")
+"""Options of which the last source wins: pip lists files first, then the environment."""
+
+
+def pip_settings() -> Settings:
+    """What ``pip config list`` says, files and environment variables; empty without pip."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    return parse(done.stdout) if done.returncode == 0 else {}
+
+
+def parse(text: str) -> Settings:
+    """Lines such as ``global.find-links='a b'`` and ``:env:.cert='c'``; the environment's come last."""
+    found: Settings = {}
+    for line in sorted(text.splitlines(), key=lambda line: line.startswith(":env:")):
+        key, equals, value = line.partition("=")
+        section, _, name = key.rpartition(".")
+        if not equals or section not in ("global", "install", ":env:"):
+            continue
+        values = str(ast.literal_eval(value)).split()
+        before = [] if name in SINGLE else found.get(name, [])
+        found[name] = list(dict.fromkeys([*before, *values]))
+    return found
+
+
+def uv_arguments(settings: Settings) -> list[str]:
+    """Options of ``uv pip install``. Among several indexes the best match counts, as with pip."""
+    found = [
+        text for name, option in TO_UV.items() for value in settings.get(name, ()) for text in (option, value)
+    ]
+    if settings.get("no-index", ["0"])[-1].lower() in ("1", "true", "yes", "on"):
+        found.append("--no-index")
+    return [*found, "--index-strategy", "unsafe-best-match"] if "extra-index-url" in settings else found
+
+
+def uv_environment(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for uv: certificates of the system, or the bundle that pip was given."""
+    bundle = settings.get("cert", [""])[-1]
+    return {**environ, "UV_NATIVE_TLS": "1", **({"SSL_CERT_FILE": bundle} if bundle else {})}

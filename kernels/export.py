@@ -1,0 +1,225 @@
+"""A work's model as a Hugging Face folder that any engine can load: config.json, tokenizer, safetensors.
+
+>>> export_model(make_inputs(parse("step:model=tiny,cache=prompt"), seed=1), Path("models/tiny"))
+1386496
+
+The numbers are those that every backend gets for the same spec and seed: matrices in the work's format,
+norms and biases in float32. Tensors are made and written one after the other, so that a model larger than
+memory can be exported. The tokenizer knows each token by a word of its own, ``w17``: text is no matter here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
+from membound.kernels.inputs import LayerWeights, ModelInputs
+from membound.kernels.models import Model
+
+DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}
+"""Weight format to its names in safetensors and in config.json."""
+POSITIONS = 131072
+"""Longest context that config.json allows, that of Llama 3.2."""
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+SMALL_FILES_BYTES = 8 << 20
+"""Room for config.json and a tokenizer of 150 000 words."""
+
+Array = npt.NDArray[Any]
+Layer = Callable[[int], LayerWeights]
+
+
+class ExportError(ValueError):
+    """A model cannot be exported; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """An entry of a safetensors file; `make` gives its numbers when their turn has come."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], Array]
+
+    @property
+    def size_bytes(self) -> int:
+        return prod(self.shape) * (4 if self.dtype == "F32" else 2)
+
+
+def export_model(inputs: ModelInputs, folder: Path) -> int:
+    """Write the folder, which must be empty or not be there; returns the bytes of its weights.
+
+    Raises ExportError: a format without a plain tensor type, a model that no config.json describes, a
+    folder with something in it, a disk that is too small or fails. config.json is written last, so a
+    folder that was cut short is no model.
+    """
+    model, work = inputs.model, inputs.work
+    if work.weight not in DTYPES:
+        raise ExportError(
+            f"weight={work.weight} has no plain form in safetensors; export {', '.join(DTYPES)} instead"
+        )
+    config = _config(model, DTYPES[work.weight][1])
+    tensors = list(_tensors(inputs))
+    size = sum(tensor.size_bytes for tensor in tensors)
+    _make_folder(folder, size)
+    try:
+        _write_safetensors(folder / "model.safetensors", tensors)
+        provenance = {"spec": work.spec, "seed": inputs.seed}
+        for name, content in {
+            **_tokenizer(model),
+            "membound.json": provenance,
+            "config.json": config,
+        }.items():
+            (folder / name).write_text(json.dumps(content, indent=1))
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error.strerror}") from None
+    return size
+
+
+def _make_folder(folder: Path, size: int) -> None:
+    """Raises ExportError unless there is an empty folder with room for `size` bytes."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} is not an empty folder; name one that is not there yet")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be made: {error.strerror}") from None
+    if size + SMALL_FILES_BYTES > free:
+        raise ExportError(
+            f"{folder}: the model takes {size} bytes, and the disk has {free} left; layers=N exports fewer layers"
+        )
+
+
+def _config(model: Model, dtype: str) -> dict[str, Any]:
+    """config.json. Raises ExportError for shapes that no architecture of Transformers has."""
+    if not model.gated:
+        raise ExportError(f"{model.name} has an MLP without a gate; no architecture of Transformers fits it")
+    family = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
+    if model.qkv_bias and (model.qk_norm or model.q_dim != model.hidden):
+        raise ExportError(f"{model.name} has biases in a shape that no architecture of Transformers has")
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if model.rope_scaling:
+        factor, low, high, original = model.rope_scaling
+        rope = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high}
+        rope["original_max_position_embeddings"] = int(original)
+    return {
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": family,
+        "hidden_size": model.hidden,
+        "intermediate_size": model.intermediate,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.q_heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "vocab_size": model.vocab,
+        "max_position_embeddings": POSITIONS,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rope_theta,
+        "rope_parameters": rope | {"rope_theta": model.rope_theta},
+        "hidden_act": "silu",
+        "tie_word_embeddings": model.tied,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": dtype,
+        "bos_token_id": SPECIAL.index("<s>"),
+        "eos_token_id": SPECIAL.index("</s>"),
+        "pad_token_id": SPECIAL.index("<pad>"),
+    }
+
+
+def _tensors(inputs: ModelInputs) -> Iterator[_Tensor]:
+    """Every tensor of the model, layer by layer; only the layer that is being written is held."""
+    m, dtype, layer = inputs.model, DTYPES[inputs.work.weight][0], lru_cache(maxsize=1)(inputs.layer)
+
+    yield _Tensor(EMBEDDING, dtype, (m.vocab, m.hidden), lambda: inputs.source.embedding_table().values)
+    for index in range(m.layers):
+        for name, shape in m.layer_matrices.items():
+            make = partial(_matrix, layer, index, name)
+            yield _Tensor(tensor_name(index, MATRICES[name]), dtype, shape, make)
+        for full_name, field, width in _vectors(m, index):
+            yield _Tensor(full_name, "F32", (width,), partial(_vector, layer, index, field))
+    yield _Tensor(FINAL_NORM, "F32", (m.hidden,), inputs.final_norm)
+    if not m.tied:
+        yield _Tensor(LM_HEAD, dtype, (m.vocab, m.hidden), lambda: inputs.lm_head().values)
+
+
+def _vectors(model: Model, index: int) -> Iterator[tuple[str, str, int]]:
+    """Norms and biases of a layer: (tensor, field of `LayerWeights`, width)."""
+    yield tensor_name(index, "input_layernorm"), "attention_norm", model.hidden
+    yield tensor_name(index, "post_attention_layernorm"), "mlp_norm", model.hidden
+    if model.qkv_bias:
+        for part, width in (("q", model.q_dim), ("k", model.kv_dim), ("v", model.kv_dim)):
+            yield tensor_name(index, MATRICES[part], "bias"), f"{part}_bias", width
+    if model.qk_norm:
+        for norm in ("q_norm", "k_norm"):
+            yield tensor_name(index, f"self_attn.{norm}"), norm, model.head_dim
+
+
+def _matrix(layer: Layer, index: int, name: str) -> Array:
+    return layer(index).matrices[name].values
+
+
+def _vector(layer: Layer, index: int, field: str) -> Array:
+    values: Array = getattr(layer(index), field)
+    return values
+
+
+def _write_safetensors(path: Path, tensors: list[_Tensor]) -> None:
+    """The layout of github.com/safetensors/safetensors: length of the header, header as JSON, data."""
+    header, offset = {}, 0
+    for tensor in tensors:
+        end = offset + tensor.size_bytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (offset, end)}
+        offset = end
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    scratch = path.with_name(f"{path.name}.partial")
+    try:
+        with scratch.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in tensors:
+                values = np.ascontiguousarray(tensor.make())
+                assert (values.nbytes, values.shape) == (tensor.size_bytes, tensor.shape), tensor.name
+                file.write(values.data.cast("B"))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _tokenizer(model: Model) -> dict[str, dict[str, Any]]:
+    """tokenizer.json and its settings: a word a token, the special ones first."""
+    words = [*SPECIAL[: model.vocab], *(f"w{i}" for i in range(len(SPECIAL), model.vocab))]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": i, "content": word, **flags} for i, word in enumerate(SPECIAL)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {word: i for i, word in enumerate(words)},
+            "unk_token": "<unk>",
+        },
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": POSITIONS,
+        **dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=True)),
+    }
+    return {"tokenizer.json": tokenizer, "tokenizer_config.json": settings}

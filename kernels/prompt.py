@@ -1,0 +1,135 @@
+"""A step behind a prompt: the cache that the prompt leaves, and what the model says to tokens chosen since.
+
+>>> inputs = make_inputs(parse("step:model=tiny,context=16,cache=prompt"), seed=1)
+>>> held_caches(inputs)[0].k.shape, scores(inputs, np.array([[7, 3]])).shape
+((1, 2, 16, 32), (1, 2, 1000))
+
+An engine can only hold what it computed itself: the keys and values of tokens. So that every backend
+steps over the same cache, it is computed here in float64 from the same weights, rounded as the work's
+format asks. An engine goes on where a step ends; `scores` follows it, whatever it chose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from membound.kernels.inputs import I64, Inputs, KVCache, ModelInputs
+from membound.kernels.reference import (
+    F64,
+    append,
+    causal_attention,
+    finish_layer,
+    logits,
+    prefill,
+    project,
+    store_cache,
+)
+from membound.kernels.work import Prefill, Step
+
+Caches = list[KVCache]
+Hold = Callable[[int, KVCache], KVCache]
+"""(layer, keys and values of the tokens at hand) -> all that these tokens may see."""
+
+ARRAYS = ("k", "v", "k_scales", "v_scales")
+
+
+def held_caches(inputs: ModelInputs) -> Caches:
+    """The cache of each layer after the first `context` of `inputs.tokens`; computed once for each key.
+
+    Kept in `inputs`, and in `inputs.folder` if there is one.
+    """
+    if not inputs.held:
+        path = inputs.folder / f"prompt-{key_of(inputs)}.npz" if inputs.folder else None
+        found = _read(path, inputs) if path else None
+        inputs.held.extend(found or _compute(inputs))
+        if path and not found:
+            _write(path, inputs)
+    return inputs.held
+
+
+def key_of(inputs: Inputs, slot: int = 0) -> str:
+    """A hash of work, seed and input set, and of the files' sizes and times where a folder is the model."""
+    digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
+    folder = inputs.model.folder if isinstance(inputs, ModelInputs) else ""
+    for path in sorted(Path(folder).iterdir()) if folder else ():
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def scores(inputs: ModelInputs, chosen: I64) -> F64:
+    """Logits [batch, n, vocab] from which each of `chosen` [batch, n] was to be chosen.
+
+    The first are the output of the work itself; the next follow when the first chosen token is fed, and
+    so on. Each choice is taken as it is, so one that another sum would have made does no harm later.
+    Raises ValueError for a prompt with n > 1: it ends with one choice.
+    """
+    work, (batch, count) = inputs.work, chosen.shape
+    assert inputs.tokens is not None
+    if isinstance(work, Prefill):
+        if count != 1:
+            raise ValueError(f"a prompt ends with one token a sequence, not {count}")
+        return prefill(inputs)[:, None]
+    fed = np.concatenate([inputs.tokens[:, -1:], chosen[:, :-1]], axis=1)
+    caches = held_caches(inputs)
+    y = _run(inputs, fed, work.context, lambda index, new: append(caches[index], new))
+    return logits(inputs, y).reshape(batch, count, -1)
+
+
+def _compute(inputs: ModelInputs) -> Caches:
+    """Run the prompt, all but its last token, and keep what each layer stores."""
+    assert inputs.tokens is not None
+    caches: Caches = []
+
+    def keep(index: int, new: KVCache) -> KVCache:
+        caches.append(new)
+        return new
+
+    _run(inputs, inputs.tokens[:, :-1], 0, keep)
+    return caches
+
+
+def _run(inputs: ModelInputs, tokens: I64, first: int, hold: Hold) -> F64:
+    """Tokens [batch, n] at positions first..first+n-1 through all layers: hidden states [batch·n, hidden]."""
+    x = inputs.source.embedding(tokens.reshape(-1)).astype(np.float64)
+    positions = np.arange(first, first + tokens.shape[1])
+    for index in range(inputs.model.layers):
+        layer = inputs.layer(index)
+        q, k, v = project(inputs, layer, x, positions)
+        cache = hold(index, store_cache(k, v, inputs.work.kv))
+        x = finish_layer(inputs, layer, x, causal_attention(q, cache, first))
+    return x
+
+
+def _read(path: Path, inputs: ModelInputs) -> Caches | None:
+    """Caches that another worker wrote; None if there are none, or a power failure tore the file."""
+    assert isinstance(inputs.work, Step)
+    with suppress(FileNotFoundError, EOFError, BadZipFile, KeyError, ValueError), path.open("rb") as file:
+        arrays = np.load(file)
+        return [
+            KVCache(inputs.work.kv, *(arrays.get(f"{index}.{name}") for name in ARRAYS))
+            for index in range(inputs.model.layers)
+        ]
+    return None
+
+
+def _write(path: Path, inputs: ModelInputs) -> None:
+    """All or nothing, for workers that read at the same time."""
+    arrays = {
+        f"{index}.{name}": array
+        for index, cache in enumerate(inputs.held)
+        for name in ARRAYS
+        if (array := getattr(cache, name)) is not None
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with scratch.open("wb") as file:
+        np.savez(file, **arrays)
+    scratch.rename(path)

@@ -1,0 +1,83 @@
+"""A model whose every number comes from the generator: no download, no file, the same bits for the same seed.
+
+>>> RandomSource(get_model("tiny"), "bf16", seed=1).layer(0).matrices["q"].values.shape
+(256, 256)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from membound.kernels.inputs import (
+    F32,
+    I64,
+    LayerWeights,
+    Weight,
+    dequantize,
+    normal,
+    random_weight,
+    stream_of,
+)
+from membound.kernels.models import Model
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSource:
+    """A model's weights from the generator. `query_gain` is a power of two."""
+
+    model: Model
+    format: str
+    seed: int
+    query_gain: int = 1
+
+    def layer(self, index: int) -> LayerWeights:
+        """Weights of layer `index`."""
+        m = self.model
+        rng = np.random.default_rng((self.seed, index))
+        matrices = {
+            name: random_weight(
+                self.format,
+                n,
+                k,
+                stream_of(self.seed, 100 * (index + 1) + i),
+                self.query_gain if name == "q" else 1,
+            )
+            for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
+        }
+        qk = (_gain(rng, m.head_dim), _gain(rng, m.head_dim)) if m.qk_norm else (None, None)
+        bias: tuple[F32 | None, ...] = (None, None, None)
+        if m.qkv_bias:
+            bias = tuple(np.float32(0.1) * normal(rng, d) for d in (m.q_dim, m.kv_dim, m.kv_dim))
+        return LayerWeights(matrices, _gain(rng, m.hidden), _gain(rng, m.hidden), *qk, *bias)
+
+    def final_norm(self) -> F32:
+        """Weight of the last norm."""
+        return _gain(np.random.default_rng((self.seed, 1 << 20)), self.model.hidden)
+
+    def lm_head(self) -> Weight:
+        """The output matrix."""
+        return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 7))
+
+    def hidden_states(self, rows: int) -> F32:
+        """Unit-normal hidden states [rows, hidden]."""
+        return normal(np.random.default_rng((self.seed, 1 << 21)), rows, self.model.hidden)
+
+    def embedding_table(self) -> Weight:
+        """The table [vocab, hidden]: the output matrix where the model ties them, else one of its own."""
+        if self.model.tied:
+            return self.lm_head()
+        return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 8))
+
+    def embedding(self, tokens: I64) -> F32:
+        """Rows of the embedding table."""
+        table = self.embedding_table()
+        values = table.values[tokens]
+        scales = None if table.scales is None else table.scales[tokens]
+        return dequantize(Weight(table.format, len(tokens), table.k, values, scales))
+
+
+def _gain(rng: np.random.Generator, size: int) -> F32:
+    """A norm's weight: near one, as trained ones are."""
+    return np.float32(1) + np.float32(0.1) * normal(rng, size)

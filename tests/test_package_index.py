@@ -1,0 +1,47 @@
+"""pip's settings, read as pip prints them, and handed to uv."""
+
+from __future__ import annotations
+
+from membound.bench.package_index import parse, pip_settings, uv_arguments, uv_environment
+
+PRINTED = """:env:.cert='/env/ca.pem'
+:env:.find-links='/wheels'
+global.cert='/file/ca.pem'
+global.extra-index-url='https://a.example/simple https://b.example/simple'
+global.find-links='/wheels /more'
+global.index-url='https://file.example/simple'
+install.no-index='true'
+list.format='freeze'
+"""
+
+
+def test_sources_add_up_and_the_environment_wins_where_one_value_counts():
+    assert parse(PRINTED) == {
+        "cert": ["/env/ca.pem"],
+        "extra-index-url": ["https://a.example/simple", "https://b.example/simple"],
+        "find-links": ["/wheels", "/more"],
+        "index-url": ["https://file.example/simple"],
+        "no-index": ["true"],
+    }
+    assert parse("") == {}
+
+
+def test_uv_gets_the_same_places():
+    assert uv_arguments(parse(PRINTED)) == [
+        *("--find-links", "/wheels", "--find-links", "/more"),
+        *("--default-index", "https://file.example/simple"),
+        *("--index", "https://a.example/simple", "--index", "https://b.example/simple"),
+        *("--no-index", "--index-strategy", "unsafe-best-match"),
+    ]
+    assert uv_arguments({}) == []
+    assert uv_arguments({"no-index": ["0"]}) == []
+
+
+def test_uv_trusts_what_pip_trusts():
+    assert uv_environment({}, {"A": "b"}) == {"A": "b", "UV_NATIVE_TLS": "1"}
+    assert uv_environment(parse(PRINTED), {})["SSL_CERT_FILE"] == "/env/ca.pem"
+
+
+def test_variables_of_pip_are_read(monkeypatch):
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://cpu.example/whl")
+    assert "https://cpu.example/whl" in pip_settings()["extra-index-url"]
