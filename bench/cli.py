@@ -240,11 +240,13 @@ def duel(
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read once, when OpenMP is loaded
     from membound.bench.duel import duel as hold
     from membound.bench.setup import check_threads, choose_backends, split
+    from membound.bench.suites import check_weights
     from membound.kernels.work import parse
     from membound.results.stats import plain
     from membound.results.table import duel_view
 
     count, parsed, progress = check_threads(threads), parse(work), _console(stderr=True)
+    check_weights(parsed, seed)
     chosen = choose_backends(split(backends), count, {}).chosen
 
     def tell(phase: str) -> None:

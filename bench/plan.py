@@ -18,7 +18,7 @@ from pathlib import Path
 
 from membound.backends import registry
 from membound.bench.machine import default_threads
-from membound.bench.suites import PlanError, check_memory, suite
+from membound.bench.suites import PlanError, check_memory, check_weights, suite
 from membound.bench.timing import Budget
 from membound.kernels.cpu.compile import cache_folder
 from membound.kernels.work import Work, parse
@@ -120,6 +120,7 @@ def make_plan(
     asked = [parse(work) if isinstance(work, str) else work for work in works]
     for work in asked:
         check_memory(work, memory)
+        check_weights(work, options.seed)
     notes: dict[str, None] = {}
     suites = {backend: tuple(asked) for backend in backends}
     if not asked:

@@ -103,6 +103,20 @@ def check_memory(work: Work, memory: int) -> None:
         )
 
 
+def check_weights(work: Work, seed: int) -> None:
+    """Raises PlanError where the model is a folder whose safetensors are damaged or are not those of its config.
+
+    Headers, names, shapes and sizes are checked, so that no worker starts in vain; workers read the numbers.
+    """
+    if isinstance(work, Step | Prefill) and work.shape.folder:
+        from membound.kernels.checkpoint import Checkpoint
+
+        try:
+            Checkpoint(work.shape, work.weight, seed)
+        except ValueError as error:
+            raise PlanError(str(error)) from None
+
+
 def _fit(works: list[Work], room: int, memory: int) -> tuple[list[Work], tuple[str, ...]]:
     """The suite's works that fit with room for copies, steps cut to fewer layers; and what was changed."""
     fitting: list[Work] = []

@@ -21,6 +21,7 @@ class Model:
     """A dense decoder: RMSNorm, RoPE, grouped-query attention, gated or plain MLP, LM head.
 
     `rope_scaling` holds Llama 3's (factor, low_freq_factor, high_freq_factor, original_context) or ().
+    `window` is how many tokens a layer with sliding-window attention sees; 0 where every layer sees all.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Model:
     gated: bool = True
     rope_scaling: tuple[float, ...] = ()
     folder: str = ""
+    window: int = 0
 
     @property
     def q_dim(self) -> int:
@@ -148,9 +150,26 @@ def _from_folder(folder: Path) -> Model:
             qk_norm=family == "qwen3",
             rope_scaling=_rope_scaling(path, rope),
             folder=str(folder),
+            window=_window(path, config, family),
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from None
+
+
+def _window(path: Path, config: dict[str, Any], family: str) -> int:
+    """Tokens that a sliding-window layer sees, or 0. Raises KeyError, ValueError.
+
+    Mistral's layers slide wherever a window is given; Qwen's where `use_sliding_window` is true; newer files
+    say for each layer what it does (huggingface/transformers, configuration_mistral.py, configuration_qwen2.py).
+    """
+    if config.get("sliding_window") is None:
+        return 0
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        slides = "sliding_attention" in kinds
+    else:
+        slides = family == "mistral" or bool(config.get("use_sliding_window", False))
+    return _count(path, config, "sliding_window") if slides else 0
 
 
 def _count(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:

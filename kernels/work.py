@@ -459,6 +459,12 @@ def _check_model(work: Step | Prefill) -> None:
         raise SpecError(
             f"{work.kind}: layers={work.layers!r} must be from 1 to {model.layers} for {work.model} (0: all)"
         )
+    tokens = work.context + 1 if isinstance(work, Step) else work.tokens
+    if model.window and tokens > model.window:
+        raise SpecError(
+            f"{work.kind}: {work.model} has layers that see {model.window} tokens only (sliding window), which are "
+            f"not implemented; up to there they are like others, and {tokens} tokens were asked for"
+        )
     group = FORMATS[work.weight].group
     for name in ("hidden", "intermediate", "q_dim"):
         if group and getattr(model, name) % group:

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from membound.bench import cli
+from membound.bench.plan import Options, make_plan
+from membound.bench.suites import PlanError
 from membound.kernels.checkpoint import Checkpoint
 from membound.kernels.inputs import dequantize, from_bf16, make_inputs, quantize, to_bf16
 from membound.kernels.models import get_model
@@ -240,3 +243,28 @@ def test_folders_without_weights(folder, tmp_path):
         index.write_text(text)
         with pytest.raises(ValueError, match=f"{index.name} {says}"):
             Checkpoint(model, "f32", 1)
+
+
+# Before a worker starts
+
+
+@pytest.mark.parametrize("kind", ["step", "prefill"])
+@pytest.mark.parametrize("keep", [5, -1])
+def test_a_plan_refuses_a_damaged_folder(folder, tmp_path, kind, keep):
+    folder()
+    spec = f"{kind}:model={tmp_path},weight=f32"
+    assert make_plan(["numpy:cpu"], [spec], Options(), 10**10).total_cells == 3
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(PlanError, match=r"model\.safetensors cannot be read: "):
+        make_plan(["numpy:cpu"], [spec], Options(), 10**10)
+
+
+@pytest.mark.parametrize("command", [["run", "-b", "numpy"], ["duel", "-b", "numpy"]], ids=["run", "duel"])
+def test_a_command_refuses_a_folder_that_misses_a_tensor_in_one_line(folder, tmp_path, capsys, command):
+    folder(edit=lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, f"step:model={tmp_path},weight=f32"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err == f"membound: {tmp_path}/model.safetensors has no tensor model.norm.weight\n"

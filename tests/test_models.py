@@ -126,3 +126,42 @@ def test_unknown_models(tmp_path):
         get_model(str(tmp_path))
     with pytest.raises(SpecError, match="step: model folder"):
         parse(f"step:model={tmp_path}")
+
+
+# Sliding windows
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "window"),
+    [
+        ("llama", {}, 0),
+        ("mistral", {"sliding_window": None}, 0),
+        ("mistral", {"sliding_window": 40}, 40),
+        ("mistral", {"sliding_window": 40, "layer_types": ["full_attention"] * 2}, 0),
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": False}, 0),
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": True}, 40),
+        ("qwen3", {"sliding_window": 40, "layer_types": ["full_attention", "sliding_attention"]}, 40),
+    ],
+)
+def test_sliding_windows_are_found(tmp_path, family, config, window):
+    assert get_model(write(tmp_path, LLAMA | {"model_type": family} | config)).window == window
+
+
+def test_a_window_that_is_no_number_is_refused(tmp_path):
+    folder = write(tmp_path, LLAMA | {"model_type": "mistral", "sliding_window": "wide"})
+    with pytest.raises(
+        ValueError, match=r"config\.json: sliding_window='wide' must be a positive whole number"
+    ):
+        get_model(folder)
+
+
+def test_more_tokens_than_a_window_holds_are_refused_with_the_reason(tmp_path):
+    folder = write(tmp_path, LLAMA | {"model_type": "mistral", "sliding_window": 40})
+    assert parse(f"step:model={folder},context=39").context == 39
+    assert parse(f"prefill:model={folder},tokens=40").tokens == 40
+    with pytest.raises(
+        SpecError, match=r"layers that see 40 tokens only \(sliding window\).*41 tokens were asked for"
+    ):
+        parse(f"step:model={folder},context=40")
+    with pytest.raises(SpecError, match=r"prefill: .*sliding window"):
+        parse(f"prefill:model={folder},tokens=41")
