@@ -66,7 +66,7 @@ def _probe_one(entry: str, threads: int, python: str, limit_s: float) -> list[Fo
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
         problem, remedy = remedy_for(python)
         reason = problem or f"probing it failed: {error}"
-        found.append(Found(entry.partition(".")[0], entry, False, reason, remedy))
+        found.append(Found(entry.replace(".", ":", 1), entry, False, reason, remedy))
     return found
 
 

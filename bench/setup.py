@@ -117,7 +117,12 @@ def _devices(name: str, found: Sequence[Found]) -> list[str]:
 def _refuse_absent(name: str, found: Sequence[Found]) -> None:
     """Raises BackendUnavailable if probing said that `name` (or its whole backend) is not there."""
     backend = name.partition(":")[0]
-    absent = [device for device in found if not device.available and device.id in (name, backend)]
+    plain = name.partition("+")[0]
+    absent = [
+        d
+        for d in found
+        if not d.available and (d.id in (name, backend) or f"{plain}:".startswith(f"{d.id}:"))
+    ]
     if ":" not in name and _devices(name, found):
         return
     if not absent and ":" not in name:

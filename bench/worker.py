@@ -66,11 +66,12 @@ def _probe(job: dict[str, Any], send: Send) -> None:
     """Try every device of an entry point."""
     entry = job["entry"]
     prefix = entry.partition(".")[0]
+    name = entry.replace(".", ":", 1)
     try:
         cls = registry.load(entry)
         devices = list(cls.devices())
     except BackendUnavailable as error:
-        send("device", id=prefix, entry=entry, available=False, reason=error.reason, remedy=error.remedy)
+        send("device", id=name, entry=entry, available=False, reason=error.reason, remedy=error.remedy)
         return
     for device in devices:
         found = _try_device(cls, device, job["threads"])

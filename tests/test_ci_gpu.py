@@ -61,6 +61,7 @@ GOOD = """
 case "$*" in
     *"membound run"*) mkdir -p "$OUT/rows"; echo "$@" >"$OUT/asked"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
     *"membound show"*"--json"*) echo "[]" ;;
+    *"membound show"*"--markdown"*) echo "| the table |" ;;
     *"membound show"*) echo "the table" ;;
     *"pip install"*) echo "$@" >>"$OUT/installed" ;;
 esac
@@ -78,7 +79,7 @@ def test_a_run_leaves_rows_a_table_and_a_summary(tmp_path: Path, slow: str) -> N
     assert "the table" in text
     out = tmp_path / "out"
     assert "--backends npu:0,npu:0+graph" in (out / "asked").read_text()
-    assert (out / "summary.md").read_text() == "```text\nthe table\n```\n"
+    assert (out / "summary.md").read_text() == "| the table |\n"
     assert (out / "summary.json").read_text() == "[]\n"
     first, second = (out / "installed").read_text().splitlines()
     assert first.endswith(f"{wheels}/a-1-py3-none-any.whl")

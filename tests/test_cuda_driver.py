@@ -28,13 +28,14 @@ class FakeDriver:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
         CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
+        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE=38,
     )
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DEFAULT=0)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
 
     def __init__(self, capability: tuple[int, int] = (9, 0), gpus: int = 1) -> None:
-        self.attributes = {75: capability[0], 76: capability[1], 16: 132}
+        self.attributes = {75: capability[0], 76: capability[1], 16: 132, 38: 50 << 20}
         self.gpus = gpus
         self.memory: dict[int, Any] = {}
         self.launched: list[tuple[Any, ...]] = []
@@ -59,6 +60,12 @@ class FakeDriver:
 
     def cuDeviceGetAttribute(self, which, device):
         return Code.SUCCESS, self.attributes[which]
+
+    def cuDeviceTotalMem(self, device):
+        return Code.SUCCESS, 80 << 30
+
+    def cuDeviceGetPCIBusId(self, length, device):
+        return Code.SUCCESS, b"0000:A4:00.0".ljust(length, b"\0")
 
     def cuMemAlloc(self, size):
         if self.fail == "cuMemAlloc":
@@ -133,6 +140,7 @@ def fake(monkeypatch):
 def test_a_gpu_says_what_it_is(fake):
     gpu = open_gpu()
     assert (gpu.name, gpu.target, gpu.multiprocessors, gpu.stream) == ("Test GPU", "9.0a", 132, 7)
+    assert (gpu.memory_bytes, gpu.cache_bytes, gpu.pci) == (80 << 30, 50 << 20, "0000:A4:00.0")
 
 
 def test_memory_is_copied_both_ways_and_given_back(fake):

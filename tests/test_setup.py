@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from membound.backends.api import BackendUnavailable
 from membound.bench import setup
 from membound.bench.probe import Found
 from membound.bench.setup import choose_backends
@@ -33,3 +36,32 @@ def test_devices_bring_the_size_of_their_memory() -> None:
     )
     named = choose_backends(["alpha:npu:0+offload", "alpha:cpu"], 2, {})
     assert named.device_memory == {"alpha:npu:0+offload": GPU["memory_bytes"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ("beta:cpu", False),
+        ("beta", False),
+        ("beta:cuda", True),
+        ("beta:cuda:1+graph", True),
+        ("beta:cudax", False),
+        ("gamma:cpu", True),
+    ],
+)
+def test_a_device_whose_kind_is_absent_is_refused_and_its_siblings_are_not(
+    asked: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [
+        Found("beta:cpu", "beta.cpu", True),
+        Found("beta:cuda", "beta.cuda", False, "no driver", "install one"),
+        Found("gamma", "gamma", False, "not installed"),
+    ]
+    monkeypatch.setattr(setup, "probe", lambda *_: devices)
+    monkeypatch.setattr(setup.registry, "entries", lambda: ("beta.cpu", "beta.cuda", "gamma"))
+    monkeypatch.setattr(setup.registry, "entry_for", lambda name: "beta")
+    if refused:
+        with pytest.raises(BackendUnavailable, match=f"^{re.escape(asked)} is not available: no"):
+            choose_backends([asked], 2, {})
+    else:
+        assert choose_backends([asked], 2, {}).chosen == ("beta:cpu" if asked == "beta" else asked,)

@@ -127,6 +127,9 @@ class DriverGpu:
         except CompileError as error:
             raise GpuError(f"{self.name}: {error}") from None
         self.multiprocessors = self.attribute(limits.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        self.memory_bytes = int(_checked(cu.cuDeviceTotalMem(self.device)))
+        self.cache_bytes = self.attribute(limits.CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)
+        self.pci = _checked(cu.cuDeviceGetPCIBusId(32, self.device)).split(b"\0")[0].decode()
         self._context = _checked(cu.cuDevicePrimaryCtxRetain(self.device))
         _checked(cu.cuCtxSetCurrent(self._context))
         self.stream = int(_checked(cu.cuStreamCreate(int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING))))

@@ -62,6 +62,11 @@ class Gpu(Protocol):
     target: str
     multiprocessors: int
     stream: int
+    memory_bytes: int
+    cache_bytes: int
+    """The second-level cache, all of it."""
+    pci: str
+    """Address on the bus, as in ``0000:04:00.0``; "" without one."""
 
     def array(self, values: npt.NDArray[Any]) -> Array:
         """A copy of a contiguous host array."""

@@ -67,6 +67,8 @@ class SimulatedGpu:
         self.target = "9.0a"
         self.multiprocessors = multiprocessors
         self.stream = 0
+        self.memory_bytes = self.cache_bytes = 0
+        self.pci = ""
 
     def array(self, values: npt.NDArray[Any]) -> HostArray:
         """A copy of a host array."""

@@ -1,0 +1,148 @@
+"""`numba:cuda` from open to output on a simulated GPU, held against the reference; and every refusal."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from membound.backends.api import Accelerator, BackendUnavailable
+from membound.backends.numba_cuda import NumbaCuda
+from membound.bench.timing import Budget, measure
+from membound.kernels.cuda import driver, gpu
+from membound.kernels.cuda.gpu import GpuError
+from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.inputs import make_inputs
+from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.work import parse
+
+RNG = np.random.default_rng()
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every GPU is a simulated one."""
+    monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
+
+
+def check(device: str, spec: str) -> NumbaCuda:
+    """Every input set, the first one twice."""
+    work = parse(spec)
+    inputs = make_inputs(work, int(RNG.integers(1 << 30)), slots=2)
+    backend = NumbaCuda()
+    backend.open(device, 2)
+    assert backend.supports(work) is None
+    backend.prepare(work, inputs)
+    for slot in (*range(inputs.slots), 0):
+        backend.launch(slot)
+        backend.sync()
+        y = backend.output()
+        assert y.dtype == np.float32
+        assert relative_error(y, compute(inputs, slot)) < tolerance(work), slot
+    return backend
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize(
+    "shape",
+    ["context=19,kv=bf16", "context=37,kv=int8,page=16", "context=17,kv=fp8,page=16", "context=40,kv=f16"],
+)
+def test_attention_matches_the_reference(shape: str) -> None:
+    check("cuda", f"attention:q_heads=4,kv_heads=2,head_dim=32,{shape}")
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_captured_launch_gives_the_same() -> None:
+    backend = check("cuda:0+graph", "attention:q_heads=2,kv_heads=1,head_dim=32,context=33")
+    assert [len(launches) for launches in backend._launches] == [1, 1]
+
+
+@pytest.mark.usefixtures("simulated")
+def test_the_device_and_its_clock() -> None:
+    backend = NumbaCuda()
+    opened = backend.open("cuda:0", 2)
+    assert (opened.id, opened.name) == ("numba:cuda:0", "simulated GPU")
+    assert opened.accelerator == Accelerator(0, 0, 2, "9.0a", "")
+    assert {"numba-cuda", "numba"} <= set(opened.versions)
+    work = parse("attention:q_heads=2,kv_heads=2,head_dim=32,context=16")
+    backend.prepare(work, make_inputs(work, 1, slots=2))
+    got = measure(backend, 2, Budget(0.0, 0.0, warmup_launches=1, samples=1, sample_s=0.0, device_samples=1))
+    assert len(got.device_samples_s) == 1
+    assert 0 < got.device_samples_s[0] < 60
+    backend.close()
+    with pytest.raises(RuntimeError, match="output before prepare"):
+        backend.output()
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("prefill:model=tiny", "prompts are not built from decode kernels"),
+        ("attention:context=9,kv=f32", "the tensor cores that attention runs on do not take f32"),
+        ("attention:context=9,head_dim=48", "attention kernels are made for heads of"),
+    ],
+)
+def test_what_there_is_no_kernel_for_has_a_reason(spec: str, reason: str) -> None:
+    backend = NumbaCuda()
+    backend.open("cuda", 1)
+    assert (backend.supports(parse(spec)) or "").startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("cuda:0+fast", "unknown variant 'fast'; known: graph"),
+        ("cpu", "numba has no device 'cpu' here; GPUs are cuda:0"),
+        ("cuda:x", "numba has no device 'cuda:x' here"),
+    ],
+)
+def test_devices_that_make_no_sense_are_refused(device: str, reason: str) -> None:
+    with pytest.raises(BackendUnavailable) as error:
+        NumbaCuda().open(device, 1)
+    assert error.value.reason.startswith(reason)
+
+
+def test_without_a_driver_the_reason_and_the_remedy_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver(*_: object) -> int:
+        raise GpuError("no driver library")
+
+    monkeypatch.setattr(driver, "count", no_driver)
+    monkeypatch.setattr(gpu, "open_gpu", no_driver)
+    for ask in (NumbaCuda.devices, lambda: NumbaCuda().open("cuda:0", 1)):
+        with pytest.raises(
+            BackendUnavailable, match=r"^no NVIDIA GPU can be used: no driver library$"
+        ) as error:
+            ask()  # type: ignore[operator]
+        assert "driver 580" in error.value.remedy
+    monkeypatch.setattr(driver, "count", lambda: 0)
+    with pytest.raises(BackendUnavailable, match="finds no GPU"):
+        NumbaCuda.devices()
+    monkeypatch.setattr(driver, "count", lambda: 2)
+    assert NumbaCuda.devices() == ["cuda:0", "cuda:0+graph", "cuda:1", "cuda:1+graph"]
+
+
+def test_without_numbas_cuda_target_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "membound.kernels.cuda.driver")
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(BackendUnavailable, match="not installed") as error:
+        NumbaCuda.devices()
+    assert error.value.remedy == 'pip install "membound[cuda]"'
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_full_gpu_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: SimulatedGpu, count: int, dtype: object) -> None:
+        raise GpuError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    work = parse("attention:q_heads=2,kv_heads=2,head_dim=32,context=16")
+    backend = NumbaCuda()
+    backend.open("cuda", 1)
+    monkeypatch.setattr(SimulatedGpu, "zeros", full)
+    with pytest.raises(MemoryError, match="the GPU is out of memory"):
+        backend.prepare(work, make_inputs(work, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(SimulatedGpu, "zeros", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backend.prepare(work, make_inputs(work, 1))
