@@ -22,11 +22,11 @@ from membound.kernels.inputs import (
     AttentionInputs,
     Inputs,
     ModelInputs,
-    RandomSource,
     make_inputs,
     quantize,
 )
 from membound.kernels.models import get_model
+from membound.kernels.random_model import RandomSource
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import Linear, Work, parse
 
