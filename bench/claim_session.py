@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -37,19 +36,6 @@ class ClaimSession:
     claim: Claim = field(repr=False)
     findings: list[Finding] = field(repr=False)
     interrupted: bool
-
-    def record(self) -> dict[str, Any]:
-        """The findings and what they rest on, as JSON can hold it."""
-        meta = self.claim.meta
-        return {
-            "claim_id": meta.claim_id,
-            "experiments_version": meta.experiments_version,
-            "experiments_sha256": meta.experiments_sha256,
-            "machine": meta.machine,
-            "threads": meta.threads,
-            "file": str(self.path),
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
 
     @property
     def exit_status(self) -> int:

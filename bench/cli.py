@@ -9,23 +9,30 @@ Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or no
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 import membound
+from membound.bench.claim_commands import claim, claim_report
+from membound.bench.cli_options import (
+    Backends,
+    Debug,
+    Json,
+    Markdown,
+    Out,
+    Pythons,
+    Threads,
+    console,
+    print_json,
+)
 from membound.bench.environment_commands import app as environment_app
 from membound.bench.export_command import export_model
 from membound.bench.runs import DEFAULT_OUT
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     name="membound",
@@ -42,25 +49,6 @@ app.command("export-model")(export_model)
 # The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
-Markdown = Annotated[
-    bool, typer.Option("--markdown", help="Print Markdown tables, as for the summary of a CI job.")
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the row files.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
-Pythons = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--python", metavar="BACKEND=PATH", help="Run a backend in another interpreter. Repeatable."
-    ),
-]
-Backends = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
-    ),
-]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
 ]
@@ -95,9 +83,9 @@ def list_(
 
     listing = Listing.gather(check_threads(None), parse_pythons(python or ()), out)
     if as_json:
-        _print_json(listing.as_json())
+        print_json(listing.as_json())
     else:
-        _console().print(listing_view(listing))
+        console().print(listing_view(listing))
 
 
 @app.command()
@@ -145,12 +133,12 @@ def run(
         command=shlex.join(["membound", *sys.argv[1:]]),
         ceilings=ceilings,
     )
-    talk = _console(stderr=as_json)
+    talk = console(stderr=as_json)
     session = run_session(
-        split_works(works or ()), split(backends or ()), options, talk, _console(stderr=True)
+        split_works(works or ()), split(backends or ()), options, talk, console(stderr=True)
     )
     if as_json:
-        _print_json(session.records())
+        print_json(session.records())
     else:
         talk.print(session.view())
     talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
@@ -173,7 +161,7 @@ def show(
     if as_json:
         from membound.results.stats import records, summarize
 
-        _print_json(records(summarize(rows)))
+        print_json(records(summarize(rows)))
         return
     if as_markdown:
         from membound.results.markdown import run_markdown
@@ -182,7 +170,7 @@ def show(
         return
     from membound.results.table import run_view
 
-    _console().print(run_view(rows))
+    console().print(run_view(rows))
 
 
 @app.command()
@@ -207,13 +195,13 @@ def compare(
     _one_format(as_json, as_markdown)
     lines = records(api.compare(a, b, backends, force, out))
     if as_json:
-        _print_json(lines)
+        print_json(lines)
     elif as_markdown:
         from membound.results.markdown import compare_markdown
 
         typer.echo(compare_markdown(lines), nl=False)
     else:
-        _console().print(compare_view(lines))
+        console().print(compare_view(lines))
 
 
 @app.command()
@@ -245,7 +233,7 @@ def duel(
     from membound.results.stats import plain
     from membound.results.table import duel_view
 
-    count, parsed, progress = check_threads(threads), parse(work), _console(stderr=True)
+    count, parsed, progress = check_threads(threads), parse(work), console(stderr=True)
     check_weights(parsed, seed)
     chosen = choose_backends(split(backends), count, {}).chosen
 
@@ -254,64 +242,14 @@ def duel(
 
     rows = [plain(row) for row in hold(parsed, chosen, count, rounds, seed, tell)]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _console().print(duel_view(rows))
+        console().print(duel_view(rows))
     raise typer.Exit(int(any(row["status"] in ("wrong", "error", "oom") for row in rows)))
 
 
-@app.command()
-def claim(
-    only: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
-    ] = "",
-    backends: Backends = None,
-    replicates: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Worker processes of each experiment; default: its sample size."),
-    ] = None,
-    rigor: Annotated[
-        str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
-    ] = "normal",
-    threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of inputs and order.")] = 1,
-    pair: Annotated[
-        tuple[str, str] | None,
-        typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
-    ] = None,
-    out: Out = DEFAULT_OUT,
-    python: Pythons = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Test the claim that memory bandwidth, not compute, limits decoding, by experiments that could refute it.
-
-    Prints each experiment and the rule that would refute it before anything is measured, then verdicts.
-    """
-    from membound.bench.claim_plan import parse_only
-    from membound.bench.claim_session import run_claim
-    from membound.bench.plan import Options
-    from membound.bench.setup import check_threads, parse_pythons, split
-    from membound.results.claim_table import claim_view
-
-    options = Options(
-        threads=check_threads(threads),
-        replicates=replicates or 0,
-        rigor=rigor,
-        seed=seed,
-        pythons=parse_pythons(python or ()),
-        out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
-    )
-    talk = _console(stderr=as_json)
-    asked = parse_only(only)
-    session = run_claim(asked, split(backends or ()), options, pair, talk, _console(stderr=True))
-    if as_json:
-        _print_json(session.record())
-    else:
-        talk.print(claim_view(session.findings))
-    talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(session.exit_status)
+app.command()(claim)
+app.command("claim-report")(claim_report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -345,6 +283,8 @@ USER_ERRORS = (
     ("membound.results.compare", "CompareError"),
     ("membound.results.experiments", "ExperimentsError"),
     ("membound.results.observation", "ObservationError"),
+    ("membound.results.report.charts", "ReportUnavailable"),
+    ("membound.results.report.markdown", "MarksMissing"),
     ("membound.results.row", "RowError"),
     ("membound.results.store", "StoreError"),
 )
@@ -369,13 +309,3 @@ def _refuse(message: str, debug: bool) -> int:
 def _one_format(as_json: bool, as_markdown: bool) -> None:
     if as_json and as_markdown:
         raise typer.BadParameter("--json and --markdown exclude each other")
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -11,6 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from membound.results.finding import Figure, Finding
+from membound.results.wording import duration, rate
+
+DOSES = ("k", "m", "batch")
+"""Units that are names of what was set."""
 
 
 def claim_view(findings: Sequence[Finding]) -> RenderableType:
@@ -27,16 +31,26 @@ def claim_view(findings: Sequence[Finding]) -> RenderableType:
 
 
 def figure_text(figure: Figure) -> str:
-    """A figure with its interval: ``0.98 [0.95, 1.01]``, shares in %."""
-    interval = ""
-    if figure.low is not None and figure.high is not None:
-        interval = f" [{_number(figure.low, figure.unit)}, {_number(figure.high, figure.unit)}]"
-    unit = f" {figure.unit}" if figure.unit not in ("", "%") else ""
-    return f"{_number(figure.value, figure.unit)}{interval}{unit}"
+    """A figure with its unit and interval: ``3 % [1 %, 5 %]``; without its end where the interval has none."""
+    value = _number(figure.value, figure.unit)
+    if figure.low is None or figure.high is None or figure.low != figure.low:
+        return value
+    unit = "" if figure.unit in DOSES else figure.unit
+    return f"{value} [{_number(figure.low, unit)}, {_number(figure.high, unit)}]"
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.1%}" if unit == "%" else f"{value:.3g}"
+    if value != value:
+        return "–"
+    if value in (float("inf"), float("-inf")):
+        return "none" if value > 0 else "−∞"
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    if unit == "s":
+        return duration(value) if value > 0 else "0 s"
+    if unit in ("bytes/s", "FLOP/s"):
+        return rate(value, unit)
+    return f"{unit} = {value:.3g}" if unit in DOSES else f"{value:.3g} {unit}".rstrip()
 
 
 def _table(*columns: str) -> Table:

@@ -90,6 +90,17 @@ def _slopes(seen: Sequence[Observation]) -> tuple[dict[str, Floats], dict[str, F
     )
 
 
+def slowdowns(seen: Sequence[Observation], thief: str) -> list[tuple[float, float]]:
+    """(share of its core, slowdown of the victim) of a thief in every process that has the idle spinner."""
+    found = []
+    for one in seen:
+        idle = [o for o in seen if o.replicate == one.replicate and o.arm == "idle"]
+        if one.arm == thief and idle:
+            duty = one.number("duty")
+            found.append((duty, one.seconds / _idle_s(idle, duty) - 1))
+    return found
+
+
 def _idle_s(idle: list[Observation], duty: float) -> float:
     """The victim's time beside the spinner: at the same share of the core if there is one."""
     same = [one.seconds for one in idle if one.factors.get("duty") == duty]

@@ -39,14 +39,14 @@ def knee(x: Floats, y: Floats) -> Estimate:
         rise = products[rows, best] / squares[best] * spans[best]
         return np.where((gains[rows, best] > 0) & (rise > LEAST_RISE), places[best], np.inf)
 
-    return _within(x, bootstrap(place, len(y)))
+    return _within(x, bootstrap(place, len(y)), (places[1] - places[0]) / 2)
 
 
-def _within(x: Floats, place: Estimate) -> Estimate:
-    """The estimate with the ends of its interval on the measured curve, or at infinity: no knee."""
+def _within(x: Floats, place: Estimate, grain: float = 0.0) -> Estimate:
+    """The interval widened by what lies between two candidates, its ends on the curve or at infinity: no knee."""
     first, last = float(x[0]), float(x[-1])
-    low = place.low if np.isinf(place.low) else max(first, place.low)
-    return Estimate(place.value, low, place.high if np.isinf(place.high) else min(last, place.high))
+    low = place.low if np.isinf(place.low) else max(first, place.low - grain)
+    return Estimate(place.value, low, place.high if np.isinf(place.high) else min(last, place.high + grain))
 
 
 def change_point(x: Floats, y: Floats) -> Estimate:

@@ -44,7 +44,7 @@ def _run(rows: list[Row]) -> Iterator[str]:
     yield from (f"### {rows[0].run_id}", "", f"{machine}, {threads} thread{'s' * (threads != 1)}", "")
     limits = best_ceilings(rows)
     if limits:
-        yield from _table(
+        yield from table_lines(
             ("ceiling", "measured", "through", "with"),
             (LEFT, RIGHT, LEFT, LEFT),
             ([r.work, rate(value, r.unit), r.backend, ceiling_config(r.config)] for value, r in limits),
@@ -68,7 +68,7 @@ def _work(cases: list[dict[str, Any]]) -> Iterator[str]:
     size = f"{amount(cases[0]['bytes'], 'B')}, {amount(cases[0]['flops'], 'FLOP')}"
     yield from (f"**`{cases[0]['work']}`** {size}", "")
     if timed:
-        yield from _table(
+        yield from table_lines(
             ("backend", "time", "±", "GB/s", "MBU", "MFU", "×best", "verdict", "notes"),
             (LEFT, *(RIGHT,) * 6, LEFT, LEFT),
             (_timed(x, timed[0]["time_s"]) for x in timed),
@@ -98,7 +98,7 @@ def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
         f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
     )
     lines = [f"### {sides}", ""]
-    lines += _table(
+    lines += table_lines(
         ("work", "A · B", "time A", "time B", "B/A", "interval", ""),
         (LEFT, LEFT, *(RIGHT,) * 4, LEFT),
         (_compared(x) for x in pairs),
@@ -121,7 +121,9 @@ def _compared(x: dict[str, Any]) -> list[str]:
     ]
 
 
-def _table(names: Sequence[str], alignments: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+def table_lines(
+    names: Sequence[str], alignments: Sequence[str], lines: Iterable[Sequence[str]]
+) -> Iterator[str]:
     """Lines of a Markdown table and an empty one; bars within cells are escaped."""
     for line in (names, alignments, *lines):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"

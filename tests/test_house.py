@@ -169,7 +169,7 @@ def pins() -> dict[str, str]:
 def requirements_of_the_tests() -> list[Requirement]:
     extras = PROJECT["project"]["optional-dependencies"]
     texts = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
-    for extra in ("torch", "onnx", "onnx-export", "test"):
+    for extra in ("torch", "onnx", "onnx-export", "report", "test"):
         texts += extras[extra]
     return [r for r in map(Requirement, texts) if r.name != "membound"]
 

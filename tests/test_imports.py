@@ -29,6 +29,7 @@ MORE = {
     "bench/nvidia.py": {"pynvml"},
     "bench/amd.py": {"amdsmi"},
     "bench/pytest_plugin.py": {"pytest"},
+    "results/report/charts.py": {"altair", "vl_convert"},
 }
 
 SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.registry"}

@@ -1,0 +1,44 @@
+"""What several commands share: their options, and where they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print Markdown tables, as for the summary of a CI job.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the row files.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
+Pythons = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--python", metavar="BACKEND=PATH", help="Run a backend in another interpreter. Repeatable."
+    ),
+]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
+    ),
+]
+
+
+def console(stderr: bool = False) -> Console:
+    """Standard output, or standard error, for text and tables."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def print_json(value: Any) -> None:
+    """JSON and nothing else on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,94 @@
+"""Claims as Markdown: the section of a report, and the part of a document that is generated from claim files.
+
+>>> path.write_text(claim_markdown([told], plots={}))
+>>> document.write_text(replaced(document.read_text(), CLAIMS, claim_markdown([told], plots={})))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+
+from membound.results.experiments import TEXTS, Experiment, Register
+from membound.results.markdown import LEFT, table_lines
+from membound.results.report.charts import CAPTIONS
+from membound.results.report.text import (
+    CEILING_HEAD,
+    FIGURE_HEAD,
+    LEGEND,
+    MAP_HEAD,
+    VERDICT_HEAD,
+    Lines,
+    Told,
+    ceiling_lines,
+    figure_lines,
+    heading,
+    map_lines,
+    provenance,
+    verdict_lines,
+)
+
+CLAIMS, EXPERIMENTS = "claims", "experiments"
+"""Between ``<!-- name -->`` and ``<!-- /name -->`` a document holds what was generated."""
+
+
+class MarksMissing(ValueError):
+    """A document has no place for what was generated; the message names the marks."""
+
+
+def claim_markdown(claims: Iterable[Told], plots: Mapping[str, Mapping[str, str]]) -> str:
+    """A section for each claim; `plots` are links to pictures by claim and name, as far as there are any."""
+    lines: list[str] = []
+    for told in claims:
+        lines += _section(told, plots.get(told.claim.meta.claim_id, {}))
+    return "\n".join([*lines, LEGEND, ""])
+
+
+def experiments_markdown(register: Register) -> str:
+    """Every experiment as it was written down, with the numbers of its rule."""
+    lines = [f"Version {register.version}.", ""]
+    for one in register:
+        lines += [f"### {one.id}. {one.name}", "", *_texts(one)]
+        lines += ["| arm | | | factor | |", "| :-- | :-- | :-- | :-- | :-- |"]
+        for arm, factor in zip_longest(one.arms.items(), one.factors.items(), fillvalue=("", "")):
+            lines.append(f"| {_code(arm[0])} | {arm[1]} | | {_code(factor[0])} | {factor[1]} |")
+        lines += ["", "Numbers: " + ", ".join(f"`{k}` {v:g}" for k, v in one.thresholds.items()) + ".", ""]
+    return "\n".join(lines)
+
+
+def replaced(document: str, name: str, generated: str) -> str:
+    """The document with what stands between the marks of that name replaced. Raises MarksMissing."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, begins, rest = document.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise MarksMissing(f"no place for the {name}: the document lacks the lines {begin} and {end}")
+    return f"{before}{begin}\n\n{generated}\n{end}{after}"
+
+
+def _texts(experiment: Experiment) -> Iterator[str]:
+    """Its sentences as a list."""
+    for key in TEXTS:
+        yield f"- **{key.replace('_', ' ').capitalize()}**: {getattr(experiment, key)}"
+    yield ""
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if name else ""
+
+
+def _section(told: Told, plots: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"### {heading(told)}", "", told.paragraph, "", provenance(told), "")
+    yield from _table(VERDICT_HEAD, verdict_lines(told))
+    for name, link in plots.items():
+        yield from (f"![{name}]({link})", "", CAPTIONS[name], "")
+    yield from ("<details><summary>Figures, ceilings and the map</summary>", "")
+    yield from _table(FIGURE_HEAD, figure_lines(told))
+    yield from _table(CEILING_HEAD, ceiling_lines(told))
+    yield from _table(MAP_HEAD, map_lines(told))
+    yield from ("</details>", "")
+
+
+def _table(head: Sequence[str], lines: Lines) -> Iterator[str]:
+    if lines:
+        yield from table_lines(head, [LEFT] * len(head), lines)

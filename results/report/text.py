@@ -1,0 +1,131 @@
+"""What the sections of a report say, before they are Markdown or HTML: a claim with all that was made of it.
+
+>>> told = tell(claim, load_experiments(), findings, cells)
+>>> heading(told)
+'Test CPU, 2 threads'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from membound.results.claim import Claim
+from membound.results.claim_table import figure_text
+from membound.results.conclusion import paragraph
+from membound.results.experiments import Register
+from membound.results.finding import Finding
+from membound.results.region import RegionCell, counts
+from membound.results.roofline import best_ceilings
+from membound.results.stats import plain
+from membound.results.wording import rate, short
+
+Lines = list[tuple[str, ...]]
+VERDICT_HEAD = ("experiment", "backend", "operation", "verdict", "what was found")
+FIGURE_HEAD = ("experiment", "backend", "operation", "figure", "value [95 % interval]")
+CEILING_HEAD = ("ceiling", "through", "threads", "value")
+MAP_HEAD = ("backend", "model", "weights, cache, arithmetic", "cells by what bounds them")
+LEGEND = (
+    "Intervals come from resampling worker processes. A verdict follows from a rule that was written down and printed "
+    "before anything was measured (docs/claim.md)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One claim file, judged."""
+
+    claim: Claim
+    register: Register
+    """The experiments by which it was judged."""
+    findings: Sequence[Finding]
+    cells: Sequence[RegionCell]
+    paragraph: str
+
+
+def tell(claim: Claim, register: Register, findings: Sequence[Finding], cells: Sequence[RegionCell]) -> Told:
+    """A claim with its findings, its map and its paragraph."""
+    return Told(claim, register, findings, cells, paragraph(claim, findings, cells))
+
+
+def record(told: Told) -> dict[str, Any]:
+    """Everything that was made of a claim as JSON can hold it."""
+    meta = told.claim.meta
+    whole: dict[str, Any] = plain(
+        {
+            "claim_id": meta.claim_id,
+            "started_at": meta.started_at,
+            "experiments_version": meta.experiments_version,
+            "experiments_sha256": meta.experiments_sha256,
+            "judged_by_sha256": told.register.sha256,
+            "machine": meta.machine,
+            "threads": meta.threads,
+            "paragraph": told.paragraph,
+            "findings": [finding.to_dict() for finding in told.findings],
+            "region": [asdict(cell) for cell in told.cells],
+        }
+    )
+    return whole
+
+
+def heading(told: Told) -> str:
+    """The machine and the threads."""
+    meta = told.claim.meta
+    cpu = meta.machine.get("cpu", "unnamed processor")
+    return f"{cpu}, {meta.threads} thread{'s' * (meta.threads != 1)}"
+
+
+def provenance(told: Told) -> str:
+    """When, by which rules, and whether these are the rules that were there when it was measured."""
+    meta = told.claim.meta
+    judged = "by which it is judged here too"
+    if meta.experiments_sha256 != told.register.sha256:
+        judged = f"but it is judged here by version {told.register.version} ({told.register.sha256[:12]})"
+    return (
+        f"{meta.claim_id}, measured {meta.started_at}, {len(told.claim.observations)} observations. The experiments "
+        f"that were printed beforehand are version {meta.experiments_version} (sha256 {meta.experiments_sha256[:12]}), "
+        f"{judged}."
+    )
+
+
+def verdict_lines(told: Told) -> Lines:
+    """Lines under VERDICT_HEAD."""
+    return [
+        (f"{f.experiment} {f.name}", f.backend, _operation(f), f.verdict, f.sentence) for f in told.findings
+    ]
+
+
+def figure_lines(told: Told) -> Lines:
+    """Lines under FIGURE_HEAD."""
+    return [
+        (f"{f.experiment} {f.name}", f.backend, _operation(f), figure.name, figure_text(figure))
+        for f in told.findings
+        for figure in f.figures
+    ]
+
+
+def ceiling_lines(told: Told) -> Lines:
+    """Lines under CEILING_HEAD, for each count of threads the best."""
+    lines: Lines = []
+    for threads in sorted({row.threads for row in told.claim.ceilings}):
+        same = [row for row in told.claim.ceilings if row.threads == threads]
+        lines += [
+            (row.work, row.backend, str(threads), rate(value, row.unit)) for value, row in best_ceilings(same)
+        ]
+    return lines
+
+
+def map_lines(told: Told) -> Lines:
+    """Lines under MAP_HEAD, measured cells apart from predicted ones."""
+    lines: Lines = []
+    for place in dict.fromkeys((c.backend, c.point.model, c.point.format) for c in told.cells):
+        of = [c for c in told.cells if (c.backend, c.point.model, c.point.format) == place]
+        shown = [f"{n} {bound} ({how})" for (bound, how), n in sorted(counts(of).items())]
+        lines.append((*place, ", ".join(shown)))
+    return lines
+
+
+def _operation(finding: Finding) -> str:
+    """The arm, or the work in fewer words where it is one."""
+    return short(finding.arm) if ":" in finding.arm else finding.arm

@@ -1,0 +1,302 @@
+"""Reports of claims: the same figures as Markdown and as a page, which needs nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from claims import whole_claim, write_claim
+
+from membound.bench.claim_report import (
+    ReportError,
+    check_reports,
+    judged,
+    told_of,
+    write_html,
+    write_into,
+    write_markdown,
+)
+from membound.bench.cli import main
+from membound.results.claim_table import figure_text
+from membound.results.experiments import load_experiments
+from membound.results.finding import Figure
+from membound.results.report.charts import CAPTIONS, ReportUnavailable, charts_of
+from membound.results.report.curves import (
+    batch_table,
+    elasticity_table,
+    free_compute_table,
+    region_table,
+    residency_table,
+    theft_table,
+)
+from membound.results.report.markdown import MarksMissing, claim_markdown, replaced
+from membound.results.report.page import claim_page
+from membound.results.report.text import provenance
+from membound.results.store import StoreError
+
+CLAIM = whole_claim()
+TOLD = judged(CLAIM, load_experiments())
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, str]:
+    return charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+
+
+def test_curves_hold_times_and_both_ceilings():
+    table = free_compute_table(CLAIM.observations)
+    assert sorted(set(table.curve)) == ["alpha:cpu linear_f32", "beta:cpu linear_f32"]
+    of = table[table.curve == "alpha:cpu linear_f32"]
+    assert list(of.k) == [0, 1, 2, 4, 8, 11, 16, 24, 32, 48]
+    assert (of.low_ms <= of.time_ms).all()
+    assert (of.time_ms <= of.high_ms).all()
+    assert of.memory_ms.nunique() == 1
+    assert (of.compute_ms / (of.k + 1)).round(6).nunique() == 1
+    assert sorted(set(batch_table(CLAIM.observations).curve)) == ["alpha:cpu attention", "alpha:cpu linear"]
+
+
+def test_points_of_theft_residency_and_the_map():
+    theft = theft_table(CLAIM.observations)
+    assert len(theft) == 2 * 3 * 4
+    whole = theft[(theft.thief == "bandwidth") & (theft.share == 1.0)]
+    assert whole.slowdown.mean() == pytest.approx(0.5, abs=0.05)
+    residency = residency_table(CLAIM.observations)
+    assert residency[residency.caches < 1].share.mean() == pytest.approx(1.8, rel=0.05)
+    assert len(region_table(TOLD.cells)) == len(TOLD.cells)
+
+
+def test_every_elasticity_is_in_the_forest():
+    table = elasticity_table(TOLD.findings)
+    assert set(table.kind) >= {
+        "d ln t / d ln bytes",
+        "d ln t / d ln FLOPs below the knee",
+        "d ln t / d ln FLOPs",
+    }
+    assert len(table) == sum("d ln t" in f.name for one in TOLD.findings for f in one.figures)
+
+
+def test_nothing_measured_gives_no_chart():
+    assert charts_of([], [], []) == {}
+
+
+def test_every_chart_is_svg_with_its_names_and_no_address(drawn):
+    assert set(drawn) == set(CAPTIONS)
+    for name, svg in drawn.items():
+        root = ET.fromstring(svg)
+        assert float(root.get("width", "0")) > 200, name
+        assert set(re.findall(r"https?://[^\"'\s)]+", svg)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }
+    assert "bytes / bandwidth" in drawn["free compute"]
+    assert "FLOPs / peak" in drawn["free compute"]
+    assert "alpha:cpu linear_f32" in drawn["free compute"]
+    assert "refuted" in drawn["elasticities"]
+
+
+class Page(HTMLParser):
+    """What a page loads, what it says, and whether its elements close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.text: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        given = dict(attrs)
+        self.loaded += [f"{name}={given[name]}" for name in ("src", "href", "xlink:href") if given.get(name)]
+        self.ids += [given["id"] or ""] if "id" in given else []
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_loads_nothing_and_says_everything(drawn):
+    page = Page()
+    html = claim_page([(TOLD, drawn), (TOLD, {})])
+    page.feed(html)
+    assert page.loaded == []
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert page.tags.count("svg") == len(drawn)
+    assert len(set(page.ids)) == len(page.ids)
+    assert not re.search(r"@import|url\((?!#)", html)
+    text = " ".join("".join(page.text).split())
+    assert TOLD.paragraph in text
+    assert all(finding.sentence in text for finding in TOLD.findings)
+    assert all(e.falsified_if in text for e in TOLD.register)
+    assert "SIGSEGV & co" in text
+    assert "linear_<int8>" in text
+    assert TOLD.register.sha256 in text
+    assert all(f"url(#{name})" in html for name in page.ids if "clip" in name)
+
+
+def test_markdown_has_a_line_for_each_finding_and_figure():
+    text = claim_markdown([TOLD], {})
+    lines = text.splitlines()
+    assert TOLD.paragraph in lines
+    for finding in TOLD.findings:
+        assert any(finding.sentence in line and f"| {finding.verdict} |" in line for line in lines)
+    figures = sum(len(f.figures) for f in TOLD.findings)
+    assert sum(line.startswith("| ") for line in lines) >= figures + len(TOLD.findings)
+    assert len({line.count(" | ") for line in lines if line.startswith("| 1 free compute")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        (Figure("", 0.0312, 0.01, 0.052, "%"), "3.12 % [1 %, 5.2 %]"),
+        (Figure("", 0.98, 0.9512, 1.0088), "0.98 [0.951, 1.01]"),
+        (Figure("", 22.2, 21.0, float("inf"), "k"), "k = 22.2 [21, none]"),
+        (Figure("", 3e-6, 0.0, 4e-6, "s"), "3 µs [0 s, 4 µs]"),
+        (Figure("", 3e10, unit="bytes/s"), "30.0 GB/s"),
+        (Figure("", 1.0, float("nan"), float("nan")), "1"),
+        (Figure("", float("nan")), "–"),
+    ],
+)
+def test_figures_are_written_with_units_and_intervals(figure, words):
+    assert figure_text(figure) == words
+
+
+def test_other_rules_than_those_of_the_measurement_are_told():
+    assert "by which it is judged here too" in provenance(TOLD)
+    other = replace(TOLD, claim=replace(CLAIM, meta=replace(CLAIM.meta, experiments_sha256="f" * 64)))
+    assert f"judged here by version {TOLD.register.version}" in provenance(other)
+
+
+# Files and the command
+
+
+def test_a_document_keeps_all_but_what_stands_between_its_marks(tmp_path):
+    path = tmp_path / "claim.md"
+    path.write_text(
+        "before\n<!-- claims -->\nstale text\n<!-- /claims -->\n"
+        "between\n<!-- experiments --><!-- /experiments -->\nafter\n"
+    )
+    write_into([TOLD], path)
+    first = path.read_text()
+    assert first.startswith("before\n<!-- claims -->\n")
+    assert first.endswith("<!-- /experiments -->\nafter\n")
+    assert "<!-- /claims -->\nbetween\n<!-- experiments -->\n" in first
+    assert all(e.falsified_if in first for e in TOLD.register)
+    assert "stale text" not in first
+    assert TOLD.paragraph in first
+    write_into([TOLD], path)
+    assert path.read_text() == first
+    with pytest.raises(MarksMissing, match="lacks the lines <!-- claims --> and <!-- /claims -->"):
+        replaced("nothing", "claims", "new")
+
+
+def test_files_are_written_with_their_plots(tmp_path):
+    write_markdown([TOLD], tmp_path / "claim.md")
+    text = (tmp_path / "claim.md").read_text()
+    links = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(links) == len(CAPTIONS)
+    assert all((tmp_path / link).read_text().startswith("<svg") for link in links)
+    with pytest.raises(ReportError, match="cannot be written"):
+        write_html([], tmp_path / "claim.md" / "page.html")
+    with pytest.raises(ReportError, match="cannot be read"):
+        write_into([], tmp_path / "none.md")
+
+
+def test_reports_are_refused_before_anything_is_measured(tmp_path):
+    check_reports(None, None)
+    check_reports(tmp_path / "page.html", tmp_path / "claim.md")
+    with pytest.raises(ReportError, match="is a folder; name a file"):
+        check_reports(tmp_path, None)
+    with pytest.raises(ReportError, match="there is no folder"):
+        check_reports(None, tmp_path / "none" / "claim.md")
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(ReportUnavailable, match=r"charts need altair.*pip install 'membound\[report\]'"):
+        charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+
+
+def status_of(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, arguments)])
+    return int(stopped.value.code or 0)
+
+
+def test_the_command_judges_stored_claims_again(tmp_path, capsys):
+    write_claim(tmp_path / "machine", CLAIM)
+    assert status_of("claim-report", tmp_path) == 0
+    assert TOLD.paragraph in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    assert status_of("claim-report", tmp_path, "--html", page, "--json") == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["paragraph"] == TOLD.paragraph
+    assert [f["verdict"] for f in record["findings"]] == [f.verdict for f in TOLD.findings]
+    assert len(record["region"]) == len(TOLD.cells)
+    assert "<svg" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such claim file or folder"),
+        ("", "does not begin with a line of kind meta"),
+        ('{"kind":"meta","schema_version":99}\n', "line 1: written by a newer membound"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, content, message):
+    path = tmp_path / "claim-x.jsonl"
+    if content is not None:
+        path.write_text(content)
+    assert status_of("claim-report", path) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_folder_without_claims_says_what_makes_one(tmp_path):
+    with pytest.raises(ReportError, match="`membound claim` makes one"):
+        told_of([tmp_path])
+    with pytest.raises(StoreError, match="no such claim file or folder"):
+        told_of([tmp_path / "none"])
+
+
+# In a browser
+
+MEASURE = """<script>
+const figures = [...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect());
+document.body.dataset.measured = JSON.stringify({
+  widths: figures.map(r => Math.round(r.width)), heights: figures.map(r => Math.round(r.height)),
+  overflow: document.documentElement.scrollWidth - innerWidth,
+  requests: performance.getEntriesByType("resource").length,
+});
+</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [480, 1280])
+def test_a_browser_shows_every_chart_within_the_page(tmp_path, drawn, width):
+    path = tmp_path / "page.html"
+    path.write_text(claim_page([(TOLD, drawn)]).replace("</body>", f"{MEASURE}</body>"))
+    command = (
+        f"{CHROMIUM} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync --dump-dom "
+        f"--user-data-dir={tmp_path / 'profile'} --window-size={width},900 {path.as_uri()}"
+    )
+    done = subprocess.run(command.split(), capture_output=True, text=True, timeout=120, check=True)
+    (told,) = re.findall(r'data-measured="([^"]+)"', done.stdout)
+    measured = json.loads(told.replace("&quot;", '"'))
+    assert len(measured["widths"]) == len(CAPTIONS)
+    assert min(measured["widths"]) > 200
+    assert min(measured["heights"]) > 60
+    assert measured["overflow"] <= 0
+    assert measured["requests"] == 0
