@@ -1,0 +1,221 @@
+"""Products on the simulated GPU against the float64 reference, at every residue of tiles, units and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sass import sass
+
+from membound.kernels import reference
+from membound.kernels.cuda.dot import Dot, dot_kernel
+from membound.kernels.cuda.linear import (
+    Plan,
+    bind_linear,
+    plan_linear,
+    round_kernel,
+    unsupported,
+    upload,
+)
+from membound.kernels.cuda.pack import padded_columns
+from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.cuda.tensor import Tensor, tensor_kernel
+from membound.kernels.inputs import LinearInputs, make_inputs, random_weight
+from membound.kernels.work import FORMATS, Linear
+
+RNG = np.random.default_rng()
+TENSOR_FORMATS = ("bf16", "f16", "int8", "int4g32", "int4g128")
+EXACT = {"f32": 2e-6, "bf16": 2e-6, "f16": 2e-6}
+"""Relative error of float32 sums of exact products, at the k of these tests."""
+ROUNDED = {"bf16": 4e-3, "f16": 5e-4, "int8": 5e-4, "int4g32": 4e-3, "int4g128": 4e-3}
+"""With x rounded to 16 bits: half a unit in the last place is 2^-9 and 2^-12, on average a third of that."""
+
+
+def error(plan: Plan, y_before: float = 0.0, stride: int = 0) -> float:
+    """Relative error of one product of random matrices; y must be untouched outside of its n columns."""
+    gpu = SimulatedGpu()
+    weight = random_weight(plan.format, plan.n, plan.k, int(RNG.integers(1 << 40)))
+    x = RNG.standard_normal((plan.m, plan.k)).astype(np.float32)
+    wide = np.zeros((plan.m, plan.padded_k), np.float32)
+    wide[:, : plan.k] = x
+    y = gpu.array(np.full((plan.m, stride or plan.n), y_before, np.float32))
+    scratch = gpu.zeros(max(4, plan.scratch_words), np.uint32)
+    for launch in bind_linear(gpu, plan, upload(gpu, [weight]), gpu.array(wide), y, scratch, stride):
+        launch.start()
+    found = y.read().reshape(plan.m, -1)
+    assert (found[:, plan.n :] == y_before).all()
+    expected = reference.linear(x, weight, "float")
+    if plan.variant.accumulate:
+        found = found - np.float32(y_before)
+    return reference.relative_error(found[:, : plan.n], expected)
+
+
+@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("m", [1, 3, 5])
+def test_planned_products_are_within_the_tolerance(fmt, m):
+    """As a backend does it, on odd shapes where the format allows them."""
+    group = FORMATS[fmt].group
+    work = Linear(n=37, k=2 * group if group else 171, m=m, weight=fmt)
+    inputs = make_inputs(work, seed=int(RNG.integers(1 << 30)))
+    assert isinstance(inputs, LinearInputs)
+    gpu = SimulatedGpu()
+    plan = plan_linear(fmt, work.n, work.k, m, gpu.multiprocessors)
+    x = np.zeros((m, plan.padded_k), np.float32)
+    x[:, : work.k] = inputs.x
+    y = gpu.zeros(m * work.n, np.float32)
+    for launch in bind_linear(gpu, plan, upload(gpu, [inputs.weight(0)]), gpu.array(x), y):
+        launch.start()
+    expected = reference.compute(inputs, 0)
+    found = y.read().reshape(m, work.n)
+    assert reference.relative_error(found, expected) < reference.tolerance(work)
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("k", [64, 192, 256, 320, 512, 576, 1024 + 64])
+def test_dot_products_at_every_residue_of_k(fmt, k):
+    variant = Dot(fmt, 2, 2, 2, 1, 2)
+    assert error(Plan(fmt, 21, k, 2, variant)) < EXACT[fmt]
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 17])
+@pytest.mark.parametrize(("rows", "row_warps", "column_warps"), [(1, 1, 4), (2, 2, 2), (1, 4, 1)])
+def test_dot_products_at_every_way_to_share_rows(n, rows, row_warps, column_warps):
+    variant = Dot("bf16", 4, rows, row_warps, column_warps, 2)
+    assert error(Plan("bf16", n, 700, 6, variant)) < EXACT["bf16"]
+
+
+@pytest.mark.parametrize("fmt", TENSOR_FORMATS)
+@pytest.mark.parametrize("units", [1, 2, 3, 4, 5, 7])
+def test_tensor_products_at_every_residue_of_k(fmt, units):
+    """Two warps over the columns, batches of two units: whole batches, none, and every kind of rest."""
+    k = units * padded_columns(1, fmt)
+    assert error(Plan(fmt, 16, k, 3, Tensor(fmt, 1, 1, 2, 2))) < ROUNDED[fmt]
+
+
+@pytest.mark.parametrize("m", [1, 7, 8, 9, 15, 17])
+@pytest.mark.parametrize(("fmt", "packed"), [("bf16", True), ("int4g32", True), ("int8", False)])
+def test_tensor_products_at_every_residue_of_m(fmt, packed, m):
+    """Two tiles of eight rows of x at a time, in one or two blocks."""
+    assert error(Plan(fmt, 16, 128, m, Tensor(fmt, 2, 1, 1, 1, packed))) < ROUNDED[fmt]
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 49, 64])
+def test_tensor_products_at_every_residue_of_n(n):
+    plan = plan_linear("int8", n, 128, 8, 1)
+    assert error(plan) < 2 * ROUNDED["int8"]
+
+
+def test_warps_of_a_block_over_rows_and_columns():
+    plan = Plan("f16", 64, 448, 12, Tensor("f16", 2, 2, 2, 2, packed=True))
+    assert error(plan) < ROUNDED["f16"]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [Dot("bf16", 1, 1, 2, 2, 2, accumulate=True), Tensor("bf16", 1, 1, 2, 1, accumulate=True)],
+    ids=["dot", "tensor"],
+)
+def test_products_are_added_and_rows_of_y_may_be_longer(variant):
+    bound = EXACT["bf16"] if isinstance(variant, Dot) else ROUNDED["bf16"]
+    assert error(Plan("bf16", 19, 130, 2, variant), y_before=2.0, stride=24) < 4 * bound
+
+
+def test_matrices_below_each_other_give_their_products_side_by_side():
+    gpu = SimulatedGpu()
+    weights = [random_weight("int4g32", n, 64, 17 + n) for n in (8, 24, 5)]
+    x = RNG.standard_normal((1, 64)).astype(np.float32)
+    y = gpu.zeros(37, np.float32)
+    plan = plan_linear("int4g32", 37, 64, 1, gpu.multiprocessors)
+    for launch in bind_linear(gpu, plan, upload(gpu, weights), gpu.array(x), y):
+        launch.start()
+    expected = np.concatenate([reference.linear(x, w, "float") for w in weights], axis=1)
+    assert reference.relative_error(y.read()[None], expected) < ROUNDED["int4g32"]
+
+
+def test_a_matrix_of_another_shape_is_refused():
+    gpu = SimulatedGpu()
+    matrix = upload(gpu, [random_weight("bf16", 16, 64, 1)])
+    with pytest.raises(ValueError, match="does not fit"):
+        bind_linear(gpu, plan_linear("bf16", 16, 128, 1, 2), matrix, None, None)
+
+
+def test_what_is_streamed_is_counted():
+    gpu = SimulatedGpu()
+    assert upload(gpu, [random_weight("bf16", 16, 64, 1)]).stored_bytes == 16 * 64 * 2
+    assert upload(gpu, [random_weight("int8", 17, 60, 1)]).stored_bytes == 32 * 64 + 32 * 4
+    assert upload(gpu, [random_weight("int4g32", 16, 64, 1)]).stored_bytes == 16 * 64 // 2 + 16 * 2 * 2
+
+
+def test_plans_follow_the_shape():
+    def variant(fmt, n, m, multiprocessors=132):
+        return plan_linear(fmt, n, 4096, m, multiprocessors).variant
+
+    assert isinstance(variant("bf16", 14336, 4), Dot)
+    assert isinstance(variant("bf16", 14336, 5), Tensor)
+    assert isinstance(variant("int4g32", 14336, 1), Tensor)
+    assert isinstance(variant("f32", 14336, 64), Dot)
+    assert [variant("bf16", 4096, m).tiles for m in (5, 8, 9, 16, 33, 64, 100)] == [1, 1, 2, 2, 5, 8, 8]
+    assert not variant("int8", 4096, 8).packed
+    assert variant("int8", 4096, 9).packed
+    for n in (512, 1024, 4096, 14336, 128256):
+        for m in (1, 16):
+            v = variant("bf16", n, m)
+            assert v.row_warps * v.column_warps >= 4
+    assert variant("bf16", 1024, 16).column_warps == 8
+    assert variant("bf16", 128256, 16).column_warps == 1
+
+
+def test_int8_arithmetic_is_refused_with_the_reason():
+    assert unsupported("float") is None
+    assert "int8" in (unsupported("int8") or "")
+
+
+# What they are compiled to
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize(
+    ("variant", "streams", "registers"),
+    [
+        (Tensor("bf16", 1, 1, 4, 4), 16, 128),
+        (Tensor("f16", 2, 1, 4, 2, packed=True), 8, 96),
+        (Tensor("bf16", 8, 4, 1, 2, packed=True), 8, 200),
+        (Tensor("int8", 1, 1, 4, 4), 8, 96),
+        (Tensor("int8", 8, 4, 1, 2, packed=True), 4, 200),
+        (Tensor("int4g32", 1, 1, 4, 8), 8, 128),
+        (Tensor("int4g128", 1, 1, 4, 4), 8, 128),
+    ],
+    ids=lambda value: value.name if isinstance(value, Tensor) else None,
+)
+def test_the_machine_code_of_tensor_products(variant, streams, registers):
+    code = sass(tensor_kernel(variant))
+    assert code.wide_loads >= streams
+    assert code.count("HMMA.16816.F32") >= variant.tiles * 4 * variant.unroll
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= registers
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize(
+    ("variant", "streams", "registers"),
+    [
+        (Dot("bf16", 1, 2, 4, 1, 4), 8, 80),
+        (Dot("f16", 4, 2, 4, 1, 4), 8, 96),
+        (Dot("bf16", 1, 1, 1, 4, 8), 8, 80),
+        (Dot("f32", 4, 2, 4, 1, 4), 8, 96),
+    ],
+    ids=lambda value: value.name if isinstance(value, Dot) else None,
+)
+def test_the_machine_code_of_dot_products(variant, streams, registers):
+    code = sass(dot_kernel(variant))
+    assert code.wide_loads >= streams
+    per_load = 4 if variant.format == "f32" else 8
+    assert code.count("FFMA") >= per_load * variant.rows * variant.unroll * variant.m
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= registers
+
+
+@pytest.mark.cuda_compile
+def test_the_machine_code_of_rounding():
+    code = sass(round_kernel(False))
+    assert (code.wide_loads, code.count("STG.*128"), code.local) == (2, 1, 0)
+    assert code.count("F2FP.BF16") == 4
