@@ -84,7 +84,7 @@ class Arm:
     def flops(self) -> int:
         """FLOPs of a launch, the extra ones too: two for each multiply-add."""
         work = self.parsed
-        return work.flops + 2 * (self.extra_fmas or 0) * loaded_elements(work)
+        return work.flops + (2 * self.extra_fmas * loaded_elements(work) if self.extra_fmas else 0)
 
     def as_json(self) -> dict[str, Any]:
         """The fields, for a job."""

@@ -33,6 +33,7 @@ def test_arms_and_factors_are_those_written_down(experiment: Experiment) -> None
         assert arm.name in experiment.arms or "any name" in experiment.arms
         assert set(arm.factors) <= set(experiment.factors)
         assert parse(arm.work).spec == arm.work
+        assert arm.flops >= arm.parsed.flops > 0
     doses = {(arm.work, *sorted(arm.factors.items())) for arm in arms}
     assert not arms or len(doses) >= experiment.doses
     assert set(experiment.factors) - {f for arm in arms for f in arm.factors} <= MEASURED_BESIDE or not arms
