@@ -41,6 +41,8 @@ CACHE_BATCHES = (1, 2, 4, 8)
 BATCH_CONTEXT = 1024
 DUTIES = (0.25, 0.5, 1.0)
 CACHE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+CORE_CACHE_SHARE = 0.5
+"""Of the cores' own caches, which other guests of the machine cannot fill: as for their read ceilings."""
 SUITE_MODEL = "qwen2.5-0.5b"
 PROMPT_DOSES = (64, 256, 512)
 LARGE_BATCHES = (256, 512, 1024)
@@ -49,12 +51,17 @@ LATENT_HEADS = (32, 64, 128)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the arms depend on: caches and room in bytes, the ridge in FLOP/B of float32 (0: unknown), cores for thieves."""
+    """What the arms depend on. Caches and room in bytes, the ridge in FLOP/B of float32, cores for thieves.
+
+    `core_cache_bytes` is what the caches of the cores in use hold, 0 where the last-level cache is not shared
+    with other guests or nothing is known; a ridge of 0 is unknown.
+    """
 
     cache_bytes: int
     room_bytes: int
     ridge: float
     thieves: int
+    core_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +164,11 @@ def _theft(scene: Scene) -> Iterator[Arm]:
 
 
 def _residency(scene: Scene) -> Iterator[Arm]:
-    for share in CACHE_SHARES:
-        work = Linear(round(share * scene.cache_bytes / (4 * WIDE)), WIDE, weight="f32")
+    sizes = [share * scene.cache_bytes for share in CACHE_SHARES]
+    if 0 < scene.core_cache_bytes < sizes[0]:
+        sizes.insert(0, CORE_CACHE_SHARE * scene.core_cache_bytes)
+    for size in sizes:
+        work = Linear(round(size / (4 * WIDE)), WIDE, weight="f32")
         factors: dict[str, float | str] = {
             "working_set_bytes": work.footprint_bytes,
             "cache_bytes": scene.cache_bytes,

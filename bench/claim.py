@@ -168,13 +168,26 @@ class Claiming:
         ridge = peak / read if peak and read else 0.0
         if not ridge and FREE_COMPUTE in plan.experiments:
             self.progress.note("no ceilings: experiment 1 is left out, which needs a ridge")
-        scene = Scene(self.machine["last_level_cache_bytes"], plan.memory_bytes, ridge, len(plan.thief_cpus))
+        scene = Scene(
+            self.machine["last_level_cache_bytes"],
+            plan.memory_bytes,
+            ridge,
+            len(plan.thief_cpus),
+            self._core_cache_bytes(),
+        )
         made = {}
         for number in plan.experiments:
             made[number], left_out = fitting(arms_of(number, scene), scene)
             for arm in left_out:
                 self.progress.note(f"left out for lack of memory: experiment {number}, {arm.work}")
         return made
+
+    def _core_cache_bytes(self) -> int:
+        """Second-level caches of the cores in use, where a hypervisor may give the last level to others too."""
+        machine = self.machine
+        if not machine["hypervisor"] or not machine["l2_bytes"]:
+            return 0
+        return int(machine["l2_bytes"] / machine["cores"] * self.plan.threads)
 
     def _run_cell(self, cell: Cell, arms: list[Arm]) -> None:
         """All arms of a cell that have hope; one that kills its worker is left out of the next."""

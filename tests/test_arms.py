@@ -100,6 +100,14 @@ def test_working_sets_lie_on_both_sides_of_the_cache(cache_bytes: int) -> None:
     assert isclose(shares[-1], 8, rel_tol=0.01)
 
 
+def test_among_guests_a_set_fits_the_caches_of_the_cores() -> None:
+    plain = arms_of(5, SCENE)
+    arms = arms_of(5, Scene(300 << 20, 16 << 30, 11.0, 0, core_cache_bytes=4 << 20))
+    assert arms[1:] == plain
+    assert 1 << 20 < arms[0].parsed.footprint_bytes < 4 << 20
+    assert arms_of(5, Scene(300 << 20, 16 << 30, 11.0, 0, core_cache_bytes=200 << 20)) == plain
+
+
 def test_a_step_issues_as_many_operations_as_its_bill_has() -> None:
     arms = arms_of(7, SCENE)
     steps = [arm for arm in arms if isinstance(arm.parsed, Step)]

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import fake_backends
 import pytest
 
 from membound.bench import claim
+from membound.bench.arms import Arm
 from membound.bench.claim import Claiming
 from membound.bench.claim_plan import ClaimPlan, make_claim_plan
 from membound.bench.plan import Options
 from membound.bench.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.bench.progress import Silent
-from membound.kernels.work import parse
+from membound.kernels.work import Linear, parse
 from membound.results.claim import load_claim
 from membound.results.experiments import load_experiments
 from membound.results.observation import Observation
@@ -271,6 +273,21 @@ def test_clocks_count_only_where_both_can_be_read(tmp_path: Path, worker: type[F
     seen = [o for o in claiming.observations if o.backend == "numpy:cpu"]
     assert {o.status for o in seen} == {"ok"}
     assert (seen[0].number("core_clock_hz"), seen[0].number("memory_clock_hz")) == (1.5e9, 2.5e9)
+
+
+def test_a_process_that_dies_takes_only_its_arm_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real workers, and a backend that dies of a segmentation fault on m = 13."""
+    fake_backends.install(tmp_path / "site", monkeypatch)
+    arms = [Arm("linear", "one", Linear(33, 64, m, "f32").spec, {"m": m}) for m in (1, 13, 2)]
+    monkeypatch.setattr(claim, "arms_of", lambda number, scene: arms)
+    monkeypatch.setattr(Claiming, "_measure_ceilings", lambda self: None)
+    claiming, _ = run(tmp_path, planned(tmp_path, 3, backends=("segv:cpu",), processes=1))
+    found = {o.number("m"): o for o in claiming.observations}
+    assert {m: o.status for m, o in found.items()} == {1: "ok", 13: "crashed", 2: "ok"}
+    assert found[13].reason == "while preparing: SIGSEGV: about to touch address zero"
+    assert all(len(found[m].samples_s) >= 3 and found[m].seconds > 0 for m in (1, 2))
 
 
 def test_stored_observations_come_first(tmp_path: Path, worker: type[FakeWorker]) -> None:
