@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import cycle
 from math import ceil
 from typing import Any
 
-from membound.backends.api import Device
+from membound.backends.api import Device, Tokens
 from membound.bench.case import DEVICE_SHARE, HARNESS_PACKAGES
+from membound.bench.expected import error_of
 from membound.bench.machine import (
     available_memory_bytes,
     fingerprint,
@@ -29,6 +29,7 @@ from membound.bench.machine import (
     package_versions,
 )
 from membound.bench.plan import ROTATION_SHARE
+from membound.bench.rotation import Rotation, warm_up
 from membound.bench.telemetry import delta, snapshot
 from membound.bench.timing import Budget, no_garbage_collection
 from membound.bench.validity import grade
@@ -150,7 +151,7 @@ class BandwidthBenchmark:
         Raises DeclarationError, AssertionError.
         """
         declared = self._declare(inputs, bytes, flops)
-        rotation = _Rotation(function, list(sets), sync, output or (lambda: rotation.result))
+        rotation = Rotation(function, list(sets), sync, output or (lambda: rotation.result))
         self._check_sets(declared, rotation)
         start = time.perf_counter()
         rotation.launch()
@@ -190,7 +191,7 @@ class BandwidthBenchmark:
         name = self.name.replace(",", ";")
         return _Declared(f"custom:name={name},bytes={bytes},flops={flops}", bytes, flops, bytes, {}, None)
 
-    def _check_sets(self, declared: _Declared, rotation: _Rotation) -> None:
+    def _check_sets(self, declared: _Declared, rotation: Rotation) -> None:
         if not rotation.sets or not all(isinstance(arguments, tuple) for arguments in rotation.sets):
             raise DeclarationError("sets must hold a tuple of arguments for each input set, and one at least")
         slots = declared.inputs.slots if declared.inputs else 0
@@ -224,10 +225,10 @@ class BandwidthBenchmark:
             command=self.table.command,
         )
 
-    def _time(self, row: Row, rotation: _Rotation) -> Any:
+    def _time(self, row: Row, rotation: Rotation) -> Any:
         """Warm up, let pytest-benchmark time, and fill the row."""
         with no_garbage_collection():
-            row.warmup_s = _warm_up(rotation, Budget())
+            row.warmup_s = warm_up(rotation, Budget())
             before = snapshot()
             result = self.benchmark(rotation.launch)
             row.telemetry = delta(before, snapshot())
@@ -236,34 +237,6 @@ class BandwidthBenchmark:
         row.grade, row.grade_reasons = grade(row.telemetry, row.threads)
         gc.collect()
         return result
-
-
-class _Rotation:
-    """A callable over its input sets: each `launch` takes the next one and waits until it is done."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        sets: list[tuple[Any, ...]],
-        sync: Callable[[], object] | None,
-        output: Callable[[], Any],
-    ) -> None:
-        self.sets, self.output = sets, output
-        self.slot, self.result = -1, None
-        turns = cycle(enumerate(sets)).__next__
-
-        def launch() -> Any:
-            self.slot, arguments = turns()
-            self.result = function(*arguments)
-            return self.result
-
-        def launch_and_wait() -> Any:
-            result = launch()
-            assert sync is not None
-            sync()
-            return result
-
-        self.launch = launch if sync is None else launch_and_wait
 
 
 def _cache_and_room(device: Device | None) -> tuple[int, int]:
@@ -276,30 +249,18 @@ def _cache_and_room(device: Device | None) -> tuple[int, int]:
     return accelerator.cache_bytes or last_level_cache_bytes(), min(own, room)
 
 
-def _warm_up(rotation: _Rotation, budget: Budget) -> list[float]:
-    """All input sets once, so many launches and so many seconds at least; seconds of each launch."""
-    taken: list[float] = []
-    start = time.perf_counter()
-    while (
-        len(taken) < max(len(rotation.sets), budget.warmup_launches)
-        or time.perf_counter() - start < budget.warmup_s
-    ):
-        begun = time.perf_counter()
-        rotation.launch()
-        taken.append(time.perf_counter() - begun)
-    return taken
-
-
-def _error(declared: _Declared, rotation: _Rotation) -> float | None:
+def _error(declared: _Declared, rotation: Rotation) -> float | None:
     """The last result's error against the reference; None without one. Raises AssertionError if too large."""
     import numpy as np
 
     if declared.inputs is None:
         return None
-    result = np.asarray(rotation.output(), np.float32)
+    result = rotation.output()
     expected = reference.compute(declared.inputs, rotation.slot)
-    assert result.shape == expected.shape, f"the result has shape {result.shape}, not {expected.shape}"
-    error = reference.relative_error(result, expected)
+    if not isinstance(result, Tokens):
+        result = np.asarray(result, np.float32)
+        assert result.shape == expected.shape, f"the result has shape {result.shape}, not {expected.shape}"
+    error = error_of(result, declared.inputs, expected)
     limit = reference.tolerance(declared.inputs.work)
     assert error <= limit, f"error {error:.3g} against the float64 reference; {limit:.3g} is allowed"
     return error

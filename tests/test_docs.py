@@ -126,11 +126,13 @@ def test_the_examples_in_python_use_what_the_package_has():
 
 
 def test_the_plugin_of_the_docs_is_the_one_that_is_tested():
-    (source,) = blocks(DOCS["plugin.md"], "python")
+    source, engine = blocks(DOCS["plugin.md"], "python")
     (project,) = blocks(DOCS["plugin.md"], "toml")
     assert source == (ROOT / "examples/plugin/membound_scipy.py").read_text()
     assert project == (ROOT / "examples/plugin/pyproject.toml").read_text()
+    assert engine == (ROOT / "examples/llamacpp/membound_llamacpp.py").read_text()
     assert len(source.splitlines()) < 40
+    assert len(engine.splitlines()) < 40
 
 
 @pytest.mark.parametrize("entry", sorted(PROJECT["entry-points"]["membound.backends"]))

@@ -1,0 +1,39 @@
+"""``llamacpp:cpu``: llama.cpp's server, in process, for whole steps and prompts. An engine as a backend."""
+
+import numpy as np
+import xllamacpp
+from membound_gguf import serve, unsupported
+
+from membound.backends.api import Backend, BackendUnavailable, Device, Tokens, cpu_name
+
+
+class LlamaCpp(Backend):
+    """A launch is a request for one token: the server holds the prompt's cache and runs its last token again."""
+
+    supports = staticmethod(unsupported)
+
+    def open(self, device, threads):
+        """Take the CPU; any other device is refused."""
+        if device != "cpu":
+            raise BackendUnavailable(f"llamacpp has no device {device!r}; it has: cpu")
+        self.threads = threads
+        return Device("llamacpp:cpu", cpu_name(), threads, {"xllamacpp": xllamacpp.__version__})
+
+    def prepare(self, work, inputs):
+        """Load the model with the work's own weights, and let a first request fill the cache."""
+        self.server = serve(inputs, self.threads)
+        self.request = {"prompt": inputs.tokens[0].tolist(), "cache_prompt": work.kind == "step"}
+        self.request |= {"max_tokens": 1, "temperature": 0, "logprobs": 1}
+        self.launch(0)
+
+    def launch(self, slot):
+        """Ask for the next token; returns when it is there."""
+        self.answer = self.server.handle_completions(self.request)
+
+    def sync(self):
+        """Nothing runs behind the call."""
+
+    def output(self):
+        """The token chosen, [1, 1], and the logarithm of its probability."""
+        (token,) = self.answer["choices"][0]["logprobs"]["content"]
+        return Tokens(np.array([[token["id"]]]), np.array([[token["logprob"]]]))
