@@ -1,11 +1,12 @@
 """What a claim came to, in plain words: one paragraph that a reader can quote without the tables.
 
 >>> print(paragraph(claim, findings, cells))
-On Intel(R) Xeon(R) Processor with 2 threads, 9 hypotheses were supported, 1 refuted and 3 not decided. …
+On Intel(R) Xeon(R) Processor with 2 threads, of 13 hypotheses, each counted …, 9 supported, 1 refuted and 3 not decided. …
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from membound.results.claim import Claim
@@ -56,16 +57,25 @@ def paragraph(claim: Claim, findings: Sequence[Finding], cells: Sequence[RegionC
 
 
 def _counted(claim: Claim, findings: Sequence[Finding]) -> str:
-    count = {
-        v: sum(f.verdict == v for f in findings) for v in (SUPPORTED, REFUTED, INCONCLUSIVE, BROKEN, NOT_RUN)
+    words = {
+        SUPPORTED: "supported",
+        REFUTED: "refuted",
+        INCONCLUSIVE: "not decided",
+        BROKEN: "void for a broken instrument",
+        NOT_RUN: "not run",
     }
+    count = Counter(f.verdict for f in findings)
+    shown = [f"{count[verdict]} {text}" for verdict, text in words.items() if count[verdict]]
     threads = claim.meta.threads
     return (
         f"On {claim.meta.machine.get('cpu', 'an unnamed processor')} with {threads} thread{'s' * (threads != 1)}, "
-        f"{count[SUPPORTED]} hypotheses were supported, {count[REFUTED]} refuted, {count[INCONCLUSIVE]} not decided, "
-        f"{count[BROKEN]} void for a broken instrument and {count[NOT_RUN]} not run, "
-        "each counted for every backend and operation."
+        f"of {len(findings)} hypotheses, each counted for every backend and operation, {listed(shown)}."
     )
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def _where(finding: Finding) -> str:

@@ -105,9 +105,10 @@ def test_formats_alone_refute_nothing():
 
 def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
     text = paragraph(CLAIM, FINDINGS, CELLS)
-    assert text.startswith("On Test CPU with 2 threads, ")
+    assert text.startswith(f"On Test CPU with 2 threads, of {len(FINDINGS)} hypotheses, ")
     supported = sum(f.verdict == "supported" for f in FINDINGS)
-    assert f"{supported} hypotheses were supported, 2 refuted" in text
+    assert f"{supported} supported, 2 refuted, " in text
+    assert "broken" not in text
     assert "the claim holds on alpha:cpu." in text
     assert "As worded it fails on beta:cpu." in text
     assert "Refuted: free compute (beta:cpu, linear_f32): FLOPs are not free: time rises by " in text
@@ -122,5 +123,7 @@ def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
 
 def test_the_paragraph_of_nothing_says_so():
     text = paragraph(replace(CLAIM, observations=()), judge_claim([], REGISTER), [])
-    assert "10 not run" in text
+    assert text == (
+        "On Test CPU with 2 threads, of 10 hypotheses, each counted for every backend and operation, 10 not run."
+    )
     assert "holds" not in text

@@ -159,7 +159,7 @@ def theft_in(world: World, seed: int, by_bandwidth: float, by_fma: float) -> lis
 
 def residency_in(world: World, seed: int, gain: float) -> list[Observation]:
     """5: sets within the cache are read faster by this share."""
-    sizes = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+    sizes = np.array([1 / 128, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
     doses = [
         Dose("linear_f32", {"working_set_bytes": s * CACHE, "cache_bytes": CACHE}, 25e6, 12e6) for s in sizes
     ]
