@@ -30,6 +30,7 @@ from membound.bench.cli_options import (
     console,
     print_json,
 )
+from membound.bench.cuda_build import cuda_build
 from membound.bench.environment_commands import app as environment_app
 from membound.bench.export_command import export_model
 from membound.bench.runs import DEFAULT_OUT
@@ -45,6 +46,7 @@ app = typer.Typer(
 
 app.add_typer(environment_app, name="env")
 app.command("export-model")(export_model)
+app.command("cuda-build")(cuda_build)
 
 # The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -278,6 +280,7 @@ def _status(arguments: list[str], debug: bool) -> int:
 
 USER_ERRORS = (
     ("membound.backends.api", "MemboundError"),
+    ("membound.kernels.cuda.compile", "CompileError"),
     ("membound.kernels.export", "ExportError"),
     ("membound.kernels.work", "SpecError"),
     ("membound.results.compare", "CompareError"),

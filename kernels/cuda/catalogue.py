@@ -1,0 +1,65 @@
+"""Which kernels a work takes: what must be compiled before it can run on a machine without a compiler.
+
+>>> [kernel.name for kernel in kernels_of(parse("linear:n=4096,k=4096,m=1,weight=bf16"), multiprocessors=132)]
+['dot_bf16_m1_w1_r4_c1_u8']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from membound.kernels.cuda import stream
+from membound.kernels.cuda.attention import attention_kernel, combine_kernel
+from membound.kernels.cuda.attention_plan import unsupported_attention
+from membound.kernels.cuda.cache_append import Append, append_kernel
+from membound.kernels.cuda.cache_tiles import Tiles
+from membound.kernels.cuda.compile import Kernel
+from membound.kernels.cuda.elementwise import activation_kernel, copy_kernel, norm_kernel
+from membound.kernels.cuda.linear import plan_linear, unsupported
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
+
+H100_MULTIPROCESSORS = 132
+"""Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""
+
+
+def kernels_of(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> tuple[Kernel, ...]:
+    """The kernels of one work, each once; none for a work that cannot run on CUDA."""
+    return tuple({kernel.name: kernel for kernel in _kernels(work, multiprocessors)}.values())
+
+
+def ceiling_kernels() -> tuple[Kernel, ...]:
+    """Those that measure what the memory can do."""
+    makers = (stream.read_kernel, stream.copy_kernel, stream.triad_kernel)
+    return tuple(make(unroll) for unroll in stream.UNROLLS for make in makers)
+
+
+def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
+    if isinstance(work, Linear) and not unsupported(work.act):
+        yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
+    elif isinstance(work, DecodeAttention | LatentAttention) and not unsupported_attention(work):
+        assert isinstance(work, DecodeAttention)
+        yield from _attention(Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page))
+    elif isinstance(work, Step) and not unsupported(work.act):
+        yield from _step(work, multiprocessors)
+
+
+def _attention(tiles: Tiles) -> Iterator[Kernel]:
+    yield attention_kernel(tiles)
+    yield combine_kernel(tiles.head_dim)
+
+
+def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
+    model = work.shape
+    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
+    yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
+    yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
+    up = model.intermediate * (2 if model.gated else 1)
+    matrices = (
+        (model.q_dim + 2 * model.kv_dim, model.hidden, False),
+        (model.hidden, model.q_dim, True),
+        (up, model.hidden, False),
+        (model.hidden, model.intermediate, True),
+        (model.vocab, model.hidden, False),
+    )
+    for n, k, added in matrices:
+        yield from plan_linear(work.weight, n, k, work.batch, multiprocessors, added).kernels

@@ -1,0 +1,117 @@
+"""`membound cuda-build` and the catalogue of kernels behind it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from membound.bench.cli import main
+from membound.kernels.cuda import cubins, linear
+from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of
+from membound.kernels.cuda.compile import CompileError
+from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.inputs import LinearInputs, make_inputs
+from membound.kernels.work import parse
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A command with a compiler that only names what it compiled; (exit status, standard output, error)."""
+
+    def compile_cubin(kernel, target):
+        if target.startswith("7"):
+            raise CompileError(f"{target} is too old")
+        return f"{kernel.name} {target}".encode()
+
+    monkeypatch.setattr(cubins, "compile_cubin", compile_cubin)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["cuda-build", *map(str, arguments)])
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_kernels_of_a_work_are_built_with_those_of_the_ceilings(run, tmp_path):
+    status, out, _ = run("linear:n=4096,k=4096,m=1,weight=bf16", "--out", tmp_path, "--json")
+    assert status == 0
+    names = {path.stem for path in tmp_path.glob("*.cubin")}
+    assert names == {kernel.name for kernel in ceiling_kernels()} | {"dot_bf16_m1_w1_r4_c1_u8"}
+    assert {str(tmp_path / "manifest.json"), str(tmp_path / "stream_copy_u4.cubin")} < set(json.loads(out))
+    cubins.read.cache_clear()
+    assert cubins.read(tmp_path, "9.0a")["stream_copy_u4"] == b"stream_copy_u4 9.0a"
+
+
+def test_target_and_multiprocessors_decide_what_is_built(run, tmp_path):
+    spec = "linear:n=4096,k=4096,m=1,weight=bf16"
+    status, out, _ = run(spec, "--out", tmp_path, "--target", "8.0", "--multiprocessors", 8)
+    assert status == 0
+    assert "for compute capability 8.0" in out
+    assert (tmp_path / "dot_bf16_m1_w2_r4_c1_u4.cubin").read_bytes() == b"dot_bf16_m1_w2_r4_c1_u4 8.0"
+
+
+def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):
+    assert run("--out", tmp_path)[0] == 0
+    names = {path.stem for path in tmp_path.glob("*.cubin")}
+    assert any(name.startswith("tensor_int4g128_") for name in names)
+    assert any(name.startswith("append_bf16_d128") for name in names)
+    assert any(name.endswith("_add") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("linear:n=0,k=1",), "n=0"),
+        (("linear:n=16,k=64,weight=int8,act=int8",), "has no CUDA kernels"),
+        (("prefill:model=tiny",), "has no CUDA kernels"),
+        (("--target", "7.5"), "too old"),
+    ],
+    ids=["spec", "arithmetic", "prompt", "target"],
+)
+def test_bad_input_is_one_line_and_status_2(run, tmp_path, arguments, said):
+    status, _, error = run(*arguments, "--out", tmp_path)
+    assert status == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+class RecordingGpu(SimulatedGpu):
+    """Notes the kernels that are bound, and runs none."""
+
+    def __init__(self, multiprocessors):
+        super().__init__(multiprocessors)
+        self.names: set[str] = set()
+
+    def bind(self, kernel, grid, arguments):
+        self.names.add(kernel.name)
+        return super().bind(kernel, grid, arguments)
+
+
+@pytest.mark.parametrize("m", [1, 6, 12])
+@pytest.mark.parametrize("weight", ["bf16", "int4g32"])
+def test_the_catalogue_has_what_a_product_binds(weight, m):
+    work = parse(f"linear:n=48,k=128,m={m},weight={weight}")
+    inputs = make_inputs(work, seed=1)
+    assert isinstance(inputs, LinearInputs)
+    gpu = RecordingGpu(3)
+    plan = linear.plan_linear(weight, 48, 128, m, 3)
+    scratch = gpu.zeros(max(4, plan.scratch_words), np.uint32)
+    x, y = gpu.array(inputs.x), gpu.zeros(m * 48, np.float32)
+    linear.bind_linear(gpu, plan, linear.upload(gpu, [inputs.weight(0)]), x, y, scratch)
+    assert gpu.names == {kernel.name for kernel in kernels_of(work, 3)}
+
+
+@pytest.mark.parametrize("page", [0, 16])
+def test_the_catalogue_has_what_attention_binds(page):
+    from membound.kernels.cuda.attention_plan import prepare_attention
+
+    pages = f",page={page}" if page else ""
+    work = parse(f"attention:context=70,q_heads=4,kv_heads=2,head_dim=64,kv=bf16{pages}")
+    gpu = RecordingGpu(8)
+    prepare_attention(gpu, make_inputs(work, seed=1))
+    assert gpu.names <= {kernel.name for kernel in kernels_of(work, 8)}
+    assert any(name.startswith("attention_bf16") for name in gpu.names)
