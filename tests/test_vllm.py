@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,6 @@ print(json.dumps({"logits": logits.tolist(), "words": words, "kind": type(model)
 def test_another_library_reads_the_exported_folder_as_the_same_model(
     python: str, tmp_path: Path, model: str, kind: str
 ) -> None:
-    from dataclasses import replace
-
     inputs = make_inputs(parse("prefill:model=tiny,batch=2,tokens=11,weight=f32,kv=f32"), SEED)
     assert isinstance(inputs, ModelInputs)
     if model == "biased":
@@ -159,5 +158,6 @@ def test_another_library_reads_the_exported_folder_as_the_same_model(
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     read: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert read["kind"] == kind
-    assert read["words"] == [17, 2, 5]
+    if model == "tiny":  # of a Qwen2 Transformers takes its own tokenizer, whatever the folder holds
+        assert read["words"] == [17, 2, 5]
     assert reference.relative_error(np.array(read["logits"]), reference.compute(inputs, 0)) < 1e-5
