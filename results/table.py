@@ -140,6 +140,13 @@ def notes(line: dict[str, Any]) -> Iterator[str]:
         yield "above ceiling"
     if line["stored_bytes"]:
         yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
+    if line["device_time_s"]:
+        share = f" ({percent(line['device_of_bound'])})" if line["device_of_bound"] else ""
+        yield f"device {duration(line['device_time_s'])}{share}"
+    if line["memory_ceiling"] != "read":
+        yield f"of {line['memory_ceiling']}"
+    if line["energy_per_token_j"]:
+        yield f"{line['energy_per_token_j']:.3g} J a token"
 
 
 def failure(line: dict[str, Any]) -> str:

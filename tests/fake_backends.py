@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pytest
 
 from membound.backends import registry
-from membound.backends.api import Backend, BackendUnavailable, Device
+from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs
 from membound.kernels.work import Work
@@ -145,8 +146,43 @@ class Raises(Ok):
         raise self.RuntimeTroubleError("kernel not registered\nstack:\n  0 libfake.so")
 
 
+class Gpu(Ok):
+    """An accelerator with a clock of its own on which a launch takes 1 ms, and a read ceiling that is far too low."""
+
+    def open(self, device: str, threads: int) -> Device:
+        self.now_s, self.plain = 0.0, "+" not in device
+        link = "read" if self.plain else "host_to_device_pinned"
+        facts = Accelerator(1_000_000, 3000, 4, "1.0", "0000:01:00.0")
+        return Device("whatever", "a fake GPU", threads, {}, facts, link)
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        return ["gpu:0", "gpu:0+offload"]
+
+    def supports(self, work: Work) -> str | None:
+        return None if getattr(work, "m", 0) < 100 else "products this large are not faked"
+
+    def launch(self, slot: int) -> None:
+        super().launch(slot)
+        self.now_s += 1e-3
+
+    def mark(self) -> object:
+        return self.now_s
+
+    def elapsed_s(self, start: Any, end: Any) -> float:
+        return float(end - start)
+
+    def limits(self, quick: bool) -> Iterator[Limit]:
+        def launch(number: int) -> None:
+            self.now_s += 1.0
+
+        for name in ("read", "host_to_device_pinned") if self.plain else ():
+            yield Limit(name, 1.0, "bytes/s", {"variant": "fake"}, launch, lambda: True)
+
+
 CLASSES = {
     "ok": Ok,
+    "gpu": Gpu,
     "wrong": Wrong,
     "laterwrong": LaterWrong,
     "notfinite": NotFinite,
