@@ -9,21 +9,23 @@ membound.kernels.cuda.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device
-from membound.kernels.inputs import AttentionInputs, Inputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Prefill, Work
+from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Work
 
 if TYPE_CHECKING:
     from membound.kernels.cuda.gpu import Gpu, Launch
 
 VARIANTS = ("graph",)
+MOST_ROWS = 64
+"""Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = (
     "install NVIDIA's driver 580 or newer where there is a GPU; `membound list` shows what else there is"
@@ -32,7 +34,7 @@ OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
 class NumbaCuda(Backend):
-    """Decode attention over every cache, on one GPU."""
+    """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
     _gpu: Gpu
     _graph = False
@@ -75,15 +77,21 @@ class NumbaCuda(Backend):
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, DecodeAttention | LatentAttention):
-            return str(reason) if (reason := _import("attention_plan").unsupported_attention(work)) else None
-        return f"there is no CUDA kernel of a {work.kind} yet"
+            return _told(_import("attention_plan").unsupported_attention(work))
+        if isinstance(work, Linear):
+            return _too_many(work.m) or _told(_import("linear").unsupported(work.act))
+        return _too_many(work.batch) or _told(_import("step").unsupported_step(work))
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Pack and copy every input set, run each once, capture them where graphs are asked for."""
         self.close()
         try:
-            assert isinstance(inputs, AttentionInputs)
-            self._prepare_attention(inputs)
+            if isinstance(inputs, LinearInputs):
+                self._prepare_linear(inputs)
+            elif isinstance(inputs, AttentionInputs):
+                self._prepare_attention(inputs)
+            else:
+                self._prepare_step(inputs)
             for launches in self._launches:
                 _start(launches)
             self.sync()
@@ -118,11 +126,38 @@ class NumbaCuda(Backend):
         """Seconds between two events."""
         return self._gpu.elapsed_s(start, end)
 
+    def limits(self, quick: bool) -> Iterator[Limit]:
+        """Memory and cache of the GPU; graphs would only measure them again."""
+        if not self._graph:
+            from membound.backends.cuda_limits import limits
+
+            yield from limits(self._gpu, quick)
+            self._gpu.close()
+
     def close(self) -> None:
         """Give the GPU's memory back."""
         self._launches, self._output, self._stored = (), _no_output, None
         if hasattr(self, "_gpu"):
             self._gpu.close()
+
+    def _prepare_linear(self, inputs: LinearInputs) -> None:
+        from membound.kernels.cuda.linear import bind_linear, plan_linear, upload
+
+        work, gpu = inputs.work, self._gpu
+        plan = plan_linear(work.weight, work.n, work.k, work.m, gpu.multiprocessors)
+        wide = np.zeros((work.m, plan.padded_k), np.float32)
+        wide[:, : work.k] = inputs.x
+        x, y = gpu.array(wide), gpu.zeros(work.m * work.n, np.float32)
+        scratch = gpu.zeros(max(4, plan.scratch_words), np.uint32)
+        launches, stored = [], 0
+        for slot in range(inputs.slots):
+            matrix = upload(gpu, [inputs.weight(slot)])
+            stored = matrix.stored_bytes
+            launches.append(bind_linear(gpu, plan, matrix, x, y, scratch))
+        self._launches = launches
+        self._output = lambda: y.read().reshape(work.m, work.n)
+        asked = work.traffic.weights_bytes + work.traffic.scales_bytes
+        self._stored = stored if stored > 1.01 * asked else None
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
         from membound.kernels.cuda.attention_plan import prepare_attention
@@ -130,6 +165,16 @@ class NumbaCuda(Backend):
         prepared = prepare_attention(self._gpu, inputs)
         self._launches = prepared.launches
         self._output = lambda: prepared.out.read().reshape(inputs.q.shape)
+
+    def _prepare_step(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cuda.step import prepare_step
+
+        prepared, work = prepare_step(self._gpu, inputs), inputs.work
+        self._launches = [prepared.launches]
+        self._output = lambda: prepared.logits.read().reshape(work.batch, -1)
+        asked = work.traffic.weights_bytes + work.traffic.scales_bytes
+        more = prepared.weights_bytes > 1.01 * asked
+        self._stored = prepared.weights_bytes + work.traffic.kv_read_bytes if more else None
 
 
 def _import(name: str) -> Any:
@@ -143,6 +188,15 @@ def _import(name: str) -> Any:
             raise
         reason = f"numba's CUDA target is not installed (no {error.name})"
         raise BackendUnavailable(reason, 'pip install "membound[cuda]"') from None
+
+
+def _too_many(rows: int) -> str | None:
+    return f"the kernels take up to {MOST_ROWS} rows, not {rows}" if rows > MOST_ROWS else None
+
+
+def _told(reason: str | None) -> str | None:
+    """What a module of the kernels says, which is imported where it is needed."""
+    return reason
 
 
 def _start(launches: Sequence[Launch]) -> None:

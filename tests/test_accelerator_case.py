@@ -97,5 +97,5 @@ def test_ceilings_that_were_too_low_are_measured_again_through_the_backend(fakes
     assert lines["gpu:gpu:0+offload"]["memory_ceiling"] == "host_to_device_pinned"
     said = set(notes(lines["gpu:gpu:0+offload"]))
     assert "of host_to_device_pinned" in said
-    assert any(re.fullmatch(r"device 1 ms \(\d+%\)", note) for note in said), said
+    assert any(re.fullmatch(r"device (1 ms|1000 µs) \(\d+%\)", note) for note in said), said
     assert not any(note.startswith("of ") for note in notes(lines["gpu:gpu:0"]))

@@ -7,13 +7,17 @@ import sys
 import numpy as np
 import pytest
 
+from membound.backends import cuda_limits
 from membound.backends.api import Accelerator, BackendUnavailable
-from membound.backends.numba_cuda import NumbaCuda
+from membound.backends.numba_cuda import MOST_ROWS, NumbaCuda
+from membound.bench import device_ceilings
+from membound.bench.device_ceilings import measure_device_ceilings
 from membound.bench.timing import Budget, measure
 from membound.kernels.cuda import driver, gpu
 from membound.kernels.cuda.gpu import GpuError
 from membound.kernels.cuda.simulated import SimulatedGpu
 from membound.kernels.inputs import make_inputs
+from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import parse
 
@@ -26,7 +30,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
 
 
-def check(device: str, spec: str) -> NumbaCuda:
+def check(device: str, spec: str, limit: float | None = None) -> NumbaCuda:
     """Every input set, the first one twice."""
     work = parse(spec)
     inputs = make_inputs(work, int(RNG.integers(1 << 30)), slots=2)
@@ -39,7 +43,7 @@ def check(device: str, spec: str) -> NumbaCuda:
         backend.sync()
         y = backend.output()
         assert y.dtype == np.float32
-        assert relative_error(y, compute(inputs, slot)) < tolerance(work), slot
+        assert relative_error(y, compute(inputs, slot)) < (limit or tolerance(work)), slot
     return backend
 
 
@@ -50,6 +54,70 @@ def check(device: str, spec: str) -> NumbaCuda:
 )
 def test_attention_matches_the_reference(shape: str) -> None:
     check("cuda", f"attention:q_heads=4,kv_heads=2,head_dim=32,{shape}")
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "n=37,k=96,m=1,weight=bf16",
+        "n=19,k=64,m=2,weight=f32",
+        "n=24,k=64,m=9,weight=int8",
+        "n=21,k=64,m=1,weight=int4g32",
+        "n=16,k=128,m=3,weight=int4g128",
+        "n=33,k=48,m=5,weight=f16",
+    ],
+)
+def test_linear_matches_the_reference(shape: str) -> None:
+    check("cuda", f"linear:{shape}")
+
+
+@pytest.mark.usefixtures("simulated")
+def test_stored_bytes_tell_of_padding() -> None:
+    """A matrix of one row is stored as whole tiles of rows; a large one has none worth telling."""
+    backend = check("cuda", "linear:n=1,k=64,m=5,weight=bf16")
+    assert (backend.stored_bytes() or 0) >= 8 * 64 * 2
+    assert check("cuda", "linear:n=64,k=64,weight=bf16").stored_bytes() is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("simulated")
+def test_a_step_matches_the_reference() -> None:
+    model = Model("small", 64, 1, 2, 1, 32, 64, 65)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, model.name, model)
+        backend = check("cuda+graph", "step:model=small,context=17,weight=bf16,kv=bf16", limit=0.05)
+        assert [len(launches) for launches in backend._launches] == [1]
+
+
+@pytest.mark.usefixtures("simulated")
+def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 4096 + 256)
+    monkeypatch.setattr(cuda_limits, "UNROLLS", (4,))
+    monkeypatch.setattr(cuda_limits, "BLOCKS_PER_MULTIPROCESSOR", 1)
+    monkeypatch.setattr(device_ceilings, "QUICK_SAMPLES", 1)
+    backend = NumbaCuda()
+    opened = backend.open("cuda:0", 2)
+    backend._gpu.cache_bytes = 1024
+    found = {c.name: c for c in measure_device_ceilings(backend, opened, True, lambda _: None)}
+    assert {name: (c.status, c.config["array_bytes"], c.config["arrays"]) for name, c in found.items()} == {
+        "read": ("ok", 4352, 1),
+        "copy": ("ok", 4352, 2),
+        "triad": ("ok", 4352, 3),
+        "read_l2": ("ok", 512, 1),
+    }
+    backend.open("cuda:0+graph", 2)
+    assert list(backend.limits(quick=True)) == []
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_wrong_sum_or_copy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 512)
+    monkeypatch.setattr(cuda_limits, "UNROLLS", (2,))
+    backend = NumbaCuda()
+    backend.open("cuda:0", 2)
+    for limit in backend.limits(quick=True):
+        assert not limit.check(), f"{limit.name} before it was launched"
 
 
 @pytest.mark.usefixtures("simulated")
@@ -82,6 +150,9 @@ def test_the_device_and_its_clock() -> None:
         ("prefill:model=tiny", "prompts are not built from decode kernels"),
         ("attention:context=9,kv=f32", "the tensor cores that attention runs on do not take f32"),
         ("attention:context=9,head_dim=48", "attention kernels are made for heads of"),
+        ("linear:n=8,k=32,weight=int8,act=int8", "the CUDA kernels have no int8 × int8 products"),
+        (f"step:model=tiny,batch={MOST_ROWS + 1}", "the kernels take up to 64 rows, not 65"),
+        (f"linear:n=8,k=32,m={MOST_ROWS + 1}", "the kernels take up to 64 rows, not 65"),
     ],
 )
 def test_what_there_is_no_kernel_for_has_a_reason(spec: str, reason: str) -> None:
