@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from membound.backends.registry import names
 from membound.bench.machine import available_memory_bytes, fingerprint
 from membound.bench.plan import Options, Plan, make_plan
 from membound.bench.progress import Reporter, Silent
+from membound.bench.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.bench.run import execute
 from membound.bench.runs import DEFAULT_OUT, rows_of
 from membound.bench.setup import Choice, check_threads, choose_backends, parse_pythons
@@ -111,9 +113,22 @@ def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> 
 def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
     """Do what the plan says: (row file, rows). Raises StoreError."""
     path = new_run_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
+    keep_plan(plan, path)
     with RunWriter(path) as writer:
         rows = execute(plan, writer, progress)
+    drop_plan(path)
     return path, rows
+
+
+def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
+    """Measure what a run that was cut short has no rows of; all its rows. Raises StoreError, RowError, PlanError."""
+    with RunWriter(path, resume=True) as writer:
+        known = load_rows(partial_of(path))
+        cells = remaining(plan, known)
+        check_resumable(cells, known)
+        rows = execute(replace(plan, cells=cells), writer, progress, known=known)
+    drop_plan(path)
+    return rows
 
 
 def _one_run(name: str, out: Path) -> list[Row]:

@@ -111,6 +111,13 @@ def run(
     threads: Threads = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of inputs and order.")] = 1,
     ceilings: Annotated[bool, typer.Option(help="Measure the machine's limits first.")] = True,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run that was killed: `latest`, or the start of its name. It keeps its own plan.",
+        ),
+    ] = None,
     out: Out = DEFAULT_OUT,
     python: Pythons = None,
     as_json: Json = False,
@@ -121,24 +128,42 @@ def run(
     Prints what it picked, a table, and where the rows are. Ctrl-C keeps what is done.
     """
     from membound.bench.plan import Options
-    from membound.bench.session import run_session
+    from membound.bench.session import resume_session, run_session
     from membound.bench.setup import check_threads, parse_pythons, split, split_works
 
-    options = Options(
-        threads=check_threads(threads),
-        replicates=replicates or 0,
-        rigor=rigor,
-        quick=quick,
-        seed=seed,
-        pythons=parse_pythons(python or ()),
-        out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
-        ceilings=ceilings,
-    )
     talk = console(stderr=as_json)
-    session = run_session(
-        split_works(works or ()), split(backends or ()), options, talk, console(stderr=True)
-    )
+    if resume is not None:
+        chosen = (
+            works,
+            backends,
+            replicates,
+            quick,
+            threads,
+            python,
+            rigor != "normal",
+            seed != 1,
+            not ceilings,
+        )
+        if any(chosen):
+            raise typer.BadParameter(
+                "--resume goes on with a run's own plan: works and options are those it had"
+            )
+        session = resume_session(resume, out, talk, console(stderr=True))
+    else:
+        options = Options(
+            threads=check_threads(threads),
+            replicates=replicates or 0,
+            rigor=rigor,
+            quick=quick,
+            seed=seed,
+            pythons=parse_pythons(python or ()),
+            out=out,
+            command=shlex.join(["membound", *sys.argv[1:]]),
+            ceilings=ceilings,
+        )
+        session = run_session(
+            split_works(works or ()), split(backends or ()), options, talk, console(stderr=True)
+        )
     if as_json:
         print_json(session.records())
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from math import inf
@@ -32,6 +32,8 @@ from membound.results.store import SUFFIX, RunWriter
 
 CEILING_MARGIN = 1.03
 """A case so far above a ceiling shows that the ceiling was measured too low, and has it measured again."""
+MACHINE = "cpu"
+"""Stands for the machine itself where a ceiling's row names a backend."""
 FINAL_STATUSES = ("unsupported", "unavailable", "timeout", "oom", "error", "wrong")
 """A case that ended so is not tried again in later replicates; a crash may have had an outer cause."""
 
@@ -74,6 +76,19 @@ class _Session:
     def cases(self) -> list[Row]:
         return [row for row in self.rows if row.kind == "case"]
 
+    def take_over(self, known: Sequence[Row]) -> None:
+        """Begin with rows of the same run. A backend's ceilings come before its cases."""
+        self.rows += known
+        self.with_ceilings |= {row.backend for row in self.cases}
+        for row in known:
+            if row.config.get("above_ceiling"):
+                self._notice_low_ceiling(row)
+
+    @property
+    def knows_machine(self) -> bool:
+        """Whether the machine's ceilings are complete: what comes after them has begun."""
+        return any(row.kind == "case" or row.backend != MACHINE for row in self.rows)
+
     def keep(self, row: Row) -> None:
         """Complete a row with what the harness knows, write it, report it."""
         row.run_id, row.machine, row.command = self.run_id, self.machine, self.plan.command
@@ -89,10 +104,13 @@ class _Session:
         read, compute = limits.read_bytes_per_s or inf, limits.compute_flops_per_s or inf
         if max(row.bytes / time_s / read, row.flops / time_s / compute) > CEILING_MARGIN:
             row.config["above_ceiling"] = True
-            # a working set that fits the cache is not bound by memory, so it tells nothing about the ceiling
-            cache_bytes = row.accelerator.get("cache_bytes") or self.machine["last_level_cache_bytes"]
-            if row.working_set_bytes > cache_bytes:
-                self.too_low.add(row.backend)
+            self._notice_low_ceiling(row)
+
+    def _notice_low_ceiling(self, row: Row) -> None:
+        """A working set that fits the cache is not bound by memory, so it tells nothing about the ceiling."""
+        cache_bytes = row.accelerator.get("cache_bytes") or self.machine["last_level_cache_bytes"]
+        if row.working_set_bytes > cache_bytes:
+            self.too_low.add(row.backend)
 
     def has_time_for(self, backend: str) -> bool:
         """Whether another cell of `backend` would end within the plan's limit, going by its fastest one."""
@@ -102,13 +120,21 @@ class _Session:
         return spent_s + self.shortest_s.get(backend, 0.0) <= self.plan.time_limit_s
 
 
-def execute(plan: Plan, writer: RunWriter, progress: Reporter, limits: Limits | None = None) -> list[Row]:
+def execute(
+    plan: Plan,
+    writer: RunWriter,
+    progress: Reporter,
+    limits: Limits | None = None,
+    known: Sequence[Row] = (),
+) -> list[Row]:
     """Run a plan to its end or to Ctrl-C, and finish the row file. Returns the rows in order of writing.
 
+    `known` are the rows that an earlier process wrote before it was killed; `plan` has the cells that are left.
     Raises StoreError if rows cannot be written; what was written stays in the partial file.
     """
     run_id = writer.path.name.removesuffix(SUFFIX)
     session = _Session(plan, writer, progress, limits or Limits(), run_id, fingerprint(), time.monotonic())
+    session.take_over(known)
     for note in plan.notes:
         progress.note(note)
     progress.start(plan.total_cells)
@@ -122,7 +148,7 @@ def execute(plan: Plan, writer: RunWriter, progress: Reporter, limits: Limits | 
 
 def _run_all(session: _Session) -> None:
     plan = session.plan
-    if plan.ceilings:
+    if plan.ceilings and not session.knows_machine:
         _run_ceilings(session, quick=plan.quick)
     _run_cells(session, plan.cells)
     judged = 0
@@ -249,10 +275,10 @@ def _run_ceilings(session: _Session, quick: bool) -> None:
                 if event["event"] == "phase":
                     session.progress.cell("ceilings", "", replicate, event["phase"])
                 elif event["event"] == "ceilings":
-                    _keep_ceilings(session, event, "cpu", replicate)
+                    _keep_ceilings(session, event, MACHINE, replicate)
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
         status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
-        _fail_ceilings(session, "cpu", replicate, status, str(error))
+        _fail_ceilings(session, MACHINE, replicate, status, str(error))
 
 
 def _run_ceilings_again(session: _Session) -> None:

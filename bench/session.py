@@ -16,12 +16,14 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from membound.bench.api import measure, prepare
+from membound.bench.api import go_on, measure, prepare
 from membound.bench.plan import Options, Plan
 from membound.bench.progress import progress_on
+from membound.bench.resume import find_cut, partial_of, remaining
 from membound.bench.setup import Choice, told
 from membound.results.row import Row
 from membound.results.stats import records, summarize
+from membound.results.store import SUFFIX, load_rows
 from membound.results.table import run_view
 from membound.results.wording import amount
 
@@ -65,6 +67,25 @@ def run_session(
         talk.print(line, markup=False, highlight=False, soft_wrap=True)
     with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
         path, rows = measure(plan, reporter)
+    return Session(path, rows, bool(interrupts))
+
+
+def resume_session(name: str, out: Path, talk: Console, progress: Console) -> Session:
+    """Go on with a run that was cut short, telling on `talk` which and what is left.
+
+    Raises StoreError, RowError, PlanError.
+    """
+    plan, path = find_cut(name, out)
+    known = load_rows(partial_of(path))
+    left = sum(len(cell.works) for cell in remaining(plan, known))
+    talk.print(
+        f"going on with {path.name.removesuffix(SUFFIX)}: {left} of {plan.total_cells} cases are left",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
+        rows = go_on(plan, path, reporter)
     return Session(path, rows, bool(interrupts))
 
 

@@ -11,6 +11,7 @@ be read is an error that names file and line.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar, cast
 
 from membound.results.exchange import pytest_benchmark as exchange
 from membound.results.row import Row, RowError
@@ -68,10 +69,12 @@ class RunWriter:
 
     A context manager: leaving it normally finishes the run, an exception leaves the partial file, which
     `load_rows` reads. Raises StoreError where the file system refuses; what was written stays readable.
+    With `resume` the partial file is gone on with; a torn last line is cut off first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
+        self._mode = "r+b" if resume else "xb"
         self.partial = path.with_name(path.name + PARTIAL)
         self._file: BinaryIO | None = None
 
@@ -79,8 +82,15 @@ class RunWriter:
         if self.path.exists():
             raise StoreError(f"{self.path} exists already; a run is never overwritten")
         try:
-            self._file = self.partial.open("xb", buffering=0)
+            self._file = cast(BinaryIO, self.partial.open(self._mode, buffering=0))
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.truncate(self.partial.read_bytes().rfind(b"\n") + 1)
+            self._file.seek(0, os.SEEK_END)
+        except BlockingIOError:
+            self._close()
+            raise StoreError(f"{self.partial} is being written by another process") from None
         except OSError as error:
+            self._close()
             raise StoreError(f"{self.partial} cannot be written: {error.strerror}") from None
         return self
 
