@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from membound.results.claim import Claim
 from membound.results.finding import BROKEN, INCONCLUSIVE, NOT_RUN, REFUTED, SUPPORTED, Finding
 from membound.results.region import RegionCell, counts
+from membound.results.wording import duration
 
 DIRECT = (1, 2, 3, 4)
 """Experiments that change bytes or FLOPs and watch the time: the claim itself, not its edges or its instrument."""
@@ -39,7 +40,8 @@ def standing(findings: Sequence[Finding], backend: str) -> str:
 def paragraph(claim: Claim, findings: Sequence[Finding], cells: Sequence[RegionCell]) -> str:
     """One paragraph: verdicts counted, where the claim holds and fails, the elasticities, the map."""
     sentences = [_counted(claim, findings)]
-    backends = [b for b in dict.fromkeys(f.backend for f in findings) if b]
+    tested = [f for f in findings if f.experiment in DIRECT and f.backend and f.verdict != NOT_RUN]
+    backends = list(dict.fromkeys(f.backend for f in tested))
     standings = {backend: standing(findings, backend) for backend in backends}
     for state, words in (
         (HOLDS, "Where it was tested directly, by changing bytes or FLOPs, the claim holds on {}."),
@@ -52,7 +54,9 @@ def paragraph(claim: Claim, findings: Sequence[Finding], cells: Sequence[RegionC
             sentences.append(words.format(", ".join(named)))
     sentences += [f"Refuted: {f.name}{_where(f)}: {f.sentence}" for f in findings if f.verdict == REFUTED]
     sentences += _elasticities(findings)
+    sentences += _overheads(findings)
     sentences += _map(cells)
+    sentences += _disturbed(claim)
     return " ".join(sentences)
 
 
@@ -98,6 +102,17 @@ def _elasticities(findings: Sequence[Finding]) -> list[str]:
     return texts
 
 
+def _overheads(findings: Sequence[Finding]) -> list[str]:
+    """t0 of each backend and variant, which shows what captured graphs or a compiled step save."""
+    found = [
+        f"{duration(figure.value)} on {f.backend}{f' ({f.arm})' if f.arm != 'plain' else ''}"
+        for f in findings
+        for figure in f.figures
+        if figure.name == "t0" and figure.value > 0
+    ]
+    return [f"Overhead an operation is {'; '.join(found)}."] if found else []
+
+
 def _end(value: float | None) -> str:
     return "?" if value is None else f"{value:.2f}"
 
@@ -113,3 +128,11 @@ def _map(cells: Sequence[RegionCell]) -> list[str]:
             shown = ", ".join(f"{n} {bound}" for bound, n in sorted(of.items(), key=lambda item: -item[1]))
             texts.append(f"{shown} of {sum(of.values())} {how}")
     return [f"Decode steps on the map, by what bounds them: {'; '.join(texts)}."]
+
+
+def _disturbed(claim: Claim) -> list[str]:
+    timed = [one for one in claim.observations if one.status == "ok"]
+    disturbed = sum(one.validity in ("contended", "invalid") for one in timed)
+    if not disturbed:
+        return []
+    return [f"Others used the machine during {disturbed} of {len(timed)} observations."]

@@ -30,7 +30,7 @@ FORMAT_ARMS = ("kv_format", "weight_format")
 
 def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """1: extra multiply-adds on each loaded element cost no time up to half the ridge."""
-    panel = panel_of(seen, lambda one: one.number("k")).complete()
+    panel = panel_of(seen, lambda one: one.number("k")).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     limits = experiment.thresholds
     ridge = crossing(panel)
@@ -69,7 +69,7 @@ def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 def byte_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """2: time is proportional to bytes."""
     arm, least = seen[0].arm, experiment.thresholds["elasticity"]
-    panel = panel_of(seen, lambda one: float(one.bytes)).complete()
+    panel = panel_of(seen, lambda one: float(one.bytes)).complete(experiment.processes)
     if arm not in FORMAT_ARMS:
         _ceilings(panel)
         panel = panel.at(panel.compute_s <= experiment.thresholds["below"] * panel.memory_s)
@@ -108,7 +108,7 @@ def _formats(
 
 def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """3: below the knee time does not follow FLOPs."""
-    panel = panel_of(seen, lambda one: one.number("m")).complete()
+    panel = panel_of(seen, lambda one: one.number("m")).complete(experiment.processes)
     limits = experiment.thresholds
     _ceilings(panel)
     below = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)
@@ -139,7 +139,7 @@ def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 
 def counterexamples(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """10: prefill, large batches and latent attention are compute-bound."""
-    panel = panel_of(seen, lambda one: one.number("dose")).complete()
+    panel = panel_of(seen, lambda one: one.number("dose")).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     limits = experiment.thresholds
     slope = elasticity(np.log(panel.flops), panel.ln_time)

@@ -120,7 +120,7 @@ def _taken(seen: Sequence[Observation]) -> float:
 def overhead(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """7: the launch term is small in the works that bytes / bandwidth says are memory-bound."""
     works = sorted({one.work for one in seen})
-    panel = panel_of(seen, lambda one: float(works.index(one.work))).complete()
+    panel = panel_of(seen, lambda one: float(works.index(one.work))).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     named = {one.work: one.number("operations") for one in seen}
     operations = np.array([named[works[int(at)]] for at in panel.doses])

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from membound.results.inference import Floats
 from membound.results.observation import Observation
 
+Chosen = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -41,9 +43,16 @@ class Panel:
         mean: Floats = np.exp(np.nanmean(self.ln_time, axis=0))
         return mean
 
-    def complete(self) -> Panel:
-        """Only the processes that have every dose."""
-        whole = ~np.isnan(self.ln_time).any(axis=1)
+    def complete(self, least: int = 0) -> Panel:
+        """Only the processes that have every dose; with fewer than `least` of them, only the doses that all have."""
+        measured = ~np.isnan(self.ln_time)
+        whole: Chosen = measured.all(axis=1)
+        if whole.sum() < min(least, len(self.processes)):
+            common: Chosen = measured.all(axis=0)
+            return self.at(common)
+        return self._of(whole)
+
+    def _of(self, whole: Chosen) -> Panel:
         kept = tuple(self.processes[row] for row in np.flatnonzero(whole))
         return Panel(
             kept,
@@ -55,7 +64,7 @@ class Panel:
             self.compute_s,
         )
 
-    def at(self, keep: npt.NDArray[np.bool_]) -> Panel:
+    def at(self, keep: Chosen) -> Panel:
         """Only the doses that are chosen, [dose]."""
         return Panel(
             self.processes,

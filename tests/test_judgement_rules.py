@@ -41,13 +41,21 @@ def test_a_wrong_answer_takes_the_verdict_away():
     assert (found.verdict, found.sentence) == ("not run", "Not run: wrong: error 3 above 0.01.")
 
 
-def test_one_crash_costs_one_process():
+def test_a_crash_costs_its_process_or_if_too_few_are_left_its_dose():
     whole = worlds.free_compute_in(WORLD, 1)
-    broken = [o if (o.replicate, o.factors["k"]) != (2, 8) else crashed(o) for o in whole]
-    (found,) = judged(broken)
-    assert found.verdict == "supported"
+    one = [o if (o.replicate, o.factors["k"]) != (2, 8) else crashed(o) for o in whole]
+    panel = panel_of(counted(one), lambda o: o.number("k"))
+    assert panel.complete(3).processes == (0, 1, 3)
+    assert len(panel.complete(3).doses) == 10
+    assert panel.complete(4).processes == (0, 1, 2, 3)
+    assert 8 not in panel.complete(4).doses
+    assert judged(one)[0].verdict == "supported"
     two = [o if o.replicate > 1 or o.factors["k"] != 8 else crashed(o) for o in whole]
-    (found,) = judged(two)
+    assert judged(two)[0].verdict == "supported"
+
+
+def test_too_few_processes_decide_nothing():
+    (found,) = judged([o for o in worlds.free_compute_in(WORLD, 1) if o.replicate < 2])
     assert found.verdict == "inconclusive"
     assert found.sentence == "Not decided: 2 of 3 processes measured every dose."
 

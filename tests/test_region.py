@@ -15,6 +15,7 @@ from membound.results.conclusion import paragraph, standing
 from membound.results.experiments import load_experiments
 from membound.results.judgement import judge_claim
 from membound.results.region import predicted, region_of
+from membound.results.wording import duration
 
 REGISTER = load_experiments()
 CLAIM = whole_claim()
@@ -117,8 +118,19 @@ def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
         f"d ln t / d ln bytes is {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}) on alpha:cpu" in text
     )
     assert f"of {len(CELLS) - 1} predicted." in text
+    t0 = next(f for f in FINDINGS if f.experiment == 7 and f.backend == "alpha:cpu").figure("t0").value
+    assert f"Overhead an operation is {duration(t0)} on alpha:cpu." in text
+    assert "gamma:cpu" not in text
+    assert "Others used the machine" not in text
     assert "\n" not in text
     assert "nan" not in text
+
+
+def test_the_paragraph_says_how_much_was_disturbed():
+    timed = [one for one in CLAIM.observations if one.status == "ok"]
+    loud = [replace(one, validity="contended") for one in timed[:7]] + timed[7:]
+    text = paragraph(replace(CLAIM, observations=tuple(loud)), FINDINGS, CELLS)
+    assert f"Others used the machine during 7 of {len(timed)} observations." in text
 
 
 def test_the_paragraph_of_nothing_says_so():

@@ -149,7 +149,9 @@ def test_markdown_has_a_line_for_each_finding_and_figure():
         assert any(finding.sentence in line and f"| {finding.verdict} |" in line for line in lines)
     figures = sum(len(f.figures) for f in TOLD.findings)
     assert sum(line.startswith("| ") for line in lines) >= figures + len(TOLD.findings)
-    assert len({line.count(" | ") for line in lines if line.startswith("| 1 free compute")}) == 1
+    assert {line.count(" | ") for line in lines if line.startswith("| 1 free compute")} == {4, 6}
+    free = next(f for f in TOLD.findings if f.experiment == 1)
+    assert any(line.endswith(f"| {free.processes} | 0 of {free.observations} |") for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from membound.results.stats import plain
 from membound.results.wording import rate, short
 
 Lines = list[tuple[str, ...]]
-VERDICT_HEAD = ("experiment", "backend", "operation", "verdict", "what was found")
+VERDICT_HEAD = ("experiment", "backend", "operation", "verdict", "what was found", "processes", "disturbed")
 FIGURE_HEAD = ("experiment", "backend", "operation", "figure", "value [95 % interval]")
 CEILING_HEAD = ("ceiling", "through", "threads", "value")
 MAP_HEAD = ("backend", "model", "weights, cache, arithmetic", "cells by what bounds them")
@@ -92,7 +92,16 @@ def provenance(told: Told) -> str:
 def verdict_lines(told: Told) -> Lines:
     """Lines under VERDICT_HEAD."""
     return [
-        (f"{f.experiment} {f.name}", f.backend, _operation(f), f.verdict, f.sentence) for f in told.findings
+        (
+            f"{f.experiment} {f.name}",
+            f.backend,
+            _operation(f),
+            f.verdict,
+            f.sentence,
+            str(f.processes),
+            f"{f.disturbed} of {f.observations}",
+        )
+        for f in told.findings
     ]
 
 
