@@ -34,6 +34,8 @@ SILENCE_S = 300.0
 """Seconds a worker may be silent: compiling the largest kernels takes a fraction of it."""
 FLOAT32 = Linear(1, 1, weight="f32").spec
 """Extra multiply-adds are float32, whatever the format of the weights."""
+ONCE = ("compiling", "checking")
+"""Phases whose results later processes find on disk."""
 FREE_COMPUTE, CLOCKS = 1, 8
 PACKAGES = ("membound", "numpy", "numba", "llvmlite")
 
@@ -52,6 +54,9 @@ class Claiming:
     ceilings: list[Row] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     costs_s: dict[tuple[int, str], float] = field(default_factory=dict)
+    """Seconds of a process, by experiment and backend, less what its successors find done."""
+    once_s: float = 0.0
+    """Seconds of the cell at hand that went into kernels and references, which are kept."""
     interrupted: bool = False
 
     def run(self, stored: Iterable[Observation] = ()) -> Claiming:
@@ -197,10 +202,10 @@ class Claiming:
             if one.status in FINAL_STATUSES
         }
         left = [a for a in arms if (cell.experiment, cell.backend, a.name, a.work) not in hopeless]
-        start = time.monotonic()
+        start, self.once_s = time.monotonic(), 0.0
         while left:
             left = self._run_worker(cell, left)
-        self.costs_s[cell.experiment, cell.backend] = time.monotonic() - start
+        self.costs_s[cell.experiment, cell.backend] = time.monotonic() - start - self.once_s
 
     def _job(self, cell: Cell, threads: int) -> dict[str, Any]:
         plan = self.plan
@@ -221,9 +226,13 @@ class Claiming:
         """One worker; returns the arms that its death left unmeasured and that are not to blame."""
         job = self._job(cell, self.plan.threads_of(cell.experiment)) | {"arms": [a.as_json() for a in arms]}
         left, at, phase = dict(enumerate(arms)), list[int](), ""
+        since = time.monotonic()
         try:
             with Worker(job, self.plan.python_for(cell.backend) or sys.executable) as worker:
                 for event in worker.events(lambda _: SILENCE_S):
+                    now = time.monotonic()
+                    self.once_s += now - since if phase.startswith(ONCE) else 0.0
+                    since = now
                     if event["event"] == "phase":
                         at, phase = event["arms"], event["phase"]
                         work = arms[at[0]].work if at else ""

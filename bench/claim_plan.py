@@ -22,7 +22,7 @@ from membound.results.experiments import Register
 TIME_LIMIT_S = 570.0
 """Ten minutes, less the time that a last worker needs to end and the verdicts take."""
 ROUNDS = {"normal": 7, "high": 15}
-GROUP_S = {"normal": 2.5, "high": 10.0}
+GROUP_S = {"normal": 2.0, "high": 10.0}
 """Seconds after which the turns of a group of arms end, a few rounds done."""
 HIGH_PROCESSES = 10
 THEFT, CLOCKS = 4, 8
@@ -150,13 +150,13 @@ def _bytes(arm: Arm) -> int:
 def affordable(costs_s: Mapping[tuple[int, str], float], left_s: float, times: int) -> set[tuple[int, str]]:
     """The (experiment, backend) pairs that fit `times` more processes each into the time left.
 
-    The dearest are given up first, so that as many as possible get all the processes that a verdict needs.
+    The dearest are given up first, so that as many as possible get all the processes that a verdict needs; but
+    an experiment keeps one backend as long as any has two.
     """
     kept = dict(costs_s)
-    for pair in sorted(costs_s, key=lambda pair: costs_s[pair], reverse=True):
-        if sum(kept.values()) * times <= left_s:
-            break
-        del kept[pair]
+    while kept and sum(kept.values()) * times > left_s:
+        shared = [pair for pair in kept if sum(other[0] == pair[0] for other in kept) > 1]
+        del kept[max(shared or kept, key=lambda pair: kept[pair])]
     return set(kept)
 
 

@@ -163,7 +163,7 @@ def test_a_crash_blames_the_arm_that_was_at_it_and_the_others_go_on(
     assert len(crashed) == 6  # two formats, three processes: a crash may have had an outer cause
     assert all(o.time_s is None for o in crashed)
     keys = [(o.replicate, o.arm, o.number("m")) for o in claiming.observations]
-    assert len(keys) == len(set(keys)) == 3 * 2 * 13
+    assert len(keys) == len(set(keys)) == 3 * 2 * 10
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,28 @@ def test_where_minutes_run_out_the_dearest_pairs_end(
         ("numba:cpu", 2),
         ("numpy:cpu", 0),
     }
+    assert claiming.costs_s == {(5, "numba:cpu"): 10.0, (5, "numpy:cpu"): 60.0}
     assert len(notes) == 1
     assert "no further process of experiment 5 on numpy:cpu" in notes[0]
+
+
+def test_what_is_kept_on_disk_does_not_count_as_a_cost(
+    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
+
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if job["job"] == "trial":
+            for phase, seconds in (("compiling x", 100.0), ("preparing", 7.0), ("checking", 20.0)):
+                yield {"event": "phase", "phase": phase, "arms": [0]}
+                now[0] += seconds
+        yield from honest(job)
+
+    worker.script = staticmethod(script)
+    claiming, notes = run(tmp_path, planned(tmp_path, 5, processes=1))
+    assert claiming.costs_s == {(5, "numba:cpu"): 7.0}
+    assert notes == []
 
 
 def test_without_ceilings_there_is_no_ridge_and_a_note(tmp_path: Path, worker: type[FakeWorker]) -> None:
@@ -283,7 +303,7 @@ def test_a_process_that_dies_takes_only_its_arm_with_it(
     arms = [Arm("linear", "one", Linear(33, 64, m, "f32").spec, {"m": m}) for m in (1, 13, 2)]
     monkeypatch.setattr(claim, "arms_of", lambda number, scene: arms)
     monkeypatch.setattr(Claiming, "_measure_ceilings", lambda self: None)
-    claiming, _ = run(tmp_path, planned(tmp_path, 3, backends=("segv:cpu",), processes=1))
+    claiming, _ = run(tmp_path, planned(tmp_path, 3, backends=("segv:cpu",), processes=1, rounds=3))
     found = {o.number("m"): o for o in claiming.observations}
     assert {m: o.status for m, o in found.items()} == {1: "ok", 13: "crashed", 2: "ok"}
     assert found[13].reason == "while preparing: SIGSEGV: about to touch address zero"

@@ -89,9 +89,10 @@ def test_doses_of_one_work_stay_or_go_together() -> None:
     assert len(left_out) == len(arms)
 
 
-def test_the_dearest_pairs_end_first() -> None:
-    costs = {(1, "a"): 30.0, (2, "a"): 10.0, (1, "b"): 5.0}
-    assert affordable(costs, 100.0, 2) == set(costs)
-    assert affordable(costs, 89.0, 2) == {(2, "a"), (1, "b")}
-    assert affordable(costs, 10.0, 2) == {(1, "b")}
+def test_the_dearest_pairs_end_first_but_every_experiment_keeps_one() -> None:
+    costs = {(1, "a"): 30.0, (2, "a"): 10.0, (2, "b"): 5.0, (3, "b"): 1.0}
+    assert affordable(costs, 92.0, 2) == set(costs)
+    assert affordable(costs, 91.0, 2) == {(1, "a"), (2, "b"), (3, "b")}
+    assert affordable(costs, 71.0, 2) == {(2, "b"), (3, "b")}
+    assert affordable(costs, 10.0, 2) == {(3, "b")}
     assert affordable(costs, -5.0, 2) == set()
