@@ -39,7 +39,7 @@ def test_the_kernels_of_a_work_are_built_with_those_of_the_ceilings(run, tmp_pat
     status, out, _ = run("linear:n=4096,k=4096,m=1,weight=bf16", "--out", tmp_path, "--json")
     assert status == 0
     names = {path.stem for path in tmp_path.glob("*.cubin")}
-    assert names == {kernel.name for kernel in ceiling_kernels()} | {"dot_bf16_m1_w1_r4_c1_u8"}
+    assert names == {kernel.name for kernel in ceiling_kernels()} | {"dot_bf16_m1_w1_r4_c1_s12"}
     assert {str(tmp_path / "manifest.json"), str(tmp_path / "stream_copy_u4.cubin")} < set(json.loads(out))
     cubins.read.cache_clear()
     assert cubins.read(tmp_path, "9.0a")["stream_copy_u4"] == b"stream_copy_u4 9.0a"
@@ -50,7 +50,7 @@ def test_target_and_multiprocessors_decide_what_is_built(run, tmp_path):
     status, out, _ = run(spec, "--out", tmp_path, "--target", "8.0", "--multiprocessors", 8)
     assert status == 0
     assert "for compute capability 8.0" in out
-    assert (tmp_path / "dot_bf16_m1_w2_r4_c1_u4.cubin").read_bytes() == b"dot_bf16_m1_w2_r4_c1_u4 8.0"
+    assert (tmp_path / "dot_bf16_m1_w2_r4_c1_s6.cubin").read_bytes() == b"dot_bf16_m1_w2_r4_c1_s6 8.0"
 
 
 def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):

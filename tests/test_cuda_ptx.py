@@ -153,7 +153,7 @@ def memory(a, y, n):
     ptx.copy4_async(shared, i, a, i)
     ptx.commit_copies()
     p, q, r, s = ptx.load4(a, i)
-    ptx.wait_older_copies()
+    ptx.wait_copies_but(1)
     t, u, v, w = ptx.stream4(a, i)
     ptx.wait_copies()
     d, e, f, g = ptx.load4_coherent(y, i)

@@ -7,7 +7,15 @@ import pytest
 
 from membound.kernels.cuda import ptx, simulator
 from membound.kernels.cuda.compile import Kernel, cuda, device
-from membound.kernels.cuda.ptx import copy4_async, load4, store4, wait_copies
+from membound.kernels.cuda.ptx import (
+    commit_copies,
+    copy4_async,
+    load4,
+    load4_shared,
+    store4,
+    wait_copies,
+    wait_copies_but,
+)
 
 FULL = 0xFFFFFFFF
 
@@ -66,6 +74,7 @@ def test_warps_meet_in_shared_memory():
         shared = cuda.shared.array(64, np.uint32, 16)
         if i < 16:
             copy4_async(shared, 4 * i, source, 4 * i)
+            commit_copies()
             wait_copies()
         cuda.syncthreads()
         target[i] = shared[63 - i]
@@ -74,6 +83,26 @@ def test_warps_meet_in_shared_memory():
     y = np.zeros(64, np.uint32)
     simulator.launch(kernel(reverse, ("u32*", "u32*")), 1, (x, y))
     np.testing.assert_array_equal(y, x[::-1])
+
+
+def test_copies_arrive_no_earlier_than_they_are_waited_for():
+    def late(source, target):
+        shared = cuda.shared.array(8, np.uint32, 16)
+        shared[0], shared[4] = np.uint32(0), np.uint32(0)
+        for i in range(2):
+            copy4_async(shared, 4 * i, source, 4 * i)
+            commit_copies()
+        target[0] = shared[0]
+        wait_copies_but(1)
+        target[1], target[2] = shared[0], shared[4]
+        wait_copies_but(0)
+        a, _, _, d = load4_shared(shared, 4)
+        target[3], target[4] = a, d
+
+    x = np.arange(10, 18, dtype=np.uint32)
+    y = np.zeros(5, np.uint32)
+    simulator.launch(kernel(late, ("u32*", "u32*"), 1), 1, (x, y))
+    np.testing.assert_array_equal(y, [0, 10, 0, 14, 17])
 
 
 def test_atomics_add_up_over_blocks():

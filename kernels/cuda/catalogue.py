@@ -1,7 +1,7 @@
 """Which kernels a work takes: what must be compiled before it can run on a machine without a compiler.
 
 >>> [kernel.name for kernel in kernels_of(parse("linear:n=4096,k=4096,m=1,weight=bf16"), multiprocessors=132)]
-['dot_bf16_m1_w1_r4_c1_u8']
+['dot_bf16_m1_w1_r4_c1_s12']
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """y[m, n] = x[m, k] · W[n, k]ᵀ by ordinary float32 arithmetic: for one to four rows of x, and for float32 weights.
 
-A warp owns `rows` rows of W and reads each of them 512 bytes at a time, `unroll` times before it uses the first.
-x stays float32 and in the first-level cache. With m rows of x a weight costs about 1 + m instructions, so at
+A warp owns `rows` rows of W and reads each of them 512 bytes at a time, through a ring in shared memory as the
+tensor-core products do (tensor.py). x stays float32 and in the first-level cache. With m rows of x a weight costs about 1 + m instructions, so at
 more than four the arithmetic, not the memory, is the limit on an H100 (132 · 128 lanes at 1.7 GHz): there the
 tensor cores take over.
 """
@@ -17,12 +17,15 @@ import numpy as np
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.ptx import (
     as_f32,
+    commit_copies,
+    copy4_async,
     high_bf16,
     high_f16,
     load4,
+    load4_shared,
     low_bf16,
     low_f16,
-    stream4_ordered,
+    wait_copies_but,
 )
 from membound.kernels.cuda.tensor import PARAMETERS
 
@@ -32,14 +35,14 @@ _ALL = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One variant: `m` rows of x at a time, `rows` of W a warp, warps of a block over rows and columns of W."""
+    """One variant: `m` rows of x at a time, `rows` of W a warp, warps of a block over rows and columns of W, `stages` of a ring."""
 
     format: str
     m: int
     rows: int
     row_warps: int
     column_warps: int
-    unroll: int
+    stages: int
     accumulate: bool = False
 
     @property
@@ -47,7 +50,7 @@ class Dot:
         """Says all of it."""
         add = "_add" if self.accumulate else ""
         warps = f"r{self.row_warps}_c{self.column_warps}"
-        return f"dot_{self.format}_m{self.m}_w{self.rows}_{warps}_u{self.unroll}{add}"
+        return f"dot_{self.format}_m{self.m}_w{self.rows}_{warps}_s{self.stages}{add}"
 
     def grid(self, padded_n: int, m: int) -> tuple[int, int]:
         """Blocks over rows of x, next to each other so that they read the same W, and over rows of W."""
@@ -57,89 +60,109 @@ class Dot:
 @cache
 def dot_kernel(variant: Dot) -> Kernel:
     """The kernel of a variant; its parameters are those of the tensor-core products."""
-    rows, m_rows, unroll = variant.rows, variant.m, variant.unroll
+    rows, m_rows, stages = variant.rows, variant.m, variant.stages
     row_warps, column_warps = variant.row_warps, variant.column_warps
     values = 4 if variant.format == "f32" else 8  # in sixteen bytes
-    use, write = _user(variant), _writer(variant)
-    sums, raw, step = rows * m_rows, unroll * rows * 4, WARP * values
-    word_shift = 0 if variant.format == "f32" else 1
+    start, use, write = _starter(variant), _user(variant), _writer(variant)
+    sums, columns, unit_words = rows * m_rows, WARP * values, rows * 128
+    ring_words, ahead_of = row_warps * column_warps * stages * unit_words, stages - 1
 
     def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
         lane = cuda.threadIdx.x % 32
         warp = cuda.threadIdx.x // 32
-        part = warp % column_warps
         x_row = cuda.blockIdx.x * m_rows
         row = (cuda.blockIdx.y * row_warps + warp // column_warps) * rows
         last = ((n + 15) // 16) * 16 - rows  # W is padded to tiles of 16 rows
-        start = min(row, last)
+        first = min(row, last)
+        ring = cuda.shared.array(ring_words, np.uint32, 16)
+        own = warp * (stages * unit_words) + lane * 4
         total = cuda.local.array(sums, np.float32)
-        words = cuda.local.array(raw, np.uint32)
         for i in range(sums):
             total[i] = np.float32(0)
-        own = lane * values
-        batches = k // (step * unroll)
-        batch = part
-        while batch < batches:
-            column = batch * (step * unroll) + own
-            for u in range(unroll):
-                for r in range(rows):
-                    a, b, c, d = stream4_ordered(w, ((start + r) * k + column + u * step) >> word_shift)
-                    at = (u * rows + r) * 4
-                    words[at] = a
-                    words[at + 1] = b
-                    words[at + 2] = c
-                    words[at + 3] = d
-            cuda.syncwarp()
-            for u in range(unroll):
-                use(total, words, u * rows * 4, x, x_row, m, k, column + u * step)
-            batch += column_warps
-        column = batches * (step * unroll) + part * step + own
+        step = column_warps * columns
+        column = warp % column_warps * columns + lane * values
+        ahead = column
+        for stage in range(ahead_of):
+            if ahead < k:
+                start(w, first, ahead, k, ring, own + stage * unit_words)
+            commit_copies()
+            ahead += step
+        here, there = 0, ahead_of
         while column < k:
-            for r in range(rows):
-                a, b, c, d = stream4_ordered(w, ((start + r) * k + column) >> word_shift)
-                words[4 * r] = a
-                words[4 * r + 1] = b
-                words[4 * r + 2] = c
-                words[4 * r + 3] = d
-            use(total, words, 0, x, x_row, m, k, column)
-            column += column_warps * step
+            if ahead < k:
+                start(w, first, ahead, k, ring, own + there * unit_words)
+            commit_copies()  # also where there is nothing left to copy: groups are counted
+            wait_copies_but(ahead_of)
+            use(total, ring, own + here * unit_words, x, x_row, m, k, column)
+            ahead += step
+            column += step
+            there = here
+            here += 1
+            if here == stages:
+                here = 0
         write(total, y, row, n, x_row, m, stride, warp, lane)
 
     return Kernel(variant.name, multiply, PARAMETERS, WARP * row_warps * column_warps)
+
+
+def _starter(variant: Dot) -> Any:
+    """Begins to copy a lane's sixteen bytes of each row."""
+    rows, word_shift = variant.rows, 0 if variant.format == "f32" else 1
+
+    def start(w: Any, first: Any, column: Any, k: Any, ring: Any, at: Any) -> None:
+        for r in range(rows):
+            copy4_async(ring, at + 128 * r, w, ((first + r) * k + column) >> word_shift)
+
+    return device(start)
 
 
 def _user(variant: Dot) -> Any:
     """Adds the products of sixteen bytes of each row of W with x to a lane's sums."""
     rows, m_rows = variant.rows, variant.m
     wide = variant.format == "f32"
+    count = 4 * rows
+
+    @device
+    def take(ring: Any, at: Any, words: Any) -> None:
+        for r in range(rows):
+            p, q, s, t = load4_shared(ring, at + 128 * r)
+            words[4 * r] = p
+            words[4 * r + 1] = q
+            words[4 * r + 2] = s
+            words[4 * r + 3] = t
+
     low, high = (low_f16, high_f16) if variant.format == "f16" else (low_bf16, high_bf16)
 
-    def use_f32(total: Any, words: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
+    def use_f32(total: Any, ring: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
+        words = cuda.local.array(count, np.uint32)
+        take(ring, at, words)
         for i in range(m_rows):
             a, b, c, d = load4(x, min(x_row + i, m - 1) * k + column)
             for r in range(rows):
                 value = total[r * m_rows + i]
-                value += as_f32(words[at + 4 * r]) * as_f32(a)
-                value += as_f32(words[at + 4 * r + 1]) * as_f32(b)
-                value += as_f32(words[at + 4 * r + 2]) * as_f32(c)
-                value += as_f32(words[at + 4 * r + 3]) * as_f32(d)
+                value += as_f32(words[4 * r]) * as_f32(a)
+                value += as_f32(words[4 * r + 1]) * as_f32(b)
+                value += as_f32(words[4 * r + 2]) * as_f32(c)
+                value += as_f32(words[4 * r + 3]) * as_f32(d)
                 total[r * m_rows + i] = value
 
-    def use_pairs(total: Any, words: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
+    def use_pairs(total: Any, ring: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
+        words = cuda.local.array(count, np.uint32)
+        take(ring, at, words)
         for i in range(m_rows):
             start = min(x_row + i, m - 1) * k + column
             a, b, c, d = load4(x, start)
             e, f, g, h = load4(x, start + 4)
             for r in range(rows):
                 value = total[r * m_rows + i]
-                value += low(words[at + 4 * r]) * as_f32(a)
-                value += high(words[at + 4 * r]) * as_f32(b)
-                value += low(words[at + 4 * r + 1]) * as_f32(c)
-                value += high(words[at + 4 * r + 1]) * as_f32(d)
-                value += low(words[at + 4 * r + 2]) * as_f32(e)
-                value += high(words[at + 4 * r + 2]) * as_f32(f)
-                value += low(words[at + 4 * r + 3]) * as_f32(g)
-                value += high(words[at + 4 * r + 3]) * as_f32(h)
+                value += low(words[4 * r]) * as_f32(a)
+                value += high(words[4 * r]) * as_f32(b)
+                value += low(words[4 * r + 1]) * as_f32(c)
+                value += high(words[4 * r + 1]) * as_f32(d)
+                value += low(words[4 * r + 2]) * as_f32(e)
+                value += high(words[4 * r + 2]) * as_f32(f)
+                value += low(words[4 * r + 3]) * as_f32(g)
+                value += high(words[4 * r + 3]) * as_f32(h)
                 total[r * m_rows + i] = value
 
     return device(use_f32 if wide else use_pairs)

@@ -60,8 +60,10 @@ def _mma(widen: Widen, operands: list[tuple[Any, ...]]) -> F32:
 class Doubles:
     """One method for each operation; those of a whole warp go through `exchange`."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, thread: Callable[[], int]) -> None:
         self._exchange = exchange
+        self._thread = thread
+        self._copies: dict[int, list[list[tuple[Any, Any]]]] = {}
 
     # Memory (an argument is a simulator.Memory)
 
@@ -83,15 +85,29 @@ class Doubles:
         memory.group(index).view(np.uint32)[:] = (a, b, c, d)
 
     @staticmethod
-    def copy4_async(shared: Any, to: Any, memory: Any, index: Any) -> None:
-        """Copies at once."""
-        shared.group(to).view(np.uint32)[:] = memory.group(index).view(np.uint32)
+    def load4_shared(shared: Any, index: Any) -> tuple[Any, ...]:
+        """Four words."""
+        return tuple(shared.group(index).view(np.uint32).copy())
 
-    @staticmethod
-    def commit_copies() -> None:
-        """Nothing: copies are done when they are started."""
+    def copy4_async(self, shared: Any, to: Any, memory: Any, index: Any) -> None:
+        """Notes the copy: it arrives when it is waited for, as late as on a GPU that is slow."""
+        copy = (shared.group(to).view(np.uint32), memory.group(index).view(np.uint32))
+        self._copies.setdefault(self._thread(), [[]])[-1].append(copy)
 
-    wait_copies = wait_older_copies = commit_copies
+    def commit_copies(self) -> None:
+        """Opens a group for the next copies."""
+        self._copies.setdefault(self._thread(), [[]]).append([])
+
+    def wait_copies(self) -> None:
+        """Lets all closed groups arrive."""
+        self.wait_copies_but(0)
+
+    def wait_copies_but(self, groups: int) -> None:
+        """Lets closed groups arrive but for the last ones."""
+        pending = self._copies.setdefault(self._thread(), [[]])
+        while len(pending) - 1 > groups:
+            for target, source in pending.pop(0):
+                target[:] = source
 
     # Bits and packed pairs
 

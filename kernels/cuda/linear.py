@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from membound.kernels.cuda.compile import Kernel, cuda
+from membound.kernels.cuda.compile import WARP, Kernel, cuda
 from membound.kernels.cuda.dot import FORMATS as DOT_FORMATS
 from membound.kernels.cuda.dot import Dot, dot_kernel
 from membound.kernels.cuda.gpu import Array, Gpu, Launch
+from membound.kernels.cuda.operands import operands
 from membound.kernels.cuda.pack import ROWS, pack, padded_columns, padded_rows
 from membound.kernels.cuda.ptx import as_f32, load4, pack_bf16, pack_f16, store4
-from membound.kernels.cuda.tensor import Tensor, tensor_kernel
+from membound.kernels.cuda.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
 from membound.kernels.inputs import Weight
 
 DOT_ROWS = 4
@@ -31,10 +32,11 @@ DOT_ROWS = 4
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
-"""Enough loads under way: 16 warps · 8 loads · 512 bytes is twice what a latency of 0.8 µs needs at 3.35 TB/s."""
+"""Enough bytes under way: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
+RING_BYTES = 6 << 10
+"""Of each warp; twice as much where many rows of x leave registers for few warps."""
 BLOCK_WARPS = 4
 MOST_COLUMN_WARPS = 8
-_TENSOR_UNROLL = {"bf16": 4, "f16": 4, "int8": 4, "int4g32": 8, "int4g128": 4}
 _ROUND_THREADS = 256
 
 
@@ -107,8 +109,9 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     row_warps = max(1, BLOCK_WARPS // column_warps)
     while count % row_warps:
         row_warps //= 2
-    unroll = _TENSOR_UNROLL[fmt] if tiles == 1 else _TENSOR_UNROLL[fmt] // 2
-    return Plan(fmt, n, k, m, Tensor(fmt, tiles, row_warps, column_warps, unroll, tiles > 1, accumulate))
+    ring = min(RING_BYTES if tiles <= 2 else 2 * RING_BYTES, MOST_SHARED_BYTES // (row_warps * column_warps))
+    stages = ring // (operands(fmt).words * 4 * WARP)
+    return Plan(fmt, n, k, m, Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate))
 
 
 def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:
@@ -118,7 +121,8 @@ def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) 
     column_warps = 1
     while column_warps < BLOCK_WARPS and n // rows * column_warps < wanted:
         column_warps *= 2
-    return Dot(fmt, min(m, DOT_ROWS), rows, BLOCK_WARPS // column_warps, column_warps, 8 // rows, accumulate)
+    stages = RING_BYTES // (rows * 16 * WARP)
+    return Dot(fmt, min(m, DOT_ROWS), rows, BLOCK_WARPS // column_warps, column_warps, stages, accumulate)
 
 
 def upload(gpu: Gpu, weights: Sequence[Weight]) -> Matrix:

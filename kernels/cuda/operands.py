@@ -20,13 +20,14 @@ import numpy as np
 from membound.kernels.cuda.compile import device
 from membound.kernels.cuda.ptx import (
     as_f32,
+    copy4_async,
     load4,
+    load4_shared,
     mma_bf16,
     mma_f16,
     pack_bf16,
     pack_f16,
     pick_bytes,
-    stream4_ordered,
     subtract_bf16,
     subtract_f16,
 )
@@ -44,15 +45,16 @@ _FIRST_PAIR, _SECOND_PAIR = np.uint32(0x4140), np.uint32(0x4342)
 class Operands:
     """How one format of W reaches the tensor cores, a unit of `columns` columns at a time.
 
-    `load(weights, tile, unit, k, lane, words, at)` leaves `words` raw words of a lane in a local array,
-    `decode(words, at, a)` turns them into 8 words of A for every 32 columns. `x_words(x, index)` gives the
-    four words of B that belong to them, from packed 16-bit x or from float32 (`index` counts elements).
+    `start(weights, tile, unit, k, lane, ring, at)` begins to copy the unit's `words` of each lane into shared
+    memory, where only that lane reads them; `take(ring, at, lane, a)` turns them into 8 words of A for every 32
+    columns. `x_packed(x, index)` and `x_float(x, index)` give the four words of B that belong to them, from x
+    of 16 or 32 bits (`index` counts elements).
     """
 
     columns: int
     words: int
-    load: Callable[..., None]
-    decode: Callable[..., None]
+    start: Callable[..., None]
+    take: Callable[..., None]
     mma: Any
     x_packed: Callable[..., Any]
     x_float: Callable[..., Any]
@@ -65,10 +67,10 @@ def operands(fmt: str) -> Operands:
     half = fmt in ("f16", "int8")
     mma, x_float = (mma_f16, _x_as_f16) if half else (mma_bf16, _x_as_bf16)
     if FORMATS[fmt].bits == 16:
-        return Operands(columns, 16, _load_rows, _take_rows, mma, _x_packed, x_float)
+        return Operands(columns, 16, _start_rows, _take_rows, mma, _x_packed, x_float)
     records = columns * FORMATS[fmt].bits // 256  # a record is 512 bytes of 16 rows
-    decode = _decode_int8 if fmt == "int8" else _int4_decoder(records)
-    return Operands(columns, 4 * records, _record_loader(columns, records), decode, mma, _x_packed, x_float)
+    take = _int8_taker(records) if fmt == "int8" else _int4_taker(records)
+    return Operands(columns, 4 * records, _record_starter(columns, records), take, mma, _x_packed, x_float)
 
 
 # x
@@ -107,59 +109,76 @@ def _x_as_f16(x: Any, index: Any) -> Any:
 
 
 @device
-def _load_rows(weights: Any, tile: Any, unit: Any, k: Any, lane: Any, words: Any, at: Any) -> None:
+def _start_rows(weights: Any, tile: Any, unit: Any, k: Any, lane: Any, ring: Any, at: Any) -> None:
     row_words = k >> 1
     start = (tile * 16 + (lane >> 2)) * row_words + unit * 32 + (lane & 3) * 4
     for h in range(2):
         for below in range(2):
-            a, b, c, d = stream4_ordered(weights, start + below * 8 * row_words + h * 16)
-            to = at + 8 * h + below
-            words[to] = a
-            words[to + 2] = b
-            words[to + 4] = c
-            words[to + 6] = d
+            to = at + (2 * h + below) * 128 + lane * 4
+            copy4_async(ring, to, weights, start + below * 8 * row_words + h * 16)
 
 
 @device
-def _take_rows(words: Any, at: Any, a: Any) -> None:
-    for i in range(16):
-        a[i] = words[at + i]
+def _take_rows(ring: Any, at: Any, lane: Any, a: Any) -> None:
+    for h in range(2):
+        for below in range(2):
+            p, q, r, s = load4_shared(ring, at + (2 * h + below) * 128 + lane * 4)
+            a[8 * h + below] = p
+            a[8 * h + below + 2] = q
+            a[8 * h + below + 4] = r
+            a[8 * h + below + 6] = s
 
 
 # Integers: records of 512 bytes, sixteen a lane
 
 
-def _record_loader(columns: int, records: int) -> Any:
-    tile_words = records * 128
+def _record_starter(columns: int, records: int) -> Any:
+    unit_words = records * 128
 
-    def load(weights: Any, tile: Any, unit: Any, k: Any, lane: Any, words: Any, at: Any) -> None:
-        start = (tile * (k // columns) + unit) * tile_words + lane * 4
+    def start(weights: Any, tile: Any, unit: Any, k: Any, lane: Any, ring: Any, at: Any) -> None:
+        first = (tile * (k // columns) + unit) * unit_words + lane * 4
         for r in range(records):
-            a, b, c, d = stream4_ordered(weights, start + r * 128)
-            words[at + 4 * r] = a
-            words[at + 4 * r + 1] = b
-            words[at + 4 * r + 2] = c
-            words[at + 4 * r + 3] = d
+            copy4_async(ring, at + r * 128 + lane * 4, weights, first + r * 128)
 
-    return device(load)
+    return device(start)
 
 
 @device
-def _decode_int8(words: Any, at: Any, a: Any) -> None:
-    for i in range(8):
-        word = words[at + i]
-        a[2 * i] = subtract_f16(pick_bytes(word, _F16_1024, _FIRST_PAIR), _F16_1152)
-        a[2 * i + 1] = subtract_f16(pick_bytes(word, _F16_1024, _SECOND_PAIR), _F16_1152)
+def _int8_pairs(word: Any) -> Any:
+    """Rows g and g + 8 of two columns."""
+    return (
+        subtract_f16(pick_bytes(word, _F16_1024, _FIRST_PAIR), _F16_1152),
+        subtract_f16(pick_bytes(word, _F16_1024, _SECOND_PAIR), _F16_1152),
+    )
 
 
-def _int4_decoder(records: int) -> Any:
-    count = 4 * records
+def _int8_taker(records: int) -> Any:
+    def take(ring: Any, at: Any, lane: Any, a: Any) -> None:
+        for i in range(records):
+            p, q, r, s = load4_shared(ring, at + i * 128 + lane * 4)
+            a[8 * i], a[8 * i + 1] = _int8_pairs(p)
+            a[8 * i + 2], a[8 * i + 3] = _int8_pairs(q)
+            a[8 * i + 4], a[8 * i + 5] = _int8_pairs(r)
+            a[8 * i + 6], a[8 * i + 7] = _int8_pairs(s)
 
-    def decode(words: Any, at: Any, a: Any) -> None:
-        for i in range(count):
-            word = words[at + i]
+    return device(take)
+
+
+@device
+def _int4_pair(word: Any, shift: Any) -> Any:
+    number = (word >> shift) & _NIBBLES | _BF16_128
+    return subtract_bf16(number, _BF16_136)
+
+
+def _int4_taker(records: int) -> Any:
+    def take(ring: Any, at: Any, lane: Any, a: Any) -> None:
+        for i in range(records):
+            p, q, r, s = load4_shared(ring, at + i * 128 + lane * 4)
             for j in range(4):
-                number = (word >> np.uint32(4 * j)) & _NIBBLES | _BF16_128
-                a[4 * i + j] = subtract_bf16(number, _BF16_136)
+                shift = np.uint32(4 * j)
+                a[16 * i + j] = _int4_pair(p, shift)
+                a[16 * i + 4 + j] = _int4_pair(q, shift)
+                a[16 * i + 8 + j] = _int4_pair(r, shift)
+                a[16 * i + 12 + j] = _int4_pair(s, shift)
 
-    return device(decode)
+    return device(take)

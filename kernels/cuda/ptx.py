@@ -25,6 +25,7 @@ _U32, _F32, _I64, _U64 = types.uint32, types.float32, types.int64, types.uint64
 _WORD, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of NVPTX address spaces
 _LLVM = {_U32: _WORD, _F32: _FLOAT, _U64: _LONG}
+MOST_GROUPS = 15
 _LETTER = {_U32: "r", _F32: "f", _U64: "l"}
 
 
@@ -65,12 +66,12 @@ def _operation(text: str, result: Any, operands: tuple[Any, ...], volatile: bool
 # Memory
 
 
-def _load_through_llvm(invariant: bool) -> Callable[..., Any]:
+def _load_through_llvm(space: int, invariant: bool = False) -> Callable[..., Any]:
     def typer(_context: Any, memory: Any, index: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             vector = ir.VectorType(_WORD, 4)
-            pointer = _address(context, builder, sig, args, 0, _GLOBAL)
-            value = builder.load(builder.bitcast(pointer, vector.as_pointer(_GLOBAL)), align=16)
+            pointer = _address(context, builder, sig, args, 0, space)
+            value = builder.load(builder.bitcast(pointer, vector.as_pointer(space)), align=16)
             if invariant:
                 value.set_metadata("invariant.load", builder.module.add_metadata([]))
             lanes = [builder.extract_element(value, _WORD(i)) for i in range(4)]
@@ -99,13 +100,13 @@ def _stream(words: int, load: str) -> Callable[..., Any]:
 @intrinsic
 def load4(typingctx: Any, memory: Any, index: Any) -> Any:
     """Sixteen bytes that nobody writes during the kernel, as four uint32; the compiler may move the load."""
-    return _load_through_llvm(invariant=True)(typingctx, memory, index)
+    return _load_through_llvm(_GLOBAL, invariant=True)(typingctx, memory, index)
 
 
 @intrinsic
 def load4_coherent(typingctx: Any, memory: Any, index: Any) -> Any:
     """Sixteen bytes that this kernel may also write, as four uint32."""
-    return _load_through_llvm(invariant=False)(typingctx, memory, index)
+    return _load_through_llvm(_GLOBAL)(typingctx, memory, index)
 
 
 @intrinsic
@@ -147,7 +148,7 @@ def store4(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, c: Any, d: A
 
 @intrinsic
 def copy4_async(typingctx: Any, shared: Any, to: Any, memory: Any, index: Any) -> Any:
-    """Start to copy sixteen bytes of global memory into a shared array (cp.async); see `wait_copies`."""
+    """Start to copy sixteen bytes of global memory into a shared array (cp.async): those behind it must wait for it."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         target = builder.ptrtoint(_address(context, builder, sig, args, 0, _SHARED), _WORD)
@@ -184,9 +185,25 @@ def wait_copies(typingctx: Any) -> Any:
 
 
 @intrinsic
-def wait_older_copies(typingctx: Any) -> Any:
-    """Wait until all groups but the last one have arrived."""
-    return _order("cp.async.wait_group 1;")
+def wait_copies_but(typingctx: Any, groups: Any) -> Any:
+    """Wait until all groups of this thread's copies but the last so many have arrived; at most MOST_GROUPS.
+
+    The instruction takes a constant: of one branch for each, those that are not taken are optimised away.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        for count in range(MOST_GROUPS + 1):
+            with builder.if_then(builder.icmp_signed("==", args[0], _LONG(count))):
+                _order(f"cp.async.wait_group {count};")[1](context, builder, sig, args)
+        return context.get_dummy_value()
+
+    return types.void(_I64), codegen
+
+
+@intrinsic
+def load4_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """Sixteen bytes of a shared array, as four uint32."""
+    return _load_through_llvm(_SHARED)(typingctx, shared, index)
 
 
 # Bits and packed pairs: a word holds two 16-bit numbers, the first in its low half

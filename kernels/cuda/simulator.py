@@ -117,7 +117,7 @@ class _Block:
         self.failed: _Thread | None = None
         self.shared: list[Memory] = []
         self.module = _CudaModule(self, grid, position)
-        doubles = emulation.Doubles(self.exchange)
+        doubles = emulation.Doubles(self.exchange, lambda: self.current.index)
         self.replaced: dict[int, Any] = {
             id(getattr(ptx, name)): getattr(doubles, name) for name in emulation.NAMES
         }

@@ -16,16 +16,19 @@ import numpy as np
 
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.operands import operands
-from membound.kernels.cuda.ptx import as_f32, high_f16, low_f16
+from membound.kernels.cuda.ptx import as_f32, as_u32, commit_copies, high_f16, low_f16, wait_copies_but
 from membound.kernels.work import FORMATS
 
 PARAMETERS = ("u32*", "u32*", "u32*", "f32*", "i32", "i32", "i32", "i32")
 """W and its scales as `pack` leaves them, x, y, rows n, padded columns k, rows m of x, elements from row to row of y."""
 
+MOST_SHARED_BYTES = 48 << 10
+"""Of a block that does not ask for more when it is launched (CUDA C++ Programming Guide, compute capabilities)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One variant: `tiles` of eight rows of x, warps of a block over rows and columns of W, `unroll` units a batch.
+    """One variant: `tiles` of eight rows of x, warps of a block over rows and columns of W, `stages` of a ring.
 
     `packed` x is of 16 bits already, otherwise float32 that each warp rounds; `accumulate` adds to y.
     """
@@ -34,7 +37,7 @@ class Tensor:
     tiles: int
     row_warps: int
     column_warps: int
-    unroll: int
+    stages: int
     packed: bool = False
     accumulate: bool = False
 
@@ -43,54 +46,64 @@ class Tensor:
         """Says all of it."""
         flags = f"{'_packed' if self.packed else ''}{'_add' if self.accumulate else ''}"
         return (
-            f"tensor_{self.format}_t{self.tiles}_r{self.row_warps}_c{self.column_warps}_u{self.unroll}{flags}"
+            f"tensor_{self.format}_t{self.tiles}_r{self.row_warps}_c{self.column_warps}_s{self.stages}{flags}"
         )
 
     def grid(self, padded_n: int, m: int) -> tuple[int, int]:
         """Blocks over tiles of W, which `row_warps` must divide, and over rows of x."""
         return padded_n // 16 // self.row_warps, -(-m // (8 * self.tiles))
 
+    @property
+    def shared_bytes(self) -> int:
+        """What a block takes of shared memory; MOST_SHARED_BYTES is the most."""
+        return self.row_warps * self.column_warps * self.stages * operands(self.format).words * 4 * WARP
+
 
 @cache
 def tensor_kernel(variant: Tensor) -> Kernel:
     """The kernel of a variant, with PARAMETERS."""
-    column_warps, row_warps, unroll, tiles = (
-        variant.column_warps,
-        variant.row_warps,
-        variant.unroll,
-        variant.tiles,
-    )
-    parts = operands(variant.format)
-    load, unit_columns, unit_words = parts.load, parts.columns, parts.words
+    column_warps, row_warps, stages = variant.column_warps, variant.row_warps, variant.stages
+    parts, tiles = operands(variant.format), variant.tiles
+    start, columns, unit_words = parts.start, parts.columns, parts.words * WARP
     use, write = _user(variant), _writer(variant)
-    sums, raw = 4 * tiles, unroll * parts.words
+    sums, warp_words = 4 * tiles, stages * unit_words
+    ring_words, ahead_of = row_warps * column_warps * warp_words, stages - 1
+    if variant.shared_bytes > MOST_SHARED_BYTES or sums * WARP > warp_words:
+        raise ValueError(f"{variant.name}: a ring of {variant.shared_bytes} bytes is too long or too short")
 
     def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
         lane = cuda.threadIdx.x % 32
         warp = cuda.threadIdx.x // 32
-        part = warp % column_warps
         tile = cuda.blockIdx.x * row_warps + warp // column_warps
         first_row = cuda.blockIdx.y * (8 * tiles)
+        ring = cuda.shared.array(ring_words, np.uint32, 16)
+        own = warp * warp_words
         total = cuda.local.array(sums, np.float32)
-        words = cuda.local.array(raw, np.uint32)
         for i in range(sums):
             total[i] = np.float32(0)
-        units = k // unit_columns
-        batches = units // unroll
-        batch = part
-        while batch < batches:
-            for u in range(unroll):
-                load(w, tile, batch * unroll + u, k, lane, words, u * unit_words)
-            cuda.syncwarp()
-            for u in range(unroll):
-                use(total, words, u * unit_words, s, x, tile, batch * unroll + u, k, m, first_row, lane)
-            batch += column_warps
-        unit = batches * unroll + part
+        units = k // columns
+        unit = warp % column_warps
+        ahead = unit
+        for stage in range(ahead_of):
+            if ahead < units:
+                start(w, tile, ahead, k, lane, ring, own + stage * unit_words)
+            commit_copies()
+            ahead += column_warps
+        here, there = 0, ahead_of
         while unit < units:
-            load(w, tile, unit, k, lane, words, 0)
-            use(total, words, 0, s, x, tile, unit, k, m, first_row, lane)
+            if ahead < units:
+                start(w, tile, ahead, k, lane, ring, own + there * unit_words)
+            commit_copies()  # also where there is nothing left to copy: groups are counted
+            wait_copies_but(ahead_of)
+            use(total, ring, own + here * unit_words, s, x, tile, unit, k, m, first_row, lane)
+            ahead += column_warps
             unit += column_warps
-        write(total, s, y, tile, n, m, first_row, stride, warp, lane)
+            there = here
+            here += 1
+            if here == stages:
+                here = 0
+        cuda.syncthreads()
+        write(total, ring, own, warp_words, s, y, tile, n, m, first_row, stride, warp, lane)
 
     return Kernel(variant.name, multiply, PARAMETERS, WARP * row_warps * column_warps)
 
@@ -98,7 +111,7 @@ def tensor_kernel(variant: Tensor) -> Kernel:
 def _user(variant: Tensor) -> Any:
     """Adds the product of one unit of W with all rows of x to a lane's sums."""
     parts = operands(variant.format)
-    tiles, decode, mma, columns = variant.tiles, parts.decode, parts.mma, parts.columns
+    tiles, take, mma, columns = variant.tiles, parts.take, parts.mma, parts.columns
     x_words = parts.x_packed if variant.packed else parts.x_float
     thirties, group = columns // 32, FORMATS[variant.format].group
     groups = columns // group if group else 1
@@ -106,7 +119,7 @@ def _user(variant: Tensor) -> Any:
 
     def use(
         total: Any,
-        words: Any,
+        ring: Any,
         at: Any,
         s: Any,
         x: Any,
@@ -118,7 +131,7 @@ def _user(variant: Tensor) -> Any:
         lane: Any,
     ) -> None:
         a = cuda.local.array(a_words, np.uint32)
-        decode(words, at, a)
+        take(ring, at, lane, a)
         for i in range(tiles):
             row = min(first_row + 8 * i + (lane >> 2), m - 1)  # a row beyond x gives sums that nobody stores
             start = row * k + unit * columns + 8 * (lane & 3)
@@ -151,11 +164,13 @@ def _user(variant: Tensor) -> Any:
 def _writer(variant: Tensor) -> Any:
     """Adds up what the warps of a block have of the same rows, and stores it."""
     column_warps, sums = variant.column_warps, 4 * variant.tiles
-    shape = (variant.row_warps * column_warps, sums, WARP)
     accumulate, row_scales = variant.accumulate, variant.format == "int8"
 
     def write(
         total: Any,
+        ring: Any,
+        own: Any,
+        warp_words: Any,
         s: Any,
         y: Any,
         tile: Any,
@@ -166,17 +181,16 @@ def _writer(variant: Tensor) -> Any:
         warp: Any,
         lane: Any,
     ) -> None:
-        shared = cuda.shared.array(shape, np.float32)
         for i in range(sums):
-            shared[warp, i, lane] = total[i]
+            ring[own + i * 32 + lane] = as_u32(total[i])
         cuda.syncthreads()
         part = warp % column_warps
-        first = warp - part
+        first = own - part * warp_words
         i = part
         while i < sums:
             value = np.float32(0)
             for other in range(column_warps):
-                value += shared[first + other, i, lane]
+                value += as_f32(ring[first + other * warp_words + i * 32 + lane])
             column = tile * 16 + (lane >> 2) + 8 * ((i >> 1) & 1)
             row = first_row + 8 * (i >> 2) + 2 * (lane & 3) + (i & 1)
             if row < m and column < n:
