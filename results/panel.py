@@ -46,10 +46,9 @@ class Panel:
     def complete(self, least: int = 0) -> Panel:
         """Only the processes that have every dose; with fewer than `least` of them, only the doses that all have."""
         measured = ~np.isnan(self.ln_time)
-        whole: Chosen = measured.all(axis=1)
+        whole = np.asarray(measured.all(axis=1))
         if whole.sum() < min(least, len(self.processes)):
-            common: Chosen = measured.all(axis=0)
-            return self.at(common)
+            return self.at(np.asarray(measured.all(axis=0)))
         return self._of(whole)
 
     def _of(self, whole: Chosen) -> Panel:
