@@ -164,7 +164,7 @@ class NumbaCuda(Backend):
 
         prepared = prepare_attention(self._gpu, inputs)
         self._launches = prepared.launches
-        self._output = lambda: prepared.out.read().reshape(inputs.q.shape)
+        self._output = lambda: prepared.out.read().reshape(*inputs.q.shape[:2], -1)
 
     def _prepare_step(self, inputs: ModelInputs) -> None:
         from membound.kernels.cuda.step import prepare_step

@@ -222,9 +222,11 @@ def make_inputs(work: Work, seed: int, slots: int = 1, folder: Path | None = Non
     if isinstance(work, Linear):
         return LinearInputs(work, seed, slots, normal(rng, work.m, work.k))
     if isinstance(work, DecodeAttention | LatentAttention):
-        # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot.
-        dim = LATENT_DIM if isinstance(work, LatentAttention) else work.head_dim
-        return AttentionInputs(work, seed, slots, 3 * normal(rng, work.batch, work.q_heads, dim))
+        # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot. Latent
+        # attention divides by sqrt(192) for 576 columns: as much spread comes of a third of the variance.
+        dim, gain = (LATENT_DIM, sqrt(3)) if isinstance(work, LatentAttention) else (work.head_dim, 3)
+        q = np.float32(gain) * normal(rng, work.batch, work.q_heads, dim)
+        return AttentionInputs(work, seed, slots, q)
     return _model_inputs(work, seed, folder)
 
 

@@ -111,6 +111,12 @@ def test_fast_functions():
     np.testing.assert_array_equal(computed(ptx.exp2_fast, zero - np.inf), zero)
 
 
+def test_a_warp_transposes_a_matrix():
+    matrix = RNG.integers(0, 1 << 16, (8, 8), np.uint16)
+    y = computed(ptx.transpose8, matrix.reshape(-1).view(np.uint32))
+    np.testing.assert_array_equal(y.view(np.uint16).reshape(8, 8), matrix.T)
+
+
 @pytest.mark.parametrize(
     ("operation", "kind"), [(ptx.mma_bf16, BF16), (ptx.mma_f16, F16)], ids=["bf16", "f16"]
 )
@@ -170,7 +176,7 @@ def registers(a, y, n):
     x = ptx.exp2_fast(ptx.low_bf16(w)) + ptx.log2_fast(ptx.high_bf16(w)) + ptx.rsqrt_fast(ptx.as_f32(w))
     c0, c1, c2, c3 = ptx.mma_bf16(w, w, w, w, w, w, x, x, x, x)
     c0, c1, c2, c3 = ptx.mma_f16(w, w, w, w, w, w, c0, c1, c2, c3)
-    y[i] = ptx.pack_bf16(c0, c1) + ptx.as_u32(c2 + c3) + ptx.pack_e4m3(c0, c3)
+    y[i] = ptx.transpose8(ptx.pack_bf16(c0, c1) + ptx.as_u32(c2 + c3) + ptx.pack_e4m3(c0, c3))
 
 
 INSTRUCTIONS = {
@@ -198,6 +204,7 @@ INSTRUCTIONS = {
         "ex2.approx.ftz.f32",
         "lg2.approx.ftz.f32",
         "rsqrt.approx.ftz.f32",
+        "movmatrix.sync.aligned.m8n8.trans.b16",
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
     ),

@@ -433,6 +433,19 @@ def test_faulty_attention_fails(context, fault, kv, seed, monkeypatch):
     assert error_with(fault, f"attention:context={context},kv={kv}", seed, monkeypatch) > 2
 
 
+@pytest.mark.parametrize("context", [50, 1000])
+def test_faulty_latent_attention_fails(context):
+    inputs = make_inputs(parse(f"mla:context={context},q_heads=16"), 1)
+    cache, y = inputs.cache(0), compute(inputs, 0)
+    shorter = KVCache("bf16", cache.k[:, :, :-1], cache.v[:, :, :-1])
+    wrong = (
+        reference.latent_attention(inputs.q, shorter),
+        reference.latent_attention(inputs.q * np.float32(sqrt(192 / 576)), cache),  # divided by sqrt(576)
+        np.roll(y, 1, axis=1),
+    )
+    assert min(relative_error(one, y) for one in wrong) > 2 * tolerance(inputs.work)
+
+
 STEP_FAULTS = [
     without_last_token,
     one_wrong_head,

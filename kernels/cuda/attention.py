@@ -95,7 +95,7 @@ def attention_kernel(tiles: Tiles) -> Kernel:
         key_loader(tiles),
         value_loader(tiles),
     )
-    load_scales, place = _scale_loader(), _placer(tiles)
+    load_scales, place = scale_loader(), placer(tiles.row_words, tiles.page)
     multiply_keys, hide, scale = score_maker(tiles, form), masker(tiles), scaler(tiles)
     weigh, add_values, merge = softmax_maker(tiles), value_adder(tiles, form), merger(tiles)
 
@@ -211,13 +211,13 @@ def combine_kernel(head_dim: int) -> Kernel:
     return Kernel(f"combine_d{D}", combine, ("f32*", "f32*", "f32*", "i32"), threads=D, fastmath=True)
 
 
-def _placer(tiles: Tiles) -> Any:
+def placer(row_words: int, page: int) -> Any:
     """place(table, sequence, kv_head, tile, kv_heads, context, room): where a tile of sixteen tokens lies.
 
     Returns the index in words of its first token, the words from one token to the next, and the index of its
     first scale. A tile beyond the context is the last one: all of its tokens are masked.
     """
-    ROW, PAGE, ONE_PIECE = tiles.row_words, tiles.page, tiles.page == 0
+    ROW, PAGE = row_words, page
 
     @device
     def in_one_piece(
@@ -236,10 +236,10 @@ def _placer(tiles: Tiles) -> Any:
         value = ((page * PAGE + offset) * kv_heads + kv_head) * ROW
         return value, np.int64(kv_heads) * ROW, (page * kv_heads + kv_head) * PAGE + offset
 
-    return in_one_piece if ONE_PIECE else in_pages
+    return in_pages if page else in_one_piece
 
 
-def _scale_loader() -> Any:
+def scale_loader() -> Any:
     """load_scales(scales, first, factors, at): the scales of the four tokens of a tile that a lane has weights of."""
 
     @device

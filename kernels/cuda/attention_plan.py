@@ -2,7 +2,7 @@
 
 >>> prepared = prepare_attention(gpu, inputs)
 >>> for launch in prepared.launches[slot]: launch.start()
->>> prepared.out.read().reshape(inputs.q.shape)
+>>> prepared.out.read().reshape(*inputs.q.shape[:2], -1)     # [B, Hq, D], of latent attention 512 for D
 
 `gpu` is any gpu.Gpu. Ask `unsupported_attention` first.
 """
@@ -21,16 +21,17 @@ from membound.kernels.cuda.attention import (
     grid,
     plan_splits,
 )
-from membound.kernels.cuda.cache_layout import DeviceCache, upload
-from membound.kernels.cuda.cache_tiles import Tiles, unsupported
+from membound.kernels.cuda.cache_layout import DeviceCache, upload, upload_latent
+from membound.kernels.cuda.cache_tiles import HEAD_DIMS, Tiles, unsupported
 from membound.kernels.cuda.gpu import Array, Gpu, Launch
+from membound.kernels.cuda.latent import GAIN, latent_grid, latent_kernel, latent_tiles
 from membound.kernels.inputs import AttentionInputs
-from membound.kernels.work import DecodeAttention, LatentAttention
+from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedAttention:
-    """The launches of each input set, in order, and where all of them leave their output [B, Hq, D] float32."""
+    """The launches of each input set, in order, and where all of them leave their output, flat float32."""
 
     launches: tuple[tuple[Launch, ...], ...]
     out: Array
@@ -39,14 +40,15 @@ class PreparedAttention:
 def unsupported_attention(work: DecodeAttention | LatentAttention) -> str | None:
     """Why this attention cannot run on CUDA, or None."""
     if isinstance(work, LatentAttention):
-        return "there is no kernel of latent attention yet"
+        return unsupported(work.kv, HEAD_DIMS[-1], work.page)
     return unsupported(work.kv, work.head_dim, work.page)
 
 
 def prepare_attention(gpu: Gpu, inputs: AttentionInputs) -> PreparedAttention:
     """Copy queries and caches to the GPU and ready every input set's launches."""
     work = inputs.work
-    assert isinstance(work, DecodeAttention)
+    if isinstance(work, LatentAttention):
+        return _prepare_latent(gpu, inputs, work)
     tiles = Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
     q, out = gpu.array(inputs.q), gpu.zeros(inputs.q.size, np.float32)
     binder = AttentionBinder(gpu, tiles, work.batch, work.q_heads, work.kv_heads, work.context)
@@ -54,6 +56,27 @@ def prepare_attention(gpu: Gpu, inputs: AttentionInputs) -> PreparedAttention:
     for slot in range(inputs.slots):
         cache = upload(gpu, inputs.cache(slot), tiles, inputs.page_table(slot))
         launches.append(tuple(binder.bind(q, cache, out)))
+    return PreparedAttention(tuple(launches), out)
+
+
+def _prepare_latent(gpu: Gpu, inputs: AttentionInputs, work: LatentAttention) -> PreparedAttention:
+    tiles = latent_tiles(work.kv, work.q_heads, work.page)
+    splits = plan_splits(tiles, work.batch, 1, work.context, gpu.multiprocessors)
+    heads = work.batch * work.q_heads
+    q, out = gpu.array(inputs.q), gpu.zeros(heads * LATENT_VALUE_DIM, np.float32)
+    logs = gpu.zeros(heads * splits, np.float32)
+    parts = gpu.zeros(heads * splits * LATENT_VALUE_DIM, np.float32) if splits > 1 else out
+    combine = gpu.bind(combine_kernel(LATENT_VALUE_DIM), heads, (parts, logs, out, splits))
+    launches = []
+    for slot in range(inputs.slots):
+        cache = upload_latent(gpu, inputs.cache(slot), tiles, inputs.page_table(slot))
+        arguments = (q, cache.k, cache.k_scales, cache.table, parts, logs, GAIN)
+        attend = gpu.bind(
+            latent_kernel(tiles),
+            latent_grid(tiles, work.batch, splits),
+            (*arguments, work.q_heads, work.context, cache.room),
+        )
+        launches.append((attend, combine) if splits > 1 else (attend,))
     return PreparedAttention(tuple(launches), out)
 
 

@@ -59,6 +59,18 @@ def upload(
     return DeviceCache(k, v, k_scales, v_scales, gpu.array(a.table), room)
 
 
+def upload_latent(gpu: Gpu, cache: KVCache, tiles: Tiles, table: npt.NDArray[np.int32]) -> DeviceCache:
+    """A latent cache on the GPU: its rows as `k` and as `v`, [B, room, 576] or [pages, page, 576], stored once."""
+    room = tiles.room(cache.k.shape[2])
+    rows = gpu.array(_placed(cache.k, tiles, table, room).reshape(-1).view(np.uint32))
+    scales = np.zeros(4, np.float32)
+    if cache.k_scales is not None:
+        scales = _placed(cache.k_scales, tiles, table, room).reshape(-1)
+    placed = gpu.array(scales)
+    numbers = gpu.array(table.reshape(-1) if tiles.page else np.zeros(1, np.int32))
+    return DeviceCache(rows, rows, placed, placed, numbers, room)
+
+
 def lay_out(cache: KVCache, tiles: Tiles, table: npt.NDArray[np.int32], tokens: int = 0) -> CacheArrays:
     """The arrays of a cache, with room for `tokens` (0: as many as there are).
 

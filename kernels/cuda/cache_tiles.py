@@ -34,7 +34,8 @@ class Tiles:
     """How the cache of one attention lies in memory and in registers.
 
     `group` query heads share a KV head; `page` is 0 for a cache of one piece [B, Hkv, tokens, D], else the
-    tokens a page of [pages, page, Hkv, D]; `warps` work on one sequence and KV head together.
+    tokens a page of [pages, page, Hkv, D]; `warps` take tiles of one sequence and KV head in turn, `at_once`
+    of them at a time (0: as many as make _LOADS).
     """
 
     kv: str
@@ -42,6 +43,7 @@ class Tiles:
     group: int
     page: int = 0
     warps: int = 4
+    at_once: int = 0
 
     @property
     def name(self) -> str:
@@ -80,8 +82,8 @@ class Tiles:
 
     @property
     def tiles_at_once(self) -> int:
-        """Tiles that a warp loads before it computes: as many as make _LOADS, up to four."""
-        return max(1, min(4, _LOADS * 4 // self.row_words))
+        """Tiles that a warp loads before it computes: `at_once`, or as many as make _LOADS, up to four."""
+        return self.at_once or max(1, min(4, _LOADS * 4 // self.row_words))
 
     @property
     def stride(self) -> int:

@@ -204,6 +204,12 @@ class Doubles:
         """1 / sqrt(x)."""
         return np.float32(1) / np.sqrt(np.float32(x))
 
+    def transpose8(self, word: Any) -> Any:
+        """The warp's matrix of 16 bits, transposed."""
+        given, lane = self._exchange("transpose8", word)
+        matrix = np.array(given, np.uint32).view(np.uint16).reshape(8, 8)
+        return np.ascontiguousarray(matrix[:, lane // 4][2 * (lane % 4) :][:2]).view(np.uint32)[0]
+
     def mma_bf16(self, *operands: Any) -> tuple[Any, ...]:
         """C + A·B of the warp."""
         return self._multiply("mma_bf16", bf16_pair, operands)

@@ -284,6 +284,12 @@ def pick_bytes(typingctx: Any, a: Any, b: Any, selector: Any) -> Any:
 
 
 @intrinsic
+def transpose8(typingctx: Any, word: Any) -> Any:
+    """The transpose of a warp's 8 × 8 matrix of 16 bits: lane 4·g + t has row g, columns 2t and 2t + 1."""
+    return _operation("movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;", _U32, (_U32,), volatile=True)
+
+
+@intrinsic
 def unpack_e4m3(typingctx: Any, pair: Any) -> Any:
     """The two fp8 (e4m3) numbers in the low 16 bits as a pair of float16, exact."""
     text = "{.reg .b16 l,h; mov.b32 {l,h}, $1; cvt.rn.f16x2.e4m3x2 $0, l;}"
