@@ -27,9 +27,8 @@ VARIANTS = ("graph",)
 MOST_ROWS = 64
 """Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
-NO_DRIVER = (
-    "install NVIDIA's driver 580 or newer where there is a GPU; `membound list` shows what else there is"
-)
+NO_DRIVER = "install NVIDIA's driver, 580 or newer"
+
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
@@ -49,7 +48,7 @@ class NumbaCuda(Backend):
         try:
             count = driver.count()
         except RuntimeError as error:
-            raise BackendUnavailable(f"no NVIDIA GPU can be used: {error}", NO_DRIVER) from None
+            raise _no_gpu(error) from None
         if not count:
             raise BackendUnavailable("NVIDIA's driver finds no GPU", NO_DRIVER)
         return [name for i in range(count) for name in (f"cuda:{i}", f"cuda:{i}+graph")]
@@ -66,7 +65,7 @@ class NumbaCuda(Backend):
         try:
             self._gpu = module.open_gpu(int(index or 0))
         except module.GpuError as error:
-            raise BackendUnavailable(f"no NVIDIA GPU can be used: {error}", NO_DRIVER) from None
+            raise _no_gpu(error) from None
         self._graph = "graph" in variants
         gpu = self._gpu
         facts = Accelerator(gpu.memory_bytes, gpu.cache_bytes, gpu.multiprocessors, gpu.target, gpu.pci)
@@ -188,6 +187,10 @@ def _import(name: str) -> Any:
             raise
         reason = f"numba's CUDA target is not installed (no {error.name})"
         raise BackendUnavailable(reason, 'pip install "membound[cuda]"') from None
+
+
+def _no_gpu(error: Exception) -> BackendUnavailable:
+    return BackendUnavailable(f"no NVIDIA GPU can be used: {str(error).rstrip('.')}", NO_DRIVER)
 
 
 def _too_many(rows: int) -> str | None:

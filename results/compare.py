@@ -58,6 +58,7 @@ def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.
         raise CompareError("the two runs share no work on the same backend with as many threads")
     if not force:
         _refuse_other_machine(a, b)
+        _refuse_other_accelerators([*left[key], *right[key]] for key in common)
     return _table(_line(left[key], right[key]) for key in common)
 
 
@@ -100,6 +101,17 @@ def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
             f"the runs are from different machines ({what}); --force compares them all the same"
         )
     raise CompareError("a run carries no fingerprint of its machine; --force compares them all the same")
+
+
+def _refuse_other_accelerators(cases: Iterable[Sequence[Row]]) -> None:
+    """One host may have had another GPU in it: the fingerprint of a machine does not name them."""
+    for rows in cases:
+        names = list(dict.fromkeys(row.device for row in rows if row.accelerator and row.device))
+        if len(names) > 1:
+            raise CompareError(
+                f"{rows[0].backend} ran on different devices ({' against '.join(map(repr, names))}); "
+                "--force compares them all the same"
+            )
 
 
 def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:

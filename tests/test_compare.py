@@ -77,3 +77,16 @@ def test_an_unknown_backend_is_named_with_those_there_are():
 def test_a_failure_on_both_sides_is_told_for_both():
     (only,) = records(compare_runs([failed("oom")], [failed("timeout", "60 s", run_id="run-b")]))
     assert only["note"] == "A: oom; B: timeout (60 s)"
+
+
+def test_runs_on_unlike_accelerators_are_refused_unless_forced():
+    def on(device, run_id):
+        return case("alpha:cuda:0", device=device, accelerator={"pci": "x"}, run_id=run_id)
+
+    same = compare_runs([on("GPU A", "a")], [on("GPU A", "b")])
+    assert len(same) == 1
+    with pytest.raises(
+        CompareError, match=r"alpha:cuda:0 ran on different devices \('GPU A' against 'GPU B'\)"
+    ):
+        compare_runs([on("GPU A", "a")], [on("GPU B", "b")])
+    assert len(compare_runs([on("GPU A", "a")], [on("GPU B", "b")], force=True)) == 1

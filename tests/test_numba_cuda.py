@@ -186,7 +186,7 @@ def test_without_a_driver_the_reason_and_the_remedy_are_told(monkeypatch: pytest
             BackendUnavailable, match=r"^no NVIDIA GPU can be used: no driver library$"
         ) as error:
             ask()  # type: ignore[operator]
-        assert "driver 580" in error.value.remedy
+        assert "driver, 580" in error.value.remedy
     monkeypatch.setattr(driver, "count", lambda: 0)
     with pytest.raises(BackendUnavailable, match="finds no GPU"):
         NumbaCuda.devices()
