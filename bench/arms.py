@@ -1,8 +1,7 @@
 """The arms of each experiment on the claim: which works run, at which doses, what is special about them.
 
->>> machine = Scene(cache_bytes=314_572_800, room_bytes=8 << 30, ridge=11.2, thieves=1)
->>> [arm.factors for arm in arms_of(1, machine)][:3]
-[{'k': 0}, {'k': 3}, {'k': 6}]
+>>> [arm.factors for arm in arms_of(1, Scene(cache_bytes=314_572_800, ridge=11.2))][:3]
+[{'k': 0}, {'k': 2}, {'k': 5}]
 
 Arms of one `group` are prepared together and take turns in one process, so that a slow moment hits all of
 them; groups follow each other. Works are large beside what launching costs and, where memory is meant,
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from membound.bench.scene import Scene
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -32,6 +32,8 @@ Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 """Llama-3-8B's attention."""
 RIDGE_SHARES = (0.15, 0.25, 0.35, 0.45, 0.7, 1.0, 1.4, 2.0)
 """FLOPs of experiment 1 as shares of the ridge, beside none extra: dense where the plateau is judged."""
+BEYOND = 4
+"""The last dose of rows is at least half of so many times the predicted knee."""
 KV_HEAD_DOSES = (32, 16, 8, 4)
 KV_FORMAT_DOSES = ("f32", "bf16", "f16", "int8")
 WEIGHT_FORMAT_DOSES = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
@@ -47,21 +49,6 @@ SUITE_MODEL = "qwen2.5-0.5b"
 PROMPT_DOSES = (64, 256, 512)
 LARGE_BATCHES = (256, 512, 1024)
 LATENT_HEADS = (32, 64, 128)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the arms depend on. Caches and room in bytes, the ridge in FLOP/B of float32, cores for thieves.
-
-    `core_cache_bytes` is what the caches of the cores in use hold, 0 where the last-level cache is not shared
-    with other guests or nothing is known; a ridge of 0 is unknown.
-    """
-
-    cache_bytes: int
-    room_bytes: int
-    ridge: float
-    thieves: int
-    core_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +103,15 @@ def _arm(name: str, group: str, work: Work, **more: Any) -> Arm:
     return Arm(name, group, work.spec, **more)
 
 
+def _rows(scene: Scene) -> Iterator[int]:
+    """ROW_DOSES, then on by doubling until they are well beyond where products turn compute-bound."""
+    yield from ROW_DOSES
+    rows = 2 * ROW_DOSES[-1]
+    while rows < BEYOND * scene.knee_rows:
+        yield rows
+        rows *= 2
+
+
 def _cache(context: int = CONTEXT, kv_heads: int = KV_HEADS, batch: int = 1, kv: str = "f32") -> Work:
     return DecodeAttention(context, Q_HEADS, kv_heads, HEAD_DIM, batch, kv)
 
@@ -124,10 +120,10 @@ def _free_compute(scene: Scene) -> Iterator[Arm]:
     if not scene.ridge:
         return
     works = {
-        "linear_f32": Linear(WIDE, WIDE, weight="f32"),
-        "linear_bf16": Linear(2 * WIDE, WIDE, weight="bf16"),
-        "attention_f32": _cache(kv="f32"),
-        "attention_bf16": _cache(CONTEXT // 2, Q_HEADS, kv="bf16"),
+        "linear_f32": Linear(scene.scale * WIDE, WIDE, weight="f32"),
+        "linear_bf16": Linear(2 * scene.scale * WIDE, WIDE, weight="bf16"),
+        "attention_f32": _cache(scene.scale * CONTEXT, kv="f32"),
+        "attention_bf16": _cache(scene.scale * CONTEXT // 2, Q_HEADS, kv="bf16"),
     }
     for name, work in works.items():
         each, ridge_flops = 2 * loaded_elements(work), scene.ridge * work.traffic.total_bytes
@@ -138,17 +134,17 @@ def _free_compute(scene: Scene) -> Iterator[Arm]:
 
 def _byte_dose(scene: Scene) -> Iterator[Arm]:
     for heads in KV_HEAD_DOSES:
-        yield _arm("kv_heads", "kv_heads", _cache(kv_heads=heads), factors={"kv_heads": heads})
+        yield _arm("kv_heads", "kv_heads", _cache(scene.scale * CONTEXT, heads), factors={"kv_heads": heads})
     for kv in KV_FORMAT_DOSES:
-        yield _arm("kv_format", "kv_format", _cache(kv=kv), factors={"format": kv})
+        yield _arm("kv_format", "kv_format", _cache(scene.scale * CONTEXT, kv=kv), factors={"format": kv})
     for weight in WEIGHT_FORMAT_DOSES:
-        work = Linear(2 * WIDE, WIDE, weight=weight)
+        work = Linear(2 * scene.scale * WIDE, WIDE, weight=weight)
         yield _arm("weight_format", "weight_format", work, factors={"format": weight})
 
 
 def _flop_dose(scene: Scene) -> Iterator[Arm]:
-    for weight, n in (("f32", WIDE), ("bf16", 2 * WIDE)):
-        for m in ROW_DOSES:
+    for weight, n in (("f32", scene.scale * WIDE), ("bf16", 2 * scene.scale * WIDE)):
+        for m in _rows(scene):
             name = f"linear_{weight}"
             yield _arm(name, name, Linear(n, WIDE, m, weight), factors={"m": m})
 
@@ -177,19 +173,19 @@ def _residency(scene: Scene) -> Iterator[Arm]:
 
 
 def _batch_knee(scene: Scene) -> Iterator[Arm]:
-    for batch in ROW_DOSES:
-        work = Linear(2 * WIDE, WIDE, batch, "bf16")
+    for batch in _rows(scene):
+        work = Linear(2 * scene.scale * WIDE, WIDE, batch, "bf16")
         yield _arm("linear", "linear", work, factors={"batch": batch})
     for batch in CACHE_BATCHES:
-        cache = _cache(BATCH_CONTEXT, batch=batch, kv="bf16")
+        cache = _cache(scene.scale * BATCH_CONTEXT, batch=batch, kv="bf16")
         yield _arm("attention", "attention", cache, factors={"batch": batch})
 
 
 def _overhead(scene: Scene) -> Iterator[Arm]:
     works: list[Work] = [
-        *(Linear(n, WIDE, weight="f32") for n in (256, 1024, WIDE, 3 * WIDE)),
-        *(Linear(WIDE, WIDE, m, "f32") for m in (16, 64)),
-        *(_cache(context) for context in (512, 2048, CONTEXT)),
+        *(Linear(scene.scale * n, WIDE, weight="f32") for n in (256, 1024, WIDE, 3 * WIDE)),
+        *(Linear(scene.scale * WIDE, WIDE, m, "f32") for m in (16, 64)),
+        *(_cache(scene.scale * context) for context in (512, 2048, CONTEXT)),
         Step("tiny", context=256, weight="f32", kv="f32"),
         Step(SUITE_MODEL, context=512, weight="f32", kv="f32", layers=2),
     ]
@@ -211,8 +207,8 @@ def _counterexamples(scene: Scene) -> Iterator[Arm]:
 
 
 def _clocks(scene: Scene) -> Iterator[Arm]:
-    yield _arm("observed", "observed", Linear(WIDE, WIDE, weight="f32"))
-    yield _arm("observed", "observed", _cache())
+    yield _arm("observed", "observed", Linear(scene.scale * WIDE, WIDE, weight="f32"))
+    yield _arm("observed", "observed", _cache(scene.scale * CONTEXT))
 
 
 def _stored(scene: Scene) -> Iterator[Arm]:

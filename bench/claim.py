@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from membound.bench.arms import Arm, Scene, arms_of
+from membound.bench.arms import Arm, arms_of
 from membound.bench.claim_plan import Cell, ClaimPlan, affordable, fitting, ordered
 from membound.bench.machine import fingerprint, package_versions
 from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.bench.progress import Reporter
 from membound.bench.run import FINAL_STATUSES, ceiling_rows
+from membound.bench.scene import scene_of
 from membound.kernels.work import Linear
 from membound.results.experiments import Register
 from membound.results.observation import ClaimMeta, Observation, median_s
@@ -95,14 +96,14 @@ class Claiming:
         plan = self.plan
         self._measure_ceilings()
         arms = self._arms()
-        pairs = {(e, b) for e in plan.experiments for b in plan.backends if arms[e]}
-        self.progress.start(plan.processes * sum(len(arms[e]) for e, _ in pairs))
+        pairs = {pair for pair, members in arms.items() if members}
+        self.progress.start(plan.processes * sum(len(members) for members in arms.values()))
         for replicate in range(plan.processes):
             if replicate:
                 pairs = self._pairs_left(pairs, plan.processes - replicate)
             for cell in plan.cells(replicate):
                 if (cell.experiment, cell.backend) in pairs:
-                    self._run_cell(cell, arms[cell.experiment])
+                    self._run_cell(cell, arms[cell.experiment, cell.backend])
 
     def _pairs_left(self, pairs: set[tuple[int, str]], times: int) -> set[tuple[int, str]]:
         """The pairs that go on: those that could be measured, and for which there is time."""
@@ -163,36 +164,22 @@ class Claiming:
 
     # Cells
 
-    def _arms(self) -> dict[int, list[Arm]]:
-        """The arms of every experiment on this machine."""
-        plan = self.plan
-        limits = limits_of(
-            Row(self.run_id, "case", "cpu", FLOAT32, "ok", threads=plan.threads), self.ceilings
-        )
-        read, peak = limits.read_bytes_per_s, limits.compute_flops_per_s
-        ridge = peak / read if peak and read else 0.0
-        if not ridge and FREE_COMPUTE in plan.experiments:
-            self.progress.note("no ceilings: experiment 1 is left out, which needs a ridge")
-        scene = Scene(
-            self.machine["last_level_cache_bytes"],
-            plan.memory_bytes,
-            ridge,
-            len(plan.thief_cpus),
-            self._core_cache_bytes(),
-        )
-        made = {}
-        for number in plan.experiments:
-            made[number], left_out = fitting(arms_of(number, scene), scene)
-            for arm in left_out:
-                self.progress.note(f"left out for lack of memory: experiment {number}, {arm.work}")
+    def _arms(self) -> dict[tuple[int, str], list[Arm]]:
+        """The arms of every experiment on every backend."""
+        plan, made, told = self.plan, {}, set()
+        for backend in plan.backends:
+            room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
+            cache = plan.device_cache.get(backend, 0)
+            thieves = len(plan.thief_cpus)
+            scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, thieves, cache)
+            if not scene.ridge and FREE_COMPUTE in plan.experiments:
+                told.add("no ceilings: experiment 1 is left out, which needs a ridge")
+            for number in plan.experiments:
+                made[number, backend], left_out = fitting(arms_of(number, scene), scene)
+                told |= {f"left out for lack of memory: experiment {number}, {a.work}" for a in left_out}
+        for note in sorted(told):
+            self.progress.note(note)
         return made
-
-    def _core_cache_bytes(self) -> int:
-        """Second-level caches of the cores in use, where a hypervisor may give the last level to others too."""
-        machine = self.machine
-        if not machine["hypervisor"] or not machine["l2_bytes"]:
-            return 0
-        return int(machine["l2_bytes"] / machine["cores"] * self.plan.threads)
 
     def _run_cell(self, cell: Cell, arms: list[Arm]) -> None:
         """All arms of a cell that have hope; one that kills its worker is left out of the next."""

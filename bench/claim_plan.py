@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from membound.backends.api import MemboundError
-from membound.bench.arms import Arm, Scene
+from membound.bench.arms import Arm
 from membound.bench.machine import default_threads, pick_cpus
 from membound.bench.plan import ROTATION_SHARE, Options, make_plan
+from membound.bench.scene import Scene
 from membound.kernels.work import Prefill, Step
 from membound.results.experiments import Register
 
@@ -46,7 +47,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ClaimPlan:
-    """Everything that was chosen. `memory_bytes` is what the input sets of a group may take."""
+    """Everything that was chosen. `memory_bytes` is what the input sets of a group may take.
+
+    `device_room` is the same on accelerators with memory of their own, `device_cache` what their caches hold.
+    """
 
     experiments: tuple[int, ...]
     backends: tuple[str, ...]
@@ -63,6 +67,8 @@ class ClaimPlan:
     out: Path
     reference_dir: Path
     command: str
+    device_room: Mapping[str, int]
+    device_cache: Mapping[str, int]
 
     def python_for(self, backend: str) -> str | None:
         """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
@@ -79,9 +85,18 @@ class ClaimPlan:
 
 
 def make_claim_plan(
-    only: Collection[int], backends: Sequence[str], options: Options, register: Register, memory: int
+    only: Collection[int],
+    backends: Sequence[str],
+    options: Options,
+    register: Register,
+    memory: int,
+    device_memory: Mapping[str, int] | None = None,
+    device_cache: Mapping[str, int] | None = None,
 ) -> ClaimPlan:
-    """Check everything. `only` empty: all experiments. Raises ClaimError, PlanError, UnknownBackend."""
+    """Check everything. `only` empty: all experiments; memory and caches in bytes, those of accelerators by name.
+
+    Raises ClaimError, PlanError, UnknownBackend.
+    """
     known = [experiment.id for experiment in register]
     unknown = sorted(set(only) - set(known))
     if unknown:
@@ -107,6 +122,8 @@ def make_claim_plan(
         out=options.out,
         reference_dir=checked.reference_dir,
         command=options.command,
+        device_room={name: int(size * ROTATION_SHARE) for name, size in (device_memory or {}).items()},
+        device_cache=dict(device_cache or {}),
     )
 
 

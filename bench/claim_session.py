@@ -66,7 +66,8 @@ def run_claim(
     choice = choose_backends(backends, options.threads, options.pythons)
     plain, variants = plain_devices(choice.chosen)
     chosen = choice.chosen if backends else plain
-    plan = make_claim_plan(only, chosen, options, register, available_memory_bytes())
+    memory = available_memory_bytes()
+    plan = make_claim_plan(only, chosen, options, register, memory, choice.device_memory, choice.device_cache)
     for line in beforehand(plan, register):
         talk.print(line, markup=False, highlight=False, soft_wrap=True)
     for device in choice.absent:

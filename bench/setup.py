@@ -28,12 +28,13 @@ class OptionError(MemboundError):
 class Choice:
     """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there.
 
-    `device_memory` holds the bytes of those that have memory of their own.
+    `device_memory` holds the bytes of those that have memory of their own, `device_cache` those of its cache.
     """
 
     chosen: tuple[str, ...]
     absent: tuple[Found, ...]
     device_memory: dict[str, int] = field(default_factory=dict)
+    device_cache: dict[str, int] = field(default_factory=dict)
 
 
 def split(texts: Iterable[str]) -> list[str]:
@@ -91,22 +92,26 @@ def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, st
     absent = tuple(device for device in found if not device.available)
     if not asked:
         chosen = [device.id for device in found if device.available]
-        return Choice(tuple(chosen), absent, _device_memory(chosen, found))
+        return Choice(tuple(chosen), absent, *_device_sizes(chosen, found))
     chosen = []
     for name in asked:
         chosen += [name] if ":" in name else _devices(name, found)
         _refuse_absent(name, found)
-    return Choice(tuple(dict.fromkeys(chosen)), (), _device_memory(chosen, found))
+    return Choice(tuple(dict.fromkeys(chosen)), (), *_device_sizes(chosen, found))
 
 
-def _device_memory(chosen: Sequence[str], found: Sequence[Found]) -> dict[str, int]:
-    """Bytes of each chosen accelerator; a variant that was not probed has those of its plain device."""
-    known = {
-        d.id: d.accelerator["memory_bytes"] for d in found if d.accelerator and d.accelerator["memory_bytes"]
-    }
-    plain = {name: name.partition("+")[0] for name in chosen}
+def _device_sizes(chosen: Sequence[str], found: Sequence[Found]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of memory and of cache of each chosen accelerator; an unprobed variant has those of its plain device."""
+    return _device_bytes("memory_bytes", chosen, found), _device_bytes("cache_bytes", chosen, found)
+
+
+def _device_bytes(name: str, chosen: Sequence[str], found: Sequence[Found]) -> dict[str, int]:
+    known = {d.id: d.accelerator[name] for d in found if d.accelerator and d.accelerator.get(name)}
+    plain = {device: device.partition("+")[0] for device in chosen}
     return {
-        name: known.get(name, known.get(base, 0)) for name, base in plain.items() if {name, base} & set(known)
+        device: known.get(device, known.get(base, 0))
+        for device, base in plain.items()
+        if {device, base} & set(known)
     }
 
 

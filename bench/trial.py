@@ -150,6 +150,8 @@ class _Group:
         reason = backend.supports(work)
         if reason is not None:
             raise Unsupported(reason)
+        if arm.thief and device.accelerator is not None:
+            raise Unsupported("co-runners steal from the CPU, not from a device of its own memory")
         if arm.extra_fmas is not None:
             backend.add_arithmetic(work, arm.extra_fmas)
         inputs = make_inputs(work, trial.seed, _slots(trial, arm, device))

@@ -6,7 +6,8 @@ from math import isclose
 
 import pytest
 
-from membound.bench.arms import Arm, Scene, arms_of, loaded_elements
+from membound.bench.arms import Arm, arms_of, loaded_elements
+from membound.bench.scene import Scene
 from membound.kernels.work import DecodeAttention, Linear, Step, parse
 from membound.results.experiments import Experiment, load_experiments
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from membound.bench.arms import Scene, arms_of
+from membound.bench.arms import arms_of
 from membound.bench.claim_plan import (
     TIME_LIMIT_S,
     ClaimError,
@@ -17,6 +17,7 @@ from membound.bench.claim_plan import (
     plain_devices,
 )
 from membound.bench.plan import Options, PlanError
+from membound.bench.scene import Scene
 from membound.results.experiments import load_experiments
 
 REGISTER = load_experiments()

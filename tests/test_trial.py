@@ -8,6 +8,7 @@ from typing import Any
 import fake_backends
 import pytest
 
+from membound.backends.api import Accelerator, Device
 from membound.bench import player, trial
 from membound.bench.arms import Arm
 from membound.bench.contestant import ColdMemory, Contestant
@@ -108,6 +109,21 @@ def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> Non
     assert all(o.telemetry["launches"] == trial.THEFT_SLOTS - 1 for o in found)
     assert all(set(o.factors) == {"stolen_bytes_per_s", "stolen_flops_per_s"} for o in found)
     assert found[0].factors == {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
+
+
+def test_a_device_of_its_own_memory_meets_no_thief_and_rotates_past_its_own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("ok:cpu", "fake", 1, accelerator=Accelerator(memory_bytes=1 << 30, cache_bytes=1 << 16))
+    monkeypatch.setattr(fake_backends.Ok, "open", lambda self, name, threads: device)
+    arms = [
+        Arm("idle", "a", PLAIN, {"duty": 0.0}, thief="idle"),
+        Arm("b", "b", PLAIN),
+    ]
+    found, _ = outcomes(tmp_path, "ok:cpu", arms, thief_cpus=(0,))
+    assert [o.status for o in found] == ["unsupported", "ok"]
+    assert "co-runners steal from the CPU" in found[0].reason
+    assert found[1].telemetry["slots"] * Linear(33, 64, weight="f32").footprint_bytes > 4 << 16
 
 
 def contestant(slots: int) -> Contestant:
