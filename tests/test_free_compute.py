@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
-from isa import CHILD, OTHERS, run_again
 
 from membound.backends.api import Unsupported
 from membound.backends.numba_cpu import NumbaCpu
@@ -36,6 +33,7 @@ def error_of(work: Work, fmas: int, threads: int = 2) -> float:
     return worst
 
 
+@pytest.mark.instruction_set
 @pytest.mark.parametrize("fmt", ["f32", "bf16"])
 @pytest.mark.parametrize(("n", "k"), [(515, 1100), (37, 131), (9, 3), (256, 64)])
 def test_products_stay_what_they_are_at_any_dose(fmt: str, n: int, k: int) -> None:
@@ -48,13 +46,6 @@ def test_attention_stays_what_it_is_at_any_dose(kv: str) -> None:
     heads = 2 * grouping(kv, 4, 128).heads
     for context, fmas in ((1, 3), (257, 0), (1000, 5)):
         assert error_of(DecodeAttention(context, heads, 2, 128, kv=kv), fmas) < BOUND
-
-
-@pytest.mark.skipif(CHILD in os.environ, reason="this is the process for one instruction set")
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.slow
-def test_the_same_on_another_instruction_set(name: str) -> None:
-    run_again(name, Path(__file__), "-k", "linear or products")
 
 
 @pytest.mark.parametrize(
