@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from membound.bench.arms import Arm, arms_of
@@ -98,26 +99,35 @@ class Claiming:
         arms = self._arms()
         pairs = {pair for pair, members in arms.items() if members}
         self.progress.start(plan.processes * sum(len(members) for members in arms.values()))
+        late: set[tuple[int, str]] = set()
         for replicate in range(plan.processes):
             if replicate:
                 pairs = self._pairs_left(pairs, plan.processes - replicate)
             for cell in plan.cells(replicate):
-                if (cell.experiment, cell.backend) in pairs:
-                    self._run_cell(cell, arms[cell.experiment, cell.backend])
+                pair = (cell.experiment, cell.backend)
+                if pair in pairs and self._left_s() < 0:
+                    late.add(pair)
+                elif pair in pairs:
+                    self._run_cell(cell, arms[pair])
+        if late:
+            self._note_limit(f"left out, at least in one process: experiment {', '.join(ordered(late))}")
+
+    def _left_s(self) -> float:
+        """Seconds until the time limit; infinite without one."""
+        limit_s = self.plan.time_limit_s
+        return inf if limit_s is None else limit_s - (time.monotonic() - self.started)
+
+    def _note_limit(self, what: str) -> None:
+        limit_s = self.plan.time_limit_s
+        self.progress.note(f"time limit of {limit_s:.0f} s: {what}; --rigor high measures them all")
 
     def _pairs_left(self, pairs: set[tuple[int, str]], times: int) -> set[tuple[int, str]]:
         """The pairs that go on: those that could be measured, and for which there is time."""
         going = {(one.experiment, one.backend) for one in self.observations if one.status == "ok"}
         costs = {pair: cost for pair, cost in self.costs_s.items() if pair in pairs & going}
-        if self.plan.time_limit_s is None:
-            return set(costs)
-        left_s = self.plan.time_limit_s - (time.monotonic() - self.started)
-        kept = affordable(costs, left_s, times)
+        kept = affordable(costs, self._left_s(), times)
         if set(costs) - kept:
-            self.progress.note(
-                f"time limit of {self.plan.time_limit_s:.0f} s: no further process of experiment "
-                f"{', '.join(ordered(set(costs) - kept))}; --rigor high measures them all"
-            )
+            self._note_limit(f"no further process of experiment {', '.join(ordered(set(costs) - kept))}")
         return kept
 
     # Ceilings

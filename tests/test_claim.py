@@ -244,6 +244,23 @@ def test_where_minutes_run_out_the_dearest_pairs_end(
     assert "no further process of experiment 5 on numpy:cpu" in notes[0]
 
 
+def test_a_first_process_that_would_begin_too_late_is_left_out_and_told(
+    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
+
+    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        now[0] += 100
+        yield from honest(job)
+
+    worker.script = staticmethod(script)
+    claiming, notes = run(tmp_path, planned(tmp_path, 2, 3, 5, 6, time_limit_s=350.0))
+    assert len({o.experiment for o in claiming.observations}) == 2
+    assert {o.replicate for o in claiming.observations} == {0}
+    assert len([note for note in notes if "left out, at least in one process" in note]) == 1
+
+
 def test_what_is_kept_on_disk_does_not_count_as_a_cost(
     tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
