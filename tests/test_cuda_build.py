@@ -9,10 +9,12 @@ import pytest
 
 from membound.bench.cli import main
 from membound.kernels.cuda import cubins, linear
+from membound.kernels.cuda.attention_plan import prepare_attention
 from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of
 from membound.kernels.cuda.compile import CompileError
 from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.inputs import LinearInputs, make_inputs
+from membound.kernels.cuda.step import prepare_step
+from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, make_inputs
 from membound.kernels.work import parse
 
 
@@ -105,13 +107,38 @@ def test_the_catalogue_has_what_a_product_binds(weight, m):
     assert gpu.names == {kernel.name for kernel in kernels_of(work, 3)}
 
 
-@pytest.mark.parametrize("page", [0, 16])
-def test_the_catalogue_has_what_attention_binds(page):
-    from membound.kernels.cuda.attention_plan import prepare_attention
-
-    pages = f",page={page}" if page else ""
-    work = parse(f"attention:context=70,q_heads=4,kv_heads=2,head_dim=64,kv=bf16{pages}")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "attention:context=700,q_heads=4,kv_heads=2,head_dim=64,kv=bf16",
+        "attention:context=700,q_heads=4,kv_heads=2,head_dim=64,kv=int8,page=16",
+        "mla:context=700,q_heads=16,kv=fp8,page=64",
+    ],
+)
+def test_the_catalogue_has_what_attention_binds(spec):
+    work = parse(spec)
     gpu = RecordingGpu(8)
-    prepare_attention(gpu, make_inputs(work, seed=1))
-    assert gpu.names <= {kernel.name for kernel in kernels_of(work, 8)}
-    assert any(name.startswith("attention_bf16") for name in gpu.names)
+    inputs = make_inputs(work, seed=1)
+    assert isinstance(inputs, AttentionInputs)
+    prepare_attention(gpu, inputs)
+    assert gpu.names == {kernel.name for kernel in kernels_of(work, 8)}
+    assert len(gpu.names) == 2
+
+
+@pytest.mark.parametrize(
+    "options", ["", ",weight=int8,kv=int8,batch=5", ",weight=int4g32,kv=fp8,context=3000"]
+)
+def test_the_catalogue_has_what_a_step_binds(options):
+    work = parse(f"step:model=tiny{options}")
+    gpu = RecordingGpu(8)
+    inputs = make_inputs(work, seed=1)
+    assert isinstance(inputs, ModelInputs)
+    prepare_step(gpu, inputs)
+    names = {kernel.name for kernel in kernels_of(work, 8)}
+    assert gpu.names <= names
+    assert names - gpu.names <= {"combine_d32"}  # with many sequences there is nothing to combine
+
+
+def test_the_catalogue_has_nothing_for_what_cannot_run():
+    for spec in ("attention:context=9,kv=f32", "mla:context=9,page=8", "step:model=tiny,kv=f32"):
+        assert kernels_of(parse(spec), 8) == ()

@@ -15,8 +15,10 @@ from membound.kernels.cuda.cache_append import Append, append_kernel
 from membound.kernels.cuda.cache_tiles import Tiles
 from membound.kernels.cuda.compile import Kernel
 from membound.kernels.cuda.elementwise import activation_kernel, copy_kernel, norm_kernel
+from membound.kernels.cuda.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.linear import plan_linear, unsupported
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
+from membound.kernels.cuda.step import unsupported_step
+from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
 
 H100_MULTIPROCESSORS = 132
 """Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""
@@ -36,10 +38,12 @@ def ceiling_kernels() -> tuple[Kernel, ...]:
 def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
     if isinstance(work, Linear) and not unsupported(work.act):
         yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
-    elif isinstance(work, DecodeAttention | LatentAttention) and not unsupported_attention(work):
-        assert isinstance(work, DecodeAttention)
+    elif isinstance(work, DecodeAttention) and not unsupported_attention(work):
         yield from _attention(Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page))
-    elif isinstance(work, Step) and not unsupported(work.act):
+    elif isinstance(work, LatentAttention) and not unsupported_attention(work):
+        yield latent_kernel(latent_tiles(work.kv, work.q_heads, work.page))
+        yield combine_kernel(LATENT_VALUE_DIM)
+    elif isinstance(work, Step) and not unsupported_step(work):
         yield from _step(work, multiprocessors)
 
 
