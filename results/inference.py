@@ -122,11 +122,6 @@ def elasticity(ln_dose: Floats, ln_time: Floats) -> Estimate:
     return bootstrap(slope, len(ln_time))
 
 
-def ratio(numerator_s: Floats, denominator_s: Floats) -> Estimate:
-    """The geometric mean of paired ratios [process], with the interval over processes."""
-    return mean(np.log(numerator_s / denominator_s)).map(lambda value: float(np.exp(value)))
-
-
 def ratio_of_means(numerator: Floats, denominator: Floats) -> Estimate:
     """mean(numerator) / mean(denominator) of paired figures [process], which may be zero or negative.
 

@@ -264,6 +264,17 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, content, message):
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("option", ["--html", "--markdown"])
+def test_a_claim_is_not_measured_for_a_report_that_cannot_be_written(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    assert status_of("claim", option, tmp_path) == 2
+    assert "is a folder; name a file" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    assert status_of("claim", option, tmp_path / "report") == 2
+    assert "pip install 'membound[report]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_without_claims_says_what_makes_one(tmp_path):
     with pytest.raises(ReportError, match="`membound claim` makes one"):
         told_of([tmp_path])
