@@ -27,8 +27,9 @@ pytest_plugins = ["pytester"]
 
 DOC = Path(__file__).parent.parent / "docs/pytest.md"
 CACHE = 1 << 16
-QUICK = ("-p", "no:cacheprovider", "-Wdefault", "--benchmark-max-time=0.02")
-"""pytest-benchmark warns of a test that failed before it was timed."""
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-Wdefault", "--benchmark-max-time=0.02")
+"""Hypothesis would be imported and rewritten again in each session; pytest-benchmark warns of a test that failed
+before it was timed."""
 JSON = "--benchmark-json=bench.json"
 SPEC = "linear:n=32,k=64,m=2,weight=f32,act=float"
 PRODUCT = f"""
@@ -324,7 +325,7 @@ def test_a_wrong_option_is_one_line_before_anything_runs(pytester, options, mess
     write(pytester.path / "other.jsonl", [ceiling("read", 1e9, "bytes/s")])
     write(pytester.path / "empty.jsonl", [case()])
     pytester.makepyfile(TWO)
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *options)
+    result = pytester.runpytest_inprocess(*QUICK, *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line.strip()] == [result.errlines[0]]
     assert message in result.errlines[0]
