@@ -28,7 +28,6 @@ MOST_ROWS = 64
 """Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = "install NVIDIA's driver, 580 or newer"
-
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
