@@ -14,10 +14,13 @@ from test_device_counters import FakeNvml
 
 from membound.bench import case as case_module
 from membound.bench.case import Case, run_case
+from membound.bench.contestant import ColdMemory, Refused, enter
 from membound.bench.plan import Options, make_plan
 from membound.bench.progress import Silent
 from membound.bench.run import execute
 from membound.bench.timing import Budget
+from membound.kernels.cuda import gpu
+from membound.kernels.cuda.simulated import SimulatedGpu
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.stats import records, summarize
@@ -99,3 +102,32 @@ def test_ceilings_that_were_too_low_are_measured_again_through_the_backend(fakes
     assert "of host_to_device_pinned" in said
     assert any(re.fullmatch(r"device (1 ms|1000 µs) \(\d+%\)", note) for note in said), said
     assert not any(note.startswith("of ") for note in notes(lines["gpu:gpu:0"]))
+
+
+def test_a_duel_is_not_for_accelerators(fakes: Path) -> None:
+    cold = ColdMemory(1, lambda: 1)
+    with pytest.raises(Refused, match="keeps the CPU's caches cold") as error:
+        enter("gpu:gpu:0", parse(WORK), cold, threads=1, slots=2, seed=1)
+    assert error.value.status == "unsupported"
+
+
+def test_a_simulated_gpu_becomes_a_row_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba's kernels through the whole of a case; what the simulator has no counters for is unknown."""
+    monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
+    work = "linear:n=16,k=64,m=1,weight=bf16"
+    quick = replace(BUDGET, warmup_launches=1, samples=2, slow_samples=1, device_samples=1, hot_samples=1)
+    room = 2 * parse(work).footprint_bytes
+    case = Case("numba:cuda:0+graph", work, 5, 2, 0, quick, room, tmp_path / "reference")
+    row = run_case(case, lambda phase: None)
+    assert (row.status, row.reason, row.device, row.slots) == ("ok", "", "simulated GPU", 2)
+    assert row.error is not None
+    assert row.tolerance is not None
+    assert row.error <= row.tolerance
+    assert row.device_samples_s
+    assert row.accelerator["compute_units"] == 2
+    assert row.accelerator["counters"] == "the runtime does not tell the device's PCI address"
+    assert "numba-cuda" in row.versions
+    assert row.telemetry["device_clock_ratio"] is None
+    assert row.grade != "clean"
