@@ -254,7 +254,7 @@ def duel(
 
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read once, when OpenMP is loaded
     from membound.bench.duel import duel as hold
-    from membound.bench.setup import check_threads, choose_backends, split
+    from membound.bench.setup import check_threads, choose_backends, refuse_environments, split
     from membound.bench.suites import check_weights
     from membound.kernels.work import parse
     from membound.results.stats import plain
@@ -262,6 +262,7 @@ def duel(
 
     count, parsed, progress = check_threads(threads), parse(work), console(stderr=True)
     check_weights(parsed, seed)
+    refuse_environments(split(backends))
     chosen = choose_backends(split(backends), count, {}).chosen
 
     def tell(phase: str) -> None:

@@ -137,6 +137,17 @@ def _refuse_absent(name: str, found: Sequence[Found]) -> None:
         raise BackendUnavailable(f"{name} is not available: {told(device)}", device.remedy)
 
 
+def refuse_environments(asked: Iterable[str]) -> None:
+    """Raises OptionError if a backend lives in an environment of its own: one process cannot hold it."""
+    apart = interpreters()
+    for name in asked:
+        if name.partition(":")[0] in apart:
+            raise OptionError(
+                f"{name} runs in an environment of its own, and this holds all backends in one process; "
+                "membound run compares them"
+            )
+
+
 def told(device: Found) -> str:
     """Why a device is absent and what would help, in one line."""
     reason = " ".join(device.reason.split())

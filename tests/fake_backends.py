@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pytest
 
 from membound.backends import registry
-from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit
-from membound.kernels import reference
-from membound.kernels.inputs import Inputs
+from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit, Tokens
+from membound.kernels import prompt, reference
+from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.work import Work
 
 
@@ -180,7 +180,49 @@ class Gpu(Ok):
             yield Limit(name, 1.0, "bytes/s", {"variant": "fake"}, launch, lambda: True)
 
 
+class Engine(Ok):
+    """Chooses tokens and goes on from them, exactly."""
+
+    def supports(self, work: Work) -> str | None:
+        return None if getattr(work, "cache", "") == "prompt" else "only steps behind a prompt"
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        assert isinstance(inputs, ModelInputs)
+        self.inputs = inputs
+        self.chosen = np.zeros((inputs.work.batch, 0), np.int64)
+
+    def launch(self, slot: int) -> None:
+        fed = np.concatenate([self.chosen, np.zeros((len(self.chosen), 1), np.int64)], axis=1)
+        best = prompt.scores(self.inputs, fed)[:, -1:].argmax(-1)
+        self.chosen = np.concatenate([self.chosen, best], axis=1)
+
+    def output(self) -> Tokens:  # type: ignore[override]
+        return Tokens(self.chosen)
+
+    def settings(self) -> dict[str, Any]:
+        return {"steps": self.chosen.shape[1]}
+
+
+class LateEngine(Engine):
+    """Right at first; then one sequence gets a token that is none of the likely ones."""
+
+    def launch(self, slot: int) -> None:
+        super().launch(slot)
+        if self.chosen.shape[1] == 3:
+            self.chosen[-1, -1] = (self.chosen[-1, -1] + 1) % self.inputs.model.vocab
+
+
+class MuteEngine(Engine):
+    """Gives one sequence too few."""
+
+    def output(self) -> Tokens:  # type: ignore[override]
+        return Tokens(self.chosen[:-1])
+
+
 CLASSES = {
+    "engine": Engine,
+    "lateengine": LateEngine,
+    "muteengine": MuteEngine,
     "ok": Ok,
     "gpu": Gpu,
     "wrong": Wrong,

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,8 @@ def test_an_environment_runs_this_very_membound(home, nothing_installed):
     assert (site / "membound").resolve() == Path(membound.__file__).parent.resolve()
     (dist,) = [d for d in distributions(path=[str(site)]) if d.name == "membound"]
     assert dist.version == membound.__version__
-    assert {p.name for p in dist.entry_points if p.group == registry.GROUP} >= set(registry.entries()) - {"x"}
+    own = {p.name for p in distribution("membound").entry_points if p.group == registry.GROUP}
+    assert {p.name for p in dist.entry_points if p.group == registry.GROUP} == own > {ENGINE}
     state = {s.recipe.name: s for s in states()}[ENGINE]
     assert (state.made, state.problem, state.remedy) == (True, "", "")
     assert state.packages["membound"] == membound.__version__
@@ -248,3 +249,12 @@ def test_an_interpreter_may_be_named_by_its_environment(home, nothing_installed)
     ):
         setup.parse_pythons(["onnxruntime=nowhere"])
     assert os.access(python, os.X_OK)
+
+
+def test_a_duel_refuses_what_cannot_share_its_process(home, capsys):
+    broken(home, "moved")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["duel", "linear:n=8,k=32", "--backends", f"numba:cpu,{ENGINE}:cpu"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert f"{ENGINE}:cpu runs in an environment of its own" in err

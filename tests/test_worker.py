@@ -202,3 +202,39 @@ def test_thread_counts_are_set_and_spinning_policies_are_not() -> None:
     assert (got["OMP_NUM_THREADS"], got["NUMBA_NUM_THREADS"], got["MKL_NUM_THREADS"]) == ("3", "3", "3")
     assert not set(POLICY_VARIABLES) & set(got)
     assert got["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+
+
+# Engines
+
+BEHIND_A_PROMPT = "step:model=tiny,batch=2,context=4,weight=f32,kv=f32,layers=1,cache=prompt"
+
+
+def test_an_engines_tokens_are_checked_from_the_first_to_the_last(fakes: Path) -> None:
+    row, phases = run(fakes, "engine:cpu", BEHIND_A_PROMPT)
+    assert (row.status, row.reason) == ("ok", "")
+    assert row.error is not None
+    assert row.error < 1e-6
+    assert phases.count("checking") == 2
+    expected = reference.compute(make_inputs(parse(BEHIND_A_PROMPT), 7), 0)
+    assert row.config["greedy_tokens"] == expected.argmax(-1).tolist()
+    assert row.config["steps"] == 1 + len(row.warmup_s) + row.launches * len(row.samples_s)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("lateengine", "on input set 0 exceeds"),
+        ("muteengine", "output has shape (1, 1), the reference (2, 1)"),
+    ],
+)
+def test_an_engine_that_goes_wrong_gets_no_time(fakes: Path, backend: str, reason: str) -> None:
+    row, _ = run(fakes, f"{backend}:cpu", BEHIND_A_PROMPT)
+    assert row.status == "wrong"
+    assert reason in row.reason
+
+
+def test_only_rows_of_models_name_tokens(fakes: Path) -> None:
+    engine, _ = run(fakes, "engine:cpu", BEHIND_A_PROMPT)
+    logits, _ = run(fakes, "ok:cpu", "linear:n=37,k=53,m=3,weight=int8")
+    assert "greedy_tokens" in engine.config
+    assert "greedy_tokens" not in logits.config  # of models only
