@@ -78,7 +78,8 @@ def bootstrap(
 ) -> Estimate:
     """The estimate of a statistic of indices [resample, process], which gives a figure a resample.
 
-    Resamples without a figure (NaN) do not count; raises ValueError without a process.
+    There is no interval where more resamples lack a figure (NaN) than it leaves out on a side, nor with one
+    process. Raises ValueError without a process.
     """
     if processes < 1:
         raise ValueError("no process to estimate from")
@@ -87,10 +88,10 @@ def bootstrap(
         return Estimate(value, np.nan, np.nan)
     draws = np.random.default_rng(seed).integers(0, processes, (resamples, processes))
     drawn = statistic(draws)
-    drawn = drawn[~np.isnan(drawn)]
-    if not drawn.size or np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
     tail = (1 - CONFIDENCE) / 2
+    if np.isnan(value) or np.isnan(drawn).mean() > tail:
+        return Estimate(value, np.nan, np.nan)
+    drawn = drawn[~np.isnan(drawn)]
     low, high = np.quantile(drawn, (tail, 1 - tail), method="inverted_cdf")
     if not np.isfinite([value, low, high]).all():
         return Estimate(value, float(low), float(high))

@@ -50,9 +50,8 @@ def theft(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
         if lost["bandwidth"].below(limits["slowdown"]) and taken >= limits["stolen"]:
             why = f"though {taken:.0%} of what the machine can read was taken"
             return Ruling(REFUTED, f"Losing bandwidth does not slow decoding, {why}: {text}.", figures)
-        return Ruling(
-            INCONCLUSIVE, f"The thief took no bandwidth that decoding needs ({taken:.0%}): {text}.", figures
-        )
+        why = f"The thief of bandwidth took {taken:.0%} of what the machine can read"
+        return Ruling(INCONCLUSIVE, f"{why}, which does not show in the time: {text}.", figures)
     if share.above(limits["ratio"]):
         return Ruling(REFUTED, f"Losing FLOPs hurts as well: {text}.", figures)
     if share.below(limits["ratio"]):

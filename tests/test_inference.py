@@ -72,6 +72,14 @@ def test_ratios():
     assert ratio_of_means(-a, 2 * a).value == pytest.approx(-0.5)
 
 
+def test_a_ratio_over_what_may_be_nothing_has_no_interval():
+    found = ratio_of_means(np.array([1.0, 1.0, 1.0]), np.array([3.0, -1.0, -1.0]))
+    assert found.value == pytest.approx(3.0)
+    assert np.isnan([found.low, found.high]).all()
+    assert not found.above(0.25)
+    assert not found.below(9.0)
+
+
 def test_a_difference_of_unpaired_processes_covers_the_truth():
     rng = np.random.default_rng(3)
     found = [difference(rng.normal(1, 0.1, 4), rng.normal(0, 0.1, 5)) for _ in range(300)]

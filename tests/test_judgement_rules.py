@@ -144,6 +144,15 @@ def test_arms_are_judged_apart_and_victims_of_theft_by_work():
     assert found[0].figure("slowdown for each GB/s stolen").value == pytest.approx(0.5 / 15, rel=0.2)
 
 
+def test_a_thief_that_takes_little_and_slows_nothing_decides_nothing():
+    theft = worlds.theft_in(World(processes=4, within=0.002), 1, 0.0, 0.0)
+    little = [replace(o, factors=o.factors | {"machine_read_bytes_per_s": 2e11}) for o in theft]
+    (found,) = judged(little)
+    assert found.verdict == "inconclusive"
+    assert found.sentence.startswith("The thief of bandwidth took 8% of what the machine can read")
+    assert judged(theft)[0].verdict == "refuted"
+
+
 def test_formats_refute_nothing_and_tell_what_they_cost():
     sizes = {"f32": (64e6, 2.1e-3), "bf16": (32e6, 1.1e-3), "int8": (17e6, 1.0e-3)}
     doses = [
