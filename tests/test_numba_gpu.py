@@ -65,6 +65,14 @@ def test_attention_over_every_grouping(q_heads: int, kv_heads: int, head_dim: in
     check("cuda", f"attention:context=777,{shape}").close()
 
 
+@pytest.mark.parametrize("page", [0, 64])
+@pytest.mark.parametrize("kv", ["bf16", "f16", "int8", "fp8"])
+@pytest.mark.parametrize(("context", "q_heads"), [(1, 16), (777, 3), (8192, 16), (300, 40)])
+def test_latent_attention(kv: str, page: int, context: int, q_heads: int) -> None:
+    pages = f",page={page}" if page else ""
+    check("cuda", f"mla:context={context},q_heads={q_heads},batch=2,kv={kv}{pages}").close()
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0+graph"])
 @pytest.mark.parametrize("weight", ["bf16", "int8", "int4g128"])
 @pytest.mark.parametrize("kv", ["bf16", "int8"])

@@ -91,7 +91,7 @@ def attention_kernel(tiles: Tiles) -> Kernel:
     WORDS, FACTORS = TILE_WORDS * AT_ONCE, 4 * AT_ONCE
     FACTOR = np.float32(1) / INT8_GAIN if SCALED else np.float32(1)
     load_queries, load_keys, load_values = (
-        query_loader(tiles, form.pack),
+        query_loader(tiles, form),
         key_loader(tiles),
         value_loader(tiles),
     )
@@ -129,7 +129,6 @@ def attention_kernel(tiles: Tiles) -> Kernel:
         tile_of_heads, pair = cuda.blockIdx.x % HEAD_TILES, cuda.blockIdx.x // HEAD_TILES
         sequence, kv_head = pair // kv_heads, pair % kv_heads
         head = pair * G + tile_of_heads * ROWS
-        # From an argument, not from G: rows known to be zero would be made anew before every product.
         count = min(q_heads // kv_heads - tile_of_heads * ROWS, ROWS)
         load_queries(q, head, count, operands)
 

@@ -34,19 +34,25 @@ _LOW_BYTES, _HIGH_BYTES = np.uint32(0x5140), np.uint32(0x7362)
 _HALF = np.uint32(16)
 
 
+_F16 = (ptx.pack_f16, ptx.low_f16, ptx.high_f16, ptx.mma_f16)
+_BF16 = (ptx.pack_bf16, ptx.low_bf16, ptx.high_bf16, ptx.mma_bf16)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheFormat:
     """Functions of one format for kernels.
 
     key_pairs(words, at, pairs) turns the next four columns of a key (8 bytes from words[at] on, 4 of an 8-bit
     format) into pairs[0] and pairs[1]. value_pairs(a, b, pairs, at) turns a word of one token and the same of
-    the next into one pair a column, in pairs[at] and behind. `pack` rounds two float32 to such a pair and
-    `mma` multiplies them.
+    the next into one pair a column, in pairs[at] and behind. `pack` rounds two float32 to such a pair, `low` and
+    `high` widen its two numbers, and `mma` multiplies pairs.
     """
 
     key_pairs: Callable[[Any, Any, Any], None]
     value_pairs: Callable[[Any, Any, Any, Any], None]
     pack: Any
+    low: Any
+    high: Any
     mma: Any
 
 
@@ -54,12 +60,12 @@ class CacheFormat:
 def formats(kv: str) -> CacheFormat:
     """The functions of a cache format out of BITS."""
     if kv == "int8":
-        return CacheFormat(_int8_key, _int8_values, ptx.pack_f16, ptx.mma_f16)
+        return CacheFormat(_int8_key, _int8_values, *_F16)
     if kv == "fp8":
-        return CacheFormat(_fp8_key, _fp8_values, ptx.pack_f16, ptx.mma_f16)
+        return CacheFormat(_fp8_key, _fp8_values, *_F16)
     if kv == "bf16":
-        return CacheFormat(_key_of_16_bits, _values_of_16_bits, ptx.pack_bf16, ptx.mma_bf16)
-    return CacheFormat(_key_of_16_bits, _values_of_16_bits, ptx.pack_f16, ptx.mma_f16)
+        return CacheFormat(_key_of_16_bits, _values_of_16_bits, *_BF16)
+    return CacheFormat(_key_of_16_bits, _values_of_16_bits, *_F16)
 
 
 @device

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from membound.kernels.cuda import ptx
-from membound.kernels.cuda.cache_formats import BITS
+from membound.kernels.cuda.cache_formats import BITS, CacheFormat
 from membound.kernels.cuda.compile import cuda, device
 
 TOKENS = 16
@@ -164,25 +164,54 @@ def value_loader(tiles: Tiles) -> Callable[..., None]:
     return load_values  # type: ignore[no-any-return]
 
 
-def query_loader(tiles: Tiles, pack: Any) -> Callable[..., None]:
+def query_loader(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
     """load_queries(q, first, count, operands): `count` rows of float32 queries from number `first` on, packed.
 
-    Left operands in the order of the keys: for each sixteen columns a pair of row g, one of row g + 8, and
-    another of each. Rows beyond `count` are zeros.
+    Left operands in the order of the keys, as `query_packer` makes them. Rows beyond `count` are zeros.
     """
     D, LANE = tiles.head_dim, tiles.key_words * tiles.columns_per_word
     STEPS = LANE // 4
+    put = query_packer(tiles, form)
 
     @device
     def load_queries(q: Any, first: Any, count: Any, operands: Any) -> None:
-        g, t = (cuda.threadIdx.x & 31) >> 2, cuda.threadIdx.x & 3
+        t = cuda.threadIdx.x & 3
         for s in range(D // 16):
             column = (s // STEPS) * 4 * LANE + t * LANE + (s % STEPS) * 4
-            for half in range(2):
-                a = b = c = d = np.uint32(0)
-                if g + 8 * half < count:
-                    a, b, c, d = ptx.load4(q, (first + g + 8 * half) * D + column)
-                operands[4 * s + half] = pack(ptx.as_f32(a), ptx.as_f32(b))
-                operands[4 * s + 2 + half] = pack(ptx.as_f32(c), ptx.as_f32(d))
+            put(q, np.int64(first) * D + column, D, count, operands, 4 * s)
 
     return load_queries  # type: ignore[no-any-return]
+
+
+def query_packer(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
+    """put(q, at, width, count, operands, to): four columns from q[at] on, of rows `width` apart, as left operands.
+
+    With two halves of rows: a pair of row g, one of row g + 8, and another of each. With one, the second half
+    is what rounding the first has lost: queries are as exact as float32, at no cost, since the tensor cores
+    take sixteen rows anyway.
+    """
+    HALVES = tiles.halves
+    pack, low, high = form.pack, form.low, form.high
+
+    @device
+    def both(q: Any, at: Any, width: Any, count: Any, operands: Any, to: Any) -> None:
+        g = (cuda.threadIdx.x & 31) >> 2
+        for half in range(2):
+            a = b = c = d = np.uint32(0)
+            if g + 8 * half < count:
+                a, b, c, d = ptx.load4(q, at + (g + 8 * half) * width)
+            operands[to + half] = pack(ptx.as_f32(a), ptx.as_f32(b))
+            operands[to + 2 + half] = pack(ptx.as_f32(c), ptx.as_f32(d))
+
+    @device
+    def split(q: Any, at: Any, width: Any, count: Any, operands: Any, to: Any) -> None:
+        g = (cuda.threadIdx.x & 31) >> 2
+        a = b = c = d = np.uint32(0)
+        if g < count:
+            a, b, c, d = ptx.load4(q, at + g * width)
+        operands[to] = pack(ptx.as_f32(a), ptx.as_f32(b))
+        operands[to + 1] = pack(ptx.as_f32(a) - low(operands[to]), ptx.as_f32(b) - high(operands[to]))
+        operands[to + 2] = pack(ptx.as_f32(c), ptx.as_f32(d))
+        operands[to + 3] = pack(ptx.as_f32(c) - low(operands[to + 2]), ptx.as_f32(d) - high(operands[to + 2]))
+
+    return both if HALVES == 2 else split  # type: ignore[no-any-return]

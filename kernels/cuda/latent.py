@@ -21,7 +21,7 @@ import numpy as np
 from membound.kernels.cuda import ptx
 from membound.kernels.cuda.attention import placer, scale_loader
 from membound.kernels.cuda.cache_formats import BITS, CacheFormat, formats
-from membound.kernels.cuda.cache_tiles import ROWS, Tiles, loader
+from membound.kernels.cuda.cache_tiles import ROWS, Tiles, loader, query_packer
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.warp_attention import (
     ALL_LANES,
@@ -29,6 +29,7 @@ from membound.kernels.cuda.warp_attention import (
     LEAST,
     masker,
     scaler,
+    score_keeper,
     softmax_maker,
 )
 from membound.kernels.reference import LATENT_HEAD_DIM
@@ -70,7 +71,7 @@ def latent_kernel(tiles: Tiles) -> Kernel:
     RAW = _raw_words(tiles)
     WORDS, SCORES, FACTORS, SUMS = RAW * AT_ONCE, 4 * HALVES * AT_ONCE, 4 * AT_ONCE, _SHARE // 2
     OPERANDS = 4 * _STEPS
-    load_queries, load_rows = _query_loader(tiles, form.pack), _row_loader(tiles)
+    load_queries, load_rows = _query_loader(tiles, form), _row_loader(tiles)
     load_scales, place = scale_loader(), placer(LATENT_DIM * BITS[tiles.kv] // 32, tiles.page)
     multiply, add_up, hide, scale = (
         _score_maker(tiles, form),
@@ -150,23 +151,18 @@ def _raw_words(tiles: Tiles) -> int:
     return 2 * (_STEPS * 4 // tiles.columns_per_word)
 
 
-def _query_loader(tiles: Tiles, pack: Any) -> Callable[..., None]:
+def _query_loader(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
     """load_queries(q, first, count, operands): as cache_tiles.query_loader, the warp's share of the columns."""
-    LANE = tiles.key_words * tiles.columns_per_word
+    LANE, put = tiles.key_words * tiles.columns_per_word, query_packer(tiles, form)
 
     @device
     def load_queries(q: Any, first: Any, count: Any, operands: Any) -> None:
-        warp, g, t = cuda.threadIdx.x >> 5, (cuda.threadIdx.x & 31) >> 2, cuda.threadIdx.x & 3
+        warp, t = cuda.threadIdx.x >> 5, cuda.threadIdx.x & 3
         for s in range(_STEPS):
             column = _SHARE * warp + 16 * s // (4 * LANE) * 4 * LANE + t * LANE + 4 * s % LANE
             if s == _STEPS - 1:
                 column = LATENT_VALUE_DIM + _ROPE_SHARE * warp + 4 * t
-            for half in range(2):
-                a = b = c = d = np.uint32(0)
-                if g + 8 * half < count:
-                    a, b, c, d = ptx.load4(q, np.int64(first + g + 8 * half) * LATENT_DIM + column)
-                operands[4 * s + half] = pack(ptx.as_f32(a), ptx.as_f32(b))
-                operands[4 * s + 2 + half] = pack(ptx.as_f32(c), ptx.as_f32(d))
+            put(q, np.int64(first) * LATENT_DIM + column, LATENT_DIM, count, operands, 4 * s)
 
     return load_queries  # type: ignore[no-any-return]
 
@@ -196,7 +192,7 @@ def _row_loader(tiles: Tiles) -> Callable[..., None]:
 def _score_maker(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
     """multiply(operands, words, at, scores, to): the warp's share of q · Kᵀ of a tile."""
     HALVES, STEP_WORDS, HALF = tiles.halves, 4 // tiles.columns_per_word, _raw_words(tiles) // 2
-    mma, key_pairs = form.mma, form.key_pairs
+    mma, key_pairs, keep = form.mma, form.key_pairs, score_keeper(tiles)
 
     @device
     def multiply(operands: Any, words: Any, at: Any, scores: Any, to: Any) -> None:
@@ -209,9 +205,7 @@ def _score_maker(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
                     *(operands[4 * s], operands[4 * s + 1], operands[4 * s + 2], operands[4 * s + 3]),
                     *(pairs[0], pairs[1], c0, c1, c2, c3),
                 )
-            scores[to + 2 * HALVES * r], scores[to + 2 * HALVES * r + 1] = c0, c1
-            if HALVES == 2:
-                scores[to + 2 * HALVES * r + 2], scores[to + 2 * HALVES * r + 3] = c2, c3
+            keep(scores, to + 2 * HALVES * r, c0, c1, c2, c3)
 
     return multiply  # type: ignore[no-any-return]
 

@@ -31,7 +31,7 @@ def score_maker(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
     WORDS, HALVES, STEPS = tiles.key_words, tiles.halves, tiles.head_dim // 16
     STEP_WORDS = 4 // tiles.columns_per_word
     PER_CHUNK = WORDS // STEP_WORDS
-    mma, key_pairs = form.mma, form.key_pairs
+    mma, key_pairs, keep = form.mma, form.key_pairs, score_keeper(tiles)
 
     @device
     def multiply_keys(operands: Any, words: Any, at: Any, scores: Any, to: Any) -> None:
@@ -44,13 +44,23 @@ def score_maker(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
                     *(operands[4 * s], operands[4 * s + 1], operands[4 * s + 2], operands[4 * s + 3]),
                     *(pairs[0], pairs[1], c0, c1, c2, c3),
                 )
-            scores[to + 2 * HALVES * r] = c0
-            scores[to + 2 * HALVES * r + 1] = c1
-            if HALVES == 2:
-                scores[to + 2 * HALVES * r + 2] = c2
-                scores[to + 2 * HALVES * r + 3] = c3
+            keep(scores, to + 2 * HALVES * r, c0, c1, c2, c3)
 
     return multiply_keys  # type: ignore[no-any-return]
+
+
+def score_keeper(tiles: Tiles) -> Callable[..., None]:
+    """keep(scores, to, c0, c1, c2, c3): a product of eight tokens; with one half of rows the other adds to it."""
+
+    @device
+    def two_halves(scores: Any, to: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> None:
+        scores[to], scores[to + 1], scores[to + 2], scores[to + 3] = c0, c1, c2, c3
+
+    @device
+    def one_half(scores: Any, to: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> None:
+        scores[to], scores[to + 1] = c0 + c2, c1 + c3
+
+    return two_halves if tiles.halves == 2 else one_half  # type: ignore[no-any-return]
 
 
 def masker(tiles: Tiles) -> Callable[..., None]:
