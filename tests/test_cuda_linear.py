@@ -71,17 +71,17 @@ def test_planned_products_are_within_the_tolerance(fmt, m):
 
 
 @pytest.mark.parametrize("fmt", ["f32", "bf16", "f16"])
-@pytest.mark.parametrize("k", [64, 192, 256, 320, 512, 576, 1024 + 64])
+@pytest.mark.parametrize("k", [64, 192, 256, 320, 576, 1024 + 64])
 def test_dot_products_at_every_residue_of_k(fmt, k):
     variant = Dot(fmt, 2, 2, 2, 1, 2)
     assert error(Plan(fmt, 21, k, 2, variant)) < EXACT[fmt]
 
 
-@pytest.mark.parametrize("n", [1, 3, 16, 17])
+@pytest.mark.parametrize("n", [1, 3, 17])
 @pytest.mark.parametrize(("rows", "row_warps", "column_warps"), [(1, 1, 4), (2, 2, 2), (1, 4, 1)])
 def test_dot_products_at_every_way_to_share_rows(n, rows, row_warps, column_warps):
     variant = Dot("bf16", 4, rows, row_warps, column_warps, 2)
-    assert error(Plan("bf16", n, 700, 6, variant)) < EXACT["bf16"]
+    assert error(Plan("bf16", n, 330, 6, variant)) < EXACT["bf16"]
 
 
 @pytest.mark.parametrize("fmt", TENSOR_FORMATS)

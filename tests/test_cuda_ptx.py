@@ -73,6 +73,17 @@ def test_pairs_are_rounded_to_nearest_even(kind, pack, subtract):
     np.testing.assert_array_equal(computed(subtract, v, w), difference)
 
 
+def test_bits_are_set_behind_a_mask():
+    def merge(a, b, y):
+        i = cuda.threadIdx.x
+        y[i] = ptx.set_bits(a[i], np.uint32(0x000F000F), b[i])
+
+    a, b = RNG.integers(0, 1 << 32, (2, 32), np.uint32)
+    y = np.zeros(32, np.uint32)
+    simulator.launch(Kernel("probe", merge, ("u32*", "u32*", "u32*"), 32), 1, (a, b, y))
+    np.testing.assert_array_equal(y, a & 0x000F000F | b)
+
+
 @pytest.mark.parametrize("selector", [0x5410, 0x7632, 0x4140, 0x4342, 0x0123])
 def test_bytes_are_picked_by_nibbles(selector):
     def pick(a, b, y):
@@ -171,6 +182,7 @@ def memory(a, y, n):
 def registers(a, y, n):
     i = cuda.threadIdx.x
     w = a[i]
+    w = ptx.set_bits(w, np.uint32(0x000F000F), a[i + 3])
     w = ptx.subtract_f16(ptx.pick_bytes(w, a[i + 1], a[i + 2]), ptx.unpack_e4m3(w))
     w = ptx.subtract_bf16(w, ptx.pack_f16(ptx.low_f16(w), ptx.high_f16(w)))
     x = ptx.exp2_fast(ptx.low_bf16(w)) + ptx.log2_fast(ptx.high_bf16(w)) + ptx.rsqrt_fast(ptx.as_f32(w))
@@ -193,6 +205,7 @@ INSTRUCTIONS = {
         "cp.async.wait_group 1",
     ),
     registers: (
+        "lop3.b32",
         "prmt.b32",
         "cvt.rn.f16x2.e4m3x2",
         "cvt.rn.satfinite.e4m3x2.f32",

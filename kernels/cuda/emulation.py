@@ -16,18 +16,30 @@ Exchange = Callable[[str, Any], tuple[list[Any], int]]
 """(operation, value) -> the values of all threads of the warp, and the caller's lane."""
 
 F32 = npt.NDArray[np.float32]
-Widen = Callable[[Any], F32]
+Widen = Callable[[npt.NDArray[np.uint32]], F32]
+
+
+def widen_bf16(words: npt.NDArray[np.uint32]) -> F32:
+    """Words [...] as float32 [..., 2]: the two bfloat16 of each."""
+    bits = words.view(np.uint16).astype(np.uint32) << np.uint32(16)
+    pairs: F32 = bits.view(np.float32).reshape(*words.shape, 2)
+    return pairs
+
+
+def widen_f16(words: npt.NDArray[np.uint32]) -> F32:
+    """Words [...] as float32 [..., 2]: the two float16 of each."""
+    pairs: F32 = words.view(np.float16).astype(np.float32).reshape(*words.shape, 2)
+    return pairs
 
 
 def bf16_pair(word: Any) -> F32:
     """A word's two bfloat16 as float32 [2]."""
-    bits = int(word)
-    return np.array([bits << 16 & 0xFFFF0000, bits & 0xFFFF0000], np.uint32).view(np.float32)
+    return widen_bf16(np.array([word], np.uint32)).reshape(2)
 
 
 def f16_pair(word: Any) -> F32:
     """A word's two float16 as float32 [2]."""
-    return np.array([word], np.uint32).view(np.float16).astype(np.float32)
+    return widen_f16(np.array([word], np.uint32)).reshape(2)
 
 
 def from_bf16_pair(pair: F32) -> np.uint32:
@@ -44,17 +56,16 @@ def from_f16_pair(pair: F32) -> np.uint32:
 
 
 def _mma(widen: Widen, operands: list[tuple[Any, ...]]) -> F32:
-    """D [16, 8] of the fragments that 32 lanes hold, placed as ptx.py's docstring says."""
-    a, b = np.empty((16, 16), np.float32), np.empty((16, 8), np.float32)
-    c = np.empty((16, 8), np.float32)
-    for lane, (a0, a1, a2, a3, b0, b1, *sums) in enumerate(operands):
-        g, t = divmod(lane, 4)
-        low, high = slice(2 * t, 2 * t + 2), slice(2 * t + 8, 2 * t + 10)
-        a[g, low], a[g + 8, low], a[g, high], a[g + 8, high] = map(widen, (a0, a1, a2, a3))
-        b[low, g], b[high, g] = widen(b0), widen(b1)
-        c[g, low], c[g + 8, low] = sums[:2], sums[2:]
-    d: F32 = c + a @ b
-    return d
+    """The four sums of each of the 32 lanes [32, 4] out of what they hold, placed as ptx.py's docstring says."""
+    words = np.array([held[:6] for held in operands], np.uint32)
+    values = widen(words).reshape(8, 4, 6, 2)  # g, t, register, element
+    # Registers of A: upper columns · 2 + lower rows; of B: lower rows; of C: lower rows, then columns.
+    a = values[:, :, :4].reshape(8, 4, 2, 2, 2).transpose(3, 0, 2, 1, 4).reshape(16, 16)
+    b = values[:, :, 4:].transpose(2, 1, 3, 0).reshape(16, 8)
+    sums = np.array([held[6:] for held in operands], np.float32).reshape(8, 4, 2, 2)
+    d = sums.transpose(2, 0, 1, 3).reshape(16, 8) + a @ b
+    lanes: F32 = d.reshape(2, 8, 4, 2).transpose(1, 2, 0, 3).reshape(WARP, 4)
+    return lanes
 
 
 class Doubles:
@@ -70,7 +81,7 @@ class Doubles:
     @staticmethod
     def load4(memory: Any, index: Any) -> tuple[Any, ...]:
         """Four words of any element type."""
-        return tuple(memory.group(index).view(np.uint32).copy())
+        return tuple(memory.group(index).view(np.uint32))
 
     load4_coherent = stream4 = stream4_ordered = load4
 
@@ -87,7 +98,7 @@ class Doubles:
     @staticmethod
     def load4_shared(shared: Any, index: Any) -> tuple[Any, ...]:
         """Four words."""
-        return tuple(shared.group(index).view(np.uint32).copy())
+        return tuple(shared.group(index).view(np.uint32))
 
     def copy4_async(self, shared: Any, to: Any, memory: Any, index: Any) -> None:
         """Notes the copy: it arrives when it is waited for, as late as on a GPU that is slow."""
@@ -124,12 +135,12 @@ class Doubles:
     @staticmethod
     def low_bf16(word: Any) -> Any:
         """The first of a pair."""
-        return bf16_pair(word)[0]
+        return (np.uint32(word) << np.uint32(16)).view(np.float32)
 
     @staticmethod
     def high_bf16(word: Any) -> Any:
         """The second of a pair."""
-        return bf16_pair(word)[1]
+        return (np.uint32(word) & np.uint32(0xFFFF0000)).view(np.float32)
 
     @staticmethod
     def low_f16(word: Any) -> Any:
@@ -168,6 +179,11 @@ class Doubles:
             raise ValueError(f"selector {int(selector):#x} asks for signs, which no kernel here uses")
         source = np.array([a, b], np.uint32).view(np.uint8)
         return source[[int(selector) >> 4 * i & 7 for i in range(4)]].view(np.uint32)[0]
+
+    @staticmethod
+    def set_bits(word: Any, mask: Any, bits: Any) -> Any:
+        """(word & mask) | bits."""
+        return np.uint32(word) & np.uint32(mask) | np.uint32(bits)
 
     @staticmethod
     def unpack_e4m3(pair: Any) -> Any:
@@ -212,19 +228,17 @@ class Doubles:
 
     def mma_bf16(self, *operands: Any) -> tuple[Any, ...]:
         """C + A·B of the warp."""
-        return self._multiply("mma_bf16", bf16_pair, operands)
+        return self._multiply("mma_bf16", widen_bf16, operands)
 
     def mma_f16(self, *operands: Any) -> tuple[Any, ...]:
         """C + A·B of the warp."""
-        return self._multiply("mma_f16", f16_pair, operands)
+        return self._multiply("mma_f16", widen_f16, operands)
 
     def _multiply(self, name: str, widen: Widen, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         given, lane = self._exchange(name, operands)
         if len(given) == WARP:
             given.append(_mma(widen, given))  # once for the warp: all its threads hold the same list
-        g, t = divmod(lane, 4)
-        d = given[-1]
-        return d[g, 2 * t], d[g, 2 * t + 1], d[g + 8, 2 * t], d[g + 8, 2 * t + 1]
+        return tuple(given[WARP][lane])
 
 
 NAMES = tuple(name for name in vars(Doubles) if not name.startswith("_"))

@@ -28,6 +28,7 @@ from membound.kernels.cuda.ptx import (
     pack_bf16,
     pack_f16,
     pick_bytes,
+    set_bits,
     subtract_bf16,
     subtract_f16,
 )
@@ -166,8 +167,7 @@ def _int8_taker(records: int) -> Any:
 
 @device
 def _int4_pair(word: Any, shift: Any) -> Any:
-    number = (word >> shift) & _NIBBLES | _BF16_128
-    return subtract_bf16(number, _BF16_136)
+    return subtract_bf16(set_bits(word >> shift, _NIBBLES, _BF16_128), _BF16_136)
 
 
 def _int4_taker(records: int) -> Any:

@@ -290,6 +290,12 @@ def transpose8(typingctx: Any, word: Any) -> Any:
 
 
 @intrinsic
+def set_bits(typingctx: Any, word: Any, mask: Any, bits: Any) -> Any:
+    """(word & mask) | bits, in one instruction where the compiler would make two of constants."""
+    return _operation("lop3.b32 $0, $1, $2, $3, 0xEA;", _U32, (_U32, _U32, _U32))
+
+
+@intrinsic
 def unpack_e4m3(typingctx: Any, pair: Any) -> Any:
     """The two fp8 (e4m3) numbers in the low 16 bits as a pair of float16, exact."""
     text = "{.reg .b16 l,h; mov.b32 {l,h}, $1; cvt.rn.f16x2.e4m3x2 $0, l;}"

@@ -61,30 +61,35 @@ def _argument(kernel: Kernel, position: int, value: Any) -> Any:
 
 
 class Memory:
-    """A flat array as a kernel sees it; an index must lie inside."""
+    """An array as a kernel sees it; an index must lie inside."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "flat", "size")
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
+        self.flat = array.reshape(-1)
+        self.size = len(array) if array.ndim == 1 else -1
 
     def __getitem__(self, index: Any) -> Any:
-        return self.array[self._inside(index)]
+        if self.size < 0 or not 0 <= index < self.size:
+            self._check(index)
+        return self.array[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.array[self._inside(index)] = value
+        if self.size < 0 or not 0 <= index < self.size:
+            self._check(index)
+        self.array[index] = value
 
-    def _inside(self, index: Any) -> Any:
+    def _check(self, index: Any) -> None:
         each = index if isinstance(index, tuple) else (index,)
         if len(each) != self.array.ndim or not all(
             0 <= i < size for i, size in zip(each, self.array.shape, strict=True)
         ):
             raise SimulationError(f"index {index} is outside of an array of shape {self.array.shape}")
-        return index
 
     def group(self, index: Any, size_bytes: int = 16) -> npt.NDArray[Any]:
         """The elements of `size_bytes` from `index` on, which must be a multiple of that many bytes."""
-        flat, count = self.array.reshape(-1), size_bytes // self.array.itemsize
+        flat, count = self.flat, size_bytes // self.flat.itemsize
         if index % count:
             raise SimulationError(f"index {index} is not aligned to {size_bytes} bytes")
         if not 0 <= index <= len(flat) - count:
@@ -97,12 +102,23 @@ class _Thread:
     """One CUDA thread. `turn` is held unless it may run."""
 
     index: int
+    place: SimpleNamespace
     turn: threading.Lock = field(default_factory=threading.Lock)
     waits_at: str = ""
-    given: Any = None
     received: Any = None
     arrays: int = 0
     stopped: bool = False
+
+
+@dataclass(slots=True)
+class _Warp:
+    """What its threads have given to the operation at which they wait for each other."""
+
+    threads: list[_Thread]
+    operation: str = ""
+    given: dict[int, Any] = field(default_factory=dict)
+    elsewhere: int = 0
+    """Threads that have ended or wait at the block's barrier."""
 
 
 class _Block:
@@ -110,7 +126,10 @@ class _Block:
 
     def __init__(self, kernel: Kernel, grid: tuple[int, ...], position: tuple[int, ...]) -> None:
         self.kernel = kernel
-        self.threads = [_Thread(i) for i in range(kernel.threads)]
+        self.threads = [_Thread(i, _xyz((i, 0, 0))) for i in range(kernel.threads)]
+        self.warps = [_Warp(self.threads[i : i + WARP]) for i in range(0, kernel.threads, WARP)]
+        self.at_barrier: list[_Thread] = []
+        self.alive = kernel.threads
         self.current = self.threads[0]
         self.ready = deque(self.threads)
         self.done = threading.Lock()
@@ -180,9 +199,7 @@ class _Block:
         completed = False
         try:
             self.function(*values)
-            thread.waits_at = _END
-            self.check_nobody_waits_for(thread)
-            self.release_barrier()
+            self.end(thread)
             self.hand_over()
             completed = True
         finally:
@@ -200,7 +217,7 @@ class _Block:
         """Let the next thread that can run do so; the caller waits or ends."""
         if self.ready:
             self.ready.popleft().turn.release()
-        elif all(thread.waits_at is _END for thread in self.threads):
+        elif not self.alive:
             self.done.release()
         else:
             waiting = {t.waits_at for t in self.threads if t.waits_at is not _END}
@@ -210,48 +227,52 @@ class _Block:
         self.hand_over()
         self.wait_for_turn(thread)
 
-    def resume(self, threads: list[_Thread]) -> None:
-        for thread in threads:
-            thread.waits_at = ""
-        self.ready.extend(threads)
-
     # Waiting for each other
-
-    def warp_of(self, thread: _Thread) -> list[_Thread]:
-        first = thread.index // WARP * WARP
-        return self.threads[first : first + WARP]
 
     def exchange(self, operation: str, value: Any) -> tuple[list[Any], int]:
         """Give a value to the warp; the values of all its threads, and the caller's lane."""
         thread = self.current
-        warp = self.warp_of(thread)
-        thread.given, thread.waits_at = value, operation
-        others = {t.waits_at for t in warp if t.waits_at not in ("", operation)}
-        if others:
+        warp, lane = self.warps[thread.index // WARP], thread.index % WARP
+        thread.waits_at = operation
+        if warp.elsewhere or (warp.given and warp.operation != operation):
+            others = {t.waits_at for t in warp.threads} - {"", operation}
             raise SimulationError(f"one thread of a warp is at {operation}, another at {sorted(others)}")
-        if all(t.waits_at == operation for t in warp):
-            given = [t.given for t in warp]
-            for t in warp:
-                t.received = given
-            self.resume(warp)
-        self.suspend(thread)
-        return thread.received, thread.index % WARP
+        warp.operation = operation
+        warp.given[lane] = value
+        if len(warp.given) < len(warp.threads):
+            self.suspend(thread)
+            return thread.received, lane
+        given, warp.given = [warp.given[i] for i in range(len(warp.threads))], {}
+        for other in warp.threads:
+            other.waits_at, other.received = "", given
+            if other is not thread:
+                self.ready.append(other)
+        return given, lane
 
     def barrier(self) -> None:
         thread = self.current
         thread.waits_at = "syncthreads"
+        self.warps[thread.index // WARP].elsewhere += 1
+        self.at_barrier.append(thread)
         self.release_barrier()
         self.suspend(thread)
 
     def release_barrier(self) -> None:
-        alive = [t for t in self.threads if t.waits_at is not _END]
-        if alive and all(t.waits_at == "syncthreads" for t in alive):
-            self.resume(alive)
+        if self.alive and len(self.at_barrier) == self.alive:
+            for thread in self.at_barrier:
+                thread.waits_at = ""
+                self.warps[thread.index // WARP].elsewhere -= 1
+            self.ready.extend(self.at_barrier)
+            self.at_barrier = []
 
-    def check_nobody_waits_for(self, thread: _Thread) -> None:
-        waiting = {t.waits_at for t in self.warp_of(thread)} - {"", "syncthreads", _END}
-        if waiting:
-            raise SimulationError(f"a thread has ended, others of its warp wait for it at {sorted(waiting)}")
+    def end(self, thread: _Thread) -> None:
+        warp = self.warps[thread.index // WARP]
+        if warp.given:
+            raise SimulationError(f"a thread has ended, others of its warp wait for it at {warp.operation}")
+        thread.waits_at = _END
+        warp.elsewhere += 1
+        self.alive -= 1
+        self.release_barrier()
 
     def shared_array(self, shape: Any, dtype: Any) -> Memory:
         """The n-th shared array that a thread asks for is the same for all threads of the block."""
@@ -294,7 +315,7 @@ class _CudaModule:
 
     @property
     def threadIdx(self) -> SimpleNamespace:  # noqa: N802  (CUDA's name)
-        return _xyz((self._block.current.index, 0, 0))
+        return self._block.current.place
 
     def grid(self, dimensions: int) -> int:
         """The thread's number in a grid of one dimension."""
