@@ -65,6 +65,6 @@ def test_a_kernel_is_checked_and_what_is_not_here_is_skipped_with_the_reason():
     chosen = "numpy and m16 or numba and cuda and m16-f32"
     status, text = run("tests/benchmarks", "--benchmark-disable", "-q", "-k", chosen)
     assert status == 0, text
-    assert re.search(r"^1 passed, 9 skipped", text, re.M), text
+    assert re.search(r"^1 passed, \d+ skipped", text, re.M), text
     assert "numpy:cpu: NumPy's BLAS has f32 only" in text
-    assert re.search(r"SKIPPED \[1\] .*(needs an NVIDIA GPU: |numba:cuda: )", text)
+    assert re.search(r"SKIPPED \[\d\] .*(needs an NVIDIA GPU: |numba.cuda: )", text)
