@@ -47,6 +47,7 @@ DEVICE_WORKS = (
     f"{_CACHE},kv=bf16",
     f"{_CACHE},kv=bf16,page=16",
     f"{_CACHE},kv=fp8,page=16",
+    "mla:q_heads=16,context=8192,batch=32,kv=bf16,page=64",
     "step:model=llama-3-8b,context=1024,weight=bf16,kv=bf16",
     "prefill:model=llama-3-8b,tokens=2048,weight=bf16,kv=bf16,layers=4",
 )
