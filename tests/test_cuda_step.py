@@ -72,6 +72,10 @@ def test_float_weights(weight: str, batch: int, monkeypatch: pytest.MonkeyPatch)
     assert step_error(spec, monkeypatch, GQA) < 0.8
 
 
+def test_a_cache_that_a_prompt_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert step_error("step:model=small,context=18,weight=int8,cache=prompt", monkeypatch, GQA) < 0.8
+
+
 @pytest.mark.slow
 def test_the_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step_error("step:model=tiny,context=33,weight=int8,layers=1", monkeypatch) < 0.8
