@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from membound.bench.cli import main
 from membound.kernels import export, reference
 from membound.kernels.export import ExportError, export_model
 from membound.kernels.inputs import make_inputs
@@ -124,3 +125,32 @@ def test_a_disk_that_fails_leaves_no_model(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="cannot be written: No space left on device"):
         export_model(made("step:model=tiny,weight=f32,kv=f32"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("linear:n=8,k=32", "has no model; name a step or a prefill"),
+        ("step:model=tiny,weight=int8", "weight=int8 has no plain form"),
+        ("step:model=tinny", "unknown model 'tinny'"),
+        ("step:model=tiny,weight=f32", "is not an empty folder"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, capsys, spec, message):
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(SystemExit) as ended:
+        main(["export-model", spec, str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_command_writes_what_it_says(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["export-model", "step:model=tiny,weight=bf16,layers=1", str(tmp_path / "m"), "--seed", "9"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    size = int(out.removesuffix(" bytes of weights\n").rpartition(" ")[2])
+    assert 0 < (tmp_path / "m" / "model.safetensors").stat().st_size - size < 4096
+    assert json.loads((tmp_path / "m" / "membound.json").read_text())["seed"] == 9
