@@ -5,6 +5,7 @@ and then nothing else is. They run on the physical cores, tests on two at most.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,39 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return True if other else None
     named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
     return True if collection_path == BENCHMARKS and not named else None
+
+
+OTHER_SETS = "other_instruction_sets"
+LOGS = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the tests of other instruction sets beside this session, if it will ask for them."""
+    if any(OTHER_SETS in getattr(item, "fixturenames", ()) for item in session.items):
+        import instruction_sets
+
+        if not session.config.option.collectonly and instruction_sets.CHILD not in os.environ:
+            logs = session.config.stash[LOGS] = tempfile.TemporaryDirectory()
+            session.config.stash[instruction_sets.CHILDREN] = instruction_sets.start(Path(logs.name))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what is still running."""
+    if LOGS in config.stash:
+        import instruction_sets
+
+        for process in config.stash[instruction_sets.CHILDREN].values():
+            process.kill()
+            process.wait()
+        config.stash[LOGS].cleanup()
+
+
+@pytest.fixture
+def other_instruction_sets(request: pytest.FixtureRequest):
+    """The processes that were started, and the folder of what they print."""
+    import instruction_sets
+
+    return request.config.stash[instruction_sets.CHILDREN], Path(request.config.stash[LOGS].name)
 
 
 LEFT_OUT = pytest.StashKey[int]()

@@ -65,7 +65,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
 def test_cached_variants_and_new_ones_are_told_apart(tmp_path: Path) -> None:
     assert run(tmp_path, VARIANTS, "1") == "1 True"
     assert run(tmp_path, VARIANTS, "1", "3") == "1 True\n3 True"
-    assert run(tmp_path, VARIANTS, "1", "3", "5") == "1 True\n3 True\n5 True"
+    assert run(tmp_path, VARIANTS, "1", "3") == "1 True\n3 True"  # both from the cache
 
 
 def test_the_folder_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +88,6 @@ def test_every_file_that_a_compiled_one_imports_is_hashed_too() -> None:
     for source in sources:
         for module in re.findall(r"^from membound\.(\S+) import", source.read_text(), re.M):
             path = compile_module.KERNELS.parent / (module.replace(".", "/") + ".py")
+            if path.with_suffix("").is_dir():  # `from package import module`: its files are hashed one by one
+                continue
             assert path in sources, f"{source.name} imports {path.name}, of which the cache knows nothing"

@@ -62,17 +62,28 @@ def check(fmt: str, act: str, m: int, threads: int = 2) -> None:
         assert error < bound(fmt, act, m), (n, k)
 
 
+@pytest.mark.instruction_set
 @pytest.mark.parametrize(("fmt", "act"), FORMATS)
-@pytest.mark.parametrize("m", [pytest.param(1, marks=pytest.mark.instruction_set), 3, 17])
-def test_product(fmt: str, act: str, m: int) -> None:
-    check(fmt, act, m)
+def test_one_row(fmt: str, act: str) -> None:
+    check(fmt, act, 1)
+
+
+FEW = [("f32", "float"), ("int8", "int8"), ("int4g32", "float"), ("int4g32", "int8")]
+MORE = [("f32", "float"), ("f16", "float"), ("int8", "float"), ("int4g32", "float"), ("int4g32", "int8")]
 
 
 @pytest.mark.parametrize(
+    ("m", "fmt", "act"), [*((3, *case) for case in FEW), *((17, *case) for case in MORE)]
+)
+def test_few_rows(m: int, fmt: str, act: str) -> None:
+    check(fmt, act, m)
+
+
+@pytest.mark.instruction_set
+@pytest.mark.parametrize(
     ("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)]
 )
-@pytest.mark.instruction_set
-def test_product_of_more_rows(fmt: str, act: str, m: int) -> None:
+def test_more_rows(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)
 
 
