@@ -48,7 +48,7 @@ Tell = Callable[[str], None]
 ROTATION = 4
 """The memory that rotates is this many last-level caches: a window has left the cache when it comes again."""
 BYTES_PER_THREAD = 192 << 20
-"""At least so much rotating memory a thread: a window takes each of them about a millisecond."""
+"""At least so much rotating memory a thread: six windows of `patterns.THREAD_WINDOW_BYTES`."""
 MEMORY_SHARE = 0.5
 FINALISTS = 3
 ATTEMPTS = 3

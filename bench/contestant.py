@@ -65,6 +65,7 @@ class Contestant:
     last_use: list[int]
     slot: int = 0
     launches: int = 1
+    warmed: int = 0
     error: float = 0.0
     turns: list[Turn] = field(default_factory=list)
 
@@ -74,16 +75,27 @@ class Contestant:
         return len(self.last_use)
 
     @property
-    def warms_up(self) -> bool:
-        """Whether a launch before the timed burst leaves the burst's operands cold."""
-        return self.slots > 1 or self.inputs.work.footprint_bytes >= self.cold.need_bytes
+    def warm(self) -> Callable[[], None] | None:
+        """A launch that leaves the operands of the next burst cold; None where there is no such."""
+        if self.slots > 1 or self.inputs.work.footprint_bytes >= self.cold.need_bytes:
+            return self._launch_spare
+        return None
 
     def launch(self) -> None:
         """One launch on the next input set, until it is done."""
         self.slot = (self.slot + 1) % self.slots
-        self.backend.launch(self.slot)
+        self._launch_on(self.slot)
+
+    def _launch_spare(self) -> None:
+        """One launch on the sets that the next burst does not use, in turn."""
+        spare = max(1, self.slots - self.launches)
+        self._launch_on((self.slot + 1 + self.launches + self.warmed % spare) % self.slots)
+        self.warmed += 1
+
+    def _launch_on(self, slot: int) -> None:
+        self.backend.launch(slot)
         self.backend.sync()
-        self.last_use[self.slot] = self.cold.passed_bytes
+        self.last_use[slot] = self.cold.passed_bytes
         self.cold.passed_bytes += self.inputs.work.footprint_bytes
 
     def burst(self) -> None:
@@ -92,16 +104,15 @@ class Contestant:
             self.launch()
 
     def make_cold(self) -> None:
-        """Push out of the caches what the next attempt will use."""
-        count = min(self.slots, self.launches + self.warms_up)
-        ahead = [(self.slot + 1 + i) % self.slots for i in range(count)]
+        """Push out of the caches what the next burst will use."""
+        ahead = [(self.slot + 1 + i) % self.slots for i in range(min(self.slots, self.launches))]
         size = self.inputs.work.footprint_bytes
         self.cold.wait_until(
             max(self.last_use[slot] + self.cold.need_bytes - i * size for i, slot in enumerate(ahead))
         )
 
     def fit_burst(self) -> None:
-        """Choose the launches of a burst; warm-up and burst together use no input set twice."""
+        """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
         times = []
         for _ in range(FITTING_LAUNCHES):
             self.make_cold()
@@ -113,8 +124,7 @@ class Contestant:
 
     def take_turn(self) -> None:
         """One timed burst, kept in `turns`."""
-        warm = self.launch if self.warms_up else _rest
-        self.turns.append(take_turn(warm, self.burst, before=self.make_cold))
+        self.turns.append(take_turn(self.warm, self.burst, before=self.make_cold))
 
     def check(self, expected: dict[int, reference.F64]) -> None:
         """Hold the last launch's output against the reference, computed once a slot. Raises Refused."""
@@ -144,7 +154,3 @@ def enter(name: str, work: Work, cold: ColdMemory, threads: int, slots: int, see
         backend.close()
         raise
     return Contestant(name, backend, inputs, cold, [cold.passed_bytes] * inputs.slots, inputs.slots - 1)
-
-
-def _rest() -> None:
-    """No warm-up: it would leave the only input set in the caches."""

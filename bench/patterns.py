@@ -25,8 +25,11 @@ from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd import LANES
 from membound.kernels.inputs import from_bf16
 
-WINDOWS = 32
-"""A rotation's windows: each is short, so that some are undisturbed on a machine that others use too."""
+WINDOWS, FEWEST_WINDOWS = 32, 6
+"""A rotation's windows at most and at least: so short that some are undisturbed on a machine that others use too."""
+THREAD_WINDOW_BYTES = 32 << 20
+"""A thread's part of a window, if it fits: 1 to 3 ms. What a call costs at its start, when nothing is on its way
+yet, hides in it: 6 MB a call read 10-20 % slower than 64 MB on an AMD Milan."""
 FMA_ITERATIONS = 400_000
 DOT_REPEATS = 10_000
 TILE_REPEATS = 20_000
@@ -52,11 +55,17 @@ class Pattern:
         return self.amount / median(usable(self.turns))
 
 
+def window_bytes(values: stream.F32, threads: int, arrays: int = 1) -> int:
+    """Bytes of a window in each of the arrays that share the memory."""
+    wanted = min(threads * THREAD_WINDOW_BYTES, values.nbytes // FEWEST_WINDOWS)
+    return max(wanted, values.nbytes // WINDOWS) // arrays
+
+
 def read_patterns(values: stream.F32, threads: int, streams: Sequence[int]) -> list[Pattern]:
     """Reads of rotating windows by that many threads, each without prefetch and with it, near and far ahead."""
     patterns = []
     for parts, ahead in product(streams, (0, *stream.PREFETCH_FLOATS)):
-        place = stream.arrange(values.size, threads, parts, 4 * values.size // WINDOWS)
+        place = stream.arrange(values.size, threads, parts, window_bytes(values, threads))
         patterns.append(
             Pattern(
                 place.window_bytes,
@@ -76,7 +85,7 @@ def copy_patterns(values: stream.F32, threads: int) -> list[Pattern]:
     """Copies of rotating windows, with stores through and past the caches."""
     patterns = []
     for parts, mode in product((1, 4), ("streaming", "cached")):
-        place = stream.arrange(values.size, threads, parts, 2 * values.size // WINDOWS, arrays=2)
+        place = stream.arrange(values.size, threads, parts, window_bytes(values, threads, 2), arrays=2)
         patterns.append(
             Pattern(
                 2 * place.window_bytes,
@@ -92,7 +101,7 @@ def triad_patterns(values: stream.F32, threads: int) -> list[Pattern]:
     """Triads of rotating windows, with stores through and past the caches."""
     patterns = []
     for parts, mode in product((1, 4), ("streaming", "cached")):
-        place = stream.arrange(values.size, threads, parts, 4 * values.size // (3 * WINDOWS), arrays=3)
+        place = stream.arrange(values.size, threads, parts, window_bytes(values, threads, 3), arrays=3)
         patterns.append(
             Pattern(
                 3 * place.window_bytes,

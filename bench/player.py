@@ -55,14 +55,13 @@ class Player:
             assert thief is not None
             thief.work(self.arm.thief, self.arm.duty)
             turn = take_turn(
-                one.launch, lambda: self._watched(thief), attempts=1, before=one.make_cold, alone=False
+                one.warm, lambda: self._watched(thief), attempts=1, before=one.make_cold, alone=False
             )
             thief.rest()
         elif self.arm.resident:
             turn = take_turn(self._settle, one.burst, ATTEMPTS)
         else:
-            warm = one.launch if one.warms_up else _rest
-            turn = take_turn(warm, one.burst, ATTEMPTS, before=one.make_cold)
+            turn = take_turn(one.warm, one.burst, ATTEMPTS, before=one.make_cold)
         self.turns.append(turn)
 
     def _settle(self) -> None:
@@ -102,7 +101,3 @@ class Player:
             outcome.grade = "contended"
             outcome.grade_reasons = [f"{len(seen) - clean} of {len(seen)} turns disturbed"]
         return outcome
-
-
-def _rest() -> None:
-    """No warm-up: it would leave the only input set in the caches."""

@@ -28,6 +28,7 @@ from membound.bench.contestant import ColdMemory, Contestant, Refused
 from membound.bench.device_counters import device_delta, open_counters
 from membound.bench.expected import cached_reference
 from membound.bench.machine import last_level_cache_bytes
+from membound.bench.patterns import window_bytes
 from membound.bench.player import Outcome, Player
 from membound.bench.telemetry import delta, snapshot
 from membound.kernels.cpu import stream
@@ -80,7 +81,7 @@ def run_trial(trial: Trial, tell: Tell) -> Iterator[Outcome]:
 def _cold_memory(threads: int) -> ColdMemory:
     """Memory of nobody else, whose reading pushes operands out of the caches."""
     values = stream.allocate(rotating_bytes(threads), threads)
-    place = stream.arrange(values.size, threads, EVICTION_STREAMS, values.nbytes // 32)
+    place = stream.arrange(values.size, threads, EVICTION_STREAMS, window_bytes(values, threads))
     numbers = iter(range(1 << 62))
 
     def evict() -> int:

@@ -4,9 +4,9 @@
 >>> turn.time_s, turn.clean
 (0.00213, True)
 
-Contestants share a process. The pause lets the spinning threads of the one before come to rest, the warm
-call wakes one's own. A burst is short, so that clean ones exist even on a loaded machine, and is timed
-again while it is disturbed.
+Contestants share a process. The pause lets the spinning threads of the one before come to rest, warm calls
+wake one's own until each has a core. A burst is short, so that clean ones exist even on a loaded machine,
+and is timed again while it is disturbed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ DISTURBED = 0.03
 ATTEMPTS = 6
 PAUSE_S = 0.006
 """Longer than OpenMP's threads spin for more work: libgomp and oneDNN spin for 1 to 5 ms."""
+WARM_S = 0.012
+"""Warm calls follow each other so long. Threads that slept for 20 ms or more wake on one core and share it for
+several milliseconds, each waiting half of the time (two threads of an AMD Milan, Linux 6.18: no burst of 40 was
+clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
 OTHERS_GRAIN_S = 0.02
 """Two ticks of /proc/stat, which counts in hundredths of a second: less than that proves nobody else."""
 FEWEST_CLEAN = 3
@@ -44,7 +48,7 @@ class Turn:
 
 
 def take_turn(
-    warm: Callable[[], object],
+    warm: Callable[[], object] | None,
     burst: Callable[[], object],
     attempts: int = ATTEMPTS,
     pause_s: float = PAUSE_S,
@@ -53,15 +57,17 @@ def take_turn(
 ) -> Turn:
     """Time `burst` until it is clean, at most `attempts` times; the least disturbed of them.
 
-    Each attempt is: `before`, a pause that grows with every attempt, `warm`, and the timed burst. Not `alone`,
-    others are meant to run on other cores, and only waiting for one's own counts as disturbance.
+    Each attempt is: `before`, a pause that grows with every attempt, `warm` again and again for WARM_S (None:
+    not at all), and the timed burst. Not `alone`, others are meant to run on other cores, and only waiting for
+    one's own counts as disturbance.
     """
     best: Turn | None = None
     for attempt in range(attempts):
         if before is not None:
             before()
         time.sleep(pause_s * (1 + attempt))
-        warm()
+        if warm is not None:
+            _repeat(warm, WARM_S)
         turn = _timed(burst, alone)
         if best is None or (turn.disturbance or 0.0) < (best.disturbance or 0.0):
             best = turn
@@ -78,6 +84,14 @@ def usable(turns: Sequence[Turn]) -> list[float]:
         return clean
     ranked = sorted(turns, key=lambda turn: turn.disturbance or 0.0)
     return [turn.time_s for turn in ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]]
+
+
+def _repeat(warm: Callable[[], object], seconds: float) -> None:
+    """Once at least."""
+    end = time.perf_counter() + seconds
+    warm()
+    while time.perf_counter() < end:
+        warm()
 
 
 def _timed(burst: Callable[[], object], alone: bool) -> Turn:

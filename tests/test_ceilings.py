@@ -98,6 +98,17 @@ def test_memory_is_four_caches_but_never_more_than_half_of_what_is_free(
         ceilings.rotating_bytes(2)
 
 
+@pytest.mark.parametrize(
+    ("mebibytes", "threads", "window"), [(1536, 2, 64), (4096, 2, 128), (192, 2, 32), (64 * 192, 64, 2048)]
+)
+def test_a_window_takes_milliseconds_and_comes_again_after_all_others(
+    mebibytes: int, threads: int, window: int
+) -> None:
+    values = np.empty(mebibytes << 18, np.float32)  # never touched
+    for arrays in (1, 2, 3):
+        assert patterns.window_bytes(values, threads, arrays) == (window << 20) // arrays
+
+
 def test_patterns_that_turn_out_faster_win(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {"slow": 2.0, "fast": 0.5, "middle": 1.0, "late": 0.25}
     calls: list[int] = []

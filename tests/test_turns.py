@@ -13,8 +13,9 @@ from membound.bench.turns import Turn, take_turn, usable
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happened, in order; nothing sleeps."""
+    """What happened, in order; nothing sleeps, and warming up is one call."""
     happened: list[str] = []
+    monkeypatch.setattr(turns, "WARM_S", 0.0)
     monkeypatch.setattr(time, "sleep", lambda seconds: happened.append(f"pause {1e3 * seconds:.0f}"))
     return happened
 
@@ -42,6 +43,23 @@ def test_a_clean_burst_is_not_repeated(events: list[str], monkeypatch: pytest.Mo
     bursts_of(monkeypatch, [0.01, 0.0])
     assert attempt(events) == Turn(1.0, 0.01)
     assert events == ["before", "pause 6", "warm", "burst"]
+
+
+def test_warm_calls_follow_each_other_for_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+
+    def warm() -> None:
+        calls.append("warm")
+        now[0] += 0.25 * turns.WARM_S
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
+    bursts_of(monkeypatch, [0.0, 0.0])
+    take_turn(warm, lambda: calls.append("burst"))
+    assert calls == ["warm"] * 4 + ["burst"]
+    calls.clear()
+    take_turn(None, lambda: calls.append("burst"))
+    assert calls == ["burst"]
 
 
 def test_a_disturbed_burst_is_repeated_after_longer_pauses(
