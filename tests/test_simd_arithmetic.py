@@ -13,15 +13,19 @@ from simd_probes import floats, ints, probe, result, rng, signed
 from membound.kernels.cpu.simd import (
     DOT_OFFSET,
     LANES,
+    NIBBLE_WORDS,
     absolute,
     add,
     add_i32,
     add_lanes,
     add_scaled_tile,
     add_tiles,
+    bf16_each,
     divide,
+    dot_nibbles,
     dot_s8_broadcast,
     dot_u8_broadcast,
+    far_starts,
     fma,
     fma_broadcast,
     fma_chains,
@@ -34,7 +38,6 @@ from membound.kernels.cpu.simd import (
     maximum,
     multiply,
     nibble_values_each,
-    nibbles_each,
     round_i32,
     scale_by_power_of_two,
     scale_columns,
@@ -48,6 +51,7 @@ from membound.kernels.cpu.simd import (
     weigh_bytes,
     zeros_i32,
 )
+from membound.kernels.inputs import from_bf16
 
 pytestmark = pytest.mark.instruction_set
 
@@ -232,13 +236,40 @@ def test_rows_of_bytes_weigh_columns() -> None:
     np.testing.assert_array_equal(y, c + sums.ravel())
 
 
-def test_nibbles_of_bytes_and_of_lanes() -> None:
+def test_dot_products_of_nibbles_are_exact_at_the_extremes() -> None:
     @probe
-    def halves(out: Any, a: Any) -> None:
-        tile = load_tile(a, 0, zeros_i32(2))
-        store_tile(out, 0, nibbles_each(tile, 0))
-        store_tile(out, 2 * LANES, nibbles_each(tile, 1))
+    def run(out: Any, w: Any, x: Any, c: Any) -> None:
+        acc = load_tile(c, 0, zeros_i32(6))
+        starts = far_starts(1, ROW, 2)
+        store_tile(out, 0, dot_nibbles(acc, w, starts, 2, x, 5))
 
+    rows, tokens, ROW = 2, 3, 4 * LANES * NIBBLE_WORDS + 7
+    w, c = rng.integers(0, 256, 3 + rows * ROW, np.uint8), ints(rows * tokens * LANES)
+    x = signed(5 + 8 * NIBBLE_WORDS * tokens)
+    groups = x[5:].reshape(2 * NIBBLE_WORDS, tokens, 4)
+    w[3 : 3 + 4 * LANES * NIBBLE_WORDS], groups[:, 0] = 255, 127  # the first row, all words
+    groups[:, 1] = -127
+    words = np.stack([w[3 + i * ROW :][: 4 * LANES * NIBBLE_WORDS] for i in range(rows)])
+    words = words.reshape(rows, NIBBLE_WORDS, 1, LANES, 4)
+    nibbles = np.concatenate([words & 15, words >> 4], 2).reshape(rows, 2 * NIBBLE_WORDS, LANES, 4)
+    sums = np.einsum("igla,gja->ijl", nibbles.astype(np.int32), groups.astype(np.int32))
+    y = result(run, w, x, c, count=rows * tokens * LANES, dtype=np.int32)
+    np.testing.assert_array_equal(y, c + sums.ravel())
+
+
+def test_halves_of_lanes_as_bfloat16() -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        tile = load_tile(a, 0, zeros_i32(2))
+        store_tile(out, 0, bf16_each(tile, 0))
+        store_tile(out, 2 * LANES, bf16_each(tile, 1))
+
+    a = (floats(4 * LANES).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    y = result(run, a.view(np.int32), count=4 * LANES)
+    np.testing.assert_array_equal(y, from_bf16(np.concatenate([a[::2], a[1::2]])))
+
+
+def test_nibbles_of_lanes_as_numbers() -> None:
     @probe
     def values(out: Any, a: Any) -> None:
         for position in range(8):
@@ -246,7 +277,5 @@ def test_nibbles_of_bytes_and_of_lanes() -> None:
             store_tile(out, 2 * LANES * position, tile)
 
     a = rng.integers(0, 256, 8 * LANES, np.uint8)
-    y = result(halves, a, count=4 * LANES, dtype=np.int32)
-    np.testing.assert_array_equal(y.view(np.uint8), np.concatenate([a & 15, a >> 4]))
     expected = [((a.view(np.uint32) >> np.uint32(4 * p)) & np.uint32(15)).astype(int) - 8 for p in range(8)]
     np.testing.assert_array_equal(result(values, a, count=16 * LANES), np.concatenate(expected))

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from membound.kernels.cpu.recipe import Recipe
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, Recipe
 from membound.kernels.cpu.simd import (
     DOT_OFFSET,
     LANES,
@@ -71,6 +71,7 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
 
 def _interleave(recipe: Recipe) -> Any:
     M, TOKENS = recipe.m, recipe.tokens
+    STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
 
     @numba.njit
     def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
@@ -85,6 +86,8 @@ def _interleave(recipe: Recipe) -> Any:
         @numba.njit
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             some_columns(x, at, stride, k, 0, k, scratch)
+            padded = (k + STEP - 1) // STEP * STEP  # there is one round of tokens, and nothing behind it
+            scratch.view(np.float32)[k * TOKENS : padded * TOKENS] = 0
 
     else:
 
@@ -133,8 +136,8 @@ def _quantise(recipe: Recipe) -> Any:
         largest = _largest(x, at, k)
         factor = np.float32(127) / largest if largest > 0 else np.float32(0)
         scales[row] = largest / np.float32(127)
+        line = np.empty(width + LANES, np.int8)
         for g in range(groups):
-            line = np.empty(width + LANES, np.int8)
             total = _round_part(x, at + g * width, min(width, k - g * width), factor, line)
             if GROUP:
                 sums[(row // TOKENS * groups + g) * TOKENS + row % TOKENS] = -8 * total

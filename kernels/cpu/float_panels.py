@@ -14,10 +14,11 @@ import numba
 import numpy as np
 
 from membound.kernels.cpu.panels import make_share
-from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import BLOCK, COLUMNS_A_LOAD, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
+    bf16_each,
     far_starts,
     fma_broadcast,
     load_bytes_each,
@@ -60,15 +61,18 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     SUMS = PANELS * TOKENS
     COLUMN = LANES * FORMATS[FMT].bits // 8
     SCALED = FMT == "int8"
+    STEP = COLUMNS_A_LOAD.get(FMT, 1)
     UNROLL = 4
+    add_columns = make_add_columns(FMT, TOKENS)
     LINES = max(1, UNROLL * COLUMN // 64)
     AHEAD = PREFETCH_BYTES
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
-        panel_bytes = k * COLUMN + PANEL_PADDING
-        whole = k // UNROLL * UNROLL
+        padded = (k + STEP - 1) // STEP * STEP
+        panel_bytes = padded * COLUMN + PANEL_PADDING
+        whole = padded // UNROLL * UNROLL
         scales = at + panels * panel_bytes
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
@@ -77,18 +81,40 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
                 if AHEAD:
                     for line in range(LINES):
                         prefetch_each(w, starts, j0 * COLUMN + AHEAD + 64 * line)
-                for j in range(j0, j0 + UNROLL):
-                    weights = load_each(w, starts, j * COLUMN, FMT)
-                    acc = fma_broadcast(acc, weights, x, j * TOKENS)
-            for j in range(whole, k):
-                weights = load_each(w, starts, j * COLUMN, FMT)
-                acc = fma_broadcast(acc, weights, x, j * TOKENS)
+                for j in range(j0, j0 + UNROLL, STEP):
+                    acc = add_columns(acc, w, starts, j, x)
+            for j in range(whole, padded, STEP):
+                acc = add_columns(acc, w, starts, j, x)
             if SCALED:
                 by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
                 acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
             store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
 
     return run
+
+
+def make_add_columns(fmt: str, tokens: int) -> Any:
+    """The inlined function add_columns(acc, w, starts, j, x): acc + column j of W times that of x.
+
+    As many columns as a load holds (COLUMNS_A_LOAD).
+    """
+    COLUMN = LANES * FORMATS[fmt].bits // 8
+
+    if COLUMNS_A_LOAD.get(fmt, 1) == 2:
+
+        @numba.njit(inline="always")
+        def add_columns(acc: Any, w: Any, starts: Any, j: Any, x: Any) -> Any:
+            words = load_bytes_each(w, starts, j * COLUMN)
+            acc = fma_broadcast(acc, bf16_each(words, 0), x, j * tokens)
+            return fma_broadcast(acc, bf16_each(words, 1), x, (j + 1) * tokens)
+
+    else:
+
+        @numba.njit(inline="always")
+        def add_columns(acc: Any, w: Any, starts: Any, j: Any, x: Any) -> Any:
+            return fma_broadcast(acc, load_each(w, starts, j * COLUMN, fmt), x, j * tokens)
+
+    return add_columns
 
 
 def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
@@ -128,6 +154,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     COLUMN = LANES * FORMATS[FMT].bits // 8
     GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
     SCALED = FMT == "int8"
+    STEP = COLUMNS_A_LOAD.get(FMT, 1)
     AHEAD = BLOCK * COLUMN + (BLOCK // GROUP * GROUP_SCALES if GROUP else 0)
     LINE = max(1, 64 // COLUMN)
     TOGETHER = PANEL_GROUP if 4 * recipe.rows * BLOCK <= X_BLOCK_BYTES else 1
@@ -136,7 +163,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
-        panel_bytes = k * COLUMN + PANEL_PADDING
+        panel_bytes = (k + STEP - 1) // STEP * STEP * COLUMN + PANEL_PADDING
         if GROUP:
             panel_bytes += k // GROUP * GROUP_SCALES
         scales = at + panels * panel_bytes
@@ -180,14 +207,26 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
 
 
 def _widen(recipe: Recipe, panels_at_once: int) -> Any:
-    """Columns of several panels as float32, panels side by side."""
+    """Columns of several panels as float32, panels side by side; with bf16 an even number of them."""
     FMT, PANELS = recipe.format, panels_at_once
     COLUMN = LANES * FORMATS[FMT].bits // 8
+    SIDE = PANELS * LANES
 
-    @numba.njit
-    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
-        for j in range(columns):
-            store_tile(block, j * PANELS * LANES, load_each(w, starts, (k0 + j) * COLUMN, FMT))
+    if COLUMNS_A_LOAD.get(FMT, 1) == 2:
+
+        @numba.njit
+        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+            for j in range(0, columns, 2):
+                words = load_bytes_each(w, starts, (k0 + j) * COLUMN)
+                store_tile(block, j * SIDE, bf16_each(words, 0))
+                store_tile(block, (j + 1) * SIDE, bf16_each(words, 1))
+
+    else:
+
+        @numba.njit
+        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+            for j in range(columns):
+                store_tile(block, j * SIDE, load_each(w, starts, (k0 + j) * COLUMN, FMT))
 
     return widen
 

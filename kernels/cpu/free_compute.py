@@ -27,12 +27,13 @@ from numba.extending import overload
 
 from membound.kernels.cpu.attention import make_attend
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.float_panels import make_add_columns
 from membound.kernels.cpu.grouping import PREFETCH_BYTES as CACHE_PREFETCH_BYTES
 from membound.kernels.cpu.grouping import Grouping, grouping
 from membound.kernels.cpu.linear import prepare
 from membound.kernels.cpu.pack import aligned_bytes
 from membound.kernels.cpu.panels import make_share
-from membound.kernels.cpu.recipe import PANEL_PADDING, PREFETCH_BYTES, Recipe, choose
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, PANEL_PADDING, PREFETCH_BYTES, Recipe, choose
 from membound.kernels.cpu.scores import hide_padding
 from membound.kernels.cpu.simd import (
     LANES,
@@ -42,7 +43,6 @@ from membound.kernels.cpu.simd import (
     add_tiles,
     broadcast_next,
     far_starts,
-    fma_broadcast,
     fma_chains,
     fma_tile,
     literal_value,
@@ -143,8 +143,11 @@ def _multiply_loaded(fmt: str) -> Any:
 def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
     FMT, PANELS = recipe.format, panels_at_once
     COLUMN = LANES * FORMATS[FMT].bits // 8
-    TOGETHER = CHAINS // PANELS
+    STEP = COLUMNS_A_LOAD.get(FMT, 1)
+    TOGETHER = max(CHAINS // PANELS, STEP)
+    EACH = TOGETHER * PANELS // CHAINS
     UNROLL = max(4, TOGETHER)
+    add_columns = make_add_columns(FMT, 1)
     LINES = max(1, UNROLL * COLUMN // 64)
     AHEAD = PREFETCH_BYTES
 
@@ -153,9 +156,10 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
         x = scratch.view(np.float32)
         numbers = x[_constants_at(k) :]
         half = splat(numbers[HALF])
-        rounds = int(numbers[DOSE])
-        panel_bytes = k * COLUMN + PANEL_PADDING
-        whole = k // UNROLL * UNROLL
+        rounds = int(numbers[DOSE]) * EACH
+        padded = (k + STEP - 1) // STEP * STEP
+        panel_bytes = padded * COLUMN + PANEL_PADDING
+        whole = padded // UNROLL * UNROLL
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             acc = zeros(PANELS)
@@ -165,12 +169,12 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
                     for line in range(LINES):
                         prefetch_each(w, starts, j0 * COLUMN + AHEAD + 64 * line)
                 for j1 in range(j0, j0 + UNROLL, TOGETHER):
-                    for j in range(j1, j1 + TOGETHER):
-                        acc = fma_broadcast(acc, load_each(w, starts, j * COLUMN, FMT), x, j)
+                    for j in range(j1, j1 + TOGETHER, STEP):
+                        acc = add_columns(acc, w, starts, j, x)
                     for _ in range(rounds):
                         chains = fma_chains(chains, half, half)
-            for j in range(whole, k):
-                acc = fma_broadcast(acc, load_each(w, starts, j * COLUMN, FMT), x, j)
+            for j in range(whole, padded, STEP):
+                acc = add_columns(acc, w, starts, j, x)
             zero = tile_of_columns((_zero(chains, numbers[NOTHING]),), PANELS)
             acc = add_tiles(acc, zero)
             store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)

@@ -15,16 +15,16 @@ from membound.kernels.cpu.panels import make_share
 from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
+    NIBBLE_WORDS,
     add_scaled_tile,
     broadcast_bytes_next,
     broadcast_next,
+    dot_nibbles,
     dot_s8_broadcast,
-    dot_u8_broadcast,
     far_starts,
     load_bytes_each,
     load_each,
     load_tile,
-    nibbles_each,
     prefetch_each,
     scale_columns,
     scale_tile,
@@ -118,14 +118,13 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
                         place = corrections + 4 * (t * groups + g) * TOKENS
                         inner = tile_of_columns(broadcast_bytes_next(scratch, place, TOKENS), PANELS)
                         column = (t * k + g * GROUP) * TOKENS
-                        for j in range(GROUP // 8):
+                        for j0 in range(0, GROUP // 8, NIBBLE_WORDS):
                             if AHEAD:
-                                prefetch_each(w, starts, g * RECORD + j * 4 * LANES + AHEAD)
-                            packed = load_bytes_each(w, starts, g * RECORD + SCALES + j * 4 * LANES)
-                            low, high = nibbles_each(packed, 0), nibbles_each(packed, 1)
-                            place = column + j * 8 * TOKENS
-                            inner = dot_u8_broadcast(inner, low, scratch, place)
-                            inner = dot_u8_broadcast(inner, high, scratch, place + 4 * TOKENS)
+                                for j in range(j0, j0 + NIBBLE_WORDS):
+                                    prefetch_each(w, starts, g * RECORD + j * 4 * LANES + AHEAD)
+                            words = g * RECORD + SCALES + j0 * 4 * LANES
+                            place = column + j0 * 8 * TOKENS
+                            inner = dot_nibbles(inner, w, starts, words, scratch, place)
                         scales = load_each(w, starts, g * RECORD, "f16")
                         acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
                     if g1 < groups:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba import prange
 
 from membound.kernels.cpu.compile import kernel
-from membound.kernels.cpu.recipe import Recipe
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, Recipe
 from membound.kernels.inputs import Weight
 from membound.kernels.work import FORMATS
 
@@ -59,7 +59,8 @@ class _Panels:
         self.panel_bytes = recipe.panel_bytes(k)
         fmt = FORMATS[recipe.format]
         size = max(1, fmt.bits // 8)
-        self.together = {"float": size, "integer": 4, "tile": 4}[recipe.method]
+        wide = COLUMNS_A_LOAD.get(recipe.format, 1)
+        self.together = {"float": size * wide, "integer": 4, "tile": 4}[recipe.method]
 
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
         if FORMATS[weight.format].group:

@@ -30,6 +30,10 @@ BLOCK = 128
 128 beats 64 by 8–20 % (sums go to and from memory half as often) and 256 by 15–25 % (the widened block and
 x together fill the first-level cache)."""
 
+COLUMNS_A_LOAD = {"bf16": 2}
+"""Neighbouring columns of a row that share a lane, where that is more than one: a shift and a mask then widen
+twice as many numbers a load as a conversion does."""
+
 PANEL_PADDING = 64
 """Bytes between panels, so that streams do not lie a power of two apart and share cache sets."""
 
@@ -77,7 +81,8 @@ class Recipe:
 
     def padded_k(self, k: int) -> int:
         """Columns of W after padding to whole loads."""
-        step = {"float": 1, "integer": 4, "tile": 64 // (FORMATS[self.format].bits // 8 or 1)}[self.method]
+        wide = COLUMNS_A_LOAD.get(self.format, 1)
+        step = {"float": wide, "integer": 4, "tile": 64 // (FORMATS[self.format].bits // 8 or 1)}[self.method]
         if FORMATS[self.format].group:
             step = FORMATS[self.format].group
         return -(-k // step) * step

@@ -237,6 +237,24 @@ def load_each(typing: Any, array: Any, starts: Any, index: Any, fmt: Any) -> Any
 
 
 @intrinsic
+def bf16_each(typing: Any, tile: Any, half: Any) -> Any:
+    """The lower (half=0) or upper (half=1) bfloat16 of every lane as float32, vector by vector."""
+    upper = literal_value(half)
+    if upper is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = _unpack(builder, args[0], tile.count)
+        if upper:
+            values = [builder.and_(v, _splat(_I, 0xFFFF0000)) for v in values]
+        else:
+            values = [builder.shl(v, _splat(_I, 16)) for v in values]
+        return context.make_tuple(builder, sig.return_type, [builder.bitcast(v, _VF) for v in values])
+
+    return types.UniTuple(F32, tile.count)(tile, half), codegen
+
+
+@intrinsic
 def load_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
     """A tile: `count` vectors that follow each other from array[index] on."""
     kind, n = literal_value(fmt), literal_value(count)
@@ -579,19 +597,30 @@ def _dot4_plain(builder: Any, acc: Any, a: Any, b: Any, *, signed: bool) -> Any:
     return acc
 
 
-def _dot4_avx2(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
-    """vpmaddubsw, vpmaddwd by one, vpaddd: exact while pairs of products stay within int16."""
-    pairs, bytes_ = ir.VectorType(_W, 16), ir.VectorType(_B, 32)
-    args = [builder.bitcast(v, bytes_) for v in (unsigned, signed)]
-    words = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", pairs, args)
+_PAIRS = AVX2 and not AVX512
+"""Whether products of bytes meet as pairs in int16 first."""
+
+
+def _multiply_pairs(builder: Any, unsigned: Any, signed: Any) -> Any:
+    """vpmaddubsw: sums of two neighbours' products, exact while they stay within int16."""
+    args = [builder.bitcast(v, ir.VectorType(_B, 32)) for v in (unsigned, signed)]
+    return _call(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(_W, 16), args)
+
+
+def _add_pairs(builder: Any, acc: Any, words: Any) -> Any:
+    """vpmaddwd by one, vpaddd: two neighbouring int16 and an int32."""
     return builder.add(acc, _call(builder, "llvm.x86.avx2.pmadd.wd", _VI, [words, _splat(_W, 1, 16)]))
+
+
+def _dot4_avx2(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
+    return _add_pairs(builder, acc, _multiply_pairs(builder, unsigned, signed))
 
 
 def _dot4_signed(builder: Any, acc: Any, a: Any, b: Any) -> Any:
     if VNNI:  # the instruction wants one unsigned factor: flip a's top bit, correct with DOT_OFFSET
         flipped = builder.xor(a, _splat(_I, 0x80808080))
         return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, [acc, flipped, b])
-    if AVX2 and not AVX512:  # |a| · (b with a's sign): within int16 as neither factor is ever -128
+    if _PAIRS:  # |a| · (b with a's sign): within int16 as neither factor is ever -128
         bytes_ = ir.VectorType(_B, 32)
         a8, b8 = builder.bitcast(a, bytes_), builder.bitcast(b, bytes_)
         magnitude = _call(builder, "llvm.abs.v32i8", bytes_, [a8, ir.IntType(1)(0)])
@@ -628,7 +657,7 @@ def dot_s8_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -
 def _dot4_unsigned(builder: Any, acc: Any, unsigned: Any, signed: Any) -> Any:
     if VNNI:
         return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _VI, [acc, unsigned, signed])
-    if AVX2 and not AVX512:
+    if _PAIRS:
         return _dot4_avx2(builder, acc, unsigned, signed)
     return _dot4_plain(builder, acc, unsigned, signed, signed=False)
 
@@ -663,21 +692,57 @@ def dot_u8_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -
     return acc(acc, rows, array, types.intp), codegen
 
 
+NIBBLE_WORDS = 4
+"""Words of nibbles that `dot_nibbles` takes at once: the eight products of up to 2 · 15 · 127 that meet in an
+int16 of AVX2 stay below 2^15."""
+
+
 @intrinsic
-def nibbles_each(typing: Any, tile: Any, half: Any) -> Any:
-    """The low (half=0) or high (half=1) four bits of each byte, vector by vector."""
-    high = literal_value(half)
-    if high is None:
-        return None
+def dot_nibbles(typing: Any, acc: Any, array: Any, starts: Any, index: Any, columns: Any, place: Any) -> Any:
+    """acc[i·T + j] += dot(nibbles of row i, column j) over NIBBLE_WORDS words, exact; T columns of x.
+
+    Word number v of row i is the 4·LANES bytes array[starts[i] + index + 4·LANES·v]: byte b of a lane meets, by its
+    low and its high nibble (0..15), bytes b of the 2·v-th and the next group of columns, within −127..127; group g
+    is T times four bytes from columns[place + 4·T·g] on.
+    """
+    tokens = acc.count // starts.count
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        values = _unpack(builder, args[0], tile.count)
-        if high:
-            values = [builder.lshr(v, _splat(_I, 4)) for v in values]
-        masked = [builder.and_(v, _splat(_I, 0x0F0F0F0F)) for v in values]
-        return context.make_tuple(builder, sig.return_type, masked)
+        sums, rows = _unpack(builder, args[0], acc.count), _unpack(builder, args[2], starts.count)
+        right = _address(context, builder, sig, args, 4, args[5], _I)
+        pairs: list[Any] = [None] * len(sums)
+        for word in range(NIBBLE_WORDS):
+            values = [
+                _broadcast(builder, builder.load(builder.gep(right, [_I(2 * word * tokens + i)]), align=1))
+                for i in range(2 * tokens)
+            ]
+            for i, start in enumerate(rows):
+                left = builder.add(builder.add(start, args[3]), start.type(4 * LANES * word))
+                packed = builder.load(_address(context, builder, sig, args, 1, left, _VI), align=1)
+                for half, nibbles in enumerate(_nibbles(builder, packed)):
+                    for j in range(tokens):
+                        at = i * tokens + j
+                        _add_nibbles(builder, sums, pairs, at, nibbles, values[half * tokens + j])
+        if _PAIRS:
+            sums = [_add_pairs(builder, total, words) for total, words in zip(sums, pairs, strict=True)]
+        return context.make_tuple(builder, sig.return_type, sums)
 
-    return tile(tile, half), codegen
+    return acc(acc, array, starts, types.intp, columns, types.intp), codegen
+
+
+def _nibbles(builder: Any, packed: Any) -> tuple[Any, Any]:
+    """The low and the high four bits of each byte."""
+    mask = _splat(_I, 0x0F0F0F0F)
+    return builder.and_(packed, mask), builder.and_(builder.lshr(packed, _splat(_I, 4)), mask)
+
+
+def _add_nibbles(builder: Any, sums: list[Any], pairs: list[Any], at: int, left: Any, right: Any) -> None:
+    """A product into sums[at], or on AVX2 as int16 into pairs[at], which `_add_pairs` sums up at the end."""
+    if not _PAIRS:
+        sums[at] = _dot4_unsigned(builder, sums[at], left, right)
+        return
+    words = _multiply_pairs(builder, left, right)
+    pairs[at] = words if pairs[at] is None else builder.add(pairs[at], words)
 
 
 @intrinsic
