@@ -41,6 +41,9 @@ from membound.results.observation import NO_TIME, SKIPPED
 Tell = Callable[[str, list[int]], None]
 """Called with the phase that begins and the indices of the arms that are in it."""
 
+Hire = Callable[[list[int]], Thief]
+"""The co-runner of a process, for the arms with these indices."""
+
 LEAST_ROUNDS = 3
 BURST_BYTES = 32 << 20
 """Small works have so many bytes in input sets that a burst of all of them lasts a millisecond or so."""
@@ -78,10 +81,26 @@ def run_trial(trial: Trial, tell: Tell) -> Iterator[Outcome]:
     until = time.perf_counter() + trial.left_s
     set_threads(trial.threads)
     cold = _cold_memory(trial.threads)
-    for members in groups.values():
-        with ExitStack() as stack:
-            yield from _Group(trial, members, cold, tell, stack, until).run()
-        gc.collect()
+    with ExitStack() as whole:
+        hire = _hiring(trial, tell, whole)
+        for members in groups.values():
+            with ExitStack() as stack:
+                yield from _Group(trial, members, cold, tell, hire, stack, until).run()
+            gc.collect()
+
+
+def _hiring(trial: Trial, tell: Tell, stack: ExitStack) -> Hire:
+    """Starts the co-runner when it is asked for first; touching its memory takes seconds."""
+    hired: list[Thief] = []
+
+    def hire(indices: list[int]) -> Thief:
+        if not hired:
+            tell("starting the co-runner", indices)
+            cpus = trial.thief_cpus
+            hired.append(stack.enter_context(Thief(cpus, rotating_bytes(len(cpus)))))
+        return hired[0]
+
+    return hire
 
 
 def _cold_memory(threads: int) -> ColdMemory:
@@ -105,6 +124,7 @@ class _Group:
     members: Sequence[tuple[int, Arm]]
     cold: ColdMemory
     tell: Tell
+    hire: Hire
     stack: ExitStack
     until: float
     """When no more time is left, by the clock of `time.perf_counter`."""
@@ -146,6 +166,7 @@ class _Group:
             contestant.launch()
             self.tell("checking", indices)
             self._check(contestant)
+            self.tell("fitting the burst", indices)
             _choose_burst(contestant, arm)
         except BackendUnavailable as error:
             return Outcome(0, "unavailable", f"{error.reason}; {error.remedy}".removesuffix("; "))
@@ -176,7 +197,8 @@ class _Group:
 
     def _play(self, players: Sequence[Player]) -> dict[str, Any]:
         """Rounds in random order until their number, or the time, is up; the counters beside them."""
-        trial, thief = self.trial, self._hire(players)
+        trial, victims = self.trial, [player.index for player in players if player.arm.thief]
+        thief = self.hire(victims) if victims else None
         counters = open_counters(self.device.accelerator if self.device is not None else None)
         rng = random.Random(f"{trial.seed} {trial.replicate} {trial.backend}")
         gc.collect()
@@ -196,13 +218,6 @@ class _Group:
             gc.enable()
         device_after, after = counters.read(), snapshot()
         return delta(before, after) | device_delta(device_before, device_after)
-
-    def _hire(self, players: Sequence[Player]) -> Thief | None:
-        if not any(player.arm.thief for player in players):
-            return None
-        self.tell("starting the co-runner", [player.index for player in players])
-        cpus = self.trial.thief_cpus
-        return self.stack.enter_context(Thief(cpus, rotating_bytes(len(cpus))))
 
     def _check(self, contestant: Contestant) -> None:
         """Hold the last output against the reference, which another process may have computed. Raises Refused."""

@@ -160,6 +160,30 @@ def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> Non
     assert found[0].factors == {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
 
 
+def test_one_co_runner_serves_all_groups(tmp_path: Path) -> None:
+    arms = [Arm("idle", group, PLAIN, {"duty": 0.0}, thief="idle") for group in ("a", "b")]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, thief_cpus=(0,))
+    assert [o.status for o in found] == ["ok"] * 2
+    assert [p for p in phases if p[0] == "starting the co-runner"] == [("starting the co-runner", (0,))]
+
+
+@pytest.mark.parametrize(("launch_s", "launches"), [(0.3e-3, 3), (19e-3, 3), (21e-3, 1)])
+def test_a_launch_much_longer_than_a_burst_is_timed_once_to_fit_it(
+    monkeypatch: pytest.MonkeyPatch, launch_s: float, launches: int
+) -> None:
+    one, now, launched = contestant(4), [0.0], list[int]()
+    monkeypatch.setattr("membound.bench.contestant.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def launch(slot: int) -> None:
+        launched.append(slot)
+        now[0] += launch_s
+
+    monkeypatch.setattr(one.backend, "launch", launch)
+    one.fit_burst()
+    assert len(launched) == launches
+    assert one.launches == (3 if launch_s < 1e-3 else 1)
+
+
 def test_a_device_of_its_own_memory_meets_no_thief_and_rotates_past_its_own_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
