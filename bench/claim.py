@@ -3,32 +3,33 @@
 >>> with RunWriter(new_claim_path(plan.out, run_id)) as writer:
 ...     claim = Claiming(plan, writer, progress, run_id).run()
 
-Ceilings come first, with the threads of the works that they are held against. Cells are interleaved in random
-order, a process of every experiment and backend before the next one of any. Where minutes run out, whole
-pairs of experiment and backend end after one process, the dearest first, and the run says which.
+Ceilings come first, with the threads of the works that they are held against. Backends follow each other, the one
+that can do most experiments first; on each, a process of every experiment comes before the next one of any.
+Where minutes are short, an experiment is begun only if all its processes fit, and the run says which were not.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from membound.bench.arms import Arm, arms_of
-from membound.bench.claim_plan import Cell, ClaimPlan, affordable, fitting, ordered
+from membound.bench.claim_budget import Budget, Pair, named, rank
+from membound.bench.claim_observation import BLIND, nothing, now, observed
+from membound.bench.claim_plan import CLOCKS, Cell, ClaimPlan, fitting
 from membound.bench.machine import fingerprint, package_versions
-from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.process import Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.bench.progress import Reporter
 from membound.bench.run import FINAL_STATUSES, ceiling_rows
-from membound.bench.scene import scene_of
+from membound.bench.scene import Scene, scene_of
 from membound.kernels.work import Linear
 from membound.results.experiments import Register
-from membound.results.observation import ClaimMeta, Observation, median_s
-from membound.results.roofline import Limits, limits_of
+from membound.results.observation import NO_TIME, SKIPPED, ClaimMeta, Observation
+from membound.results.roofline import Limits, device_class, limits_of
 from membound.results.row import Row
 from membound.results.store import RunWriter
 
@@ -38,7 +39,8 @@ FLOAT32 = Linear(1, 1, weight="f32").spec
 """Extra multiply-adds are float32, whatever the format of the weights."""
 ONCE = ("compiling", "checking")
 """Phases whose results later processes find on disk."""
-FREE_COMPUTE, CLOCKS = 1, 8
+FREE_COMPUTE = 1
+Arms = dict[Pair, list[Arm]]
 PACKAGES = ("membound", "numpy", "numba", "llvmlite")
 
 
@@ -55,11 +57,19 @@ class Claiming:
     machine: dict[str, Any] = field(default_factory=fingerprint)
     ceilings: list[Row] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
-    costs_s: dict[tuple[int, str], float] = field(default_factory=dict)
-    """Seconds of a process, by experiment and backend, less what its successors find done."""
+    asked: dict[Pair, list[Arm]] = field(default_factory=dict)
+    """What each backend was asked about, doses as they may be."""
+    refused: dict[str, dict[int, dict[str, str]]] = field(default_factory=dict)
+    """What each backend cannot do, by its own word: experiment, name of the arms, reason."""
+    left_out: dict[Pair, int] = field(default_factory=dict)
+    """Pairs that time did not suffice for, and the first process that was left out."""
+    budget: Budget = field(init=False)
     once_s: float = 0.0
     """Seconds of the cell at hand that went into kernels and references, which are kept."""
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.plan.processes_of)
 
     def run(self, stored: Iterable[Observation] = ()) -> Claiming:
         """All experiments to their end or to Ctrl-C; `stored` are observations of other runs, kept first.
@@ -86,7 +96,7 @@ class Claiming:
             self.machine,
             plan.threads,
             plan.seed,
-            _now(),
+            now(),
             plan.command,
             plan.rigor,
             list(plan.experiments),
@@ -94,41 +104,71 @@ class Claiming:
         )
 
     def _measure(self) -> None:
+        """Backend after backend, the one that can do most experiments first."""
         plan = self.plan
         self._measure_ceilings()
-        arms = self._arms()
-        pairs = {pair for pair, members in arms.items() if members}
-        self.progress.start(plan.processes * sum(len(members) for members in arms.values()))
-        late: set[tuple[int, str]] = set()
-        for replicate in range(plan.processes):
-            if replicate:
-                pairs = self._pairs_left(pairs, plan.processes - replicate)
-            for cell in plan.cells(replicate):
-                pair = (cell.experiment, cell.backend)
-                if pair in pairs and self._left_s() < 0:
-                    late.add(pair)
-                elif pair in pairs:
-                    self._run_cell(cell, arms[pair])
-        if late:
-            self._note_limit(f"left out, at least in one process: experiment {', '.join(ordered(late))}")
+        arms = {pair: members for pair, members in self._arms().items() if members}
+        self.progress.start(sum(plan.processes_of(pair[0]) * len(members) for pair, members in arms.items()))
+        for backend in self._backends():
+            begun = self._first_processes(backend, arms)
+            for replicate in range(1, max((plan.processes_of(n) for n, _ in begun), default=0)):
+                begun = self._further_processes(backend, replicate, arms, begun)
+        if self.left_out:
+            never, short = (
+                [pair for pair, replicate in self.left_out.items() if bool(replicate) == late]
+                for late in (False, True)
+            )
+            parts = (("not begun", never), ("fewer processes than planned", short))
+            told = "; ".join(f"{what}: experiment {named(pairs)}" for what, pairs in parts if pairs)
+            limit_s = plan.time_limit_s
+            self.progress.note(f"time limit of {limit_s:.0f} s: {told}; --rigor high measures them all")
+
+    def _backends(self) -> list[str]:
+        """By the number of experiments of which they say that they can do something; then as given."""
+        return sorted(self.plan.backends, key=lambda backend: -len(self._offered(backend)))
+
+    def _offered(self, backend: str) -> list[int]:
+        """Experiments with an arm that the backend has not refused; none if it could not be asked."""
+        asked, refused = self.asked, self.refused.get(backend, {})
+        return [n for n in refused if {arm.name for arm in asked[n, backend]} - refused[n].keys()]
 
     def _left_s(self) -> float:
         """Seconds until the time limit; infinite without one."""
         limit_s = self.plan.time_limit_s
         return inf if limit_s is None else limit_s - (time.monotonic() - self.started)
 
-    def _note_limit(self, what: str) -> None:
-        limit_s = self.plan.time_limit_s
-        self.progress.note(f"time limit of {limit_s:.0f} s: {what}; --rigor high measures them all")
+    def _first_processes(self, backend: str, arms: Arms) -> list[Pair]:
+        """A process of each experiment for which there is time until its last; the pairs that could be measured.
 
-    def _pairs_left(self, pairs: set[tuple[int, str]], times: int) -> set[tuple[int, str]]:
-        """The pairs that go on: those that could be measured, and for which there is time."""
-        going = {(one.experiment, one.backend) for one in self.observations if one.status == "ok"}
-        costs = {pair: cost for pair, cost in self.costs_s.items() if pair in pairs & going}
-        kept = affordable(costs, self._left_s(), times)
-        if set(costs) - kept:
-            self._note_limit(f"no further process of experiment {', '.join(ordered(set(costs) - kept))}")
+        In random order; in the order of preference where time is limited and nobody knows what they take.
+        """
+        cells = [cell for cell in self.plan.cells(backend, 0) if cell.pair in arms]
+        waiting, begun = [cell.pair for cell in cells], list[Pair]()
+        if self.plan.time_limit_s is not None and not self.budget.known(waiting):
+            cells.sort(key=lambda cell: rank(cell.pair))
+        for cell in cells:
+            if not self.budget.admits(cell.pair, waiting, begun, self._left_s()):
+                self._leave_out(cell, arms[cell.pair])
+            elif self._run_cell(cell, arms[cell.pair]):
+                begun.append(cell.pair)
+            waiting.remove(cell.pair)
+        return begun
+
+    def _further_processes(self, backend: str, replicate: int, arms: Arms, begun: list[Pair]) -> list[Pair]:
+        """One more process, in random order, of those that have begun and fit; returns these."""
+        due = [pair for pair in begun if replicate < self.plan.processes_of(pair[0])]
+        kept = self.budget.affordable(due, self._left_s(), replicate)
+        for cell in self.plan.cells(backend, replicate):
+            if cell.pair in kept and self._left_s() > 0:
+                self._run_cell(cell, arms[cell.pair])
+            elif cell.pair in due:
+                self._leave_out(cell, arms[cell.pair])
         return kept
+
+    def _leave_out(self, cell: Cell, arms: Sequence[Arm]) -> None:
+        """Observations that say that no time was left for a process."""
+        self.left_out.setdefault(cell.pair, cell.replicate)
+        self._tell(cell, self._hopeful(cell, arms), SKIPPED, NO_TIME)
 
     # Ceilings
 
@@ -138,9 +178,12 @@ class Claiming:
             job = {"job": "ceilings", "threads": threads, "quick": plan.rigor != "high"}
             self._run_ceilings(job, "cpu", sys.executable)
         for backend in plan.backends:
+            asked = {n: arms_of(n, self._scene(backend, asking=True)) for n in plan.experiments}
+            self.asked |= {(n, backend): arms for n, arms in asked.items()}
             job = self._job(Cell(0, backend, 0), plan.threads) | {
                 "job": "measure",
                 "works": [],
+                "asked": {n: [arm.as_json() for arm in arms] for n, arms in asked.items()},
                 "ceilings": True,
                 "quick": True,
             }
@@ -153,12 +196,14 @@ class Claiming:
                 for event in worker.events(lambda _: SILENCE_S):
                     if event["event"] == "phase":
                         self.progress.cell("ceilings", "", 0, event["phase"])
+                    elif event["event"] == "offers":
+                        self.refused[backend] = {int(n): arms for n, arms in event["refused"].items()}
                     elif event["event"] == "ceilings":
                         for row in ceiling_rows(event, self.run_id, backend, 0, job["threads"]):
                             self._keep_ceiling(row)
         except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
             status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
-            row = Row(self.run_id, "ceiling", backend, "ceilings", status, str(error), started_at=_now())
+            row = Row(self.run_id, "ceiling", backend, "ceilings", status, str(error), started_at=now())
             row.threads = job["threads"]
             self._keep_ceiling(row)
 
@@ -174,14 +219,20 @@ class Claiming:
 
     # Cells
 
-    def _arms(self) -> dict[tuple[int, str], list[Arm]]:
+    def _scene(self, backend: str, asking: bool = False) -> Scene:
+        """What a backend's arms depend on; `asking` what it can do, it needs no ridge of its own."""
+        plan = self.plan
+        room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
+        cache = plan.device_cache.get(backend, 0)
+        thieves = len(plan.thief_cpus)
+        scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, thieves, cache)
+        return replace(scene, ridge=scene.ridge or 1.0) if asking else scene
+
+    def _arms(self) -> Arms:
         """The arms of every experiment on every backend."""
-        plan, made, told = self.plan, {}, set()
+        plan, made, told = self.plan, Arms(), set()
         for backend in plan.backends:
-            room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
-            cache = plan.device_cache.get(backend, 0)
-            thieves = len(plan.thief_cpus)
-            scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, thieves, cache)
+            scene = self._scene(backend)
             if not scene.ridge and FREE_COMPUTE in plan.experiments:
                 told.add("no ceilings: experiment 1 is left out, which needs a ridge")
             for number in plan.experiments:
@@ -191,18 +242,34 @@ class Claiming:
             self.progress.note(note)
         return made
 
-    def _run_cell(self, cell: Cell, arms: list[Arm]) -> None:
-        """All arms of a cell that have hope; one that kills its worker is left out of the next."""
+    def _hopeful(self, cell: Cell, arms: Sequence[Arm]) -> list[Arm]:
+        """Those of a cell's arms that are not known to fail."""
         hopeless = {
             (one.experiment, one.backend, one.arm, one.work)
             for one in self.observations
             if one.status in FINAL_STATUSES
         }
-        left = [a for a in arms if (cell.experiment, cell.backend, a.name, a.work) not in hopeless]
-        start, self.once_s = time.monotonic(), 0.0
+        return [a for a in arms if (*cell.pair, a.name, a.work) not in hopeless]
+
+    def _run_cell(self, cell: Cell, arms: Sequence[Arm]) -> bool:
+        """All arms of a cell that have hope; one that kills its worker is left out of the next. Whether any has a time."""
+        refused = self.refused.get(cell.backend, {}).get(cell.experiment, {})
+        if (
+            cell.experiment == CLOCKS and device_class(cell.backend) == "cpu"
+        ):  # no system tells its memory's clock
+            refused = dict.fromkeys((arm.name for arm in arms), BLIND)
+        left = self._hopeful(cell, arms)
+        if {arm.name for arm in left} <= refused.keys():  # a runtime starts in seconds, to say the same
+            for arm in left:
+                self._tell(cell, [arm], "unsupported", refused[arm.name])
+            return False
+        start, self.once_s, known = time.monotonic(), 0.0, len(self.observations)
         while left:
             left = self._run_worker(cell, left)
-        self.costs_s[cell.experiment, cell.backend] = time.monotonic() - start - self.once_s
+        measured = any(one.status == "ok" for one in self.observations[known:])
+        if measured:
+            self.budget.costs_s[cell.pair] = time.monotonic() - start - self.once_s
+        return measured
 
     def _job(self, cell: Cell, threads: int) -> dict[str, Any]:
         plan = self.plan
@@ -217,6 +284,7 @@ class Claiming:
             "memory_bytes": plan.memory_bytes,
             "thief_cpus": list(plan.thief_cpus),
             "reference_dir": str(plan.reference_dir),
+            "left_s": None if plan.time_limit_s is None else max(0.0, self._left_s()),
         }
 
     def _run_worker(self, cell: Cell, arms: list[Arm]) -> list[Arm]:
@@ -236,87 +304,26 @@ class Claiming:
                         self.progress.cell(cell.backend, work, cell.replicate, phase)
                     elif event["event"] == "outcome":
                         arm = left.pop(event["index"])
-                        self._keep(self._observation(cell, arm, event))
+                        self._keep(observed(cell, arm, event, self.plan, self._limits))
         except WorkerUnavailableError as error:
-            self._fail(cell, left.values(), "unavailable", str(error))
+            self._tell(cell, left.values(), "unavailable", str(error))
             return []
         except (WorkerDiedError, WorkerTimeoutError) as error:
             status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
             blamed = [i for i in at if i in left] or list(left)
             reason = f"while {phase}: {error}" if phase else str(error)
-            self._fail(cell, [left.pop(i) for i in blamed], status, reason)
+            self._tell(cell, [left.pop(i) for i in blamed], status, reason)
             return list(left.values())
         return []
 
-    # Observations
-
-    def _observation(self, cell: Cell, arm: Arm, event: Event) -> Observation:
-        """What a worker told about an arm, with the ceilings that it is held against."""
-        ok, telemetry = event["status"] == "ok", event["telemetry"]
-        threads = self.plan.threads_of(cell.experiment)
-        limits = self._limits(cell.backend, arm, threads)
-        factors = arm.factors | event["factors"]
-        whole = self._limits(cell.backend, arm, self.plan.threads).read_bytes_per_s
-        if arm.thief and whole:
-            factors["machine_read_bytes_per_s"] = whole
-        status, reason = event["status"], event["reason"]
-        if cell.experiment == CLOCKS and ok:
-            factors |= _clocks(telemetry)
-            if len(factors) < 2:
-                ok, status, reason = (
-                    False,
-                    "unsupported",
-                    "the clocks of memory and cores cannot both be read",
-                )
-        return Observation(
-            cell.experiment,
-            cell.backend,
-            arm.name,
-            cell.replicate,
-            factors,
-            arm.work,
-            arm.parsed.traffic.total_bytes,
-            arm.flops,
-            median_s(event["samples_s"]) if ok else None,
-            event["samples_s"] if ok else [],
-            event["grade"],
-            event["grade_reasons"],
-            status,
-            reason,
-            threads,
-            limits.read_bytes_per_s,
-            limits.compute_flops_per_s,
-            limits.launch_s,
-            _now(),
-            telemetry,
-        )
-
-    def _fail(self, cell: Cell, arms: Iterable[Arm], status: str, reason: str) -> None:
-        """Observations of arms that a worker could not report on itself."""
-        nothing: Event = {
-            "factors": {},
-            "telemetry": {},
-            "samples_s": [],
-            "grade": "unknown",
-            "grade_reasons": [],
-        }
+    def _tell(self, cell: Cell, arms: Iterable[Arm], status: str, reason: str) -> None:
+        """Observations of arms that no worker reported on."""
         for arm in arms:
-            event = nothing | {"status": status, "reason": reason}
-            self._keep(self._observation(cell, arm, event))
+            self._keep(observed(cell, arm, nothing(status, reason), self.plan, self._limits))
 
     def _keep(self, one: Observation) -> None:
         self.writer.append(one)
         self.observations.append(one)
-        row = Row(self.run_id, "case", one.backend, one.work, one.status, one.reason, one.replicate)
-        self.progress.done(row)
-
-
-def _clocks(telemetry: dict[str, Any]) -> dict[str, float]:
-    """The clocks that could be read, of an accelerator or of the processor."""
-    core = telemetry.get("device_clock_hz") or telemetry.get("frequency_hz")
-    memory = telemetry.get("device_memory_clock_hz")
-    return {name: value for name, value in (("core_clock_hz", core), ("memory_clock_hz", memory)) if value}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        if one.status != SKIPPED:  # one note names them all
+            row = Row(self.run_id, "case", one.backend, one.work, one.status, one.reason, one.replicate)
+            self.progress.done(row)

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from membound.backends.api import MemboundError
 from membound.bench.arms import Arm
+from membound.bench.claim_budget import Pair
 from membound.bench.machine import default_threads, pick_cpus
 from membound.bench.plan import ROTATION_SHARE, Options, make_plan
 from membound.bench.scene import Scene
@@ -27,7 +28,7 @@ GROUP_S = {"normal": 2.0, "high": 10.0}
 """Seconds after which the turns of a group of arms end, a few rounds done."""
 HIGH_PROCESSES = 10
 THEFT, CLOCKS = 4, 8
-"""Experiments with rules of their own: a victim on one core; so many processes that others do not wait for it."""
+"""Experiments with rules of their own: a victim on one core; more processes than all others."""
 RESIDENT_SETS, ROTATING_SETS = 1, 2
 """Input sets of an arm that stays in a cache, and of one that must not."""
 
@@ -44,18 +45,25 @@ class Cell:
     backend: str
     replicate: int
 
+    @property
+    def pair(self) -> Pair:
+        """What all processes of it measure."""
+        return self.experiment, self.backend
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimPlan:
     """Everything that was chosen. `memory_bytes` is what the input sets of a group may take.
 
     `device_room` is the same on accelerators with memory of their own, `device_cache` what their caches hold.
+    `processes` is those of every experiment but the clocks.
     """
 
     experiments: tuple[int, ...]
     backends: tuple[str, ...]
     threads: int
     processes: int
+    clock_processes: int
     rounds: int
     group_s: float
     seed: int
@@ -78,10 +86,14 @@ class ClaimPlan:
         """CPU threads of the works: one core for a victim, so that its thief has another."""
         return 1 if experiment == THEFT else self.threads
 
-    def cells(self, replicate: int) -> list[Cell]:
-        """Every experiment on every backend once, in random order."""
-        cells = [Cell(e, b, replicate) for e in self.experiments for b in self.backends]
-        return random.Random(f"{self.seed} {replicate}").sample(cells, len(cells))
+    def processes_of(self, experiment: int) -> int:
+        """Worker processes of an experiment on each backend."""
+        return self.clock_processes if experiment == CLOCKS else self.processes
+
+    def cells(self, backend: str, replicate: int) -> list[Cell]:
+        """Every experiment that has so many processes, once, in random order."""
+        cells = [Cell(e, backend, replicate) for e in self.experiments if replicate < self.processes_of(e)]
+        return random.Random(f"{self.seed} {backend} {replicate}").sample(cells, len(cells))
 
 
 def make_claim_plan(
@@ -106,11 +118,13 @@ def make_claim_plan(
     high = options.rigor == "high"
     needed = {number: register[number].processes for number in chosen}
     least = max((n for number, n in needed.items() if number != CLOCKS), default=needed.get(CLOCKS, 1))
+    processes = options.replicates or (max(HIGH_PROCESSES, least) if high else least)
     return ClaimPlan(
         experiments=chosen,
         backends=tuple(dict.fromkeys(backends)),
         threads=checked.threads,
-        processes=options.replicates or (max(HIGH_PROCESSES, least) if high else least),
+        processes=processes,
+        clock_processes=options.replicates or max(processes, needed.get(CLOCKS, 0)),
         rounds=ROUNDS[options.rigor],
         group_s=GROUP_S[options.rigor],
         seed=options.seed,
@@ -162,22 +176,3 @@ def _bytes(arm: Arm) -> int:
     """Memory of an arm's input sets."""
     single = arm.resident or isinstance(arm.parsed, Step | Prefill)
     return arm.parsed.footprint_bytes * (RESIDENT_SETS if single else ROTATING_SETS)
-
-
-def affordable(costs_s: Mapping[tuple[int, str], float], left_s: float, times: int) -> set[tuple[int, str]]:
-    """The (experiment, backend) pairs that fit `times` more processes each into the time left.
-
-    The dearest are given up first, so that as many as possible get all the processes that a verdict needs; but
-    an experiment keeps one backend as long as any has two.
-    """
-    kept = dict(costs_s)
-    while kept and sum(kept.values()) * times > left_s:
-        shared = [pair for pair in kept if sum(other[0] == pair[0] for other in kept) > 1]
-        del kept[max(shared or kept, key=lambda pair: kept[pair])]
-    return set(kept)
-
-
-def ordered(pairs: Collection[tuple[int, str]]) -> Iterator[str]:
-    """Pairs for a note: ``3 on mine:cpu``."""
-    for number, backend in sorted(pairs):
-        yield f"{number} on {backend}"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from membound.backends.registry import names
 from membound.bench.claim import Claiming
-from membound.bench.claim_plan import ClaimPlan, make_claim_plan, plain_devices
+from membound.bench.claim_plan import CLOCKS, ClaimPlan, make_claim_plan, plain_devices
 from membound.bench.machine import available_memory_bytes, fingerprint
 from membound.bench.plan import Options
 from membound.bench.progress import progress_on
@@ -59,6 +60,7 @@ def run_claim(
 
     Raises ClaimError, PlanError, UnknownBackend, BackendUnavailable, StoreError, RowError.
     """
+    started = time.monotonic()
     register = load_experiments()
     new_claim_path(options.out, "")  # an unwritable folder is told before runtimes are started
     make_claim_plan(only, names()[:1], options, register, available_memory_bytes())
@@ -78,7 +80,7 @@ def run_claim(
     with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
         run_id = path.name.partition(".")[0]
         with RunWriter(path) as writer:
-            Claiming(plan, register, writer, reporter, run_id).run(stored)
+            Claiming(plan, register, writer, reporter, run_id, started).run(stored)
     claim = load_claim(path)
     findings = judge_claim(claim.observations, register, plan.experiments)
     return ClaimSession(path, claim, findings, bool(interrupts))
@@ -94,7 +96,9 @@ def beforehand(plan: ClaimPlan, register: Register) -> Iterator[str]:
         yield f"  refuted if: {experiment.falsified_if}"
     yield f"backends: {', '.join(plan.backends)}"
     limit = f", at most about {plan.time_limit_s:.0f} s" if plan.time_limit_s is not None else ""
+    more = CLOCKS in plan.experiments and plan.clock_processes != plan.processes
+    clocks = f" ({plan.clock_processes} of {CLOCKS})" if more else ""
     yield (
-        f"{plan.threads} thread{'s' * (plan.threads != 1)}, {plan.processes} processes of each experiment on each "
-        f"backend (rigor {plan.rigor}), seed {plan.seed}{limit}"
+        f"{plan.threads} thread{'s' * (plan.threads != 1)}, {plan.processes} processes of each experiment{clocks} on "
+        f"each backend (rigor {plan.rigor}), seed {plan.seed}{limit}"
     )

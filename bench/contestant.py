@@ -27,6 +27,8 @@ BURST_S = 1e-3
 """A burst lasts about this long: long beside the clock's grain, short enough to find clean moments."""
 MAX_LAUNCHES = 32
 FITTING_LAUNCHES = 3
+LONG_BURSTS = 20
+"""A launch that takes as long as so many bursts is one of its own, however much it was disturbed."""
 
 
 class Refused(MemboundError):
@@ -119,6 +121,8 @@ class Contestant:
             start = time.perf_counter()
             self.launch()
             times.append(time.perf_counter() - start)
+            if times[-1] > LONG_BURSTS * BURST_S:
+                break
         wanted = round(BURST_S / min(times))
         self.launches = max(1, min(wanted, self.slots - 1, MAX_LAUNCHES))
 

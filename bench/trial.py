@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from membound.bench.contestant import ColdMemory, Contestant, Refused
 from membound.bench.device_counters import device_delta, open_counters
 from membound.bench.expected import cached_reference
 from membound.bench.machine import last_level_cache_bytes
+from membound.bench.offers import refusal
 from membound.bench.patterns import window_bytes
 from membound.bench.player import Outcome, Player
 from membound.bench.telemetry import delta, snapshot
@@ -36,9 +37,13 @@ from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.thief import Thief
 from membound.kernels.inputs import make_inputs, slots_to_defeat
 from membound.kernels.work import Prefill, Step
+from membound.results.observation import NO_TIME, SKIPPED
 
 Tell = Callable[[str, list[int]], None]
 """Called with the phase that begins and the indices of the arms that are in it."""
+
+Hire = Callable[[list[int]], Thief]
+"""The co-runner of a process, for the arms with these indices."""
 
 LEAST_ROUNDS = 3
 BURST_BYTES = 32 << 20
@@ -51,7 +56,10 @@ EVICTION_STREAMS = 4
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a worker is asked to do. Timing of a group ends after `rounds`, or `seconds` and a few rounds."""
+    """What a worker is asked to do. Timing of a group ends after `rounds`, or `seconds` and a few rounds.
+
+    After `left_s` seconds no further arm is begun, and the timing at hand ends with its first round.
+    """
 
     backend: str
     arms: tuple[Arm, ...]
@@ -63,6 +71,7 @@ class Trial:
     memory_bytes: int
     thief_cpus: tuple[int, ...]
     reference_dir: Path
+    left_s: float = inf
 
 
 def run_trial(trial: Trial, tell: Tell) -> Iterator[Outcome]:
@@ -70,12 +79,29 @@ def run_trial(trial: Trial, tell: Tell) -> Iterator[Outcome]:
     groups: dict[str, list[tuple[int, Arm]]] = {}
     for index, arm in enumerate(trial.arms):
         groups.setdefault(arm.group, []).append((index, arm))
+    until = time.perf_counter() + trial.left_s
     set_threads(trial.threads)
     cold = _cold_memory(trial.threads)
-    for members in groups.values():
-        with ExitStack() as stack:
-            yield from _Group(trial, members, cold, tell, stack).run()
-        gc.collect()
+    with ExitStack() as whole:
+        hire = _hiring(trial, tell, whole)
+        for members in groups.values():
+            with ExitStack() as stack:
+                yield from _Group(trial, members, cold, tell, hire, stack, until).run()
+            gc.collect()
+
+
+def _hiring(trial: Trial, tell: Tell, stack: ExitStack) -> Hire:
+    """Starts the co-runner when it is asked for first; touching its memory takes seconds."""
+    hired: list[Thief] = []
+
+    def hire(indices: list[int]) -> Thief:
+        if not hired:
+            tell("starting the co-runner", indices)
+            cpus = trial.thief_cpus
+            hired.append(stack.enter_context(Thief(cpus, rotating_bytes(len(cpus)))))
+        return hired[0]
+
+    return hire
 
 
 def _cold_memory(threads: int) -> ColdMemory:
@@ -99,7 +125,10 @@ class _Group:
     members: Sequence[tuple[int, Arm]]
     cold: ColdMemory
     tell: Tell
+    hire: Hire
     stack: ExitStack
+    until: float
+    """When no more time is left, by the clock of `time.perf_counter`."""
     device: Device | None = None
 
     def run(self) -> Iterator[Outcome]:
@@ -115,21 +144,30 @@ class _Group:
                 players.append(Player(index, arm, found))
             else:
                 yield replace(found, index=index)
-        if players:
+        if players and self._late:
+            yield from (Outcome(player.index, SKIPPED, NO_TIME) for player in players)
+        elif players:
             telemetry = self._play(players)
             for player in players:
                 outcome = self._checked(player)
                 outcome.telemetry |= telemetry
                 yield outcome
 
+    @property
+    def _late(self) -> bool:
+        return time.perf_counter() > self.until
+
     def _enter(self, arm: Arm, indices: list[int]) -> Contestant | Outcome:
         """A contestant whose first output is right and whose burst is chosen; or why there is none."""
+        if self._late:
+            return Outcome(0, SKIPPED, NO_TIME)
         try:
             self.tell("preparing", indices)
             contestant = self._prepared(arm)
             contestant.launch()
             self.tell("checking", indices)
             self._check(contestant)
+            self.tell("fitting the burst", indices)
             _choose_burst(contestant, arm)
         except BackendUnavailable as error:
             return Outcome(0, "unavailable", f"{error.reason}; {error.remedy}".removesuffix("; "))
@@ -148,13 +186,9 @@ class _Group:
         backend = registry.create(trial.backend)
         self.stack.callback(backend.close)
         self.device = device = backend.open(registry.device_of(trial.backend), trial.threads)
-        reason = backend.supports(work)
+        reason = refusal(backend, device, arm)
         if reason is not None:
             raise Unsupported(reason)
-        if arm.thief and device.accelerator is not None:
-            raise Unsupported("co-runners steal from the CPU, not from a device of its own memory")
-        if arm.extra_fmas is not None:
-            backend.add_arithmetic(work, arm.extra_fmas)
         inputs = make_inputs(work, trial.seed, _slots(trial, arm, device))
         backend.prepare(work, inputs)
         if device.accelerator is not None:  # rotation defeats its cache; the CPU's do not matter to it
@@ -164,7 +198,8 @@ class _Group:
 
     def _play(self, players: Sequence[Player]) -> dict[str, Any]:
         """Rounds in random order until their number, or the time, is up; the counters beside them."""
-        trial, thief = self.trial, self._hire(players)
+        trial, victims = self.trial, [player.index for player in players if player.arm.thief]
+        thief = self.hire(victims) if victims else None
         counters = open_counters(self.device.accelerator if self.device is not None else None)
         rng = random.Random(f"{trial.seed} {trial.replicate} {trial.backend}")
         gc.collect()
@@ -173,22 +208,17 @@ class _Group:
         end = time.perf_counter() + trial.seconds
         try:
             for done in range(trial.rounds):
-                if done >= LEAST_ROUNDS and time.perf_counter() > end:
+                if (done >= LEAST_ROUNDS and time.perf_counter() > end) or (done and self._late):
                     break
                 for player in rng.sample(players, len(players)):
+                    if done and self._late:
+                        break
                     self.tell("timing", [player.index])
                     player.take_turn(thief)
         finally:
             gc.enable()
         device_after, after = counters.read(), snapshot()
         return delta(before, after) | device_delta(device_before, device_after)
-
-    def _hire(self, players: Sequence[Player]) -> Thief | None:
-        if not any(player.arm.thief for player in players):
-            return None
-        self.tell("starting the co-runner", [player.index for player in players])
-        cpus = self.trial.thief_cpus
-        return self.stack.enter_context(Thief(cpus, rotating_bytes(len(cpus))))
 
     def _check(self, contestant: Contestant) -> None:
         """Hold the last output against the reference, which another process may have computed. Raises Refused."""
@@ -238,4 +268,5 @@ def trial_of(job: dict[str, Any]) -> Trial:
         memory_bytes=job["memory_bytes"],
         thief_cpus=tuple(job["thief_cpus"]),
         reference_dir=Path(job["reference_dir"]),
+        left_s=inf if job["left_s"] is None else job["left_s"],
     )

@@ -4,7 +4,7 @@
 
 Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``,
 ``trial`` (an experiment on one backend). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
-``result``, ``outcome``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
+``result``, ``outcome``, ``offers``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
 error, so that nothing a runtime prints can break the protocol.
 """
 
@@ -102,6 +102,8 @@ def _measure(job: dict[str, Any], send: Send) -> None:
     from membound.bench.case import Case, run_case
     from membound.kernels.cpu.compile import watch_compilation
 
+    if job.get("asked"):
+        _offer(job, send)
     if job.get("ceilings"):
         _measure_backend_ceilings(job, send)
     for work in job["works"]:
@@ -123,6 +125,19 @@ def _measure(job: dict[str, Any], send: Send) -> None:
         with watch_compilation(lambda name, tell=tell: tell(f"compiling {name}")):  # type: ignore[misc]
             row = run_case(case, tell)
         send("result", work=work, row=asdict(row))
+
+
+def _offer(job: dict[str, Any], send: Send) -> None:
+    """What the backend says it can do of the experiments asked about; if it fails, its ceilings and arms say how."""
+    from membound.bench.arms import Arm
+    from membound.bench.offers import offered
+
+    asked = {int(number): [Arm(**arm) for arm in arms] for number, arms in job["asked"].items()}
+    try:
+        refused = offered(job["backend"], job["threads"], asked)
+    except Exception:  # the outermost boundary around a runtime
+        return
+    send("offers", refused=refused)
 
 
 def _trial(job: dict[str, Any], send: Send) -> None:

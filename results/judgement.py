@@ -25,7 +25,7 @@ from membound.results.finding import (
 from membound.results.judgement_dose import byte_dose, counterexamples, flop_dose, free_compute
 from membound.results.judgement_knee import batch_knee, residency
 from membound.results.judgement_machine import clocks, overhead, pair, theft
-from membound.results.observation import Observation, ObservationError
+from membound.results.observation import SKIPPED, Observation, ObservationError
 from membound.results.panel import counted
 
 RULES: dict[int, Rule] = {
@@ -82,10 +82,7 @@ def judge_group(
     try:
         ruling = RULES[experiment.id](experiment, used)
     except (TooLittle, ObservationError) as error:
-        passive = experiment.id == 8  # it sets nothing, so clocks that stand still are no failed attempt
-        ruling = Ruling(
-            NOT_RUN if passive else INCONCLUSIVE, f"{'Not run' if passive else 'Not decided'}: {error}."
-        )
+        ruling = _undecided(experiment, observations, error)
     if invalid > MOST_INVALID * len(used) and ruling.verdict != NOT_RUN:
         why = f"Not decided: {invalid} of {len(used)} observations were disturbed too much to count. "
         ruling = Ruling(INCONCLUSIVE, why + ruling.sentence, ruling.figures)
@@ -100,11 +97,22 @@ def _groups(number: int, seen: list[Observation]) -> dict[tuple[str, str], list[
     return groups
 
 
+def _undecided(experiment: Experiment, observations: Sequence[Observation], error: Exception) -> Ruling:
+    """What is missing, and whether minutes ran out before it could be measured."""
+    passive = experiment.id == 8  # it sets nothing, so clocks that stand still are no failed attempt
+    reasons = {one.reason for one in observations if one.status == SKIPPED}
+    why = "; ".join((str(error), *sorted(reasons)))
+    return Ruling(NOT_RUN, f"Not run: {why}.") if passive else Ruling(INCONCLUSIVE, f"Not decided: {why}.")
+
+
 def _nothing(observations: Sequence[Observation]) -> Ruling:
-    """Why a group has no observation that counts: wrong answers first, then the first reason."""
-    worst = next((one for one in observations if one.status == "wrong"), observations[0])
+    """Why a group has no observation that counts: wrong answers first, then the first that went wrong."""
+    wrong = (one for one in observations if one.status == "wrong")
+    tried = (one for one in observations if one.status != SKIPPED)
+    worst = next(wrong, next(tried, observations[0]))
     reason = worst.reason or "no reason was given"
-    return Ruling(NOT_RUN, f"Not run: {worst.status}: {reason}.")
+    status = "" if worst.status == SKIPPED else f"{worst.status}: "
+    return Ruling(NOT_RUN, f"Not run: {status}{reason}.")
 
 
 def _finding(

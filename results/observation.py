@@ -11,6 +11,7 @@ a rule needs stands in the observation, its ceilings too, so that a stored file 
 
 # Schema history of claim files
 #   1  first version
+#   2  status skipped
 
 from __future__ import annotations
 
@@ -22,7 +23,12 @@ import numpy as np
 
 from membound.results.row import GRADES, STATUSES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+SKIPPED = "skipped"
+"""A status beside those of rows: nothing was measured and nothing went wrong; the reason says why."""
+NO_TIME = "no time left"
+"""The reason where minutes ran out."""
 
 
 class ObservationError(ValueError):
@@ -102,7 +108,7 @@ class Observation:
     """Grade of the replicate, as in rows."""
     validity_reasons: list[str] = field(default_factory=list)
     status: str = "ok"
-    """As in rows."""
+    """As in rows, or SKIPPED."""
     reason: str = ""
     """Why the status is not ok."""
     threads: int = 0
@@ -117,8 +123,8 @@ class Observation:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ObservationError(f"status {self.status!r} is none of {', '.join(STATUSES)}")
+        if self.status not in (*STATUSES, SKIPPED):
+            raise ObservationError(f"status {self.status!r} is none of {', '.join((*STATUSES, SKIPPED))}")
         if self.validity not in GRADES:
             raise ObservationError(f"validity {self.validity!r} is none of {', '.join(GRADES)}")
         if self.time_s is not None and not 0 < self.time_s < float("inf"):

@@ -3,110 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+import claim_workers
 import fake_backends
 import pytest
+from claim_workers import PEAK, READ, FakeWorker, ceilings, honest, outcome, planned, run
 
 from membound.bench import claim
 from membound.bench.arms import Arm
 from membound.bench.claim import Claiming
-from membound.bench.claim_plan import ClaimPlan, make_claim_plan
-from membound.bench.plan import Options
 from membound.bench.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
-from membound.bench.progress import Silent
 from membound.kernels.work import Linear, parse
-from membound.results.claim import load_claim
-from membound.results.experiments import load_experiments
 from membound.results.observation import Observation
-from membound.results.store import RunWriter
-
-REGISTER = load_experiments()
-READ, PEAK = 2e10, 2.2e11
-CEILINGS = {"read": (READ, "bytes/s"), "fma_f32": (PEAK, "FLOP/s")}
-
-
-class Notes(Silent):
-    """Remembers notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-class FakeWorker:
-    """Stands in for a process: `script` maps a job to its events, or raises."""
-
-    jobs: ClassVar[list[dict[str, Any]]]
-    script: Any
-
-    def __init__(self, job: dict[str, Any], python: str = "") -> None:
-        type(self).jobs.append(job)
-        self.job = job
-
-    def __enter__(self) -> FakeWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def events(self, limit_s: Any) -> Iterator[dict[str, Any]]:
-        yield from type(self).script(self.job)
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    class Scripted(FakeWorker):
-        jobs: ClassVar[list[dict[str, Any]]] = []
-        script = staticmethod(honest)
-
-    monkeypatch.setattr(claim, "Worker", Scripted)
-    return Scripted
-
-
-def ceilings(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    found = CEILINGS if job["job"] == "ceilings" else {"launch": (1e-6, "s")}
-    made = [
-        {"name": n, "value": v * job["threads"] if u != "s" else v, "unit": u, "config": {}, "samples": [0.1]}
-        | {"status": "ok", "reason": ""}
-        for n, (v, u) in found.items()
-    ]
-    yield {"event": "ceilings", "ceilings": made, "telemetry": {}}
-
-
-def outcome(index: int, **fields: Any) -> dict[str, Any]:
-    plain = {"status": "ok", "reason": "", "samples_s": [0.3, 0.1, 0.2], "factors": {}, "grade": "clean"}
-    return {"event": "outcome", "index": index, "grade_reasons": [], "telemetry": {}} | plain | fields
-
-
-def honest(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if job["job"] != "trial":
-        yield from ceilings(job)
-        return
-    for index in range(len(job["arms"])):
-        yield {"event": "phase", "phase": "timing", "arms": [index]}
-        yield outcome(index)
-
-
-def planned(folder: Path, *only: int, backends: tuple[str, ...] = ("numba:cpu",), **more: Any) -> ClaimPlan:
-    options = Options(threads=2, out=folder, reference_dir=folder / "reference")
-    plan = make_claim_plan(only, backends, options, REGISTER, 10**11)
-    return replace(plan, thief_cpus=(1,), **more)
-
-
-def run(folder: Path, plan: ClaimPlan, stored: tuple[Observation, ...] = ()) -> tuple[Claiming, list[str]]:
-    notes = Notes()
-    path = folder / "claim-x.jsonl"
-    with RunWriter(path) as writer:
-        claiming = Claiming(plan, REGISTER, writer, notes, "x").run(stored)
-    kept = load_claim(path)
-    assert list(kept.observations) == claiming.observations
-    assert list(kept.ceilings) == claiming.ceilings
-    assert kept.meta.experiments_sha256 == REGISTER.sha256
-    return claiming, notes.notes
+    return claim_workers.install(monkeypatch)
 
 
 def test_every_arm_in_every_process_with_the_ceilings_it_is_held_against(
@@ -220,47 +135,6 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, worker: type[FakeWorker], at:
     assert notes == [f"interrupted; {at} observations are kept"]
 
 
-def test_where_minutes_run_out_the_dearest_pairs_end(
-    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
-
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        now[0] += 60 if job["backend"] == "numpy:cpu" and job["job"] == "trial" else 10
-        yield from honest(job)
-
-    worker.script = staticmethod(lambda job: script({"backend": ""} | job))
-    plan = planned(tmp_path, 5, backends=("numba:cpu", "numpy:cpu"), time_limit_s=150.0)
-    claiming, notes = run(tmp_path, plan)
-    assert {(o.backend, o.replicate) for o in claiming.observations} == {
-        ("numba:cpu", 0),
-        ("numba:cpu", 1),
-        ("numba:cpu", 2),
-        ("numpy:cpu", 0),
-    }
-    assert claiming.costs_s == {(5, "numba:cpu"): 10.0, (5, "numpy:cpu"): 60.0}
-    assert len(notes) == 1
-    assert "no further process of experiment 5 on numpy:cpu" in notes[0]
-
-
-def test_a_first_process_that_would_begin_too_late_is_left_out_and_told(
-    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
-
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        now[0] += 100
-        yield from honest(job)
-
-    worker.script = staticmethod(script)
-    claiming, notes = run(tmp_path, planned(tmp_path, 2, 3, 5, 6, time_limit_s=350.0))
-    assert len({o.experiment for o in claiming.observations}) == 2
-    assert {o.replicate for o in claiming.observations} == {0}
-    assert len([note for note in notes if "left out, at least in one process" in note]) == 1
-
-
 def test_what_is_kept_on_disk_does_not_count_as_a_cost(
     tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +150,7 @@ def test_what_is_kept_on_disk_does_not_count_as_a_cost(
 
     worker.script = staticmethod(script)
     claiming, notes = run(tmp_path, planned(tmp_path, 5, processes=1))
-    assert claiming.costs_s == {(5, "numba:cpu"): 7.0}
+    assert claiming.budget.costs_s == {(5, "numba:cpu"): 7.0}
     assert notes == []
 
 
@@ -296,18 +170,24 @@ def test_without_ceilings_there_is_no_ridge_and_a_note(tmp_path: Path, worker: t
 
 def test_clocks_count_only_where_both_can_be_read(tmp_path: Path, worker: type[FakeWorker]) -> None:
     def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        clocks = {"frequency_hz": 3e9}
-        if job.get("backend") == "numpy:cpu":
-            clocks |= {"device_clock_hz": 1.5e9, "device_memory_clock_hz": 2.5e9}
+        clocks = {"frequency_hz": 3e9, "device_clock_hz": 1.5e9}
+        if job.get("backend") == "torch:cuda:1":
+            clocks |= {"device_memory_clock_hz": 2.5e9}
         for event in honest(job):
             yield event | {"telemetry": clocks} if event["event"] == "outcome" else event
 
     worker.script = staticmethod(script)
-    claiming, _ = run(tmp_path, planned(tmp_path, 8, backends=("numba:cpu", "numpy:cpu")))
-    blind = [o for o in claiming.observations if o.backend == "numba:cpu"]
+    names = ("numba:cpu", "torch:cuda:0", "torch:cuda:1")
+    claiming, _ = run(tmp_path, planned(tmp_path, 8, backends=names))
+    blind = [o for o in claiming.observations if o.backend != "torch:cuda:1"]
     assert {(o.status, o.replicate) for o in blind} == {("unsupported", 0)}
-    assert "cannot both be read" in blind[0].reason
-    seen = [o for o in claiming.observations if o.backend == "numpy:cpu"]
+    assert {o.backend for o in blind} == set(names[:2])
+    assert all("cannot both be read" in o.reason for o in blind)
+    assert [j["backend"] for j in worker.jobs if j["job"] == "trial"] == [
+        "torch:cuda:0",
+        *["torch:cuda:1"] * 8,
+    ]
+    seen = [o for o in claiming.observations if o.backend == "torch:cuda:1"]
     assert {o.status for o in seen} == {"ok"}
     assert (seen[0].number("core_clock_hz"), seen[0].number("memory_clock_hz")) == (1.5e9, 2.5e9)
 

@@ -1,4 +1,4 @@
-"""What a claim will do: checked numbers, what fits memory, who goes on when minutes run out."""
+"""What a claim will do: checked numbers, what fits memory, the order of processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from membound.bench.arms import arms_of
 from membound.bench.claim_plan import (
     TIME_LIMIT_S,
     ClaimError,
-    affordable,
     fitting,
     make_claim_plan,
     parse_only,
@@ -33,6 +32,8 @@ def test_all_experiments_with_the_processes_that_their_rules_need() -> None:
     assert (high.experiments, high.processes, high.time_limit_s) == ((1, 4), 10, None)
     asked = make_claim_plan([2], ["numba:cpu"], replace(OPTIONS, replicates=5), REGISTER, 10**10)
     assert (asked.processes, asked.time_limit_s) == (5, None)
+    assert [p.processes_of(8) for p in (plan, high, asked)] == [8, 10, 5]
+    assert [p.processes_of(1) for p in (plan, high, asked)] == [3, 10, 5]
 
 
 def test_a_victim_has_one_core() -> None:
@@ -40,12 +41,13 @@ def test_a_victim_has_one_core() -> None:
     assert [plan.threads_of(n) for n in (1, 4, 10)] == [2, 1, 2]
 
 
-def test_every_cell_once_in_an_order_of_its_own() -> None:
+def test_every_experiment_of_a_backend_once_in_an_order_of_its_own() -> None:
     plan = make_claim_plan([], ["numba:cpu", "numpy:cpu"], OPTIONS, REGISTER, 10**10)
-    orders = [[(c.experiment, c.backend) for c in plan.cells(r)] for r in range(3)]
-    assert all(len(order) == 20 and set(order) == set(orders[0]) for order in orders)
-    assert orders[0] != orders[1] != orders[2]
-    assert orders == [[(c.experiment, c.backend) for c in plan.cells(r)] for r in range(3)]
+    orders = [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
+    assert all(sorted(order) == sorted({(n, order[0][1]) for n in range(1, 11)}) for order in orders)
+    assert len({tuple(number for number, _ in order) for order in orders}) == 6
+    assert orders == [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
+    assert [c.pair for c in plan.cells("numba:cpu", 3)] == [(8, "numba:cpu")]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +90,3 @@ def test_doses_of_one_work_stay_or_go_together() -> None:
     kept, left_out = fitting(arms, replace(SCENE, room_bytes=1))
     assert kept == []
     assert len(left_out) == len(arms)
-
-
-def test_the_dearest_pairs_end_first_but_every_experiment_keeps_one() -> None:
-    costs = {(1, "a"): 30.0, (2, "a"): 10.0, (2, "b"): 5.0, (3, "b"): 1.0}
-    assert affordable(costs, 92.0, 2) == set(costs)
-    assert affordable(costs, 91.0, 2) == {(1, "a"), (2, "b"), (3, "b")}
-    assert affordable(costs, 71.0, 2) == {(2, "b"), (3, "b")}
-    assert affordable(costs, 10.0, 2) == {(3, "b")}
-    assert affordable(costs, -5.0, 2) == set()

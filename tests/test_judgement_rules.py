@@ -34,6 +34,14 @@ def test_a_failure_is_not_run_with_its_reason():
     assert (found.verdict, found.sentence) == ("not run", "Not run: unsupported: no bfloat16.")
 
 
+def test_what_no_time_was_left_for_is_not_run_and_a_failure_says_more():
+    late = seen(None, status="skipped", reason="no time left", replicate=2)
+    (found,) = judged([late])
+    assert (found.verdict, found.sentence) == ("not run", "Not run: no time left.")
+    (found,) = judged([late, seen(None, status="crashed", reason="SIGSEGV")])
+    assert (found.verdict, found.sentence) == ("not run", "Not run: crashed: SIGSEGV.")
+
+
 def test_a_wrong_answer_takes_the_verdict_away():
     good = worlds.free_compute_in(WORLD, 1)
     bad = replace(good[0], status="wrong", reason="error 3 above 0.01", time_s=None)

@@ -7,7 +7,7 @@ import json
 import pytest
 from observations import meta, seen
 
-from membound.results.observation import ClaimMeta, Observation, ObservationError, median_s
+from membound.results.observation import SCHEMA_VERSION, ClaimMeta, Observation, ObservationError, median_s
 
 
 def test_an_observation_survives_its_line():
@@ -60,7 +60,10 @@ def test_a_factor_is_a_number_or_an_error_that_names_it():
         ("[]", "not a line of kind observation"),
         (meta().to_json(), "not a line of kind observation"),
         ('{"kind":"observation"}', "no schema_version"),
-        (seen().to_json().replace('"schema_version":1', '"schema_version":99'), "newer membound"),
+        (
+            seen().to_json().replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99'),
+            "newer membound",
+        ),
         (seen().to_json().replace('"arm"', '"leg"'), "unknown field 'leg'"),
         ('{"kind":"observation","schema_version":1,"arm":"a"}', "no field 'backend'"),
     ],

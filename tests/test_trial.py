@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_backends
@@ -17,6 +20,7 @@ from membound.bench.trial import Trial, run_trial
 from membound.bench.turns import Turn
 from membound.kernels.inputs import make_inputs
 from membound.kernels.work import Linear, Step
+from membound.results.observation import NO_TIME, SKIPPED
 
 PLAIN = Linear(33, 64, weight="f32").spec
 THIRTEEN = Linear(33, 64, 13, "f32").spec
@@ -44,8 +48,14 @@ def outcomes(folder: Path, backend: str, arms: list[Arm], **more: Any) -> tuple[
         memory_bytes=1 << 30,
         thief_cpus=more.get("thief_cpus", ()),
         reference_dir=folder / "reference",
+        left_s=more.get("left_s", inf),
     )
-    found = list(run_trial(made, lambda phase, arms: phases.append((phase, tuple(arms)))))
+
+    def tell(phase: str, arms: list[int]) -> None:
+        phases.append((phase, tuple(arms)))
+        more.get("tell", str)(phase)
+
+    found = list(run_trial(made, tell))
     return sorted(found, key=lambda outcome: outcome.index), phases
 
 
@@ -68,6 +78,45 @@ def test_every_arm_has_as_many_turns_as_there_are_rounds(tmp_path: Path) -> None
 def test_time_ends_a_group_after_a_few_rounds(tmp_path: Path) -> None:
     found, _ = outcomes(tmp_path, "ok:cpu", [Arm("a", "one", PLAIN)], rounds=50, seconds=0.0)
     assert len(found[0].telemetry["turns_s"]) == trial.LEAST_ROUNDS
+
+
+def test_where_no_time_is_left_nothing_more_is_begun(tmp_path: Path) -> None:
+    arms = [Arm("a", "one", PLAIN), Arm("b", "two", THIRTEEN)]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, left_s=-1.0)
+    assert [(o.status, o.reason, o.samples_s) for o in found] == [(SKIPPED, NO_TIME, [])] * 2
+    assert phases == []
+
+
+def test_time_that_ends_while_a_group_is_prepared_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ticking(monkeypatch, lambda phase: 10.0 if phase == "preparing" else 0.0)
+    arms = [Arm("a", "one", PLAIN), Arm("b", "one", THIRTEEN), Arm("c", "two", PLAIN)]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, left_s=15.0, tell=now)
+    assert [o.status for o in found] == [SKIPPED] * 3
+    assert [p for p in phases if p[0] == "preparing"] == [("preparing", (0,)), ("preparing", (1,))]
+    assert "timing" not in dict(phases)
+
+
+def test_time_that_ends_while_a_group_is_timed_ends_it_with_its_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = ticking(monkeypatch, lambda phase: 10.0 if phase == "timing" else 0.0)
+    arms = [Arm("a", "one", PLAIN), Arm("b", "one", THIRTEEN), Arm("c", "two", PLAIN)]
+    found, _ = outcomes(tmp_path, "ok:cpu", arms, left_s=5.0, rounds=9, seconds=1e9, tell=now)
+    assert [o.status for o in found] == ["ok", "ok", SKIPPED]
+    assert [len(o.telemetry["turns_s"]) for o in found[:2]] == [1, 1]
+
+
+def ticking(monkeypatch: pytest.MonkeyPatch, takes: Callable[[str], float]) -> Callable[[str], None]:
+    """A clock that stands still but for what the phases that begin take."""
+    now = [0.0]
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def tell(phase: str) -> None:
+        now[0] += takes(phase)
+
+    return tell
 
 
 @pytest.mark.parametrize(
@@ -109,6 +158,30 @@ def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> Non
     assert all(o.telemetry["launches"] == trial.THEFT_SLOTS - 1 for o in found)
     assert all(set(o.factors) == {"stolen_bytes_per_s", "stolen_flops_per_s"} for o in found)
     assert found[0].factors == {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
+
+
+def test_one_co_runner_serves_all_groups(tmp_path: Path) -> None:
+    arms = [Arm("idle", group, PLAIN, {"duty": 0.0}, thief="idle") for group in ("a", "b")]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, thief_cpus=(0,))
+    assert [o.status for o in found] == ["ok"] * 2
+    assert [p for p in phases if p[0] == "starting the co-runner"] == [("starting the co-runner", (0,))]
+
+
+@pytest.mark.parametrize(("launch_s", "launches"), [(0.3e-3, 3), (19e-3, 3), (21e-3, 1)])
+def test_a_launch_much_longer_than_a_burst_is_timed_once_to_fit_it(
+    monkeypatch: pytest.MonkeyPatch, launch_s: float, launches: int
+) -> None:
+    one, now, launched = contestant(4), [0.0], list[int]()
+    monkeypatch.setattr("membound.bench.contestant.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def launch(slot: int) -> None:
+        launched.append(slot)
+        now[0] += launch_s
+
+    monkeypatch.setattr(one.backend, "launch", launch)
+    one.fit_burst()
+    assert len(launched) == launches
+    assert one.launches == (3 if launch_s < 1e-3 else 1)
 
 
 def test_a_device_of_its_own_memory_meets_no_thief_and_rotates_past_its_own_cache(

@@ -78,28 +78,28 @@ class _Panels:
             )
             return
         values = weight.values.view(np.uint8).reshape(weight.n, -1)
+        rest = -values.shape[1] % self.together
+        if rest:
+            values = np.pad(values, ((0, 0), (0, rest)))
+        unit = np.dtype(f"u{self.together}")
         _write_columns(
-            values,
-            arena,
+            values.view(unit),
+            arena[: arena.size // unit.itemsize * unit.itemsize].view(unit),
             np.int64(first_row),
-            np.int64(self.panel_bytes),
+            np.int64(self.panel_bytes // unit.itemsize),
             np.int64(self.recipe.panel_rows),
-            np.int64(self.together),
         )
 
 
 @kernel(parallel=True)
-def _write_columns(
-    values: Any, arena: Any, first_row: Any, panel_bytes: Any, panel_rows: Any, together: Any
-) -> None:
-    """values [n, row bytes] to panels [row // panel_rows][column group][row % panel_rows][together]."""
-    n, width = values.shape
+def _write_columns(values: Any, arena: Any, first_row: Any, panel_size: Any, panel_rows: Any) -> None:
+    """values [n, column groups] to panels [row // panel_rows][column group][row % panel_rows], a group a word."""
+    n, groups = values.shape
     for i in prange(n):
         row = first_row + i
-        base = row // panel_rows * panel_bytes + row % panel_rows * together
-        for j in range(width):
-            group = j // together
-            arena[base + group * panel_rows * together + j - group * together] = values[i, j]
+        base = row // panel_rows * panel_size + row % panel_rows
+        for group in range(groups):
+            arena[base + group * panel_rows] = values[i, group]
 
 
 @numba.njit(inline="always")
