@@ -324,7 +324,9 @@ ATTENTION_TOLERANCE = {
 LATENT_ROOM = (
     2  # one row for all heads: q rounded to bfloat16 alone gives 0.003, in one of fifty cases 0.0095
 )
-INT8_ACT_STEP_TOLERANCE = 0.06  # gated activations have long tails: seven bits give 0.04 to 0.05·sqrt(1 + layers)
+INT8_ACT_STEP_TOLERANCE = (
+    0.06  # gated activations have long tails: seven bits give 0.04 to 0.05·sqrt(1 + layers)
+)
 
 
 def tolerance(work: Work) -> float:
