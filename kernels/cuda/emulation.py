@@ -205,6 +205,11 @@ class Doubles:
     # Arithmetic
 
     @staticmethod
+    def fma_f32(a: Any, b: Any, c: Any) -> Any:
+        """a·b + c; the product is exact in float64."""
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+
+    @staticmethod
     def exp2_fast(x: Any) -> Any:
         """2^x, infinite beyond float32."""
         with np.errstate(over="ignore"):

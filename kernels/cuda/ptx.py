@@ -313,6 +313,12 @@ def pack_e4m3(typingctx: Any, low: Any, high: Any) -> Any:
 
 
 @intrinsic
+def fma_f32(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once, in one instruction that no optimisation of the compiler takes apart."""
+    return _operation("fma.rn.f32 $0, $1, $2, $3;", _F32, (_F32, _F32, _F32))
+
+
+@intrinsic
 def exp2_fast(typingctx: Any, x: Any) -> Any:
     """2^x to 2 units in the last place (ex2.approx.ftz.f32)."""
     return _operation("ex2.approx.ftz.f32 $0, $1;", _F32, (_F32,))
