@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
-from membound.bench.arms import Arm, arms_of
+from membound.bench.arms import Arm, arms_of, named
 from membound.bench.claim_plan import Cell, ClaimPlan, affordable, fitting, ordered
 from membound.bench.machine import fingerprint, package_versions
 from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
@@ -170,7 +170,8 @@ class Claiming:
 
     def _limits(self, backend: str, arm: Arm, threads: int) -> Limits:
         work = arm.work if arm.extra_fmas is None else FLOAT32
-        return limits_of(Row(self.run_id, "case", backend, work, "ok", threads=threads), self.ceilings)
+        name = named(backend, arm.variant)
+        return limits_of(Row(self.run_id, "case", name, work, "ok", threads=threads), self.ceilings)
 
     # Cells
 
@@ -181,7 +182,8 @@ class Claiming:
             room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
             cache = plan.device_cache.get(backend, 0)
             thieves = len(plan.thief_cpus)
-            scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, thieves, cache)
+            more = (thieves, cache, plan.variants.get(backend, ()))
+            scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, *more)
             if not scene.ridge and FREE_COMPUTE in plan.experiments:
                 told.add("no ceilings: experiment 1 is left out, which needs a ridge")
             for number in plan.experiments:

@@ -20,6 +20,8 @@ LAUNCH_S = 1e-4
 PLAIN_BYTES = 64 << 20
 """About what the works of a scene of scale 1 move."""
 MOST_SCALE = 8
+DEVICE_FLOATS = "bf16"
+"""What models are served in on accelerators; matrix units take no float32 cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Scene:
 
     core_cache_bytes: what the caches of the cores in use hold, 0 where nobody else fills the last-level cache.
     knee_rows: rows of x at which the last format of linear products turns compute-bound. scale: by how much
-    works are larger than on a CPU. thieves: cores that co-runners may have.
+    works are larger than on a CPU. thieves: cores that co-runners may have. floats: the format of caches and
+    steps where no format is varied. variants: what the device is also offered as, one word behind a plus sign.
     """
 
     cache_bytes: int
@@ -38,6 +41,8 @@ class Scene:
     core_cache_bytes: int = 0
     knee_rows: float = 0.0
     scale: int = 1
+    floats: str = "f32"
+    variants: tuple[str, ...] = ()
 
 
 def scene_of(
@@ -48,6 +53,7 @@ def scene_of(
     room_bytes: int,
     thieves: int,
     device_cache_bytes: int = 0,
+    variants: Sequence[str] = (),
 ) -> Scene:
     """The scene of a backend among the rows of one run; `device_cache_bytes` is that of an accelerator."""
 
@@ -69,6 +75,8 @@ def scene_of(
         core_cache_bytes=_core_cache_bytes(machine, threads) if on_cpu else 0,
         knee_rows=max(2 * ridge["f32"], ridge["bf16"]),  # bytes of a weight over its two FLOPs a row
         scale=min(scale, MOST_SCALE),
+        floats="f32" if on_cpu else DEVICE_FLOATS,
+        variants=tuple(variants),
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from membound.backends import registry
 from membound.backends.api import BackendUnavailable, Device, Unsupported
-from membound.bench.arms import Arm
+from membound.bench.arms import Arm, named
 from membound.bench.case import DEVICE_SHARE, one_line
 from membound.bench.ceilings import ROTATION, rotating_bytes
 from membound.bench.contestant import ColdMemory, Contestant, Refused
@@ -103,12 +103,12 @@ class _Group:
 
     def run(self) -> Iterator[Outcome]:
         """Outcomes of arms that cannot take part, then those of the others."""
-        known: dict[tuple[str, int | None], Contestant | Outcome] = {}
+        known: dict[tuple[str, int | None, str], Contestant | Outcome] = {}
         players: list[Player] = []
         for index, arm in self.members:
-            key = (arm.work, arm.extra_fmas)
+            key = arm.contestant
             if key not in known:
-                known[key] = self._enter(arm, [i for i, a in self.members if (a.work, a.extra_fmas) == key])
+                known[key] = self._enter(arm, [i for i, a in self.members if a.contestant == key])
             found = known[key]
             if isinstance(found, Contestant):
                 players.append(Player(index, arm, found))
@@ -144,9 +144,10 @@ class _Group:
 
     def _prepared(self, arm: Arm) -> Contestant:
         trial, work, cold = self.trial, arm.parsed, self.cold
-        backend = registry.create(trial.backend)
+        name = named(trial.backend, arm.variant)
+        backend = registry.create(name)
         self.stack.callback(backend.close)
-        self.device = device = backend.open(registry.device_of(trial.backend), trial.threads)
+        self.device = device = backend.open(registry.device_of(name), trial.threads)
         reason = backend.supports(work)
         if reason is not None:
             raise Unsupported(reason)
@@ -159,7 +160,7 @@ class _Group:
         if device.accelerator is not None:  # rotation defeats its cache; the CPU's do not matter to it
             cold = ColdMemory(0, cold.evict)
         last_use = [cold.passed_bytes] * inputs.slots
-        return Contestant(trial.backend, backend, inputs, cold, last_use, inputs.slots - 1)
+        return Contestant(name, backend, inputs, cold, last_use, inputs.slots - 1)
 
     def _play(self, players: Sequence[Player]) -> dict[str, Any]:
         """Rounds in random order until their number, or the time, is up; the counters beside them."""

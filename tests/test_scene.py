@@ -30,6 +30,7 @@ def test_a_processor() -> None:
         1,
     )
     assert found.ridge == pytest.approx(11)
+    assert found.floats == "f32"
     assert found.knee_rows == pytest.approx(70)  # bf16 on matrix tiles; 22 for float32
     rows = {arm.factors["m"] for arm in arms_of(3, found)}
     assert max(rows) == 256
@@ -43,7 +44,7 @@ def test_a_gpu_has_its_own_cache_and_larger_works_and_no_thieves() -> None:
     rows.append(ceiling("gemm_bf16", 9e14, "FLOP/s", "alpha:cuda:0"))
     found = scene("alpha:cuda:0", rows, device_cache_bytes=50 << 20)
     assert (found.cache_bytes, found.core_cache_bytes, found.thieves) == (50 << 20, 0, 0)
-    assert found.scale == MOST_SCALE
+    assert (found.scale, found.floats, found.variants) == (MOST_SCALE, "bf16", ())
     assert found.knee_rows == pytest.approx(300)
     assert arms_of(4, found) == []
     assert max(arm.factors["m"] for arm in arms_of(3, found)) == 1024

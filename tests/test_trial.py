@@ -100,6 +100,26 @@ def test_an_arm_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert [o.reason for o in found[2:]] == ["step is not faked", "no kernels with extra arithmetic"]
 
 
+def test_an_arm_may_run_on_a_variant_of_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def note(self: fake_backends.Ok, device: str, threads: int) -> Device:
+        opened.append(device)
+        return real(self, device, threads)
+
+    real = fake_backends.Ok.open
+    monkeypatch.setattr(fake_backends.Ok, "open", note)
+    arms = [
+        Arm("plain", "suite", PLAIN),
+        Arm("graph", "suite", PLAIN, variant="twin"),
+        Arm("graph", "suite", PLAIN, variant="triplet"),
+    ]
+    found, _ = outcomes(tmp_path, "ok:cpu", arms)
+    assert sorted(opened) == ["cpu", "cpu+triplet", "cpu+twin"]
+    assert [o.status for o in found] == ["ok", "ok", "unavailable"]
+    assert "no device 'cpu+triplet'" in found[2].reason
+
+
 def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> None:
     duties = (("idle", 0.0), ("bandwidth", 1.0), ("fma", 1.0))
     arms = [Arm(t, "theft", PLAIN, {"duty": d}, thief=t, duty=d) for t, d in duties]
