@@ -21,6 +21,7 @@ from membound.backends.api import (
     Accelerator,
     Backend,
     BackendUnavailable,
+    CoRunner,
     Device,
     Limit,
     Unsupported,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 VARIANTS = ("graph",)
 MOST_ROWS = 64
 """Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
+THIEF_CACHES = 4
+"""What a co-runner streams is so many second-level caches: none of it is found there again."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = "install NVIDIA's driver, 580 or newer"
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -43,6 +46,7 @@ class NumbaCuda(Backend):
     """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
     _gpu: Gpu
+    _ordinal = 0
     _graph = False
     _launches: Sequence[Sequence[Launch]] = ()
     _output: Callable[[], npt.NDArray[np.float32]]
@@ -71,7 +75,8 @@ class NumbaCuda(Backend):
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
         module = _import("gpu")
         try:
-            self._gpu = module.open_gpu(int(index or 0))
+            self._ordinal = int(index or 0)
+            self._gpu = module.open_gpu(self._ordinal)
         except module.GpuError as error:
             raise _no_gpu(error) from None
         self._graph = "graph" in variants
@@ -140,6 +145,13 @@ class NumbaCuda(Backend):
     def elapsed_s(self, start: object, end: object) -> float:
         """Seconds between two events."""
         return self._gpu.elapsed_s(start, end)
+
+    def thief(self) -> CoRunner:
+        """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.thief."""
+        from membound.kernels.cuda.thief import GpuThief
+
+        gpu = _import("gpu").open_gpu(self._ordinal)
+        return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Memory, cache and arithmetic of the GPU; graphs would only measure them again."""

@@ -177,11 +177,13 @@ def _flop_dose(scene: Scene) -> Iterator[Arm]:
 def _theft(scene: Scene) -> Iterator[Arm]:
     if not scene.thieves:
         return
-    for group, victim in (
-        ("linear", Linear(WIDE, WIDE, weight="f32")),
-        ("attention", _cache(kv=scene.floats)),
-    ):
-        yield _arm("idle", group, victim, thief="idle", factors={"duty": 0.0})
+    victims = {
+        "linear": Linear(scene.scale * WIDE, WIDE, weight="f32"),
+        "attention": _plain_cache(scene, CONTEXT),
+    }
+    for group, victim in victims.items():
+        for duty in DUTIES if scene.spatial else (0.0,):  # a block that waits still takes room from others
+            yield _arm("idle", group, victim, thief="idle", duty=duty, factors={"duty": duty})
         for thief in ("bandwidth", "fma"):
             for duty in DUTIES:
                 yield _arm(thief, group, victim, thief=thief, duty=duty, factors={"duty": duty})

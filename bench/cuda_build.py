@@ -66,6 +66,8 @@ def cuda_build(
         if works and not found:
             raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
         kernels |= {kernel.name: kernel for kernel in found}
+    if claim:
+        kernels |= {kernel.name: kernel for kernel in catalogue.thief_kernels()}
     for arm in _claimed() if claim else ():
         of_work = catalogue.kernels_of if arm.extra_fmas is None else catalogue.loaded_kernels
         kernels |= {kernel.name: kernel for kernel in of_work(arm.parsed, multiprocessors)}
@@ -80,10 +82,10 @@ def cuda_build(
 def _claimed() -> Iterator[Arm]:
     """The arms of all experiments on any GPU: doses are data, so that any ridge and any knee will do."""
     from membound.bench.arms import arms_of
-    from membound.bench.scene import Scene
+    from membound.bench.scene import DEVICE_FLOATS, Scene
     from membound.results.experiments import load_experiments
 
     for scale in SCALES:
-        scene = Scene(CACHE_BYTES, ridge=1.0, thieves=1, scale=scale)
+        scene = Scene(CACHE_BYTES, ridge=1.0, thieves=1, scale=scale, floats=DEVICE_FLOATS)
         for experiment in load_experiments():
             yield from arms_of(experiment.id, scene)

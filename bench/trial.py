@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.backends import registry
-from membound.backends.api import BackendUnavailable, Device, Unsupported
+from membound.backends.api import BackendUnavailable, CoRunner, Device, Unsupported
 from membound.bench.arms import Arm, named
 from membound.bench.case import DEVICE_SHARE, one_line
 from membound.bench.ceilings import ROTATION, rotating_bytes
@@ -44,7 +44,7 @@ BURST_BYTES = 32 << 20
 """Small works have so many bytes in input sets that a burst of all of them lasts a millisecond or so."""
 MOST_SLOTS = 33
 THEFT_SLOTS = 5
-"""A victim's burst lasts several duty cycles of the thief."""
+"""A victim's burst lasts several duty cycles of the thief, or chunks of its work."""
 EVICTION_STREAMS = 4
 
 
@@ -100,6 +100,8 @@ class _Group:
     tell: Tell
     stack: ExitStack
     device: Device | None = None
+    thief: CoRunner | None = None
+    """Of an accelerator, once an arm has asked for one."""
 
     def run(self) -> Iterator[Outcome]:
         """Outcomes of arms that cannot take part, then those of the others."""
@@ -151,8 +153,9 @@ class _Group:
         reason = backend.supports(work)
         if reason is not None:
             raise Unsupported(reason)
-        if arm.thief and device.accelerator is not None:
-            raise Unsupported("co-runners steal from the CPU, not from a device of its own memory")
+        if arm.thief and device.accelerator is not None and self.thief is None:
+            self.tell("starting the co-runner", [index for index, one in self.members if one.thief])
+            self.thief = self.stack.enter_context(backend.thief())
         if arm.extra_fmas is not None:
             backend.add_arithmetic(work, arm.extra_fmas)
         inputs = make_inputs(work, trial.seed, _slots(trial, arm, device))
@@ -183,9 +186,9 @@ class _Group:
         device_after, after = counters.read(), snapshot()
         return delta(before, after) | device_delta(device_before, device_after)
 
-    def _hire(self, players: Sequence[Player]) -> Thief | None:
-        if not any(player.arm.thief for player in players):
-            return None
+    def _hire(self, players: Sequence[Player]) -> CoRunner | None:
+        if self.thief is not None or not any(player.arm.thief for player in players):
+            return self.thief
         self.tell("starting the co-runner", [player.index for player in players])
         cpus = self.trial.thief_cpus
         return self.stack.enter_context(Thief(cpus, rotating_bytes(len(cpus))))
@@ -214,7 +217,9 @@ def _slots(trial: Trial, arm: Arm, device: Device) -> int:
         return 1
     if accelerator is not None:
         room = min(int(DEVICE_SHARE * accelerator.memory_bytes) or trial.memory_bytes, trial.memory_bytes)
-        return slots_to_defeat(work, accelerator.cache_bytes or last_level_cache_bytes(), room)
+        slots = slots_to_defeat(work, accelerator.cache_bytes or last_level_cache_bytes(), room)
+        wanted = min(THEFT_SLOTS, room // work.footprint_bytes) if arm.thief else 0
+        return max(slots, wanted)
     if arm.thief:
         return THEFT_SLOTS
     return min(MOST_SLOTS, max(2, ceil(BURST_BYTES / work.footprint_bytes) + 1))

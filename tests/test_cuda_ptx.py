@@ -135,6 +135,18 @@ def test_a_multiply_add_is_rounded_once():
     assert y.any()
 
 
+def test_words_of_the_host_and_a_clock():
+    def pass_on(words, y):
+        i = cuda.threadIdx.x
+        ptx.store_host(words, i + 32, np.uint32(ptx.load_host(words, i) + np.uint32(1)))
+        y[i] = ptx.microseconds()
+
+    words, y = np.arange(64, dtype=np.uint32), np.zeros(32, np.uint32)
+    simulator.launch(Kernel("probe", pass_on, ("u32*", "u32*"), 32), 1, (words, y))
+    np.testing.assert_array_equal(words[32:], np.arange(1, 33))
+    np.testing.assert_array_equal(y, np.arange(1, 33))
+
+
 def test_a_warp_transposes_a_matrix():
     matrix = RNG.integers(0, 1 << 16, (8, 8), np.uint16)
     y = computed(ptx.transpose8, matrix.reshape(-1).view(np.uint32))
@@ -189,6 +201,7 @@ def memory(a, y, n):
     d, e, f, g = ptx.load4_coherent(y, i)
     h, j, k, m = ptx.stream4_ordered(a, i)
     o, x = ptx.stream2_ordered(a, i)
+    ptx.store_host(y, i, np.uint32(ptx.load_host(y, i) ^ ptx.microseconds()))
     ptx.store4(y, i, p ^ t ^ d ^ h, q ^ u ^ e ^ j, r ^ v ^ f ^ k ^ o, s ^ w ^ g ^ m ^ x ^ shared[n])
 
 
@@ -213,6 +226,9 @@ INSTRUCTIONS = {
         "ld.global.L1::no_allocate.L2::256B.v4.u32",
         "ld.global.L1::no_allocate.L2::256B.v2.u32",
         "st.global.v4.u32",
+        "ld.volatile.global.u32",
+        "st.volatile.global.u32",
+        "%globaltimer",
         "cp.async.cg.shared.global.L2::256B",
         "cp.async.commit_group",
         "cp.async.wait_group 0",

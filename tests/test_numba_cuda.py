@@ -9,7 +9,7 @@ import pytest
 
 from membound.backends import cuda_limits
 from membound.backends.api import Accelerator, BackendUnavailable, Unsupported
-from membound.backends.numba_cuda import MOST_ROWS, NumbaCuda
+from membound.backends.numba_cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
 from membound.bench import device_ceilings
 from membound.bench.device_ceilings import measure_device_ceilings
 from membound.bench.timing import Budget, measure
@@ -134,7 +134,7 @@ def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(device_ceilings, "QUICK_SAMPLES", 1)
     backend = NumbaCuda()
     opened = backend.open("cuda:0", 2)
-    backend._gpu.cache_bytes = 1024
+    backend._gpu.cache_bytes, backend._gpu.multiprocessors = 1024, 1
     found = {c.name: c for c in measure_device_ceilings(backend, opened, True, lambda _: None)}
     arithmetic = [found.pop(name) for name in ("fma_f32", "tile_bf16", "tile_f16")]
     assert {(one.status, one.unit) for one in arithmetic} == {("ok", "FLOP/s")}
@@ -158,6 +158,25 @@ def test_a_wrong_sum_or_copy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     backend.open("cuda:0", 2)
     for limit in backend.limits(quick=True):
         assert not limit.check(), f"{limit.name} before it was launched"
+
+
+def test_a_co_runner_has_a_stream_of_its_own_and_streams_more_than_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[tuple[int, SimulatedGpu]] = []
+
+    def open_gpu(ordinal: int) -> SimulatedGpu:
+        opened.append((ordinal, SimulatedGpu()))
+        opened[-1][1].cache_bytes = 3 << 20
+        return opened[-1][1]
+
+    monkeypatch.setattr(gpu, "open_gpu", open_gpu)
+    backend = NumbaCuda()
+    backend.open("cuda:1+graph", 2)
+    thief = backend.thief()
+    assert [ordinal for ordinal, _ in opened] == [1, 1]
+    assert thief._gpu is opened[1][1] is not backend._gpu
+    assert thief._source.size_bytes == THIEF_CACHES * (3 << 20)
 
 
 @pytest.mark.usefixtures("simulated")

@@ -20,6 +20,7 @@ from membound.kernels.cuda.free_compute import loaded_plan, refusal
 from membound.kernels.cuda.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.linear import plan_linear, unsupported
 from membound.kernels.cuda.step import unsupported_step
+from membound.kernels.cuda.thief import TRADES, thief_kernel
 from membound.kernels.cuda.tile_peak import tile_kernel
 from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
 
@@ -47,6 +48,11 @@ def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> t
         return loaded_plan(plan_linear(work.weight, work.n, work.k, work.m, multiprocessors)).kernels
     assert isinstance(work, DecodeAttention)
     return tuple(_attention(_tiles(work), loaded=True))
+
+
+def thief_kernels() -> tuple[Kernel, ...]:
+    """Those of the co-runner, for any victim."""
+    return tuple(thief_kernel(trade) for trade in TRADES)
 
 
 def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
