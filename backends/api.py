@@ -29,7 +29,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,7 @@ __all__ = [
     "Accelerator",
     "Backend",
     "BackendUnavailable",
+    "CoRunner",
     "Device",
     "FallbackRefused",
     "Limit",
@@ -143,6 +145,35 @@ class Tokens:
         return int(self.chosen.shape[-1])
 
 
+class CoRunner(Protocol):
+    """Takes bandwidth or FLOPs from others while it works, and counts what it took. Leaving it ends it.
+
+    Trades: ``bandwidth`` streams memory, ``fma`` multiplies in registers, ``idle`` is as present and does neither.
+    """
+
+    def __enter__(self) -> CoRunner:
+        """Ready to work, and at rest."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ended for good."""
+        ...
+
+    def work(self, trade: str, duty: float = 1.0) -> None:
+        """Do that for a share `duty` of a core's time, or on such a share of a device; returns once it has begun."""
+        ...
+
+    def rest(self) -> None:
+        """Take nothing."""
+        ...
+
+    def taken(self) -> tuple[int, int]:
+        """Bytes read and FLOPs done so far."""
+        ...
+
+
 class Backend(ABC):
     """One runtime on one device. Made anew for each device; `prepare` may be called many times."""
 
@@ -195,6 +226,15 @@ class Backend(ABC):
         any. Raises Unsupported where there is no such kernel, which is what a backend does that knows none.
         """
         raise Unsupported("no kernels with extra arithmetic")
+
+    def thief(self) -> CoRunner:
+        """A co-runner on the opened device that takes bandwidth or FLOPs from what `launch` starts.
+
+        Optional, an instrument of `membound claim` for devices with memory of their own; those of the CPU are
+        the harness's. It is not started. Raises Unsupported where there is none, which is what a backend does
+        that knows none.
+        """
+        raise Unsupported("no co-runner for this device")
 
     def stored_bytes(self) -> int | None:
         """Bytes of weights and cache that one launch really streams, if the runtime stores them otherwise.

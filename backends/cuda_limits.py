@@ -1,4 +1,4 @@
-"""The memory ceilings of a GPU through membound's own kernels: read, copy and triad, with several loads under way.
+"""The ceilings of a GPU through membound's own kernels: read, copy and triad, with several loads under way, and arithmetic.
 
 >>> for limit in limits(gpu, quick=False):
 ...     limit.launch(0)                      # the harness times it
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Limit
+from membound.kernels.cuda import tile_peak
+from membound.kernels.cuda.chains import CHAINS, THREADS, bind_fma, constants, fma_flops, fma_sums
 from membound.kernels.cuda.stream import bind_copy, bind_read, bind_triad, read_sums
 
 if TYPE_CHECKING:
@@ -33,10 +35,14 @@ CACHE_SHARE = 0.5
 UNROLLS = (2, 4, 8)
 FACTOR = 0.5
 BLOCKS_PER_MULTIPROCESSOR = 8
+TILE_ROUNDS = 4000
+"""Products of a warp on each of its sums: 16 warps a multiprocessor take 0.6 ms or more (1024 multiply-adds a cycle)."""
+FMA_DOSE = 1000
+"""Rounds of multiply-adds: 2048 threads do 1.3e8 of them on a multiprocessor, which takes an H100 0.6 ms (128 a cycle)."""
 
 
 def limits(gpu: Gpu, quick: bool) -> Iterator[Limit]:
-    """Read, copy and triad of large arrays, and reads of one that stays in the cache."""
+    """Read, copy and triad of large arrays, reads of one that stays in the cache, float32 multiply-adds and products on tensor cores."""
     wanted = QUICK_ARRAY_BYTES if quick else ARRAY_BYTES
     size = min(wanted, int(MEMORY_SHARE * gpu.memory_bytes) or wanted) // 256 * 256
     host = _values(size // 4)
@@ -54,6 +60,32 @@ def limits(gpu: Gpu, quick: bool) -> Iterator[Limit]:
     if cached:
         for unroll in UNROLLS:
             yield _read(gpu, "read_l2", b, host, min(cached, size), unroll)
+    yield _fma(gpu)
+    for fmt in ("bf16", "f16"):
+        yield _tiles(gpu, fmt)
+
+
+def _fma(gpu: Gpu) -> Limit:
+    """Chains in the registers of all threads that fit the GPU."""
+    blocks = BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors
+    sums = gpu.zeros(blocks * THREADS, np.float32)
+    launch = bind_fma(gpu, gpu.array(constants(FMA_DOSE)), sums, blocks)
+    config = {"variant": f"{CHAINS} chains a thread"}
+    flops = fma_flops(blocks, FMA_DOSE)
+    right = partial(_holds, sums, fma_sums(blocks, FMA_DOSE))
+    return Limit("fma_f32", flops, "FLOP/s", config, lambda _: launch.start(), right)
+
+
+def _tiles(gpu: Gpu, fmt: str) -> Limit:
+    """Products whose operands and sums stay in registers."""
+    blocks = tile_peak.BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors
+    sums = gpu.zeros(4 * blocks * tile_peak.THREADS, np.float32)
+    operands = gpu.array(tile_peak.tile_operands(fmt))
+    launch = tile_peak.bind_tiles(gpu, fmt, operands, sums, blocks, TILE_ROUNDS)
+    flops = tile_peak.tile_flops(blocks, TILE_ROUNDS)
+    config = {"variant": f"{tile_peak.CHAINS} sums a warp"}
+    right = partial(_holds, sums, tile_peak.tile_sums(blocks, TILE_ROUNDS))
+    return Limit(f"tile_{fmt}", flops, "FLOP/s", config, lambda _: launch.start(), right)
 
 
 def _read(gpu: Gpu, name: str, source: Array, host: F32, size: int, unroll: int) -> Limit:

@@ -10,22 +10,33 @@ membound.kernels.cuda.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit
+from membound.backends.api import (
+    Accelerator,
+    Backend,
+    BackendUnavailable,
+    CoRunner,
+    Device,
+    Limit,
+    Unsupported,
+)
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Work
 
 if TYPE_CHECKING:
-    from membound.kernels.cuda.gpu import Gpu, Launch
+    from membound.kernels.cuda.gpu import Array, Gpu, Launch
 
 VARIANTS = ("graph",)
 MOST_ROWS = 64
 """Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
+THIEF_CACHES = 4
+"""What a co-runner streams is so many second-level caches: none of it is found there again."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = "install NVIDIA's driver, 580 or newer"
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -35,10 +46,12 @@ class NumbaCuda(Backend):
     """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
     _gpu: Gpu
+    _ordinal = 0
     _graph = False
     _launches: Sequence[Sequence[Launch]] = ()
     _output: Callable[[], npt.NDArray[np.float32]]
     _stored: int | None = None
+    _extra_fmas: int | None = None
 
     @classmethod
     def devices(cls) -> Sequence[str]:
@@ -62,7 +75,8 @@ class NumbaCuda(Backend):
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
         module = _import("gpu")
         try:
-            self._gpu = module.open_gpu(int(index or 0))
+            self._ordinal = int(index or 0)
+            self._gpu = module.open_gpu(self._ordinal)
         except module.GpuError as error:
             raise _no_gpu(error) from None
         self._graph = "graph" in variants
@@ -80,14 +94,22 @@ class NumbaCuda(Backend):
             return _too_many(work.m) or _told(_import("linear").unsupported(work.act))
         return _too_many(work.batch) or _told(_import("step").unsupported_step(work))
 
+    def add_arithmetic(self, work: Work, fmas: int) -> None:
+        """One row of x, or decode attention over a 16-bit cache: see membound.kernels.cuda.free_compute."""
+        reason = _told(_import("free_compute").refusal(work))
+        if reason is not None:
+            raise Unsupported(reason)
+        self._extra_fmas = fmas
+
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Pack and copy every input set, run each once, capture them where graphs are asked for."""
         self.close()
+        extra_fmas, self._extra_fmas = self._extra_fmas, None
         try:
             if isinstance(inputs, LinearInputs):
-                self._prepare_linear(inputs)
+                self._prepare_linear(inputs, extra_fmas)
             elif isinstance(inputs, AttentionInputs):
-                self._prepare_attention(inputs)
+                self._prepare_attention(inputs, extra_fmas)
             else:
                 self._prepare_step(inputs)
             for launches in self._launches:
@@ -124,8 +146,15 @@ class NumbaCuda(Backend):
         """Seconds between two events."""
         return self._gpu.elapsed_s(start, end)
 
+    def thief(self) -> CoRunner:
+        """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.thief."""
+        from membound.kernels.cuda.thief import GpuThief
+
+        gpu = _import("gpu").open_gpu(self._ordinal)
+        return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
+
     def limits(self, quick: bool) -> Iterator[Limit]:
-        """Memory and cache of the GPU; graphs would only measure them again."""
+        """Memory, cache and arithmetic of the GPU; graphs would only measure them again."""
         if not self._graph:
             from membound.backends.cuda_limits import limits
 
@@ -138,11 +167,20 @@ class NumbaCuda(Backend):
         if hasattr(self, "_gpu"):
             self._gpu.close()
 
-    def _prepare_linear(self, inputs: LinearInputs) -> None:
+    def _numbers(self, extra_fmas: int | None) -> Array | None:
+        """The constants of extra arithmetic on the GPU; None where there is none."""
+        from membound.kernels.cuda.chains import constants
+
+        return None if extra_fmas is None else self._gpu.array(constants(extra_fmas))
+
+    def _prepare_linear(self, inputs: LinearInputs, extra_fmas: int | None) -> None:
+        from membound.kernels.cuda.free_compute import loaded_plan
         from membound.kernels.cuda.linear import bind_linear, plan_linear, upload
 
-        work, gpu = inputs.work, self._gpu
+        work, gpu, numbers = inputs.work, self._gpu, self._numbers(extra_fmas)
         plan = plan_linear(work.weight, work.n, work.k, work.m, gpu.multiprocessors)
+        if numbers is not None:
+            plan = loaded_plan(plan)
         wide = np.zeros((work.m, plan.padded_k), np.float32)
         wide[:, : work.k] = inputs.x
         x, y = gpu.array(wide), gpu.zeros(work.m * work.n, np.float32)
@@ -151,16 +189,18 @@ class NumbaCuda(Backend):
         for slot in range(inputs.slots):
             matrix = upload(gpu, [inputs.weight(slot)])
             stored = matrix.stored_bytes
+            if numbers is not None:
+                matrix = replace(matrix, scales=numbers)
             launches.append(bind_linear(gpu, plan, matrix, x, y, scratch))
         self._launches = launches
         self._output = lambda: y.read().reshape(work.m, work.n)
         asked = work.traffic.weights_bytes + work.traffic.scales_bytes
         self._stored = stored if stored > 1.01 * asked else None
 
-    def _prepare_attention(self, inputs: AttentionInputs) -> None:
+    def _prepare_attention(self, inputs: AttentionInputs, extra_fmas: int | None) -> None:
         from membound.kernels.cuda.attention_plan import prepare_attention
 
-        prepared = prepare_attention(self._gpu, inputs)
+        prepared = prepare_attention(self._gpu, inputs, self._numbers(extra_fmas))
         self._launches = prepared.launches
         self._output = lambda: prepared.out.read().reshape(*inputs.q.shape[:2], -1)
 

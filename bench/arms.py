@@ -16,6 +16,7 @@ from typing import Any
 
 from membound.bench.scene import Scene
 from membound.kernels.work import (
+    FORMATS,
     DecodeAttention,
     LatentAttention,
     Linear,
@@ -45,6 +46,8 @@ DUTIES = (0.25, 0.5, 1.0)
 CACHE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 CORE_CACHE_SHARE = 0.5
 """Of the cores' own caches, which other guests of the machine cannot fill: as for their read ceilings."""
+GRAPH = "graph"
+"""The variant whose launches are captured, as backends call it (docs/gpu.md)."""
 SUITE_MODEL = "qwen2.5-0.5b"
 PROMPT_DOSES = (64, 256, 512)
 LARGE_BATCHES = (256, 512, 1024)
@@ -57,7 +60,7 @@ class Arm:
 
     extra_fmas: multiply-adds more for each weight or cache element (None: the ordinary kernel); thief and
     duty: what a co-runner does, and for which share of its core; resident: the same input set again and
-    again, so that it stays in a cache that holds it.
+    again, so that it stays in a cache that holds it; variant: of the backend at hand, "" for itself.
     """
 
     name: str
@@ -68,11 +71,17 @@ class Arm:
     thief: str = ""
     duty: float = 0.0
     resident: bool = False
+    variant: str = ""
 
     @property
     def parsed(self) -> Work:
         """The work."""
         return parse(self.work)
+
+    @property
+    def contestant(self) -> tuple[str, int | None, str]:
+        """What arms have in common that take turns on the same prepared work."""
+        return self.work, self.extra_fmas, self.variant
 
     @property
     def flops(self) -> int:
@@ -83,6 +92,11 @@ class Arm:
     def as_json(self) -> dict[str, Any]:
         """The fields, for a job."""
         return asdict(self)
+
+
+def named(backend: str, variant: str) -> str:
+    """``backend:device`` as that variant; itself without one."""
+    return f"{backend}+{variant}" if variant else backend
 
 
 def loaded_elements(work: Work) -> int:
@@ -116,6 +130,12 @@ def _cache(context: int = CONTEXT, kv_heads: int = KV_HEADS, batch: int = 1, kv:
     return DecodeAttention(context, Q_HEADS, kv_heads, HEAD_DIM, batch, kv)
 
 
+def _plain_cache(scene: Scene, context: int, kv_heads: int = KV_HEADS) -> Work:
+    """Attention over as many bytes in any format as a float32 cache of so many tokens has in a scene of scale 1."""
+    wider = FORMATS["f32"].bits // FORMATS[scene.floats].bits
+    return _cache(wider * scene.scale * context, kv_heads, kv=scene.floats)
+
+
 def _free_compute(scene: Scene) -> Iterator[Arm]:
     if not scene.ridge:
         return
@@ -134,7 +154,12 @@ def _free_compute(scene: Scene) -> Iterator[Arm]:
 
 def _byte_dose(scene: Scene) -> Iterator[Arm]:
     for heads in KV_HEAD_DOSES:
-        yield _arm("kv_heads", "kv_heads", _cache(scene.scale * CONTEXT, heads), factors={"kv_heads": heads})
+        yield _arm(
+            "kv_heads",
+            "kv_heads",
+            _plain_cache(scene, CONTEXT, heads),
+            factors={"kv_heads": heads},
+        )
     for kv in KV_FORMAT_DOSES:
         yield _arm("kv_format", "kv_format", _cache(scene.scale * CONTEXT, kv=kv), factors={"format": kv})
     for weight in WEIGHT_FORMAT_DOSES:
@@ -152,8 +177,13 @@ def _flop_dose(scene: Scene) -> Iterator[Arm]:
 def _theft(scene: Scene) -> Iterator[Arm]:
     if not scene.thieves:
         return
-    for group, victim in (("linear", Linear(WIDE, WIDE, weight="f32")), ("attention", _cache())):
-        yield _arm("idle", group, victim, thief="idle", factors={"duty": 0.0})
+    victims = {
+        "linear": Linear(scene.scale * WIDE, WIDE, weight="f32"),
+        "attention": _plain_cache(scene, CONTEXT),
+    }
+    for group, victim in victims.items():
+        for duty in DUTIES if scene.spatial else (0.0,):  # a block that waits still takes room from others
+            yield _arm("idle", group, victim, thief="idle", duty=duty, factors={"duty": duty})
         for thief in ("bandwidth", "fma"):
             for duty in DUTIES:
                 yield _arm(thief, group, victim, thief=thief, duty=duty, factors={"duty": duty})
@@ -185,13 +215,15 @@ def _overhead(scene: Scene) -> Iterator[Arm]:
     works: list[Work] = [
         *(Linear(scene.scale * n, WIDE, weight="f32") for n in (256, 1024, WIDE, 3 * WIDE)),
         *(Linear(scene.scale * WIDE, WIDE, m, "f32") for m in (16, 64)),
-        *(_cache(scene.scale * context) for context in (512, 2048, CONTEXT)),
-        Step("tiny", context=256, weight="f32", kv="f32"),
-        Step(SUITE_MODEL, context=512, weight="f32", kv="f32", layers=2),
+        *(_plain_cache(scene, context) for context in (512, 2048, CONTEXT)),
+        Step("tiny", context=256, weight=scene.floats, kv=scene.floats),
+        Step(SUITE_MODEL, context=512, weight=scene.floats, kv=scene.floats, layers=2),
     ]
     for work in works:
         operations = sum(op.count for op in work.operations) if isinstance(work, Step) else 1
         yield _arm("plain", "suite", work, factors={"operations": operations})
+        if GRAPH in scene.variants:
+            yield _arm("graph", "suite", work, factors={"operations": operations}, variant=GRAPH)
 
 
 def _counterexamples(scene: Scene) -> Iterator[Arm]:
@@ -208,7 +240,7 @@ def _counterexamples(scene: Scene) -> Iterator[Arm]:
 
 def _clocks(scene: Scene) -> Iterator[Arm]:
     yield _arm("observed", "observed", Linear(scene.scale * WIDE, WIDE, weight="f32"))
-    yield _arm("observed", "observed", _cache(scene.scale * CONTEXT))
+    yield _arm("observed", "observed", _plain_cache(scene, CONTEXT))
 
 
 def _stored(scene: Scene) -> Iterator[Arm]:

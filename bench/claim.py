@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from membound.bench.arms import Arm, arms_of
-from membound.bench.claim_budget import Budget, Pair, named, rank
+from membound.bench.arms import Arm, arms_of, named
+from membound.bench.claim_budget import Budget, Pair, named_pairs, rank
 from membound.bench.claim_observation import BLIND, nothing, now, observed
 from membound.bench.claim_plan import CLOCKS, Cell, ClaimPlan, fitting
 from membound.bench.machine import fingerprint, package_versions
@@ -119,7 +119,7 @@ class Claiming:
                 for late in (False, True)
             )
             parts = (("not begun", never), ("fewer processes than planned", short))
-            told = "; ".join(f"{what}: experiment {named(pairs)}" for what, pairs in parts if pairs)
+            told = "; ".join(f"{what}: experiment {named_pairs(pairs)}" for what, pairs in parts if pairs)
             limit_s = plan.time_limit_s
             self.progress.note(f"time limit of {limit_s:.0f} s: {told}; --rigor high measures them all")
 
@@ -215,7 +215,8 @@ class Claiming:
 
     def _limits(self, backend: str, arm: Arm, threads: int) -> Limits:
         work = arm.work if arm.extra_fmas is None else FLOAT32
-        return limits_of(Row(self.run_id, "case", backend, work, "ok", threads=threads), self.ceilings)
+        name = named(backend, arm.variant)
+        return limits_of(Row(self.run_id, "case", name, work, "ok", threads=threads), self.ceilings)
 
     # Cells
 
@@ -224,8 +225,8 @@ class Claiming:
         plan = self.plan
         room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
         cache = plan.device_cache.get(backend, 0)
-        thieves = len(plan.thief_cpus)
-        scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, thieves, cache)
+        more = (len(plan.thief_cpus), cache, plan.variants.get(backend, ()))
+        scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, *more)
         return replace(scene, ridge=scene.ridge or 1.0) if asking else scene
 
     def _arms(self) -> Arms:

@@ -86,7 +86,7 @@ def rank(pair: Pair) -> int:
     return PREFERENCE.index(pair[0])
 
 
-def named(pairs: Collection[Pair]) -> str:
+def named_pairs(pairs: Collection[Pair]) -> str:
     """Pairs for a note: ``3, 6 on mine:cpu; 1 on other:cpu``."""
     return "; ".join(_named(pairs))
 

@@ -55,8 +55,9 @@ class Cell:
 class ClaimPlan:
     """Everything that was chosen. `memory_bytes` is what the input sets of a group may take.
 
-    `device_room` is the same on accelerators with memory of their own, `device_cache` what their caches hold.
-    `processes` is those of every experiment but the clocks.
+    `device_room` is the same on accelerators with memory of their own, `device_cache` what their caches hold;
+    `variants` are those that each backend's device is also offered as. `processes` is those of every experiment
+    but the clocks.
     """
 
     experiments: tuple[int, ...]
@@ -77,6 +78,7 @@ class ClaimPlan:
     command: str
     device_room: Mapping[str, int]
     device_cache: Mapping[str, int]
+    variants: Mapping[str, tuple[str, ...]]
 
     def python_for(self, backend: str) -> str | None:
         """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
@@ -104,6 +106,7 @@ def make_claim_plan(
     memory: int,
     device_memory: Mapping[str, int] | None = None,
     device_cache: Mapping[str, int] | None = None,
+    variants: Mapping[str, tuple[str, ...]] | None = None,
 ) -> ClaimPlan:
     """Check everything. `only` empty: all experiments; memory and caches in bytes, those of accelerators by name.
 
@@ -138,6 +141,7 @@ def make_claim_plan(
         command=options.command,
         device_room={name: int(size * ROTATION_SHARE) for name, size in (device_memory or {}).items()},
         device_cache=dict(device_cache or {}),
+        variants=dict(variants or {}),
     )
 
 
@@ -158,15 +162,21 @@ def plain_devices(backends: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def fitting(arms: Sequence[Arm], scene: Scene) -> tuple[list[Arm], list[Arm]]:
-    """Arms whose groups fit the room, and those that were left out: the largest of a group first."""
+    """Arms whose groups fit the room, and those that were left out: the largest work of a group first.
+
+    A work is there once for every dose of extra arithmetic and for every variant.
+    """
     out = set()
     for group in dict.fromkeys(arm.group for arm in arms):
-        members = {arm.work: arm for arm in arms if arm.group == group}
-        by_size = sorted(members, key=lambda spec: _bytes(members[spec]))
-        total = sum(_bytes(arm) for arm in members.values())
+        prepared = {arm.contestant: arm for arm in arms if arm.group == group}
+        sizes: dict[str, int] = {}
+        for arm in prepared.values():
+            sizes[arm.work] = sizes.get(arm.work, 0) + _bytes(arm)
+        by_size = sorted(sizes, key=lambda spec: sizes[spec])
+        total = sum(sizes.values())
         while by_size and total > scene.room_bytes:
             largest = by_size.pop()
-            total -= _bytes(members[largest])
+            total -= sizes[largest]
             out.add((group, largest))
     kept = [arm for arm in arms if (arm.group, arm.work) not in out]
     return kept, [arm for arm in arms if arm not in kept]

@@ -69,7 +69,8 @@ def run_claim(
     plain, variants = plain_devices(choice.chosen)
     chosen = choice.chosen if backends else plain
     memory = available_memory_bytes()
-    plan = make_claim_plan(only, chosen, options, register, memory, choice.device_memory, choice.device_cache)
+    sizes = (choice.device_memory, choice.device_cache)
+    plan = make_claim_plan(only, chosen, options, register, memory, *sizes, choice.variants)
     for line in beforehand(plan, register):
         talk.print(line, markup=False, highlight=False, soft_wrap=True)
     for device in choice.absent:

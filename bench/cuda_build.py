@@ -5,12 +5,21 @@ membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from membound.bench.cli_options import Debug, Json, print_json
+
+if TYPE_CHECKING:
+    from membound.bench.arms import Arm
+
+
+SCALES = (1, 2, 4, 8)
+CACHE_BYTES = 50_000_000
+"""The second-level cache of the H100 and the H200 (NVIDIA H100 Tensor Core GPU Architecture)."""
 
 
 def cuda_build(
@@ -27,6 +36,9 @@ def cuda_build(
     multiprocessors: Annotated[
         int, typer.Option(min=1, max=1024, help="Multiprocessors of the GPU, which decide between variants.")
     ] = 132,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -54,9 +66,26 @@ def cuda_build(
         if works and not found:
             raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
         kernels |= {kernel.name: kernel for kernel in found}
+    if claim:
+        kernels |= {kernel.name: kernel for kernel in catalogue.thief_kernels()}
+    for arm in _claimed() if claim else ():
+        of_work = catalogue.kernels_of if arm.extra_fmas is None else catalogue.loaded_kernels
+        kernels |= {kernel.name: kernel for kernel in of_work(arm.parsed, multiprocessors)}
     paths = cubins.write(kernels.values(), target, out)
     if as_json:
         print_json([str(path) for path in paths])
     else:
         size = sum(path.stat().st_size for path in paths)
         typer.echo(f"{out}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes")
+
+
+def _claimed() -> Iterator[Arm]:
+    """The arms of all experiments on any GPU: doses are data, so that any ridge and any knee will do."""
+    from membound.bench.arms import arms_of
+    from membound.bench.scene import DEVICE_FLOATS, Scene
+    from membound.results.experiments import load_experiments
+
+    for scale in SCALES:
+        scene = Scene(CACHE_BYTES, ridge=1.0, thieves=1, scale=scale, floats=DEVICE_FLOATS)
+        for experiment in load_experiments():
+            yield from arms_of(experiment.id, scene)

@@ -20,14 +20,16 @@ def refusal(backend: Backend, device: Device, arm: Arm) -> str | None:
     """
     work = arm.parsed
     reason = backend.supports(work)
-    if reason is None and arm.thief and device.accelerator is not None:
-        reason = "co-runners steal from the CPU, not from a device of its own memory"
-    if reason is None and arm.extra_fmas is not None:
-        try:
+    if reason is not None:
+        return reason
+    try:
+        if arm.thief and device.accelerator is not None:
+            backend.thief()  # asked for, not started
+        if arm.extra_fmas is not None:
             backend.add_arithmetic(work, arm.extra_fmas)
-        except Unsupported as error:
-            reason = str(error)
-    return reason
+    except Unsupported as error:
+        return str(error)
+    return None
 
 
 def offered(name: str, threads: int, asked: Mapping[int, Sequence[Arm]]) -> dict[int, dict[str, str]]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from membound.backends.api import CoRunner
 from membound.bench.arms import Arm
 from membound.bench.contestant import Contestant
 from membound.bench.turns import Turn, take_turn, usable
-from membound.kernels.cpu.thief import Thief
 
 ATTEMPTS = 2
 """A turn that was disturbed is taken again once: many arms share a process, and minutes are few."""
@@ -48,7 +48,7 @@ class Player:
     stolen: list[tuple[float, float]] = field(default_factory=list)
     """Bytes and FLOPs a second that the thief took in each burst."""
 
-    def take_turn(self, thief: Thief | None) -> None:
+    def take_turn(self, thief: CoRunner | None) -> None:
         """One timed burst, the thief at work if the arm has one."""
         one = self.contestant
         if self.arm.thief:
@@ -69,7 +69,7 @@ class Player:
         self.contestant.launch()
         self.contestant.launch()
 
-    def _watched(self, thief: Thief) -> None:
+    def _watched(self, thief: CoRunner) -> None:
         (read, done), start = thief.taken(), time.perf_counter()
         self.contestant.burst()
         seconds, (read_after, done_after) = time.perf_counter() - start, thief.taken()

@@ -20,6 +20,8 @@ LAUNCH_S = 1e-4
 PLAIN_BYTES = 64 << 20
 """About what the works of a scene of scale 1 move."""
 MOST_SCALE = 8
+DEVICE_FLOATS = "bf16"
+"""What models are served in on accelerators; matrix units take no float32 cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class Scene:
 
     core_cache_bytes: what the caches of the cores in use hold, 0 where nobody else fills the last-level cache.
     knee_rows: rows of x at which the last format of linear products turns compute-bound. scale: by how much
-    works are larger than on a CPU. thieves: cores that co-runners may have.
+    works are larger than on a CPU. thieves: cores that co-runners may have; on an accelerator one, which the
+    backend may offer. spatial: a co-runner takes a share of the device, and not of a core's time. floats: the
+    format of caches and steps where no format is varied. variants: what the device is also offered as, one
+    word behind a plus sign.
     """
 
     cache_bytes: int
@@ -38,6 +43,9 @@ class Scene:
     core_cache_bytes: int = 0
     knee_rows: float = 0.0
     scale: int = 1
+    spatial: bool = False
+    floats: str = "f32"
+    variants: tuple[str, ...] = ()
 
 
 def scene_of(
@@ -48,6 +56,7 @@ def scene_of(
     room_bytes: int,
     thieves: int,
     device_cache_bytes: int = 0,
+    variants: Sequence[str] = (),
 ) -> Scene:
     """The scene of a backend among the rows of one run; `device_cache_bytes` is that of an accelerator."""
 
@@ -65,10 +74,13 @@ def scene_of(
         cache_bytes=device_cache_bytes or machine["last_level_cache_bytes"],
         room_bytes=room_bytes,
         ridge=peak / read if read else 0.0,
-        thieves=thieves if on_cpu else 0,
+        thieves=thieves if on_cpu else 1,
+        spatial=not on_cpu,
         core_cache_bytes=_core_cache_bytes(machine, threads) if on_cpu else 0,
         knee_rows=max(2 * ridge["f32"], ridge["bf16"]),  # bytes of a weight over its two FLOPs a row
         scale=min(scale, MOST_SCALE),
+        floats="f32" if on_cpu else DEVICE_FLOATS,
+        variants=tuple(variants),
     )
 
 

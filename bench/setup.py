@@ -18,6 +18,7 @@ from membound.backends.api import BackendUnavailable, MemboundError
 from membound.bench.environments import interpreters, states
 from membound.bench.machine import default_threads
 from membound.bench.probe import Found, probe
+from membound.results.roofline import device_class
 
 
 class OptionError(MemboundError):
@@ -28,13 +29,15 @@ class OptionError(MemboundError):
 class Choice:
     """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there.
 
-    `device_memory` holds the bytes of those that have memory of their own, `device_cache` those of its cache.
+    `device_memory` holds the bytes of those that have memory of their own, `device_cache` those of its cache,
+    `variants` what each device is also offered as: ``graph`` where ``backend:device+graph`` is there too.
     """
 
     chosen: tuple[str, ...]
     absent: tuple[Found, ...]
     device_memory: dict[str, int] = field(default_factory=dict)
     device_cache: dict[str, int] = field(default_factory=dict)
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def split(texts: Iterable[str]) -> list[str]:
@@ -92,12 +95,13 @@ def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, st
     absent = tuple(device for device in found if not device.available)
     if not asked:
         chosen = [device.id for device in found if device.available]
-        return Choice(tuple(chosen), absent, *_device_sizes(chosen, found))
+        return Choice(tuple(chosen), absent, *_device_sizes(chosen, found), _variants(chosen, found))
     chosen = []
     for name in asked:
         chosen += [name] if ":" in name else _devices(name, found)
         _refuse_absent(name, found)
-    return Choice(tuple(dict.fromkeys(chosen)), (), *_device_sizes(chosen, found))
+    chosen = list(dict.fromkeys(chosen))
+    return Choice(tuple(chosen), (), *_device_sizes(chosen, found), _variants(chosen, found))
 
 
 def _device_sizes(chosen: Sequence[str], found: Sequence[Found]) -> tuple[dict[str, int], dict[str, int]]:
@@ -113,6 +117,22 @@ def _device_bytes(name: str, chosen: Sequence[str], found: Sequence[Found]) -> d
         for device, base in plain.items()
         if {device, base} & set(known)
     }
+
+
+def _variants(chosen: Sequence[str], found: Sequence[Found]) -> dict[str, tuple[str, ...]]:
+    """Words that may follow each chosen device, by what is there; ``alpha:npu`` is ``alpha:npu:0``."""
+    offered: dict[str, tuple[str, ...]] = {}
+    for device in found:
+        base, _, variant = device.id.rpartition("+")
+        if device.available and base:
+            offered[_numbered(base)] = (*offered.get(_numbered(base), ()), variant)
+    return {name: offered[_numbered(name)] for name in chosen if _numbered(name) in offered}
+
+
+def _numbered(name: str) -> str:
+    """``alpha:npu+compile`` as ``alpha:npu:0+compile``: the first device of its kind."""
+    device, plus, variants = name.partition("+")
+    return f"{device.partition(':')[0]}:{device_class(device)}{plus}{variants}"
 
 
 def _devices(name: str, found: Sequence[Found]) -> list[str]:

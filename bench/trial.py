@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from membound.backends import registry
-from membound.backends.api import BackendUnavailable, Device, Unsupported
-from membound.bench.arms import Arm
+from membound.backends.api import BackendUnavailable, CoRunner, Device, Unsupported
+from membound.bench.arms import Arm, named
 from membound.bench.case import DEVICE_SHARE, one_line
 from membound.bench.ceilings import ROTATION, rotating_bytes
 from membound.bench.contestant import ColdMemory, Contestant, Refused
@@ -50,7 +50,7 @@ BURST_BYTES = 32 << 20
 """Small works have so many bytes in input sets that a burst of all of them lasts a millisecond or so."""
 MOST_SLOTS = 33
 THEFT_SLOTS = 5
-"""A victim's burst lasts several duty cycles of the thief."""
+"""A victim's burst lasts several duty cycles of the thief, or chunks of its work."""
 EVICTION_STREAMS = 4
 
 
@@ -130,15 +130,17 @@ class _Group:
     until: float
     """When no more time is left, by the clock of `time.perf_counter`."""
     device: Device | None = None
+    thief: CoRunner | None = None
+    """Of an accelerator, once an arm has asked for one."""
 
     def run(self) -> Iterator[Outcome]:
         """Outcomes of arms that cannot take part, then those of the others."""
-        known: dict[tuple[str, int | None], Contestant | Outcome] = {}
+        known: dict[tuple[str, int | None, str], Contestant | Outcome] = {}
         players: list[Player] = []
         for index, arm in self.members:
-            key = (arm.work, arm.extra_fmas)
+            key = arm.contestant
             if key not in known:
-                known[key] = self._enter(arm, [i for i, a in self.members if (a.work, a.extra_fmas) == key])
+                known[key] = self._enter(arm, [i for i, a in self.members if a.contestant == key])
             found = known[key]
             if isinstance(found, Contestant):
                 players.append(Player(index, arm, found))
@@ -183,23 +185,27 @@ class _Group:
 
     def _prepared(self, arm: Arm) -> Contestant:
         trial, work, cold = self.trial, arm.parsed, self.cold
-        backend = registry.create(trial.backend)
+        name = named(trial.backend, arm.variant)
+        backend = registry.create(name)
         self.stack.callback(backend.close)
-        self.device = device = backend.open(registry.device_of(trial.backend), trial.threads)
+        self.device = device = backend.open(registry.device_of(name), trial.threads)
         reason = refusal(backend, device, arm)
         if reason is not None:
             raise Unsupported(reason)
+        if arm.thief and device.accelerator is not None and self.thief is None:
+            self.tell("starting the co-runner", [index for index, one in self.members if one.thief])
+            self.thief = self.stack.enter_context(backend.thief())
         inputs = make_inputs(work, trial.seed, _slots(trial, arm, device))
         backend.prepare(work, inputs)
         if device.accelerator is not None:  # rotation defeats its cache; the CPU's do not matter to it
             cold = ColdMemory(0, cold.evict)
         last_use = [cold.passed_bytes] * inputs.slots
-        return Contestant(trial.backend, backend, inputs, cold, last_use, inputs.slots - 1)
+        return Contestant(name, backend, inputs, cold, last_use, inputs.slots - 1)
 
     def _play(self, players: Sequence[Player]) -> dict[str, Any]:
         """Rounds in random order until their number, or the time, is up; the counters beside them."""
         trial, victims = self.trial, [player.index for player in players if player.arm.thief]
-        thief = self.hire(victims) if victims else None
+        thief = self.thief or (self.hire(victims) if victims else None)
         counters = open_counters(self.device.accelerator if self.device is not None else None)
         rng = random.Random(f"{trial.seed} {trial.replicate} {trial.backend}")
         gc.collect()
@@ -244,7 +250,9 @@ def _slots(trial: Trial, arm: Arm, device: Device) -> int:
         return 1
     if accelerator is not None:
         room = min(int(DEVICE_SHARE * accelerator.memory_bytes) or trial.memory_bytes, trial.memory_bytes)
-        return slots_to_defeat(work, accelerator.cache_bytes or last_level_cache_bytes(), room)
+        slots = slots_to_defeat(work, accelerator.cache_bytes or last_level_cache_bytes(), room)
+        wanted = min(THEFT_SLOTS, room // work.footprint_bytes) if arm.thief else 0
+        return max(slots, wanted)
     if arm.thief:
         return THEFT_SLOTS
     return min(MOST_SLOTS, max(2, ceil(BURST_BYTES / work.footprint_bytes) + 1))

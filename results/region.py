@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -66,11 +67,13 @@ def region_of(claim: Claim, findings: Sequence[Finding], points: Sequence[Region
     timed = counted(claim.observations)
     cells = []
     for backend in dict.fromkeys(one.backend for one in timed):
-        times: dict[str, list[float]] = {}
+        times: dict[tuple[str, str], list[float]] = {}
         for one in timed:
             if one.backend == backend and one.threads == claim.meta.threads:
-                times.setdefault(one.work, []).append(one.seconds)
-        mean_s = {work: float(np.exp(np.mean(np.log(values)))) for work, values in times.items()}
+                times.setdefault((one.work, one.arm), []).append(one.seconds)
+        mean_s: dict[str, float] = {}
+        for (work, _), values in times.items():  # the fastest arm, as with t0
+            mean_s[work] = min(mean_s.get(work, inf), float(np.exp(np.mean(np.log(values)))))
         launch_s = fitted_launch_s(findings, backend)
         for point in points:
             limits = _limits(claim, backend, point)

@@ -49,8 +49,10 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
     if keys.get("act") == "int8":
         return ("dot_int8", "tile_int8", "gemm_int8")
     stored = keys.get("weight", keys.get("kv", "f32"))
-    if stored in ("f32", "f16"):
-        return ("fma_f32", "gemm_f32", f"gemm_{stored}")
+    if stored == "f32":
+        return ("fma_f32", "gemm_f32")
+    if stored == "f16":
+        return ("fma_f32", "gemm_f32", "tile_f16", "gemm_f16")
     return ("fma_f32", "gemm_f32", "tile_bf16", "gemm_bf16")
 
 

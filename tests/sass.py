@@ -48,6 +48,16 @@ class Sass:
         return sum(bool(re.match(pattern, name)) for name, _ in self.instructions)
 
     @property
+    def blocks(self) -> list[list[tuple[str, str]]]:
+        """The instructions between two that jump, end, or meet others again."""
+        found: list[list[tuple[str, str]]] = [[]]
+        for instruction in self.instructions:
+            found[-1].append(instruction)
+            if re.match(r"BRA|EXIT|BSSY|BSYNC", instruction[0]):
+                found.append([])
+        return found
+
+    @property
     def wide_loads(self) -> int:
         """Loads of sixteen bytes from global memory."""
         return self.count(r"LDG\..*128")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isclose
 
 import pytest
 
-from membound.bench.arms import Arm, arms_of, loaded_elements
+from membound.bench.arms import Arm, arms_of, loaded_elements, named
 from membound.bench.scene import Scene
 from membound.kernels.work import DecodeAttention, Linear, Step, parse
 from membound.results.experiments import Experiment, load_experiments
@@ -22,7 +23,7 @@ MEASURED_BESIDE = {
 }
 
 
-def named(number: int, name: str) -> list[Arm]:
+def called(number: int, name: str) -> list[Arm]:
     return [arm for arm in arms_of(number, SCENE) if arm.name == name]
 
 
@@ -42,7 +43,7 @@ def test_arms_and_factors_are_those_written_down(experiment: Experiment) -> None
 
 def test_extra_arithmetic_brackets_the_ridge() -> None:
     for name in ("linear_f32", "linear_bf16", "attention_f32", "attention_bf16"):
-        arms = named(1, name)
+        arms = called(1, name)
         assert len({arm.work for arm in arms}) == 1
         assert arms[0].extra_fmas == 0
         assert arms[0].flops == arms[0].parsed.flops
@@ -63,7 +64,7 @@ def test_extra_flops_are_two_for_each_element() -> None:
 
 
 def test_kv_heads_change_bytes_and_not_flops() -> None:
-    arms = named(2, "kv_heads")
+    arms = called(2, "kv_heads")
     assert len({arm.flops for arm in arms}) == 1
     moved = [arm.parsed.traffic.total_bytes for arm in arms]
     assert max(moved) > 7 * min(moved)
@@ -72,7 +73,7 @@ def test_kv_heads_change_bytes_and_not_flops() -> None:
 
 def test_rows_change_flops_and_hardly_bytes() -> None:
     for name in ("linear_f32", "linear_bf16"):
-        arms = named(3, name)
+        arms = called(3, name)
         assert max(a.flops for a in arms) == 128 * min(a.flops for a in arms)
         moved = [arm.parsed.traffic.total_bytes for arm in arms]
         assert max(moved) < 1.2 * min(moved)
@@ -107,6 +108,26 @@ def test_among_guests_a_set_fits_the_caches_of_the_cores() -> None:
     assert arms[1:] == plain
     assert 1 << 20 < arms[0].parsed.footprint_bytes < 4 << 20
     assert arms_of(5, Scene(300 << 20, 16 << 30, 11.0, 0, core_cache_bytes=200 << 20)) == plain
+
+
+def test_captured_launches_stand_beside_plain_ones_where_the_device_has_them() -> None:
+    assert {arm.variant for arm in arms_of(7, SCENE)} == {""}
+    assert arms_of(7, replace(SCENE, variants=("compile",))) == arms_of(7, SCENE)
+    arms = arms_of(7, replace(SCENE, variants=("compile", "graph")))
+    plain, graph = ([arm for arm in arms if arm.name == name] for name in ("plain", "graph"))
+    assert plain == arms_of(7, SCENE)
+    assert [replace(arm, name="plain", variant="") for arm in graph] == plain
+    assert {arm.variant for arm in graph} == {"graph"}
+    assert {named("mine:npu:0", arm.variant) for arm in arms} == {"mine:npu:0", "mine:npu:0+graph"}
+    assert {arm.group for arm in arms} == {"suite"}  # they take turns in one process
+
+
+def test_caches_and_steps_on_accelerators_are_in_the_format_of_their_matrix_units() -> None:
+    scene = replace(SCENE, floats="bf16")
+    for number in (2, 4, 7, 8):
+        caches = [arm for arm in arms_of(number, scene) if arm.name != "kv_format"]
+        assert {arm.parsed.kv for arm in caches if isinstance(arm.parsed, DecodeAttention | Step)} == {"bf16"}
+    assert {arm.parsed.weight for arm in arms_of(7, scene) if isinstance(arm.parsed, Step)} == {"bf16"}
 
 
 def test_a_step_issues_as_many_operations_as_its_bill_has() -> None:

@@ -45,6 +45,19 @@ def test_every_arm_in_every_process_with_the_ceilings_it_is_held_against(
     assert {o.number("machine_read_bytes_per_s") for o in victims} == {2 * READ}
 
 
+def test_captured_launches_are_arms_of_a_backend_that_has_them(
+    tmp_path: Path, worker: type[FakeWorker]
+) -> None:
+    backends = ("numba:cpu", "numpy:cpu")
+    plan = planned(tmp_path, 7, backends=backends, variants={"numpy:cpu": ("graph",)}, processes=1)
+    claiming, _ = run(tmp_path, plan)
+    seen = {(o.backend, o.arm) for o in claiming.observations}
+    assert seen == {("numba:cpu", "plain"), ("numpy:cpu", "plain"), ("numpy:cpu", "graph")}
+    # What launching costs was measured of the plain device alone.
+    assert {o.launch_s for o in claiming.observations if o.arm == "graph"} == {None}
+    assert {o.read_bytes_per_s for o in claiming.observations} == {2 * READ}
+
+
 def test_what_was_measured_beside_a_dose_is_kept(tmp_path: Path, worker: type[FakeWorker]) -> None:
     def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for event in honest(job):

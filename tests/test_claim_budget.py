@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from membound.bench.claim_budget import PREFERENCE, RESERVE, Budget, named
+from membound.bench.claim_budget import PREFERENCE, RESERVE, Budget, named_pairs
 from membound.results.conclusion import DIRECT
 from membound.results.experiments import load_experiments
 from membound.results.judgement import CONTROL
@@ -74,4 +74,4 @@ def test_what_has_begun_and_what_is_preferred_have_the_first_right_to_the_time()
 
 
 def test_a_note_names_pairs_by_backend() -> None:
-    assert named([(6, "a"), (1, "b"), (3, "a")]) == "3, 6 on a; 1 on b"
+    assert named_pairs([(6, "a"), (1, "b"), (3, "a")]) == "3, 6 on a; 1 on b"

@@ -90,3 +90,17 @@ def test_doses_of_one_work_stay_or_go_together() -> None:
     kept, left_out = fitting(arms, replace(SCENE, room_bytes=1))
     assert kept == []
     assert len(left_out) == len(arms)
+
+
+def test_a_work_takes_room_for_every_dose_of_arithmetic_and_every_variant() -> None:
+    arms = arms_of(1, SCENE)
+    doses = len([arm for arm in arms if arm.name == "linear_f32"])
+    (size,) = {2 * arm.parsed.footprint_bytes for arm in arms if arm.name == "linear_f32"}
+    enough, short = (fitting(arms, replace(SCENE, room_bytes=doses * size - less))[0] for less in (0, 1))
+    assert len([arm for arm in enough if arm.name == "linear_f32"]) == doses
+    assert [arm for arm in short if arm.name == "linear_f32"] == []
+    both = arms_of(7, replace(SCENE, variants=("graph",)))
+    room = sum(arm.parsed.footprint_bytes * (1 + (arm.parsed.kind != "step")) for arm in arms_of(7, SCENE))
+    assert fitting(arms_of(7, SCENE), replace(SCENE, room_bytes=room))[1] == []
+    assert fitting(both, replace(SCENE, room_bytes=room))[1] != []
+    assert fitting(both, replace(SCENE, room_bytes=2 * room))[1] == []

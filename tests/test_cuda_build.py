@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from membound.backends.numba_cuda import NumbaCuda
 from membound.bench.cli import main
 from membound.kernels.cuda import cubins, linear
 from membound.kernels.cuda.attention_plan import prepare_attention
-from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of
+from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of, loaded_kernels
 from membound.kernels.cuda.compile import CompileError
 from membound.kernels.cuda.simulated import SimulatedGpu
 from membound.kernels.cuda.step import prepare_step
@@ -61,6 +62,21 @@ def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):
     assert any(name.startswith("tensor_int4g128_") for name in names)
     assert any(name.startswith("append_bf16_d128") for name in names)
     assert any(name.endswith("_add") for name in names)
+
+
+def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_path):
+    assert run("linear:n=4096,k=4096,m=1,weight=bf16", "--out", tmp_path, "--claim")[0] == 0
+    names = {path.stem for path in tmp_path.glob("*.cubin")}
+    loaded = {name for name in names if name.endswith("_loaded")}
+    assert {name.partition("_m1")[0] for name in loaded} == {
+        "dot_f32",
+        "dot_bf16",
+        "attention_bf16_d128_g1_p0_w4_loaded",
+    }
+    assert {"attention_int8_d128_g4_p0_w4", "fma_f32", "tile_bf16", "combine_d128"} <= names
+    assert {f"thief_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names
+    assert any(name.startswith("append_bf16_") for name in names)  # of the steps of experiment 7
+    assert any(name.startswith("tensor_bf16_") for name in names)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +155,26 @@ def test_the_catalogue_has_what_a_step_binds(options):
     assert names - gpu.names <= {"combine_d32"}  # with many sequences there is nothing to combine
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "linear:n=48,k=128,weight=f32",
+        "linear:n=48,k=128,weight=bf16",
+        "attention:context=700,q_heads=4,kv_heads=2,head_dim=64,kv=bf16",
+    ],
+)
+def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
+    work, gpu = parse(spec), RecordingGpu(8)
+    monkeypatch.setattr("membound.kernels.cuda.gpu.open_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("membound.backends.numba_cuda._start", lambda launches: None)
+    backend = NumbaCuda()
+    backend.open("cuda", 1)
+    backend.add_arithmetic(work, 3)
+    backend.prepare(work, make_inputs(work, seed=1))
+    assert gpu.names == {kernel.name for kernel in loaded_kernels(work, 8)}
+    assert any(name.endswith("_loaded") for name in gpu.names)
+
+
 def test_the_catalogue_has_nothing_for_what_cannot_run():
     for spec in ("attention:context=9,kv=f32", "mla:context=9,page=8", "step:model=tiny,kv=f32"):
-        assert kernels_of(parse(spec), 8) == ()
+        assert kernels_of(parse(spec), 8) == loaded_kernels(parse(spec), 8) == ()

@@ -30,6 +30,7 @@ class FakeDriver:
         CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
         CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE=38,
     )
+    CU_MEMHOSTALLOC_DEVICEMAP = 2
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DEFAULT=0)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
@@ -78,6 +79,16 @@ class FakeDriver:
     def cuMemFree(self, address):
         del self.memory[address]
         return (Code.SUCCESS,)
+
+    def cuMemHostAlloc(self, size, flags):
+        assert flags == self.CU_MEMHOSTALLOC_DEVICEMAP
+        return self.cuMemAlloc(size)
+
+    def cuMemHostGetDevicePointer(self, host, flags):
+        return Code.SUCCESS, host
+
+    def cuMemFreeHost(self, host):
+        return self.cuMemFree(host)
 
     def cuMemcpyHtoDAsync(self, target, source, size, stream):
         ctypes.memmove(target, source, size)
@@ -154,6 +165,20 @@ def test_memory_is_copied_both_ways_and_given_back(fake):
     assert (array.size_bytes, zeros.size_bytes) == (60, 12)
     with pytest.raises(ValueError, match="4 bytes do not fill an array of 60"):
         array.write(np.zeros(1, np.float32))
+    gpu.close()
+    assert fake.memory == {}
+
+
+def test_words_are_shared_with_the_host_and_given_back(fake):
+    gpu = driver.DriverGpu()
+    words = gpu.shared(8)
+    assert words.values.tolist() == [0] * 8
+    words.values[3] = 7
+    (space,) = fake.memory.values()
+    assert np.count_nonzero(space[space != 0xAB]) == 1  # the same memory, all of it set
+    launch = gpu.bind(FILL, 1, (words, 1, 1.0))
+    launch.start()
+    assert parameters(fake.launched[-1], ctypes.c_uint64) == [words.address]
     gpu.close()
     assert fake.memory == {}
 

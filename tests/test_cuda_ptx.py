@@ -122,6 +122,31 @@ def test_fast_functions():
     np.testing.assert_array_equal(computed(ptx.exp2_fast, zero - np.inf), zero)
 
 
+def test_a_multiply_add_is_rounded_once():
+    def multiply_add(a, b, c, y):
+        i = cuda.threadIdx.x
+        y[i] = ptx.fma_f32(a[i], b[i], c[i])
+
+    a, b = RNG.standard_normal((2, 64)).astype(np.float32)
+    c = -(a * b)  # what is left is the rounding error of the product, which two roundings lose
+    y = np.zeros(64, np.float32)
+    simulator.launch(Kernel("probe", multiply_add, ("f32*",) * 4, 64), 1, (a, b, c, y))
+    np.testing.assert_array_equal(y, a.astype(np.float64) * b - (a * b))
+    assert y.any()
+
+
+def test_words_of_the_host_and_a_clock():
+    def pass_on(words, y):
+        i = cuda.threadIdx.x
+        ptx.store_host(words, i + 32, np.uint32(ptx.load_host(words, i) + np.uint32(1)))
+        y[i] = ptx.microseconds()
+
+    words, y = np.arange(64, dtype=np.uint32), np.zeros(32, np.uint32)
+    simulator.launch(Kernel("probe", pass_on, ("u32*", "u32*"), 32), 1, (words, y))
+    np.testing.assert_array_equal(words[32:], np.arange(1, 33))
+    np.testing.assert_array_equal(y, np.arange(1, 33))
+
+
 def test_a_warp_transposes_a_matrix():
     matrix = RNG.integers(0, 1 << 16, (8, 8), np.uint16)
     y = computed(ptx.transpose8, matrix.reshape(-1).view(np.uint32))
@@ -176,6 +201,7 @@ def memory(a, y, n):
     d, e, f, g = ptx.load4_coherent(y, i)
     h, j, k, m = ptx.stream4_ordered(a, i)
     o, x = ptx.stream2_ordered(a, i)
+    ptx.store_host(y, i, np.uint32(ptx.load_host(y, i) ^ ptx.microseconds()))
     ptx.store4(y, i, p ^ t ^ d ^ h, q ^ u ^ e ^ j, r ^ v ^ f ^ k ^ o, s ^ w ^ g ^ m ^ x ^ shared[n])
 
 
@@ -186,6 +212,7 @@ def registers(a, y, n):
     w = ptx.subtract_f16(ptx.pick_bytes(w, a[i + 1], a[i + 2]), ptx.unpack_e4m3(w))
     w = ptx.subtract_bf16(w, ptx.pack_f16(ptx.low_f16(w), ptx.high_f16(w)))
     x = ptx.exp2_fast(ptx.low_bf16(w)) + ptx.log2_fast(ptx.high_bf16(w)) + ptx.rsqrt_fast(ptx.as_f32(w))
+    x = ptx.fma_f32(x, x, ptx.as_f32(w))
     c0, c1, c2, c3 = ptx.mma_bf16(w, w, w, w, w, w, x, x, x, x)
     c0, c1, c2, c3 = ptx.mma_f16(w, w, w, w, w, w, c0, c1, c2, c3)
     y[i] = ptx.transpose8(ptx.pack_bf16(c0, c1) + ptx.as_u32(c2 + c3) + ptx.pack_e4m3(c0, c3))
@@ -199,6 +226,9 @@ INSTRUCTIONS = {
         "ld.global.L1::no_allocate.L2::256B.v4.u32",
         "ld.global.L1::no_allocate.L2::256B.v2.u32",
         "st.global.v4.u32",
+        "ld.volatile.global.u32",
+        "st.volatile.global.u32",
+        "%globaltimer",
         "cp.async.cg.shared.global.L2::256B",
         "cp.async.commit_group",
         "cp.async.wait_group 0",
@@ -214,6 +244,7 @@ INSTRUCTIONS = {
         "cvt.f32.f16",
         "cvt.rn.bf16x2.f32",
         "cvt.rn.f16x2.f32",
+        "fma.rn.f32",
         "ex2.approx.ftz.f32",
         "lg2.approx.ftz.f32",
         "rsqrt.approx.ftz.f32",

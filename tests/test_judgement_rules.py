@@ -13,6 +13,7 @@ from membound.results.experiments import load_experiments
 from membound.results.finding import VERDICTS, Figure
 from membound.results.judgement import judge_claim
 from membound.results.panel import counted, panel_of
+from membound.results.region import fitted_launch_s
 
 REGISTER = load_experiments()
 WORLD = World(processes=4)
@@ -216,3 +217,15 @@ def test_a_dose_measured_twice_in_a_process_counts_once():
     assert panel.ln_time.shape == (1, 2)
     assert panel.mean_s == pytest.approx([2.0, 3.0])
     assert panel.memory_s == pytest.approx([67e6 / 3e10] * 2)
+
+
+def test_captured_launches_are_judged_beside_plain_ones_and_both_overheads_are_told():
+    plain = worlds.suite_in(World(worlds.launch_bound, processes=4), 3)
+    graph = [replace(one, arm="graph") for one in worlds.suite_in(WORLD, 4)]
+    found = {f.arm: f for f in judged([*plain, *graph])}
+    assert {arm: f.verdict for arm, f in found.items()} == {"plain": "refuted", "graph": "supported"}
+    assert found["plain"].figure("t0").value == pytest.approx(0.3, rel=0.1)
+    t0 = found["graph"].figure("t0").value
+    assert t0 < 1e-3
+    (backend,) = {f.backend for f in found.values()}
+    assert fitted_launch_s(found.values(), backend) == t0

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from membound.backends import cuda_limits
-from membound.backends.api import Accelerator, BackendUnavailable
-from membound.backends.numba_cuda import MOST_ROWS, NumbaCuda
+from membound.backends.api import Accelerator, BackendUnavailable, Unsupported
+from membound.backends.numba_cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
 from membound.bench import device_ceilings
 from membound.bench.device_ceilings import measure_device_ceilings
 from membound.bench.timing import Budget, measure
-from membound.kernels.cuda import driver, gpu
+from membound.kernels.cuda import driver, gpu, tile_peak
 from membound.kernels.cuda.gpu import GpuError
 from membound.kernels.cuda.simulated import SimulatedGpu
 from membound.kernels.inputs import make_inputs
@@ -30,13 +30,15 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
 
 
-def check(device: str, spec: str, limit: float | None = None) -> NumbaCuda:
-    """Every input set, the first one twice."""
+def check(device: str, spec: str, limit: float | None = None, fmas: int | None = None) -> NumbaCuda:
+    """Every input set, the first one twice; with `fmas` extra multiply-adds an element, if they are asked for."""
     work = parse(spec)
     inputs = make_inputs(work, int(RNG.integers(1 << 30)), slots=2)
     backend = NumbaCuda()
     backend.open(device, 2)
     assert backend.supports(work) is None
+    if fmas is not None:
+        backend.add_arithmetic(work, fmas)
     backend.prepare(work, inputs)
     for slot in (*range(inputs.slots), 0):
         backend.launch(slot)
@@ -73,6 +75,37 @@ def test_linear_matches_the_reference(shape: str) -> None:
 
 
 @pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "linear:n=19,k=96,weight=f32",
+        "linear:n=16,k=64,weight=bf16",
+        "attention:q_heads=4,kv_heads=2,head_dim=32,context=37,kv=bf16",
+    ],
+)
+def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str) -> None:
+    backend = check("cuda", spec, fmas=3)
+    assert backend._extra_fmas is None  # a dose is for one preparation only
+
+
+@pytest.mark.usefixtures("simulated")
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("attention:context=9,kv=f32", "the tensor cores that attention runs on do not take f32"),
+        ("attention:context=9,kv=int8", "extra arithmetic goes with a cache in bf16, f16"),
+        ("attention:context=9,q_heads=34,kv_heads=2", "up to 16 query heads"),
+        ("linear:n=8,k=32,m=2,weight=f32", "extra arithmetic goes with one row"),
+        ("linear:n=8,k=32,weight=int8", "weights in f32, bf16, f16"),
+        ("step:model=tiny", "single operations"),
+    ],
+)
+def test_extra_arithmetic_is_refused_with_a_reason(spec: str, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        NumbaCuda().add_arithmetic(parse(spec), 1)
+
+
+@pytest.mark.usefixtures("simulated")
 def test_stored_bytes_tell_of_padding() -> None:
     """A matrix of one row is stored as whole tiles of rows; a large one has none worth telling."""
     backend = check("cuda", "linear:n=1,k=64,m=5,weight=bf16")
@@ -95,11 +128,16 @@ def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 4096 + 256)
     monkeypatch.setattr(cuda_limits, "UNROLLS", (4,))
     monkeypatch.setattr(cuda_limits, "BLOCKS_PER_MULTIPROCESSOR", 1)
+    monkeypatch.setattr(cuda_limits, "FMA_DOSE", 1)
+    monkeypatch.setattr(cuda_limits, "TILE_ROUNDS", 1)
+    monkeypatch.setattr(tile_peak, "BLOCKS_PER_MULTIPROCESSOR", 1)
     monkeypatch.setattr(device_ceilings, "QUICK_SAMPLES", 1)
     backend = NumbaCuda()
     opened = backend.open("cuda:0", 2)
-    backend._gpu.cache_bytes = 1024
+    backend._gpu.cache_bytes, backend._gpu.multiprocessors = 1024, 1
     found = {c.name: c for c in measure_device_ceilings(backend, opened, True, lambda _: None)}
+    arithmetic = [found.pop(name) for name in ("fma_f32", "tile_bf16", "tile_f16")]
+    assert {(one.status, one.unit) for one in arithmetic} == {("ok", "FLOP/s")}
     assert {name: (c.status, c.config["array_bytes"], c.config["arrays"]) for name, c in found.items()} == {
         "read": ("ok", 4352, 1),
         "copy": ("ok", 4352, 2),
@@ -114,10 +152,31 @@ def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -
 def test_a_wrong_sum_or_copy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 512)
     monkeypatch.setattr(cuda_limits, "UNROLLS", (2,))
+    monkeypatch.setattr(cuda_limits, "FMA_DOSE", 1)
+    monkeypatch.setattr(cuda_limits, "TILE_ROUNDS", 1)
     backend = NumbaCuda()
     backend.open("cuda:0", 2)
     for limit in backend.limits(quick=True):
         assert not limit.check(), f"{limit.name} before it was launched"
+
+
+def test_a_co_runner_has_a_stream_of_its_own_and_streams_more_than_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[tuple[int, SimulatedGpu]] = []
+
+    def open_gpu(ordinal: int) -> SimulatedGpu:
+        opened.append((ordinal, SimulatedGpu()))
+        opened[-1][1].cache_bytes = 3 << 20
+        return opened[-1][1]
+
+    monkeypatch.setattr(gpu, "open_gpu", open_gpu)
+    backend = NumbaCuda()
+    backend.open("cuda:1+graph", 2)
+    thief = backend.thief()
+    assert [ordinal for ordinal, _ in opened] == [1, 1]
+    assert thief._gpu is opened[1][1] is not backend._gpu
+    assert thief._source.size_bytes == THIEF_CACHES * (3 << 20)
 
 
 @pytest.mark.usefixtures("simulated")

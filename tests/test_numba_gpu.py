@@ -17,13 +17,17 @@ WEIGHTS = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
 MODEL_LIMITS = {"f32": 0.05, "bf16": 0.05, "int8": 0.05, "int4g128": 0.05}
 
 
-def check(device: str, spec: str, limit: float | None = None, seed: int = 11) -> NumbaCuda:
-    """Every input set, the first one twice."""
+def check(
+    device: str, spec: str, limit: float | None = None, seed: int = 11, fmas: int | None = None
+) -> NumbaCuda:
+    """Every input set, the first one twice; with `fmas` extra multiply-adds an element, if they are asked for."""
     work = parse(spec)
     inputs = make_inputs(work, seed, slots=3)
     backend = NumbaCuda()
     backend.open(device, 2)
     assert backend.supports(work) is None
+    if fmas is not None:
+        backend.add_arithmetic(work, fmas)
     backend.prepare(work, inputs)
     for slot in (*range(inputs.slots), 0):
         backend.launch(slot)
@@ -102,4 +106,35 @@ def test_every_ceiling_is_right_and_has_a_value() -> None:
     assert device.accelerator.cache_bytes > 1 << 20
     found = {c.name: c for c in measure_device_ceilings(backend, device, True, lambda _: None)}
     assert {name: c.reason for name, c in found.items() if c.status != "ok"} == {}
-    assert set(found) == {"read", "copy", "triad", "read_l2"}
+    assert set(found) == {"read", "copy", "triad", "read_l2", "fma_f32", "tile_bf16", "tile_f16"}
+    assert (found["tile_bf16"].value or 0) > (found["fma_f32"].value or 0) > 1e12
+
+
+@pytest.mark.parametrize("fmas", [0, 1, 30])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "linear:n=28672,k=1024,weight=f32",
+        "linear:n=333,k=512,weight=bf16",
+        "attention:context=777,q_heads=8,kv_heads=8,kv=bf16",
+        "attention:context=777,q_heads=8,kv_heads=2,kv=f16,page=64",
+    ],
+)
+def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str, fmas: int) -> None:
+    check("cuda", spec, fmas=fmas).close()
+
+
+def test_a_co_runner_takes_its_own_beside_a_victim_and_ends_when_it_is_told() -> None:
+    backend = check("cuda", "linear:n=16384,k=4096,weight=bf16")
+    with backend.thief() as thief:
+        for trade, takes in (("idle", (False, False)), ("bandwidth", (True, False)), ("fma", (False, True))):
+            thief.work(trade, 0.25)
+            before = thief.taken()
+            for slot in range(3):
+                backend.launch(slot)
+                backend.sync()
+            after = thief.taken()
+            thief.rest()
+            assert tuple(b > a for a, b in zip(before, after, strict=True)) == takes
+            assert thief.taken() == thief.taken()
+    backend.close()

@@ -46,7 +46,7 @@ def test_no_thief_meets_a_device_of_its_own_memory() -> None:
     backend, thief = fake_backends.Ok(), ARMS[3]
     assert refusal(backend, Device("ok:cpu", "fake"), thief) is None
     device = Device("ok:gpu", "fake", accelerator=Accelerator())
-    assert "co-runners steal from the CPU" in (refusal(backend, device, thief) or "")
+    assert "no co-runner for this device" in (refusal(backend, device, thief) or "")
 
 
 def test_a_worker_answers_before_it_measures_ceilings_and_says_nothing_if_it_cannot() -> None:

@@ -84,6 +84,15 @@ def test_a_measured_step_is_judged_by_its_time():
     assert cell.bound == "overhead"
 
 
+def test_a_step_that_captured_launches_make_faster_counts_with_its_faster_time():
+    slow = [one for one in CLAIM.observations if one.work == STEP and one.arm == "plain"]
+    assert slow
+    fast = [replace(one, arm="graph", time_s=one.seconds / 2) for one in slow]
+    both = replace(CLAIM, observations=(*CLAIM.observations, *fast))
+    (cell,) = [c for c in region_of(both, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
+    assert cell.time_s == pytest.approx(2.5e-3)
+
+
 def test_without_ceilings_the_map_says_nothing():
     bare = replace(CLAIM, ceilings=())
     assert {c.bound for c in region_of(bare, FINDINGS, region_points())} == {"inconclusive"}

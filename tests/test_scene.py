@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rows import ceiling
 
-from membound.bench.arms import arms_of
+from membound.bench.arms import DUTIES, arms_of
 from membound.bench.scene import MOST_SCALE, Scene, scene_of
 from membound.results.row import Row
 
@@ -30,6 +30,7 @@ def test_a_processor() -> None:
         1,
     )
     assert found.ridge == pytest.approx(11)
+    assert (found.floats, found.spatial) == ("f32", False)
     assert found.knee_rows == pytest.approx(70)  # bf16 on matrix tiles; 22 for float32
     rows = {arm.factors["m"] for arm in arms_of(3, found)}
     assert max(rows) == 256
@@ -38,14 +39,18 @@ def test_a_processor() -> None:
     assert alone.core_cache_bytes == 0
 
 
-def test_a_gpu_has_its_own_cache_and_larger_works_and_no_thieves() -> None:
+def test_a_gpu_has_its_own_cache_and_larger_works_and_shares_itself_with_a_thief() -> None:
     rows = [*limits("alpha:cpu", 3e10, 3e11), *limits("alpha:cuda:0", 3e12, 6e13)]
     rows.append(ceiling("gemm_bf16", 9e14, "FLOP/s", "alpha:cuda:0"))
     found = scene("alpha:cuda:0", rows, device_cache_bytes=50 << 20)
-    assert (found.cache_bytes, found.core_cache_bytes, found.thieves) == (50 << 20, 0, 0)
-    assert found.scale == MOST_SCALE
+    assert (found.cache_bytes, found.core_cache_bytes) == (50 << 20, 0)
+    assert (found.thieves, found.spatial) == (1, True)
+    assert (found.scale, found.floats, found.variants) == (MOST_SCALE, "bf16", ())
     assert found.knee_rows == pytest.approx(300)
-    assert arms_of(4, found) == []
+    assert {(arm.thief, arm.duty) for arm in arms_of(4, found)} == {
+        (thief, duty) for thief in ("idle", "bandwidth", "fma") for duty in DUTIES
+    }
+    assert min(arm.parsed.traffic.total_bytes for arm in arms_of(4, found)) / 3e12 > 5e-5
     assert max(arm.factors["m"] for arm in arms_of(3, found)) == 1024
     sizes = [arm.parsed.footprint_bytes for arm in arms_of(5, found)]
     assert sizes[0] < 20 << 20

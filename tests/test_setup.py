@@ -38,6 +38,13 @@ def test_devices_bring_the_size_of_their_memory() -> None:
     assert named.device_memory == {"alpha:npu:0+offload": GPU["memory_bytes"]}
 
 
+@pytest.mark.usefixtures("found")
+def test_devices_bring_the_variants_that_are_there_too() -> None:
+    assert choose_backends([], 2, {}).variants == {"alpha:npu:0": ("graph",)}
+    assert choose_backends(["alpha:npu"], 2, {}).variants == {"alpha:npu": ("graph",)}
+    assert choose_backends(["alpha:npu:0+graph", "alpha:cpu", "alpha:npu:2"], 2, {}).variants == {}
+
+
 @pytest.mark.parametrize(
     ("asked", "refused"),
     [

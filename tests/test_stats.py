@@ -117,7 +117,7 @@ def test_a_ceiling_is_the_best_of_its_measurements_and_backends():
         ("attention:context=64,kv=int8", {"fma_f32", "gemm_f32", "tile_bf16", "gemm_bf16"}),
         (
             "step:model=tiny,batch=1,context=8,weight=f16,kv=int8,act=float",
-            {"fma_f32", "gemm_f32", "gemm_f16"},
+            {"fma_f32", "gemm_f32", "tile_f16", "gemm_f16"},
         ),
     ],
 )

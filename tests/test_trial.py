@@ -149,6 +149,26 @@ def test_an_arm_that_fails_leaves_the_others(tmp_path: Path) -> None:
     assert [o.reason for o in found[2:]] == ["step is not faked", "no kernels with extra arithmetic"]
 
 
+def test_an_arm_may_run_on_a_variant_of_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def note(self: fake_backends.Ok, device: str, threads: int) -> Device:
+        opened.append(device)
+        return real(self, device, threads)
+
+    real = fake_backends.Ok.open
+    monkeypatch.setattr(fake_backends.Ok, "open", note)
+    arms = [
+        Arm("plain", "suite", PLAIN),
+        Arm("graph", "suite", PLAIN, variant="twin"),
+        Arm("graph", "suite", PLAIN, variant="triplet"),
+    ]
+    found, _ = outcomes(tmp_path, "ok:cpu", arms)
+    assert sorted(opened) == ["cpu", "cpu+triplet", "cpu+twin"]
+    assert [o.status for o in found] == ["ok", "ok", "unavailable"]
+    assert "no device 'cpu+triplet'" in found[2].reason
+
+
 def test_doses_of_a_thief_share_a_victim_and_are_measured(tmp_path: Path) -> None:
     duties = (("idle", 0.0), ("bandwidth", 1.0), ("fma", 1.0))
     arms = [Arm(t, "theft", PLAIN, {"duty": d}, thief=t, duty=d) for t, d in duties]
@@ -195,8 +215,57 @@ def test_a_device_of_its_own_memory_meets_no_thief_and_rotates_past_its_own_cach
     ]
     found, _ = outcomes(tmp_path, "ok:cpu", arms, thief_cpus=(0,))
     assert [o.status for o in found] == ["unsupported", "ok"]
-    assert "co-runners steal from the CPU" in found[0].reason
+    assert found[0].reason == "no co-runner for this device"
     assert found[1].telemetry["slots"] * Linear(33, 64, weight="f32").footprint_bytes > 4 << 16
+
+
+class FakeThief:
+    """Takes a gigabyte or a GFLOP whenever it is asked what it took."""
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+        self.bytes = self.flops = 0
+
+    def __enter__(self) -> FakeThief:
+        self.log.append("enter")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append("exit")
+
+    def work(self, trade: str, duty: float = 1.0) -> None:
+        self.log.append((trade, duty))
+
+    def rest(self) -> None:
+        self.log.append("rest")
+
+    def taken(self) -> tuple[int, int]:
+        trade, _ = self.log[-1]
+        self.bytes += 10**9 * (trade == "bandwidth")
+        self.flops += 10**9 * (trade == "fma")
+        return self.bytes, self.flops
+
+
+def test_a_backend_may_offer_a_co_runner_on_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("ok:cpu", "fake", 1, accelerator=Accelerator(memory_bytes=1 << 30, cache_bytes=1 << 12))
+    monkeypatch.setattr(fake_backends.Ok, "open", lambda self, name, threads: device)
+    thief = FakeThief()
+    monkeypatch.setattr(fake_backends.Ok, "thief", lambda self: thief)
+    doses = [("idle", 0.5), ("bandwidth", 0.5), ("fma", 0.5), ("fma", 1.0)]
+    arms = [Arm(t, "theft", PLAIN, {"duty": d}, thief=t, duty=d) for t, d in doses]
+    found, phases = outcomes(tmp_path, "ok:cpu", arms, rounds=3)
+    assert [o.status for o in found] == ["ok"] * 4
+    assert (thief.log[0], thief.log[-1], thief.log.count("enter")) == ("enter", "exit", 1)
+    assert sorted(e for e in thief.log if isinstance(e, tuple)) == sorted(doses * 3)
+    turns = thief.log[1:-1]
+    assert turns[1::2] == ["rest"] * len(turns[1::2])
+    assert {o.factors["stolen_bytes_per_s"] > 0 for o in found[1:2]} == {True}
+    assert {o.factors["stolen_flops_per_s"] > 0 for o in found[2:]} == {True}
+    assert found[0].factors == {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
+    assert {o.telemetry["launches"] for o in found} == {trial.THEFT_SLOTS - 1}
+    assert ("starting the co-runner", (0, 1, 2, 3)) in phases
 
 
 def contestant(slots: int) -> Contestant:

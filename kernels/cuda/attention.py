@@ -29,6 +29,7 @@ from membound.kernels.cuda.cache_tiles import (
     query_loader,
     value_loader,
 )
+from membound.kernels.cuda.chains import CHAINS, begin, nothing_of, spinner
 from membound.kernels.cuda.compile import Kernel, cuda, device
 from membound.kernels.cuda.warp_attention import (
     INT8_GAIN,
@@ -74,14 +75,16 @@ def plan_splits(tiles: Tiles, batch: int, kv_heads: int, context: int, multiproc
 
 
 @cache
-def attention_kernel(tiles: Tiles) -> Kernel:
+def attention_kernel(tiles: Tiles, loaded: bool = False) -> Kernel:
     """parts, logs = attention of each part of the context.
 
     Arguments, all arrays flat: q float32 [B, Hq, D]; k and v as words, [B, Hkv, room, D] or, with pages,
     [pages, page, Hkv, D]; k_scales and v_scales float32 [B, Hkv, room] or [pages, Hkv, page] for int8, any
     array else; table int32 [B, pages a sequence], any array without pages; parts float32 [B, Hq, splits, D];
     logs float32 [B, Hq, splits]; gain as `gain` says; q_heads; kv_heads; context; the room of a sequence in
-    tokens (`Tiles.room`). The grid is that of `grid`.
+    tokens (`Tiles.room`). The grid is that of `grid`. `loaded`: with extra arithmetic for each element of a
+    cache without scales (chains.py), whose constants are k_scales; that of the keys is done while they are
+    under way.
     """
     form, SCALED = formats(tiles.kv), tiles.kv == "int8"
     D, G, HALVES, WARPS = tiles.head_dim, tiles.group, tiles.halves, tiles.warps
@@ -97,6 +100,7 @@ def attention_kernel(tiles: Tiles) -> Kernel:
     )
     load_scales, place = scale_loader(), placer(tiles.row_words, tiles.page)
     multiply_keys, hide, scale = score_maker(tiles, form), masker(tiles), scaler(tiles)
+    LOADED, spin = loaded, spinner(WORDS * tiles.columns_per_word)
     weigh, add_values, merge = softmax_maker(tiles), value_adder(tiles, form), merger(tiles)
 
     def attention(
@@ -122,6 +126,10 @@ def attention_kernel(tiles: Tiles) -> Kernel:
         )
         sums = cuda.local.array(SUMS, np.float32)
         largest, total = cuda.local.array(HALVES, np.float32), cuda.local.array(HALVES, np.float32)
+        chains = cuda.local.array(CHAINS, np.float32)
+        factor, nothing, dose = np.float32(0), np.float32(0), np.int32(0)
+        if LOADED:
+            factor, nothing, dose = begin(k_scales, chains)
         for i in range(SUMS):
             sums[i] = np.float32(0)
         for half in range(HALVES):
@@ -148,6 +156,8 @@ def attention_kernel(tiles: Tiles) -> Kernel:
                     load_scales(k_scales, scales_at, key_factors, 4 * i)
                     load_scales(v_scales, scales_at, value_factors, 4 * i)
             cuda.syncwarp()  # all loads are under way before the first product waits for one
+            if LOADED:
+                spin(chains, factor, dose)
             for i in range(AT_ONCE):
                 multiply_keys(operands, keys, i * TILE_WORDS, scores, 4 * HALVES * i)
             if SCALED:
@@ -159,9 +169,13 @@ def attention_kernel(tiles: Tiles) -> Kernel:
                 for i in range(FACTORS):
                     value_factors[i] *= INT8_GAIN
                 scale(scores, value_factors)
+            if LOADED:
+                spin(chains, factor, dose)
             for i in range(AT_ONCE):
                 add_values(scores, 4 * HALVES * i, values, i * TILE_WORDS, sums)
             turn += WARPS
+        if LOADED:
+            sums[0] += nothing_of(chains, nothing)
         merge(
             largest,
             total,
@@ -178,7 +192,7 @@ def attention_kernel(tiles: Tiles) -> Kernel:
         )
 
     return Kernel(
-        f"attention_{tiles.name}",
+        f"attention_{tiles.name}{'_loaded' if loaded else ''}",
         attention,
         ("f32*", "u32*", "u32*", "f32*", "f32*", "i32*", "f32*", "f32*", "f32", "i32", "i32", "i32", "i32"),
         threads=32 * WARPS,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,17 +44,23 @@ def unsupported_attention(work: DecodeAttention | LatentAttention) -> str | None
     return unsupported(work.kv, work.head_dim, work.page)
 
 
-def prepare_attention(gpu: Gpu, inputs: AttentionInputs) -> PreparedAttention:
-    """Copy queries and caches to the GPU and ready every input set's launches."""
+def prepare_attention(gpu: Gpu, inputs: AttentionInputs, numbers: Array | None = None) -> PreparedAttention:
+    """Copy queries and caches to the GPU and ready every input set's launches.
+
+    numbers: the constants of extra arithmetic for each element of the cache (free_compute.py); None for none.
+    """
     work = inputs.work
     if isinstance(work, LatentAttention):
         return _prepare_latent(gpu, inputs, work)
     tiles = Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
     q, out = gpu.array(inputs.q), gpu.zeros(inputs.q.size, np.float32)
-    binder = AttentionBinder(gpu, tiles, work.batch, work.q_heads, work.kv_heads, work.context)
+    loaded = numbers is not None
+    binder = AttentionBinder(gpu, tiles, work.batch, work.q_heads, work.kv_heads, work.context, loaded)
     launches = []
     for slot in range(inputs.slots):
         cache = upload(gpu, inputs.cache(slot), tiles, inputs.page_table(slot))
+        if numbers is not None:
+            cache = replace(cache, k_scales=numbers)
         launches.append(tuple(binder.bind(q, cache, out)))
     return PreparedAttention(tuple(launches), out)
 
@@ -81,9 +87,22 @@ def _prepare_latent(gpu: Gpu, inputs: AttentionInputs, work: LatentAttention) ->
 
 
 class AttentionBinder:
-    """Attention of one shape, bound to one memory after another; they share what lies between the kernels."""
+    """Attention of one shape, bound to one memory after another; they share what lies between the kernels.
 
-    def __init__(self, gpu: Gpu, tiles: Tiles, batch: int, q_heads: int, kv_heads: int, context: int) -> None:
+    loaded: with extra arithmetic, whose constants are the caches' `k_scales`.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        tiles: Tiles,
+        batch: int,
+        q_heads: int,
+        kv_heads: int,
+        context: int,
+        loaded: bool = False,
+    ) -> None:
+        self._kernel = attention_kernel(tiles, loaded)
         self._gpu, self._tiles, self._context = gpu, tiles, context
         self._batch, self._heads = batch, (q_heads, kv_heads)
         self.splits = plan_splits(tiles, batch, kv_heads, context, gpu.multiprocessors)
@@ -95,7 +114,7 @@ class AttentionBinder:
         """Launches from q [B, Hq, D] float32 to `out`, the same, over the first `context` tokens of `cache`."""
         tiles, (q_heads, kv_heads) = self._tiles, self._heads
         attention = self._gpu.bind(
-            attention_kernel(tiles),
+            self._kernel,
             grid(tiles, self._batch, kv_heads, self.splits),
             (
                 *(q, cache.k, cache.v, cache.k_scales, cache.v_scales, cache.table),

@@ -13,11 +13,15 @@ from membound.kernels.cuda.attention import attention_kernel, combine_kernel
 from membound.kernels.cuda.attention_plan import unsupported_attention
 from membound.kernels.cuda.cache_append import Append, append_kernel
 from membound.kernels.cuda.cache_tiles import Tiles
+from membound.kernels.cuda.chains import fma_kernel
 from membound.kernels.cuda.compile import Kernel
 from membound.kernels.cuda.elementwise import activation_kernel, copy_kernel, norm_kernel
+from membound.kernels.cuda.free_compute import loaded_plan, refusal
 from membound.kernels.cuda.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.linear import plan_linear, unsupported
 from membound.kernels.cuda.step import unsupported_step
+from membound.kernels.cuda.thief import TRADES, thief_kernel
+from membound.kernels.cuda.tile_peak import tile_kernel
 from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
 
 H100_MULTIPROCESSORS = 132
@@ -30,16 +34,32 @@ def kernels_of(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> tuple
 
 
 def ceiling_kernels() -> tuple[Kernel, ...]:
-    """Those that measure what the memory can do."""
+    """Those that measure what memory and arithmetic can do."""
     makers = (stream.read_kernel, stream.copy_kernel, stream.triad_kernel)
-    return tuple(make(unroll) for unroll in stream.UNROLLS for make in makers)
+    tiles = (tile_kernel(fmt) for fmt in ("bf16", "f16"))
+    return (*(make(unroll) for unroll in stream.UNROLLS for make in makers), fma_kernel(), *tiles)
+
+
+def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> tuple[Kernel, ...]:
+    """Those of a work with extra arithmetic, at any dose; none where there is no such kernel."""
+    if refusal(work):
+        return ()
+    if isinstance(work, Linear):
+        return loaded_plan(plan_linear(work.weight, work.n, work.k, work.m, multiprocessors)).kernels
+    assert isinstance(work, DecodeAttention)
+    return tuple(_attention(_tiles(work), loaded=True))
+
+
+def thief_kernels() -> tuple[Kernel, ...]:
+    """Those of the co-runner, for any victim."""
+    return tuple(thief_kernel(trade) for trade in TRADES)
 
 
 def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
     if isinstance(work, Linear) and not unsupported(work.act):
         yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
     elif isinstance(work, DecodeAttention) and not unsupported_attention(work):
-        yield from _attention(Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page))
+        yield from _attention(_tiles(work))
     elif isinstance(work, LatentAttention) and not unsupported_attention(work):
         yield latent_kernel(latent_tiles(work.kv, work.q_heads, work.page))
         yield combine_kernel(LATENT_VALUE_DIM)
@@ -47,8 +67,12 @@ def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
         yield from _step(work, multiprocessors)
 
 
-def _attention(tiles: Tiles) -> Iterator[Kernel]:
-    yield attention_kernel(tiles)
+def _tiles(work: DecodeAttention) -> Tiles:
+    return Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
+
+
+def _attention(tiles: Tiles, loaded: bool = False) -> Iterator[Kernel]:
+    yield attention_kernel(tiles, loaded)
     yield combine_kernel(tiles.head_dim)
 
 

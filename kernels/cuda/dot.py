@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from membound.kernels.cuda.chains import CHAINS, begin, nothing_of, spinner
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.ptx import (
     as_f32,
@@ -35,7 +36,10 @@ _ALL = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One variant: `m` rows of x at a time, `rows` of W a warp, warps of a block over rows and columns of W, `stages` of a ring."""
+    """One variant: `m` rows of x at a time, `rows` of W a warp, warps of a block over rows and columns of W, `stages` of a ring.
+
+    `loaded`: with extra arithmetic for each weight (chains.py), whose constants take the place of the scales.
+    """
 
     format: str
     m: int
@@ -44,11 +48,12 @@ class Dot:
     column_warps: int
     stages: int
     accumulate: bool = False
+    loaded: bool = False
 
     @property
     def name(self) -> str:
         """Says all of it."""
-        add = "_add" if self.accumulate else ""
+        add = ("_add" if self.accumulate else "") + ("_loaded" if self.loaded else "")
         warps = f"r{self.row_warps}_c{self.column_warps}"
         return f"dot_{self.format}_m{self.m}_w{self.rows}_{warps}_s{self.stages}{add}"
 
@@ -66,6 +71,7 @@ def dot_kernel(variant: Dot) -> Kernel:
     start, use, write = _starter(variant), _user(variant), _writer(variant)
     sums, columns, unit_words = rows * m_rows, WARP * values, rows * 128
     ring_words, ahead_of = row_warps * column_warps * stages * unit_words, stages - 1
+    LOADED, spin = variant.loaded, spinner(rows * values)
 
     def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
         lane = cuda.threadIdx.x % 32
@@ -77,6 +83,10 @@ def dot_kernel(variant: Dot) -> Kernel:
         ring = cuda.shared.array(ring_words, np.uint32, 16)
         own = warp * (stages * unit_words) + lane * 4
         total = cuda.local.array(sums, np.float32)
+        chains = cuda.local.array(CHAINS, np.float32)
+        half, nothing, dose = np.float32(0), np.float32(0), np.int32(0)
+        if LOADED:
+            half, nothing, dose = begin(s, chains)
         for i in range(sums):
             total[i] = np.float32(0)
         step = column_warps * columns
@@ -94,12 +104,16 @@ def dot_kernel(variant: Dot) -> Kernel:
             commit_copies()  # also where there is nothing left to copy: groups are counted
             wait_copies_but(ahead_of)
             use(total, ring, own + here * unit_words, x, x_row, m, k, column)
+            if LOADED:
+                spin(chains, half, dose)
             ahead += step
             column += step
             there = here
             here += 1
             if here == stages:
                 here = 0
+        if LOADED:
+            total[0] += nothing_of(chains, nothing)
         write(total, y, row, n, x_row, m, stride, warp, lane)
 
     return Kernel(variant.name, multiply, PARAMETERS, WARP * row_warps * column_warps)

@@ -81,6 +81,22 @@ class DeviceArray:
         return values
 
 
+class SharedWords:
+    """Words of the host in page-locked memory that a DriverGpu reaches over the link."""
+
+    def __init__(self, count: int) -> None:
+        self.host = int(_checked(cu.cuMemHostAlloc(4 * count, int(cu.CU_MEMHOSTALLOC_DEVICEMAP))))
+        self.address = int(_checked(cu.cuMemHostGetDevicePointer(self.host, 0)))
+        self.values = np.ctypeslib.as_array((ctypes.c_uint32 * count).from_address(self.host))
+        self.values[:] = 0
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """How a launch sees the memory."""
+        shape, data = self.values.shape, (self.address, False)
+        return {"shape": shape, "typestr": "<u4", "data": data, "strides": None, "version": 3}
+
+
 class _KernelLaunch:
     """One kernel with packed arguments. `kept` keeps alive what the packed addresses point to."""
 
@@ -134,6 +150,7 @@ class DriverGpu:
         _checked(cu.cuCtxSetCurrent(self._context))
         self.stream = int(_checked(cu.cuStreamCreate(int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING))))
         self._arrays: list[DeviceArray] = []
+        self._shared: list[SharedWords] = []
         self._functions: dict[str, Any] = {}
 
     def attribute(self, which: Any) -> int:
@@ -156,6 +173,12 @@ class DriverGpu:
         array = DeviceArray(self, count, dtype)
         self._arrays.append(array)
         return array
+
+    def shared(self, count: int) -> SharedWords:
+        """`count` words of the host, mapped for the GPU."""
+        words = SharedWords(count)
+        self._shared.append(words)
+        return words
 
     def bind(self, kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> Launch:
         """Load the kernel and pack its arguments."""
@@ -196,11 +219,14 @@ class DriverGpu:
         return float(_checked(cu.cuEventElapsedTime(start, end))) * 1e-3
 
     def close(self) -> None:
-        """Free all arrays."""
+        """Free all arrays and words; nobody may look at the words any more."""
         self.synchronize()
         for array in self._arrays:
             _checked(cu.cuMemFree(array.address))
         self._arrays.clear()
+        for words in self._shared:
+            _checked(cu.cuMemFreeHost(words.host))
+        self._shared.clear()
 
 
 def _packed(kernel: Kernel, position: int, value: Any) -> Any:

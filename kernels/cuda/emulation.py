@@ -74,6 +74,7 @@ class Doubles:
     def __init__(self, exchange: Exchange, thread: Callable[[], int]) -> None:
         self._exchange = exchange
         self._thread = thread
+        self._ticks = 0
         self._copies: dict[int, list[list[tuple[Any, Any]]]] = {}
 
     # Memory (an argument is a simulator.Memory)
@@ -119,6 +120,23 @@ class Doubles:
         while len(pending) - 1 > groups:
             for target, source in pending.pop(0):
                 target[:] = source
+
+    # Words of the host
+
+    @staticmethod
+    def load_host(memory: Any, index: Any) -> Any:
+        """A word."""
+        return memory[index]
+
+    @staticmethod
+    def store_host(memory: Any, index: Any, value: Any) -> None:
+        """Writes a word."""
+        memory[index] = value
+
+    def microseconds(self) -> Any:
+        """A clock that ticks when it is read."""
+        self._ticks += 1
+        return np.uint32(self._ticks)
 
     # Bits and packed pairs
 
@@ -203,6 +221,11 @@ class Doubles:
         return codes.view(np.uint32)[0]
 
     # Arithmetic
+
+    @staticmethod
+    def fma_f32(a: Any, b: Any, c: Any) -> Any:
+        """a·b + c; the product is exact in float64."""
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
 
     @staticmethod
     def exp2_fast(x: Any) -> Any:

@@ -47,6 +47,13 @@ class Array(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """uint32 words of the host's memory that a kernel reads and writes through a pointer while it runs."""
+
+    values: npt.NDArray[np.uint32]
+    """The host's view."""
+
+
 class Launch(Protocol):
     """A kernel with its grid and arguments, or several launches captured as a graph."""
 
@@ -76,10 +83,14 @@ class Gpu(Protocol):
         """`count` elements of all-zero bits."""
         ...
 
+    def shared(self, count: int) -> Shared:
+        """`count` words of the host that kernels see: 0 at first."""
+        ...
+
     def bind(self, kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> Launch:
         """Ready `kernel` for launching.
 
-        A pointer parameter takes an Array, any object with `__cuda_array_interface__` (contiguous, 16-byte
+        A pointer parameter takes an Array, Shared words, any object with `__cuda_array_interface__` (contiguous, 16-byte
         aligned), or an address; the others take numbers.
         """
         ...

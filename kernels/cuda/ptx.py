@@ -206,6 +206,43 @@ def load4_shared(typingctx: Any, shared: Any, index: Any) -> Any:
     return _load_through_llvm(_SHARED)(typingctx, shared, index)
 
 
+# Words of the host, which it reads and writes while a kernel runs
+
+
+@intrinsic
+def load_host(typingctx: Any, memory: Any, index: Any) -> Any:
+    """A uint32 that the host may have written since it was last read."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, _GLOBAL)
+        function = ir.FunctionType(_WORD, [pointer.type])
+        assembly = ir.InlineAsm(function, "ld.volatile.global.u32 $0, [$1];", "=r,l", side_effect=True)
+        return builder.call(assembly, [pointer])
+
+    return _U32(memory, _I64), codegen
+
+
+@intrinsic
+def store_host(typingctx: Any, memory: Any, index: Any, value: Any) -> Any:
+    """Write a uint32 that the host sees while the kernel runs."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _address(context, builder, sig, args, 0, _GLOBAL)
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, _WORD])
+        assembly = ir.InlineAsm(function, "st.volatile.global.u32 [$0], $1;", "l,r", side_effect=True)
+        builder.call(assembly, [pointer, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(memory, _I64, _U32), codegen
+
+
+@intrinsic
+def microseconds(typingctx: Any) -> Any:
+    """The GPU's clock in units of 1.024 µs, as uint32, which begins anew after 73 minutes."""
+    text = "{.reg .b64 t; mov.u64 t, %globaltimer; shr.u64 t, t, 10; cvt.u32.u64 $0, t;}"
+    return _operation(text, _U32, (), volatile=True)
+
+
 # Bits and packed pairs: a word holds two 16-bit numbers, the first in its low half
 
 
@@ -310,6 +347,12 @@ def pack_e4m3(typingctx: Any, low: Any, high: Any) -> Any:
 
 
 # Arithmetic
+
+
+@intrinsic
+def fma_f32(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once, in one instruction that no optimisation of the compiler takes apart."""
+    return _operation("fma.rn.f32 $0, $1, $2, $3;", _F32, (_F32, _F32, _F32))
 
 
 @intrinsic

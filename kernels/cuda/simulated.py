@@ -78,6 +78,10 @@ class SimulatedGpu:
         """`count` zeros."""
         return HostArray(np.zeros(count, dtype))
 
+    def shared(self, count: int) -> HostArray:
+        """`count` words."""
+        return self.zeros(count, np.uint32)
+
     def bind(self, kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> Launch:
         """Ready a kernel; a pointer parameter takes an Array of this GPU or a NumPy array."""
         check_count(kernel, arguments)

@@ -322,6 +322,9 @@ class _CudaModule:
         assert dimensions == 1, "only grids of one dimension"
         return int(self.blockIdx.x * self.blockDim.x + self.threadIdx.x)
 
+    def nanosleep(self, nanoseconds: Any) -> None:
+        """Nothing: there is no time here."""
+
     def syncthreads(self) -> None:
         self._block.barrier()
 

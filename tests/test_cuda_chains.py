@@ -1,0 +1,70 @@
+"""Multiply-adds in registers: as many as were asked for, exact, and none that a compiler could leave out."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from sass import sass
+
+from membound.kernels.cuda import chains, emulation
+from membound.kernels.cuda.chains import CHAINS, ROUND, THREADS, bind_fma, constants, fma_flops, fma_sums
+from membound.kernels.cuda.compile import WARP, Kernel
+from membound.kernels.cuda.simulated import SimulatedGpu
+
+CHAIN = re.compile(r"\s*(R\d+), (R\d+), R\d+, \2\s*")
+"""v = half · v + half: the same register is factor and addend."""
+
+
+def in_chains(kernel: Kernel) -> list[list[tuple[str, str]]]:
+    """Blocks of machine code that hold multiply-adds of all chains."""
+    return [block for block in sass(kernel).blocks if sum(is_chain(*one) for one in block) >= CHAINS]
+
+
+def is_chain(name: str, operands: str) -> bool:
+    return name == "FFMA" and CHAIN.fullmatch(operands.replace(".reuse", "")) is not None
+
+
+class Counter:
+    """Stands in for an operation, and counts how often it is done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.count, operation = 0, getattr(emulation.Doubles, name)
+
+        def counted(*arguments: object) -> object:
+            self.count += 1
+            return operation(*arguments)
+
+        static = isinstance(vars(emulation.Doubles)[name], staticmethod)
+        monkeypatch.setattr(emulation.Doubles, name, staticmethod(counted) if static else counted)
+
+
+def test_every_chain_of_every_lane_begins_elsewhere() -> None:
+    numbers = constants(7)
+    assert len(set(numbers[: CHAINS * WARP])) == CHAINS * WARP
+    assert numbers[CHAINS * WARP :].tolist() == [0.5, 0.0, 7.0, 0.0]
+    assert ((numbers[: CHAINS * WARP] >= 1) & (numbers[: CHAINS * WARP] < 2)).all()
+
+
+@pytest.mark.parametrize("dose", [0, 1, 3])
+def test_sums_are_exact_and_flops_are_counted(dose: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Counter(monkeypatch, "fma_f32")
+    gpu = SimulatedGpu()
+    sums = gpu.zeros(THREADS, np.float32)
+    bind_fma(gpu, gpu.array(constants(dose)), sums, 1).start()
+    np.testing.assert_array_equal(sums.read(), fma_sums(1, dose))
+    assert 2 * done.count == fma_flops(1, dose) == 2 * ROUND * dose * THREADS
+    assert len({*fma_sums(1, 0).tolist()}) == WARP
+
+
+@pytest.mark.cuda_compile
+def test_the_peak_is_multiply_adds_and_hardly_anything_else() -> None:
+    code = sass(chains.fma_kernel())
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= 32  # eight blocks of 256 threads share 65536
+    loop = max(in_chains(chains.fma_kernel()), key=len)
+    fmas = [one for one in loop if is_chain(*one)]
+    assert len(fmas) % ROUND == 0
+    assert len(loop) - len(fmas) <= 0.1 * len(loop)
+    assert len({operands.partition(",")[0] for _, operands in fmas[:CHAINS]}) == CHAINS
