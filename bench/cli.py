@@ -273,7 +273,8 @@ def duel(
         print_json(rows)
     else:
         console().print(duel_view(rows))
-    raise typer.Exit(int(any(row["status"] in ("wrong", "error", "oom") for row in rows)))
+    statuses = {row["status"] for row in rows if row["kind"] == "case"}
+    raise typer.Exit(int("ok" not in statuses or bool(statuses - {"ok", "unsupported"})))
 
 
 app.command()(claim)
