@@ -276,6 +276,27 @@ def test_env_create_refuses_an_unknown_name_in_one_line(home, capsys):
     assert "no environment is called 'vlm'" in err
 
 
+def test_env_create_json_names_the_interpreter_and_the_packages(home, nothing_installed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["env", "create", VARIANT, "--json"])
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert (ended.value.code, record["name"], record["problem"]) == (0, VARIANT, "")
+    assert record["python"] == str(home / VARIANT / "bin" / "python")
+    assert record["packages"]["membound"] == membound.__version__
+    assert "making" in err
+
+
+def test_debug_shows_a_traceback_wherever_it_stands_in_a_group(home, capsys):
+    for arguments in (["env", "--debug", "create", "vlm"], ["env", "create", "vlm", "--debug"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert "Traceback" in err
+        assert err.splitlines()[-1].startswith("membound: no environment is called 'vlm'")
+
+
 def test_an_interpreter_may_be_named_by_its_environment(home, nothing_installed):
     python = made(VARIANT)
     assert setup.parse_pythons([f"onnxruntime={VARIANT}"]) == {"onnxruntime": str(python)}
