@@ -168,10 +168,12 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, cwd=tmp_path)
 
 
-def test_no_arguments_show_the_help(membound_):
-    status, out, err = membound_()
+@pytest.mark.parametrize("group", [[], ["env"]])
+def test_no_arguments_show_the_help(membound_, group):
+    status, out, err = membound_(*group)
     assert status in (0, 2)
     assert "Usage: membound" in out + err
+    assert not [line for line in err.splitlines() if line.startswith("membound:")]
 
 
 # show
@@ -404,6 +406,8 @@ def test_ctrl_c_before_the_first_row(membound_, devices, monkeypatch):
             [SPEC, "--backends", f"{HERE}:cpu+foo"],
             f"{HERE}:cpu+foo is not available: no such device; buy it",
         ),
+        (["--out", ""], "Invalid value for '--out': it is empty; name a folder"),
+        (["--seed", str(2**63)], "Invalid value for '--seed'"),
         (["--threads", "0"], "threads=0 must be from 1 to"),
         (["--threads", "100000"], "threads=100000 must be from 1 to"),
         (["--threads", "two"], "Invalid value for '--threads'"),
