@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from membound.bench.progress import Reporter, Silent
 from membound.bench.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.bench.run import execute
 from membound.bench.runs import DEFAULT_OUT, rows_of
-from membound.bench.setup import Choice, check_threads, choose_backends, parse_pythons
+from membound.bench.setup import Choice, check_threads, choose_backends, parse_pythons, split, split_works
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
 from membound.results.stats import summarize
@@ -29,20 +29,26 @@ if TYPE_CHECKING:
 
 
 def run(
-    works: Sequence[str] | None = None,
-    backends: Sequence[str] | None = None,
+    works: str | Sequence[str] | None = None,
+    backends: str | Sequence[str] | None = None,
     replicates: int | None = None,
     quick: bool = False,
     out: Path | str | None = None,
     threads: int | None = None,
     seed: int = 1,
     progress: Reporter | None = None,
+    rigor: str = "normal",
+    ceilings: bool = True,
+    python: Mapping[str, Path | str] | None = None,
 ) -> pd.DataFrame:
     """Measure works on backends and return a line a case; the rows are stored under `out`.
 
     works: specs, default the suite of ``membound run``. backends: ``backend`` or ``backend:device``,
-    default all found. replicates: processes a case, default 3 (1 with quick). out: folder, default
-    results/runs. threads: default the physical cores. progress: told what happens, default silent.
+    default all found. Both as the command takes them: one text, commas between several, or a sequence of such.
+    replicates: processes a case, default 3 (1 with quick). out: folder, default results/runs. threads: default
+    the physical cores. progress: told what happens, default silent. rigor: ``normal``, or ``high``: 10
+    replicates and more until the interval is within 1 %. ceilings: measure the machine's limits first.
+    python: backend to the interpreter, or the environment's name, that it runs in.
 
     The columns are those of `load`; ``table.attrs["path"]`` names the row file. Raises SpecError,
     OptionError, PlanError, UnknownBackend, BackendUnavailable,
@@ -50,14 +56,16 @@ def run(
     """
     options = Options(
         replicates=replicates or 0,
+        rigor=rigor,
         quick=quick,
         seed=seed,
         out=Path(out) if out is not None else DEFAULT_OUT,
         command="membound.run",
         threads=check_threads(threads),
-        pythons=parse_pythons(()),
+        pythons=parse_pythons(f"{backend}={path}" for backend, path in (python or {}).items()),
+        ceilings=ceilings,
     )
-    plan, _ = prepare(works or (), backends or (), options)
+    plan, _ = prepare(split_works(_several(works)), split(_several(backends)), options)
     path, rows = measure(plan, progress or Silent())
     table = summarize(rows)
     table.attrs["path"] = str(path)
@@ -80,7 +88,7 @@ def compare(
     b: str | Path | None = None,
     backends: tuple[str, str] | None = None,
     force: bool = False,
-    out: Path = DEFAULT_OUT,
+    out: Path | str = DEFAULT_OUT,
 ) -> pd.DataFrame:
     """Two runs, or two backends of run `a`: ratios of time with bootstrap intervals over processes.
 
@@ -90,10 +98,10 @@ def compare(
     """
     if (b is None) == (backends is None):
         raise CompareError("name two runs, or one run and two backends")
-    left = _one_run(str(a), out)
+    left = _one_run(str(a), Path(out))
     if backends is not None:
         return compare_backends(left, *backends)
-    return compare_runs(left, _one_run(str(b), out), force)
+    return compare_runs(left, _one_run(str(b), Path(out)), force)
 
 
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
@@ -129,6 +137,11 @@ def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
         rows = execute(replace(plan, cells=cells), writer, progress, known=known)
     drop_plan(path)
     return rows
+
+
+def _several(texts: str | Sequence[str] | None) -> Sequence[str]:
+    """One text as a sequence of itself; nothing as none."""
+    return (texts,) if isinstance(texts, str) else texts or ()
 
 
 def _one_run(name: str, out: Path) -> list[Row]:

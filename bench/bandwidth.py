@@ -30,6 +30,7 @@ from membound.bench.machine import (
 )
 from membound.bench.plan import ROTATION_SHARE
 from membound.bench.rotation import Rotation, warm_up
+from membound.bench.suites import check_memory, check_weights
 from membound.bench.telemetry import delta, snapshot
 from membound.bench.timing import Budget, no_garbage_collection
 from membound.bench.validity import grade
@@ -115,9 +116,12 @@ class BandwidthBenchmark:
     def inputs(self, work: str, device: Device | None = None) -> Inputs:
         """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
 
-        Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError.
+        Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError with the
+        bytes that are needed where they do not fit memory, or where a model folder is damaged.
         """
         parsed = parse(work)
+        check_memory(parsed, available_memory_bytes())
+        check_weights(parsed, SEED)
         cache_bytes, room = _cache_and_room(device)
         slots = slots_to_defeat(parsed, cache_bytes, room)
         return make_inputs(parsed, SEED, slots if self.benchmark.enabled else min(2, slots))

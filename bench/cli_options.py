@@ -15,7 +15,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Markdown = Annotated[
     bool, typer.Option("--markdown", help="Print Markdown tables, as for the summary of a CI job.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder of the row files.")]
+
+
+def _folder(text: str) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("it is empty; name a folder")
+    return Path(text)
+
+
+MOST_SEED = 2**63 - 1
+"""A seed is a whole number of a table's column, which has 64 bits."""
+Out = Annotated[
+    Path, typer.Option("--out", parser=_folder, metavar="FOLDER", help="Folder of the row files.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
 Pythons = Annotated[

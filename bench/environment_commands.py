@@ -6,52 +6,53 @@ membound env list --json
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from membound.bench.cli_options import Debug, Json, print_json
+
 if TYPE_CHECKING:
     from membound.bench.environments import State
 
-app = typer.Typer(
-    help="Make and list environments of their own for runtimes whose pins clash with membound's.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+
+@app.callback()
+def group(debug: Debug = False) -> None:
+    """Make and list environments of their own for runtimes whose pins clash with membound's."""
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `membound env list` has it.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the environment that is there.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make an environment from its committed lock, with uv where it can be had and pip otherwise.
 
     pip's own settings count: indexes, folders of wheels, certificates. `membound run` finds it by itself.
     """
-    from membound.bench.environments import create, recipe
+    from membound.bench.environments import create, recipe, states
 
     chosen = recipe(name)
     python = create(chosen, force, lambda text: typer.echo(text, err=True))
-    typer.echo(str(python))
+    if as_json:
+        (state,) = [state for state in states() if state.recipe.name == name]
+        print_json(_record(state))
+    else:
+        typer.echo(str(python))
 
 
 @app.command("list")
-def list_(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
+def list_(as_json: Json = False, debug: Debug = False) -> None:
     """List the environments there could be, which were made, what they hold and what is wrong with them."""
     from membound.bench.environments import states
 
     found = states()
     if as_json:
-        typer.echo(json.dumps([_record(state) for state in found], indent=2))
+        print_json([_record(state) for state in found])
         return
     for state in found:
         typer.echo(f"{state.recipe.name}: {_told(state)}")

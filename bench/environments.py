@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distribution, distributions
 from pathlib import Path
@@ -60,6 +61,11 @@ class Recipe:
     def folder(self) -> Path:
         """Where the environment lies, made or not."""
         return home() / self.name
+
+    @property
+    def aside(self) -> Path:
+        """Where it waits while a new one is made in its place."""
+        return home() / f".{self.name}.before"
 
     @property
     def python(self) -> Path:
@@ -158,24 +164,49 @@ def remedy_for(python: str) -> tuple[str, str]:
 
 
 def create(one: Recipe, force: bool, tell: Tell) -> Path:
-    """Make the environment; returns its interpreter. A failure or Ctrl-C leaves nothing behind.
+    """Make the environment; returns its interpreter. A failure or Ctrl-C leaves what was there before, or nothing.
 
     Raises EnvironmentFailed: it is there already and not `force`, its folder cannot be written, packages
     cannot be had, or what was installed cannot run a worker.
     """
+    _restore(one)
     if one.folder.exists() and not force:
         raise EnvironmentFailed(f"{one.folder} is there already; --force makes it anew")
     try:
-        _clear(one.folder)
         one.folder.parent.mkdir(parents=True, exist_ok=True)
-        _build(one, tell)
+        with _kept_aside(one):
+            _build(one, tell)
     except OSError as error:
-        _clear(one.folder)
         raise EnvironmentFailed(f"{one.folder} cannot be made: {error.strerror}") from None
+    return one.python
+
+
+@contextmanager
+def _kept_aside(one: Recipe) -> Iterator[None]:
+    """The old environment, if any, under another name; it comes back on any failure, and goes when all went well.
+
+    The new one is built in its own place, since environments hold their path and cannot be moved.
+    """
+    if one.folder.exists():
+        one.folder.rename(one.aside)
+    try:
+        yield
     except BaseException:
         _clear(one.folder)
+        if one.aside.exists():
+            one.aside.rename(one.folder)
         raise
-    return one.python
+    _clear(one.aside)
+
+
+def _restore(one: Recipe) -> None:
+    """An old environment that a killed `create` left aside: back, unless the new one was finished."""
+    if one.aside.exists():
+        if (one.folder / MARKER).is_file():
+            _clear(one.aside)
+        else:
+            _clear(one.folder)
+            one.aside.rename(one.folder)
 
 
 def _clear(folder: Path) -> None:

@@ -10,12 +10,15 @@ from typing import Annotated
 
 import typer
 
+from membound.bench.cli_options import MOST_SEED, Debug, Json, print_json
+
 
 def export_model(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A step or prefill whose model is written.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights.")] = 1,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the weights.")] = 1,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Write a work's model as a Hugging Face folder, with the weights that every backend gets for it.
 
@@ -28,4 +31,8 @@ def export_model(
     inputs = make_inputs(parse(spec), seed)
     if not isinstance(inputs, ModelInputs):
         raise ExportError(f"{spec} has no model; name a step or a prefill")
-    typer.echo(f"{folder}: {export_model(inputs, folder)} bytes of weights")
+    size = export_model(inputs, folder)
+    if as_json:
+        print_json({"path": str(folder), "bytes": size})
+    else:
+        typer.echo(f"{folder}: {size} bytes of weights")

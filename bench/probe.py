@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from membound.backends.registry import entry_for
 from membound.bench.environments import remedy_for
 from membound.bench.process import Event, Worker, WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 
@@ -56,10 +57,30 @@ def probe(
         return [found for answers in pool.map(ask, entries) for found in answers]
 
 
-def _probe_one(entry: str, threads: int, python: str, limit_s: float) -> list[Found]:
+def probe_devices(
+    names: Sequence[str], threads: int, pythons: Mapping[str, str] | None = None, limit_s: float = LIMIT_S
+) -> list[Found]:
+    """Each ``backend:device`` opened by name: for those that a backend does not list, such as ``torch:cpu+odd``.
+
+    Raises UnknownBackend.
+    """
+    chosen = pythons or {}
     found = []
+    for name in names:
+        backend, _, device = name.partition(":")
+        python = chosen.get(name) or chosen.get(backend, sys.executable)
+        found += _probe_one(entry_for(name), threads, python, limit_s, [device])
+    return found
+
+
+def _probe_one(
+    entry: str, threads: int, python: str, limit_s: float, devices: Sequence[str] = ()
+) -> list[Found]:
+    """The `devices` of an entry point; by default those that it lists."""
+    found = []
+    job = {"job": "probe", "entry": entry, "threads": threads, "devices": list(devices)}
     try:
-        with Worker({"job": "probe", "entry": entry, "threads": threads}, python) as worker:
+        with Worker(job, python) as worker:
             for event in worker.events(lambda _: limit_s):
                 if event["event"] == "device":
                     found.append(_found(event))

@@ -17,7 +17,7 @@ from membound.backends import registry
 from membound.backends.api import BackendUnavailable, MemboundError
 from membound.bench.environments import interpreters, states
 from membound.bench.machine import default_threads
-from membound.bench.probe import Found, probe
+from membound.bench.probe import Found, probe, probe_devices
 from membound.results.roofline import device_class
 
 
@@ -84,8 +84,9 @@ def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
 def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
     """Every device that is there; or, of the backends asked for, all devices of a bare name.
 
-    ``backend:device`` is taken at its word unless probing found it absent. Raises UnknownBackend, and
-    BackendUnavailable with the reason if something asked for is not there.
+    ``backend:device`` is taken at its word unless probing found it absent, and becomes a row beside others; where
+    nothing else was asked for it is opened first. Raises UnknownBackend, and BackendUnavailable with the reason if
+    something that probing lists, or all that was asked for, is not there.
     """
     for name in asked:
         registry.entry_for(name)
@@ -101,6 +102,8 @@ def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, st
         chosen += [name] if ":" in name else _devices(name, found)
         _refuse_absent(name, found)
     chosen = list(dict.fromkeys(chosen))
+    if not set(chosen) & {device.id for device in found if device.available}:
+        _refuse_all_absent(probe_devices(tuple(chosen), threads, pythons))
     return Choice(tuple(chosen), (), *_device_sizes(chosen, found), _variants(chosen, found))
 
 
@@ -155,6 +158,13 @@ def _refuse_absent(name: str, found: Sequence[Found]) -> None:
     if absent:
         device = absent[0]
         raise BackendUnavailable(f"{name} is not available: {told(device)}", device.remedy)
+
+
+def _refuse_all_absent(found: Sequence[Found]) -> None:
+    """Raises BackendUnavailable if none of these devices is there: a run of them would measure ceilings alone."""
+    if not any(device.available for device in found):
+        reasons = "; ".join(f"{device.id} is not available: {told(device)}" for device in found)
+        raise BackendUnavailable(reasons, found[0].remedy)
 
 
 def refuse_environments(asked: Iterable[str]) -> None:

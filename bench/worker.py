@@ -63,13 +63,13 @@ def _die_with_parent() -> None:
 
 
 def _probe(job: dict[str, Any], send: Send) -> None:
-    """Try every device of an entry point."""
+    """Try the devices named, or every one that an entry point lists."""
     entry = job["entry"]
     prefix = entry.partition(".")[0]
     name = entry.replace(".", ":", 1)
     try:
         cls = registry.load(entry)
-        devices = list(cls.devices())
+        devices = job.get("devices") or list(cls.devices())
     except BackendUnavailable as error:
         send("device", id=name, entry=entry, available=False, reason=error.reason, remedy=error.remedy)
         return

@@ -138,7 +138,7 @@ def notes(line: dict[str, Any]) -> Iterator[str]:
         yield str(line["validity"])
     if line["above_ceiling"]:
         yield "above ceiling"
-    if line["stored_bytes"]:
+    if line["stored_bytes"] and round(line["stored_bytes"] / line["bytes"], 1) != 1.0:
         yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
     if line["device_time_s"]:
         share = f" ({percent(line['device_of_bound'])})" if line["device_of_bound"] else ""

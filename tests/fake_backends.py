@@ -246,5 +246,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = "missing = no_such_module:Backend"
     (info / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines, missing]))
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent)]))
+    before = os.environ.get("PYTHONPATH")
+    paths = filter(None, (str(folder), str(Path(__file__).parent), before))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     registry._entry_points.cache_clear()

@@ -5,6 +5,7 @@ from rows import LINEAR, case, run_rows, write
 import membound
 from membound.backends import registry
 from membound.bench import api, setup
+from membound.bench.plan import HIGH_REPLICATES
 from membound.bench.probe import Found
 from membound.bench.progress import Lines, Silent, progress_on
 from membound.bench.setup import choose_backends, split, split_works
@@ -58,6 +59,7 @@ def test_compare_takes_paths_and_names(tmp_path):
     write(tmp_path / "b.jsonl", run_rows("run-b", scale=3.0))
     table = membound.compare(a, "b", out=tmp_path)
     assert table.time_ratio.iloc[0] == pytest.approx(3.0)
+    assert membound.compare("a", "b", out=str(tmp_path)).equals(table)
     pair = membound.compare(a, backends=("alpha:cpu", "beta:cpu+x"))
     assert list(pair.backend_b) == ["beta:cpu+x"]
     with pytest.raises(membound.CompareError, match="two runs, or one run and two backends"):
@@ -95,6 +97,31 @@ def test_run_measures_stores_and_summarises(fakes, tmp_path):
     assert (fakes[0].seed, fakes[0].threads) == (5, 1)
 
 
+@pytest.mark.parametrize(
+    ("works", "backends"),
+    [(SPEC, NAME), ([SPEC], [f"{NAME}:cpu"]), (f"{SPEC},linear:n=8,k=32", f"{NAME},{NAME}:cpu")],
+)
+def test_run_takes_one_text_as_the_command_does(fakes, tmp_path, works, backends):
+    table = membound.run(works, backends, threads=1, out=str(tmp_path))
+    assert SPEC in set(table.work)
+    assert len(table) == (2 if isinstance(works, str) and works != SPEC else 1)
+    assert set(table.backend) == {f"{NAME}:cpu"}
+
+
+def test_run_has_the_options_of_the_command(fakes, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    membound.run(SPEC, out=tmp_path, rigor="high", ceilings=False, python={NAME: python})
+    (plan,) = fakes
+    assert (plan.rigor, plan.replicates, plan.ceilings) == ("high", HIGH_REPLICATES, False)
+    assert plan.pythons[NAME] == str(python)
+    with pytest.raises(membound.PlanError, match="rigor"):
+        membound.run(SPEC, out=tmp_path, rigor="higher")
+    with pytest.raises(membound.OptionError, match="is not an interpreter"):
+        membound.run(SPEC, out=tmp_path, python={NAME: tmp_path / "none"})
+
+
 def test_run_refuses_bad_input_before_measuring(fakes, tmp_path):
     with pytest.raises(membound.SpecError):
         membound.run(["linear:n=0,k=1"], out=tmp_path)
@@ -115,7 +142,8 @@ def test_names_and_specs_may_be_joined_by_commas():
 
 
 def test_a_device_that_was_not_probed_is_taken_at_its_word(fakes):
-    assert choose_backends([f"{NAME}:cpu+other"], 1, {}).chosen == (f"{NAME}:cpu+other",)
+    both = (f"{NAME}:cpu+other", f"{NAME}:cpu")
+    assert choose_backends(both, 1, {}).chosen == both
     assert choose_backends([f"{NAME}:cpu", NAME], 1, {}).chosen == (f"{NAME}:cpu",)
 
 

@@ -61,7 +61,9 @@ GOOD = """
 case "$*" in
     *"membound run"*) mkdir -p "$OUT/rows"; echo "$@" >"$OUT/asked"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
     *"membound show"*"--json"*) echo "[]" ;;
+    *"membound show"*"benchmarks.json --markdown"*) echo "| the kernels |" ;;
     *"membound show"*"--markdown"*) echo "| the table |" ;;
+    *"--benchmark-json"*) echo "{}" >"$OUT/benchmarks.json" ;;
     *"membound show"*) echo "the table" ;;
     *"pip install"*) echo "$@" >>"$OUT/installed" ;;
 esac
@@ -85,6 +87,19 @@ def test_a_run_leaves_rows_a_table_and_a_summary(tmp_path: Path, slow: str) -> N
     assert first.endswith(f"{wheels}/a-1-py3-none-any.whl")
     assert second.endswith(" .")
     assert ("the deadline of 480 s was reached" in (out / "suite.log").read_text()) is bool(slow)
+
+
+def test_the_table_of_the_benchmarks_stands_below_that_of_the_suite(tmp_path: Path) -> None:
+    status, text = call(tmp_path, GOOD, BENCHMARKS="1")
+    assert (status, text.count("FAIL")) == (0, 0)
+    assert (tmp_path / "out/summary.md").read_text() == "| the table |\n| the kernels |\n"
+
+
+def test_benchmarks_that_wrote_nothing_are_told(tmp_path: Path) -> None:
+    status, text = call(tmp_path, GOOD.replace('echo "{}"', "true"), BENCHMARKS="1")
+    assert status == 1
+    assert "FAIL benchmark_table (status 1): no benchmarks were written: see benchmarks.log" in text
+    assert (tmp_path / "out/summary.md").read_text() == "| the table |\n"
 
 
 def test_the_workflow_runs_the_script_and_keeps_what_it_leaves() -> None:

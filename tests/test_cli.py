@@ -72,7 +72,11 @@ def devices(monkeypatch):
     def probe(entries, threads, pythons=None):
         return [device for device in here if device.entry in entries]
 
+    def probe_devices(names, threads, pythons=None):
+        return [found(name, available=False, reason="no such device", remedy="buy it") for name in names]
+
     monkeypatch.setattr(setup, "probe", probe)
+    monkeypatch.setattr(setup, "probe_devices", probe_devices)
     monkeypatch.setattr(listing, "probe", probe)
     return here
 
@@ -164,10 +168,12 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, cwd=tmp_path)
 
 
-def test_no_arguments_show_the_help(membound_):
-    status, out, err = membound_()
+@pytest.mark.parametrize("group", [[], ["env"]])
+def test_no_arguments_show_the_help(membound_, group):
+    status, out, err = membound_(*group)
     assert status in (0, 2)
     assert "Usage: membound" in out + err
+    assert not [line for line in err.splitlines() if line.startswith("membound:")]
 
 
 # show
@@ -396,6 +402,12 @@ def test_ctrl_c_before_the_first_row(membound_, devices, monkeypatch):
             [SPEC, "--backends", f"{ELSEWHERE}:cpu"],
             f"{ELSEWHERE}:cpu is not available: not installed; pip install it",
         ),
+        (
+            [SPEC, "--backends", f"{HERE}:cpu+foo"],
+            f"{HERE}:cpu+foo is not available: no such device; buy it",
+        ),
+        (["--out", ""], "Invalid value for '--out': it is empty; name a folder"),
+        (["--seed", str(2**63)], "Invalid value for '--seed'"),
         (["--threads", "0"], "threads=0 must be from 1 to"),
         (["--threads", "100000"], "threads=100000 must be from 1 to"),
         (["--threads", "two"], "Invalid value for '--threads'"),
@@ -479,8 +491,9 @@ def test_duel_shows_who_is_faster(membound_, devices, fake_duel):
     assert "third:cpu unsupported: because" in lines
 
 
-def test_duel_json_and_exit_status(membound_, devices, fake_duel):
-    fake_duel.third = "wrong"
+@pytest.mark.parametrize("third", ["wrong", "unavailable", "error", "oom"])
+def test_duel_json_and_exit_status(membound_, devices, fake_duel, third):
+    fake_duel.third = third
     status, out, _ = membound_("duel", SPEC, "-b", HERE, "--json")
     assert status == 1
     rows = json.loads(out, parse_constant=lambda name: pytest.fail(name))
@@ -491,6 +504,7 @@ def test_duel_refuses(refused, devices, fake_duel):
     assert "Missing option '--backends'" in refused("duel", SPEC)
     assert "unknown backend 'nothere'" in refused("duel", SPEC, "-b", "nothere")
     assert "unknown work 'x'" in refused("duel", "x", "-b", HERE)
+    assert "no such device; buy it" in refused("duel", SPEC, "-b", f"{HERE}:cpu+foo")
     assert "Invalid value for '--rounds'" in refused("duel", SPEC, "-b", HERE, "--rounds", 0)
     assert "threads=0" in refused("duel", SPEC, "-b", HERE, "--threads", 0)
     assert not fake_duel.calls

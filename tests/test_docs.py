@@ -32,6 +32,18 @@ DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.m
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
+
+def leaves(commands: dict[str, Any]) -> dict[str, Any]:
+    """Every command that does something, by its words: those of a group as ``env create``."""
+    found: dict[str, Any] = {}
+    for name, command in commands.items():
+        inner = leaves(command.commands) if hasattr(command, "commands") else {}
+        found |= {f"{name} {last}": leaf for last, leaf in inner.items()} or {name: command}
+    return found
+
+
+LEAVES = leaves(COMMANDS)
+
 RUN = "pip install . && membound run"
 TEST = 'pip install -c constraints.txt -e ".[test]" && pytest'
 
@@ -93,7 +105,7 @@ def test_a_documented_command_is_understood(call):
 
 def test_every_command_and_option_has_help_and_is_documented():
     everything = README + "".join(DOCS.values())
-    for name, command in COMMANDS.items():
+    for name, command in (COMMANDS | LEAVES).items():
         assert command.help, name
         assert f"membound {name}" in everything, name
         for parameter in command.params:
@@ -101,9 +113,18 @@ def test_every_command_and_option_has_help_and_is_documented():
                 assert parameter.help, f"{name}: {parameter.name} has no help"
 
 
+def test_every_command_has_the_options_that_the_readme_promises():
+    assert "Every command has `--help`, `--json`, and `--debug`" in README
+    assert {"env create", "env list", "run"} <= set(LEAVES)
+    for name, command in LEAVES.items():
+        assert {"--json", "--debug"} <= {option for p in command.params for option in p.opts}, name
+    groups = [command for name, command in COMMANDS.items() if name not in LEAVES]
+    assert all("--debug" in {option for p in group.params for option in p.opts} for group in groups)
+
+
 def test_every_option_is_documented():
     everything = README + "".join(DOCS.values())
-    options = {option for c in COMMANDS.values() for p in c.params for option in p.opts if option[:2] == "--"}
+    options = {option for c in LEAVES.values() for p in c.params for option in p.opts if option[:2] == "--"}
     assert {"--backends", "--json"} <= options
     assert not {option for option in options if f"{option}" not in everything}
 

@@ -94,6 +94,7 @@ def test_one_that_is_there_is_left_alone_unless_forced(home, nothing_installed):
     assert mine.exists()
     create(recipe(VARIANT), True, lambda text: None)
     assert not mine.exists()
+    assert [path.name for path in home.iterdir()] == [VARIANT]
     assert interpreters() == {}  # named otherwise than its backend: asked for, never taken
 
 
@@ -107,6 +108,40 @@ def test_a_failure_leaves_nothing_behind(home, monkeypatch, error):
         made(ENGINE)
     assert not (home / ENGINE).exists()
     assert not any(state.made for state in states())
+
+
+@pytest.mark.parametrize("error", [EnvironmentFailed("no such wheel"), KeyboardInterrupt()])
+def test_a_failure_gives_back_the_environment_that_was_to_be_replaced(
+    home, nothing_installed, monkeypatch, error
+):
+    python = made(ENGINE)
+    mine = home / ENGINE / "mine.txt"
+    mine.write_text("kept")
+
+    def fail(one, tell):
+        assert not mine.exists()
+        raise error
+
+    monkeypatch.setattr(environments, "_install", fail)
+    with pytest.raises(type(error)):
+        create(recipe(ENGINE), True, lambda text: None)
+    assert mine.read_text() == "kept"
+    assert [path.name for path in home.iterdir()] == [ENGINE]
+    assert interpreters() == {ENGINE: str(python)}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_killed_replacement_left_aside_is_put_in_order(home, nothing_installed, finished):
+    made(ENGINE)
+    old = recipe(ENGINE).aside
+    (home / ENGINE).rename(old)
+    (home / ENGINE).mkdir()
+    if finished:
+        (home / ENGINE / environments.MARKER).write_text("{}")
+    with pytest.raises(EnvironmentFailed, match="is there already"):
+        made(ENGINE)
+    assert not old.exists()
+    assert (home / ENGINE / "bin").exists() is not finished
 
 
 def test_what_cannot_run_a_worker_is_refused_with_its_last_words(home, monkeypatch):
@@ -239,6 +274,27 @@ def test_env_create_refuses_an_unknown_name_in_one_line(home, capsys):
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert "no environment is called 'vlm'" in err
+
+
+def test_env_create_json_names_the_interpreter_and_the_packages(home, nothing_installed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["env", "create", VARIANT, "--json"])
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert (ended.value.code, record["name"], record["problem"]) == (0, VARIANT, "")
+    assert record["python"] == str(home / VARIANT / "bin" / "python")
+    assert record["packages"]["membound"] == membound.__version__
+    assert "making" in err
+
+
+def test_debug_shows_a_traceback_wherever_it_stands_in_a_group(home, capsys):
+    for arguments in (["env", "--debug", "create", "vlm"], ["env", "create", "vlm", "--debug"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert "Traceback" in err
+        assert err.splitlines()[-1].startswith("membound: no environment is called 'vlm'")
 
 
 def test_an_interpreter_may_be_named_by_its_environment(home, nothing_installed):

@@ -154,3 +154,12 @@ def test_the_command_writes_what_it_says(tmp_path, capsys):
     size = int(out.removesuffix(" bytes of weights\n").rpartition(" ")[2])
     assert 0 < (tmp_path / "m" / "model.safetensors").stat().st_size - size < 4096
     assert json.loads((tmp_path / "m" / "membound.json").read_text())["seed"] == 9
+
+
+def test_the_command_writes_json_where_it_is_asked_to(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["export-model", "step:model=tiny,weight=f32,layers=1", str(tmp_path / "m"), "--json"])
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert (ended.value.code, err, record["path"]) == (0, "", str(tmp_path / "m"))
+    assert 0 < (tmp_path / "m" / "model.safetensors").stat().st_size - record["bytes"] < 4096

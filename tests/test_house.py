@@ -21,10 +21,17 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MOST_LINES = 400
 LONG = {
     "kernels/work.py": "the one file in which a work, its bytes and its FLOPs are defined",
-    "kernels/cpu/simd.py": "the one file with LLVM IR: a few lines an operation, and many operations",
+    "kernels/cpu/simd.py": "vectors in LLVM IR: a few lines an operation, and many operations",
     "tests/test_cli.py": "every command with every kind of bad input",
     "tests/test_reference.py": "every operation of the reference against a second way to compute it",
 }
+MACHINE_LEVEL = {
+    "kernels/cpu/simd.py": "vectors",
+    "kernels/cpu/amx.py": "Intel's matrix tiles",
+    "kernels/cuda/ptx.py": "PTX",
+    "kernels/cuda/compile.py": "hands numba.cuda's on: it must be imported before anything of numba.cuda",
+}
+"""The only files that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
     "bench/case.py": "a runtime raises classes of its own; the case becomes a row",
     "bench/trial.py": "the same; the arm of an experiment becomes an observation",
@@ -137,6 +144,43 @@ def test_every_exception_is_named_but_at_the_boundary_around_runtimes():
                 broad.add(name_of(path))
                 assert "boundary" in path.read_text().splitlines()[handler.lineno - 1], path
     assert broad == set(BOUNDARIES)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module and name that a file imports, dotted: ``llvmlite.ir``, ``numba.extending.intrinsic``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_llvm_ir_and_intrinsics_stay_where_they_are_listed():
+    low = re.compile(r"llvmlite\.ir\b|numba\..*\bintrinsic$")
+    found = {
+        name_of(p) for p in python_files(*FOLDERS, "src", "examples") if any(map(low.match, imported(p)))
+    }
+    assert found == set(MACHINE_LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("from llvmlite import ir", {"llvmlite.ir"}),
+        ("import llvmlite.ir as x", {"llvmlite.ir"}),
+        (
+            "from numba.extending import intrinsic, models",
+            {"numba.extending.intrinsic", "numba.extending.models"},
+        ),
+        ("from numba import extending", {"numba.extending"}),
+    ],
+)
+def test_imports_are_seen_in_every_form(tmp_path, line, names):
+    path = tmp_path / "file.py"
+    path.write_text(line)
+    assert imported(path) == names
 
 
 # Layout

@@ -20,6 +20,7 @@ from membound.backends import registry
 from membound.backends.api import Accelerator, Device
 from membound.bench import bandwidth, ceiling_run
 from membound.bench.machine import fingerprint
+from membound.bench.suites import PlanError
 from membound.bench.timing import Budget
 from membound.kernels.work import parse
 
@@ -193,6 +194,16 @@ def test_a_wrong_declaration_says_what_to_write(session, call, message):
     result = session(PRODUCT + source)
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([f".*DeclarationError: .*{message}.*"])
+
+
+def test_a_work_that_does_not_fit_memory_is_refused_with_the_bytes_it_needs():
+    fixture = bandwidth.BandwidthBenchmark(SimpleNamespace(enabled=True), None, "mine")
+    with pytest.raises(
+        PlanError, match=r"does not fit memory: it needs 16000\.0 GB \(160000\d+ bytes\), .* available"
+    ):
+        fixture.inputs("linear:n=2000000,k=1000000,m=1,weight=f32")
+    with pytest.raises(PlanError, match="layers=N"):
+        fixture.inputs("step:model=llama-3-70b,batch=4096,context=131072,weight=f32,kv=f32")
 
 
 def test_two_benchmarks_of_one_name_on_one_work_are_refused(session):

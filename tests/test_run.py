@@ -8,7 +8,7 @@ import pytest
 
 from membound.bench import process, rounds, run
 from membound.bench.plan import Cell, Options, Plan, make_plan
-from membound.bench.probe import probe
+from membound.bench.probe import probe, probe_devices
 from membound.bench.run import Limits, execute
 from membound.bench.timing import Budget
 from membound.kernels.work import parse
@@ -137,6 +137,15 @@ def test_probe_finds_devices_and_reasons(fakes: Path) -> None:
     assert found["missing"].reason.endswith("/no/python cannot be started: No such file or directory")
     assert found["exits"].reason.endswith("exit status 3: licence server not found")
     assert found["exits"].entry == "exits"
+
+
+def test_a_device_that_a_backend_does_not_list_is_opened_by_name(fakes: Path) -> None:
+    there, absent, broken = probe_devices(["ok:cpu+twin", "ok:gpu7", "missing:cpu"], threads=1)
+    assert (there.id, there.available) == ("ok:cpu+twin", True)
+    assert (absent.id, absent.available, absent.reason) == ("ok:gpu7", False, "no device 'gpu7'")
+    assert absent.remedy == "pip install another-machine"
+    assert (broken.id, broken.available) == ("missing", False)
+    assert "no_such_module" in broken.reason
 
 
 def test_cells_run_in_the_order_of_the_plan(tmp_path: Path, scripted: type[FakeWorker]) -> None:

@@ -67,8 +67,35 @@ def test_a_device_whose_kind_is_absent_is_refused_and_its_siblings_are_not(
     monkeypatch.setattr(setup, "probe", lambda *_: devices)
     monkeypatch.setattr(setup.registry, "entries", lambda: ("beta.cpu", "beta.cuda", "gamma"))
     monkeypatch.setattr(setup.registry, "entry_for", lambda name: "beta")
+    opened = [Found("beta:cudax", "beta", True)]
+    monkeypatch.setattr(
+        setup, "probe_devices", lambda names, *_: opened if names == ("beta:cudax",) else None
+    )
     if refused:
         with pytest.raises(BackendUnavailable, match=f"^{re.escape(asked)} is not available: no"):
             choose_backends([asked], 2, {})
     else:
         assert choose_backends([asked], 2, {}).chosen == ("beta:cpu" if asked == "beta" else asked,)
+
+
+def test_where_nothing_that_was_asked_for_is_there_the_run_is_refused(
+    found: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, ...]] = []
+
+    def probe_devices(names: tuple[str, ...], *_: object) -> list[Found]:
+        opened.append(names)
+        return [Found(name, "alpha", "odd" in name, "no such device", "buy one") for name in names]
+
+    monkeypatch.setattr(setup, "probe_devices", probe_devices)
+    with pytest.raises(BackendUnavailable) as refused:
+        choose_backends(["alpha:gpu7", "alpha:cpu+foo", "alpha:gpu7"], 2, {})
+    assert str(refused.value) == (
+        "alpha:gpu7 is not available: no such device; buy one; "
+        "alpha:cpu+foo is not available: no such device; buy one"
+    )
+    assert choose_backends(["alpha:gpu7", "alpha:odd"], 2, {}).chosen == ("alpha:gpu7", "alpha:odd")
+    assert opened == [("alpha:gpu7", "alpha:cpu+foo"), ("alpha:gpu7", "alpha:odd")]
+    # beside one that is known to be there it becomes a row, and nothing is opened beforehand
+    assert choose_backends(["alpha:gpu7", "alpha:cpu"], 2, {}).chosen == ("alpha:gpu7", "alpha:cpu")
+    assert len(opened) == 2

@@ -5,8 +5,8 @@ from rich.console import Console
 from rows import LINEAR, case, ceiling, failed, run_rows
 
 from membound.results.compare import compare_backends, compare_runs
-from membound.results.stats import records
-from membound.results.table import compare_view, run_view
+from membound.results.stats import records, summarize
+from membound.results.table import compare_view, notes, run_view
 from membound.results.wording import amount, duration, rate, short
 
 
@@ -196,3 +196,13 @@ def test_short_specs():
     assert short("linear:n=8,k=32,m=1,weight=int8,act=int8") == "linear n=8 k=32 m=1 int8 act int8"
     assert short("step:model=tiny,batch=1,weight=f16,act=float") == "step tiny batch=1 f16"
     assert short("read") == "read"
+
+
+@pytest.mark.parametrize(
+    ("share", "note"), [(1.0, []), (1.04, []), (0.97, []), (1.13, ["streams 1.1× bytes"])]
+)
+def test_bytes_that_are_those_of_the_work_are_no_note(share, note):
+    row = case(samples=[0.01])
+    row.stored_bytes = int(share * row.bytes)
+    (line,) = records(summarize([row]))
+    assert [text for text in notes(line) if "streams" in text] == note

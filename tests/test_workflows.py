@@ -90,6 +90,15 @@ def test_the_table_of_the_kernels_is_in_the_summary(tmp_path):
     assert re.search(r"^\| `alpha:cpu` \| 11 ms \| – \| 9\.1 \| 45% \|", text, re.M)
 
 
+def test_the_table_of_the_commit_is_in_the_summary_of_every_event(tmp_path):
+    write(tmp_path / "after/run-a.jsonl", run_rows("run-a"))
+    text = summary_of("Table of this commit", tmp_path)
+    assert text.startswith("### run-a\n")
+    assert re.search(r"^\| `alpha:cpu` \| 10\.15 ms \|", text, re.M)
+    (step,) = [step for step in steps("ci.yml") if step.get("name") == "Table of this commit"]
+    assert step["if"] == "always()"
+
+
 def test_the_comparison_is_in_the_summary(tmp_path):
     write(tmp_path / "before/run-a.jsonl", run_rows("run-a"))
     write(tmp_path / "after/run-b.jsonl", run_rows("run-b", scale=2.0))

@@ -1,4 +1,4 @@
-"""SIMD for Numba: vector types and the operations on them, each a few lines of LLVM. The only file with IR.
+"""SIMD for Numba: vector types and the operations on them, each a few lines of LLVM. IR stands here and in amx.py alone.
 
 Two types fill one register each: F32 is LANES float32 numbers, I32 as many int32. Four int8 in every lane
 of an I32 feed the dot products. Vectors live in ordinary local variables and in tuples; a tuple of vectors

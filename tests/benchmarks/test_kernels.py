@@ -23,8 +23,11 @@ GPU_DEVICES = ("numba:cuda", "torch:cuda", "onnxruntime:cuda")
 """Asked for on every machine, so that a run without a GPU says what it left out."""
 
 ACTS = [(fmt, act) for fmt in FORMATS for act in ("float", "int8") if act == "float" or fmt.startswith("int")]
+BATCH_FORMATS = ("weight=bf16,act=float", "weight=int8,act=int8")
+"""Measured at more batch sizes; all formats at all of them would double the time."""
 WORKS = (
     *(f"linear:n=4096,k=4096,m={m},weight={fmt},act={act}" for m in (1, 16) for fmt, act in ACTS),
+    *(f"linear:n=4096,k=4096,m={m},{form}" for m in (4, 64) for form in BATCH_FORMATS),
     *(f"attention:context=8192,q_heads=32,kv_heads=8,head_dim=128,kv={kv}" for kv in KV_FORMATS),
     "mla:context=8192,q_heads=16",
     "step:model=llama-3.2-1b,layers=2,weight=bf16,kv=bf16",
