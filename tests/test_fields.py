@@ -119,7 +119,7 @@ def test_versions_that_can_be_read():
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', "[" * 200_000, "{", '{"a": ' * 200_000])
 def test_what_is_no_json_is_a_value_error(text):
-    with pytest.raises(ValueError, match="not a number of JSON|deeply|line 1"):
+    with pytest.raises(ValueError, match=r"not a number of JSON|deeply|line 1"):
         read_json(text)
 
 
