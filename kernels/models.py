@@ -10,6 +10,7 @@ is a model too; nothing is ever downloaded.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -109,7 +110,11 @@ def get_model(name: str) -> Model:
     if name in MODELS:
         return MODELS[name]
     folder = Path(name)
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ValueError(f"model folder {name[:60]!r} cannot be looked up: {error.strerror}") from None
+    if is_folder:
         return _from_folder(folder)
     raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or a folder with config.json")
 
@@ -124,7 +129,7 @@ def _from_folder(folder: Path) -> Model:
         raise ValueError(f"model folder {folder} has no config.json")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")
@@ -185,7 +190,7 @@ def _count(path: Path, config: dict[str, Any], name: str, default: int | None = 
 def _real(path: Path, config: dict[str, Any], name: str, default: float | None = None) -> float:
     """A field that measures something; `default` where it is missing. Raises KeyError, ValueError."""
     value = config[name] if default is None else config.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{path}: {name}={value!r} must be a positive number")
     return float(value)
 

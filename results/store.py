@@ -159,10 +159,14 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise StoreError(f"no such run: {path}: {error.strerror}") from None
+    if is_folder:
         found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
         return sorted(p for p in found if not p.name.startswith(CLAIM_PREFIX))
-    if not path.exists():
+    if not is_there:
         raise StoreError(f"no such run: {path}")
     return [path]
 

@@ -95,6 +95,9 @@ def test_folder_fields(tmp_path, change, field, value):
     ("config", "says"),
     [
         ("{", "config.json cannot be read"),
+        ("[" * 200_000, "config.json cannot be read: maximum recursion depth"),
+        (LLAMA | {"rope_theta": 10**400}, "rope_theta=10+ must be a positive number"),
+        (LLAMA | {"rope_theta": float("inf")}, "rope_theta=inf must be a positive number"),
         (LLAMA | {"model_type": "bert"}, "model_type 'bert' is not supported; supported: llama, mistral"),
         ({}, "model_type None is not supported"),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "config.json lacks 'vocab_size'"),
@@ -126,6 +129,10 @@ def test_unknown_models(tmp_path):
         get_model(str(tmp_path))
     with pytest.raises(SpecError, match="step: model folder"):
         parse(f"step:model={tmp_path}")
+    with pytest.raises(
+        SpecError, match=r"step: model folder 'm{60}' cannot be looked up: File name too long"
+    ):
+        parse(f"step:model={'m' * 300}")
 
 
 # Sliding windows
