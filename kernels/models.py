@@ -120,6 +120,15 @@ def get_model(name: str) -> Model:
 
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_ONLY: dict[str, tuple[Any, str]] = {
+    "hidden_act": ("silu", "silu"),
+    "mlp_bias": (False, "an MLP without biases"),
+    "num_experts": (0, "dense models"),
+    "num_local_experts": (0, "dense models"),
+    "partial_rotary_factor": (1, "1, all of a head is rotated"),
+    "quantization_config": ({}, "float weights, which membound quantises itself"),
+}
+"""Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
 
 
 def _from_folder(folder: Path) -> Model:
@@ -137,6 +146,7 @@ def _from_folder(folder: Path) -> Model:
     if family not in _FAMILIES:
         raise ValueError(f"{path}: model_type {family!r} is not supported; supported: {', '.join(_FAMILIES)}")
     rope = _rope(path, config)
+    _refuse_foreign(path, config | rope, family)
     try:
         hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
         return Model(
@@ -159,6 +169,19 @@ def _from_folder(folder: Path) -> Model:
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from None
+
+
+def _refuse_foreign(path: Path, config: dict[str, Any], family: str) -> None:
+    """Raises ValueError where a known model_type stands over arithmetic that is not computed here."""
+    named, own = config.get("architectures"), f"{family.capitalize()}ForCausalLM"
+    if named is not None and named != [own]:
+        raise ValueError(
+            f"{path}: architectures={named!r} is not supported; supported for model_type {family}: {own}"
+        )
+    for name, (only, supported) in _ONLY.items():
+        if config.get(name) is not None and config[name] != only:
+            value = repr(config[name])[:60]
+            raise ValueError(f"{path}: {name}={value} is not supported; supported: {supported}")
 
 
 def _window(path: Path, config: dict[str, Any], family: str) -> int:
