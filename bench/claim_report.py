@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class ReportError(MemboundError):
 def told_of(paths: Iterable[Path]) -> list[Told]:
     """Every claim in these files and below these folders, judged. Raises ReportError where there is none."""
     named = list(paths)
-    missing = [path for path in named if not path.exists()]
+    missing = [path for path in named if not os.path.exists(path)]  # False for a name too long, unlike Path's
     if missing:
         raise StoreError(f"no such claim file or folder: {missing[0]}")
     files = [file for path in named for file in (claim_files(path) if path.is_dir() else [path])]
@@ -66,7 +67,7 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
     if asked:
         charts_of([], [], [])
     for path in asked:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ReportError(f"{path} is a folder; name a file")
         if not path.parent.is_dir():
             raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")

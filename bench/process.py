@@ -116,7 +116,8 @@ class Worker:
     def events(self, limit_s: Callable[[Event], float]) -> Iterator[Event]:
         """The worker's events up to and without ``end``; `limit_s` gives how long to wait after each.
 
-        Raises WorkerUnavailableError if it never spoke, WorkerDiedError if it ended early, WorkerTimeoutError.
+        Raises WorkerUnavailableError if it never spoke, WorkerDiedError if it ended early or said what is no event
+        after its first, WorkerTimeoutError.
         """
         event: Event = {"event": "spawned"}
         while True:
@@ -127,17 +128,21 @@ class Worker:
                 raise WorkerTimeoutError(f"silent for {limit:.0f} s") from None
             if line is None:
                 raise self._death(spoke=event["event"] != "spawned")
-            event = json.loads(line)
-            if event["event"] == "end":
-                return
-            yield event
+            found = _event(line)
+            if found is not None:
+                event = found
+                if event["event"] == "end":
+                    return
+                yield event
+            elif event["event"] != "spawned":  # before that, a wrapper of the interpreter may talk
+                raise WorkerDiedError(f"it printed {line.strip()[:300]!r} where its events belong")
 
     def _read(self) -> None:
         """Hand whole lines over as they come."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.endswith(b"\n"):
-                self._events.put(line.decode())
+                self._events.put(line.decode(errors="replace"))
 
     def _wait(self) -> None:
         """When the worker has ended, end what it left behind and say so, after its last line.
@@ -156,10 +161,13 @@ class Worker:
     def _death(self, spoke: bool) -> WorkerUnavailableError | WorkerDiedError:
         status = self._process.returncode
         words = self._last_words()
-        if not spoke and status > 0:
-            return WorkerUnavailableError(
-                f"{self._python} cannot run a worker: {words or f'exit status {status}'}"
+        if not spoke and status >= 0:
+            silent = (
+                f"exit status {status}"
+                if status
+                else "it ended without a word; is it a Python with membound?"
             )
+            return WorkerUnavailableError(f"{self._python} cannot run a worker: {words or silent}")
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         if status == -signal.SIGKILL:
             how += " (killed from outside; most likely by the kernel because memory ran out)"
@@ -171,3 +179,12 @@ class Worker:
         self._stderr.seek(max(0, self._stderr.tell() - 4096))
         lines = self._stderr.read().decode(errors="replace").split("\n")
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
+def _event(line: str) -> Event | None:
+    """The event that a line holds; None where it is something else."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None

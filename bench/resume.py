@@ -22,6 +22,7 @@ from typing import Any
 from membound import __version__
 from membound.bench.machine import available_memory_bytes, fingerprint
 from membound.bench.plan import Cell, Plan
+from membound.bench.runs import stored_runs
 from membound.bench.suites import PlanError, check_memory
 from membound.bench.timing import Budget
 from membound.kernels.work import parse
@@ -62,17 +63,23 @@ def drop_plan(path: Path) -> None:
 def find_cut(name: str, out: Path) -> tuple[Plan, Path]:
     """The plan and the (future) row file of the run in `out` that `name` means: ``latest``, or how it begins.
 
+    The latest is that of those with a plan, where there are any; claims cannot be gone on with and are passed by.
+
     Raises StoreError that lists which runs were cut short; PlanError where its plan is not there, was
     changed, or is another version's.
     """
-    cut = sorted(out.glob(f"*{SUFFIX}{PARTIAL}"), key=lambda path: path.stat().st_mtime_ns)
+    cut = [path for path in stored_runs(out) if path.name.endswith(PARTIAL)]
     known = ", ".join(path.name.removesuffix(SUFFIX + PARTIAL) for path in cut[-5:])
     if not cut:
         raise StoreError(f"no run in {out} was cut short: there is nothing to resume")
-    found = cut[-1:] if name == "latest" else [path for path in cut if path.name.startswith(Path(name).name)]
+    if name == "latest":
+        planned = [path for path in cut if _plan_of(_finished(path)).is_file()]
+        found = (planned or cut)[-1:]
+    else:
+        found = [path for path in cut if path.name.startswith(Path(name).name)]
     if len(found) != 1:
         raise StoreError(f"{name!r} names {len(found)} of the runs in {out} that were cut short: {known}")
-    path = found[0].with_name(found[0].name.removesuffix(PARTIAL))
+    path = _finished(found[0])
     return _read_plan(path), path
 
 
@@ -98,6 +105,10 @@ def check_resumable(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
         check_memory(parse(spec), available_memory_bytes())
 
 
+def _finished(partial: Path) -> Path:
+    return partial.with_name(partial.name.removesuffix(PARTIAL))
+
+
 def _plan_of(path: Path) -> Path:
     return path.with_name(path.name + PLAN)
 
@@ -114,7 +125,7 @@ def _read_plan(path: Path) -> Plan:
         intact = stored["hash"] == _hash(content)
     except FileNotFoundError:
         raise PlanError(f"{where} is not there, so what was planned is not known: start afresh") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PlanError(f"{where} cannot be read: {error!r}") from None
     if not intact:
         raise PlanError(f"{where} was changed since the run began: start afresh")

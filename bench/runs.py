@@ -16,20 +16,29 @@ DEFAULT_OUT = Path("results/runs")
 
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
-    """The row files in a folder, the latest last; those of runs that were cut short too."""
-    found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
+    """The row files in a folder, the latest last; those of runs that were cut short too. Raises StoreError."""
+    try:
+        found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
+    except OSError as error:
+        raise StoreError(f"results folder {out} cannot be read: {error.strerror}") from None
     return sorted((p for p in found if not p.name.startswith(CLAIM_PREFIX)), key=_written_at)
 
 
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
-    """The file or folder that `name` means. Raises StoreError that lists what is there."""
-    if Path(name).exists():
-        return Path(name)
+    """The file or folder that `name` means; ``latest`` passes by runs that were killed before their first row.
+
+    Raises StoreError that lists what is there; RowError where a run that was cut short cannot be read.
+    """
+    try:
+        if Path(name).exists():
+            return Path(name)
+    except OSError as error:
+        raise StoreError(f"no run {name[:60]!r}: it cannot be looked up: {error.strerror}") from None
     runs = stored_runs(out)
     if not runs:
         raise StoreError(f"no run {name!r}: there are no runs in {out} yet; `membound run` makes one")
     if name == "latest":
-        return runs[-1]
+        return next((path for path in reversed(runs) if _holds_rows(path)), runs[-1])
     matches = [path for path in runs if path.name.startswith(name)]
     if len(matches) == 1:
         return matches[0]
@@ -46,6 +55,11 @@ def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
     if not rows:
         raise StoreError(f"{path} holds no rows")
     return rows
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a run is finished, or was cut short with a row in it."""
+    return not path.name.endswith(PARTIAL) or bool(load_rows(path))
 
 
 def _written_at(path: Path) -> tuple[int, str]:

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from membound.backends import registry
 from membound.backends.api import BackendUnavailable, MemboundError
@@ -72,7 +71,9 @@ def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
             raise OptionError(f"--python {text!r} is not BACKEND=PATH")
         registry.entry_for(backend)
         path = made.get(path, path)
-        if not (Path(path).is_file() and os.access(path, os.X_OK)):
+        if not (
+            os.path.isfile(path) and os.access(path, os.X_OK)
+        ):  # False for a name too long, unlike Path's
             raise OptionError(
                 f"--python {backend}: {path} is not an interpreter that can be run, nor an environment "
                 f"({', '.join(made) or 'none'} made; see membound env list)"

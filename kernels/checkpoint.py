@@ -221,5 +221,5 @@ def _weight_map(index: Path) -> dict[str, str]:
         return {str(name): str(file) for name, file in table.items()}
     except KeyError:
         raise ValueError(f"{index} has no weight_map") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} cannot be read: {error}") from None

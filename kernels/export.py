@@ -89,9 +89,9 @@ def export_model(inputs: ModelInputs, folder: Path) -> int:
 
 def _make_folder(folder: Path, size: int) -> None:
     """Raises ExportError unless there is an empty folder with room for `size` bytes."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} is not an empty folder; name one that is not there yet")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ExportError(f"{folder} is not an empty folder; name one that is not there yet")
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:

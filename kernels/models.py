@@ -10,6 +10,7 @@ is a model too; nothing is ever downloaded.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -109,12 +110,25 @@ def get_model(name: str) -> Model:
     if name in MODELS:
         return MODELS[name]
     folder = Path(name)
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ValueError(f"model folder {name[:60]!r} cannot be looked up: {error.strerror}") from None
+    if is_folder:
         return _from_folder(folder)
     raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or a folder with config.json")
 
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_ONLY: dict[str, tuple[Any, str]] = {
+    "hidden_act": ("silu", "silu"),
+    "mlp_bias": (False, "an MLP without biases"),
+    "num_experts": (0, "dense models"),
+    "num_local_experts": (0, "dense models"),
+    "partial_rotary_factor": (1, "1, all of a head is rotated"),
+    "quantization_config": ({}, "float weights, which membound quantises itself"),
+}
+"""Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
 
 
 def _from_folder(folder: Path) -> Model:
@@ -124,7 +138,7 @@ def _from_folder(folder: Path) -> Model:
         raise ValueError(f"model folder {folder} has no config.json")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object")
@@ -132,6 +146,7 @@ def _from_folder(folder: Path) -> Model:
     if family not in _FAMILIES:
         raise ValueError(f"{path}: model_type {family!r} is not supported; supported: {', '.join(_FAMILIES)}")
     rope = _rope(path, config)
+    _refuse_foreign(path, config | rope, family)
     try:
         hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
         return Model(
@@ -154,6 +169,19 @@ def _from_folder(folder: Path) -> Model:
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from None
+
+
+def _refuse_foreign(path: Path, config: dict[str, Any], family: str) -> None:
+    """Raises ValueError where a known model_type stands over arithmetic that is not computed here."""
+    named, own = config.get("architectures"), f"{family.capitalize()}ForCausalLM"
+    if named is not None and named != [own]:
+        raise ValueError(
+            f"{path}: architectures={named!r} is not supported; supported for model_type {family}: {own}"
+        )
+    for name, (only, supported) in _ONLY.items():
+        if config.get(name) is not None and config[name] != only:
+            value = repr(config[name])[:60]
+            raise ValueError(f"{path}: {name}={value} is not supported; supported: {supported}")
 
 
 def _window(path: Path, config: dict[str, Any], family: str) -> int:
@@ -185,7 +213,7 @@ def _count(path: Path, config: dict[str, Any], name: str, default: int | None = 
 def _real(path: Path, config: dict[str, Any], name: str, default: float | None = None) -> float:
     """A field that measures something; `default` where it is missing. Raises KeyError, ValueError."""
     value = config[name] if default is None else config.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{path}: {name}={value!r} must be a positive number")
     return float(value)
 

@@ -13,10 +13,10 @@ on load, a newer schema is refused. Such a file is named ``claim-<run>.jsonl``, 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from membound.results.fields import read_json
 from membound.results.observation import ClaimMeta, Observation, ObservationError
 from membound.results.row import Row
 from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, new_run_path, parsed_lines
@@ -61,7 +61,7 @@ def load_claim(path: Path) -> Claim:
 
 def _parsed(line: str) -> ClaimMeta | Row | Observation:
     try:
-        kind = json.loads(line).get("kind")
+        kind = read_json(line).get("kind")
     except (ValueError, AttributeError) as error:
         raise ObservationError(f"not a JSON object: {error}") from None
     if kind == "meta":

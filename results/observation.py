@@ -16,11 +16,12 @@ a rule needs stands in the observation, its ceilings too, so that a stored file 
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from membound.results.fields import read_json, wrong_field, wrong_version
 from membound.results.row import GRADES, STATUSES
 
 SCHEMA_VERSION = 2
@@ -35,22 +36,16 @@ class ObservationError(ValueError):
     """A line of a claim file cannot be read: malformed, or written by a newer membound."""
 
 
-def read_object(line: str, kind: str) -> dict[str, Any]:
-    """The fields of a line of that kind. Raises ObservationError; "not JSON" only where the text is cut."""
+def read_object(cls: type[Any], line: str, kind: str) -> dict[str, Any]:
+    """The fields of `cls` in a line of that kind. Raises ObservationError; "not JSON" only where the text is cut."""
     try:
-        data = json.loads(line)
+        data = read_json(line)
     except ValueError as error:
         raise ObservationError(f"not JSON: {error}") from None
     if not isinstance(data, dict) or data.pop("kind", None) != kind:
         raise ObservationError(f"not a line of kind {kind}")
-    version = data.get("schema_version")
-    if not isinstance(version, int):
-        raise ObservationError("no schema_version")
-    if version > SCHEMA_VERSION:
-        raise ObservationError(
-            f"written by a newer membound (schema {version} of claim files, this one reads up to "
-            f"{SCHEMA_VERSION}); upgrade membound to read it"
-        )
+    if wrong := wrong_version(data, SCHEMA_VERSION, " of claim files") or wrong_field(cls, data):
+        raise ObservationError(wrong)
     return data
 
 
@@ -81,7 +76,7 @@ class ClaimMeta:
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Read one line. Raises ObservationError."""
-        return cls(**_known(fields(cls), read_object(line, "meta")))
+        return cls(**read_object(cls, line, "meta"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +126,11 @@ class Observation:
             raise ObservationError(f"time_s {self.time_s} is no time")
         if (self.status == "ok") != (self.time_s is not None):
             raise ObservationError(f"status {self.status} with time_s {self.time_s}")
+        if not all(self.samples_s):
+            raise ObservationError("samples_s holds a time of 0 s")
+        for name in ("read_bytes_per_s", "compute_flops_per_s", "launch_s"):
+            if getattr(self, name) == 0:
+                raise ObservationError(f"{name} is 0, which no ceiling is")
 
     @property
     def seconds(self) -> float:
@@ -155,20 +155,12 @@ class Observation:
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Read one line. Raises ObservationError on malformed text, an unknown field or a newer schema."""
-        return cls(**_known(fields(cls), read_object(line, "observation")))
+        one = cls(**read_object(cls, line, "observation"))
+        if one.status == "ok" and not one.samples_s:
+            raise ObservationError("an observation that is ok has no samples")
+        return one
 
 
 def median_s(samples_s: list[float]) -> float:
     """Seconds: what `time_s` is of these samples."""
     return float(np.median(samples_s))
-
-
-def _known(names: tuple[Field[Any], ...], data: dict[str, Any]) -> dict[str, Any]:
-    """The data if it has no field but these. Raises ObservationError."""
-    unknown = set(data) - {f.name for f in names}
-    if unknown:
-        raise ObservationError(f"unknown field {sorted(unknown)[0]!r}")
-    required = {f.name for f in names if f.default is MISSING and f.default_factory is MISSING}
-    if missing := required - set(data):
-        raise ObservationError(f"no field {sorted(missing)[0]!r}")
-    return data

@@ -13,8 +13,10 @@ that a better statistic can be applied to an old measurement.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from membound.results.fields import is_number, read_json, wrong_field, wrong_version
 
 SCHEMA_VERSION = 2
 
@@ -29,6 +31,14 @@ STATUSES = (
     "error",  # the runtime raised; reason is its message
 )
 GRADES = ("clean", "contended", "invalid", "unknown")
+KINDS = ("case", "ceiling")
+MEASURED = {
+    "accelerator": ("cache_bytes",),
+    "config": ("array_bytes", "arrays", "rotation_bytes", "threads"),
+    "machine": ("last_level_cache_bytes", "memory_bytes"),
+    "telemetry": ("device_energy_j",),
+}
+"""Entries of free-form fields that figures are made from: numbers, or null where nothing could be read."""
 
 
 class RowError(ValueError):
@@ -103,6 +113,8 @@ class Row:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RowError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
         if self.status not in STATUSES:
             raise RowError(f"status {self.status!r} is none of {', '.join(STATUSES)}")
         if self.grade not in GRADES:
@@ -114,26 +126,39 @@ class Row:
 
     @classmethod
     def from_json(cls, line: str) -> Row:
-        """Read one line. Raises RowError on malformed text, an unknown field or a newer schema."""
+        """Read one line. Raises RowError on malformed text, a field that is not what it should be, a newer schema."""
         try:
-            data = json.loads(line)
+            data = read_json(line)
         except ValueError as error:
             raise RowError(f"not JSON: {error}") from None
-        if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
-            raise RowError("not a row: no schema_version")
-        if data["schema_version"] > SCHEMA_VERSION:
-            raise RowError(
-                f"written by a newer membound (schema {data['schema_version']}, this one reads up to "
-                f"{SCHEMA_VERSION}); upgrade membound to read it"
-            )
+        if not isinstance(data, dict):
+            raise RowError("not a row: no JSON object")
+        if wrong := wrong_version(data, SCHEMA_VERSION):
+            raise RowError(wrong)
         _migrate(data)
-        unknown = set(data) - {f.name for f in fields(cls)}
-        if unknown:
-            raise RowError(f"unknown field {sorted(unknown)[0]!r}")
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise RowError(f"not a row: {error}") from None
+        if wrong := wrong_field(cls, data):
+            raise RowError(f"not a row: {wrong}")
+        row = cls(**data)
+        if wrong := _wrong_figure(row):
+            raise RowError(wrong)
+        return row
+
+
+def _wrong_figure(row: Row) -> str:
+    """What no measurement can have given, or ''."""
+    for name in ("samples_s", "hot_samples_s", "device_samples_s"):
+        if not all(getattr(row, name)):
+            return f"{name} holds a time of 0 s"
+    if row.status == "ok" and row.kind == "case" and not row.samples_s:
+        return "a case that is ok has no samples"
+    if row.status == "ok" and row.kind == "ceiling" and not row.value:
+        return f"a ceiling that is ok has the value {row.value}"
+    for name, entries in MEASURED.items():
+        stored = getattr(row, name)
+        for entry in entries:
+            if stored.get(entry) is not None and not is_number(stored[entry]):
+                return f"{entry}={stored[entry]!r} of {name} is not a number"
+    return ""
 
 
 def _migrate(data: dict[str, Any]) -> None:

@@ -159,10 +159,14 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise StoreError(f"no such run: {path}: {error.strerror}") from None
+    if is_folder:
         found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
         return sorted(p for p in found if not p.name.startswith(CLAIM_PREFIX))
-    if not path.exists():
+    if not is_there:
         raise StoreError(f"no such run: {path}")
     return [path]
 
@@ -203,4 +207,6 @@ def _is_whole(line: bytes) -> bool:
         json.loads(line.decode())
     except ValueError:
         return False
+    except RecursionError:
+        return True  # so that reading it says what is wrong
     return True

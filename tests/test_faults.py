@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from membound.bench.plan import Options, Plan, make_plan
+from membound.bench.probe import probe
 from membound.bench.process import Event, Worker, WorkerDiedError
 from membound.bench.progress import Silent
 from membound.bench.run import Limits, execute
@@ -104,6 +105,35 @@ def test_interpreters_that_cannot_run_a_worker_are_unavailable(fakes: Path) -> N
         ("segv:cpu", "unavailable", f"{fakes}/nowhere cannot be started: No such file or directory"),
     }
     assert len(rows) == 4
+
+
+def script(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_what_a_wrapper_of_the_interpreter_prints_before_it_is_passed_by(fakes: Path) -> None:
+    talk = ("echo conda activated", "printf '\\377\\n'", "echo 5", "echo '{}'")
+    wrapper = script(fakes / "python", *talk, f'exec {sys.executable} "$@"')
+    rows = run(fakes, ["ok:cpu"], pythons={"ok": wrapper})
+    assert [(r.status, r.reason) for r in rows] == [("ok", "")] * 2
+
+
+def test_a_stray_line_among_the_events_is_told_and_the_others_go_on(fakes: Path) -> None:
+    babbler = script(fakes / "python", """echo '{"event": "hello"}'""", "echo oops")
+    rows = run(fakes, ["ok:cpu", "ok:cpu+twin", "oom:cpu"], pythons={"ok": babbler})
+    told = {(r.status, r.reason) for r in rows if r.backend.startswith("ok:")}
+    assert told == {("crashed", "it printed 'oops' where its events belong")}
+    assert outcome(rows, "oom:cpu", HARMLESS) == ("ok", "")
+
+
+def test_a_program_that_is_no_python_is_told(fakes: Path) -> None:
+    (found,) = probe(["ok"], 1, {"ok": script(fakes / "python", "exit 0")})
+    assert not found.available
+    assert found.reason.endswith(
+        "python cannot run a worker: it ended without a word; is it a Python with membound?"
+    )
 
 
 def test_a_runtime_that_exits_in_open_fails_work_by_work(fakes: Path) -> None:

@@ -95,6 +95,9 @@ def test_folder_fields(tmp_path, change, field, value):
     ("config", "says"),
     [
         ("{", "config.json cannot be read"),
+        ("[" * 200_000, "config.json cannot be read: maximum recursion depth"),
+        (LLAMA | {"rope_theta": 10**400}, "rope_theta=10+ must be a positive number"),
+        (LLAMA | {"rope_theta": float("inf")}, "rope_theta=inf must be a positive number"),
         (LLAMA | {"model_type": "bert"}, "model_type 'bert' is not supported; supported: llama, mistral"),
         ({}, "model_type None is not supported"),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "config.json lacks 'vocab_size'"),
@@ -117,6 +120,50 @@ def test_folder_errors_name_file_and_field(tmp_path, config, says):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "supported"),
+    [
+        ({"hidden_act": "gelu"}, "silu"),
+        ({"hidden_act": ["silu"]}, "silu"),
+        ({"partial_rotary_factor": 0.5}, "1, all of a head is rotated"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "1, all of a head"),
+        ({"num_local_experts": 8}, "dense models"),
+        ({"num_experts": 64}, "dense models"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "float weights"),
+        ({"mlp_bias": True}, "an MLP without biases"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "LlamaForCausalLM"),
+        ({"architectures": []}, "LlamaForCausalLM"),
+        ({"architectures": "LlamaForCausalLM"}, "LlamaForCausalLM"),
+    ],
+    ids=str,
+)
+def test_foreign_arithmetic_under_a_known_model_type_is_refused(tmp_path, change, supported):
+    name, value = next(iter(change.items()))
+    name = "partial_rotary_factor" if isinstance(value, dict) and name == "rope_parameters" else name
+    with pytest.raises(
+        SpecError, match=rf"^step: .*config\.json: {name}=.* is not supported; supported.*: {supported}"
+    ) as raised:
+        parse(f"step:model={write(tmp_path, LLAMA | change)}")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_plain_values_of_a_family_are_taken(tmp_path, family):
+    plain = {
+        "hidden_act": "silu",
+        "mlp_bias": False,
+        "partial_rotary_factor": 1.0,
+        "quantization_config": None,
+    }
+    named = {
+        "model_type": family,
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "num_experts": None,
+    }
+    assert get_model(write(tmp_path, LLAMA | plain | named)).hidden == 64
+
+
 def test_unknown_models(tmp_path):
     with pytest.raises(
         ValueError, match=r"unknown model 'gpt-5'; known: tiny, .*or a folder with config.json"
@@ -126,6 +173,10 @@ def test_unknown_models(tmp_path):
         get_model(str(tmp_path))
     with pytest.raises(SpecError, match="step: model folder"):
         parse(f"step:model={tmp_path}")
+    with pytest.raises(
+        SpecError, match=r"step: model folder 'm{60}' cannot be looked up: File name too long"
+    ):
+        parse(f"step:model={'m' * 300}")
 
 
 # Sliding windows

@@ -69,6 +69,17 @@ def test_what_cannot_be_gone_on_with_is_told(tmp_path, cut):
         find_cut("latest", tmp_path / "elsewhere")
 
 
+def test_the_latest_is_one_with_a_plan_and_never_a_claim(tmp_path, plan, cut):
+    for name in (
+        "20261122T020304-some-cpu-5678.jsonl.partial",
+        "claim-20261122T030405-some-cpu-9abc.jsonl.partial",
+    ):
+        write(tmp_path / name, [case()])
+    assert find_cut("latest", tmp_path) == (plan, cut)
+    with pytest.raises(StoreError, match="'claim-' names 0 of the runs"):
+        find_cut("claim-", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [

@@ -53,7 +53,7 @@ def rows_from(path: Path) -> list[Row]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise RowError(f"{path} is not a file of pytest-benchmark: it has no list of benchmarks")
@@ -81,7 +81,7 @@ def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> R
     if stored is not None:
         return _row({**stored, "samples_s": samples, "config": {**stored["config"], **note}})
     processor = content.get("machine_info", {}).get("cpu", {}).get("brand_raw", "")
-    return Row(
+    row = Row(
         run_id=path.stem,
         kind="case",
         backend=f"{found['name'].replace(':', '-')}:cpu",
@@ -94,3 +94,4 @@ def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> R
         config=note,
         machine={"cpu": processor} if processor else {},
     )
+    return _row(asdict(row))  # what a foreign file holds is checked as a stored row is

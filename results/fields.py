@@ -1,0 +1,128 @@
+"""A line of JSON held against the dataclass that it should become: every field known, there, and of its type.
+
+>>> wrong_version({"schema_version": 1}, newest=2), wrong_field(Row, {"run_id": 5} | rest)
+('', "run_id=5 is not text")
+
+Annotations are the rule, so that a new field is checked as soon as it has one. JSON has no NaN, a count or a
+time is never negative, and true is no number. Both functions return what is wrong, or ''.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+Check = Callable[[Any], bool]
+
+LARGEST = sys.float_info.max
+"""JSON allows whole numbers that no float holds; a figure made from one would overflow."""
+
+
+def read_json(line: str) -> Any:
+    """What the line holds. Raises ValueError on malformed text, NaN, and nesting too deep to be read."""
+    try:
+        return json.loads(line, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def wrong_version(data: Mapping[str, Any], newest: int, what: str = "") -> str:
+    """Whether `schema_version` is a version that can be read; `what` says of which files."""
+    version = data.get("schema_version")
+    if version is None:
+        return "no schema_version"
+    if type(version) is not int or version < 1:
+        return f"schema_version={_short(version)} is not a whole number from 1"
+    if version > newest:
+        return (
+            f"written by a newer membound (schema {_short(version)}{what}, this one reads up to {newest}); "
+            "upgrade membound to read it"
+        )
+    return ""
+
+
+def wrong_field(cls: type[Any], data: Mapping[str, Any]) -> str:
+    """The first field that is unknown, missing, or not what its annotation in `cls` says."""
+    checks = _checks(cls)  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    for name, value in data.items():
+        if name not in checks:
+            return f"unknown field {name!r}"
+        check, expected = checks[name]
+        if not check(value):
+            return f"{name}={_short(value)} is not {expected}"
+    missing = _required(cls) - data.keys()
+    return f"no field {min(missing)!r}" if missing else ""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, of either sign."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= LARGEST
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _list_of(check: Check) -> Check:
+    return lambda value: type(value) is list and all(map(check, value))
+
+
+def _table_of(check: Check) -> Check:
+    return lambda value: type(value) is dict and all(map(check, value.values()))
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+NUMBER, COUNT = "a number from 0", "a whole number from 0"
+CHECKS: dict[Any, tuple[Check, str]] = {
+    str: (_is_text, "text"),
+    int: (_is_count, COUNT),
+    int | None: (_or_null(_is_count), f"{COUNT}, nor null"),
+    float | None: (_or_null(_is_amount), f"{NUMBER}, nor null"),
+    float: (_is_amount, NUMBER),
+    list[int]: (_list_of(_is_count), "a list of whole numbers from 0"),
+    list[float]: (_list_of(_is_amount), "a list of numbers from 0"),
+    list[str]: (_list_of(_is_text), "a list of texts"),
+    dict[str, Any]: (lambda value: type(value) is dict, "an object"),
+    dict[str, int]: (_table_of(_is_count), "an object of whole numbers from 0"),
+    dict[str, str]: (_table_of(_is_text), "an object of texts"),
+    dict[str, float | str]: (
+        _table_of(lambda value: _is_text(value) or is_number(value)),
+        "an object of numbers and texts",
+    ),
+}
+"""Every annotation that a stored dataclass may use, and what its values are called."""
+
+
+@cache
+def _checks(cls: type[Any]) -> dict[str, tuple[Check, str]]:
+    hints = get_type_hints(cls)
+    return {f.name: CHECKS[hints[f.name]] for f in fields(cls)}
+
+
+def _required(cls: type[Any]) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
+
+
+def _short(value: Any) -> str:
+    """The value as a message can hold it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
