@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.cli_options import Backends, Debug, Json, Out, Pythons, Threads, console, print_json
+from membound.bench.cli_options import (
+    MOST_SEED,
+    Backends,
+    Debug,
+    Json,
+    Out,
+    Pythons,
+    Threads,
+    console,
+    print_json,
+)
 from membound.bench.runs import DEFAULT_OUT
 
 Html = Annotated[
@@ -24,8 +34,8 @@ MarkdownFile = Annotated[
 
 def claim(
     only: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
-    ] = "",
+        str | None, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
+    ] = None,
     backends: Backends = None,
     replicates: Annotated[
         int | None,
@@ -35,7 +45,7 @@ def claim(
         str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
     ] = "normal",
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of inputs and order.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
     pair: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
@@ -71,7 +81,7 @@ def claim(
         command=shlex.join(["membound", *sys.argv[1:]]),
     )
     talk = console(stderr=as_json)
-    asked = parse_only(only)
+    asked = [] if only is None else parse_only(only)
     session = run_claim(asked, split(backends or ()), options, pair, talk, console(stderr=True))
     told = judged(session.claim, load_experiments(), session.findings)
     if as_json:

@@ -65,7 +65,8 @@ def test_bad_choices_are_named(only: list[int], changes: dict[str, object], part
 
 
 def test_numbers_of_experiments() -> None:
-    assert parse_only("") == []
+    with pytest.raises(ClaimError, match="--only names no experiment"):
+        parse_only(" ,")
     assert parse_only(" 1, 10,") == [1, 10]
     with pytest.raises(ClaimError, match="'four' is not the number of an experiment"):
         parse_only("1,four")
