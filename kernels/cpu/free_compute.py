@@ -37,7 +37,6 @@ from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, PANEL_PADDING, PREFETCH_
 from membound.kernels.cpu.scores import hide_padding
 from membound.kernels.cpu.simd import (
     LANES,
-    REGISTERS,
     add,
     add_lanes,
     add_tiles,
@@ -62,8 +61,9 @@ from membound.kernels.cpu.simd import (
 )
 from membound.kernels.work import FORMATS, DecodeAttention, Linear, Work
 
-CHAINS = REGISTERS // 4
-"""Two units times a latency of four cycles on AVX-512; with more of them, sums and operands spill to the stack."""
+CHAINS = 8
+"""Two units times a latency of four cycles. Fewer cannot reach the peak: four put the knee at half of the ridge on an
+AMD Milan, which no memory had to do with. With more of them, sums and operands spill to the stack."""
 LINEAR_FORMATS = ("f32", "bf16", "f16")
 CACHE_FORMATS = ("f32", "bf16")
 LINE = 16
