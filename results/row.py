@@ -32,6 +32,8 @@ STATUSES = (
 )
 GRADES = ("clean", "contended", "invalid", "unknown")
 KINDS = ("case", "ceiling")
+SHORTEST_S = 1e-12
+"""No clock tells less; a rate made from a shorter time would overflow."""
 MEASURED = {
     "accelerator": ("cache_bytes",),
     "config": ("array_bytes", "arrays", "rotation_bytes", "threads"),
@@ -147,12 +149,16 @@ class Row:
 def _wrong_figure(row: Row) -> str:
     """What no measurement can have given, or ''."""
     for name in ("samples_s", "hot_samples_s", "device_samples_s"):
-        if not all(getattr(row, name)):
-            return f"{name} holds a time of 0 s"
+        if min(getattr(row, name), default=1.0) < SHORTEST_S:
+            return f"{name} holds a time of {min(getattr(row, name)):g} s"
     if row.status == "ok" and row.kind == "case" and not row.samples_s:
         return "a case that is ok has no samples"
     if row.status == "ok" and row.kind == "ceiling" and not row.value:
         return f"a ceiling that is ok has the value {row.value}"
+    if not isinstance(row.config.get("work", ""), str):
+        return f"work={row.config['work']!r} of config is not text"
+    if null := [entry for entry in MEASURED["config"] if row.config.get(entry, 0) is None]:
+        return f"{null[0]}=None of config is not a number"
     for name, entries in MEASURED.items():
         stored = getattr(row, name)
         for entry in entries:

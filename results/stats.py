@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from membound.results.roofline import Limits, limits_of, settings
-from membound.results.row import Row
+from membound.results.row import Row, RowError
 from membound.results.verdict import Evidence, judge
 
 RESAMPLES = 10_000
@@ -124,7 +124,7 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def summarize(rows: Iterable[Row]) -> pd.DataFrame:
-    """One line a case with COLUMNS; what could not be had is missing (NaN or None)."""
+    """One line a case with COLUMNS; what could not be had is missing (NaN or None). Raises RowError on a bad batch."""
     rows = list(rows)
     lines = [_line(group, limits_of(group[0], rows)) for group in cases(rows).values()]
     table = pd.DataFrame(lines, columns=list(COLUMNS))
@@ -263,7 +263,10 @@ def _energy(used: Sequence[Row], first: Row) -> dict[str, float | None]:
         if r.telemetry.get("device_energy_j") and r.timed_launches
     ]
     energy_j = float(np.median(told)) if told else None
-    tokens = int(settings(first.work).get("batch", 1)) if first.work.startswith("step:") else None
+    batch = settings(first.work).get("batch", "1")
+    if not batch.isdecimal():
+        raise RowError(f"work {first.work!r}: batch={batch!r} is not a number")
+    tokens = int(batch) if first.work.startswith("step:") else None
     return {"energy_j": energy_j, "energy_per_token_j": _quotient(energy_j, tokens)}
 
 

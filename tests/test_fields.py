@@ -69,6 +69,10 @@ def test_a_whole_line_is_read(cls):
         (case(), {"samples_s": []}, "a case that is ok has no samples"),
         (case(), {"samples_s": [0.01, 0.0]}, "samples_s holds a time of 0 s"),
         (case(), {"samples_s": [0.01, -0.01]}, "samples_s=.* is not a list of numbers from 0"),
+        (case(), {"samples_s": [1e-300]}, "samples_s holds a time of 1e-300 s"),
+        (case(), {"samples_s": [1e308]}, "samples_s=.* is not a list of numbers from 0"),
+        (case(), {"config": {"work": 5}}, "work=5 of config is not text"),
+        (case(), {"config": {"arrays": None}}, "arrays=None of config is not a number"),
         (case(), {"device_samples_s": [0]}, "device_samples_s holds a time of 0 s"),
         (case(), {"machine": {"last_level_cache_bytes": "x"}}, "last_level_cache_bytes='x' of machine"),
         (case(), {"telemetry": {"device_energy_j": []}}, "device_energy_j=.* of telemetry is not a number"),
@@ -167,3 +171,8 @@ def test_the_report_on_a_claim_refuses_in_one_line(tmp_path, capsys, name):
     assert f"line 3: {name}=None is not " in refused(capsys, "claim-report", writer.path)
     with pytest.raises(ObservationError, match=name):
         load_claim(writer.path)
+
+
+def test_a_batch_that_is_no_number_is_refused_in_one_line(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [case(work="step:model=tiny,batch=x")])
+    assert "batch='x' is not a number" in refused(capsys, "show", path)
