@@ -149,7 +149,9 @@ def parse_only(text: str) -> list[int]:
     """``1,4`` as numbers. Raises ClaimError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise ClaimError("--only names no experiment: leave it out for all, or give numbers, as in --only 1,4")
+        raise ClaimError(
+            "--only names no experiment: leave it out for all, or give numbers, as in --only 1,4"
+        )
     for part in parts:
         if not part.isdigit():
             raise ClaimError(
