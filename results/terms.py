@@ -39,6 +39,10 @@ class Terms:
         )
 
 
+ROUNDING = 1e-9
+"""A term that explains no more than this part of any work's time is what arithmetic left over."""
+
+
 def fit_terms(operations: Floats, moved_bytes: Floats, flops: Floats, time_s: Floats) -> Terms:
     """The terms of works [work] from times [process, work]; NaN times are left out."""
     features = np.stack([operations, moved_bytes, flops], axis=1)
@@ -47,8 +51,10 @@ def fit_terms(operations: Floats, moved_bytes: Floats, flops: Floats, time_s: Fl
 
     def coefficients(times: Floats) -> Floats:
         mean_s = np.exp(np.nanmean(np.log(times), axis=0))
-        solved: Floats = nnls(features / scale / mean_s[:, None], np.ones(len(mean_s)))[0] / scale
-        return solved
+        shares = features / scale / mean_s[:, None]
+        solved: Floats = nnls(shares, np.ones(len(mean_s)))[0]
+        solved[solved * shares.max(axis=0) < ROUNDING] = 0.0
+        return solved / scale
 
     whole = coefficients(time_s)
     predicted = features @ whole
