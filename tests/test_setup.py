@@ -23,7 +23,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
         Found("alpha:npu:1", "alpha", False, "gone", accelerator=None),
     ]
     monkeypatch.setattr(setup, "probe", lambda *_: devices)
-    opened = [Found("alpha:npu", "alpha", True)]  # a name without a number is opened to see whether it is there
+    opened = [Found("alpha:npu", "alpha", True)]  # without a number it is opened, to see whether it is there
     monkeypatch.setattr(setup, "probe_devices", lambda *_: opened)
     monkeypatch.setattr(setup.registry, "entries", lambda: ("alpha",))
     monkeypatch.setattr(setup.registry, "entry_for", lambda name: "alpha")
