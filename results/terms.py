@@ -54,7 +54,8 @@ def fit_terms(operations: Floats, moved_bytes: Floats, flops: Floats, time_s: Fl
         shares = features / scale / mean_s[:, None]
         solved: Floats = nnls(shares, np.ones(len(mean_s)))[0]
         solved[solved * shares.max(axis=0) < ROUNDING] = 0.0
-        return solved / scale
+        unscaled: Floats = solved / scale
+        return unscaled
 
     whole = coefficients(time_s)
     predicted = features @ whole
