@@ -24,14 +24,15 @@ FORMATS = [
     ("int4g128", "int8"),
 ]
 BOUND = 2e-6  # float32 sums of exact products
-BOUND_BF16_TILES = 3e-3  # x rounded to bfloat16, by up to 2^-9
+BOUND_BF16_X = 3e-3  # x rounded to bfloat16, by up to 2^-9
 BOUND_INT8 = 2e-3  # in float32 one of some 10^4 activations falls on the other side of a rounding boundary
 
 
 def bound(fmt: str, act: str, m: int) -> float:
     if act == "int8":
         return BOUND_INT8
-    return BOUND_BF16_TILES if fmt == "bf16" and choose(fmt, act, m).method == "tile" else BOUND
+    rounded = fmt == "bf16" and choose(fmt, act, m).method in ("tile", "pairs")
+    return BOUND_BF16_X if rounded else BOUND
 
 
 def product(fmt: str, act: str, x: F32, weights: list[Weight], threads: int = 2) -> F32:

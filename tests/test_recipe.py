@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from membound.kernels.cpu.recipe import choose
-from membound.kernels.cpu.simd import REGISTERS
+from membound.kernels.cpu.amx import AMX_BF16
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, MOST_PANELS, MOST_STREAMED, choose
+from membound.kernels.cpu.simd import BF16_DOT, REGISTERS
 from membound.kernels.work import FORMATS
 
 CASES = [
@@ -31,7 +32,22 @@ def test_recipe(fmt: str, act: str, m: int) -> None:
 
 
 def test_one_row_streams_far_apart() -> None:
-    assert choose("bf16", "float", 1).panels >= 4
+    assert choose("bf16", "float", 1).panels == MOST_PANELS >= 2
+
+
+@pytest.mark.parametrize("m", [5, 16, 17, 64])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_blocks_are_whole_loads_and_groups(fmt: str, m: int) -> None:
+    recipe = choose(fmt, "float", m)
+    assert recipe.block % COLUMNS_A_LOAD.get(fmt, 1) == 0
+    assert recipe.block % (FORMATS[fmt].group or 1) == 0
+
+
+def test_pairs_where_the_processor_multiplies_them() -> None:
+    methods = {m: choose("bf16", "float", m).method for m in (1, MOST_STREAMED, MOST_STREAMED + 1, 64)}
+    assert methods[1] == methods[MOST_STREAMED] == "float"
+    assert methods[MOST_STREAMED + 1] == methods[64]
+    assert methods[64] == ("tile" if AMX_BF16 else "pairs" if BF16_DOT else "float")
 
 
 def test_activations_decide_the_arithmetic() -> None:

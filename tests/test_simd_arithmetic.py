@@ -11,6 +11,7 @@ import pytest
 from simd_probes import floats, ints, probe, result, rng, signed
 
 from membound.kernels.cpu.simd import (
+    BF16_DOT,
     DOT_OFFSET,
     LANES,
     NIBBLE_WORDS,
@@ -22,6 +23,7 @@ from membound.kernels.cpu.simd import (
     add_tiles,
     bf16_each,
     divide,
+    dot_bf16_broadcast,
     dot_nibbles,
     dot_s8_broadcast,
     dot_u8_broadcast,
@@ -51,7 +53,7 @@ from membound.kernels.cpu.simd import (
     weigh_bytes,
     zeros_i32,
 )
-from membound.kernels.inputs import from_bf16
+from membound.kernels.inputs import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set
 
@@ -221,6 +223,20 @@ def test_signed_dot_products_are_exact_at_the_extremes() -> None:
     offset = DOT_OFFSET * b[5:].astype(np.int32).reshape(3, 4).sum(1)
     y = result(run, a, b, c, count=6 * LANES, dtype=np.int32)
     np.testing.assert_array_equal(y, c + (products(a, b[5:]) + offset[:, None]).ravel())
+
+
+@pytest.mark.skipif(not BF16_DOT, reason="this processor, or instruction set, has no AVX512-BF16")
+def test_pairs_of_bfloat16_meet_pairs_from_memory() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any, c: Any) -> None:
+        acc = load_next(c, 0, 6, "f32")
+        store_tile(out, 0, dot_bf16_broadcast(acc, load_tile(a, 0, zeros_i32(2)), b, 2))
+
+    a, b, c = to_bf16(floats(4 * LANES)), to_bf16(floats(10)), floats(6 * LANES)
+    left, right = from_bf16(a).reshape(2, 1, LANES, 2), from_bf16(b[4:]).reshape(1, 3, 1, 2)
+    expected = c + (left.astype(float) * right).sum(3).ravel()
+    y = result(run, a.view(np.int32), b.view(np.int32), c, count=6 * LANES)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_bytes_weigh_columns() -> None:

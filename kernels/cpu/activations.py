@@ -43,6 +43,8 @@ def make_prepare(recipe: Recipe) -> Any:
     """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride]."""
     if recipe.method == "float":
         return _interleave(recipe)
+    if recipe.method == "pairs":
+        return _interleave_pairs(recipe)
     if recipe.method == "tile" and recipe.format == "bf16":
         return _bf16_rows(recipe)
     return _quantise(recipe)
@@ -100,6 +102,36 @@ def _interleave(recipe: Recipe) -> Any:
     return prepare
 
 
+def _interleave_pairs(recipe: Recipe) -> Any:
+    """Pairs of neighbouring columns, rounded to bfloat16; the column behind the last one is zero."""
+    M, TOKENS = recipe.m, recipe.tokens
+
+    @numba.njit(parallel=True)
+    def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+        padded = (k + 1) // 2 * 2
+        for part in prange((k + COLUMNS - 1) // COLUMNS):
+            first, last = part * COLUMNS, min(padded, (part + 1) * COLUMNS)
+            line = np.zeros(COLUMNS + LANES, np.uint16)
+            for row in range(M):
+                _round_bf16(x, at + row * stride + first, min(k, last) - first, line)
+                words = line.view(np.uint32)
+                out = scratch.view(np.uint32)[(row // TOKENS * padded + first) // 2 * TOKENS + row % TOKENS :]
+                for i in range((last - first) // 2):
+                    out[i * TOKENS] = words[i]
+
+    return prepare
+
+
+@numba.njit
+def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
+    """out[:k] = x[at : at + k] as bfloat16, followed by zeros up to a whole vector."""
+    whole = k // LANES * LANES
+    for i in range(0, whole, LANES):
+        store_bf16(out, i, load(x, at + i, "f32"))
+    if whole < k:
+        store_bf16(out, whole, load_part(x, at + whole, k - whole, "f32"))
+
+
 def _bf16_rows(recipe: Recipe) -> Any:
     ROWS = recipe.rows
 
@@ -107,11 +139,7 @@ def _bf16_rows(recipe: Recipe) -> Any:
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
         padded = (k + 31) // 32 * 32
         out = scratch[row * (2 * padded + 64) : (row + 1) * (2 * padded + 64)].view(np.uint16)
-        whole = k // LANES * LANES
-        for i in range(0, whole, LANES):
-            store_bf16(out, i, load(x, at + i, "f32"))
-        if whole < k:
-            store_bf16(out, whole, load_part(x, at + whole, k - whole, "f32"))
+        _round_bf16(x, at, k, out)
         for i in range((k + LANES - 1) // LANES * LANES, padded):
             out[i] = 0
 

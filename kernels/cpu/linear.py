@@ -19,6 +19,7 @@ from numba import prange
 from numba.extending import overload
 
 from membound.kernels.cpu.activations import make_prepare
+from membound.kernels.cpu.block_panels import make_blocks
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.float_panels import make_float
 from membound.kernels.cpu.integer_panels import make_integer
@@ -49,7 +50,8 @@ _prepare = cache(make_prepare)
 def _multiply(recipe: Recipe) -> Any:
     """Panels shared out between threads, each a contiguous range."""
     PANEL_ROWS = recipe.panel_rows
-    make = {"float": make_float, "integer": make_integer, "tile": make_tile}[recipe.method]
+    makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
+    make = makers[recipe.method]
     panel_range = make(recipe)
 
     @numba.njit(parallel=True)

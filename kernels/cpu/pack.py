@@ -60,7 +60,7 @@ class _Panels:
         fmt = FORMATS[recipe.format]
         size = max(1, fmt.bits // 8)
         wide = COLUMNS_A_LOAD.get(recipe.format, 1)
-        self.together = {"float": size * wide, "integer": 4, "tile": 4}[recipe.method]
+        self.together = {"float": size * wide, "pairs": 4, "integer": 4, "tile": 4}[recipe.method]
 
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
         if FORMATS[weight.format].group:

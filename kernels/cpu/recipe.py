@@ -19,16 +19,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import llvmlite.binding as llvm
-
 from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
-from membound.kernels.cpu.simd import AVX512, LANES, REGISTERS
+from membound.kernels.cpu.simd import AMD, AVX512, BF16_DOT, LANES, REGISTERS
 from membound.kernels.work import FORMATS
 
 BLOCK = 128
-"""Columns that meet a group of panels before the next. Measured for 16 and 64 rows of float32 and float16:
-128 beats 64 by 8–20 % (sums go to and from memory half as often) and 256 by 15–25 % (the widened block and
-x together fill the first-level cache)."""
+"""Columns that meet a group of panels before the next. Measured for 64 rows of float32 and float16: 128 beats 64 by
+2–20 % (sums go to and from memory half as often) and 256 by 15–25 % (the widened block and x together fill the
+first-level cache)."""
+
+SHORT_BLOCK_ROWS, SHORT_BLOCK = 16, 32
+"""Up to so many rows the weights cannot come as fast as they are used: with a short block, what was asked for ahead is
+still in the first-level cache when its turn comes. 16 rows of float32, two threads of a Zen 5: 32 columns beat 128
+by 11 %; compiled for AVX2 by 3 %."""
 
 COLUMNS_A_LOAD = {"bf16": 2}
 """Neighbouring columns of a row that share a lane, where that is more than one: a shift and a mask then widen
@@ -37,10 +40,19 @@ twice as many numbers a load as a conversion does."""
 PANEL_PADDING = 64
 """Bytes between panels, so that streams do not lie a power of two apart and share cache sets."""
 
-PREFETCH_BYTES = 1024 if AVX512 and not llvm.get_host_cpu_name().startswith("znver") else 0
+MOST_PANELS = 2 if AVX512 and AMD else 8 if REGISTERS == 32 else 4
+"""Streams a thread at most. One row of x, 4096 × 4096, a thread of a Zen 5: two streams beat eight by 11 % in bfloat16
+and int8, by 8 % in int4 and by 6 % in float16 (float32: no difference); four lie between. For an Emerald Rapids see
+PREFETCH_BYTES."""
+
+PREFETCH_BYTES = 1024 if AVX512 and not AMD else 0
 """How far ahead of each stream a kernel asks for lines. Interleaved, 4096 × 4096, m=1, two threads of an
 Emerald Rapids: 1024 bytes with eight streams gain 8–20 % in every format over none with four; 512 bytes
-gain half of that. On a Zen 3 software prefetch lost 5–25 %, so AMD processors get none."""
+gain half of that. On a Zen 3 software prefetch lost 5–25 %, on a Zen 5 it gained 0–3 % and lost up to 15 %, so AMD
+processors get none."""
+
+MOST_STREAMED = 4
+"""Rows of x that may come from the second-level cache without slowing the weights down."""
 
 TILE_ROWS = 16
 """Rows of W in a matrix tile (AMX)."""
@@ -53,8 +65,9 @@ MOST_TILE_ROWS = 64
 class Recipe:
     """How W[n, k] in `format` is multiplied by `m` rows of x.
 
-    method: `float` widens weights to float32; `integer` takes int8 activations; `tile` is AMX, with
-    bfloat16 activations for bf16 weights and int8 ones for int8.
+    method: `float` widens weights to float32; `pairs` multiplies bf16 weights by activations rounded to
+    bfloat16, two a lane (AVX512-BF16); `integer` takes int8 activations; `tile` is AMX, with bfloat16
+    activations for bf16 weights and int8 ones for int8.
     """
 
     format: str
@@ -75,6 +88,12 @@ class Recipe:
         """Rows of W in one panel."""
         return TILE_ROWS if self.method == "tile" else LANES
 
+    @property
+    def block(self) -> int:
+        """Columns of a block, whole groups of int4; pairs take half the room."""
+        columns = SHORT_BLOCK if self.rows <= SHORT_BLOCK_ROWS else BLOCK
+        return max(2 * columns if self.method == "pairs" else columns, FORMATS[self.format].group)
+
     def padded_n(self, n: int) -> int:
         """Rows of W after padding to whole panels: the stride of y."""
         return -(-n // self.panel_rows) * self.panel_rows
@@ -82,7 +101,8 @@ class Recipe:
     def padded_k(self, k: int) -> int:
         """Columns of W after padding to whole loads."""
         wide = COLUMNS_A_LOAD.get(self.format, 1)
-        step = {"float": wide, "integer": 4, "tile": 64 // (FORMATS[self.format].bits // 8 or 1)}[self.method]
+        tile = 64 // (FORMATS[self.format].bits // 8 or 1)
+        step = {"float": wide, "pairs": wide, "integer": 4, "tile": tile}[self.method]
         if FORMATS[self.format].group:
             step = FORMATS[self.format].group
         return -(-k // step) * step
@@ -119,10 +139,16 @@ def choose(fmt: str, act: str, m: int) -> Recipe:
     tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), grouped))
     tokens = -(-m // tiles)
     if tokens == 1:
-        panels = 8 if REGISTERS == 32 else 4
+        panels = MOST_PANELS
     else:
-        panels = max(p for p in (1, 2, 4) if p == least or _fits(p, tokens, grouped))
-    return Recipe(fmt, act, m, "integer" if act == "int8" else "float", panels, tokens, tiles)
+        panels = max(p for p in (1, 2, 4) if p == least or (p <= MOST_PANELS and _fits(p, tokens, grouped)))
+    return Recipe(fmt, act, m, _method(fmt, act, m), panels, tokens, tiles)
+
+
+def _method(fmt: str, act: str, m: int) -> str:
+    if act == "int8":
+        return "integer"
+    return "pairs" if fmt == "bf16" and m > MOST_STREAMED and BF16_DOT else "float"
 
 
 def _fits(panels: int, tokens: int, grouped: bool) -> bool:

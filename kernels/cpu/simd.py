@@ -40,9 +40,11 @@ FEATURES = _features()
 AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= FEATURES
 AVX2 = {"avx2", "fma", "f16c"} <= FEATURES
 VNNI = AVX512 and "avx512vnni" in FEATURES
+BF16_DOT = AVX512 and "avx512bf16" in FEATURES
 FMA = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
 HALF = AVX2 or AVX512 or llvm.get_process_triple().startswith("aarch64")
 LANES = 16 if AVX512 else 8 if AVX2 else 4
+AMD = llvm.get_host_cpu_name().startswith("znver")
 INSTRUCTION_SET = "avx512" if AVX512 else "avx2" if AVX2 else "plain"
 REGISTERS = 32 if AVX512 or (not AVX2 and FMA) else 16
 
@@ -649,6 +651,37 @@ def dot_s8_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -
             for i, row in enumerate(left):
                 place = i * columns + j
                 sums[place] = _dot4_signed(builder, sums[place], row, column)
+        return context.make_tuple(builder, sig.return_type, sums)
+
+    return acc(acc, rows, array, types.intp), codegen
+
+
+class _BFloat(ir.HalfType):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+@intrinsic
+def dot_bf16_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -> Any:
+    """acc[i·columns + j] += a·c + b·d for the pair (a, b) in a lane of rows[i] and the pair (c, d) of column j.
+
+    Pairs of bfloat16, the first in the lower half; column j is the four bytes of array[index + j]. vdpbf16ps: two
+    fused multiply-adds, the second product first, each rounded to nearest even; denormal numbers count as zero.
+    """
+    columns = acc.count // rows.count
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, left = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], rows.count)
+        pointer = _address(context, builder, sig, args, 2, args[3], _I)
+        pairs = ir.VectorType(_BFloat(), 2 * LANES)
+        for j in range(columns):
+            column = _broadcast(builder, builder.load(builder.gep(pointer, [_I(j)]), align=1))
+            for i, row in enumerate(left):
+                both = [builder.bitcast(row, pairs), builder.bitcast(column, pairs)]
+                place = i * columns + j
+                sums[place] = _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _VF, [sums[place], *both])
         return context.make_tuple(builder, sig.return_type, sums)
 
     return acc(acc, rows, array, types.intp), codegen
