@@ -29,7 +29,7 @@ from membound.bench.patterns import (
     Pattern,
     cached_read_patterns,
     copy_patterns,
-    dot_pattern,
+    dot_patterns,
     fma_pattern,
     read_patterns,
     tile_patterns,
@@ -111,11 +111,11 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
         _best("triad", (triad_patterns(values, n) for n in counts), 1.2 * seconds, tell),
         *_ladder(values, threads, 0.4 * seconds, tell),
         _best("fma_f32", ([fma_pattern(n)] for n in counts), 0.4 * seconds, tell, "FLOP/s"),
-        _best("dot_int8", ([dot_pattern(n)] for n in counts), 0.4 * seconds, tell, "FLOP/s"),
         *(
-            _best(f"tile_{fmt}", (tile_patterns(fmt, n) for n in counts), 0.4 * seconds, tell, "FLOP/s")
-            for fmt in ("bf16", "int8")
-            if tile_patterns(fmt, threads)
+            _best(f"{kind}_{fmt}", (patterns(fmt, n) for n in counts), 0.4 * seconds, tell, "FLOP/s")
+            for kind, patterns in (("dot", dot_patterns), ("tile", tile_patterns))
+            for fmt in ("int8", "bf16")
+            if patterns(fmt, threads)
         ),
     ]
 

@@ -26,7 +26,7 @@ from membound.backends.api import BackendUnavailable, MemboundError, Unsupported
 from membound.bench.ceilings import ROTATION, rotating_bytes
 from membound.bench.contestant import MAX_LAUNCHES, ColdMemory, Contestant, Refused, enter
 from membound.bench.machine import available_memory_bytes, last_level_cache_bytes
-from membound.bench.patterns import Pattern, dot_pattern, fma_pattern, read_patterns, tile_patterns
+from membound.bench.patterns import Pattern, dot_patterns, fma_pattern, read_patterns, tile_patterns
 from membound.bench.turns import Turn, take_turn, usable
 from membound.kernels import reference
 from membound.kernels.cpu import stream
@@ -116,8 +116,11 @@ def _limits(work: Work, threads: int, tell: Tell) -> tuple[_Limit, _Limit]:
     values = stream.allocate(rotating_bytes(threads), threads)
     reads = read_patterns(values, threads, (4, 8))
     integer = getattr(work, "act", "float") == "int8"
-    compute = [dot_pattern(threads) if integer else fma_pattern(threads)]
-    compute += tile_patterns("int8" if integer else getattr(work, "weight", ""), threads)
+    fmt = "int8" if integer else getattr(work, "weight", "")
+    compute = [] if integer else [fma_pattern(threads)]
+    if integer or fmt == "bf16":
+        compute += dot_patterns(fmt, threads)
+    compute += tile_patterns(fmt, threads)
     for pattern in (*reads, *compute):
         pattern.check()
     windows = count(1)

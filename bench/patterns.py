@@ -22,7 +22,7 @@ from membound.backends.api import MemboundError
 from membound.bench.turns import Turn, usable
 from membound.kernels.cpu import stream, tile_peak
 from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
-from membound.kernels.cpu.simd import LANES
+from membound.kernels.cpu.simd import BF16_DOT, LANES
 from membound.kernels.inputs import from_bf16
 
 WINDOWS, FEWEST_WINDOWS = 32, 6
@@ -141,15 +141,19 @@ def fma_pattern(threads: int) -> Pattern:
     )
 
 
-def dot_pattern(threads: int) -> Pattern:
-    """int8 dot products into int32, operands in L1 and registers."""
-    rows, columns = stream.dot_operands()
-    return Pattern(
-        stream.dot_operations(threads, DOT_REPEATS),
-        {"threads": threads, "variant": f"{stream.DOT_ROWS} x {stream.DOT_COLUMNS} tile"},
-        lambda _: stream.dot(threads, DOT_REPEATS, rows, columns),
-        partial(_check_dot, threads, rows, columns),
-    )
+def dot_patterns(fmt: str, threads: int) -> list[Pattern]:
+    """Dot products, operands in L1 and registers: int8 into int32; bf16 where the processor has them; else none."""
+    if not {"int8": True, "bf16": BF16_DOT}.get(fmt, False):
+        return []
+    rows, columns = stream.dot_operands(fmt)
+    return [
+        Pattern(
+            stream.dot_operations(threads, DOT_REPEATS, fmt),
+            {"threads": threads, "variant": f"{stream.DOT_ROWS} x {stream.DOT_COLUMNS} tile"},
+            lambda _: stream.dot(threads, DOT_REPEATS, rows, columns, fmt),
+            partial(_check_dot, fmt, threads, rows, columns),
+        )
+    ]
 
 
 def tile_patterns(fmt: str, threads: int) -> list[Pattern]:
@@ -238,11 +242,12 @@ def _check_tile(fmt: str, threads: int, x: Any, w: Any) -> None:
     _require(np.array_equal(tile_peak.tile_product(fmt, threads, 3, x, w)[-1], expected), "tile", threads)
 
 
-def _check_dot(threads: int, rows: Any, columns: Any) -> None:
-    expected = np.einsum(
-        "srlq,cq->rc", rows.astype(np.int64).reshape(*rows.shape[:2], -1, 4), columns
-    ).ravel()
-    _require(bool((stream.dot(threads, 1, rows, columns) == expected).all()), "dot", threads)
+def _check_dot(fmt: str, threads: int, rows: Any, columns: Any) -> None:
+    left, right = (from_bf16(a) if fmt == "bf16" else a for a in (rows, columns))
+    together = stream.TOGETHER[fmt]
+    expected = np.einsum("srlq,cq->rc", left.astype(np.int64).reshape(*rows.shape[:2], -1, together), right)
+    sums = stream.dot(threads, 1, rows, columns, fmt)
+    _require(bool((sums == expected.ravel()).all()), f"{fmt} dot", threads)
 
 
 def _require(right: bool, kernel: str, variant: int) -> None:

@@ -42,7 +42,7 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
     """Names of the ceilings that bound a work's arithmetic.
 
     Integer arithmetic (act=int8) is held against integer ceilings. Float arithmetic is held against
-    float32 multiply-adds and GEMMs, and against the matrix tiles and the GEMM of the stored format; integers that are widened
+    float32 multiply-adds and GEMMs, and against the dot products, matrix tiles and GEMM of the stored format; integers that are widened
     to floats fit bfloat16 exactly, so its GEMM counts for them.
     """
     keys = settings(work)
@@ -53,7 +53,7 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
         return ("fma_f32", "gemm_f32")
     if stored == "f16":
         return ("fma_f32", "gemm_f32", "tile_f16", "gemm_f16")
-    return ("fma_f32", "gemm_f32", "tile_bf16", "gemm_bf16")
+    return ("fma_f32", "gemm_f32", "dot_bf16", "tile_bf16", "gemm_bf16")
 
 
 def limits_of(row: Row, rows: Iterable[Row]) -> Limits:

@@ -15,6 +15,7 @@ from membound.bench.turns import Turn
 from membound.kernels import reference
 from membound.kernels.cpu import stream
 from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd import BF16_DOT
 from membound.kernels.inputs import Inputs
 from membound.kernels.work import Linear, Work
 
@@ -40,7 +41,11 @@ def test_every_ceiling_is_measured_and_described() -> None:
     found = {c.name: c for c in ceilings.measure_ceilings(2, quick=True, tell=told.append)}
     assert list(found) == [
         *("read", "copy", "triad", "read_l1", "read_l2", "read_l3", "fma_f32", "dot_int8"),
-        *(name for name, has in (("tile_bf16", AMX_BF16), ("tile_int8", AMX_INT8)) if has),
+        *(
+            name
+            for name, has in (("dot_bf16", BF16_DOT), ("tile_int8", AMX_INT8), ("tile_bf16", AMX_BF16))
+            if has
+        ),
     ]
     assert told[0] == "writing the memory to read"
     assert "read, 2 threads" in told
@@ -140,7 +145,7 @@ def test_a_kernel_with_a_wrong_result_gives_no_ceiling(kernel: str, monkeypatch:
         "copy": lambda: patterns.copy_patterns(values, 2),
         "triad": lambda: patterns.triad_patterns(values, 2),
         "fma": lambda: [patterns.fma_pattern(2)],
-        "dot": lambda: [patterns.dot_pattern(2)],
+        "dot": lambda: patterns.dot_patterns("int8", 2),
     }[kernel]()
     group[0].check()
     right = getattr(stream, kernel)
@@ -153,7 +158,7 @@ def test_a_kernel_with_a_wrong_result_gives_no_ceiling(kernel: str, monkeypatch:
     if kernel in ("copy", "triad"):
         values[next(group[1].call.args[1].slices(0, 0))] += 1  # type: ignore[attr-defined]
     monkeypatch.setattr(stream, kernel, wrong)
-    with pytest.raises(CeilingError, match=f"the {kernel} kernel"):
+    with pytest.raises(CeilingError, match=f"the {'int8 ' * (kernel == 'dot')}{kernel} kernel"):
         group[0].check()
 
 

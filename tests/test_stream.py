@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from membound.kernels.cpu import stream
-from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES, VNNI
+from membound.kernels.cpu.simd import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
+from membound.kernels.inputs import from_bf16
 
 PATTERNS = list(product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS)))
 
@@ -128,6 +129,18 @@ def test_the_dot_peak_computes_what_it_counts(threads: int) -> None:
     sums = stream.dot(threads, 3, rows, columns)
     np.testing.assert_array_equal(sums, np.tile(3 * expected, (threads, 1)))
     assert stream.dot_operations(threads, 3) == threads * 3 * 2 * rows.size * len(columns)
+
+
+@pytest.mark.skipif(not BF16_DOT, reason="this processor, or instruction set, has no AVX512-BF16")
+def test_the_peak_of_bfloat16_pairs_computes_what_it_counts() -> None:
+    rows, columns = stream.dot_operands("bf16")
+    left = from_bf16(rows).astype(np.int64).reshape(*rows.shape[:2], -1, 2)
+    expected = np.einsum("srlq,cq->rc", left, from_bf16(columns)).ravel()
+    np.testing.assert_array_equal(stream.dot(2, 3, rows, columns, "bf16"), np.tile(3 * expected, (2, 1)))
+    assert stream.dot_operations(2, 3, "bf16") == 2 * 3 * 2 * rows.size * len(columns)
+    dots = [loop for loop in inner_loops(stream._bf16_dot_kernel()) if "vdpbf16ps" in loop]
+    assert dots
+    assert all("(%rsp)" not in loop for loop in dots if "extract" not in loop)
 
 
 @pytest.mark.skipif(INSTRUCTION_SET == "plain", reason="the registers counted are those of AVX2 and AVX-512")

@@ -1,4 +1,4 @@
-"""What this processor can do at most: read, copy and triad bandwidth, float32 FMAs, int8 dot products.
+"""What this processor can do at most: read, copy and triad bandwidth, float32 FMAs, dot products of int8 and bfloat16.
 
 >>> values = allocate(1 << 30, threads=2)
 >>> place = arrange(values.size, threads=2, streams=8, window_bytes=64 << 20)
@@ -31,6 +31,7 @@ from membound.kernels.cpu.simd import (
     REGISTERS,
     add_lanes,
     add_tiles,
+    dot_bf16_broadcast,
     dot_u8_broadcast,
     fma_chains,
     fma_tile,
@@ -44,6 +45,7 @@ from membound.kernels.cpu.simd import (
     zeros,
     zeros_i32,
 )
+from membound.kernels.inputs import to_bf16
 
 F32 = npt.NDArray[np.float32]
 
@@ -62,8 +64,10 @@ STREAM_SHIFT = 8
 CHAINS = 3 * REGISTERS // 4
 """Independent FMAs: beyond latency 4 × 2 units, with registers left for the operands."""
 DOT_ROWS, DOT_COLUMNS = (4, 4) if REGISTERS == 32 else (2, 3)
+TOGETHER = {"int8": 4, "bf16": 2}
+"""Numbers in a lane."""
 DOT_STEPS = 64
-"""Steps of distinct int8 rows, 4 to 16 KiB: they stay in L1, and no product can be moved out of the loop."""
+"""Steps of distinct rows, 4 to 16 KiB: they stay in L1, and no product can be moved out of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,26 +296,57 @@ def _fma_kernel() -> Any:
     return peak_fma
 
 
-def dot_operations(threads: int, repeats: int) -> int:
-    """Operations of `dot`: a multiplication and an addition for each of the four bytes in every lane."""
-    return 2 * threads * repeats * DOT_STEPS * DOT_ROWS * DOT_COLUMNS * 4 * LANES
+def dot_operations(threads: int, repeats: int, fmt: str = "int8") -> int:
+    """Operations of `dot`: a multiplication and an addition for each of the 4 int8 or 2 bfloat16 in every lane."""
+    return 2 * threads * repeats * DOT_STEPS * DOT_ROWS * DOT_COLUMNS * LANES * TOGETHER[fmt]
 
 
-def dot_operands() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """Rows [DOT_STEPS, DOT_ROWS, 4·LANES] of 0..127 and columns [DOT_COLUMNS, 4] of −127..127."""
+def dot_operands(fmt: str = "int8") -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Rows [DOT_STEPS, DOT_ROWS, TOGETHER[fmt]·LANES] and columns [DOT_COLUMNS, TOGETHER[fmt]].
+
+    int8: rows of 0..127 as uint8, columns of −127..127. bf16: whole numbers of −3..3, as the bits of bfloat16.
+    """
     rng = np.random.default_rng(7)
-    rows = rng.integers(0, 128, (DOT_STEPS, DOT_ROWS, 4 * LANES), np.uint8)
-    return rows, rng.integers(-127, 128, (DOT_COLUMNS, 4), np.int8)
+    together = TOGETHER[fmt]
+    rows, columns = (DOT_STEPS, DOT_ROWS, together * LANES), (DOT_COLUMNS, together)
+    if fmt == "bf16":
+        left, right = (rng.integers(-3, 4, shape).astype(np.float32) for shape in (rows, columns))
+        return to_bf16(left), to_bf16(right)
+    return rng.integers(0, 128, rows, np.uint8), rng.integers(-127, 128, columns, np.int8)
 
 
 def dot(
-    threads: int, repeats: int, rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.int8]
-) -> npt.NDArray[np.int32]:
-    """Σ rows · columns over all steps and lanes, `repeats` times: [threads, DOT_ROWS·DOT_COLUMNS], modulo 2^32."""
-    sums = np.empty((threads, DOT_ROWS * DOT_COLUMNS), np.int32)
+    threads: int, repeats: int, rows: npt.NDArray[Any], columns: npt.NDArray[Any], fmt: str = "int8"
+) -> npt.NDArray[Any]:
+    """Σ rows · columns over all steps and lanes, `repeats` times: [threads, DOT_ROWS·DOT_COLUMNS].
+
+    int32, modulo 2^32, for int8; float32 for bf16, which only processors with BF16_DOT can do.
+    """
+    sums = np.empty((threads, DOT_ROWS * DOT_COLUMNS), np.float32 if fmt == "bf16" else np.int32)
     numba.set_num_threads(threads)
-    _dot_kernel()(rows.reshape(-1), columns.reshape(-1), repeats, sums)
+    if fmt == "bf16":
+        _bf16_dot_kernel()(rows.reshape(-1).view(np.int32), columns.reshape(-1).view(np.int32), repeats, sums)
+    else:
+        _dot_kernel()(rows.reshape(-1), columns.reshape(-1), repeats, sums)
     return sums
+
+
+@cache
+def _bf16_dot_kernel() -> Any:
+    TILE = DOT_ROWS * DOT_COLUMNS
+    STEP = DOT_ROWS * LANES
+
+    @kernel(parallel=True)
+    def peak_bf16_dot(rows: Any, columns: Any, repeats: Any, sums: Any) -> None:
+        for t in prange(sums.shape[0]):
+            acc = zeros(TILE)
+            for _ in range(repeats):
+                for i in range(0, rows.size, STEP):
+                    acc = dot_bf16_broadcast(acc, load_tile(rows, i, zeros_i32(DOT_ROWS)), columns, 0)
+            for i, total in enumerate(add_lanes(acc)):
+                sums[t, i] = total
+
+    return peak_bf16_dot
 
 
 @cache
