@@ -60,6 +60,7 @@ GOOD = """
 [ "$1" = - ] && { shift; cat >/dev/null; [[ $1 == *devices.json ]] && echo -n npu:0,npu:0+graph >"$2"; exit 0; }
 case "$*" in
     *"membound run"*) mkdir -p "$OUT/rows"; echo "$@" >"$OUT/asked"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
+    *"membound claim"*) echo "$@" >"$OUT/tried"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
     *"membound show"*"--json"*) echo "[]" ;;
     *"membound show"*"benchmarks.json --markdown"*) echo "| the kernels |" ;;
     *"membound show"*"--markdown"*) echo "| the table |" ;;
@@ -93,6 +94,17 @@ def test_the_table_of_the_benchmarks_stands_below_that_of_the_suite(tmp_path: Pa
     status, text = call(tmp_path, GOOD, BENCHMARKS="1")
     assert (status, text.count("FAIL")) == (0, 0)
     assert (tmp_path / "out/summary.md").read_text() == "| the table |\n| the kernels |\n"
+
+
+@pytest.mark.parametrize("slow", ["", "1"])
+def test_the_claim_is_tried_on_demand(tmp_path: Path, slow: str) -> None:
+    status, text = call(tmp_path, GOOD, CLAIM="1", CLAIM_SECONDS="7", SLOW=slow)
+    assert (status, text.count("FAIL")) == (0, 0)
+    out = tmp_path / "out"
+    asked = (out / "tried").read_text()
+    assert "--backends npu:0,npu:0+graph" in asked
+    assert f"--markdown {out / 'claim.md'}" in asked
+    assert ("the deadline of 7 s was reached" in (out / "claim.log").read_text()) is bool(slow)
 
 
 def test_benchmarks_that_wrote_nothing_are_told(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
         @numba.njit(parallel=True)
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             for row in prange(M):
-                one_row(row, x, at + row * stride, k, scratch)
+                one_row(np.intp(row), x, at + row * stride, k, scratch)
 
     return prepare
 

@@ -115,10 +115,10 @@ def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
     ) -> None:  # fmt: skip
         units = batch * kv_heads
         parts = np.empty(2 * threads * part_size(group, HEADS, dim), np.float32)
-        for thread in prange(threads):
+        for thread in prange(threads):  # unsigned in the loop's body: `walk` would be compiled for both
             walk(
                 q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-                context, units, kv_heads, group, dim, out, out_at, out_stride, parts, thread, threads,
+                context, units, kv_heads, group, dim, out, out_at, out_stride, parts, np.intp(thread), threads,
             )  # fmt: skip
         if units % threads:
             for thread in prange(threads):
