@@ -23,8 +23,9 @@ from membound.kernels import reference
 from membound.kernels.inputs import Inputs, make_inputs
 from membound.kernels.work import Work
 
-BURST_S = 1e-3
-"""A burst lasts about this long: long beside the clock's grain, short enough to find clean moments."""
+BURST_S = 2e-3
+"""A burst lasts about this long: as long as a window of the read ceiling, so that what both spend at their start, when
+nothing is on its way yet, weighs alike; short enough to find clean moments."""
 MAX_LAUNCHES = 32
 FITTING_LAUNCHES = 3
 LONG_BURSTS = 20

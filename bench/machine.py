@@ -42,6 +42,7 @@ def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
     cpus = sorted(os.sched_getaffinity(0))
     return {
         "cpu": info.get("model name") or info.get("Model") or platform.processor() or platform.machine(),
+        "cpu_model": _cpu_model(info),
         "architecture": platform.machine(),
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
         "cpus": len(cpus),
@@ -112,6 +113,13 @@ def _cpuinfo(proc: Path) -> dict[str, str]:
     block = (_text(proc / "cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in block.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu_model(info: dict[str, str]) -> str | None:
+    """Family, model and stepping: what tells processors apart whose hypervisor names the maker alone."""
+    names = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    found = [f"{word} {info[key]}" for word, key in names.items() if key in info]
+    return ", ".join(found) or None
 
 
 def _last_level_cache(sys: Path) -> tuple[int, str]:

@@ -189,8 +189,8 @@ def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
 
 
 def _ceilings(job: dict[str, Any], send: Send) -> None:
-    """Measure the limits of the machine."""
-    from membound.bench.ceilings import measure_ceilings
+    """Measure the limits of the machine, or with `only_read` its read bandwidth alone."""
+    from membound.bench.ceilings import measure_ceilings, measure_read_ceiling
     from membound.kernels.cpu.compile import watch_compilation
 
     def tell(phase: str) -> None:
@@ -199,7 +199,10 @@ def _ceilings(job: dict[str, Any], send: Send) -> None:
     tell("preparing")
     before = snapshot()
     with watch_compilation(lambda name: tell(f"compiling {name}")):
-        ceilings = measure_ceilings(job["threads"], job["quick"], tell)
+        if job.get("only_read"):
+            ceilings = [measure_read_ceiling(job["threads"], tell)]
+        else:
+            ceilings = measure_ceilings(job["threads"], job["quick"], tell)
     send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=delta(before, snapshot()))
 
 

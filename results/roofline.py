@@ -18,11 +18,13 @@ class Limits:
     """Measured ceilings of one case; None is "not measured in this run".
 
     read_bytes_per_s is the bandwidth that the row's `memory_ceiling` names: memory's, or a link's.
+    read_lowest_bytes_per_s is the lowest of its measurements: what was left where others use the memory too.
     """
 
     read_bytes_per_s: float | None
     compute_flops_per_s: float | None
     launch_s: float | None
+    read_lowest_bytes_per_s: float | None = None
 
 
 def device_class(backend: str) -> str:
@@ -76,6 +78,9 @@ def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
         read_bytes_per_s=_best(near, (row.memory_ceiling,)),
         compute_flops_per_s=_best(near, compute_ceilings(row.work)),
         launch_s=min(launches, default=None),
+        read_lowest_bytes_per_s=min(
+            (r.value for r in near if r.work == row.memory_ceiling and r.value is not None), default=None
+        ),
     )
 
 

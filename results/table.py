@@ -24,6 +24,8 @@ from membound.results.wording import amount, duration, rate, short
 
 NARROW = 80
 """Columns that are always enough."""
+MOVED = 0.1
+"""Measurements of a ceiling in one run that differ by more than this are told."""
 ABSENT = ("unsupported", "unavailable")
 LEGEND = (
     "time: median over processes (±: half of its 95 % interval). GB/s: 1e9 bytes of the work a second. "
@@ -179,11 +181,31 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
         )
         by = ", ".join(dict.fromkeys(filter(None, reasons))) or "unknown causes"
         yield Text(f"disturbed: {len(disturbed)} of {len(timed)} cases, by {by}", style="yellow")
-    open_ = Counter(x["verdict_reason"] for x in timed if x["verdict"] == "inconclusive")
+    moved = sorted(set(filter(None, map(_moved, timed))))
+    for text in moved:
+        yield Text(text, style="yellow")
+    open_ = Counter(_same(x["verdict_reason"]) for x in timed if x["verdict"] == "inconclusive")
     if open_:
         yield Text("inconclusive: " + "; ".join(f"{why} ({n})" for why, n in open_.items()), style="yellow")
-    if disturbed or open_:
+    if disturbed or moved or open_:
         yield Text()
+
+
+def _moved(line: dict[str, Any]) -> str | None:
+    """A ceiling whose measurements differ by more than MOVED: others use the memory too."""
+    best, lowest = line["read_ceiling_bytes_per_s"], line["read_ceiling_lowest_bytes_per_s"]
+    if not best or not lowest or lowest >= (1 - MOVED) * best:
+        return None
+    name = line["memory_ceiling"]
+    return (
+        f"{name} moved: {rate(lowest, 'bytes/s')} to {rate(best, 'bytes/s')} in this run; "
+        f"MBU is of the best, so up to {best / lowest:.2f} times too low"
+    )
+
+
+def _same(reason: str) -> str:
+    """A verdict's reason without the figures of one case."""
+    return reason.partition(": ")[0] if "ceiling moved" in reason else reason
 
 
 def benchmarks_view(rows: Sequence[Row]) -> Group:

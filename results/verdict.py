@@ -35,12 +35,14 @@ VERDICTS = ("memory", "compute", "overhead", "cache", "inconclusive")
 class Evidence:
     """What a verdict rests on. Times are seconds a launch; None is "not measured".
 
-    memory_s is bytes / read ceiling, compute_s is FLOPs / compute ceiling, launch_s the launch overhead.
+    memory_s is bytes / read ceiling, compute_s is FLOPs / compute ceiling, launch_s the launch overhead;
+    memory_most_s is bytes / the lowest measurement of the read ceiling, where there are several.
     """
 
     time_s: float
     time_ci_s: tuple[float, float] | None = None
     memory_s: float | None = None
+    memory_most_s: float | None = None
     compute_s: float | None = None
     launch_s: float | None = None
     working_set_bytes: int = 0
@@ -68,7 +70,8 @@ def judge(case: Evidence) -> Verdict:
        working set that the rotation does not push out.
     5. `inconclusive`: above a ceiling by more than CEILING_SLACK.
     6. `memory`: bytes are the longer term and near their ceiling at both ends of the interval.
-    7. `overhead`: both ceilings are known and neither is near at either end; else `inconclusive`.
+    7. `overhead`: both ceilings are known and neither is near at either end, nor the lowest measurement of the
+       memory ceiling; else `inconclusive`.
     """
     if not case.valid:
         return Verdict("inconclusive", "every replicate was disturbed")
@@ -108,6 +111,10 @@ def _near(case: Evidence, term: str, bound_s: float) -> Verdict:
         return Verdict(term, f"{bound_s / case.time_s:.0%} of the {name} ceiling")
     if high >= NEAR_CEILING:
         return Verdict("inconclusive", f"between {low:.0%} and {high:.0%} of the {name} ceiling")
+    most = (case.memory_most_s or 0.0) / fast_s
+    if most >= NEAR_CEILING:
+        ends = f"{(case.memory_s or 0.0) / case.time_s:.0%} of its best and {most:.0%} of its lowest"
+        return Verdict("inconclusive", f"the {case.memory_name} ceiling moved: {ends} measurement")
     if case.memory_s is None or case.compute_s is None:
         missing = "memory" if case.memory_s is None else "compute"
         return Verdict("inconclusive", f"far from the {name} ceiling, no {missing} ceiling was measured")

@@ -70,7 +70,7 @@ def test_the_short_measure_gives_the_read_ceiling_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(ceilings, "FINALISTS", 1)
     ceiling = ceilings.measure_read_ceiling(1, tell=lambda _: None)
     assert (ceiling.name, ceiling.unit) == ("read", "bytes/s")
-    assert ceiling.config["streams"] in (4, 8)
+    assert ceiling.config["streams"] in (2, 4, 8)
     assert ceiling.config["threads"] == 1
 
 

@@ -49,7 +49,7 @@ def test_last_level_cache_falls_back_and_says_so(tmp_path: Path) -> None:
 def test_fingerprint_reads_processor_and_flags(tmp_path: Path) -> None:
     write(
         tmp_path / "cpuinfo",
-        "model name\t: AMD EPYC 9654\nflags\t: fpu avx2 fma hypervisor\n\nmodel name : other",
+        "cpu family : 25\nmodel : 17\nmodel name\t: AMD EPYC 9654\nstepping : 1\nflags\t: fpu avx2 fma hypervisor\n\nmodel name : other",
     )
     write(tmp_path / "kernel/mm/transparent_hugepage/enabled", "always [madvise] never")
     write(tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave")
@@ -57,6 +57,7 @@ def test_fingerprint_reads_processor_and_flags(tmp_path: Path) -> None:
         (tmp_path / f"devices/system/node/node{node}").mkdir(parents=True)
     found = machine.fingerprint(tmp_path, tmp_path)
     assert (found["cpu"], found["isa"], found["hypervisor"]) == ("AMD EPYC 9654", ["fma", "avx2"], True)
+    assert found["cpu_model"] == "family 25, model 17, stepping 1"
     assert (found["huge_pages"], found["governor"], found["numa_nodes"]) == ("madvise", "powersave", 2)
 
 

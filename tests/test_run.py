@@ -295,13 +295,16 @@ def test_a_case_above_its_ceiling_has_it_measured_again(
     plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=1), 10**9)
     rows, heard, _ = executed(tmp_path, plan)
     kinds = [r.kind for r in rows]
-    assert kinds == ["ceiling", "case", "case"] + ["ceiling"] * above
+    assert kinds == ["ceiling", "case", "case", "ceiling"] + ["ceiling"] * above
     assert [r.config.get("above_ceiling", False) for r in rows if r.kind == "case"] == [above] * 2
     first = rows[0]
     assert (first.work, first.value, first.unit, first.backend) == ("read", read, "bytes/s", "cpu")
     assert (first.threads, first.samples_s, first.grade) == (1, [0.1], "unknown")
-    assert [j["job"] for j in scripted.jobs] == ["ceilings", "measure"] + ["ceilings"] * above
-    assert rows[-1].replicate == (1 if above else 0)
+    assert [j["job"] for j in scripted.jobs] == ["ceilings", "measure", "ceilings"] + ["ceilings"] * above
+    assert [j["only_read"] for j in scripted.jobs if j["job"] == "ceilings"] == [False, True, False][
+        : 2 + above
+    ]
+    assert rows[-1].replicate == (2 if above else 1)
     assert len(heard.notes) == above
 
 
@@ -317,8 +320,18 @@ def test_what_fits_the_cache_says_nothing_about_the_ceiling(
     scripted.script = staticmethod(script)
     plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=1), 10**9)
     rows, _, _ = executed(tmp_path, plan)
-    assert [r.kind for r in rows] == ["ceiling", "case", "case"]
-    assert all(r.config == {"above_ceiling": True} for r in rows[1:])
+    assert [r.kind for r in rows] == ["ceiling", "case", "case", "ceiling"]
+    assert all(r.config == {"above_ceiling": True} for r in rows[1:3])
+
+
+def test_the_read_ceiling_is_measured_again_after_each_replicate(
+    tmp_path: Path, scripted: type[FakeWorker]
+) -> None:
+    scripted.script = staticmethod(ceilings(1e12))
+    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=3), 10**9)
+    rows, _, _ = executed(tmp_path, plan)
+    assert [r.kind for r in rows] == ["ceiling"] + ["case", "case", "ceiling"] * 3
+    assert [r.replicate for r in rows if r.kind == "ceiling"] == [0, 1, 2, 3]
 
 
 def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, scripted: type[FakeWorker]) -> None:
@@ -335,7 +348,7 @@ def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, scripted: typ
         "crashed",
         "exit status 1: no OpenMP",
     )
-    assert [r.status for r in rows[1:]] == ["ok", "ok"]
+    assert [r.status for r in rows[1:]] == ["ok", "ok", "crashed"]
 
 
 def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case(

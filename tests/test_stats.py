@@ -74,6 +74,14 @@ def test_figures_follow_from_bytes_flops_and_ceilings():
     assert not figures["above_ceiling"]
 
 
+def test_the_lowest_measurement_of_the_read_ceiling_stands_beside_the_best():
+    rows = [case(samples=[0.01]), *(ceiling("read", v, "bytes/s") for v in (12.5e9, 20e9, 11e9))]
+    figures = line([*rows, ceiling("fma_f32", 2e12, "FLOP/s")])
+    assert (figures["read_ceiling_bytes_per_s"], figures["read_ceiling_lowest_bytes_per_s"]) == (20e9, 11e9)
+    assert figures["verdict"] == "inconclusive"
+    assert "the memory ceiling moved" in figures["verdict_reason"]
+
+
 def test_a_case_faster_than_its_ceiling_is_marked():
     figures = line([case(samples=[0.01]), ceiling("read", 5e9, "bytes/s")])
     assert figures["above_ceiling"]

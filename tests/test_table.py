@@ -125,6 +125,17 @@ def test_unsupported_cases_are_listed_once_for_each_reason():
     assert "gamma:cpu unavailable: not installed; pip install it" in shown
 
 
+def test_a_read_ceiling_that_moved_is_told():
+    rows = [case(), case("beta:cpu"), ceiling("read", 20e9, "bytes/s"), ceiling("read", 10e9, "bytes/s")]
+    shown = " ".join(text(run_view(rows)).split())
+    assert (
+        "read moved: 10.0 GB/s to 20.0 GB/s in this run; MBU is of the best, so up to 2.00 times too low"
+        in shown
+    )
+    steady = text(run_view([*rows[:3], ceiling("read", 19e9, "bytes/s")]))
+    assert "moved" not in steady
+
+
 def test_disturbances_and_open_verdicts_are_summed_up():
     reasons = ["CPU pressure 7.1% > 5%", "stolen time 3.0% > 1%"]
     rows = [

@@ -72,6 +72,14 @@ def test_the_reason_says_how_near():
     assert "measure the ceiling again" in judge(evidence(compute_s=1.3)).why
 
 
+@pytest.mark.parametrize(("most", "expected"), [(0.75, "inconclusive"), (0.65, "overhead")])
+def test_a_ceiling_that_moved_decides_nothing(most, expected):
+    verdict = judge(evidence(memory_s=0.5, memory_most_s=most))
+    assert verdict.name == expected
+    if expected == "inconclusive":
+        assert verdict.why == "the memory ceiling moved: 50% of its best and 75% of its lowest measurement"
+
+
 def test_every_verdict_is_a_known_word():
     grid = [evidence(memory_s=m, compute_s=c) for m in (None, 0.1, 0.8, 3.0) for c in (None, 0.1, 0.8, 3.0)]
     assert {judge(e).name for e in grid} <= set(VERDICTS)

@@ -70,10 +70,11 @@ def record(told: Told) -> dict[str, Any]:
 
 
 def heading(told: Told) -> str:
-    """The machine and the threads."""
+    """The machine, the last of its instruction sets (guests may know no more than the maker's name) and the threads."""
     meta = told.claim.meta
     cpu = meta.machine.get("cpu", "unnamed processor")
-    return f"{cpu}, {meta.threads} thread{'s' * (meta.threads != 1)}"
+    sets = meta.machine.get("isa") or [""]
+    return f"{cpu}{f' ({sets[-1]})' if sets[-1] else ''}, {meta.threads} thread{'s' * (meta.threads != 1)}"
 
 
 def provenance(told: Told) -> str:
