@@ -28,7 +28,7 @@ BURST_S = 2e-3
 nothing is on its way yet, weighs alike; short enough to find clean moments."""
 MAX_LAUNCHES = 32
 FITTING_LAUNCHES = 3
-LONG_BURSTS = 20
+LONG_BURSTS = 10
 """A launch that takes as long as so many bursts is one of its own, however much it was disturbed."""
 
 
