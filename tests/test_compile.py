@@ -6,7 +6,10 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +58,30 @@ def run(cache: Path, program: str = PROGRAM, *arguments: str) -> str:
         text=True,
         check=True,
     ).stdout.strip()
+
+
+class Slow(compile_module.CacheFile):
+    """Takes a while between reading the index and writing it."""
+
+    def _load_index(self) -> Any:
+        found = super()._load_index()
+        time.sleep(0.05)
+        return found
+
+
+def test_variants_saved_at_once_keep_their_own_code(tmp_path: Path) -> None:
+    """As from several processes: each saves through an object of its own."""
+    keys = [f"variant {i}" for i in range(6)]
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(lambda key: Slow(str(tmp_path), "kernel", 1).save(key, f"code of {key}"), keys))
+    cache = compile_module.CacheFile(str(tmp_path), "kernel", 1)
+    assert [cache.load(key) for key in keys] == [f"code of {key}" for key in keys]
+    assert cache.load("another") is None
+
+
+def test_kernels_take_turns_at_their_cache() -> None:
+    kernel = compile_module.kernel()(lambda x: x)
+    assert type(kernel._cache._cache_file) is compile_module.CacheFile
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:

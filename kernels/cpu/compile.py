@@ -9,6 +9,8 @@ The cache folder therefore carries a hash of every file of the kernels package t
 Numba names each function it compiles by a number counted from 1 in every process. Two variants of one
 function from a cached file and from this process then often have the same name, and the linker takes the one
 that it saw first: wrong numbers, or a crash. `_number_apart` begins to count elsewhere in each process.
+Numba gives a new entry of the cache the next free number without a lock, so that of two processes which compile
+variants of one kernel at once each may find the other's machine code under its own name. `CacheFile` takes turns.
 Kernels that come in variants are made by factory functions (`functools.cache`), so that a variant that
 is not used costs nothing; a factory's free variables must be numbers or strings, which hash alike in
 every process.
@@ -16,6 +18,7 @@ every process.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import os
@@ -30,6 +33,7 @@ import llvmlite
 import numba
 from numba.core import config, event
 from numba.core.bytecode import FunctionIdentity
+from numba.core.caching import IndexDataCacheFile
 
 NAMES_APART = 1 << 20
 """Functions that a process may compile before its names reach those of another."""
@@ -61,6 +65,31 @@ def cache_folder() -> Path:
     return Path(base) / "kernels" / digest.hexdigest()[:16]
 
 
+class CacheFile(IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's index of one function's compiled variants and their files, written by one process at a time."""
+
+    def save(self, key: Any, data: Any) -> None:
+        """Store an entry, as the base class does."""
+        with self._turn(fcntl.LOCK_EX):
+            super().save(key, data)
+
+    def load(self, key: Any) -> Any:
+        """An entry, or None."""
+        with self._turn(fcntl.LOCK_SH):
+            return super().load(key)
+
+    @contextmanager
+    def _turn(self, kind: int) -> Iterator[None]:
+        try:
+            lock = (Path(self._cache_path) / "lock").open("ab")
+        except OSError:  # nobody writes into a folder that we may not write into
+            yield
+            return
+        with lock:
+            fcntl.flock(lock, kind)
+            yield
+
+
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` with the disk cache in `cache_folder()`. Options are Numba's (parallel, fastmath, …)."""
 
@@ -70,6 +99,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         config.CACHE_DIR = str(cache_folder())  # Numba reads it when caching is enabled, not when used
         try:
             dispatcher.enable_caching()
+            dispatcher._cache._cache_file.__class__ = CacheFile
         finally:
             config.CACHE_DIR = before
         return dispatcher
