@@ -1,7 +1,8 @@
-"""Processes that run tests again, compiled for other instruction sets than this machine's best.
+"""Processes beside a whole session of tests, on the core that it leaves idle.
 
-Tests marked `instruction_set` run there. The processes start with the session and give way to it, so that they
-are done, or nearly, when test_instruction_sets.py asks for them.
+Some run the tests marked `instruction_set` again, compiled for other instruction sets than this machine's best. They
+are done, or nearly, when test_instruction_sets.py asks for them. One compiles ahead: it runs the late files that compile
+most, and the session finds their kernels in the cache when their turn comes. All give way to the session.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ CHILD = "MEMBOUND_TEST_INSTRUCTION_SET"
 MARK = "mark.instruction_set"
 FILES = [str(p) for p in sorted(Path(__file__).parent.glob("test_*.py")) if MARK in p.read_text()]
 NICENESS = 10
+AHEAD = "ahead"
+AHEAD_FILES = [str(Path(__file__).parent / f"test_{name}.py") for name in ("step", "numba_cpu", "linear")]
+"""The last first, as the session begins with the first."""
 Children = dict[str, "subprocess.Popen[str]"]
 CHILDREN = pytest.StashKey[Children]()
 
@@ -40,22 +44,20 @@ def runs_here(name: str) -> bool:
 
 
 def start(log: Path) -> Children:
-    """A process for each other instruction set; its output goes to a file of its name in the folder `log`."""
+    """A process for each other instruction set, and AHEAD; the output goes to a file of its name in the folder `log`."""
+    wanted = {name: ["-m", "instruction_set", *FILES] for name in OTHERS if runs_here(name)}
+    wanted[AHEAD] = AHEAD_FILES  # the session runs these tests itself: what they say here is for nobody
     started = {}
-    for name, settings in OTHERS.items():
-        if runs_here(name):
-            with (log / name).open("w") as output:
-                started[name] = subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                        *("-m", "instruction_set", *FILES),
-                    ],
-                    env=os.environ | settings | {CHILD: name},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    preexec_fn=_give_way,
-                )
+    for name, arguments in wanted.items():
+        with (log / name).open("w") as output:
+            started[name] = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+                env=os.environ | OTHERS.get(name, {}) | {CHILD: name},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                preexec_fn=_give_way,
+            )
     return started
 
 
