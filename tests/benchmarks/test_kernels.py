@@ -19,6 +19,10 @@ from membound.kernels.work import FORMATS, KV_FORMATS, parse
 from membound.results.roofline import device_class
 from membound.results.wording import short
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning"
+)  # torch's own, while it compiles
+
 GPU_DEVICES = ("numba:cuda", "torch:cuda", "onnxruntime:cuda")
 """Asked for on every machine, so that a run without a GPU says what it left out."""
 
