@@ -50,7 +50,7 @@ from membound.kernels.cpu.simd import (
     tile_of_columns,
     to_f32,
     to_f32_tile,
-    weigh_bytes,
+    weigh_words,
     zeros_i32,
 )
 from membound.kernels.inputs import from_bf16, to_bf16
@@ -239,17 +239,19 @@ def test_pairs_of_bfloat16_meet_pairs_from_memory() -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_of_bytes_weigh_columns() -> None:
+def test_pairs_of_words_are_weighed() -> None:
     @probe
-    def run(out: Any, a: Any, b: Any, c: Any) -> None:
-        acc = load_tile(c, 0, zeros_i32(6))
-        store_tile(out, 0, weigh_bytes(acc, a, 1, load_tile(b, 0, zeros_i32(3))))
+    def run(out: Any, acc: Any, weights: Any, pairs: Any) -> None:
+        sums = load_tile(acc, 0, zeros_i32(6))
+        store_tile(out, 0, weigh_words(sums, weights, 1, 5, load_tile(pairs, 0, zeros_i32(4)), 2))
 
-    a, b, c = rng.integers(0, 128, 12, np.uint8), signed(12 * LANES), ints(6 * LANES)
-    a[4:8], b[:8] = 127, -127
-    y = result(run, a.view(np.int32), b, c, count=6 * LANES, dtype=np.int32)
-    sums = products(b, a[4:]).transpose(1, 0, 2)
-    np.testing.assert_array_equal(y, c + sums.ravel())
+    acc = ints(6 * LANES)
+    weights, pairs = (rng.integers(-(1 << 14), 1 << 14, n, np.int16) for n in (2 * 9, 2 * 4 * LANES))
+    y = result(run, acc, weights.view(np.int32), pairs.view(np.int32), count=6 * LANES, dtype=np.int32)
+    left = weights.astype(np.int32).reshape(9, 2)
+    left = np.stack([left[1:4], left[6:9]])  # pair, row, word
+    right = pairs.astype(np.int32).reshape(2, 2, LANES, 2)
+    np.testing.assert_array_equal(y, acc + np.einsum("piw,pjlw->ijl", left, right).ravel())
 
 
 def test_dot_products_of_nibbles_are_exact_at_the_extremes() -> None:

@@ -15,19 +15,19 @@ from membound.kernels.cpu.simd import (
     dot_s16_tile,
     fold_lanes,
     gather_lanes,
-    interleave_rows,
+    interleave_words,
     load,
     load_bytes,
+    load_grid,
     load_next,
     load_tile,
     load_words_each,
-    pack_rows,
+    pair_lanes,
     row_starts,
     store,
     store_int16,
     store_tile,
     sums_vector,
-    weigh_tile,
     zeros_i32,
 )
 
@@ -43,16 +43,14 @@ def test_rows_far_apart_stop_at_the_last() -> None:
     assert result(run, 2, 3, 9, count=4, dtype=np.int64).tolist() == [1020, 1050, 1080, 1090]
 
 
-def test_rows_are_added_with_a_weight_for_each_sum() -> None:
+def test_a_grid_of_vectors_is_loaded() -> None:
     @probe
-    def run(out: Any, acc: Any, weights: Any, rows: Any) -> None:
-        sums = load_next(acc, 0, 2, "f32")
-        store_tile(out, 0, weigh_tile(sums, load_next(weights, 0, 6, "f32"), load_next(rows, 0, 3, "f32")))
+    def run(out: Any, a: Any) -> None:
+        store_tile(out, 0, load_grid(a, 3, 50, 2, 3))
 
-    acc, weights, rows = floats(2 * LANES), floats(6 * LANES), floats(3 * LANES)
-    products = weights.astype(float).reshape(3, 2, LANES) * rows.reshape(3, 1, LANES)
-    y = result(run, acc, weights, rows, count=2 * LANES)
-    np.testing.assert_allclose(y, acc + products.sum(0).ravel(), rtol=1e-5, atol=1e-5)
+    a = floats(53 + 3 * LANES)
+    y = result(run, a, count=6 * LANES)
+    np.testing.assert_array_equal(y, np.concatenate([a[3:][: 3 * LANES], a[53:][: 3 * LANES]]))
 
 
 def test_scaled_rows_are_added_to_memory() -> None:
@@ -144,30 +142,28 @@ def test_words_and_their_dot_products() -> None:
     np.testing.assert_array_equal(result(dots, a, b, c, count=6 * LANES, dtype=np.int32), expected)
 
 
-def test_four_rows_of_bytes_are_interleaved() -> None:
+def test_words_of_two_rows_are_interleaved() -> None:
     @probe
     def run(out: Any, a: Any) -> None:
-        store_tile(out, 0, interleave_rows(a, (0, 100, 200, 300, 400), 1, 3))
+        store_tile(out, 0, interleave_words(load_tile(a, 0, zeros_i32(4))))
 
-    a = signed(400 + 3 + 4 * LANES)
-    y = result(run, a, count=4 * LANES, dtype=np.int32).view(np.int8).reshape(4, LANES, 4)
-    for vector, lane, row in np.ndindex(y.shape):
-        byte = lane // 4 * 16 + 4 * vector + lane % 4
-        assert y[vector, lane, row] == a[100 * (row + 1) + 3 + byte]
+    a = rng.integers(-(1 << 15), 1 << 15, (4, 2 * LANES), np.int16)
+    y = result(run, a.reshape(-1), count=4 * LANES, dtype=np.int32).view(np.int16).reshape(2, 2, LANES, 2)
+    for pair, half, lane, row in np.ndindex(y.shape):
+        assert y[pair, half, lane, row] == a[2 * pair + row, lane // 4 * 8 + 4 * half + lane % 4]
 
 
-@pytest.mark.parametrize("step", [n for n in (1, 2, 4) if 4 * n <= LANES])
-def test_seven_bits_of_four_lanes_are_packed(step: int) -> None:
+@pytest.mark.parametrize("step", [n for n in (1, 2, 4) if 2 * n <= LANES])
+def test_low_halves_of_two_lanes_are_paired(step: int) -> None:
     @probe
     def run(out: Any, a: Any) -> None:
-        store(out, 0, pack_rows(load_bytes(a, 0), step, 3))
+        store(out, 0, pair_lanes(load_bytes(a, 0), step))
 
     a = ints(LANES)
-    y = result(run, a.view(np.int8), dtype=np.int32).view(np.uint8).reshape(LANES, 4)
-    bits = (a.view(np.uint32) >> np.uint32(3)) & np.uint32(127)
-    for lane in range(LANES):
-        first = lane // (4 * step) * 4 * step + lane % step
-        np.testing.assert_array_equal(y[lane], bits[first::step][:4])
+    y = result(run, a.view(np.int8), dtype=np.int32).view(np.int16).reshape(LANES, 2)
+    low = a.astype(np.int16)
+    np.testing.assert_array_equal(y[:, 0], low)
+    np.testing.assert_array_equal(y[:-step, 1], low[step:])
 
 
 def test_low_halves_are_stored() -> None:

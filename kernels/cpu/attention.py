@@ -139,7 +139,7 @@ def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
         at: Any, scales_at: Any, capacity: Any, context: Any, units: Any, kv_heads: Any,
         group: Any, dim: Any, out: Any, out_at: Any, out_stride: Any, parts: Any, thread: Any, threads: Any,
     ) -> None:  # fmt: skip
-        query, factors, scores, packed, rows_bytes, part = workspace(group, dim)
+        query, factors, scores, worth, part = workspace(group, dim)
         first, final = thread * units * context // threads, (thread + 1) * units * context // threads
         while first < final:
             unit = first // context
@@ -150,7 +150,7 @@ def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
             row = unit * capacity + begin
             attend_part(
                 query, factors, k, v, k_scales, v_scales, at + row * dim, scales_at + row, group, dim, tokens,
-                scores, packed, rows_bytes, part,
+                scores, worth, part,
             )  # fmt: skip
             if tokens == context:
                 finish(part, group, dim, out, out_at + b * out_stride + h * group * dim)
@@ -172,17 +172,14 @@ def _aligned(size: Any) -> Any:
 
 
 def _make_workspace(g: Grouping) -> Any:
-    """workspace(group, dim): a thread's arrays: query, factors, scores, packed weights, rows of V, part."""
-    HEADS, ROWS, BLOCK = g.heads, g.rows, g.block
-    PACKED = g.block if g.method == "integer" else 0
+    """workspace(group, dim): a thread's arrays: query, factors, scores, worth, part."""
+    HEADS, BLOCK = g.heads, g.block
 
     @numba.njit
     def workspace(group: Any, dim: Any) -> Any:
         flat = chunks_of(group, HEADS) * LANES
-        packed = _aligned(2 * PACKED * flat).view(np.int32)
-        rows_bytes = _aligned(PACKED * ROWS * dim // 4).view(np.int8)
         part = _aligned(part_size(group, HEADS, dim))
-        return _aligned(part.size), _aligned(flat), _aligned(BLOCK * flat), packed, rows_bytes, part
+        return _aligned(part.size), _aligned(flat), _aligned(BLOCK * flat), _aligned(flat), part
 
     return workspace
 
@@ -196,7 +193,7 @@ def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
     def attend_part(
         query: Any, factors: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
         at: Any, scales_at: Any, group: Any, dim: Any, tokens: Any,
-        scores: Any, packed: Any, rows_bytes: Any, part: Any,
+        scores: Any, worth: Any, part: Any,
     ) -> None:  # fmt: skip
         chunks = chunks_of(group, HEADS)
         flat = chunks * LANES
@@ -221,8 +218,7 @@ def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
                 stride,
                 last,
                 sums,
-                packed,
-                rows_bytes,
+                worth,
             )
 
     return attend_part

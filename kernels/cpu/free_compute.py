@@ -28,7 +28,6 @@ from numba.extending import overload
 from membound.kernels.cpu.attention import make_attend
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.float_panels import make_add_columns
-from membound.kernels.cpu.grouping import PREFETCH_BYTES as CACHE_PREFETCH_BYTES
 from membound.kernels.cpu.grouping import Grouping, grouping
 from membound.kernels.cpu.linear import prepare
 from membound.kernels.cpu.pack import aligned_bytes
@@ -40,7 +39,6 @@ from membound.kernels.cpu.simd import (
     add,
     add_lanes,
     add_tiles,
-    broadcast_next,
     far_starts,
     fma_chains,
     fma_tile,
@@ -52,13 +50,12 @@ from membound.kernels.cpu.simd import (
     row_starts,
     splat,
     store,
-    store_each,
     store_grid,
     sums_vector,
     tile_of_columns,
-    weigh_tile,
     zeros,
 )
+from membound.kernels.cpu.values import make_add_tile
 from membound.kernels.work import FORMATS, DecodeAttention, Linear, Work
 
 CHAINS = 8
@@ -250,8 +247,7 @@ def _steps(g: Grouping) -> int:
 
 
 def _loaded_scores(g: Grouping) -> Any:
-    KV, ROWS, HEADS, LINE = g.kv, g.rows, g.heads, g.line
-    AHEAD = CACHE_PREFETCH_BYTES * g.line // 64
+    KV, ROWS, HEADS, LINE, AHEAD = g.kv, g.rows, g.heads, g.line, g.ahead
     STEP, EACH = _steps(g) * LANES, max(1, g.rows // CHAINS)
 
     @numba.njit
@@ -279,27 +275,19 @@ def _loaded_scores(g: Grouping) -> Any:
 
 
 def _loaded_values(g: Grouping) -> Any:
-    KV, ROWS, HEADS, LINE = g.kv, g.rows, g.heads, g.line
-    AHEAD = CACHE_PREFETCH_BYTES * g.line // 64
+    add_tile = make_add_tile(g, _steps(g))
     STEP, EACH = _steps(g) * LANES, max(1, g.rows // CHAINS)
 
     @numba.njit
     def add_values(
         weights: Any, v: Any, numbers: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
-        begin: Any, end: Any, stride: Any, last: Any, sums: Any, packed: Any, rows_bytes: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
     ) -> None:  # fmt: skip
         half = splat(numbers[HALF])
         chains, rounds = load_next(numbers, 0, CHAINS, "f32"), int(numbers[DOSE]) * EACH
-        heads = far_starts(0, dim, HEADS)
         for t in range(begin, end):
-            rows = row_starts(t, stride, last, ROWS, at, dim)
-            shares = broadcast_next(weights, (t - begin) * LANES, LANES)
-            for first in range(0, dim, STEP):
-                for d in range(first, first + STEP, LANES):
-                    if AHEAD and d % LINE == 0:
-                        prefetch_each(v, rows, d + AHEAD)
-                    added = weigh_tile(load_each(sums, heads, d, "f32"), shares, load_each(v, rows, d, KV))
-                    store_each(sums, heads, d, added, "cached")
+            for d in range(0, dim, STEP):
+                add_tile(weights, (t - begin) * LANES, v, at, t, stride, last, 0, dim, d, sums)
                 for _ in range(rounds):
                     chains = fma_chains(chains, half, half)
         store(sums, 0, add(load(sums, 0, "f32"), _zero(chains, numbers[NOTHING])))

@@ -22,10 +22,12 @@ BLOCK_TOKENS = 512
 the streams of K and V take turns seldom. On a Zen 5, 512 beat 256 by 1-11 % (f32, bf16, int8; one and two threads) and,
 compiled for AVX2, by 7-20 %."""
 
-PREFETCH_BYTES = (2048 if AMD else 1024) if AVX512 else 0
-"""How far ahead of each stream to ask for cache lines. On a Zen 5 with one thread 2048 beat 1024 by 6 % (int8), 9 %
-(f32) and 26 % (bf16) and none by a third to two thirds; two threads, which share what the memory gives, are within 4 %.
-1024 was measured on an Emerald Rapids; no help on a Zen 3."""
+PREFETCH_BYTES = (
+    {"f32": 2048, "bf16": 3072, "int8": 3072} if AMD else dict.fromkeys(("f32", "bf16", "int8"), 1024)
+)
+"""How far ahead of each stream to ask for cache lines, with AVX-512. On a Zen 5 with one thread, asking 2048 bytes ahead beat
+1024 by 6 % (f32) and 24 % (bf16), and not asking by a third to two thirds; 3072 beat 2048 by 5 % in bf16 and by
+3 % in int8, and lost 2 % in f32. 1024 was measured on an Emerald Rapids; no help on a Zen 3, so AVX2 asks for nothing."""
 
 INTEGER = VNNI or (AVX2 and not AVX512)
 """Whether the machine multiplies int8 and int16 faster than it widens them to float32."""
@@ -59,13 +61,25 @@ class Grouping:
         """Elements of the cache in 64 bytes."""
         return 64 // {"f32": 4, "bf16": 2, "int8": 1}[self.kv]
 
+    @property
+    def ahead(self) -> int:
+        """Elements between one that is used and one that is asked for; 0: none is."""
+        return PREFETCH_BYTES[self.kv] * self.line // 64 if AVX512 else 0
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a row of V whose weighted sums are in registers together.
+
+        A line of float32, four vectors of what must be widened: 4 and 2 % more than four and two on a Zen 5.
+        """
+        return self.line // LANES if self.kv == "f32" else 4
+
 
 @cache
 def grouping(kv: str, group: int, dim: int) -> Grouping:
     """The tiles on this machine for `group` query heads a KV head, each `dim` wide."""
-    most = 4 if LANES == 16 else 2
-    heads = min(most, 1 << (group - 1).bit_length())
     method = "scalar" if dim % LANES else "float"
-    if kv == "int8" and INTEGER and dim % (4 * LANES) == 0:
+    if kv == "int8" and INTEGER and dim % (2 * LANES) == 0:
         method = "integer"
-    return Grouping(kv, heads, method)
+    most = 4 if LANES == 16 or method == "integer" else 2
+    return Grouping(kv, min(most, LANES // 2, 1 << (group - 1).bit_length()), method)

@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.grouping import PREFETCH_BYTES, Grouping
+from membound.kernels.cpu.grouping import Grouping
 from membound.kernels.cpu.simd import (
     LANES,
     absolute,
@@ -136,7 +136,7 @@ def hide_padding(g: Grouping, fill: Any) -> Any:
 
 def _float(g: Grouping) -> Any:
     KV, ROWS, HEADS, LINE = g.kv, g.rows, g.heads, g.line
-    AHEAD, SCALED = PREFETCH_BYTES * g.line // 64, g.kv == "int8"
+    AHEAD, SCALED = g.ahead, g.kv == "int8"
 
     @numba.njit
     def fill(
@@ -163,7 +163,7 @@ def _float(g: Grouping) -> Any:
 
 
 def _integer(g: Grouping) -> Any:
-    ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, PREFETCH_BYTES
+    ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
     WORDS = 2 * LANES
 
     @numba.njit

@@ -858,6 +858,24 @@ def add_scaled_tile(typing: Any, acc: Any, tile: Any, rows: Any) -> Any:
 
 
 @intrinsic
+def load_grid(typing: Any, array: Any, index: Any, row: Any, rows: Any, columns: Any) -> Any:
+    """A tile of rows · columns float32 vectors: (i, j) from array[index + i·row + j·LANES] on."""
+    height, width = literal_value(rows), literal_value(columns)
+    if height is None or width is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile = []
+        for i in range(height):
+            start = builder.add(args[1], builder.mul(args[2], ir.IntType(64)(i)))
+            first = _address(context, builder, sig, args, 0, start, _VF)
+            tile += [builder.load(builder.gep(first, [_I(j)]), align=4) for j in range(width)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, height * width)(array, types.intp, types.intp, rows, columns), codegen
+
+
+@intrinsic
 def store_grid(typing: Any, array: Any, index: Any, row: Any, column: Any, tile: Any, rows: Any) -> Any:
     """Vector (i, j) of a tile with `rows` rows to array[index + i·row + j·column] on."""
     n = literal_value(rows)
@@ -961,20 +979,6 @@ def row_starts(typing: Any, row: Any, step: Any, last: Any, count: Any, start: A
 
     i = types.intp
     return types.UniTuple(i, n)(i, i, i, count, i, i), codegen
-
-
-@intrinsic
-def weigh_tile(typing: Any, acc: Any, weights: Any, rows: Any) -> Any:
-    """acc[j] + Σ weights[i·len(acc) + j] · rows[i]: rows of a matrix added with a weight for each sum."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        sums, factors = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], weights.count)
-        for i, row in enumerate(_unpack(builder, args[2], rows.count)):
-            for j in range(acc.count):
-                sums[j] = _multiply_add(builder, factors[i * acc.count + j], row, sums[j])
-        return context.make_tuple(builder, sig.return_type, sums)
-
-    return acc(acc, weights, rows), codegen
 
 
 @intrinsic
@@ -1114,51 +1118,40 @@ def _interleave(builder: Any, a: Any, b: Any, high: bool) -> Any:
 
 
 @intrinsic
-def interleave_rows(typing: Any, array: Any, starts: Any, first: Any, index: Any) -> Any:
-    """4·LANES bytes of four rows, from starts[first…first+3] + index on: a lane holds one byte of each row.
+def interleave_words(typing: Any, tile: Any) -> Any:
+    """Neighbouring vectors of int16 in pairs: lane l of vector 2i + j has the numbers (l//4)·8 + 4·j + l%4 of 2i and 2i + 1.
 
-    Lane l of vector j is byte (l//4)·16 + 4·j + l%4 of the rows: pieces of 128 bits stay where they are.
+    Pieces of 128 bits stay where they are.
     """
-    n = literal_value(first)
+    if tile.count % 2:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = ir.VectorType(_W, 2 * LANES)
+        rows = [builder.bitcast(row, words) for row in _unpack(builder, args[0], tile.count)]
+        pairs = [
+            builder.bitcast(_interleave(builder, a, b, high), _VI)
+            for a, b in zip(rows[::2], rows[1::2], strict=True)
+            for high in (False, True)
+        ]
+        return context.make_tuple(builder, sig.return_type, pairs)
+
+    return tile(tile), codegen
+
+
+@intrinsic
+def pair_lanes(typing: Any, value: Any, step: Any) -> Any:
+    """The low 16 bits of each lane and, above them, those of the lane `step` further on."""
+    n = literal_value(step)
     if n is None:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bytes_, words = ir.VectorType(_B, 4 * LANES), ir.VectorType(_W, 2 * LANES)
-        rows = []
-        for start in _unpack(builder, args[1], starts.count)[n : n + 4]:
-            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[3]), bytes_)
-            rows.append(builder.load(pointer, align=1))
-        tile = []
-        for high in (False, True):
-            upper, lower = (
-                builder.bitcast(_interleave(builder, a, b, high), words) for a, b in (rows[:2], rows[2:])
-            )
-            tile += [builder.bitcast(_interleave(builder, upper, lower, top), _VI) for top in (False, True)]
-        return context.make_tuple(builder, sig.return_type, tile)
+        further = ir.Constant(_VI, [(i + n) % LANES for i in range(LANES)])
+        upper = builder.shl(builder.shuffle_vector(args[0], args[0], further), _splat(_I, 16))
+        return builder.or_(builder.and_(args[0], _splat(_I, 0xFFFF)), upper)
 
-    return types.UniTuple(I32, 4)(array, starts, first, types.intp), codegen
-
-
-@intrinsic
-def pack_rows(typing: Any, value: Any, step: Any, shift: Any) -> Any:
-    """Seven bits of each lane, from bit `shift` on, with those of the lanes step, 2·step, 3·step away.
-
-    A lane then holds four bytes, of lanes i, i + step, … in that order, the same in all four lanes.
-    """
-    n, low = literal_value(step), literal_value(shift)
-    if n is None or low is None:
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.and_(builder.lshr(args[0], _splat(_I, low)), _splat(_I, 127))
-        packed = builder.shl(bits, ir.Constant(_VI, [8 * (i // n % 4) for i in range(LANES)]))
-        for width in (n, 2 * n):
-            swapped = ir.Constant(_VI, [i ^ width for i in range(LANES)])
-            packed = builder.or_(packed, builder.shuffle_vector(packed, packed, swapped))
-        return packed
-
-    return I32(I32, step, shift), codegen
+    return I32(I32, step), codegen
 
 
 @intrinsic
@@ -1194,19 +1187,24 @@ def add_scaled_each(typing: Any, array: Any, starts: Any, tile: Any, factors: An
 
 
 @intrinsic
-def weigh_bytes(typing: Any, acc: Any, array: Any, index: Any, columns: Any) -> Any:
-    """acc[i·len(columns) + j] += dot(row i, columns[j]), exact.
+def weigh_words(typing: Any, acc: Any, array: Any, index: Any, step: Any, pairs: Any, columns: Any) -> Any:
+    """acc[i·columns + j] + Σ dot2(array[index + p·step + i], pairs[p·columns + j]): int16 in pairs, int32 sums.
 
-    Row i is the four unsigned bytes of int32 array[index + i], within 0..127; columns signed in −127..127.
+    The array is of 32 bits; each of its numbers, two int16, meets all lanes of a vector.
     """
+    apart, n = literal_value(step), literal_value(columns)
+    if apart is None or n is None:
+        return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        sums, right = _unpack(builder, args[0], acc.count), _unpack(builder, args[3], columns.count)
+        sums, right = _unpack(builder, args[0], acc.count), _unpack(builder, args[4], pairs.count)
         pointer = _address(context, builder, sig, args, 1, args[2], _I)
-        for place in range(acc.count):
-            i, j = divmod(place, columns.count)
-            row = _broadcast(builder, builder.load(builder.gep(pointer, [_I(i)]), align=4))
-            sums[place] = _dot4_unsigned(builder, sums[place], row, right[j])
+        for p in range(pairs.count // n):
+            for i in range(acc.count // n):
+                word = builder.load(builder.gep(pointer, [_I(p * apart + i)]), align=4)
+                weights = _broadcast(builder, word)
+                for j in range(n):
+                    sums[i * n + j] = _dot2(builder, sums[i * n + j], weights, right[p * n + j])
         return context.make_tuple(builder, sig.return_type, sums)
 
-    return acc(acc, array, types.intp, columns), codegen
+    return acc(acc, array, types.intp, step, pairs, columns), codegen
