@@ -12,7 +12,7 @@ import numpy as np
 
 from membound.kernels.cpu.block_panels import make_blocks
 from membound.kernels.cpu.panels import make_share
-from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     add_scaled_tile,
@@ -50,7 +50,7 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     UNROLL = STEP if STEP > 1 else COLUMNS_A_ROUND
     add_columns = make_add_columns(FMT, TOKENS)
     LINES = max(1, UNROLL * COLUMN // 64)
-    AHEAD = PREFETCH_BYTES
+    AHEAD = recipe.ahead
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:

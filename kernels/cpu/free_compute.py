@@ -32,7 +32,7 @@ from membound.kernels.cpu.grouping import Grouping, grouping
 from membound.kernels.cpu.linear import prepare
 from membound.kernels.cpu.pack import aligned_bytes
 from membound.kernels.cpu.panels import make_share
-from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, PANEL_PADDING, PREFETCH_BYTES, Recipe, choose
+from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe, choose
 from membound.kernels.cpu.scores import hide_padding
 from membound.kernels.cpu.simd import (
     LANES,
@@ -146,7 +146,7 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
     UNROLL = max(4, TOGETHER)
     add_columns = make_add_columns(FMT, 1)
     LINES = max(1, UNROLL * COLUMN // 64)
-    AHEAD = PREFETCH_BYTES
+    AHEAD = recipe.ahead
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from membound.kernels.cpu.panels import make_share
-from membound.kernels.cpu.recipe import BLOCK, PANEL_PADDING, PREFETCH_BYTES, Recipe
+from membound.kernels.cpu.recipe import PANEL_PADDING, Recipe
 from membound.kernels.cpu.simd import (
     LANES,
     NIBBLE_WORDS,
@@ -48,8 +48,8 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     SUMS = PANELS * TOKENS
     STRIDE = SUMS * LANES
     WORD = 4 * LANES
-    AHEAD = PREFETCH_BYTES
-    COLUMNS = 4 * BLOCK if TILES > 1 else 1 << 40
+    AHEAD = recipe.ahead
+    COLUMNS = recipe.integer_block if TILES > 1 else 1 << 40
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
@@ -95,8 +95,8 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
     GROUP = FORMATS[recipe.format].group
     SCALES = 2 * LANES
     RECORD = SCALES + LANES * GROUP // 2
-    AHEAD = PREFETCH_BYTES
-    GROUPS = max(1, 4 * BLOCK // GROUP) if TILES > 1 else 1 << 40
+    AHEAD = recipe.ahead
+    GROUPS = recipe.integer_block // GROUP if TILES > 1 else 1 << 40
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
