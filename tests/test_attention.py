@@ -98,6 +98,7 @@ def test_the_method_follows_format_and_head_size() -> None:
     assert grouping("int8", 4, 5 * LANES).method == "float"
     assert grouping("f32", 4, 5 * LANES + 1).method == "scalar"
     assert [grouping("f32", group, 128).heads for group in (1, 2)] == [1, 2]
+    assert grouping("int8", 4, 128).heads == (2 if INSTRUCTION_SET == "plain" else 4)
     assert Grouping("f32", 2, "float").rows * 2 == LANES
 
 

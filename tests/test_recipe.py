@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from membound.kernels.cpu.amx import AMX_BF16
+from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.recipe import COLUMNS_A_LOAD, MOST_PANELS, MOST_STREAMED, choose
-from membound.kernels.cpu.simd import BF16_DOT, REGISTERS
+from membound.kernels.cpu.simd import BF16_DOT, LANES, REGISTERS
 from membound.kernels.work import FORMATS
 
 CASES = [
@@ -41,6 +41,16 @@ def test_blocks_are_whole_loads_and_groups(fmt: str, m: int) -> None:
     recipe = choose(fmt, "float", m)
     assert recipe.block % COLUMNS_A_LOAD.get(fmt, 1) == 0
     assert recipe.block % (FORMATS[fmt].group or 1) == 0
+
+
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt.startswith("int")])
+def test_integer_kernels_of_several_rounds_ask_for_the_next_block(fmt: str) -> None:
+    recipes = [choose(fmt, "int8", m) for m in range(1, 65)]
+    several = [recipe for recipe in recipes if recipe.method == "integer" and recipe.tiles > 1]
+    assert several or AMX_INT8
+    for recipe in several:
+        assert recipe.integer_block % (FORMATS[fmt].group or 4) == 0
+        assert recipe.ahead == recipe.integer_block * LANES * FORMATS[fmt].bits // 8 > 0
 
 
 def test_pairs_where_the_processor_multiplies_them() -> None:
