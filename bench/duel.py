@@ -67,7 +67,11 @@ class _Limit:
 
     @property
     def best(self) -> Pattern:
-        """The fastest pattern."""
+        """The fastest pattern.
+
+        The best of six medians lies above the machine's own: by 1 % with one thread of a Zen 5 and 8 rounds, by some 4 %
+        with two whose bandwidth jumps meanwhile. A limit thus errs against the contestants, never for them.
+        """
         return max(self.patterns, key=lambda p: p.rate)
 
 
