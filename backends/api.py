@@ -5,7 +5,7 @@ checking and storing; a backend never measures itself and never reports bytes or
 **no silent fallback** — a device, dtype or provider that is not what was asked for is an error.
 
     class Mine(Backend):
-        def open(self, device): return Device("mine:cpu", "my processor")
+        def open(self, device, threads): return Device("mine:cpu", "my processor")
         def supports(self, work): return None if work.kind == "linear" else "only linear"
         def prepare(self, work, inputs): self.w = [dequantize(inputs.weight(s)) for s in range(inputs.slots)]; ...
         def launch(self, slot): self.y = self.x @ self.w[slot].T
@@ -14,12 +14,7 @@ checking and storing; a backend never measures itself and never reports bytes or
 
 Register it under the entry-point group ``membound.backends``: ``mine = "package.module:Mine"``.
 
-Errors:
-
-    MemboundError                 one line for the user, exit status 2
-    ├── BackendUnavailable        the runtime or device is not there; carries the command that would help
-    ├── Unsupported               the runtime cannot do this work; becomes an `unsupported` row
-    └── FallbackRefused           the runtime answered with something other than what was asked for
+Errors to raise are those of `membound.errors`: BackendUnavailable, Unsupported, FallbackRefused.
 """
 
 from __future__ import annotations
@@ -34,6 +29,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
 
 if TYPE_CHECKING:
     from membound.kernels.inputs import Inputs
@@ -52,27 +49,6 @@ __all__ = [
     "Unsupported",
     "cpu_name",
 ]
-
-
-class MemboundError(Exception):
-    """The root of all errors that a user can do something about."""
-
-
-class BackendUnavailable(MemboundError):
-    """The runtime or the device is not there. `remedy` is a command that would help, or ''."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
-
-
-class Unsupported(MemboundError):
-    """The runtime turned out, while preparing, to be unable to do this work."""
-
-
-class FallbackRefused(MemboundError):
-    """The runtime silently chose another device, dtype or provider than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

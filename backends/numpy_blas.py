@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported, cpu_name
+from membound.backends.api import Backend, Device, cpu_name
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import LinearInputs
 from membound.kernels.work import Linear
 

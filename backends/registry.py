@@ -2,7 +2,7 @@
 
 >>> names()
 ('numba', 'numpy', 'onnxruntime', 'torch')
->>> create("torch:cpu+compile")        # imports membound.backends.pytorch, not yet torch
+>>> create("torch:cpu+compile")        # imports membound.backends.pytorch.backend, not yet torch
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import difflib
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from membound.backends.api import Backend, BackendUnavailable, MemboundError
+from membound.backends.api import Backend
+from membound.errors import BackendUnavailable, MemboundError
 
 GROUP = "membound.backends"
 

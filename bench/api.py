@@ -12,15 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from membound.backends.registry import names
-from membound.bench.machine import available_memory_bytes, fingerprint
-from membound.bench.plan import Options, Plan, make_plan
-from membound.bench.progress import Reporter, Silent
-from membound.bench.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
-from membound.bench.run import execute
-from membound.bench.runs import DEFAULT_OUT, rows_of
-from membound.bench.setup import Choice, check_threads, choose_backends, parse_pythons, split, split_works
+from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
+from membound.bench.planning.choice import (
+    Choice,
+    check_threads,
+    choose_backends,
+    parse_pythons,
+    split,
+    split_works,
+)
+from membound.bench.planning.plan import Options, Plan, make_plan
+from membound.bench.run.execute import execute
+from membound.bench.run.progress import Reporter, Silent
+from membound.bench.run.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
+from membound.results.runs import DEFAULT_OUT, rows_of
 from membound.results.stats import summarize
 from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
 

@@ -17,9 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
-import membound
-from membound.bench.claim_commands import claim, claim_report
-from membound.bench.cli_options import (
+from membound.bench.commands.claim import claim, claim_report
+from membound.bench.commands.cuda_build import cuda_build
+from membound.bench.commands.env import app as environment_app
+from membound.bench.commands.export_model import export_model
+from membound.bench.commands.options import (
     MOST_SEED,
     Backends,
     Debug,
@@ -31,10 +33,9 @@ from membound.bench.cli_options import (
     console,
     print_json,
 )
-from membound.bench.cuda_build import cuda_build
-from membound.bench.environment_commands import app as environment_app
-from membound.bench.export_command import export_model
-from membound.bench.runs import DEFAULT_OUT
+from membound.errors import MemboundError
+from membound.results.runs import DEFAULT_OUT
+from membound.version import __version__
 
 app = typer.Typer(
     name="membound",
@@ -59,7 +60,7 @@ RunName = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"membound {membound.__version__}")
+        typer.echo(f"membound {__version__}")
         raise typer.Exit
 
 
@@ -81,8 +82,8 @@ def list_(
 
     A backend that is not there is listed with the reason and, where one helps, the command to install it.
     """
-    from membound.bench.listing import Listing, listing_view
-    from membound.bench.setup import check_threads, parse_pythons
+    from membound.bench.commands.listing import Listing, listing_view
+    from membound.bench.planning.choice import check_threads, parse_pythons
 
     listing = Listing.gather(check_threads(None), parse_pythons(python or ()), out)
     if as_json:
@@ -128,9 +129,9 @@ def run(
 
     Prints what it picked, a table, and where the rows are. Ctrl-C keeps what is done.
     """
-    from membound.bench.plan import Options
-    from membound.bench.session import resume_session, run_session
-    from membound.bench.setup import check_threads, parse_pythons, split, split_works
+    from membound.bench.planning.choice import check_threads, parse_pythons, split, split_works
+    from membound.bench.planning.plan import Options
+    from membound.bench.run.session import resume_session, run_session
 
     talk = console(stderr=as_json)
     if resume is not None:
@@ -182,7 +183,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show stored runs: ceilings, then each work with its backends, fastest first."""
-    from membound.bench.runs import rows_of
+    from membound.results.runs import rows_of
 
     _one_format(as_json, as_markdown)
     rows = rows_of(run, out)
@@ -192,11 +193,11 @@ def show(
         print_json(records(summarize(rows)))
         return
     if as_markdown:
-        from membound.results.markdown import run_markdown
+        from membound.results.views.markdown import run_markdown
 
         typer.echo(run_markdown(rows), nl=False)
         return
-    from membound.results.table import run_view
+    from membound.results.views.table import run_view
 
     console().print(run_view(rows))
 
@@ -218,14 +219,14 @@ def compare(
     """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
     from membound.bench import api
     from membound.results.stats import records
-    from membound.results.table import compare_view
+    from membound.results.views.table import compare_view
 
     _one_format(as_json, as_markdown)
     lines = records(api.compare(a, b, backends, force, out))
     if as_json:
         print_json(lines)
     elif as_markdown:
-        from membound.results.markdown import compare_markdown
+        from membound.results.views.markdown import compare_markdown
 
         typer.echo(compare_markdown(lines), nl=False)
     else:
@@ -251,15 +252,15 @@ def duel(
 
     Use it to say which backend is faster on a noisy machine: a slow minute hits all contestants alike.
     """
-    from membound.bench.process import SPIN_COUNT
+    from membound.bench.protocol.process import SPIN_COUNT
 
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read once, when OpenMP is loaded
-    from membound.bench.duel import duel as hold
-    from membound.bench.setup import check_threads, choose_backends, refuse_environments, split
-    from membound.bench.suites import check_weights
+    from membound.bench.measure.duel import duel as hold
+    from membound.bench.planning.choice import check_threads, choose_backends, refuse_environments, split
+    from membound.bench.planning.suites import check_weights
     from membound.kernels.work import parse
     from membound.results.stats import plain
-    from membound.results.table import duel_view
+    from membound.results.views.table import duel_view
 
     count, parsed, progress = check_threads(threads), parse(work), console(stderr=True)
     check_weights(parsed, seed)
@@ -302,29 +303,8 @@ def _status(arguments: list[str], debug: bool) -> int:
         # The reader went away, as `| head` does; Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except _user_errors() as error:
+    except MemboundError as error:
         return _refuse(str(error), debug)
-
-
-USER_ERRORS = (
-    ("membound.backends.api", "MemboundError"),
-    ("membound.kernels.cuda.compile", "CompileError"),
-    ("membound.kernels.export", "ExportError"),
-    ("membound.kernels.work", "SpecError"),
-    ("membound.results.compare", "CompareError"),
-    ("membound.results.experiments", "ExperimentsError"),
-    ("membound.results.observation", "ObservationError"),
-    ("membound.results.report.charts", "ReportUnavailable"),
-    ("membound.results.report.markdown", "MarksMissing"),
-    ("membound.results.row", "RowError"),
-    ("membound.results.store", "StoreError"),
-)
-"""Errors that a user can do something about."""
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The classes of USER_ERRORS; a module that was not imported cannot have raised its own."""
-    return tuple(getattr(sys.modules[module], name) for module, name in USER_ERRORS if module in sys.modules)
 
 
 def _refuse(message: str, debug: bool) -> int:

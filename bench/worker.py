@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from membound.backends import registry
-from membound.backends.api import Backend, BackendUnavailable, MemboundError
-from membound.bench.machine import pick_cpus
-from membound.bench.telemetry import delta, snapshot
-from membound.bench.timing import Budget
+from membound.backends.api import Backend
+from membound.bench.machine.fingerprint import pick_cpus
+from membound.bench.machine.telemetry import delta, snapshot
+from membound.bench.measure.timing import Budget
+from membound.errors import BackendUnavailable, MemboundError
 
 Send = Callable[..., None]
 
@@ -99,7 +100,7 @@ def _fields_but_id(device: dict[str, Any]) -> dict[str, Any]:
 
 def _measure(job: dict[str, Any], send: Send) -> None:
     """Measure the job's works one after the other, after the backend's own ceilings if they are asked for."""
-    from membound.bench.case import Case, run_case
+    from membound.bench.measure.case import Case, run_case
     from membound.kernels.cpu.compile import watch_compilation
 
     if job.get("asked"):
@@ -129,8 +130,8 @@ def _measure(job: dict[str, Any], send: Send) -> None:
 
 def _offer(job: dict[str, Any], send: Send) -> None:
     """What the backend says it can do of the experiments asked about; if it fails, its ceilings and arms say how."""
-    from membound.bench.arms import Arm
-    from membound.bench.offers import offered
+    from membound.bench.claim.arms import Arm
+    from membound.bench.claim.offers import offered
 
     asked = {int(number): [Arm(**arm) for arm in arms] for number, arms in job["asked"].items()}
     try:
@@ -142,7 +143,7 @@ def _offer(job: dict[str, Any], send: Send) -> None:
 
 def _trial(job: dict[str, Any], send: Send) -> None:
     """Measure the arms of an experiment."""
-    from membound.bench.trial import run_trial, trial_of
+    from membound.bench.claim.trial import run_trial, trial_of
     from membound.kernels.cpu.compile import watch_compilation
 
     now: list[int] = []
@@ -158,9 +159,9 @@ def _trial(job: dict[str, Any], send: Send) -> None:
 
 def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
     """What the backend itself can do at most; its failure is told as a ceiling, and the works go on."""
-    from membound.bench.ceilings import Ceiling, measure_backend_ceilings
-    from membound.bench.device_ceilings import measure_device_ceilings
-    from membound.bench.device_counters import device_delta, open_counters
+    from membound.bench.ceilings.cpu import Ceiling, measure_backend_ceilings
+    from membound.bench.ceilings.device import measure_device_ceilings
+    from membound.bench.machine.counters import device_delta, open_counters
     from membound.kernels.cpu.compile import watch_compilation
 
     def tell(phase: str) -> None:
@@ -190,7 +191,7 @@ def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
 
 def _ceilings(job: dict[str, Any], send: Send) -> None:
     """Measure the limits of the machine, or with `only_read` its read bandwidth alone."""
-    from membound.bench.ceilings import measure_ceilings, measure_read_ceiling
+    from membound.bench.ceilings.cpu import measure_ceilings, measure_read_ceiling
     from membound.kernels.cpu.compile import watch_compilation
 
     def tell(phase: str) -> None:

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
+from membound.errors import MemboundError
 from membound.kernels.inputs import LayerWeights, ModelInputs
 from membound.kernels.models import Model
+from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
 
 DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}
 """Weight format to its names in safetensors and in config.json."""
@@ -39,7 +40,7 @@ Array = npt.NDArray[Any]
 Layer = Callable[[int], LayerWeights]
 
 
-class ExportError(ValueError):
+class ExportError(MemboundError, ValueError):
     """A model cannot be exported; the message says why and what to do."""
 
 

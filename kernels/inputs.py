@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.models import Model
+from membound.kernels.weights.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.work import (
     FORMATS,
     LATENT_DIM,
@@ -66,7 +66,7 @@ class Weight:
 class KVCache:
     """Keys and values of one layer, [batch, kv_heads, tokens, head_dim] in `format` as in `Weight`.
 
-    fp8 values are uint8 codes of e4m3 (membound.kernels.fp8), without a scale. int8 caches carry
+    fp8 values are uint8 codes of e4m3 (membound.kernels.weights.fp8), without a scale. int8 caches carry
     float32 scales [batch, kv_heads, tokens]; otherwise the scales are None. Of a latent cache, v is a
     view of the first 512 columns of k and the two scales are the same array.
     """
@@ -159,7 +159,7 @@ class AttentionInputs:
     def page_table(self, slot: int) -> npt.NDArray[np.int32]:
         """Where the pages of each sequence lie, [batch, pages of a sequence]: all pages shuffled.
 
-        Empty without `page`. `membound.kernels.pages` lays a cache out accordingly.
+        Empty without `page`. `membound.kernels.weights.pages` lays a cache out accordingly.
         """
         shape = (self.work.batch, pages_of(self.work))
         rng = np.random.default_rng((self.seed, slot, 1 << 22))
@@ -234,11 +234,11 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None) -> Model
     prompted = isinstance(work, Prefill) or work.cache == "prompt"
     source: WeightSource
     if work.shape.folder:
-        from membound.kernels.checkpoint import Checkpoint
+        from membound.kernels.weights.checkpoint import Checkpoint
 
         source = Checkpoint(work.shape, work.weight, seed)
     else:
-        from membound.kernels.random_model import RandomSource
+        from membound.kernels.weights.random_model import RandomSource
 
         source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN)
     if not prompted:

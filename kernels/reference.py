@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels import fp8
 from membound.kernels.inputs import (
     AttentionInputs,
     Inputs,
@@ -30,6 +29,7 @@ from membound.kernels.inputs import (
     to_bf16,
 )
 from membound.kernels.models import Model
+from membound.kernels.weights import fp8
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 F64 = npt.NDArray[np.float64]

@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
+from membound.errors import MemboundError
 from membound.kernels.models import Model, get_model
 
 ACTIVATION_BYTES = 4
 MAX_DIMENSION = 1 << 31
 
 
-class SpecError(ValueError):
+class SpecError(MemboundError, ValueError):
     """A work's text or one of its values is wrong. The message names the part and what is allowed."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from membound.errors import MemboundError
 from membound.results.row import Row
 from membound.results.stats import (
     BOOTSTRAP_SEED,
@@ -43,7 +44,7 @@ COLUMNS = {
 """Columns of `compare` and what they hold."""
 
 
-class CompareError(ValueError):
+class CompareError(MemboundError, ValueError):
     """The two sides cannot be compared; the message says why and what would help."""
 
 

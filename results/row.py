@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from membound.errors import MemboundError
 from membound.results.fields import is_number, read_json, wrong_field, wrong_version
 
 SCHEMA_VERSION = 2
@@ -43,7 +44,7 @@ MEASURED = {
 """Entries of free-form fields that figures are made from: numbers, or null where nothing could be read."""
 
 
-class RowError(ValueError):
+class RowError(MemboundError, ValueError):
     """A row cannot be read: malformed, or written by a newer membound."""
 
 
@@ -104,11 +105,11 @@ class Row:
     config: dict[str, Any] = field(default_factory=dict)
     """A ceiling's array sizes, streams, threads; a case's variant settings."""
     telemetry: dict[str, Any] = field(default_factory=dict)
-    """Counters beside the replicate: see bench/machine.py."""
+    """Counters beside the replicate: see bench/machine/fingerprint.py."""
     grade: str = "unknown"
     grade_reasons: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
-    """The machine's fingerprint: CPU, caches, memory, kernel; see bench/machine.py."""
+    """The machine's fingerprint: CPU, caches, memory, kernel; see bench/machine/fingerprint.py."""
     versions: dict[str, str] = field(default_factory=dict)
     """Packages of the interpreter that measured."""
     command: str = ""

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar, cast
 
+from membound.errors import MemboundError
 from membound.results.exchange import pytest_benchmark as exchange
 from membound.results.row import Row, RowError
 
@@ -41,7 +42,7 @@ class Line(Protocol):
         ...
 
 
-class StoreError(OSError):
+class StoreError(MemboundError, OSError):
     """A row file or its folder cannot be read or written. One line that names it and the cause."""
 
 

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from membound.bench import claim
-from membound.bench.claim import Claiming
-from membound.bench.claim_plan import ClaimPlan, make_claim_plan
-from membound.bench.plan import Options
-from membound.bench.progress import Silent
-from membound.results.claim import load_claim
-from membound.results.experiments import load_experiments
-from membound.results.observation import Observation
+from membound.bench.claim import execute as claim
+from membound.bench.claim.execute import Claiming
+from membound.bench.claim.plan import ClaimPlan, make_claim_plan
+from membound.bench.planning.plan import Options
+from membound.bench.run.progress import Silent
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.file import load_claim
+from membound.results.claim.observation import Observation
 from membound.results.store import RunWriter
 
 REGISTER = load_experiments()

@@ -10,9 +10,9 @@ from observations import meta, seen
 from rows import ceiling
 from worlds import PEAK, READ, World
 
-from membound.results.claim import Claim, new_claim_path
-from membound.results.experiments import load_experiments
-from membound.results.observation import Observation
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.file import Claim, new_claim_path
+from membound.results.claim.observation import Observation
 from membound.results.store import RunWriter
 
 AS_CLAIMED = World(processes=4)

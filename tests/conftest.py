@@ -25,7 +25,7 @@ def in_benchmarks(path: Path) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the threads of every pool."""
-    from membound.bench.machine import default_threads
+    from membound.bench.machine.fingerprint import default_threads
 
     named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
     threads = default_threads() if named or only_benchmarks(config) else min(2, os.cpu_count() or 1)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from membound.backends import pytorch
 from membound.backends.api import Accelerator
-from membound.backends.pytorch import PyTorch
+from membound.backends.pytorch import backend as pytorch
+from membound.backends.pytorch.backend import PyTorch
 
 FACTS = Accelerator(1 << 30, 1 << 16, 132, "9.0", "0000:04:00.0")
 

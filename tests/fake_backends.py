@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pytest
 
 from membound.backends import registry
-from membound.backends.api import Accelerator, Backend, BackendUnavailable, Device, Limit, Tokens
+from membound.backends.api import Accelerator, Backend, Device, Limit, Tokens
+from membound.errors import BackendUnavailable
 from membound.kernels import prompt, reference
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.work import Work

@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from membound.bench import api, run
-from membound.bench.ceilings import Ceiling
-from membound.bench.plan import Cell, Options, make_plan
-from membound.bench.progress import Silent
-from membound.bench.resume import find_cut, partial_of
-from membound.bench.telemetry import delta, snapshot
+from membound.bench import api
+from membound.bench.ceilings.cpu import Ceiling
+from membound.bench.machine.telemetry import delta, snapshot
+from membound.bench.planning.plan import Cell, Options, make_plan
+from membound.bench.run.execute import execute as run
+from membound.bench.run.progress import Silent
+from membound.bench.run.resume import find_cut, partial_of
 from membound.results.row import Row
 from membound.results.store import RunWriter, StoreError, load_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from membound.results.observation import ClaimMeta, Observation
+from membound.results.claim.observation import ClaimMeta, Observation
 
 WORK = "linear:n=4096,k=4096,m=1,weight=f32,act=float"
 

@@ -12,20 +12,20 @@ import fake_backends
 import pytest
 from test_device_counters import FakeNvml
 
-from membound.bench import case as case_module
-from membound.bench.case import Case, run_case
-from membound.bench.contestant import ColdMemory, Refused, enter
-from membound.bench.plan import Options, make_plan
-from membound.bench.progress import Silent
-from membound.bench.run import execute
-from membound.bench.timing import Budget
-from membound.kernels.cuda import gpu
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.bench.measure import case as case_module
+from membound.bench.measure.case import Case, run_case
+from membound.bench.measure.contestant import ColdMemory, Refused, enter
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.run.execute import execute
+from membound.bench.run.progress import Silent
+from membound.kernels.cuda.device import gpu
+from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.store import RunWriter
-from membound.results.table import notes
+from membound.results.views.table import notes
 
 WORK = "linear:n=16,k=32,m=2,weight=f32"
 BUDGET = Budget(warmup_s=0.0, timing_s=0.001, samples=3, sample_s=1e-5, device_samples=3)
@@ -82,7 +82,7 @@ def test_ceilings_that_were_too_low_are_measured_again_through_the_backend(fakes
     plan = make_plan(["gpu:gpu:0", "gpu:gpu:0+offload"], [WORK], options, 10**9)
     no_machine = replace(plan, repeats=0)
     with RunWriter(fakes / "run.jsonl") as writer, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("membound.bench.run._run_ceilings", lambda *_, **__: None)
+        patch.setattr("membound.bench.run.execute._run_ceilings", lambda *_, **__: None)
         rows = execute(no_machine, writer, Silent())
     ceilings = [
         (r.backend, r.work, r.replicate, r.value) for r in rows if r.work in ("read", "host_to_device_pinned")

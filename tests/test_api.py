@@ -4,11 +4,12 @@ from rows import LINEAR, case, run_rows, write
 
 import membound
 from membound.backends import registry
-from membound.bench import api, setup
-from membound.bench.plan import HIGH_REPLICATES
-from membound.bench.probe import Found
-from membound.bench.progress import Lines, Silent, progress_on
-from membound.bench.setup import choose_backends, split, split_works
+from membound.bench import api
+from membound.bench.planning import choice as setup
+from membound.bench.planning.choice import choose_backends, split, split_works
+from membound.bench.planning.plan import HIGH_REPLICATES
+from membound.bench.planning.probe import Found
+from membound.bench.run.progress import Lines, Silent, progress_on
 from membound.results.stats import COLUMNS
 
 NAME = registry.names()[0]

@@ -7,10 +7,10 @@ from math import isclose
 
 import pytest
 
-from membound.bench.arms import Arm, arms_of, loaded_elements, named
-from membound.bench.scene import Scene
+from membound.bench.claim.arms import Arm, arms_of, loaded_elements, named
+from membound.bench.claim.scene import Scene
 from membound.kernels.work import DecodeAttention, Linear, Step, parse
-from membound.results.experiments import Experiment, load_experiments
+from membound.results.claim.experiments import Experiment, load_experiments
 
 SCENE = Scene(cache_bytes=300 << 20, room_bytes=16 << 30, ridge=11.0, thieves=1)
 REGISTER = load_experiments()

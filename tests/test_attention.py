@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.cpu.attention import attend, attention_kernel
-from membound.kernels.cpu.grouping import Grouping, grouping
+from membound.kernels.cpu.attention.decode import attend, attention_kernel
+from membound.kernels.cpu.matmul.grouping import Grouping, grouping
 from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES
 from membound.kernels.inputs import KVCache, random_cache
 

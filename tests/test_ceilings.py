@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from membound.backends.api import Backend, Device, Unsupported
-from membound.bench import ceilings, patterns
-from membound.bench.patterns import CeilingError, Pattern
-from membound.bench.turns import Turn
+from membound.backends.api import Backend, Device
+from membound.bench.ceilings import cpu as ceilings
+from membound.bench.ceilings.cpu import patterns
+from membound.bench.ceilings.patterns import CeilingError, Pattern
+from membound.bench.measure.turns import Turn
+from membound.errors import Unsupported
 from membound.kernels import reference
-from membound.kernels.cpu import stream
 from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.simd import BF16_DOT
 from membound.kernels.inputs import Inputs
 from membound.kernels.work import Linear, Work

@@ -6,12 +6,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from membound.bench import cli
-from membound.bench.plan import Options, make_plan
-from membound.bench.suites import PlanError
-from membound.kernels.checkpoint import Checkpoint
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.planning.suites import PlanError
 from membound.kernels.inputs import dequantize, from_bf16, make_inputs, quantize, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import compute, relative_error
+from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.work import FORMATS, parse
 
 CONFIG = {
@@ -93,7 +93,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_matrices_come_in_the_format_of_the_work(folder, dtype, fmt, monkeypatch):
-    monkeypatch.setattr("membound.kernels.checkpoint.CHUNK_ELEMENTS", 128 * 9)
+    monkeypatch.setattr("membound.kernels.weights.checkpoint.CHUNK_ELEMENTS", 128 * 9)
     model, tensors = folder(dtype=dtype)
     layer = Checkpoint(model, fmt, 1).layer(1)
     assert list(layer.matrices) == list(model.layer_matrices)

@@ -11,12 +11,12 @@ import fake_backends
 import pytest
 from claim_workers import PEAK, READ, FakeWorker, ceilings, honest, outcome, planned, run
 
-from membound.bench import claim
-from membound.bench.arms import Arm
-from membound.bench.claim import Claiming
-from membound.bench.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.claim import execute as claim
+from membound.bench.claim.arms import Arm
+from membound.bench.claim.execute import Claiming
+from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.kernels.work import Linear, parse
-from membound.results.observation import Observation
+from membound.results.claim.observation import Observation
 
 
 @pytest.fixture

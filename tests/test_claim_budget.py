@@ -6,10 +6,10 @@ from math import inf
 
 import pytest
 
-from membound.bench.claim_budget import PREFERENCE, RESERVE, Budget, named_pairs
-from membound.results.conclusion import DIRECT
-from membound.results.experiments import load_experiments
-from membound.results.judgement import CONTROL
+from membound.bench.claim.budget import PREFERENCE, RESERVE, Budget, named_pairs
+from membound.results.claim.conclusion import DIRECT
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.judge import CONTROL
 
 
 def budget(**costs_s: dict[int, float]) -> Budget:

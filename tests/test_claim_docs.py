@@ -6,9 +6,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from membound.results.experiments import TEXTS, load_experiments
-from membound.results.finding import VERDICTS
-from membound.results.observation import ClaimMeta, Observation
+from membound.results.claim.experiments import TEXTS, load_experiments
+from membound.results.claim.finding import VERDICTS
+from membound.results.claim.observation import ClaimMeta, Observation
 from membound.results.report.markdown import CLAIMS, EXPERIMENTS, experiments_markdown, replaced
 
 DOC = (Path(__file__).parent.parent / "docs/claim.md").read_text()

@@ -6,9 +6,9 @@ import pytest
 from observations import meta, seen
 from rows import ceiling, run_rows, write
 
-from membound.bench.runs import stored_runs
-from membound.results.claim import claim_files, load_claim, new_claim_path
-from membound.results.observation import ObservationError
+from membound.results.claim.file import claim_files, load_claim, new_claim_path
+from membound.results.claim.observation import ObservationError
+from membound.results.runs import stored_runs
 from membound.results.store import RunWriter, StoreError, load_rows
 
 

@@ -10,11 +10,11 @@ import claim_workers
 import pytest
 from claim_workers import REGISTER, FakeWorker, honest, planned, run
 
-from membound.bench import claim
-from membound.bench.claim import Claiming
-from membound.bench.process import WorkerDiedError
-from membound.results.judgement import judge_claim
-from membound.results.observation import NO_TIME, SKIPPED
+from membound.bench.claim import execute as claim
+from membound.bench.claim.execute import Claiming
+from membound.bench.protocol.process import WorkerDiedError
+from membound.results.claim.judge import judge_claim
+from membound.results.claim.observation import NO_TIME, SKIPPED
 
 
 @pytest.fixture

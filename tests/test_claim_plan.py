@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from membound.bench.arms import arms_of
-from membound.bench.claim_plan import (
+from membound.bench.claim.arms import arms_of
+from membound.bench.claim.plan import (
     TIME_LIMIT_S,
     ClaimError,
     fitting,
@@ -15,9 +15,9 @@ from membound.bench.claim_plan import (
     parse_only,
     plain_devices,
 )
-from membound.bench.plan import Options, PlanError
-from membound.bench.scene import Scene
-from membound.results.experiments import load_experiments
+from membound.bench.claim.scene import Scene
+from membound.bench.planning.plan import Options, PlanError
+from membound.results.claim.experiments import load_experiments
 
 REGISTER = load_experiments()
 OPTIONS = Options(threads=1)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from membound.bench import claim, claim_session
+from membound.bench.claim import execute as claim
+from membound.bench.claim import session as claim_session
 from membound.bench.cli import main
-from membound.bench.probe import Found
-from membound.bench.setup import Choice
-from membound.results.claim import load_claim
-from membound.results.experiments import load_experiments
+from membound.bench.planning.choice import Choice
+from membound.bench.planning.probe import Found
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.file import load_claim
 from membound.results.row import STATUSES
 
 READ, PEAK = 2e10, 2e11

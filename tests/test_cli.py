@@ -11,8 +11,10 @@ from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows, write
 
 import membound
 from membound.backends import registry
-from membound.bench import api, cli, listing, setup
-from membound.bench.probe import Found
+from membound.bench import api, cli
+from membound.bench.commands import listing
+from membound.bench.planning import choice as setup
+from membound.bench.planning.probe import Found
 from membound.results.row import SCHEMA_VERSION
 
 HERE, ELSEWHERE = registry.names()[:2]
@@ -156,7 +158,8 @@ assert not loaded, loaded
 def test_list_loads_no_runtime_and_no_pandas(tmp_path):
     code = f"""
 import sys
-from membound.bench import cli, listing
+from membound.bench import cli
+from membound.bench.commands import listing
 listing.probe = lambda *a: []
 try:
     cli.main(["list"])
@@ -448,7 +451,7 @@ def test_a_folder_that_refuses_writing_is_told_before_anything_starts(
 @pytest.fixture
 def fake_duel(monkeypatch):
     """Stand in for the duel: the first backend is twice as fast as the second, the third is wrong."""
-    duel = pytest.importorskip("membound.bench.duel")
+    duel = pytest.importorskip("membound.bench.measure.duel")
     calls = []
 
     def hold(work, backends, threads, rounds, seed, tell):

@@ -19,7 +19,7 @@ from membound.kernels.cpu.compile import cache_folder, compiled_sources
 PROGRAM = """
 import numpy as np
 from membound.kernels.cpu.compile import watch_compilation
-from membound.kernels.generate import fill_f32
+from membound.kernels.weights.generate import fill_f32
 names = []
 with watch_compilation(names.append):
     out = np.zeros(4, np.float32)
@@ -30,9 +30,9 @@ print(out.any(), names)
 VARIANTS = """
 import sys
 import numpy as np
-from membound.kernels.cpu.linear import linear_kernel
-from membound.kernels.cpu.pack import aligned_bytes
-from membound.kernels.cpu.recipe import choose
+from membound.kernels.cpu.matmul.linear import linear_kernel
+from membound.kernels.cpu.matmul.pack import aligned_bytes
+from membound.kernels.cpu.matmul.recipe import choose
 
 for m in map(int, sys.argv[1:]):
     n, k = 40, 24

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels.cuda import simulator
-from membound.kernels.cuda.attention import (
+from membound.kernels.cuda.attention.cache_layout import lay_out
+from membound.kernels.cuda.attention.cache_tiles import Tiles, unsupported
+from membound.kernels.cuda.attention.decode import (
     attention_kernel,
     combine_kernel,
     gain,
     grid,
     plan_splits,
 )
-from membound.kernels.cuda.cache_layout import lay_out
-from membound.kernels.cuda.cache_tiles import Tiles, unsupported
+from membound.kernels.cuda.device import simulator
 from membound.kernels.inputs import AttentionInputs, make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import DecodeAttention, parse

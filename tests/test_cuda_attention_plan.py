@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from membound.kernels.cuda.attention_plan import prepare_attention, unsupported_attention
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.cuda.attention.plan import prepare_attention, unsupported_attention
+from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.inputs import AttentionInputs, make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import DecodeAttention, LatentAttention, parse

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from membound.backends.numba_cuda import NumbaCuda
+from membound.backends.numba.cuda import NumbaCuda
 from membound.bench.cli import main
-from membound.kernels.cuda import cubins, linear
-from membound.kernels.cuda.attention_plan import prepare_attention
+from membound.kernels.cuda.attention.plan import prepare_attention
 from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of, loaded_kernels
 from membound.kernels.cuda.compile import CompileError
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.step import prepare_step
+from membound.kernels.cuda.device import cubins
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.matmul import linear
+from membound.kernels.cuda.step.step import prepare_step
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, make_inputs
 from membound.kernels.work import parse
 
@@ -165,8 +166,8 @@ def test_the_catalogue_has_what_a_step_binds(options):
 )
 def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
     work, gpu = parse(spec), RecordingGpu(8)
-    monkeypatch.setattr("membound.kernels.cuda.gpu.open_gpu", lambda ordinal: gpu)
-    monkeypatch.setattr("membound.backends.numba_cuda._start", lambda launches: None)
+    monkeypatch.setattr("membound.kernels.cuda.device.gpu.open_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("membound.backends.numba.cuda._start", lambda launches: None)
     backend = NumbaCuda()
     backend.open("cuda", 1)
     backend.add_arithmetic(work, 3)

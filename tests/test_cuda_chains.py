@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels.cuda import chains, emulation
-from membound.kernels.cuda.chains import CHAINS, ROUND, THREADS, bind_fma, constants, fma_flops, fma_sums
 from membound.kernels.cuda.compile import WARP, Kernel
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.cuda.device import emulation
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments import chains
+from membound.kernels.cuda.instruments.chains import (
+    CHAINS,
+    ROUND,
+    THREADS,
+    bind_fma,
+    constants,
+    fma_flops,
+    fma_sums,
+)
 
 CHAIN = re.compile(r"\s*(R\d+), (R\d+), R\d+, \2\s*")
 """v = half · v + half: the same register is factor and addend."""

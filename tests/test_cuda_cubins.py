@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from membound.kernels.cuda import cubins
 from membound.kernels.cuda.compile import Kernel, cuda
+from membound.kernels.cuda.device import cubins
 
 
 def fill(target, count):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from membound.kernels.cuda import driver
 from membound.kernels.cuda.compile import Kernel, cuda
-from membound.kernels.cuda.gpu import GpuError, open_gpu
+from membound.kernels.cuda.device import driver
+from membound.kernels.cuda.device.gpu import GpuError, open_gpu
 
 
 class Code(enum.IntEnum):

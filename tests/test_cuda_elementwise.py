@@ -9,9 +9,9 @@ import pytest
 from sass import sass
 
 from membound.kernels import reference
-from membound.kernels.cuda import simulator
-from membound.kernels.cuda.cache_append import Append, append_kernel
-from membound.kernels.cuda.elementwise import (
+from membound.kernels.cuda.attention.cache_append import Append, append_kernel
+from membound.kernels.cuda.device import simulator
+from membound.kernels.cuda.step.elementwise import (
     activation_grid,
     activation_kernel,
     copy_kernel,

@@ -10,17 +10,17 @@ import pytest
 from sass import sass
 from test_cuda_chains import Counter, in_chains, is_chain
 
-from membound.bench.arms import loaded_elements
+from membound.bench.claim.arms import loaded_elements
 from membound.kernels import reference
-from membound.kernels.cuda.attention import attention_kernel
-from membound.kernels.cuda.attention_plan import prepare_attention
-from membound.kernels.cuda.cache_tiles import Tiles
-from membound.kernels.cuda.chains import constants
+from membound.kernels.cuda.attention.cache_tiles import Tiles
+from membound.kernels.cuda.attention.decode import attention_kernel
+from membound.kernels.cuda.attention.plan import prepare_attention
 from membound.kernels.cuda.compile import Kernel
-from membound.kernels.cuda.dot import Dot, dot_kernel
-from membound.kernels.cuda.free_compute import loaded_plan
-from membound.kernels.cuda.linear import bind_linear, plan_linear, upload
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments.chains import constants
+from membound.kernels.cuda.instruments.free_compute import loaded_plan
+from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
+from membound.kernels.cuda.matmul.linear import bind_linear, plan_linear, upload
 from membound.kernels.inputs import AttentionInputs, LinearInputs, make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Work
 

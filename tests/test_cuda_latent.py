@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels.cuda import simulator
-from membound.kernels.cuda.attention import combine_kernel
-from membound.kernels.cuda.cache_layout import upload_latent
-from membound.kernels.cuda.latent import GAIN, latent_grid, latent_kernel, latent_tiles
-from membound.kernels.cuda.simulated import HostArray, SimulatedGpu
+from membound.kernels.cuda.attention.cache_layout import upload_latent
+from membound.kernels.cuda.attention.decode import combine_kernel
+from membound.kernels.cuda.attention.latent import GAIN, latent_grid, latent_kernel, latent_tiles
+from membound.kernels.cuda.device import simulator
+from membound.kernels.cuda.device.simulated import HostArray, SimulatedGpu
 from membound.kernels.inputs import AttentionInputs, make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import LatentAttention, parse

@@ -7,8 +7,9 @@ import pytest
 from sass import sass
 
 from membound.kernels import reference
-from membound.kernels.cuda.dot import Dot, dot_kernel
-from membound.kernels.cuda.linear import (
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
+from membound.kernels.cuda.matmul.linear import (
     Plan,
     bind_linear,
     plan_linear,
@@ -16,10 +17,9 @@ from membound.kernels.cuda.linear import (
     unsupported,
     upload,
 )
-from membound.kernels.cuda.operands import operands
-from membound.kernels.cuda.pack import padded_columns
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.tensor import Tensor, tensor_kernel
+from membound.kernels.cuda.matmul.operands import operands
+from membound.kernels.cuda.matmul.pack import padded_columns
+from membound.kernels.cuda.matmul.tensor import Tensor, tensor_kernel
 from membound.kernels.inputs import LinearInputs, make_inputs, random_weight
 from membound.kernels.work import FORMATS, Linear
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.kernels.cuda.pack import pack, padded_columns, padded_rows
+from membound.kernels.cuda.matmul.pack import pack, padded_columns, padded_rows
 from membound.kernels.inputs import Weight, random_weight, unpack_int4
 from membound.kernels.work import FORMATS
 

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from membound.kernels.cuda import ptx, simulator
+from membound.kernels.cuda import ptx
 from membound.kernels.cuda.compile import Kernel, compile_ptx, cuda
+from membound.kernels.cuda.device import simulator
 
 RNG = np.random.default_rng()
 BF16, F16 = ml_dtypes.bfloat16, np.float16

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from membound.kernels.cuda.compile import Kernel, cuda
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.kernels.cuda.device.simulated import SimulatedGpu
 
 
 def add(words, target, amount):

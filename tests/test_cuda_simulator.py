@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.kernels.cuda import ptx, simulator
+from membound.kernels.cuda import ptx
 from membound.kernels.cuda.compile import Kernel, cuda, device
+from membound.kernels.cuda.device import simulator
 from membound.kernels.cuda.ptx import (
     commit_copies,
     copy4_async,
@@ -218,7 +219,7 @@ def test_arguments_must_be_of_the_parameters_types():
 
 
 def test_every_operation_of_ptx_has_its_double():
-    from membound.kernels.cuda.emulation import NAMES
+    from membound.kernels.cuda.device.emulation import NAMES
 
     defined = {name for name, value in vars(ptx).items() if type(value).__name__ == "_Intrinsic"}
     assert defined == set(NAMES)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from membound.kernels import models
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.step import prepare_step, unsupported_step
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.step.step import prepare_step, unsupported_step
 from membound.kernels.inputs import ModelInputs, make_inputs
 from membound.kernels.models import Model, get_model
 from membound.kernels.reference import compute, relative_error, tolerance

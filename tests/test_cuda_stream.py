@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.stream import (
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments.stream import (
     THREADS,
     UNROLLS,
     bind_copy,

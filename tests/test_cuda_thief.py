@@ -7,11 +7,19 @@ import pytest
 from sass import sass
 from test_cuda_chains import Counter, in_chains
 
-from membound.kernels.cuda import thief
-from membound.kernels.cuda.chains import ROUND
-from membound.kernels.cuda.gpu import GpuError
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.thief import FIRST, STOP, THREADS, TRADES, UNROLL, GpuThief, thief_kernel
+from membound.kernels.cuda.device.gpu import GpuError
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments import co_runner as thief
+from membound.kernels.cuda.instruments.chains import ROUND
+from membound.kernels.cuda.instruments.co_runner import (
+    FIRST,
+    STOP,
+    THREADS,
+    TRADES,
+    UNROLL,
+    GpuThief,
+    thief_kernel,
+)
 
 SMALL = 32
 CHUNK = 16 * SMALL * UNROLL

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels.cuda.simulated import SimulatedGpu
-from membound.kernels.cuda.tile_peak import (
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments.tile_peak import (
     CHAINS,
     THREADS,
     bind_tiles,

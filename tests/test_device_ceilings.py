@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from membound.backends.api import Device, Limit
-from membound.bench.device_ceilings import MOST_LAUNCHES, measure_device_ceilings
+from membound.bench.ceilings.device import MOST_LAUNCHES, measure_device_ceilings
 
 DEVICE = Device("fake:npu:0", "a fake", 2)
 

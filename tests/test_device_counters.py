@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from membound.backends.api import Accelerator
-from membound.bench import amd, nvidia
-from membound.bench.device_counters import (
+from membound.bench.machine import amd, nvidia
+from membound.bench.machine.counters import (
     CountersUnavailableError,
     Reading,
     Unreadable,
     device_delta,
     open_counters,
 )
-from membound.bench.validity import DEVICE_LIMITED, grade
+from membound.bench.machine.validity import DEVICE_LIMITED, grade
 
 PCI = "0000:04:00.0"
 H100 = Accelerator(80 << 30, 50 << 20, 132, "9.0", PCI)

@@ -15,11 +15,11 @@ import pytest
 import typer
 
 import membound
-from membound.bench import plan
 from membound.bench.cli import app
-from membound.bench.machine import fingerprint
-from membound.bench.telemetry import delta, snapshot
-from membound.bench.timing import Budget
+from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.machine.telemetry import delta, snapshot
+from membound.bench.measure.timing import Budget
+from membound.bench.planning import plan
 from membound.kernels.models import MODELS
 from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse
 from membound.results import compare, stats, verdict
@@ -247,13 +247,19 @@ def test_constants_are_found():
     assert len(constants()) >= 20
 
 
+def modules(stem: str, name: str) -> list[str]:
+    """Modules of that file name that have such a constant."""
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob(f"{stem}.py")]
+    found = [path.relative_to(ROOT) for path in files if re.search(rf"^{name} = ", path.read_text(), re.M)]
+    return [f"membound.{path.as_posix().removesuffix('.py').replace('/', '.')}" for path in found]
+
+
 @pytest.mark.parametrize(("module", "name", "value"), constants())
 def test_a_number_in_the_docs_is_that_of_the_code(module, name, value):
     if module == "Budget":
         actual = getattr(Budget(), name)
     else:
-        folder = next(f for f in FOLDERS if (ROOT / f / f"{module}.py").is_file())
-        actual = getattr(importlib.import_module(f"membound.{folder}.{module}"), name)
+        (actual,) = {getattr(m, name) for m in map(importlib.import_module, modules(module, name))}
     assert float(value) == actual
 
 
@@ -274,27 +280,33 @@ def test_budgets_are_those_of_the_code(name, replicates, budget):
 
 
 def tree() -> dict[str, str]:
-    """Paths of the README's file tree with their purposes."""
+    """Paths of the README's file tree with their purposes, which may stand in the line below."""
     block = next(b for b in blocks(README, "text") if "kernels/" in b and "results/" in b)
-    found, folder = {}, ""
+    found, folder, open_ = {}, "", list[str]()
     for line in block.splitlines():
-        name, _, purpose = line.strip().partition("  ")
-        if line.startswith(" "):
-            name = folder + name
-        elif name.endswith("/"):
-            folder = name
-        found[name] = purpose.strip()
+        names, _, purpose = line.strip().partition("  ")
+        if line.startswith(" " * 8):
+            names, purpose = "", line.strip()
+        elif not line.startswith(" "):
+            folder = names if names in {f"{f}/" for f in FOLDERS} else ""
+        if names:
+            inside = folder if line.startswith(" ") else ""
+            open_ = [inside + name for name in names.split(", ")]
+        found |= dict.fromkeys(open_, purpose.strip())
     return found
 
 
-def test_the_file_tree_is_that_of_the_folders():
+def test_the_file_tree_names_every_room():
     listed = tree()
     assert all((ROOT / name).exists() for name in listed), [n for n in listed if not (ROOT / n).exists()]
     assert all(listed.values()), [name for name, purpose in listed.items() if not purpose]
-    files = {
-        path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
+    rooms = {
+        f"{path.parent.relative_to(ROOT).as_posix()}/"
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
     }
-    assert files == {name for name in listed if name.endswith(".py")}
+    own = {name for name in rooms if not any(n.startswith(name) for n in listed if n != name)}
+    assert own <= set(listed), sorted(own - set(listed))
     assert all(name in listed["docs/"] for name in DOCS)
 
 

@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from membound.backends.api import Backend, BackendUnavailable, Device, Unsupported
+from membound.backends.api import Backend, Device
 from membound.backends.registry import UnknownBackend
-from membound.bench import ceilings, contestant, duel, patterns
-from membound.bench.contestant import ColdMemory, Contestant
-from membound.bench.turns import Turn
+from membound.bench.ceilings import cpu as ceilings
+from membound.bench.ceilings.cpu import patterns
+from membound.bench.measure import contestant, duel
+from membound.bench.measure.contestant import ColdMemory, Contestant
+from membound.bench.measure.turns import Turn
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs, make_inputs
 from membound.kernels.work import Linear, Step, Work, parse

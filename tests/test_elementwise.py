@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 
-from membound.kernels.cpu.elementwise import activate, rms_norm, rope, store_row
+from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
 from membound.kernels.inputs import from_bf16, to_bf16
 from membound.kernels.reference import gelu, silu
 

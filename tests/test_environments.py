@@ -14,8 +14,11 @@ from packaging.requirements import Requirement
 
 import membound
 from membound.backends import registry
-from membound.bench import cli, environments, probe, setup
-from membound.bench.environments import EnvironmentFailed, create, interpreters, recipe, recipes, states
+from membound.bench import cli
+from membound.bench.environments import build as environments
+from membound.bench.environments.build import EnvironmentFailed, create, interpreters, recipe, recipes, states
+from membound.bench.planning import choice as setup
+from membound.bench.planning import probe
 
 ENGINE, VARIANT = "vllm", "onnxruntime-openvino"
 
@@ -32,7 +35,7 @@ def home(tmp_path, monkeypatch):
 def nothing_installed(monkeypatch):
     """Environments are made, and nothing is installed in them; returns what was told."""
     monkeypatch.setattr(environments, "_install", lambda one, tell: tell(f"{len(one.pins)} pins"))
-    monkeypatch.setattr(environments, "CHECK", "import membound.bench.runs")
+    monkeypatch.setattr(environments, "CHECK", "import membound.results.runs")
     return []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from membound.backends.api import Tokens
-from membound.bench.expected import LOGIT_SPREAD, error_of, first_tokens, token_error
+from membound.bench.measure.check import LOGIT_SPREAD, error_of, first_tokens, token_error
 from membound.kernels import reference
 from membound.kernels.inputs import make_inputs
 from membound.kernels.prompt import scores

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from membound.results.experiments import FILE, TEXTS, ExperimentsError, load_experiments
+from membound.results.claim.experiments import FILE, TEXTS, ExperimentsError, load_experiments
 
 
 def test_all_ten_are_registered_with_every_text_and_number():

@@ -10,12 +10,12 @@ import fake_backends
 import psutil
 import pytest
 
-from membound.bench.plan import Options, Plan, make_plan
-from membound.bench.probe import probe
-from membound.bench.process import Event, Worker, WorkerDiedError
-from membound.bench.progress import Silent
-from membound.bench.run import Limits, execute
-from membound.bench.timing import Budget
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.plan import Options, Plan, make_plan
+from membound.bench.planning.probe import probe
+from membound.bench.protocol.process import Event, Worker, WorkerDiedError
+from membound.bench.run.execute import Limits, execute
+from membound.bench.run.progress import Silent
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import RunWriter, load_rows
@@ -168,10 +168,10 @@ HARNESS = """
 import os, sys
 from pathlib import Path
 import psutil
-from membound.bench.plan import Options, make_plan
-from membound.bench.progress import Silent
-from membound.bench.run import execute
-from membound.bench.timing import Budget
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.run.progress import Silent
+from membound.bench.run.execute import execute
+from membound.bench.measure.timing import Budget
 from membound.results.store import RunWriter
 
 class Deadly(Silent):

@@ -10,10 +10,11 @@ import pytest
 from observations import meta, seen
 from rows import case, ceiling, failed, write
 
-from membound.bench import cli, listing
-from membound.results.claim import load_claim, new_claim_path
+from membound.bench import cli
+from membound.bench.commands import listing
+from membound.results.claim.file import load_claim, new_claim_path
+from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.fields import read_json, wrong_field, wrong_version
-from membound.results.observation import ClaimMeta, Observation, ObservationError
 from membound.results.row import SCHEMA_VERSION, Row, RowError
 from membound.results.store import RunWriter
 

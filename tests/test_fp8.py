@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from membound.kernels.fp8 import LARGEST, VALUES, decode, encode
+from membound.kernels.weights.fp8 import LARGEST, VALUES, decode, encode
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,16 @@ import numba
 import numpy as np
 import pytest
 
-from membound.backends.api import Unsupported
-from membound.backends.numba_cpu import NumbaCpu
+from membound.backends.numba.cpu import NumbaCpu
+from membound.errors import Unsupported
 from membound.kernels import reference
-from membound.kernels.cpu.free_compute import CHAINS, loaded_attention_kernel, loaded_linear_kernel, refusal
-from membound.kernels.cpu.grouping import grouping
+from membound.kernels.cpu.instruments.free_compute import (
+    CHAINS,
+    loaded_attention_kernel,
+    loaded_linear_kernel,
+    refusal,
+)
+from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.simd import AVX512, LANES
 from membound.kernels.inputs import make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Step, Work

@@ -33,8 +33,8 @@ MACHINE_LEVEL = {
 }
 """The only files that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
-    "bench/case.py": "a runtime raises classes of its own; the case becomes a row",
-    "bench/trial.py": "the same; the arm of an experiment becomes an observation",
+    "bench/measure/case.py": "a runtime raises classes of its own; the case becomes a row",
+    "bench/claim/trial.py": "the same; the arm of an experiment becomes an observation",
     "bench/worker.py": "a runtime may fail in any way while it starts; the device or ceiling becomes a row",
 }
 """The only files with `except Exception`, and why."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from membound.results.inference import (
+from membound.results.claim.inference import (
     Estimate,
     bootstrap,
     difference,
@@ -17,8 +17,8 @@ from membound.results.inference import (
     ratio_of_means,
     stretch,
 )
-from membound.results.knee import change_point, knee
-from membound.results.terms import fit_terms
+from membound.results.claim.knee import change_point, knee
+from membound.results.claim.terms import fit_terms
 
 RNG = np.random.default_rng()
 DOSES = np.log([1.0, 2.0, 3.0, 7.0, 12.0])

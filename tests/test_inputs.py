@@ -4,8 +4,6 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels import fp8
-from membound.kernels.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.inputs import (
     Weight,
     dequantize,
@@ -18,6 +16,8 @@ from membound.kernels.inputs import (
     to_bf16,
     unpack_int4,
 )
+from membound.kernels.weights import fp8
+from membound.kernels.weights.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
 from membound.kernels.work import FORMATS, KV_FORMATS, Linear, Step, parse
 
 DTYPES = {

@@ -11,10 +11,10 @@ import pytest
 import worlds
 from worlds import World
 
-from membound.results.experiments import load_experiments
-from membound.results.finding import Finding
-from membound.results.judgement import RULES, judge_claim
-from membound.results.observation import Observation
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.finding import Finding
+from membound.results.claim.judge import RULES, judge_claim
+from membound.results.claim.observation import Observation
 
 REGISTER = load_experiments()
 MEMORY = World(worlds.memory_bound)

@@ -9,11 +9,11 @@ import worlds
 from observations import seen
 from worlds import World
 
-from membound.results.experiments import load_experiments
-from membound.results.finding import VERDICTS, Figure
-from membound.results.judgement import judge_claim
-from membound.results.panel import counted, panel_of
-from membound.results.region import fitted_launch_s
+from membound.results.claim.dose_table import counted, panel_of
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.finding import VERDICTS, Figure
+from membound.results.claim.judge import judge_claim
+from membound.results.claim.region import fitted_launch_s
 
 REGISTER = load_experiments()
 WORLD = World(processes=4)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from membound.kernels.cpu.compile import set_threads
-from membound.kernels.cpu.linear import linear_kernel
-from membound.kernels.cpu.pack import aligned_bytes, pack, pack_rows
-from membound.kernels.cpu.recipe import choose
+from membound.kernels.cpu.matmul.linear import linear_kernel
+from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows
+from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.inputs import F32, Weight, random_weight
 from membound.kernels.reference import linear, relative_error
 

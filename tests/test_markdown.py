@@ -8,9 +8,9 @@ import pytest
 from rows import LINEAR, case, failed, run_rows
 
 from membound.results.compare import compare_backends
-from membound.results.markdown import compare_markdown, run_markdown
 from membound.results.stats import records
-from membound.results.table import LEGEND
+from membound.results.views.markdown import compare_markdown, run_markdown
+from membound.results.views.table import LEGEND
 
 
 def tables(text):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.backends.api import BackendUnavailable
-from membound.backends.numba_cpu import MOST_ROWS, NumbaCpu
+from membound.backends.numba.cpu import MOST_ROWS, NumbaCpu
+from membound.errors import BackendUnavailable
 from membound.kernels.cpu.compile import ThreadingError
 from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance

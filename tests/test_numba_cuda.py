@@ -7,15 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from membound.backends import cuda_limits
-from membound.backends.api import Accelerator, BackendUnavailable, Unsupported
-from membound.backends.numba_cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
-from membound.bench import device_ceilings
-from membound.bench.device_ceilings import measure_device_ceilings
-from membound.bench.timing import Budget, measure
-from membound.kernels.cuda import driver, gpu, tile_peak
-from membound.kernels.cuda.gpu import GpuError
-from membound.kernels.cuda.simulated import SimulatedGpu
+from membound.backends.api import Accelerator
+from membound.backends.numba import cuda_limits
+from membound.backends.numba.cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
+from membound.bench.ceilings import device as device_ceilings
+from membound.bench.ceilings.device import measure_device_ceilings
+from membound.bench.measure.timing import Budget, measure
+from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels.cuda.device import driver, gpu
+from membound.kernels.cuda.device.gpu import GpuError
+from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.instruments import tile_peak
 from membound.kernels.inputs import make_inputs
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
@@ -254,7 +256,7 @@ def test_without_a_driver_the_reason_and_the_remedy_are_told(monkeypatch: pytest
 
 
 def test_without_numbas_cuda_target_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "membound.kernels.cuda.driver")
+    monkeypatch.delitem(sys.modules, "membound.kernels.cuda.device.driver")
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendUnavailable, match="not installed") as error:
         NumbaCuda.devices()

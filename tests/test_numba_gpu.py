@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from membound.backends.numba_cuda import NumbaCuda
-from membound.bench.device_ceilings import measure_device_ceilings
-from membound.bench.timing import Budget, measure
+from membound.backends.numba.cuda import NumbaCuda
+from membound.bench.ceilings.device import measure_device_ceilings
+from membound.bench.measure.timing import Budget, measure
 from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import parse

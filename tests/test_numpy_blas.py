@@ -5,7 +5,7 @@ import pytest
 import threadpoolctl
 
 from membound.backends import registry
-from membound.backends.api import BackendUnavailable, Unsupported
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import parse

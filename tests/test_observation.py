@@ -7,7 +7,13 @@ import json
 import pytest
 from observations import meta, seen
 
-from membound.results.observation import SCHEMA_VERSION, ClaimMeta, Observation, ObservationError, median_s
+from membound.results.claim.observation import (
+    SCHEMA_VERSION,
+    ClaimMeta,
+    Observation,
+    ObservationError,
+    median_s,
+)
 
 
 def test_an_observation_survives_its_line():

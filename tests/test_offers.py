@@ -7,10 +7,11 @@ from pathlib import Path
 import fake_backends
 import pytest
 
-from membound.backends.api import Accelerator, BackendUnavailable, Device
-from membound.bench.arms import Arm
-from membound.bench.offers import offered, refusal
-from membound.bench.process import Worker
+from membound.backends.api import Accelerator, Device
+from membound.bench.claim.arms import Arm
+from membound.bench.claim.offers import offered, refusal
+from membound.bench.protocol.process import Worker
+from membound.errors import BackendUnavailable
 from membound.kernels.work import Linear, Step
 
 PLAIN = Linear(33, 64, weight="f32").spec

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs pip install membound[onnx]")
 pytest.importorskip("onnx", reason="needs pip install membound[onnx]")
 
-from membound.backends import onnx_runtime, onnx_session
-from membound.backends.api import BackendUnavailable, FallbackRefused, Unsupported
-from membound.backends.onnx_graph import linear_graph
-from membound.backends.onnx_runtime import OnnxRuntime
+from membound.backends.onnx_runtime import backend as onnx_runtime
+from membound.backends.onnx_runtime.backend import OnnxRuntime
+from membound.backends.onnx_runtime.backend import session as onnx_session
+from membound.backends.onnx_runtime.graph import linear_graph
 from membound.backends.registry import create
+from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import (
     AttentionInputs,
     Inputs,
@@ -26,8 +27,8 @@ from membound.kernels.inputs import (
     quantize,
 )
 from membound.kernels.models import get_model
-from membound.kernels.random_model import RandomSource
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.weights.random_model import RandomSource
 from membound.kernels.work import Linear, Work, parse
 
 

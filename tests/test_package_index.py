@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from membound.bench.package_index import parse, pip_settings, uv_arguments, uv_environment
+from membound.bench.environments.package_index import parse, pip_settings, uv_arguments, uv_environment
 
 PRINTED = """:env:.cert='/env/ca.pem'
 :env:.find-links='/wheels'

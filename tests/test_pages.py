@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from membound.kernels.inputs import make_inputs
-from membound.kernels.pages import paged
+from membound.kernels.weights.pages import paged
 from membound.kernels.work import parse
 
 

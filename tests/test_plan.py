@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from membound.backends.registry import UnknownBackend
-from membound.bench import plan as planning
-from membound.bench import suites
-from membound.bench.plan import Options, interleave, make_plan
-from membound.bench.suites import PlanError, check_memory, needed_bytes
-from membound.bench.timing import Budget
+from membound.bench.measure.timing import Budget
+from membound.bench.planning import plan as planning
+from membound.bench.planning import suites
+from membound.bench.planning.plan import Options, interleave, make_plan
+from membound.bench.planning.suites import PlanError, check_memory, needed_bytes
 from membound.kernels.work import SpecError, parse
 
 GB = 10**9

@@ -18,10 +18,11 @@ from rows import case, ceiling, write
 import membound
 from membound.backends import registry
 from membound.backends.api import Accelerator, Device
-from membound.bench import bandwidth, ceiling_run
-from membound.bench.machine import fingerprint
-from membound.bench.suites import PlanError
-from membound.bench.timing import Budget
+from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.suites import PlanError
+from membound.bench.pytest_plugin import fixture as bandwidth
+from membound.bench.pytest_plugin.hooks import ceilings as ceiling_run
 from membound.kernels.work import parse
 
 pytest_plugins = ["pytester"]
@@ -377,10 +378,10 @@ def test_pytest_starts_without_loading_anything_heavy(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import sys\n\ndef test_it():\n"
         "    heavy = {'numpy', 'numba', 'pandas', 'scipy', 'psutil', 'rich', 'torch', 'typer'}\n"
-        "    assert 'membound.bench.pytest_plugin' in sys.modules\n"
+        "    assert 'membound.bench.pytest_plugin.hooks' in sys.modules\n"
         "    assert not heavy & set(sys.modules)\n"
     )
-    options = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin")
+    options = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin.hooks")
     done = child(tmp_path, options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -391,7 +392,7 @@ def test_without_pytest_benchmark_only_the_fixture_fails_and_says_what_to_instal
         "finder.find_spec = lambda name, *a: None if name == 'pytest_benchmark' else find(name, *a)\n"
     )
     (tmp_path / "test_it.py").write_text("def test_other():\n    pass\n\n" + TWO)
-    options = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin")
+    options = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin.hooks")
     done = child(tmp_path, options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONPATH=str(tmp_path))
     assert "1 passed, 2 errors" in done.stdout, done.stdout + done.stderr
     assert "bandwidth_benchmark needs pytest-benchmark: pip install pytest-benchmark" in done.stdout

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from membound.backends import torch_linear, torch_variants
-from membound.backends.api import BackendUnavailable, Unsupported, cpu_name
-from membound.backends.pytorch import PyTorch
+from membound.backends.api import cpu_name
+from membound.backends.pytorch.backend import PyTorch
+from membound.backends.pytorch.backend import linear as torch_linear
+from membound.backends.pytorch.backend import variants as torch_variants
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs, make_inputs, quantize, random_weight, unpack_int4
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, rope, rope_frequencies, tolerance
@@ -200,7 +202,7 @@ def test_a_step_appends_at_its_context_and_repeats_itself() -> None:
 
 
 def test_rope_table_is_the_reference_rotation() -> None:
-    from membound.backends.torch_attention import RopeTable
+    from membound.backends.pytorch.attention import RopeTable
 
     x = np.random.default_rng(1).standard_normal((2, 9, 6, 16), np.float32)
     expected = rope(x.transpose(0, 2, 1, 3).astype(np.float64), np.arange(9), rope_frequencies(ODD))

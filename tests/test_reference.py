@@ -3,7 +3,7 @@ from math import cos, exp, inf, nan, pi, sin, sqrt
 import numpy as np
 import pytest
 
-from membound.kernels import fp8, reference
+from membound.kernels import reference
 from membound.kernels.inputs import KVCache, dequantize, from_bf16, make_inputs, random_weight, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
@@ -24,6 +24,7 @@ from membound.kernels.reference import (
     store_cache,
     tolerance,
 )
+from membound.kernels.weights import fp8
 from membound.kernels.work import FORMATS, KV_FORMATS, parse
 
 

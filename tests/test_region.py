@@ -9,12 +9,12 @@ import worlds
 from claims import STEP, whole_claim
 from worlds import PEAK, READ
 
-from membound.bench.claim_region import BATCHES, CONTEXTS, FORMATS, points_for, region_points
+from membound.bench.claim.map_grid import BATCHES, CONTEXTS, FORMATS, points_for, region_points
 from membound.kernels.work import Step
-from membound.results.conclusion import paragraph, standing
-from membound.results.experiments import load_experiments
-from membound.results.judgement import judge_claim
-from membound.results.region import predicted, region_of
+from membound.results.claim.conclusion import paragraph, standing
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.judge import judge_claim
+from membound.results.claim.region import predicted, region_of
 from membound.results.wording import duration
 
 REGISTER = load_experiments()

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import pytest
 from claims import whole_claim, write_claim
 
-from membound.bench.claim_report import (
+from membound.bench.claim.report import (
     ReportError,
     check_reports,
     judged,
@@ -24,9 +24,8 @@ from membound.bench.claim_report import (
     write_markdown,
 )
 from membound.bench.cli import main
-from membound.results.claim_table import figure_text
-from membound.results.experiments import load_experiments
-from membound.results.finding import Figure
+from membound.results.claim.experiments import load_experiments
+from membound.results.claim.finding import Figure
 from membound.results.report.charts import CAPTIONS, ReportUnavailable, charts_of
 from membound.results.report.curves import (
     batch_table,
@@ -40,6 +39,7 @@ from membound.results.report.markdown import MarksMissing, claim_markdown, repla
 from membound.results.report.page import claim_page
 from membound.results.report.text import provenance
 from membound.results.store import StoreError
+from membound.results.views.claim import figure_text
 
 CLAIM = whole_claim()
 TOLD = judged(CLAIM, load_experiments())

@@ -14,13 +14,14 @@ from rows import case, ceiling, write
 
 import membound
 from membound.backends import registry
-from membound.bench import api, cli, resume
-from membound.bench.machine import fingerprint
-from membound.bench.plan import Options, make_plan
-from membound.bench.progress import Silent
-from membound.bench.resume import check_resumable, find_cut, keep_plan, partial_of, remaining
-from membound.bench.run import Limits, execute
-from membound.bench.suites import PlanError
+from membound.bench import api, cli
+from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.planning.suites import PlanError
+from membound.bench.run import resume
+from membound.bench.run.execute import Limits, execute
+from membound.bench.run.progress import Silent
+from membound.bench.run.resume import check_resumable, find_cut, keep_plan, partial_of, remaining
 from membound.results.store import RunWriter, StoreError, load_rows
 
 HERE = Path(__file__).parent
@@ -156,7 +157,7 @@ def test_ceilings_are_measured_again_only_if_they_were_cut_short(tmp_path, plan,
     """They come before everything else: with a case or a backend's own ceiling there, they are complete."""
     import killed_runs
 
-    from membound.bench import run
+    from membound.bench.run.execute import execute as run
 
     jobs = []
 
@@ -226,7 +227,7 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, arguments, says):
 def test_the_command_goes_on_and_shows_the_whole_run(tmp_path, cut, plan, capsys, monkeypatch):
     import killed_runs
 
-    from membound.bench import run
+    from membound.bench.run.execute import execute as run
 
     monkeypatch.setattr(run, "Worker", killed_runs.FakeWorker)
     assert command("--resume", "latest", "--out", tmp_path, "--json") == 0

@@ -9,8 +9,8 @@ from rows import case, write
 
 from membound.backends import registry
 from membound.bench import cli
-from membound.bench.runs import find_run, rows_of
 from membound.results.row import RowError
+from membound.results.runs import find_run, rows_of
 from membound.results.store import StoreError, load_rows
 
 

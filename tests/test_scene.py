@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rows import ceiling
 
-from membound.bench.arms import DUTIES, arms_of
-from membound.bench.scene import MOST_SCALE, Scene, scene_of
+from membound.bench.claim.arms import DUTIES, arms_of
+from membound.bench.claim.scene import MOST_SCALE, Scene, scene_of
 from membound.results.row import Row
 
 MACHINE = {"last_level_cache_bytes": 300 << 20, "l2_bytes": 4 << 20, "cores": 2, "hypervisor": True}

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from membound.backends.api import BackendUnavailable
-from membound.bench import setup
-from membound.bench.probe import Found
-from membound.bench.setup import choose_backends
+from membound.bench.planning import choice as setup
+from membound.bench.planning.choice import choose_backends
+from membound.bench.planning.probe import Found
+from membound.errors import BackendUnavailable
 
 GPU = {"memory_bytes": 80_000_000_000, "cache_bytes": 50_000_000}
 

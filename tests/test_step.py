@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from membound.kernels import models
-from membound.kernels.cpu.packed_model import PackedModel
+from membound.kernels.cpu.step.packed_model import PackedModel
 from membound.kernels.inputs import make_inputs
 from membound.kernels.models import Model
 from membound.kernels.reference import relative_error, step

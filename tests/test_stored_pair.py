@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rows import MACHINE, case, ceiling
 
-from membound.bench.claim_plan import ClaimError
-from membound.bench.stored_pair import pair_observations
+from membound.bench.claim.plan import ClaimError
+from membound.bench.claim.stored_pair import pair_observations
 from membound.results.row import Row
 from membound.results.store import RunWriter
 

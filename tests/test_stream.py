@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from membound.kernels.cpu import stream
+from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.simd import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
 from membound.kernels.inputs import from_bf16
 

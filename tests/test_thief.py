@@ -8,8 +8,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from membound.kernels.cpu import thief
-from membound.kernels.cpu.thief import ANSWER, BYTES, DUTY, FIELDS, FLOPS, NUMBER, ORDER, TRADES, Thief, steal
+from membound.kernels.cpu.instruments import co_runner as thief
+from membound.kernels.cpu.instruments.co_runner import (
+    ANSWER,
+    BYTES,
+    DUTY,
+    FIELDS,
+    FLOPS,
+    NUMBER,
+    ORDER,
+    TRADES,
+    Thief,
+    steal,
+)
 
 MEMORY = 4 << 20
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from membound.backends.api import Backend, Device
-from membound.bench.timing import Budget, launch_once, measure
+from membound.bench.measure.timing import Budget, launch_once, measure
 
 
 class Clocked(Backend):

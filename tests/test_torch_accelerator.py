@@ -12,11 +12,16 @@ import pytest
 import torch
 from fake_accelerator import FACTS, FakeEvent, FakeStream, install
 
-from membound.backends import pytorch, torch_device, torch_linear, torch_offload, torch_variants
-from membound.backends.api import Accelerator, BackendUnavailable, Unsupported
-from membound.backends.pytorch import PyTorch
-from membound.backends.torch_variants import Variants
-from membound.bench.timing import Budget, measure
+from membound.backends.api import Accelerator
+from membound.backends.pytorch import backend as pytorch
+from membound.backends.pytorch import device as torch_device
+from membound.backends.pytorch import offload as torch_offload
+from membound.backends.pytorch.backend import PyTorch
+from membound.backends.pytorch.backend import linear as torch_linear
+from membound.backends.pytorch.backend import variants as torch_variants
+from membound.backends.pytorch.variants import Variants
+from membound.bench.measure.timing import Budget, measure
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import Weight, dequantize, make_inputs, random_weight
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.work import parse

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_accelerator import install
 
-from membound.backends import torch_limits
-from membound.backends.pytorch import PyTorch
-from membound.bench.device_ceilings import measure_device_ceilings
+from membound.backends.pytorch.backend import PyTorch
+from membound.backends.pytorch.backend import limits as torch_limits
+from membound.bench.ceilings.device import measure_device_ceilings
 
 
 @pytest.fixture

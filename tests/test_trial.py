@@ -12,15 +12,15 @@ import fake_backends
 import pytest
 
 from membound.backends.api import Accelerator, Device
-from membound.bench import player, trial
-from membound.bench.arms import Arm
-from membound.bench.contestant import ColdMemory, Contestant
-from membound.bench.player import Outcome, Player
-from membound.bench.trial import Trial, run_trial
-from membound.bench.turns import Turn
+from membound.bench.claim import player, trial
+from membound.bench.claim.arms import Arm
+from membound.bench.claim.player import Outcome, Player
+from membound.bench.claim.trial import Trial, run_trial
+from membound.bench.measure.contestant import ColdMemory, Contestant
+from membound.bench.measure.turns import Turn
 from membound.kernels.inputs import make_inputs
 from membound.kernels.work import Linear, Step
-from membound.results.observation import NO_TIME, SKIPPED
+from membound.results.claim.observation import NO_TIME, SKIPPED
 
 PLAIN = Linear(33, 64, weight="f32").spec
 THIRTEEN = Linear(33, 64, 13, "f32").spec
@@ -192,7 +192,9 @@ def test_a_launch_much_longer_than_a_burst_is_timed_once_to_fit_it(
     monkeypatch: pytest.MonkeyPatch, launch_s: float, launches: int
 ) -> None:
     one, now, launched = contestant(4), [0.0], list[int]()
-    monkeypatch.setattr("membound.bench.contestant.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(
+        "membound.bench.measure.contestant.time", SimpleNamespace(perf_counter=lambda: now[0])
+    )
 
     def launch(slot: int) -> None:
         launched.append(slot)

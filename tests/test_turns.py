@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from membound.bench import turns
-from membound.bench.turns import Turn, take_turn, usable
+from membound.bench.measure import turns
+from membound.bench.measure.turns import Turn, take_turn, usable
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from membound.bench.telemetry import Snapshot, delta, snapshot
-from membound.bench.validity import grade
+from membound.bench.machine.telemetry import Snapshot, delta, snapshot
+from membound.bench.machine.validity import grade
 
 QUIET = {
     "wall_s": 2.0,

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from membound.bench.environments import interpreters, states
-from membound.bench.plan import Options, make_plan
-from membound.bench.probe import probe
-from membound.bench.progress import Silent
-from membound.bench.run import execute
-from membound.bench.timing import Budget
+from membound.bench.environments.build import interpreters, states
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.planning.probe import probe
+from membound.bench.run.execute import execute
+from membound.bench.run.progress import Silent
 from membound.kernels import reference
 from membound.kernels.export import export_model
 from membound.kernels.inputs import ModelInputs, make_inputs

@@ -10,12 +10,12 @@ import fake_vllm
 import numpy as np
 import pytest
 
-from membound.backends import vllm_start
-from membound.backends.api import BackendUnavailable, Unsupported
-from membound.backends.vllm_engine import VLLMEngine
-from membound.backends.vllm_requests import EngineStepError
-from membound.backends.vllm_start import ENVIRONMENT, chunk_of, sizes_of
-from membound.bench.expected import error_of
+from membound.backends.vllm_engine.backend import VLLMEngine
+from membound.backends.vllm_engine.backend import start as vllm_start
+from membound.backends.vllm_engine.requests import EngineStepError
+from membound.backends.vllm_engine.start import ENVIRONMENT, chunk_of, sizes_of
+from membound.bench.measure.check import error_of
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
 from membound.kernels.export import POSITIONS
 from membound.kernels.inputs import make_inputs

@@ -9,10 +9,10 @@ import fake_backends
 import numpy as np
 import pytest
 
-from membound.bench.case import Case, run_case
-from membound.bench.expected import cached_reference
-from membound.bench.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
-from membound.bench.timing import Budget
+from membound.bench.measure.case import Case, run_case
+from membound.bench.measure.check import cached_reference
+from membound.bench.measure.timing import Budget
+from membound.bench.protocol.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
 from membound.kernels import reference
 from membound.kernels.inputs import make_inputs
 from membound.kernels.work import parse

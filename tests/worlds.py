@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from observations import seen
 
-from membound.results.observation import Observation
+from membound.results.claim.observation import Observation
 
 READ = 30e9
 """Bytes a second."""

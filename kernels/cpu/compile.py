@@ -50,7 +50,7 @@ KERNELS = Path(__file__).resolve().parent.parent
 
 def compiled_sources() -> list[Path]:
     """The files that kernels for the CPU may import, in a fixed order."""
-    return [path for path in sorted(KERNELS.rglob("*.py")) if path.parent.name != "cuda"]
+    return [path for path in sorted(KERNELS.rglob("*.py")) if KERNELS / "cuda" not in path.parents]
 
 
 @cache

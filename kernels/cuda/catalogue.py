@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from membound.kernels.cuda import stream
-from membound.kernels.cuda.attention import attention_kernel, combine_kernel
-from membound.kernels.cuda.attention_plan import unsupported_attention
-from membound.kernels.cuda.cache_append import Append, append_kernel
-from membound.kernels.cuda.cache_tiles import Tiles
-from membound.kernels.cuda.chains import fma_kernel
+from membound.kernels.cuda.attention.cache_append import Append, append_kernel
+from membound.kernels.cuda.attention.cache_tiles import Tiles
+from membound.kernels.cuda.attention.decode import attention_kernel, combine_kernel
+from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
+from membound.kernels.cuda.attention.plan import unsupported_attention
 from membound.kernels.cuda.compile import Kernel
-from membound.kernels.cuda.elementwise import activation_kernel, copy_kernel, norm_kernel
-from membound.kernels.cuda.free_compute import loaded_plan, refusal
-from membound.kernels.cuda.latent import latent_kernel, latent_tiles
-from membound.kernels.cuda.linear import plan_linear, unsupported
-from membound.kernels.cuda.step import unsupported_step
-from membound.kernels.cuda.thief import TRADES, thief_kernel
-from membound.kernels.cuda.tile_peak import tile_kernel
+from membound.kernels.cuda.instruments import stream
+from membound.kernels.cuda.instruments.chains import fma_kernel
+from membound.kernels.cuda.instruments.co_runner import TRADES, thief_kernel
+from membound.kernels.cuda.instruments.free_compute import loaded_plan, refusal
+from membound.kernels.cuda.instruments.tile_peak import tile_kernel
+from membound.kernels.cuda.matmul.linear import plan_linear, unsupported
+from membound.kernels.cuda.step.elementwise import activation_kernel, copy_kernel, norm_kernel
+from membound.kernels.cuda.step.step import unsupported_step
 from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
 
 H100_MULTIPROCESSORS = 132

@@ -42,6 +42,8 @@ from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
+from membound.errors import MemboundError
+
 __all__ = [
     "CompileError",
     "Kernel",
@@ -67,7 +69,7 @@ _ELEMENTS = {
 _TARGET = re.compile(r"(\d+)\.(\d)(a?)")
 
 
-class CompileError(RuntimeError):
+class CompileError(MemboundError, RuntimeError):
     """A kernel cannot be compiled here. The message says what is missing or wrong."""
 
 

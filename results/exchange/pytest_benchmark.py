@@ -1,7 +1,7 @@
 """Files of pytest-benchmark (``--benchmark-json``, ``--benchmark-save``) as rows, and what membound adds to them.
 
 >>> rows_from(Path("bench.json"))                  # what `load_rows` does with a name that ends in .json
->>> benchmark.extra_info |= info_of(row, figures)  # what the fixture of bench/pytest_plugin.py leaves there
+>>> benchmark.extra_info |= info_of(row, figures)  # what the fixture of bench/pytest_plugin/hooks.py leaves there
 
 A benchmark that was timed by that fixture comes back as the row that it was, ceilings included. Any other
 benchmark becomes a row without bytes and FLOPs: its times can be shown and compared, its share of a ceiling

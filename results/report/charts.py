@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from membound.results.finding import BROKEN, INCONCLUSIVE, REFUTED, SUPPORTED, Finding
-from membound.results.observation import Observation
-from membound.results.region import RegionCell
+from membound.errors import MemboundError
+from membound.results.claim.finding import BROKEN, INCONCLUSIVE, REFUTED, SUPPORTED, Finding
+from membound.results.claim.observation import Observation
+from membound.results.claim.region import RegionCell
 from membound.results.report.curves import (
     batch_table,
     elasticity_table,
@@ -60,7 +61,7 @@ CAPTIONS = {
 }
 
 
-class ReportUnavailable(RuntimeError):
+class ReportUnavailable(MemboundError, RuntimeError):
     """The libraries that draw are not installed; the message says how to get them."""
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from membound.results.finding import Finding
-from membound.results.judgement_machine import THIEVES, slowdowns
-from membound.results.observation import Observation, ObservationError
-from membound.results.panel import Panel, counted, panel_of
-from membound.results.region import RegionCell
+from membound.results.claim.dose_table import Panel, counted, panel_of
+from membound.results.claim.finding import Finding
+from membound.results.claim.observation import Observation, ObservationError
+from membound.results.claim.region import RegionCell
+from membound.results.claim.rules_machine import THIEVES, slowdowns
 
 FREE_COMPUTE, THEFT, RESIDENCY, BATCH = 1, 4, 5, 6
 ELASTICITY = "d ln t / d ln"

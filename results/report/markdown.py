@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from membound.results.experiments import TEXTS, Experiment, Register
-from membound.results.markdown import LEFT, table_lines
+from membound.errors import MemboundError
+from membound.results.claim.experiments import TEXTS, Experiment, Register
 from membound.results.report.charts import CAPTIONS
 from membound.results.report.text import (
     CEILING_HEAD,
@@ -27,12 +27,13 @@ from membound.results.report.text import (
     provenance,
     verdict_lines,
 )
+from membound.results.views.markdown import LEFT, table_lines
 
 CLAIMS, EXPERIMENTS = "claims", "experiments"
 """Between ``<!-- name -->`` and ``<!-- /name -->`` a document holds what was generated."""
 
 
-class MarksMissing(ValueError):
+class MarksMissing(MemboundError, ValueError):
     """A document has no place for what was generated; the message names the marks."""
 
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from membound.results.experiments import TEXTS, Register
-from membound.results.finding import BROKEN, INCONCLUSIVE, NOT_RUN, REFUTED, SUPPORTED
+from membound.results.claim.experiments import TEXTS, Register
+from membound.results.claim.finding import BROKEN, INCONCLUSIVE, NOT_RUN, REFUTED, SUPPORTED
 from membound.results.report.charts import CAPTIONS
 from membound.results.report.text import (
     CEILING_HEAD,

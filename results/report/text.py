@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from membound.results.claim import Claim
-from membound.results.claim_table import figure_text
-from membound.results.conclusion import paragraph
-from membound.results.experiments import Register
-from membound.results.finding import Finding
-from membound.results.region import RegionCell, counts
+from membound.results.claim.conclusion import paragraph
+from membound.results.claim.experiments import Register
+from membound.results.claim.file import Claim
+from membound.results.claim.finding import Finding
+from membound.results.claim.region import RegionCell, counts
 from membound.results.roofline import best_ceilings
 from membound.results.stats import plain
+from membound.results.views.claim import figure_text
 from membound.results.wording import rate, short
 
 Lines = list[tuple[str, ...]]

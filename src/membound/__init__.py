@@ -5,9 +5,7 @@
 >>> table[["backend", "time_s", "mbu", "verdict"]]
 
 `run` measures, `load` reads stored runs, `compare` sets two side by side; all return pandas DataFrames.
-Errors that a user can do something about: `MemboundError` and its children (`BackendUnavailable`,
-`Unsupported`, `FallbackRefused`, `UnknownBackend`, `OptionError`, `PlanError`), `SpecError`, `RowError`,
-`StoreError`, `CompareError`.
+Errors that a user can do something about are `MemboundError` and its children: `membound.errors` draws the tree.
 
 Nothing heavy is imported before it is used.
 """
@@ -15,18 +13,19 @@ Nothing heavy is imported before it is used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from membound.version import __version__
+
 if TYPE_CHECKING:
-    from membound.backends.api import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
     from membound.backends.registry import UnknownBackend
     from membound.bench.api import compare, load, run
-    from membound.bench.setup import OptionError
-    from membound.bench.suites import PlanError
+    from membound.bench.planning.choice import OptionError
+    from membound.bench.planning.suites import PlanError
+    from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
     from membound.kernels.work import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError
     from membound.results.store import StoreError
 
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
@@ -47,17 +46,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BackendUnavailable": "backends.api",
+    "BackendUnavailable": "errors",
     "CompareError": "results.compare",
-    "FallbackRefused": "backends.api",
-    "MemboundError": "backends.api",
-    "OptionError": "bench.setup",
-    "PlanError": "bench.plan",
+    "FallbackRefused": "errors",
+    "MemboundError": "errors",
+    "OptionError": "bench.planning.choice",
+    "PlanError": "bench.planning.suites",
     "RowError": "results.row",
     "SpecError": "kernels.work",
     "StoreError": "results.store",
     "UnknownBackend": "backends.registry",
-    "Unsupported": "backends.api",
+    "Unsupported": "errors",
     "compare": "bench.api",
     "load": "bench.api",
     "run": "bench.api",

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from membound.backends import registry
-from membound.backends.api import Backend, BackendUnavailable, Device, MemboundError, Unsupported
+from membound.backends.api import Backend, Device
+from membound.errors import BackendUnavailable, MemboundError, Unsupported
 from membound.kernels.work import FORMATS, KV_FORMATS, parse
 from membound.results.roofline import device_class
 from membound.results.wording import short
@@ -58,7 +59,7 @@ def devices() -> Iterator[Any]:
 @pytest.fixture(scope="module", params=devices())
 def opened(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backend, Device]]:
     """A backend with its device, opened once for all works."""
-    from membound.bench.machine import default_threads
+    from membound.bench.machine.fingerprint import default_threads
 
     name: str = request.param
     try:

@@ -1,0 +1,195 @@
+"""`numba:cpu`: membound's own kernels on the processor, compiled by Numba.
+
+Matrices are packed once, in `prepare`; a launch is one call of a compiled function, a whole decode step
+included. Kernels: membound.kernels.cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from membound.backends.api import Backend, Device, cpu_name
+from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels.cpu.compile import ThreadingError, set_threads
+from membound.kernels.cpu.simd import INSTRUCTION_SET
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
+
+MOST_ROWS = 64
+"""Rows of x that the packed matmul is made for; more are the business of a compute-bound GEMM."""
+CACHES = ("f32", "bf16", "int8")
+"""Cache formats of the attention kernels."""
+
+
+class NumbaCpu(Backend):
+    """Linear in every format, decode attention and whole decode steps over caches of `CACHES`."""
+
+    _launch: Callable[[int], None]
+    _output: Callable[[], npt.NDArray[np.float32]]
+    _threads = 1
+    _stored: int | None = None
+    _extra_fmas: int | None = None
+
+    def open(self, device: str, threads: int) -> Device:
+        """Start Numba's thread pool."""
+        if device != "cpu":
+            raise BackendUnavailable(f"numba has no device {device!r} here; it has: cpu")
+        try:
+            set_threads(threads)
+        except ThreadingError as error:
+            raise BackendUnavailable(str(error), "apt-get install libgomp1") from None
+        self._threads = threads
+        versions = {name: version(name) for name in ("numba", "llvmlite", "numpy")}
+        versions |= {"instruction_set": INSTRUCTION_SET, "threading_layer": numba.threading_layer()}
+        return Device("numba:cpu", cpu_name(), threads, versions)
+
+    def supports(self, work: Work) -> str | None:
+        """Everything but prompts, large batches, and caches that GPUs are made for."""
+        if isinstance(work, Prefill):
+            return "prompts are not built from decode kernels (no compute-bound GEMM here)"
+        if isinstance(work, LatentAttention):
+            return "there is no kernel of latent attention for CPUs"
+        if not isinstance(work, Linear) and work.kv not in CACHES:
+            return f"there is no attention kernel over an {work.kv} cache for CPUs"
+        if isinstance(work, DecodeAttention) and work.page:
+            return "there is no attention kernel over a paged cache for CPUs"
+        rows = work.m if isinstance(work, Linear) else work.batch
+        if rows > MOST_ROWS and not isinstance(work, DecodeAttention):
+            return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
+        return None
+
+    def add_arithmetic(self, work: Work, fmas: int) -> None:
+        """One row of x, or decode attention over a float cache: see membound.kernels.cpu.instruments.free_compute."""
+        from membound.kernels.cpu.instruments.free_compute import refusal
+
+        reason = refusal(work)
+        if reason is not None:
+            raise Unsupported(reason)
+        self._extra_fmas = fmas
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        """Pack every input set; compile on the first launch of a kind."""
+        self.close()
+        extra_fmas, self._extra_fmas = self._extra_fmas, None
+        if isinstance(inputs, LinearInputs):
+            self._prepare_linear(inputs, extra_fmas)
+        elif isinstance(inputs, AttentionInputs) and extra_fmas is not None:
+            self._prepare_loaded_attention(inputs, extra_fmas)
+        elif isinstance(inputs, AttentionInputs):
+            self._prepare_attention(inputs)
+        else:
+            assert isinstance(work, Step)
+            self._prepare_step(inputs)
+
+    def launch(self, slot: int) -> None:
+        """Run; returns when done."""
+        self._launch(slot)
+
+    def sync(self) -> None:
+        """Nothing is left to wait for."""
+
+    def output(self) -> npt.NDArray[np.float32]:
+        """The last launch's result."""
+        return self._output()
+
+    def stored_bytes(self) -> int | None:
+        """Packed bytes where padding adds more than 1 % to what the work asks for."""
+        return self._stored
+
+    def close(self) -> None:
+        """Drop the packed arrays."""
+        self._launch, self._output, self._stored = _nothing_prepared, _no_output, None
+
+    def _prepare_linear(self, inputs: LinearInputs, extra_fmas: int | None = None) -> None:
+        from membound.kernels.cpu.matmul.linear import linear_kernel
+        from membound.kernels.cpu.matmul.pack import aligned_bytes, pack
+        from membound.kernels.cpu.matmul.recipe import choose
+
+        work, threads = inputs.work, self._threads
+        recipe = choose(work.weight, work.act, work.m)
+        size = recipe.matrix_bytes(work.n, work.k)
+        arenas = []
+        for slot in range(inputs.slots):
+            arenas.append(aligned_bytes(size))
+            pack(inputs.weight(slot), recipe, arenas[-1])
+        self._stored = _if_larger(size, work.traffic.weights_bytes + work.traffic.scales_bytes)
+        n, k, x = work.n, work.k, inputs.x.reshape(-1)
+        if extra_fmas is None:
+            run = linear_kernel(work.weight, work.act, work.m)
+            scratch = aligned_bytes(recipe.scratch_bytes(k))
+        else:
+            from membound.kernels.cpu.instruments.free_compute import (
+                loaded_linear_kernel,
+                scratch_with_constants,
+            )
+
+            run, scratch = loaded_linear_kernel(work.weight), scratch_with_constants(k, extra_fmas)
+        y = np.zeros(recipe.rows * recipe.padded_n(n), np.float32)
+        self._launch = lambda slot: run(arenas[slot], 0, n, k, x, scratch, y, threads)
+        self._output = lambda: y.reshape(recipe.rows, -1)[: work.m, :n].copy()
+
+    def _prepare_attention(self, inputs: AttentionInputs) -> None:
+        from membound.kernels.cpu.attention.decode import attention_kernel
+        from membound.kernels.cpu.matmul.grouping import grouping
+
+        work, threads = inputs.work, self._threads
+        assert isinstance(work, DecodeAttention)
+        none = np.ones(1, np.float32)
+        slots = []
+        for slot in range(inputs.slots):
+            c = inputs.cache(slot)
+            scales = [none if a is None else a.reshape(-1) for a in (c.k_scales, c.v_scales)]
+            slots.append((c.k.reshape(-1), c.v.reshape(-1), *scales))
+        group, dim = work.q_heads // work.kv_heads, work.head_dim
+        shape = grouping(work.kv, group, dim)
+        run = attention_kernel(work.kv, shape.heads, shape.method)
+        q = np.ascontiguousarray(inputs.q.reshape(-1))
+        out = np.zeros_like(q)
+        batch, kv_heads, context = work.batch, work.kv_heads, work.context
+        self._launch = lambda slot: run(
+            q, *slots[slot], out, batch, kv_heads, group, dim, context, context, threads
+        )
+        self._output = lambda: out.reshape(inputs.q.shape).copy()
+
+    def _prepare_loaded_attention(self, inputs: AttentionInputs, extra_fmas: int) -> None:
+        from membound.kernels.cpu.instruments.free_compute import constants, loaded_attention_kernel
+        from membound.kernels.cpu.matmul.grouping import grouping
+
+        work, threads = inputs.work, self._threads
+        assert isinstance(work, DecodeAttention)
+        caches = [inputs.cache(slot) for slot in range(inputs.slots)]
+        slots = [(c.k.reshape(-1), c.v.reshape(-1)) for c in caches]
+        group, dim = work.q_heads // work.kv_heads, work.head_dim
+        run = loaded_attention_kernel(work.kv, grouping(work.kv, group, dim).heads)
+        numbers = constants(extra_fmas)
+        q = np.ascontiguousarray(inputs.q.reshape(-1))
+        out = np.zeros_like(q)
+        shape = (work.context, work.batch, work.kv_heads, group, dim)
+        self._launch = lambda slot: run(q, *slots[slot], numbers, *shape, out, threads)
+        self._output = lambda: out.reshape(inputs.q.shape).copy()
+
+    def _prepare_step(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cpu.step.packed_model import PackedModel
+
+        model = PackedModel(inputs, self._threads)
+        asked = inputs.work.traffic
+        self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch = lambda slot: model.run()
+        self._output = lambda: model.logits
+
+
+def _if_larger(stored: int, asked: int) -> int | None:
+    return stored if stored > 1.01 * asked else None
+
+
+def _nothing_prepared(slot: int) -> None:
+    raise RuntimeError("launch before prepare")
+
+
+def _no_output() -> npt.NDArray[np.float32]:
+    raise RuntimeError("output before prepare")

@@ -1,0 +1,268 @@
+"""A whole decoder as an ONNX graph: torch's layer exported once, then written out for every layer's weights.
+
+>>> graph = decoder_graph(inputs)
+>>> graph.serialize(), graph.weights()
+
+One layer of `membound.backends.pytorch.model` goes through `torch.onnx.export`, with its linears as
+placeholder operators and GroupQueryAttention as the attention (`torch.onnx.ops.symbolic_multi_out`), and so
+do the final norm and the LM head. The nodes are then repeated for each layer, every placeholder replaced
+by the nodes of that matrix's format. So an export takes seconds and no weights, however deep the model.
+
+Imports torch and onnx; imported only in a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.onnx import ops
+
+from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph
+from membound.backends.pytorch.linear import FormatLinear
+from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
+from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.models import Model
+from membound.kernels.reference import rope_frequencies
+from membound.kernels.work import Step
+
+PLACEHOLDER = "membound"
+# Shared by all layers: where the new tokens stand and the angles of every position.
+SHARED = ("seqlens_k", "total", "cos", "sin")
+
+
+def decoder_graph(inputs: ModelInputs) -> Graph:
+    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
+
+    Caches are float32 [B, Hkv, `cache_tokens`, D], to be bound to the same memory as past and present.
+    """
+    model, work = inputs.model, inputs.work
+    tokens = len(inputs.x) // work.batch
+    places = cache_tokens(inputs)
+    cache_shape = (work.batch, model.kv_heads, places, model.head_dim)
+    graph = Graph()
+    graph.declare_input("x", (len(inputs.x), model.hidden))
+    graph.declare_output("y", (work.batch, model.vocab))
+    for name, values in _shared(model, work.batch, places).items():
+        graph.array(name, values)
+    template = _layer_template(model, work.batch, tokens, places)
+    x = "x"
+    for index in range(model.layers):
+        names = {"x": x, "past_k": f"past_k.{index}", "past_v": f"past_v.{index}"}
+        names |= {f"present_{n}": f"present_{n}.{index}" for n in "kv"} | {n: n for n in SHARED}
+        for name in "kv":
+            graph.declare_input(f"past_{name}.{index}", cache_shape)
+            graph.declare_output(f"present_{name}.{index}", cache_shape)
+        x = f"layer{index}.y"
+        layer = _layer(model, inputs.layer(index), len(inputs.x))
+        _write(graph, template, f"layer{index}.", names, layer, work.act)
+    head = _head(model, inputs.final_norm(), inputs.lm_head(), tokens)
+    _write(graph, _head_template(model, work.batch, tokens), "head.", {"x": x, "y": "y"}, head, work.act)
+    return graph
+
+
+def cache_tokens(inputs: ModelInputs) -> int:
+    """Places in each cache: the step's context and its new token, or the prompt's tokens."""
+    work = inputs.work
+    return work.context + 1 if isinstance(work, Step) else work.tokens
+
+
+class Placeholder(FormatLinear):
+    """Stands for a linear while the module is exported; keeps the matrix for `Graph.linear`."""
+
+    def __init__(self, name: str, weights: Sequence[Weight], bias: F32 | None) -> None:
+        super().__init__(sum(w.n for w in weights), weights[0].k, None)
+        self.activation = torch.float32
+        self.name, self.weights, self.linear_bias = name, weights, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [rows, k] -> y [rows, n], an operator that only `_write` knows."""
+        shape = (x.shape[0], self.n)
+        name = f"{PLACEHOLDER}::Linear"
+        return ops.symbolic(name, [x], attrs={"linear": self.name}, dtype=x.dtype, shape=shape)
+
+
+def _stack(weights: Sequence[Weight]) -> Weight:
+    """Matrices that share their input as one, row on row."""
+    first = weights[0]
+    if len(weights) == 1:
+        return first
+    scales = [w.scales for w in weights if w.scales is not None]
+    return Weight(
+        first.format,
+        sum(w.n for w in weights),
+        first.k,
+        np.concatenate([w.values for w in weights]),
+        np.concatenate(scales) if scales else None,
+    )
+
+
+def _layer(model: Model, weights: LayerWeights, rows: int) -> DecoderLayer:
+    """A layer of torch's decoder whose linears are placeholders, named by the order they are made in."""
+    made: list[Placeholder] = []
+
+    def make_linear(matrices: Sequence[Weight], bias: F32 | None, rows: int) -> FormatLinear:
+        made.append(Placeholder(f"linear{len(made)}", matrices, bias))
+        return made[-1]
+
+    return DecoderLayer(model, weights, make_linear, rows)
+
+
+def _head(model: Model, gain: F32, lm_head: Weight, tokens: int) -> Head:
+    return Head(RmsNorm(gain, model.norm_eps), Placeholder("lm_head", [lm_head], None), tokens)
+
+
+def _shared(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]]:
+    """GroupQueryAttention's lengths (index of the last token, tokens in all) and RoPE tables [places, D/2]."""
+    angles = np.arange(places)[:, None] * rope_frequencies(model)
+    lengths = np.full(batch, places - 1, np.int32), np.array(places, np.int32)
+    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return dict(zip(SHARED, (*lengths, *tables), strict=True))
+
+
+class _LayerCall(nn.Module):
+    """A layer as a function of x, its cache, `SHARED` and its own gains, so that all of them are inputs."""
+
+    def __init__(self, layer: DecoderLayer, model: Model) -> None:
+        super().__init__()
+        self.layer, self.model = layer, model
+
+    def forward(self, x: Tensor, past: list[Tensor], shared: list[Tensor], gains: list[Tensor]) -> Any:
+        """[y, present_k, present_v]."""
+        present: list[Tensor] = []
+        batch = past[0].shape[0]
+        q_dim = self.model.q_dim
+
+        def attend(heads: Tensor) -> Tensor:
+            packed = heads.reshape(batch, -1, q_dim + 2 * self.model.kv_dim)
+            out, *caches = ops.symbolic_multi_out(
+                f"{CONTRIB}::GroupQueryAttention",
+                [packed, None, None, *past, *shared],
+                attrs={
+                    "num_heads": self.model.q_heads,
+                    "kv_num_heads": self.model.kv_heads,
+                    "do_rotary": 1,
+                },
+                dtypes=[x.dtype] * 3,
+                shapes=[(batch, packed.shape[1], q_dim), past[0].shape, past[1].shape],
+                version=1,
+            )
+            present.extend(caches)
+            return out.reshape(-1, q_dim)
+
+        return [_call(self.layer, gains, (x, attend)), *present]
+
+
+class _HeadCall(nn.Module):
+    """The final norm and LM head as a function of x and the norm's gain."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor, gains: list[Tensor]) -> Any:
+        """Logits."""
+        return _call(self.head, gains, (x,))
+
+
+def _call(module: nn.Module, gains: list[Tensor], args: tuple[Any, ...]) -> Any:
+    """The module with `gains` in place of its own, in the order of its buffers."""
+    names = [name for name, _ in module.named_buffers()]
+    return torch.func.functional_call(module, dict(zip(names, gains, strict=True)), args)
+
+
+@cache
+def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.GraphProto:
+    """A layer's exported graph; made from shapes alone, so that every format and layer shares it."""
+    ones = np.ones(max(model.hidden, model.head_dim), np.float32)
+    head_norm = ones[: model.head_dim] if model.qk_norm else None
+    matrices = {name: _no_weight(n, k) for name, (n, k) in model.layer_matrices.items()}
+    norm = ones[: model.hidden]
+    layer = _layer(model, LayerWeights(matrices, norm, norm, head_norm, head_norm), batch * tokens)
+    gains = dict(layer.named_buffers())
+    past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
+    shared = [torch.from_numpy(a) for a in _shared(model, batch, places).values()]
+    args = (torch.empty(batch * tokens, model.hidden), past, shared, list(gains.values()))
+    names = ["x", "past_k", "past_v", *SHARED, *gains]
+    return _export(_LayerCall(layer, model), args, names, ["y", "present_k", "present_v"])
+
+
+@cache
+def _head_template(model: Model, batch: int, tokens: int) -> onnx.GraphProto:
+    """The exported graph of the final norm and the LM head."""
+    gain = np.ones(model.hidden, np.float32)
+    head = _head(model, gain, _no_weight(model.vocab, model.hidden), tokens)
+    gains = dict(head.named_buffers())
+    args = (torch.empty(batch * tokens, model.hidden), list(gains.values()))
+    return _export(_HeadCall(head), args, ["x", *gains], ["y"])
+
+
+def _no_weight(n: int, k: int) -> Weight:
+    """A matrix that takes no memory."""
+    return Weight("f32", n, k, np.broadcast_to(np.float32(0), (n, k)))
+
+
+def _export(
+    module: nn.Module, args: tuple[Any, ...], input_names: list[str], output_names: list[str]
+) -> onnx.GraphProto:
+    """Nodes and constants of a module, by torch's own exporter."""
+    # It tells of optional packages (torchvision) that nothing here uses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own use of what torch and Python deprecate
+        program = torch.onnx.export(
+            module.eval(),
+            args,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=input_names,
+            output_names=output_names,
+        )
+    assert program is not None
+    graph: onnx.GraphProto = program.model_proto.graph
+    return graph
+
+
+def _write(
+    graph: Graph,
+    template: onnx.GraphProto,
+    prefix: str,
+    names: Mapping[str, str],
+    module: nn.Module,
+    act: str,
+) -> None:
+    """Copy an exported graph: names as in `names`, else prefixed; gains and matrices are `module`'s."""
+    linears = {m.name: m for m in module.modules() if isinstance(m, Placeholder)}
+
+    def rename(name: str) -> str:
+        return names.get(name, prefix + name) if name else ""
+
+    for name, gain in module.named_buffers():
+        graph.array(rename(name), gain.numpy())
+    for constant in template.initializer:
+        graph.array(rename(constant.name), onnx.numpy_helper.to_array(constant))
+    for node in template.node:
+        inputs, outputs = [[rename(n) for n in side] for side in (node.input, node.output)]
+        if node.domain == PLACEHOLDER:
+            linear = linears[_linear_name(node)]
+            graph.linear(inputs[0], outputs[0], _stack(linear.weights), act, linear.linear_bias)
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = prefix + node.name
+        copy.input[:], copy.output[:] = inputs, outputs
+        graph.copy_node(copy)
+
+
+def _linear_name(node: onnx.NodeProto) -> str:
+    values: Iterator[bytes] = (a.s for a in node.attribute if a.name == "linear")
+    return next(values).decode()

@@ -1,0 +1,285 @@
+"""PyTorch on the CPU and on every accelerator that torch.accelerator knows: `torch:cpu`, `torch:npu:0`, …
+
+Variants follow a plus sign (`torch_variants`): `cpu+compile`, `npu+compile+graph`, `npu+flash`, `npu+offload`.
+
+>>> backend = PyTorch()
+>>> backend.open("cpu+compile", threads=2).id
+'torch:cpu+compile'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.backends.api import Accelerator, Backend, Device, Limit, cpu_name
+from membound.backends.pytorch.device import (
+    accelerator_kind,
+    accelerator_name,
+    capture,
+    check_device,
+    describe,
+    import_torch,
+    timed_event,
+)
+from membound.backends.pytorch.variants import KERNELS, Variants, offered
+from membound.errors import Unsupported
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
+
+if TYPE_CHECKING:
+    import torch
+
+LINK = "host_to_device_pinned"
+"""The ceiling of a step whose weights live in host memory."""
+OFFLOADED = ("f32", "bf16", "f16", "int8")
+"""Weights whose layout is the same in host memory and on every device."""
+NO_KERNEL = "No available kernel"
+"""How SDPA begins to say that the implementation asked for does not take these tensors."""
+
+
+class PyTorch(Backend):
+    """torch's own operators: F.linear, weight-only and dynamic int8, SDPA, and a decoder made of them."""
+
+    def __init__(self) -> None:
+        self._device = "cpu"
+        self._facts: Accelerator | None = None
+        self._variants = Variants()
+        self._runs: list[Callable[[], torch.Tensor]] = []
+        self._result: torch.Tensor | None = None
+        self._stored_bytes: int | None = None
+
+    @classmethod
+    def devices(cls) -> Sequence[str]:
+        """The CPU and each accelerator, plain and with variants. Raises BackendUnavailable without torch."""
+        torch = import_torch()
+        names = ["cpu"]
+        if (kind := accelerator_kind()) is not None:
+            names += [f"{kind}:{i}" for i in range(torch.accelerator.device_count())]
+        return names + [variant for name in names for variant in offered(name)]
+
+    def open(self, device: str, threads: int) -> Device:
+        """Take `cpu` or an accelerator, with variants. Raises BackendUnavailable that lists what there is."""
+        torch = import_torch()
+        base, *variants = device.split("+")
+        self._variants = Variants.parse(variants, on_cpu=base == "cpu")
+        torch.set_num_threads(threads)
+        self._device = check_device(base)
+        self._facts = None if self._on_cpu else describe(self._device)
+        return Device(
+            id=f"torch:{device}",
+            name=cpu_name() if self._on_cpu else accelerator_name(self._device),
+            threads=torch.get_num_threads(),
+            versions={"torch": str(torch.__version__)},
+            accelerator=self._facts,
+            memory_ceiling=LINK if self._variants.offload else "read",
+        )
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._device == "cpu"
+
+    def supports(self, work: Work) -> str | None:
+        """None, or what torch has no operator for."""
+        from membound.backends.pytorch.linear import linear_unsupported
+
+        if isinstance(work, LatentAttention):
+            return "torch has no operator of latent attention"
+        if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
+            return f"torch has no attention over an {work.kv} cache"
+        if isinstance(work, DecodeAttention) and work.page:
+            return "torch has no attention over a paged cache"
+        form = self._variants.form
+        if form != "grouped" and not isinstance(work, DecodeAttention | Step):
+            return f"the variant {form} changes decode attention only"
+        if self._variants.offload and not isinstance(work, Step):
+            return "the variant offload streams the layers of a step"
+        if isinstance(work, Step) and self._variants.offload and work.weight not in OFFLOADED:
+            return f"the variant offload streams {', '.join(OFFLOADED)} weights, which any device takes as they are"
+        if form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
+            return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
+        if isinstance(work, DecodeAttention):
+            return None
+        if self._variants.compiled and work.act == "int8":
+            return "torch.compile cannot trace torch's packed int8 weights"
+        widths = [work.k] if isinstance(work, Linear) else [k for _, k in work.shape.layer_matrices.values()]
+        reason = linear_unsupported(work.weight, work.act, widths, self._device)
+        if (
+            reason is None
+            and not isinstance(work, Linear)
+            and work.kv == "bf16"
+            and work.weight in ("f32", "f16")
+        ):
+            return (
+                f"torch reads a bf16 cache with bf16 queries: less exact than {work.weight} weights ask for"
+            )
+        return reason
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        """Make one callable an input set, compiled and run once where asked for. Raises Unsupported.
+
+        A model is compiled a layer at a time: all layers share one graph, or compiling would take minutes.
+        """
+        import torch
+
+        self._release()
+        if (reason := self.supports(work)) is not None:
+            raise Unsupported(reason)
+        try:
+            self._prepare(inputs)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error).partition("\n")[0]) from None
+
+    def _prepare(self, inputs: Inputs) -> None:
+        if isinstance(inputs, LinearInputs):
+            self._prepare_linear(inputs)
+        elif isinstance(inputs, AttentionInputs):
+            self._prepare_attention(inputs)
+        else:
+            self._prepare_model(inputs)
+        if self._variants.compiled:
+            for slot in range(len(self._runs)):
+                self.launch(slot)
+            self.sync()
+        if self._variants.form in KERNELS:
+            self._try_kernel()
+        if self._variants.graph:
+            self._runs = [capture(run, self._device) for run in self._runs]
+
+    def _try_kernel(self) -> None:
+        """Run the attention kernel that was named once. Raises Unsupported where SDPA refuses it."""
+        try:
+            self.launch(0)
+            self.sync()
+        except RuntimeError as error:
+            if NO_KERNEL not in str(error):
+                raise
+            raise Unsupported(f"torch's {self._variants.form} attention does not take this work") from None
+
+    def _prepare_linear(self, inputs: LinearInputs) -> None:
+        from membound.backends.pytorch.linear import as_tensor, make_linear
+
+        work, stored = inputs.work, 0
+        for slot in range(inputs.slots):
+            linear = make_linear([inputs.weight(slot)], None, work.act, work.m, self._device).to(self._device)
+            x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
+            self._add(linear, x)
+            stored = linear.stored_bytes
+        self._note_stored(work, stored)
+
+    def _prepare_attention(self, inputs: AttentionInputs) -> None:
+        from membound.backends.pytorch.attention import FORMS, make_cache
+        from membound.backends.pytorch.linear import FLOATS, as_tensor
+
+        work, form = inputs.work, FORMS[self._variants.form]
+        assert isinstance(work, DecodeAttention)
+        grouped = (work.batch, work.kv_heads, work.q_heads // work.kv_heads, work.head_dim)
+        q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).view(grouped)
+        for slot in range(inputs.slots):
+            k, v = (t.to(self._device) for t in make_cache(inputs.cache(slot), 0))
+            self._add(form, q, k, v)
+
+    def _prepare_model(self, inputs: ModelInputs) -> None:
+        import torch
+
+        from membound.backends.pytorch.attention import FORMS
+        from membound.backends.pytorch.linear import as_tensor, make_linear
+        from membound.backends.pytorch.model import attention_maker, build_decoder
+
+        work = inputs.work
+        home = "cpu" if self._variants.offload else self._device
+        decoder = build_decoder(
+            inputs,
+            lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home),
+            attention_maker(inputs, FORMS[self._variants.form]),
+            self._device,
+            home,
+        )
+        if self._variants.compiled:
+            decoder.compile_parts()
+        with torch.inference_mode():  # or the first layer's input would differ in kind from the others'
+            x = as_tensor(inputs.x, "f32").to(self._device, copy=True)
+        if self._variants.offload:
+            from membound.backends.pytorch.offload import OffloadedDecoder
+
+            self._append(OffloadedDecoder(decoder, self._device), x)
+        else:
+            self._append(decoder, x)
+        self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
+
+    def _add(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
+        """One more input set: the function, compiled where asked for, on these arguments."""
+        import torch
+
+        if self._variants.compiled:
+            # One graph or an error: parts left to the interpreter would be a silent fallback.
+            function = torch.compile(function, fullgraph=True, dynamic=False)
+        self._append(function, *arguments)
+
+    def _append(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
+        import torch
+
+        self._runs.append(torch.inference_mode()(partial(function, *arguments)))
+
+    def _note_stored(self, work: Work, stored_bytes: int) -> None:
+        traffic = work.traffic
+        asked = traffic.weights_bytes + traffic.scales_bytes + traffic.kv_read_bytes
+        self._stored_bytes = None if stored_bytes == asked else stored_bytes
+
+    def launch(self, slot: int) -> None:
+        """Start the work on input set `slot`; accelerators return at once."""
+        self._result = self._runs[slot]()
+
+    def sync(self) -> None:
+        """Wait for the accelerator; the CPU is done when `launch` returns."""
+        if not self._on_cpu:
+            import torch
+
+            torch.accelerator.synchronize(self._device)
+
+    def mark(self) -> object | None:
+        """An event on the accelerator's stream; the CPU has no clock of its own."""
+        return None if self._on_cpu else timed_event(self._device)
+
+    def elapsed_s(self, start: object, end: object) -> float:
+        """Seconds between two events."""
+        import torch
+
+        assert isinstance(start, torch.Event)
+        assert isinstance(end, torch.Event)
+        return 1e-3 * start.elapsed_time(end)
+
+    def limits(self, quick: bool) -> Iterator[Limit]:
+        """Memory, cache, link and matrix units of an accelerator; variants would only measure them again."""
+        if self._facts is not None and self._variants.plain:
+            from membound.backends.pytorch.limits import limits
+
+            yield from limits(self._device, self._facts, quick)
+
+    def output(self) -> npt.NDArray[np.float32]:
+        """The last result: [m, n]; [batch, q_heads, head_dim]; [batch, vocab]."""
+        assert self._result is not None, "output before launch"
+        result = self._result.float().cpu()
+        if result.ndim == 4:
+            result = result.flatten(1, 2)
+        array: npt.NDArray[np.float32] = result.numpy()
+        return array
+
+    def stored_bytes(self) -> int | None:
+        """Weights and cache as torch's packing stores them, where that is not what was asked for."""
+        return self._stored_bytes
+
+    def _release(self) -> None:
+        self._runs, self._result, self._stored_bytes = [], None, None
+        if self._variants.compiled:
+            import torch
+
+            torch.compiler.reset()  # graphs of earlier works count towards its limit of recompilations
+
+    def close(self) -> None:
+        """Drop all tensors."""
+        self._release()

@@ -1,0 +1,73 @@
+"""The variants of a torch device, as they follow plus signs: ``cuda:0+compile+graph``, ``cpu+sdpa-gqa``.
+
+>>> Variants.parse(["compile", "graph"], on_cpu=False)
+Variants(form='grouped', compiled=True, graph=True, offload=False)
+
+compile   torch.compile of the same callables
+graph     all kernels of a launch captured in a graph and replayed
+offload   the layers of a step live in host memory and stream over the link
+others    another form or kernel of decode attention than SDPA with grouped query heads, the fastest on CPUs
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from membound.backends.pytorch.device import compiler
+from membound.errors import BackendUnavailable
+
+FORMS = ("sdpa-gqa", "matmul")
+"""Other ways to write decode attention."""
+KERNELS = {
+    "flash": "FLASH_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+    "math": "MATH",
+}
+"""SDPA's own implementations by the names of torch.nn.attention.SDPBackend; the plain variant lets torch choose."""
+NAMES = ("compile", "graph", "offload", *FORMS, *KERNELS)
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """What was asked for besides the device."""
+
+    form: str = "grouped"
+    compiled: bool = False
+    graph: bool = False
+    offload: bool = False
+
+    @classmethod
+    def parse(cls, names: Sequence[str], on_cpu: bool) -> Variants:
+        """From the words after the plus signs. Raises BackendUnavailable on what is unknown or not possible."""
+        for name in names:
+            if name not in NAMES:
+                raise BackendUnavailable(f"unknown variant {name!r}; known: {', '.join(NAMES)}")
+        forms = [name for name in names if name in FORMS or name in KERNELS]
+        together = len(forms) <= 1 and len(set(names)) == len(names)
+        if not together or ("offload" in names and len(names) > 1):
+            raise BackendUnavailable(f"variants {'+'.join(names)} do not go together")
+        for name in ("graph", "offload"):
+            if name in names and on_cpu:
+                raise BackendUnavailable(f"the variant {name} is for accelerators, not for the CPU")
+        if "compile" in names and not shutil.which(compiler()):
+            raise BackendUnavailable(
+                f"torch.compile needs a C++ compiler, and there is no {compiler()}",
+                "apt-get install g++   # or name another one: export CXX=clang++",
+            )
+        return cls(forms[0] if forms else "grouped", "compile" in names, "graph" in names, "offload" in names)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing asked for besides the device."""
+        return self == Variants()
+
+
+def offered(base: str) -> list[str]:
+    """Variants worth trying on a device without being named; SDPA's kernels are there by name."""
+    words = [] if base == "cpu" else ["graph", "offload"]
+    if shutil.which(compiler()):
+        words += ["compile"] if base == "cpu" else ["compile", "compile+graph"]
+    return [f"{base}+{word}" for word in words]

@@ -1,0 +1,135 @@
+"""vLLM's engine, in process: `vllm:cpu`, `vllm:cuda`; a launch is one step of the engine, scheduler and all.
+
+Variants follow a plus sign: `cpu+f32` and `cuda+f32` widen 16-bit weights to float32 on loading;
+`cuda+eager` runs without CUDA graphs. Without one, it computes in the format that the work's weights have.
+
+The engine loads a folder that membound exports with the work's weights, runs a prompt of the work's
+tokens, and then steps; so it takes steps with cache=prompt and prompts. Its output are the tokens chosen
+greedily and the logarithms of their probabilities.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from membound.backends.api import Backend, Device, Tokens, cpu_name
+from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels.inputs import Inputs, ModelInputs
+from membound.kernels.work import Prefill, Step, Work
+
+if TYPE_CHECKING:
+    from membound.backends.vllm_engine.requests import Decoding, Prompts
+
+FORMATS = ("f32", "bf16", "f16")
+VARIANTS = {"cpu": ("f32",), "cuda": ("f32", "eager")}
+
+
+class VLLMEngine(Backend):
+    """Whole steps and prompts of dense models in plain formats."""
+
+    def __init__(self) -> None:
+        self._kind = "cpu"
+        self._variants: tuple[str, ...] = ()
+        self._requests: Decoding | Prompts | None = None
+        self._work: Step | Prefill | None = None
+        self._settings: dict[str, Any] = {}
+
+    @classmethod
+    def devices(cls) -> Sequence[str]:
+        """The device that this build of vLLM is for, and its variants. Raises BackendUnavailable."""
+        from membound.backends.vllm_engine.start import device_kind
+
+        kind = device_kind()
+        return [kind, *(f"{kind}+{variant}" for variant in VARIANTS[kind])]
+
+    def open(self, device: str, threads: int) -> Device:
+        """Take `cpu` or `cuda`; its threads are the OpenMP threads that the environment sets.
+
+        Raises BackendUnavailable: vLLM is not installed, cannot be imported, or is built for another device.
+        """
+        from membound.backends.vllm_engine.start import device_kind, device_name, versions
+
+        base, *variants = device.split("+")
+        kind = device_kind()
+        if base != kind:
+            raise BackendUnavailable(f"the vllm installed here is built for {kind}, not for {base!r}")
+        for variant in variants:
+            if variant not in VARIANTS[kind] or variants.count(variant) > 1:
+                raise BackendUnavailable(
+                    f"unknown variant {variant!r} of vllm:{kind}; known: {', '.join(VARIANTS[kind])}"
+                )
+        self._kind, self._variants = kind, tuple(variants)
+        name = cpu_name() if kind == "cpu" else device_name()
+        return Device(f"vllm:{device}", name, threads, versions())
+
+    def supports(self, work: Work) -> str | None:
+        """None, or what keeps an engine from running the work as it stands."""
+        if not isinstance(work, Step | Prefill):
+            return "an engine runs whole steps and prompts only"
+        if isinstance(work, Step) and work.cache != "prompt":
+            return "an engine holds only what it computed itself: ask for cache=prompt"
+        if work.weight not in FORMATS:
+            return f"weights are exported for engines in {', '.join(FORMATS)} only"
+        if work.kv != work.weight:
+            return f"vLLM keeps its cache in the format of the model: ask for kv={work.weight}"
+        if not work.shape.gated:
+            return "no architecture of vLLM has an MLP without a gate"
+        if "f32" in self._variants and work.weight == "f32":
+            return f"the weights are float32 already: vllm:{self._kind} computes so"
+        return None
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        """Export the model, load it, run the prompts. Raises Unsupported, MemoryError with the bytes."""
+        from membound.backends.vllm_engine.requests import Decoding, Prompts
+        from membound.backends.vllm_engine.start import sizes_of, start
+
+        self.close()
+        if (reason := self.supports(work)) is not None:
+            raise Unsupported(reason)
+        assert isinstance(inputs, ModelInputs)
+        self._work = inputs.work
+        sizes = sizes_of(self.computed_work)
+        engine, self._settings = start(inputs, self.computed_work.weight, sizes, "eager" in self._variants)
+        kind = Decoding if isinstance(inputs.work, Step) else Prompts
+        self._requests = kind(engine, inputs, sizes)
+
+    @property
+    def computed_work(self) -> Step | Prefill:
+        """The work in the formats that the engine stores and computes in."""
+        assert self._work is not None
+        return replace(self._work, weight="f32", kv="f32") if "f32" in self._variants else self._work
+
+    def launch(self, slot: int) -> None:
+        """One step of the engine; for prompts, the requests with it."""
+        self._prepared.step()
+
+    def sync(self) -> None:
+        """Nothing is left to wait for: tokens are on the host when a step ends."""
+
+    def output(self) -> Tokens:
+        """All tokens since the prompt for a step; those of the last launch for prompts."""
+        return self._prepared.tokens()
+
+    def stored_bytes(self) -> int | None:
+        """The work's bytes in float32, where it was widened."""
+        return self.computed_work.traffic.total_bytes if "f32" in self._variants else None
+
+    def settings(self) -> dict[str, Any]:
+        """Formats as stored and as computed, cache blocks, graphs, and the contexts that were timed."""
+        return self._settings | self._prepared.settings()
+
+    @property
+    def _prepared(self) -> Decoding | Prompts:
+        if self._requests is None:
+            raise RuntimeError("launch before prepare")
+        return self._requests
+
+    def close(self) -> None:
+        """Drop the engine with its weights and cache."""
+        if self._requests is not None:
+            self._requests.end()
+            self._requests = None
+            gc.collect()

@@ -1,0 +1,207 @@
+"""Importing vLLM and starting an engine: offline, in this process, sized for one work.
+
+Nothing is downloaded and nothing reported: the Hub is offline, usage statistics are off. The prefix cache
+is off, so that no prompt is served from an earlier one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels.export import POSITIONS, ExportError, export_model
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.work import Prefill, Step
+
+REMEDY = "membound env create vllm"
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core in this process, where launches are timed
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+UNSET = ("VLLM_CPU_KVCACHE_SPACE",)
+"""Would overrule the size of the cache that the work needs."""
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+GROWTH_BYTES = 256 << 20
+FEWEST_STEPS, MOST_STEPS = 256, 4096
+"""A sequence may grow by so many tokens, and within these by what fits GROWTH_BYTES: far more than a case
+times, as the shortest step of an engine takes over a millisecond."""
+BLOCK_TOKENS = 128
+"""Tokens of a cache block of vLLM on CPUs, the largest in use: sequences are rounded up to it."""
+PROMPT_TOKENS = 8192
+"""Tokens of a step while prompts are run, untimed: long prompts are cut, to save memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What an engine needs for a work. `chunk` are the tokens of each prompt that one step takes."""
+
+    growth: int
+    chunk: int
+    positions: int
+    cache_bytes: int
+    weights_bytes: int
+
+
+def device_kind() -> str:
+    """``cpu`` or ``cuda``: what this build of vLLM is for. Raises BackendUnavailable, told apart by reason."""
+    os.environ.update(ENVIRONMENT)
+    for name in UNSET:
+        os.environ.pop(name, None)
+    try:
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise _broken(error) from error
+        raise BackendUnavailable("vllm is not installed", REMEDY) from None
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise _broken(error) from error
+    kind = str(current_platform.device_type)
+    if kind not in ("cpu", "cuda"):
+        raise BackendUnavailable(f"vllm finds no device it is built for here (platform {kind or 'none'!r})")
+    return kind
+
+
+def _broken(error: Exception) -> BackendUnavailable:
+    text = " ".join(str(error).split())[:300]
+    return BackendUnavailable(
+        f"vllm is installed, but its import failed with {type(error).__name__}: {text}", f"{REMEDY} --force"
+    )
+
+
+def device_name() -> str:
+    """What the GPU calls itself."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.get_device_name())
+
+
+def versions() -> dict[str, str]:
+    """vLLM under the name of the distribution that brought it (``vllm``, ``vllm-cpu``), torch, transformers."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sizes_of(work: Step | Prefill) -> Sizes:
+    """Sizes for a work in the formats that the engine computes in. Raises Unsupported beyond POSITIONS."""
+    model, batch = work.shape, work.batch
+    value_bytes = 4 if work.weight == "f32" else 2
+    token_bytes = model.layers * 2 * model.kv_dim * value_bytes
+    prompt = work.tokens if isinstance(work, Prefill) else work.context + 1
+    growth, chunk = 1, prompt
+    if isinstance(work, Step):
+        growth = min(max(GROWTH_BYTES // (token_bytes * batch), FEWEST_STEPS), MOST_STEPS)
+        chunk = chunk_of(work.context, max(1, PROMPT_TOKENS // batch))
+    positions = prompt + growth
+    if positions > POSITIONS:
+        raise Unsupported(f"{positions} positions are more than the {POSITIONS} of the exported config.json")
+    blocks = batch * -(-positions // BLOCK_TOKENS) + 2  # vLLM sets one block aside
+    table = 0 if model.tied else model.vocab * model.hidden
+    weights_bytes = (model.parameters + table) * value_bytes
+    return Sizes(growth, chunk, positions, blocks * BLOCK_TOKENS * token_bytes, weights_bytes)
+
+
+def chunk_of(context: int, most: int) -> int:
+    """The largest divisor of `context` up to `most`, so that a step is left with each prompt's last token alone.
+
+    All of `context` where that would be tiny: a prime context is run at once.
+    """
+    chunk = next(size for size in range(min(most, context), 0, -1) if context % size == 0)
+    return chunk if chunk >= min(64, context) else context
+
+
+def start(inputs: ModelInputs, weight: str, sizes: Sizes, eager: bool) -> tuple[Any, dict[str, Any]]:
+    """An engine with the model loaded, and the settings that decide its speed.
+
+    Raises MemoryError before anything is allocated that does not fit, Unsupported with vLLM's reason.
+    """
+    _check_memory(sizes)
+    with tempfile.TemporaryDirectory(prefix="membound-") as folder:
+        model = Path(folder) / "model"
+        try:
+            export_model(inputs, model)
+        except ExportError as error:
+            raise Unsupported(str(error)) from None
+        engine = _engine(model, inputs.work, DTYPES[weight], sizes, eager)
+    return engine, _settings(engine, inputs.work.weight)
+
+
+def _check_memory(sizes: Sizes) -> None:
+    needed, available = sizes.weights_bytes + sizes.cache_bytes, psutil.virtual_memory().available
+    if device_kind() == "cpu" and needed > available:
+        raise MemoryError(
+            f"vLLM needs {needed} bytes for weights and cache, {available} are available; "
+            "layers=N runs fewer layers"
+        )
+
+
+def _engine(model: Path, work: Step | Prefill, dtype: str, sizes: Sizes, eager: bool) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    arguments = EngineArgs(
+        model=str(model),
+        skip_tokenizer_init=True,
+        dtype=dtype,
+        seed=0,
+        enforce_eager=eager or device_kind() == "cpu",
+        distributed_executor_backend="uni",
+        async_scheduling=False,  # a launch returns the tokens of its own step
+        enable_prefix_caching=False,
+        enable_chunked_prefill=True,
+        long_prefill_token_threshold=sizes.chunk,
+        max_num_batched_tokens=work.batch * sizes.chunk,
+        max_num_seqs=work.batch,
+        max_model_len=sizes.positions,
+        kv_cache_memory_bytes=sizes.cache_bytes,
+        disable_log_stats=True,
+    )
+    with _hidden_from_scans():
+        return LLMEngine.from_engine_args(arguments)
+
+
+@contextmanager
+def _hidden_from_scans() -> Iterator[None]:
+    """vLLM reads `__dict__` of every attribute of every module when it starts on a CPU (0.32,
+    triton_utils/dispatcher.py), and llvmlite's library answers to any name with something that is no dict."""
+    name = "llvmlite.binding.ffi"
+    hidden = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            sys.modules[name] = hidden
+
+
+def _settings(engine: Any, stored: str) -> dict[str, Any]:
+    config = engine.vllm_config
+    return {
+        "weights_stored": stored,
+        "dtype_computed": str(config.model_config.dtype).removeprefix("torch."),
+        "cache_dtype": str(config.cache_config.cache_dtype),
+        "block_size": config.cache_config.block_size,
+        "blocks": config.cache_config.num_gpu_blocks,
+        "eager": config.model_config.enforce_eager,
+        "prefix_cache": config.cache_config.enable_prefix_caching,
+        "async_scheduling": bool(config.scheduler_config.async_scheduling),
+    }

@@ -1,0 +1,90 @@
+"""The ceilings of an accelerator, through the limits that its backends offer, timed by its own clock.
+
+>>> for ceiling in measure_device_ceilings(backend, device, quick=False, tell=print):
+...     print(ceiling.name, ceiling.value, ceiling.unit)
+read 2987654321098.7 bytes/s
+
+Of several limits of one name the best counts. Each result is checked before it is timed; launches are queued,
+so that starting them does not count. A limit that fails is a ceiling with status and reason; others go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from math import ceil
+from statistics import median
+
+from membound.backends.api import Backend, Device, Limit
+from membound.bench.ceilings.cpu import Ceiling
+
+Tell = Callable[[str], None]
+
+SAMPLES = 11
+QUICK_SAMPLES = 5
+SAMPLE_S = 2e-3
+"""A sample is a queue of launches of this length: long beside the clock's grain and a launch."""
+MOST_LAUNCHES = 1000
+WARMUP = 2
+
+
+def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell: Tell) -> list[Ceiling]:
+    """Every limit of an opened backend, the best of each name; a few seconds."""
+    best: dict[str, Ceiling] = {}
+    for ceiling in _measured(backend, device, quick, tell):
+        known = best.get(ceiling.name)
+        if known is None or (ceiling.value or 0.0) > (known.value or 0.0):
+            best[ceiling.name] = ceiling
+    return list(best.values())
+
+
+def _measured(backend: Backend, device: Device, quick: bool, tell: Tell) -> Iterator[Ceiling]:
+    offered = backend.limits(quick)
+    while True:
+        try:
+            limit = next(offered, None)
+        except RuntimeError as error:  # what runtimes raise, out of device memory included
+            yield Ceiling("limits", None, "", (), {"backend": device.id}, "error", _first_line(error))
+            return
+        if limit is None:
+            return
+        tell(f"{device.id}: {limit.name}, {limit.config.get('variant', '')}")
+        yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES)
+
+
+def _one(backend: Backend, device: Device, limit: Limit, count: int) -> Ceiling:
+    config = {"backend": device.id, "threads": device.threads} | limit.config
+    try:
+        limit.launch(0)
+        backend.sync()
+        if not limit.check():
+            return Ceiling(limit.name, None, limit.unit, (), config, "wrong", "its result is wrong")
+        samples = _samples(backend, limit, count)
+    except RuntimeError as error:
+        return Ceiling(limit.name, None, limit.unit, (), config, "error", _first_line(error))
+    return Ceiling(limit.name, limit.amount / median(samples), limit.unit, tuple(samples), config)
+
+
+def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:
+    """Seconds a launch, by the device's clock; by ours where it has none."""
+    numbers, start = itertools.count(1), time.perf_counter()
+    for _ in range(WARMUP):
+        limit.launch(next(numbers))
+        backend.sync()
+    queue = min(MOST_LAUNCHES, ceil(SAMPLE_S * WARMUP / (time.perf_counter() - start)))
+    samples = []
+    for _ in range(count):
+        first, start = backend.mark(), time.perf_counter()
+        for number in itertools.islice(numbers, queue):
+            limit.launch(number)
+        last = backend.mark()
+        backend.sync()
+        wall_s = time.perf_counter() - start
+        by_device = first is not None and last is not None
+        samples.append((backend.elapsed_s(first, last) if by_device else wall_s) / queue)
+    return samples
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]

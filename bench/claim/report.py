@@ -1,0 +1,126 @@
+"""Reports of stored claims: judged again from their observations, as Markdown, as one HTML page, into a document.
+
+>>> claims = told_of([Path("results/published")])
+>>> write_html(claims, Path("claim.html"))
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from membound.bench.claim.map_grid import points_for
+from membound.errors import MemboundError
+from membound.results.claim.experiments import Register, load_experiments
+from membound.results.claim.file import Claim, claim_files, load_claim
+from membound.results.claim.finding import Finding
+from membound.results.claim.judge import judge_claim
+from membound.results.claim.region import region_of
+from membound.results.report.charts import charts_of
+from membound.results.report.markdown import (
+    CLAIMS,
+    EXPERIMENTS,
+    claim_markdown,
+    experiments_markdown,
+    replaced,
+)
+from membound.results.report.page import claim_page
+from membound.results.report.text import Told, tell
+from membound.results.store import StoreError
+
+
+class ReportError(MemboundError):
+    """A report cannot be made or written; the message names the file and what to do."""
+
+
+def told_of(paths: Iterable[Path]) -> list[Told]:
+    """Every claim in these files and below these folders, judged. Raises ReportError where there is none."""
+    named = list(paths)
+    missing = [path for path in named if not os.path.exists(path)]  # False for a name too long, unlike Path's
+    if missing:
+        raise StoreError(f"no such claim file or folder: {missing[0]}")
+    files = [file for path in named for file in (claim_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise ReportError(
+            f"no claim file in {', '.join(map(str, named))}: `membound claim` makes one (claim-….jsonl)"
+        )
+    register = load_experiments()
+    return [judged(load_claim(file), register) for file in files]
+
+
+def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> Told:
+    """A claim with its findings (judged here unless given), its map and its paragraph."""
+    found = findings
+    if found is None:
+        found = judge_claim(claim.observations, register, claim.meta.only)
+    return tell(claim, register, found, region_of(claim, found, points_for(claim)))
+
+
+def check_reports(html: Path | None, markdown: Path | None) -> None:
+    """Before minutes are spent: that what was asked for can be drawn, and has a place.
+
+    Raises ReportUnavailable, ReportError.
+    """
+    asked = [path for path in (html, markdown) if path is not None]
+    if asked:
+        charts_of([], [], [])
+    for path in asked:
+        if os.path.isdir(path):
+            raise ReportError(f"{path} is a folder; name a file")
+        if not path.parent.is_dir():
+            raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def write_reports(claims: Sequence[Told], html: Path | None, markdown: Path | None) -> list[Path]:
+    """The reports that were asked for; returns their paths. Raises as `write_html`."""
+    written = []
+    for write, path in ((write_html, html), (write_markdown, markdown)):
+        if path is not None:
+            write(claims, path)
+            written.append(path)
+    return written
+
+
+def write_html(claims: Sequence[Told], path: Path) -> None:
+    """One page with everything in it. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
+    _write(path, claim_page((told, _charts(told)) for told in claims))
+
+
+def write_markdown(claims: Sequence[Told], path: Path) -> None:
+    """Markdown, its charts as SVG files in a folder beside it. Raises as `write_html`."""
+    folder = path.with_name(f"{path.stem}-plots")
+    links: dict[str, dict[str, str]] = {}
+    for told in claims:
+        claim_id = told.claim.meta.claim_id
+        for name, svg in _charts(told).items():
+            file = folder / f"{re.sub(r'[^a-z0-9-]+', '-', claim_id.lower())}-{name.replace(' ', '-')}.svg"
+            _write(file, svg)
+            links.setdefault(claim_id, {})[name] = f"{folder.name}/{file.name}"
+    _write(path, claim_markdown(claims, links))
+
+
+def write_into(claims: Sequence[Told], path: Path) -> None:
+    """The parts of a document between its marks: the experiments, and these claims without charts.
+
+    Raises MarksMissing, ReportError.
+    """
+    try:
+        document = path.read_text()
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}") from None
+    document = replaced(document, EXPERIMENTS, experiments_markdown(load_experiments()))
+    _write(path, replaced(document, CLAIMS, claim_markdown(claims, {})))
+
+
+def _charts(told: Told) -> dict[str, str]:
+    return charts_of(told.claim.observations, told.findings, told.cells)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,133 @@
+"""The commands on the claim: `membound claim` measures and judges, `membound claim-report` judges what is stored."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import (
+    MOST_SEED,
+    Backends,
+    Debug,
+    Json,
+    Out,
+    Pythons,
+    Threads,
+    console,
+    print_json,
+)
+from membound.results.runs import DEFAULT_OUT
+
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="One page with charts that needs nothing from outside."),
+]
+MarkdownFile = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Markdown, with charts in a folder beside it."),
+]
+
+
+def claim(
+    only: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
+    ] = None,
+    backends: Backends = None,
+    replicates: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Worker processes of each experiment; default: its sample size."),
+    ] = None,
+    rigor: Annotated[
+        str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
+    ] = "normal",
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
+    ] = None,
+    html: Html = None,
+    markdown: MarkdownFile = None,
+    out: Out = DEFAULT_OUT,
+    python: Pythons = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test the claim that memory bandwidth, not compute, limits decoding, by experiments that could refute it.
+
+    Prints each experiment and the rule that would refute it before anything is measured, then verdicts.
+    """
+    from membound.bench.claim.plan import parse_only
+    from membound.bench.claim.report import check_reports, judged, write_reports
+    from membound.bench.claim.session import run_claim
+    from membound.bench.planning.choice import check_threads, parse_pythons, split
+    from membound.bench.planning.plan import Options
+    from membound.results.claim.experiments import load_experiments
+    from membound.results.report.text import record
+    from membound.results.views.claim import claim_view
+
+    check_reports(html, markdown)
+    options = Options(
+        threads=check_threads(threads),
+        replicates=replicates or 0,
+        rigor=rigor,
+        seed=seed,
+        pythons=parse_pythons(python or ()),
+        out=out,
+        command=shlex.join(["membound", *sys.argv[1:]]),
+    )
+    talk = console(stderr=as_json)
+    asked = [] if only is None else parse_only(only)
+    session = run_claim(asked, split(backends or ()), options, pair, talk, console(stderr=True))
+    told = judged(session.claim, load_experiments(), session.findings)
+    if as_json:
+        print_json(record(told) | {"file": str(session.path)})
+    else:
+        talk.print(claim_view(session.findings))
+        talk.print(f"\n{told.paragraph}\n", markup=False, highlight=False)
+    talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    for file in write_reports([told], html, markdown):
+        talk.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(session.exit_status)
+
+
+def claim_report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Claim files, or folders with claim files below them."),
+    ],
+    html: Html = None,
+    markdown: MarkdownFile = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Renew a document between its marks: its experiments and its claims (docs/claim.md).",
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge stored claims again, from their observations, and report them as text, HTML or Markdown.
+
+    Without --html, --markdown, --into or --json the Markdown goes to standard output, without charts.
+    """
+    from membound.bench.claim.report import told_of, write_into, write_reports
+    from membound.results.report.markdown import claim_markdown
+    from membound.results.report.text import record
+
+    claims = told_of(paths)
+    written = write_reports(claims, html, markdown)
+    if into is not None:
+        write_into(claims, into)
+        written.append(into)
+    for file in written:
+        console(stderr=True).print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json([record(told) for told in claims])
+    elif not any((html, markdown, into)):
+        typer.echo(claim_markdown(claims, {}), nl=False)

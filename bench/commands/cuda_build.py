@@ -1,0 +1,92 @@
+"""`membound cuda-build`: machine code for GPUs, compiled where there is none, to be carried to where no compiler is.
+
+membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from membound.bench.commands.options import Debug, Json, print_json
+
+if TYPE_CHECKING:
+    from membound.bench.claim.arms import Arm
+
+
+SCALES = (1, 2, 4, 8)
+CACHE_BYTES = 50_000_000
+"""The second-level cache of the H100 and the H200 (NVIDIA H100 Tensor Core GPU Architecture)."""
+
+
+def cuda_build(
+    works: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WORK", help="Specs whose kernels are compiled; default: the suite for accelerators."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the machine code.")] = Path("cubins"),
+    target: Annotated[
+        str, typer.Option(help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100.")
+    ] = "9.0a",
+    multiprocessors: Annotated[
+        int, typer.Option(min=1, max=1024, help="Multiprocessors of the GPU, which decide between variants.")
+    ] = 132,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile CUDA kernels without a GPU, for a machine without a compiler; name the folder in MEMBOUND_CUBINS there.
+
+    The folder's manifest says from which sources the code was compiled: a membound of other sources refuses it.
+    """
+    from membound.backends.api import BackendUnavailable
+    from membound.bench.planning.choice import split_works
+    from membound.bench.planning.suites import DEVICE_QUICK_WORKS, DEVICE_WORKS
+    from membound.kernels.work import parse
+
+    parsed = [parse(spec) for spec in split_works(works or ()) or (*DEVICE_WORKS, *DEVICE_QUICK_WORKS)]
+    try:
+        from membound.kernels.cuda import catalogue
+        from membound.kernels.cuda.device import cubins
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("membound"):
+            raise
+        raise BackendUnavailable(
+            f"no kernel can be compiled: {error.name} is not installed; pip install 'membound[cuda-compile]'"
+        ) from None
+    kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
+    for work in parsed:
+        found = catalogue.kernels_of(work, multiprocessors)
+        if works and not found:
+            raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
+        kernels |= {kernel.name: kernel for kernel in found}
+    if claim:
+        kernels |= {kernel.name: kernel for kernel in catalogue.thief_kernels()}
+    for arm in _claimed() if claim else ():
+        of_work = catalogue.kernels_of if arm.extra_fmas is None else catalogue.loaded_kernels
+        kernels |= {kernel.name: kernel for kernel in of_work(arm.parsed, multiprocessors)}
+    paths = cubins.write(kernels.values(), target, out)
+    if as_json:
+        print_json([str(path) for path in paths])
+    else:
+        size = sum(path.stat().st_size for path in paths)
+        typer.echo(f"{out}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes")
+
+
+def _claimed() -> Iterator[Arm]:
+    """The arms of all experiments on any GPU: doses are data, so that any ridge and any knee will do."""
+    from membound.bench.claim.arms import arms_of
+    from membound.bench.claim.scene import DEVICE_FLOATS, Scene
+    from membound.results.claim.experiments import load_experiments
+
+    for scale in SCALES:
+        scene = Scene(CACHE_BYTES, ridge=1.0, thieves=1, scale=scale, floats=DEVICE_FLOATS)
+        for experiment in load_experiments():
+            yield from arms_of(experiment.id, scene)

@@ -1,0 +1,81 @@
+"""`membound env`: make and list the environments of runtimes that cannot share membound's own.
+
+membound env create vllm
+membound env list --json
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from membound.bench.commands.options import Debug, Json, print_json
+
+if TYPE_CHECKING:
+    from membound.bench.environments.build import State
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group(debug: Debug = False) -> None:
+    """Make and list environments of their own for runtimes whose pins clash with membound's."""
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `membound env list` has it.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the environment that is there.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make an environment from its committed lock, with uv where it can be had and pip otherwise.
+
+    pip's own settings count: indexes, folders of wheels, certificates. `membound run` finds it by itself.
+    """
+    from membound.bench.environments.build import create, recipe, states
+
+    chosen = recipe(name)
+    python = create(chosen, force, lambda text: typer.echo(text, err=True))
+    if as_json:
+        (state,) = [state for state in states() if state.recipe.name == name]
+        print_json(_record(state))
+    else:
+        typer.echo(str(python))
+
+
+@app.command("list")
+def list_(as_json: Json = False, debug: Debug = False) -> None:
+    """List the environments there could be, which were made, what they hold and what is wrong with them."""
+    from membound.bench.environments.build import states
+
+    found = states()
+    if as_json:
+        print_json([_record(state) for state in found])
+        return
+    for state in found:
+        typer.echo(f"{state.recipe.name}: {_told(state)}")
+
+
+def _record(state: State) -> dict[str, Any]:
+    one = state.recipe
+    return {
+        "name": one.name,
+        "backend": one.backend,
+        "made": state.made,
+        "problem": state.problem,
+        "remedy": state.remedy,
+        "python": str(one.python),
+        "packages": state.packages,
+    }
+
+
+def _told(state: State) -> str:
+    """One line: what it holds and where, or why it cannot be used and what would help."""
+    if not state.made:
+        return f"not made; {state.remedy}"
+    if state.problem:
+        return f"cannot be used: {state.problem}; {state.remedy}"
+    held = [f"{name} {state.packages[name]}" for name in state.recipe.shown if name in state.packages]
+    return f"{', '.join(held)} ({len(state.packages)} packages), {state.recipe.python}"

@@ -1,0 +1,38 @@
+"""`membound export-model`: a work's model as a folder that engines load.
+
+membound export-model step:model=tiny,weight=f32,kv=f32 models/tiny
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import MOST_SEED, Debug, Json, print_json
+
+
+def export_model(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A step or prefill whose model is written.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the weights.")] = 1,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a work's model as a Hugging Face folder, with the weights that every backend gets for it.
+
+    config.json, a small tokenizer and safetensors: any engine can load it, and membound too, as model=DIR.
+    """
+    from membound.kernels.export import ExportError, export_model
+    from membound.kernels.inputs import ModelInputs, make_inputs
+    from membound.kernels.work import parse
+
+    inputs = make_inputs(parse(spec), seed)
+    if not isinstance(inputs, ModelInputs):
+        raise ExportError(f"{spec} has no model; name a step or a prefill")
+    size = export_model(inputs, folder)
+    if as_json:
+        print_json({"path": str(folder), "bytes": size})
+    else:
+        typer.echo(f"{folder}: {size} bytes of weights")

@@ -1,0 +1,284 @@
+"""Environments of their own for runtimes whose pins clash with membound's: built from committed locks.
+
+>>> create(recipe("mine"), force=False, tell=print)          # uv where it is there, pip otherwise
+>>> interpreters()
+{'mine': '/…/membound/environments/mine/bin/python'}
+
+A lock is `backends/environments/NAME.txt`, pins for ``pip install --no-deps -r``; the part of NAME before
+a dash is the backend. An environment lies in `home()` and runs this very membound: its site-packages hold
+a link to the package and a copy of its metadata, so a worker there is never older than the harness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import distribution, distributions
+from pathlib import Path
+
+import membound
+from membound.backends import api
+from membound.bench.environments.package_index import pip_settings, uv_arguments, uv_environment
+from membound.errors import MemboundError
+
+Tell = Callable[[str], None]
+
+LOCKS = Path(api.__file__).parent / "environments"
+MARKER = "membound-environment.json"
+"""Written when an environment is complete."""
+HOLDS = "# holds:"
+"""Begins the line of a lock that names the packages worth showing."""
+UV = "uv==0.13.9"
+VENV = ("-m", "venv")
+CHECK = "import membound.bench.worker, membound.bench.measure.case"
+
+
+class EnvironmentFailed(MemboundError):
+    """An environment cannot be made or used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A committed lock. `shown` are the packages of note, `pins` all of them by name."""
+
+    name: str
+    path: Path
+    shown: tuple[str, ...]
+    pins: dict[str, str]
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs there."""
+        return self.name.partition("-")[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the environment lies, made or not."""
+        return home() / self.name
+
+    @property
+    def aside(self) -> Path:
+        """Where it waits while a new one is made in its place."""
+        return home() / f".{self.name}.before"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An environment as found: absent, broken (with `problem`), or usable with its `packages`."""
+
+    recipe: Recipe
+    made: bool
+    problem: str
+    packages: dict[str, str]
+
+    @property
+    def remedy(self) -> str:
+        """The command that would help, or ''."""
+        if self.made and not self.problem:
+            return ""
+        return f"membound env create {self.recipe.name}" + (" --force" if self.made else "")
+
+
+def home() -> Path:
+    """Where environments lie: $MEMBOUND_ENVIRONMENTS, or the user's data folder."""
+    named = os.environ.get("MEMBOUND_ENVIRONMENTS")
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(named) if named else Path(data) / "membound" / "environments"
+
+
+def recipes() -> tuple[Recipe, ...]:
+    """All committed locks, by name."""
+    return tuple(_read(path) for path in sorted(LOCKS.glob("*.txt")))
+
+
+def recipe(name: str) -> Recipe:
+    """The lock of that name. Raises EnvironmentFailed that lists what there is."""
+    known = {one.name: one for one in recipes()}
+    if name not in known:
+        raise EnvironmentFailed(f"no environment is called {name!r}; there are: {', '.join(known)}")
+    return known[name]
+
+
+def _read(path: Path) -> Recipe:
+    lines = path.read_text().splitlines()
+    shown = [line.removeprefix(HOLDS) for line in lines if line.startswith(HOLDS)]
+    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    names = tuple(name.strip() for text in shown for name in text.split(","))
+    return Recipe(path.stem, path, names, {name: version for name, _, version in pins})
+
+
+def states() -> tuple[State, ...]:
+    """Every recipe with what was made of it."""
+    return tuple(_state(one) for one in recipes())
+
+
+def _state(one: Recipe) -> State:
+    if not one.folder.exists():
+        return State(one, False, "", {})
+    problem = _problem(one)
+    packages = {d.name: d.version for site in _sites(one) for d in distributions(path=[str(site)])}
+    return State(one, True, problem, packages)
+
+
+def _problem(one: Recipe) -> str:
+    """What keeps a folder from being an environment that can be used, or ''."""
+    if not (one.folder / MARKER).is_file():
+        return "it was not finished"
+    if not (one.python.is_file() and os.access(one.python, os.X_OK)):
+        return "its interpreter is gone: the Python that it was made with was removed"
+    links = [site / "membound" for site in _sites(one)]
+    if not any((link / "__init__.py").is_file() for link in links):
+        return "the membound that it was made with was moved or removed"
+    return ""
+
+
+def interpreters() -> dict[str, str]:
+    """Backend to interpreter, for each environment that was made and is named as its backend.
+
+    One that is broken is there too: asking it says why, and using another in its place would not.
+    """
+    return {
+        s.recipe.backend: str(s.recipe.python)
+        for s in states()
+        if s.made and s.recipe.name == s.recipe.backend
+    }
+
+
+def remedy_for(python: str) -> tuple[str, str]:
+    """(what is wrong, the command that would help) where `python` is of a broken environment; else two ''."""
+    for state in states():
+        if state.made and state.problem and str(state.recipe.python) == python:
+            return f"environment {state.recipe.name} cannot be used: {state.problem}", state.remedy
+    return "", ""
+
+
+def create(one: Recipe, force: bool, tell: Tell) -> Path:
+    """Make the environment; returns its interpreter. A failure or Ctrl-C leaves what was there before, or nothing.
+
+    Raises EnvironmentFailed: it is there already and not `force`, its folder cannot be written, packages
+    cannot be had, or what was installed cannot run a worker.
+    """
+    _restore(one)
+    if one.folder.exists() and not force:
+        raise EnvironmentFailed(f"{one.folder} is there already; --force makes it anew")
+    try:
+        one.folder.parent.mkdir(parents=True, exist_ok=True)
+        with _kept_aside(one):
+            _build(one, tell)
+    except OSError as error:
+        raise EnvironmentFailed(f"{one.folder} cannot be made: {error.strerror}") from None
+    return one.python
+
+
+@contextmanager
+def _kept_aside(one: Recipe) -> Iterator[None]:
+    """The old environment, if any, under another name; it comes back on any failure, and goes when all went well.
+
+    The new one is built in its own place, since environments hold their path and cannot be moved.
+    """
+    if one.folder.exists():
+        one.folder.rename(one.aside)
+    try:
+        yield
+    except BaseException:
+        _clear(one.folder)
+        if one.aside.exists():
+            one.aside.rename(one.folder)
+        raise
+    _clear(one.aside)
+
+
+def _restore(one: Recipe) -> None:
+    """An old environment that a killed `create` left aside: back, unless the new one was finished."""
+    if one.aside.exists():
+        if (one.folder / MARKER).is_file():
+            _clear(one.aside)
+        else:
+            _clear(one.folder)
+            one.aside.rename(one.folder)
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _build(one: Recipe, tell: Tell) -> None:
+    tell(f"making {one.folder} with Python {sys.version.split()[0]}")
+    _run([sys.executable, *VENV, str(one.folder)], f"{sys.executable} cannot make an environment")
+    _install(one, tell)
+    for site in _sites(one):
+        _link(site)
+    tell("trying it")
+    _run([str(one.python), "-P", "-c", CHECK], "what was installed cannot run a worker of membound")
+    made = {"name": one.name, "python": sys.version.split()[0], "membound": membound.__version__}
+    (one.folder / MARKER).write_text(json.dumps(made))
+
+
+def _sites(one: Recipe) -> list[Path]:
+    """site-packages of an environment: one, or none where it was not begun."""
+    return sorted(one.folder.glob("lib/python*/site-packages"))
+
+
+def _install(one: Recipe, tell: Tell) -> None:
+    """The pins, with the user's own settings of pip: indexes, folders of wheels, certificates."""
+    settings = pip_settings()
+    uv = shutil.which("uv") or _fetched_uv(one)
+    pip = [str(one.python), "-m", "pip", "install", "--no-deps", "-r", str(one.path)]
+    if uv is not None:
+        tell(f"installing {len(one.pins)} packages with uv")
+        arguments = ["pip", "install", "--compile-bytecode", "--no-deps", "--python", str(one.python)]
+        command = [uv, *arguments, *uv_arguments(settings), "-r", str(one.path)]
+        try:
+            return _run(command, "", uv_environment(settings))
+        except EnvironmentFailed as error:
+            tell(f"uv failed ({error}); trying pip")
+    tell(f"installing {len(one.pins)} packages with pip; this takes minutes")
+    hint = f"the packages of {one.path.name} cannot be installed; see docs/environments.md for where they come from"
+    return _run(pip, hint)
+
+
+def _fetched_uv(one: Recipe) -> str | None:
+    """uv inside the environment, if pip can get it."""
+    done = subprocess.run(
+        [str(one.python), "-m", "pip", "install", "--quiet", UV], capture_output=True, text=True, check=False
+    )
+    return str(one.folder / "bin" / "uv") if done.returncode == 0 else None
+
+
+def _link(site: Path) -> None:
+    """This membound: a link to the package, and its metadata, which name the backends."""
+    (site / "membound").symlink_to(Path(membound.__file__).parent, target_is_directory=True)
+    info = site / f"membound-{membound.__version__}.dist-info"
+    info.mkdir()
+    here = distribution("membound")
+    for name in ("METADATA", "entry_points.txt"):
+        (info / name).write_text(here.read_text(name) or "")
+
+
+def _run(command: Sequence[str], failure: str, environment: dict[str, str] | None = None) -> None:
+    """Run to the end. Raises EnvironmentFailed with `failure` and the words that say why."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, errors="replace"
+    )
+    if done.returncode:
+        words = _last_words(f"{done.stdout}\n{done.stderr}".splitlines())
+        raise EnvironmentFailed(": ".join(filter(None, (failure, words or f"exit status {done.returncode}"))))
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """The last line that speaks of an error, or the last of all."""
+    told = [line.strip() for line in lines if line.strip()]
+    errors: Iterator[str] = (line for line in reversed(told) if "error" in line.lower() or "×" in line)
+    return next(errors, told[-1] if told else "")[:300]

@@ -1,0 +1,185 @@
+"""What a run is to use: backends, threads and interpreters as the user named them, checked one by one.
+
+>>> choice = choose_backends(["mine", "other:cpu"], threads=2, pythons={})
+>>> choice.chosen
+('mine:cpu', 'mine:cpu+compile', 'other:cpu')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from membound.backends import registry
+from membound.bench.environments.build import interpreters, states
+from membound.bench.machine.fingerprint import default_threads
+from membound.bench.planning.probe import Found, probe, probe_devices
+from membound.errors import BackendUnavailable, MemboundError
+from membound.results.roofline import device_class
+
+
+class OptionError(MemboundError):
+    """An option of a run has a value that this machine or this installation cannot serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there.
+
+    `device_memory` holds the bytes of those that have memory of their own, `device_cache` those of its cache,
+    `variants` what each device is also offered as: ``graph`` where ``backend:device+graph`` is there too.
+    """
+
+    chosen: tuple[str, ...]
+    absent: tuple[Found, ...]
+    device_memory: dict[str, int] = field(default_factory=dict)
+    device_cache: dict[str, int] = field(default_factory=dict)
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def split(texts: Iterable[str]) -> list[str]:
+    """Names given one at a time or with commas between them."""
+    return [name for text in texts for name in (part.strip() for part in text.split(",")) if name]
+
+
+def split_works(texts: Iterable[str]) -> list[str]:
+    """Specs given one at a time or with commas between them: a comma before ``kind:`` starts a new one."""
+    return [spec for text in texts for spec in re.split(r",\s*(?=[a-z]+:)", text)]
+
+
+def check_threads(threads: int | None) -> int:
+    """The threads asked for, or this machine's default. Raises OptionError beyond the CPUs at hand."""
+    if threads is None:
+        return default_threads()
+    available = len(os.sched_getaffinity(0))
+    if not 1 <= threads <= available:
+        raise OptionError(f"threads={threads} must be from 1 to {available}, the CPUs this process may use")
+    return threads
+
+
+def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
+    """Backend to interpreter: ``BACKEND=PATH``, over the environments that were made for backends.
+
+    PATH may be the name of an environment that was made. Raises OptionError, UnknownBackend.
+    """
+    pythons, made = interpreters(), {s.recipe.name: str(s.recipe.python) for s in states() if s.made}
+    for text in texts:
+        backend, equals, path = (part.strip() for part in text.partition("="))
+        if not equals or not backend or not path:
+            raise OptionError(f"--python {text!r} is not BACKEND=PATH")
+        registry.entry_for(backend)
+        path = made.get(path, path)
+        if not (
+            os.path.isfile(path) and os.access(path, os.X_OK)
+        ):  # False for a name too long, unlike Path's
+            raise OptionError(
+                f"--python {backend}: {path} is not an interpreter that can be run, nor an environment "
+                f"({', '.join(made) or 'none'} made; see membound env list)"
+            )
+        pythons[backend] = path
+    return pythons
+
+
+def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
+    """Every device that is there; or, of the backends asked for, all devices of a bare name.
+
+    ``backend:device`` is taken at its word unless probing found it absent, and becomes a row beside others; where
+    nothing else was asked for it is opened first. Raises UnknownBackend, and BackendUnavailable with the reason if
+    something that probing lists, or all that was asked for, is not there.
+    """
+    for name in asked:
+        registry.entry_for(name)
+    wanted = {name.partition(":")[0] for name in asked}
+    entries = [e for e in registry.entries() if not asked or e.partition(".")[0] in wanted]
+    found = probe(entries, threads, pythons)
+    absent = tuple(device for device in found if not device.available)
+    if not asked:
+        chosen = [device.id for device in found if device.available]
+        return Choice(tuple(chosen), absent, *_device_sizes(chosen, found), _variants(chosen, found))
+    chosen = []
+    for name in asked:
+        chosen += [name] if ":" in name else _devices(name, found)
+        _refuse_absent(name, found)
+    chosen = list(dict.fromkeys(chosen))
+    if not set(chosen) & {device.id for device in found if device.available}:
+        _refuse_all_absent(probe_devices(tuple(chosen), threads, pythons))
+    return Choice(tuple(chosen), (), *_device_sizes(chosen, found), _variants(chosen, found))
+
+
+def _device_sizes(chosen: Sequence[str], found: Sequence[Found]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of memory and of cache of each chosen accelerator; an unprobed variant has those of its plain device."""
+    return _device_bytes("memory_bytes", chosen, found), _device_bytes("cache_bytes", chosen, found)
+
+
+def _device_bytes(name: str, chosen: Sequence[str], found: Sequence[Found]) -> dict[str, int]:
+    known = {d.id: d.accelerator[name] for d in found if d.accelerator and d.accelerator.get(name)}
+    plain = {device: device.partition("+")[0] for device in chosen}
+    return {
+        device: known.get(device, known.get(base, 0))
+        for device, base in plain.items()
+        if {device, base} & set(known)
+    }
+
+
+def _variants(chosen: Sequence[str], found: Sequence[Found]) -> dict[str, tuple[str, ...]]:
+    """Words that may follow each chosen device, by what is there; ``alpha:npu`` is ``alpha:npu:0``."""
+    offered: dict[str, tuple[str, ...]] = {}
+    for device in found:
+        base, _, variant = device.id.rpartition("+")
+        if device.available and base:
+            offered[_numbered(base)] = (*offered.get(_numbered(base), ()), variant)
+    return {name: offered[_numbered(name)] for name in chosen if _numbered(name) in offered}
+
+
+def _numbered(name: str) -> str:
+    """``alpha:npu+compile`` as ``alpha:npu:0+compile``: the first device of its kind."""
+    device, plus, variants = name.partition("+")
+    return f"{device.partition(':')[0]}:{device_class(device)}{plus}{variants}"
+
+
+def _devices(name: str, found: Sequence[Found]) -> list[str]:
+    return [device.id for device in found if device.available and device.id.partition(":")[0] == name]
+
+
+def _refuse_absent(name: str, found: Sequence[Found]) -> None:
+    """Raises BackendUnavailable if probing said that `name` (or its whole backend) is not there."""
+    backend = name.partition(":")[0]
+    plain = name.partition("+")[0]
+    absent = [
+        d
+        for d in found
+        if not d.available and (d.id in (name, backend) or f"{plain}:".startswith(f"{d.id}:"))
+    ]
+    if ":" not in name and _devices(name, found):
+        return
+    if not absent and ":" not in name:
+        absent = [device for device in found if device.id.partition(":")[0] == backend]
+    if absent:
+        device = absent[0]
+        raise BackendUnavailable(f"{name} is not available: {told(device)}", device.remedy)
+
+
+def _refuse_all_absent(found: Sequence[Found]) -> None:
+    """Raises BackendUnavailable if none of these devices is there: a run of them would measure ceilings alone."""
+    if not any(device.available for device in found):
+        reasons = "; ".join(f"{device.id} is not available: {told(device)}" for device in found)
+        raise BackendUnavailable(reasons, found[0].remedy)
+
+
+def refuse_environments(asked: Iterable[str]) -> None:
+    """Raises OptionError if a backend lives in an environment of its own: one process cannot hold it."""
+    apart = interpreters()
+    for name in asked:
+        if name.partition(":")[0] in apart:
+            raise OptionError(
+                f"{name} runs in an environment of its own, and this holds all backends in one process; "
+                "membound run compares them"
+            )
+
+
+def told(device: Found) -> str:
+    """Why a device is absent and what would help, in one line."""
+    reason = " ".join(device.reason.split())
+    return f"{reason}; {device.remedy}" if device.remedy else reason

@@ -1,0 +1,190 @@
+"""What a run will do, decided and checked before anything is allocated: cells, order, budgets, sizes.
+
+>>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=available_memory_bytes())
+>>> plan.cells[0]
+Cell(backend='torch:cpu', replicate=0, works=('linear:n=14336,k=4096,m=16,weight=bf16', ...))
+
+A cell is one worker process: all works on one backend, once. The order of cells within a replicate, and
+of works within a cell, is shuffled with the seed, so that slow drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from membound.backends import registry
+from membound.bench.machine.fingerprint import default_threads
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.suites import PlanError, check_memory, check_weights, suite
+from membound.kernels.cpu.compile import cache_folder
+from membound.kernels.work import Work, parse
+from membound.results.roofline import device_class
+
+DEFAULT_BUDGET = Budget(warmup_s=0.3, timing_s=0.9)
+QUICK_BUDGET = Budget(warmup_s=0.2, timing_s=0.4)
+HIGH_BUDGET = Budget(warmup_s=1.0, timing_s=2.0)
+
+DEFAULT_LIMIT_S = 285.0
+"""The default suite's aim of five minutes, less the time a last worker needs to end."""
+DEVICE_LIMIT_S = 420.0
+"""The same where an accelerator takes part: larger works on more variants, within eight minutes."""
+HIGH_REPLICATES = 10
+MAX_REPLICATES = 40
+RIGORS = ("normal", "high")
+
+ROTATION_SHARE = 0.4
+"""Share of the available memory that rotating input sets may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose. Zeros and None mean: decide for this machine."""
+
+    threads: int = 0
+    replicates: int = 0
+    rigor: str = "normal"
+    quick: bool = False
+    seed: int = 1
+    budget: Budget | None = None
+    time_limit_s: float | None = None
+    pythons: Mapping[str, str] = field(default_factory=dict)
+    """Backend name (before the colon) to the Python interpreter of its environment."""
+    out: Path = Path("results/runs")
+    command: str = ""
+    ceilings: bool = True
+    reference_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One worker process: `works` (specs, in order) on `backend`."""
+
+    backend: str
+    replicate: int
+    works: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run, fixed. `memory_bytes` is what the input sets of one case may take; `notes` what was picked."""
+
+    cells: tuple[Cell, ...]
+    seed: int
+    threads: int
+    replicates: int
+    max_replicates: int
+    rigor: str
+    quick: bool
+    budget: Budget
+    memory_bytes: int
+    time_limit_s: float | None
+    repeats: int
+    pythons: Mapping[str, str]
+    out: Path
+    reference_dir: Path
+    command: str
+    ceilings: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_cells(self) -> int:
+        """Cases to measure: one work in one replicate on one backend each."""
+        return sum(len(cell.works) for cell in self.cells)
+
+    def python_for(self, backend: str) -> str | None:
+        """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
+        return self.pythons.get(backend) or self.pythons.get(backend.partition(":")[0])
+
+
+def make_plan(
+    backends: Sequence[str],
+    works: Sequence[Work | str],
+    options: Options,
+    memory: int,
+    device_memory: Mapping[str, int] | None = None,
+) -> Plan:
+    """Check everything and fix the order. `works` empty: each backend's suite, cut to fit `memory` bytes.
+
+    `device_memory` is what backends on accelerators have of their own, in bytes.
+    Raises PlanError, UnknownBackend or SpecError, each with one line for the user.
+    """
+    if not backends:
+        raise PlanError("no backend to measure; `membound list` says which there are and what would help")
+    for backend in backends:
+        registry.entry_for(backend)
+    threads, replicates = _counts(options)
+    asked = [parse(work) if isinstance(work, str) else work for work in works]
+    for work in asked:
+        check_memory(work, memory)
+        check_weights(work, options.seed)
+    notes: dict[str, None] = {}
+    suites = {backend: tuple(asked) for backend in backends}
+    if not asked:
+        suites, notes = _suites(backends, options.quick, memory, device_memory or {})
+    specs = {backend: list(dict.fromkeys(work.spec for work in found)) for backend, found in suites.items()}
+    high = options.rigor == "high"
+    limit_s = options.time_limit_s
+    if limit_s is None and not (works or high or options.replicates):
+        limit_s = DEFAULT_LIMIT_S if all(device_class(b) == "cpu" for b in backends) else DEVICE_LIMIT_S
+    return Plan(
+        cells=tuple(interleave(specs, range(replicates), options.seed)),
+        seed=options.seed,
+        threads=threads,
+        replicates=replicates,
+        max_replicates=max(replicates, MAX_REPLICATES) if high else replicates,
+        rigor=options.rigor,
+        quick=options.quick,
+        budget=options.budget or (HIGH_BUDGET if high else QUICK_BUDGET if options.quick else DEFAULT_BUDGET),
+        memory_bytes=int(memory * ROTATION_SHARE),
+        time_limit_s=limit_s,
+        repeats=3 if high else 0 if options.quick else 1,
+        pythons=dict(options.pythons),
+        out=options.out,
+        reference_dir=options.reference_dir
+        or cache_folder().parent.parent / "reference" / cache_folder().name,
+        command=options.command,
+        ceilings=options.ceilings,
+        notes=tuple(notes),
+    )
+
+
+def _suites(
+    backends: Sequence[str], quick: bool, memory: int, device_memory: Mapping[str, int]
+) -> tuple[dict[str, tuple[Work, ...]], dict[str, None]]:
+    """The suite of each backend, and what was changed to fit, said once."""
+    found, notes = {}, dict[str, None]()
+    for backend in backends:
+        found[backend], changed = suite(backend, quick, memory, device_memory.get(backend, 0))
+        notes |= dict.fromkeys(changed)
+    return found, notes
+
+
+def _counts(options: Options) -> tuple[int, int]:
+    """Threads and replicates, checked."""
+    cpus = len(os.sched_getaffinity(0))
+    threads = options.threads or default_threads()
+    if not 1 <= threads <= cpus:
+        raise PlanError(f"threads={options.threads} must be from 1 to {cpus}, the CPUs membound may use here")
+    if options.rigor not in RIGORS:
+        raise PlanError(f"rigor={options.rigor!r} is unknown; allowed: {', '.join(RIGORS)}")
+    if not 0 <= options.replicates <= 1000:
+        raise PlanError(f"replicates={options.replicates} must be from 1 to 1000")
+    if options.seed < 0:
+        raise PlanError(f"seed={options.seed} must not be negative")
+    least = HIGH_REPLICATES if options.rigor == "high" else 1 if options.quick else 3
+    return threads, max(options.replicates, least) if options.rigor == "high" else options.replicates or least
+
+
+def interleave(suites: Mapping[str, Sequence[str]], replicates: Sequence[int], seed: int) -> list[Cell]:
+    """Cells by replicate, the backends in random order within each, the works in random order within a cell."""
+    cells = []
+    for replicate in replicates:
+        rng = random.Random(f"{seed} {replicate}")
+        for backend in rng.sample(list(suites), len(suites)):
+            specs = suites[backend]
+            cells.append(Cell(backend, replicate, tuple(rng.sample(specs, len(specs)))))
+    return cells

@@ -1,0 +1,102 @@
+"""Which devices this machine has: every backend is asked in a worker of its own.
+
+>>> [found.id for found in probe(registry.entries(), threads=2) if found.available]
+['numba:cpu', 'torch:cpu', 'torch:cpu+compile']
+
+A runtime is imported only in its worker, so a broken one is a line with a reason and never an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from membound.backends.registry import entry_for
+from membound.bench.environments.build import remedy_for
+from membound.bench.protocol.process import (
+    Event,
+    Worker,
+    WorkerDiedError,
+    WorkerTimeoutError,
+    WorkerUnavailableError,
+)
+
+LIMIT_S = 120.0
+"""How long a runtime may take to import and open a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device that is there, or why it is not. `id` is what `--backend` takes: ``torch:cpu``."""
+
+    id: str
+    entry: str
+    available: bool
+    reason: str = ""
+    remedy: str = ""
+    """A command that would help, or ''."""
+    name: str = ""
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    accelerator: dict[str, Any] | None = None
+    """A device with memory of its own, as its runtime describes it."""
+
+
+def probe(
+    entries: Sequence[str],
+    threads: int,
+    pythons: Mapping[str, str] | None = None,
+    limit_s: float = LIMIT_S,
+) -> list[Found]:
+    """Every device of the named entry points, in their order. `pythons` as in `plan.Options`."""
+    chosen = pythons or {}
+
+    def ask(entry: str) -> list[Found]:
+        python = chosen.get(entry.partition(".")[0], sys.executable)
+        return _probe_one(entry, threads, python, limit_s)
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return [found for answers in pool.map(ask, entries) for found in answers]
+
+
+def probe_devices(
+    names: Sequence[str], threads: int, pythons: Mapping[str, str] | None = None, limit_s: float = LIMIT_S
+) -> list[Found]:
+    """Each ``backend:device`` opened by name: for those that a backend does not list, such as ``torch:cpu+odd``.
+
+    Raises UnknownBackend.
+    """
+    chosen = pythons or {}
+    found = []
+    for name in names:
+        backend, _, device = name.partition(":")
+        python = chosen.get(name) or chosen.get(backend, sys.executable)
+        found += _probe_one(entry_for(name), threads, python, limit_s, [device])
+    return found
+
+
+def _probe_one(
+    entry: str, threads: int, python: str, limit_s: float, devices: Sequence[str] = ()
+) -> list[Found]:
+    """The `devices` of an entry point; by default those that it lists."""
+    found = []
+    job = {"job": "probe", "entry": entry, "threads": threads, "devices": list(devices)}
+    try:
+        with Worker(job, python) as worker:
+            for event in worker.events(lambda _: limit_s):
+                if event["event"] == "device":
+                    found.append(_found(event))
+    except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
+        problem, remedy = remedy_for(python)
+        reason = problem or f"probing it failed: {error}"
+        found.append(Found(entry.replace(".", ":", 1), entry, False, reason, remedy))
+    return found
+
+
+def _found(event: Event) -> Found:
+    known = {f.name for f in fields(Found)}
+    return Found(**{key: value for key, value in event.items() if key in known})

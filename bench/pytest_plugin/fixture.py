@@ -1,0 +1,270 @@
+"""What the pytest fixture `bandwidth_benchmark` does: any callable, timed cold and held against the ceilings.
+
+>>> inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
+>>> sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+>>> bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+
+pytest-benchmark does the timing, with its own options. Around it stands the protocol of `membound run` as far
+as one process goes: input sets rotate through all launches, the output is held against the float64
+reference before and after, counters say whether the machine was disturbed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any
+
+from membound.backends.api import Device, Tokens
+from membound.bench.machine.fingerprint import (
+    available_memory_bytes,
+    fingerprint,
+    last_level_cache_bytes,
+    package_versions,
+)
+from membound.bench.machine.telemetry import delta, snapshot
+from membound.bench.machine.validity import grade
+from membound.bench.measure.case import DEVICE_SHARE, HARNESS_PACKAGES
+from membound.bench.measure.check import error_of
+from membound.bench.measure.timing import Budget, no_garbage_collection
+from membound.bench.planning.plan import ROTATION_SHARE
+from membound.bench.planning.suites import check_memory, check_weights
+from membound.bench.pytest_plugin.rotation import Rotation, warm_up
+from membound.kernels import reference
+from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
+from membound.kernels.work import parse
+from membound.results.exchange.pytest_benchmark import info_of
+from membound.results.roofline import device_class
+from membound.results.row import Row
+from membound.results.stats import records, summarize
+
+SEED = 1
+ROTATION = 4
+"""Input sets of the user's own are to be this many last-level caches together, as those of a work are."""
+PACKAGES = (*HARNESS_PACKAGES, "pytest-benchmark")
+
+
+class DeclarationError(ValueError):
+    """A benchmark declares its work wrongly: the message says what is wrong and what to write."""
+
+
+@dataclass(slots=True)
+class Table:
+    """The rows of one pytest session.
+
+    `ceilings` is called when the first benchmark on a kind of device needs them: with ``""`` for the CPU's, with
+    a backend's name (``torch:cuda``) for those of an accelerator.
+    """
+
+    run_id: str
+    threads: int
+    command: str
+    ceilings: Callable[[str], list[Row]]
+    machine: dict[str, Any] = field(default_factory=fingerprint)
+    cases: list[Row] = field(default_factory=list)
+    _limits: dict[str, list[Row]] = field(default_factory=dict)
+
+    def limits(self, device: Device) -> list[Row]:
+        """The ceilings of that kind of device, measured or read at the first use."""
+        kind = device_class(device.id)
+        if kind not in self._limits:
+            self._limits[kind] = self.ceilings(device.id if device.accelerator else "")
+        return self._limits[kind]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Ceilings and cases so far; measures nothing."""
+        return [row for rows in (*self._limits.values(), self.cases) for row in rows]
+
+    def add(self, row: Row) -> dict[str, Any]:
+        """Keep a case and return its line of the summary."""
+        self.cases.append(row)
+        limits = (r for rows in self._limits.values() for r in rows)
+        (line,) = records(summarize([*limits, row]))
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """What a benchmark moves and does: `inputs` with a reference, or bytes and FLOPs alone."""
+
+    work: str
+    bytes: int
+    flops: int
+    footprint_bytes: int
+    traffic: dict[str, int]
+    inputs: Inputs | None
+
+
+@dataclass(slots=True)
+class BandwidthBenchmark:
+    """The fixture. `benchmark` is that of pytest-benchmark; `name` is the test's, with its parameters."""
+
+    benchmark: Any
+    table: Table
+    name: str
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the ceilings: what the callable is to use."""
+        return self.table.threads
+
+    def inputs(self, work: str, device: Device | None = None) -> Inputs:
+        """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
+
+        Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError with the
+        bytes that are needed where they do not fit memory, or where a model folder is damaged.
+        """
+        parsed = parse(work)
+        check_memory(parsed, available_memory_bytes())
+        check_weights(parsed, SEED)
+        cache_bytes, room = _cache_and_room(device)
+        slots = slots_to_defeat(parsed, cache_bytes, room)
+        return make_inputs(parsed, SEED, slots if self.benchmark.enabled else min(2, slots))
+
+    def slots(self, bytes: int, device: Device | None = None) -> int:
+        """How many input sets of that size defeat the last-level cache, within the memory that is free."""
+        cache_bytes, room = _cache_and_room(device)
+        wanted = ceil(ROTATION * cache_bytes / bytes) + 1 if self.benchmark.enabled else 2
+        return max(2, min(wanted, room // bytes))
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        sets: Iterable[tuple[Any, ...]],
+        *,
+        inputs: Inputs | None = None,
+        bytes: int = 0,
+        flops: int = 0,
+        sync: Callable[[], object] | None = None,
+        output: Callable[[], Any] | None = None,
+        label: str = "",
+        device: Device | None = None,
+    ) -> Any:
+        """Time ``function(*arguments)`` with the `sets` of arguments in rotation; returns its last result.
+
+        inputs: what `inputs` made; its work gives bytes and FLOPs, and the result (or what `output` returns)
+        is held against the float64 reference before and after, an AssertionError if it is wrong.
+        bytes, flops: of one call, where there is no such work; nothing can be checked then.
+        sync: called after each call within the time, for a device that returns early.
+        label: how the row is called, default the test. device: as a backend's `open` returned it, default the CPU.
+        Raises DeclarationError, AssertionError.
+        """
+        declared = self._declare(inputs, bytes, flops)
+        rotation = Rotation(function, list(sets), sync, output or (lambda: rotation.result))
+        self._check_sets(declared, rotation)
+        start = time.perf_counter()
+        rotation.launch()
+        first_s = time.perf_counter() - start
+        error = _error(declared, rotation)
+        if not self.benchmark.enabled:
+            return self.benchmark(rotation.launch)
+        where = device or Device("cpu", str(self.table.machine["cpu"]), self.threads)
+        limits = self.table.limits(where)  # measured now, if ever: not between warm-up and timing
+        row = self._row(declared, label or self.name, where)
+        row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
+        row.slots, row.first_s = len(rotation.sets), first_s
+        row.working_set_bytes = row.slots * declared.footprint_bytes
+        result = self._time(row, rotation)
+        self.benchmark.has_error = (
+            True  # until it is known to be right: such a benchmark is left out of files
+        )
+        if error is not None:
+            row.error = max(error, _error(declared, rotation) or 0.0)
+        self.benchmark.has_error = False
+        self.benchmark.extra_info.update(info_of(row, self.table.add(row)))
+        return result
+
+    def _declare(self, inputs: Inputs | None, bytes: int, flops: int) -> _Declared:
+        if (inputs is None) == (not bytes):
+            raise DeclarationError(
+                "declare either inputs=bandwidth_benchmark.inputs(SPEC) or bytes=N, flops=M"
+            )
+        if inputs is not None:
+            work = inputs.work
+            traffic = work.traffic
+            return _Declared(
+                work.spec, traffic.total_bytes, work.flops, work.footprint_bytes, asdict(traffic), inputs
+            )
+        if bytes < 0 or flops < 0:
+            raise DeclarationError(f"bytes={bytes} and flops={flops} must not be negative")
+        name = self.name.replace(",", ";")
+        return _Declared(f"custom:name={name},bytes={bytes},flops={flops}", bytes, flops, bytes, {}, None)
+
+    def _check_sets(self, declared: _Declared, rotation: Rotation) -> None:
+        if not rotation.sets or not all(isinstance(arguments, tuple) for arguments in rotation.sets):
+            raise DeclarationError("sets must hold a tuple of arguments for each input set, and one at least")
+        slots = declared.inputs.slots if declared.inputs else 0
+        if slots and len(rotation.sets) != slots:
+            raise DeclarationError(f"{len(rotation.sets)} sets for inputs with {slots} input sets")
+
+    def _row(self, declared: _Declared, label: str, device: Device) -> Row:
+        backend = f"{label.replace(':', '-')}:{device.id.partition(':')[2] or 'cpu'}"
+        if any((row.backend, row.work) == (backend, declared.work) for row in self.table.cases):
+            raise DeclarationError(
+                f"two benchmarks are called {backend} on {declared.work}; give one a label"
+            )
+        return Row(
+            run_id=self.table.run_id,
+            kind="case",
+            backend=backend,
+            work=declared.work,
+            status="ok",
+            seed=SEED,
+            threads=self.table.threads,
+            device=device.name,
+            accelerator=asdict(device.accelerator) if device.accelerator else {},
+            memory_ceiling=device.memory_ceiling,
+            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            bytes=declared.bytes,
+            flops=declared.flops,
+            traffic=declared.traffic,
+            tolerance=reference.tolerance(declared.inputs.work) if declared.inputs else None,
+            machine=self.table.machine,
+            versions=package_versions(PACKAGES) | device.versions,
+            command=self.table.command,
+        )
+
+    def _time(self, row: Row, rotation: Rotation) -> Any:
+        """Warm up, let pytest-benchmark time, and fill the row."""
+        with no_garbage_collection():
+            row.warmup_s = warm_up(rotation, Budget())
+            before = snapshot()
+            result = self.benchmark(rotation.launch)
+            row.telemetry = delta(before, snapshot())
+        stats = self.benchmark.stats
+        row.launches, row.samples_s = stats.iterations, list(stats.stats.data)
+        row.grade, row.grade_reasons = grade(row.telemetry, row.threads)
+        gc.collect()
+        return result
+
+
+def _cache_and_room(device: Device | None) -> tuple[int, int]:
+    """Bytes of the cache that rotation must defeat, and bytes that all input sets may take."""
+    room = int(available_memory_bytes() * ROTATION_SHARE)
+    accelerator = device.accelerator if device else None
+    if accelerator is None:
+        return last_level_cache_bytes(), room
+    own = int(DEVICE_SHARE * accelerator.memory_bytes) or room
+    return accelerator.cache_bytes or last_level_cache_bytes(), min(own, room)
+
+
+def _error(declared: _Declared, rotation: Rotation) -> float | None:
+    """The last result's error against the reference; None without one. Raises AssertionError if too large."""
+    import numpy as np
+
+    if declared.inputs is None:
+        return None
+    result = rotation.output()
+    expected = reference.compute(declared.inputs, rotation.slot)
+    if not isinstance(result, Tokens):
+        result = np.asarray(result, np.float32)
+        assert result.shape == expected.shape, f"the result has shape {result.shape}, not {expected.shape}"
+    error = error_of(result, declared.inputs, expected)
+    limit = reference.tolerance(declared.inputs.work)
+    assert error <= limit, f"error {error:.3g} against the float64 reference; {limit:.3g} is allowed"
+    return error

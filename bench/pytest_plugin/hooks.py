@@ -1,0 +1,165 @@
+"""membound inside pytest: the fixture `bandwidth_benchmark` on top of pytest-benchmark's `benchmark`.
+
+    def test_my_product(bandwidth_benchmark):
+        inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
+        sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+        bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+
+pytest imports this module whenever it starts, in every project of the environment: nothing but pytest and the
+standard library is imported at the top, and nothing is measured before a test asks for the fixture.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from membound.bench.pytest_plugin.fixture import BandwidthBenchmark, Table
+    from membound.results.row import Row
+
+TABLE = pytest.StashKey["Table"]()
+STORED = pytest.StashKey["list[Row]"]()
+NO_CEILINGS = "none"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the fixture."""
+    group = parser.getgroup("membound")
+    group.addoption(
+        "--membound-ceilings",
+        metavar="RUN",
+        default="",
+        help="Take the ceilings of `bandwidth_benchmark` from a stored run (a file, `latest`, the start of its "
+        f"name) instead of measuring them once; `{NO_CEILINGS}`: go without.",
+    )
+    group.addoption(
+        "--membound-threads",
+        metavar="N",
+        type=int,
+        default=0,
+        help="CPU threads of the ceilings; default: those of the stored run, or the physical cores.",
+    )
+
+
+if find_spec("pytest_benchmark"):
+
+    @pytest.fixture
+    def bandwidth_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> BandwidthBenchmark:
+        """Time any callable cold and hold it against this machine's measured ceilings."""
+        from membound.bench.pytest_plugin.fixture import BandwidthBenchmark
+
+        return BandwidthBenchmark(benchmark, _table(request.config), request.node.name)
+
+else:
+
+    @pytest.fixture
+    def bandwidth_benchmark() -> BandwidthBenchmark:
+        """Fail with what is missing."""
+        pytest.fail("bandwidth_benchmark needs pytest-benchmark: pip install pytest-benchmark", pytrace=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read what the options name, so that a wrong one is told before anything runs. Raises UsageError."""
+    name, threads = config.getoption("membound_ceilings"), config.getoption("membound_threads")
+    if name in ("", NO_CEILINGS) and not threads:
+        return
+    from membound.backends.api import MemboundError
+    from membound.bench.planning.choice import check_threads
+    from membound.results.row import RowError
+    from membound.results.store import StoreError
+
+    try:
+        config.stash[STORED] = _stored(name) if name not in ("", NO_CEILINGS) else []
+        check_threads(threads or None)
+    except (MemboundError, RowError, StoreError) as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _stored(name: str) -> list[Row]:
+    """The ceilings of a stored run of this processor. Raises UsageError, StoreError, RowError."""
+    from membound.bench.machine.fingerprint import fingerprint
+    from membound.results.runs import rows_of
+
+    found = [row for row in rows_of(name) if row.kind == "ceiling"]
+    if not found:
+        raise pytest.UsageError(f"--membound-ceilings {name}: that run measured no ceilings")
+    here, there = fingerprint()["cpu"], found[0].machine.get("cpu")
+    if here != there:
+        raise pytest.UsageError(f"--membound-ceilings {name}: measured on {there}, this is {here}")
+    return found
+
+
+def _table(config: pytest.Config) -> Table:
+    """The session's table, made at the first use."""
+    if TABLE not in config.stash:
+        from dataclasses import replace
+
+        from membound.bench.machine.fingerprint import default_threads, fingerprint
+        from membound.bench.pytest_plugin.fixture import Table
+        from membound.results.store import new_run_id
+
+        machine = fingerprint()
+        run_id = new_run_id(str(machine["cpu"]))
+        stored = config.stash.get(STORED, [])
+        known = max((row.threads for row in stored), default=0)
+        threads: int = config.getoption("membound_threads") or known or default_threads()
+
+        def ceilings(backend: str) -> list[Row]:
+            if config.getoption("membound_ceilings"):
+                return [replace(r, run_id=run_id, config=r.config | {"from": r.run_id}) for r in stored]
+            return _measured(config, run_id, threads, backend)
+
+        command = shlex.join(["pytest", *config.invocation_params.args])
+        config.stash[TABLE] = Table(run_id, threads, command, ceilings, machine)
+    return config.stash[TABLE]
+
+
+def _measured(config: pytest.Config, run_id: str, threads: int, backend: str) -> list[Row]:
+    """The ceilings, measured as `membound run` does, in workers of their own."""
+    from membound.bench.pytest_plugin.ceilings import measure_machine
+
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(
+            f"\nmembound: measuring the ceilings of {backend or 'this machine'}, once a session"
+        )
+    return measure_machine(run_id, threads, backend)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: Sequence[Any], output_json: dict[str, Any]
+) -> None:
+    """Store the ceilings beside the benchmarks that were held against them."""
+    if TABLE in config.stash:
+        from membound.results.exchange.pytest_benchmark import KEY, file_info
+
+        output_json[KEY] = file_info(row for row in config.stash[TABLE].rows if row.kind == "ceiling")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Below pytest-benchmark's table: GB/s, shares of the ceilings and verdicts."""
+    table = terminalreporter.config.stash.get(TABLE, None)
+    if table is None or not table.cases:
+        return
+    from io import StringIO
+
+    from rich.console import Console
+
+    from membound.results.views.table import NARROW, benchmarks_view
+
+    text = StringIO()
+    width = max(NARROW, shutil.get_terminal_size().columns)
+    Console(file=text, width=width, force_terminal=False, color_system=None).print(
+        benchmarks_view(table.rows)
+    )
+    terminalreporter.section("membound", sep="-")
+    for line in text.getvalue().splitlines():
+        terminalreporter.write_line(line.rstrip())

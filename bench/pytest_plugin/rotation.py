@@ -1,0 +1,56 @@
+"""A callable over input sets that rotate, so that each call finds its operands in memory and not in a cache.
+
+>>> rotation = Rotation(np.matmul, [(x, w) for w in weights])
+>>> rotation.launch()                   # the next set; rotation.slot and rotation.result say which and what
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+from membound.bench.measure.timing import Budget
+
+
+class Rotation:
+    """A callable over its input sets: each `launch` takes the next one and waits until it is done."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        sets: list[tuple[Any, ...]],
+        sync: Callable[[], object] | None,
+        output: Callable[[], Any],
+    ) -> None:
+        self.sets, self.output = sets, output
+        self.slot, self.result = -1, None
+        turns = cycle(enumerate(sets)).__next__
+
+        def launch() -> Any:
+            self.slot, arguments = turns()
+            self.result = function(*arguments)
+            return self.result
+
+        def launch_and_wait() -> Any:
+            result = launch()
+            assert sync is not None
+            sync()
+            return result
+
+        self.launch = launch if sync is None else launch_and_wait
+
+
+def warm_up(rotation: Rotation, budget: Budget) -> list[float]:
+    """All input sets once, so many launches and so many seconds at least; seconds of each launch."""
+    taken: list[float] = []
+    start = time.perf_counter()
+    while (
+        len(taken) < max(len(rotation.sets), budget.warmup_launches)
+        or time.perf_counter() - start < budget.warmup_s
+    ):
+        begun = time.perf_counter()
+        rotation.launch()
+        taken.append(time.perf_counter() - begun)
+    return taken

@@ -1,0 +1,137 @@
+"""Going on with a run that was cut short: its plan lies beside its rows, and only what has no row is measured.
+
+>>> keep_plan(plan, path)                       # before the first row, removed with the last: <run>.jsonl.plan
+>>> plan, path = find_cut("latest", Path("results/runs"))
+>>> remaining(plan, load_rows(partial_of(path)))
+
+A killed harness, a full disk or a power failure leaves rows in ``<run>.jsonl.partial``. Ctrl-C does not: such a
+run was ended by its user and is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
+from membound.bench.measure.timing import Budget
+from membound.bench.planning.plan import Cell, Plan
+from membound.bench.planning.suites import PlanError, check_memory
+from membound.kernels.work import parse
+from membound.results.row import Row
+from membound.results.runs import stored_runs
+from membound.results.store import PARTIAL, SUFFIX, StoreError
+from membound.version import __version__
+
+PLAN = ".plan"
+PATHS = ("out", "reference_dir")
+
+
+def partial_of(path: Path) -> Path:
+    """Where the rows of a run lie while it is not finished."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def keep_plan(plan: Plan, path: Path) -> None:
+    """Write a run's plan beside its row file `path`, all or nothing. Raises StoreError."""
+    content = json.loads(json.dumps(asdict(plan), default=str))
+    stored = {"membound": __version__, "hash": _hash(content), "plan": content}
+    target = _plan_of(path)
+    scratch = target.with_name(f"{target.name}.tmp")
+    try:
+        with scratch.open("w") as file:
+            json.dump(stored, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(target)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror}") from None
+
+
+def drop_plan(path: Path) -> None:
+    """Remove the plan of a run that is finished."""
+    with suppress(FileNotFoundError):
+        _plan_of(path).unlink()
+
+
+def find_cut(name: str, out: Path) -> tuple[Plan, Path]:
+    """The plan and the (future) row file of the run in `out` that `name` means: ``latest``, or how it begins.
+
+    The latest is that of those with a plan, where there are any; claims cannot be gone on with and are passed by.
+
+    Raises StoreError that lists which runs were cut short; PlanError where its plan is not there, was
+    changed, or is another version's.
+    """
+    cut = [path for path in stored_runs(out) if path.name.endswith(PARTIAL)]
+    known = ", ".join(path.name.removesuffix(SUFFIX + PARTIAL) for path in cut[-5:])
+    if not cut:
+        raise StoreError(f"no run in {out} was cut short: there is nothing to resume")
+    if name == "latest":
+        planned = [path for path in cut if _plan_of(_finished(path)).is_file()]
+        found = (planned or cut)[-1:]
+    else:
+        found = [path for path in cut if path.name.startswith(Path(name).name)]
+    if len(found) != 1:
+        raise StoreError(f"{name!r} names {len(found)} of the runs in {out} that were cut short: {known}")
+    path = _finished(found[0])
+    return _read_plan(path), path
+
+
+def remaining(plan: Plan, rows: Iterable[Row]) -> tuple[Cell, ...]:
+    """The cells of a plan with the works that have no row yet; cells without any are left out."""
+    done = {(row.backend, row.replicate, row.work) for row in rows if row.kind == "case"}
+    cells = (
+        replace(cell, works=tuple(w for w in cell.works if (cell.backend, cell.replicate, w) not in done))
+        for cell in plan.cells
+    )
+    return tuple(cell for cell in cells if cell.works)
+
+
+def check_resumable(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
+    """Raises PlanError on another machine than that of `rows`, or where what is left does not fit its memory."""
+    here = fingerprint()["cpu"]
+    there = next((row.machine["cpu"] for row in rows if row.machine.get("cpu")), here)
+    if here != there:
+        raise PlanError(
+            f"that run was begun on {there}, this is {here}: rows of two machines do not make a run"
+        )
+    for spec in dict.fromkeys(work for cell in cells for work in cell.works):
+        check_memory(parse(spec), available_memory_bytes())
+
+
+def _finished(partial: Path) -> Path:
+    return partial.with_name(partial.name.removesuffix(PARTIAL))
+
+
+def _plan_of(path: Path) -> Path:
+    return path.with_name(path.name + PLAN)
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_plan(path: Path) -> Plan:
+    where = _plan_of(path)
+    try:
+        stored = json.loads(where.read_text())
+        content, version = stored["plan"], stored["membound"]
+        intact = stored["hash"] == _hash(content)
+    except FileNotFoundError:
+        raise PlanError(f"{where} is not there, so what was planned is not known: start afresh") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PlanError(f"{where} cannot be read: {error!r}") from None
+    if not intact:
+        raise PlanError(f"{where} was changed since the run began: start afresh")
+    if version != __version__ or set(content) != {f.name for f in fields(Plan)}:
+        raise PlanError(f"{where} was written by membound {version}, this is {__version__}: start afresh")
+    cells = tuple(Cell(c["backend"], c["replicate"], tuple(c["works"])) for c in content["cells"])
+    changes = {name: Path(content[name]) for name in PATHS}
+    budget = Budget(**content["budget"])
+    return Plan(**content | changes | {"cells": cells, "budget": budget, "notes": tuple(content["notes"])})

@@ -1,0 +1,122 @@
+"""One `membound run` from the first line it prints to its exit status.
+
+>>> session = run_session([], ["mine"], Options(quick=True), Console(), Console(stderr=True))
+>>> session.path, session.exit_status
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from membound.bench.api import go_on, measure, prepare
+from membound.bench.planning.choice import Choice, told
+from membound.bench.planning.plan import Options, Plan
+from membound.bench.run.progress import progress_on
+from membound.bench.run.resume import find_cut, partial_of, remaining
+from membound.results.row import Row
+from membound.results.stats import records, summarize
+from membound.results.store import SUFFIX, load_rows
+from membound.results.views.table import run_view
+from membound.results.wording import amount
+
+FAILED = ("wrong", "crashed", "timeout", "oom", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a run left: its rows and their file."""
+
+    path: Path
+    rows: list[Row] = field(repr=False)
+    interrupted: bool
+
+    @property
+    def exit_status(self) -> int:
+        """130 interrupted; 1 a case or the ceilings failed, or no case was measured; else 0."""
+        if self.interrupted:
+            return 130
+        measured = any(row.kind == "case" and row.status == "ok" for row in self.rows)
+        return 0 if measured and not any(row.status in FAILED for row in self.rows) else 1
+
+    def records(self) -> list[dict[str, Any]]:
+        """The summary, a case an object, as JSON can hold it."""
+        return records(summarize(self.rows))
+
+    def view(self) -> RenderableType:
+        """The table."""
+        return run_view(self.rows)
+
+
+def run_session(
+    works: Sequence[str], backends: Sequence[str], options: Options, talk: Console, progress: Console
+) -> Session:
+    """Choose, tell what was chosen on `talk`, measure with bars or lines on `progress`.
+
+    Raises SpecError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    """
+    plan, choice = prepare(works, backends, options)
+    for line in picked(plan, choice):
+        talk.print(line, markup=False, highlight=False, soft_wrap=True)
+    with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
+        path, rows = measure(plan, reporter)
+    return Session(path, rows, bool(interrupts))
+
+
+def resume_session(name: str, out: Path, talk: Console, progress: Console) -> Session:
+    """Go on with a run that was cut short, telling on `talk` which and what is left.
+
+    Raises StoreError, RowError, PlanError.
+    """
+    plan, path = find_cut(name, out)
+    known = load_rows(partial_of(path))
+    left = sum(len(cell.works) for cell in remaining(plan, known))
+    talk.print(
+        f"going on with {path.name.removesuffix(SUFFIX)}: {left} of {plan.total_cells} cases are left",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
+        rows = go_on(plan, path, reporter)
+    return Session(path, rows, bool(interrupts))
+
+
+def picked(plan: Plan, choice: Choice) -> Iterator[str]:
+    """What the run will do, a line each."""
+    yield f"backends: {', '.join(choice.chosen)}"
+    for device in choice.absent:
+        yield f"  not here: {device.id} ({told(device)})"
+    specs = dict.fromkeys(spec for cell in plan.cells for spec in sorted(cell.works))
+    yield f"works: {len(specs)}"
+    for spec in specs:
+        yield f"  {spec}"
+    processes = f"{plan.replicates} process" + ("es" if plan.replicates > 1 else "")
+    limit = f", at most about {plan.time_limit_s:.0f} s" if plan.time_limit_s else ""
+    yield (
+        f"{plan.threads} thread{'s' * (plan.threads != 1)}, {processes} a case (rigor {plan.rigor}), seed {plan.seed}, "
+        f"{amount(plan.memory_bytes, 'B')} of memory for inputs{limit}"
+    )
+
+
+@contextmanager
+def noticing_interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C while raising KeyboardInterrupt as ever: the run ends itself in good order."""
+    seen: list[int] = []
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,224 @@
+"""softmax(q · Kᵀ / sqrt(dim)) · V for one query token a sequence, compiled: MHA, GQA and MQA, every cache.
+
+    g = grouping(kv, group, dim)                          # which kernel
+    attend(g.kv, g.heads, g.method, q, …, threads)        # from compiled code, the first three literal
+    attention_kernel(g.kv, g.heads, g.method)             # one DecodeAttention, cached on disk
+
+The cache is read as it lies: row-major [batch, kv_heads, capacity, dim], float32, bfloat16 bits or int8
+with a float32 scale a row, so that a new token is one row to write. A thread gets an equal share of all
+(sequence, KV head, token) rows, in order. It walks a KV head's part of it in blocks: scores (scores.py),
+online softmax (softmax.py), weighted values (values.py). Where a share ends within a KV head, the parts
+are merged afterwards, as in Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange
+from numba.extending import overload
+
+from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, make_prepare, make_scores, padded_width
+from membound.kernels.cpu.attention.softmax import make_softmax
+from membound.kernels.cpu.attention.values import make_values
+from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.matmul.grouping import Grouping
+from membound.kernels.cpu.matmul.parts import make_finish, make_merge, part_size
+from membound.kernels.cpu.simd import LANES, literal_value
+
+
+def attend(
+    KV: str, HEADS: int, METHOD: str, q: Any, q_at: int, q_stride: int,
+    k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
+    context: int, batch: int, kv_heads: int, group: int, dim: int,
+    out: Any, out_at: int, out_stride: int, threads: int,
+) -> None:  # fmt: skip
+    """Decode attention over the first `context` of `capacity` tokens; all arrays flat.
+
+    HEADS, METHOD: literals from `grouping(KV, group, dim)`; group: query heads a KV head.
+    q, out: float32; sequence b's heads [kv_heads·group, dim] from q_at + b·q_stride (out_at + b·out_stride)
+    on. k, v: [batch, kv_heads, capacity, dim] from element `at` on, float32, uint16 (bf16) or int8;
+    k_scales, v_scales: float32 [batch, kv_heads, capacity] from `scales_at` on for int8, else anything flat.
+    """
+    _attend(Grouping(KV, HEADS, METHOD))(
+        q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+        context, batch, kv_heads, group, dim, out, out_at, out_stride, threads,
+    )  # fmt: skip
+
+
+@overload(attend, prefer_literal=True)
+def _attend_in_kernels(
+    KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+    k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+    context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
+    out: Any, out_at: Any, out_stride: Any, threads: Any,
+) -> Any:  # fmt: skip
+    values = [literal_value(x) for x in (KV, HEADS, METHOD)]
+    if None in values:
+        return None
+    inner = _attend(Grouping(*values))
+
+    def implementation(
+        KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+        context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
+        out: Any, out_at: Any, out_stride: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        inner(
+            q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+            context, batch, kv_heads, group, dim, out, out_at, out_stride, threads,
+        )  # fmt: skip
+
+    return implementation
+
+
+@cache
+def attention_kernel(KV: str, HEADS: int, METHOD: str) -> Any:
+    """One DecodeAttention for a `Grouping`, cached on disk.
+
+    run(q, k, v, k_scales, v_scales, out, batch, kv_heads, group, dim, context, capacity, threads), arrays
+    flat as for `attend`, q and out dense.
+    """
+
+    @kernel()
+    def run(
+        q: Any, k: Any, v: Any, k_scales: Any, v_scales: Any, out: Any,
+        batch: Any, kv_heads: Any, group: Any, dim: Any, context: Any, capacity: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        width = kv_heads * group * dim
+        attend(
+            KV, HEADS, METHOD, q, 0, width, k, v, k_scales, v_scales, 0, 0, capacity,
+            context, batch, kv_heads, group, dim, out, 0, width, threads,
+        )  # fmt: skip
+
+    return run
+
+
+@cache
+def _attend(g: Grouping) -> Any:
+    return make_attend(g, make_scores(g), make_values(g))
+
+
+def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
+    """Every thread its share of the rows, then what was split is merged; takes what `attend` does from q on."""
+    walk, merge = _make_walk(g, score, add_values), make_merge(g)
+    HEADS = g.heads
+
+    @numba.njit(parallel=True)
+    def run(
+        q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
+        at: Any, scales_at: Any, capacity: Any, context: Any, batch: Any, kv_heads: Any,
+        group: Any, dim: Any, out: Any, out_at: Any, out_stride: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        units = batch * kv_heads
+        parts = np.empty(2 * threads * part_size(group, HEADS, dim), np.float32)
+        for thread in prange(threads):  # unsigned in the loop's body: `walk` would be compiled for both
+            walk(
+                q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+                context, units, kv_heads, group, dim, out, out_at, out_stride, parts, np.intp(thread), threads,
+            )  # fmt: skip
+        if units % threads:
+            for thread in prange(threads):
+                for unit in range(thread * units // threads, (thread + 1) * units // threads):
+                    merge(parts, unit, units, kv_heads, group, dim, context, out, out_at, out_stride, threads)
+
+    return run
+
+
+def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
+    """One thread's share: a run of rows over all KV heads, cut where a KV head ends."""
+    prepare, attend_part, finish = make_prepare(g), _make_part(g, score, add_values), make_finish(g)
+    workspace = _make_workspace(g)
+
+    @numba.njit
+    def walk(
+        q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
+        at: Any, scales_at: Any, capacity: Any, context: Any, units: Any, kv_heads: Any,
+        group: Any, dim: Any, out: Any, out_at: Any, out_stride: Any, parts: Any, thread: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        query, factors, scores, worth, part = workspace(group, dim)
+        first, final = thread * units * context // threads, (thread + 1) * units * context // threads
+        while first < final:
+            unit = first // context
+            begin = first - unit * context
+            tokens = min(context - begin, final - first)
+            b, h = unit // kv_heads, unit % kv_heads
+            prepare(q, q_at + b * q_stride + h * group * dim, group, dim, query, factors)
+            row = unit * capacity + begin
+            attend_part(
+                query, factors, k, v, k_scales, v_scales, at + row * dim, scales_at + row, group, dim, tokens,
+                scores, worth, part,
+            )  # fmt: skip
+            if tokens == context:
+                finish(part, group, dim, out, out_at + b * out_stride + h * group * dim)
+            else:
+                slot = 2 * thread + (begin == 0)
+                for i in range(part.size):
+                    parts[slot * part.size + i] = part[i]
+            first += tokens
+
+    return walk
+
+
+@numba.njit
+def _aligned(size: Any) -> Any:
+    """float32 array that starts on a cache line."""
+    array = np.empty(size + 16, np.float32)
+    start = (-array.ctypes.data // 4) % 16
+    return array[start : start + size]
+
+
+def _make_workspace(g: Grouping) -> Any:
+    """workspace(group, dim): a thread's arrays: query, factors, scores, worth, part."""
+    HEADS, BLOCK = g.heads, g.block
+
+    @numba.njit
+    def workspace(group: Any, dim: Any) -> Any:
+        flat = chunks_of(group, HEADS) * LANES
+        part = _aligned(part_size(group, HEADS, dim))
+        return _aligned(part.size), _aligned(flat), _aligned(BLOCK * flat), _aligned(flat), part
+
+    return workspace
+
+
+def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
+    """Blocks of scores, softmax and values over `tokens` rows: fills a part (see parts.py)."""
+    update = make_softmax(g)
+    HEADS, ROWS, BLOCK = g.heads, g.rows, g.block
+
+    @numba.njit
+    def attend_part(
+        query: Any, factors: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
+        at: Any, scales_at: Any, group: Any, dim: Any, tokens: Any,
+        scores: Any, worth: Any, part: Any,
+    ) -> None:  # fmt: skip
+        chunks = chunks_of(group, HEADS)
+        flat = chunks * LANES
+        peaks, totals, sums = part[:flat], part[flat : 2 * flat], part[2 * flat :]
+        for i in range(part.size):
+            part[i] = HIDDEN if i < flat else np.float32(0)
+        stride, last, width = (tokens + ROWS - 1) // ROWS, tokens - 1, padded_width(dim)
+        for begin in range(0, stride, BLOCK):
+            end = min(stride, begin + BLOCK)
+            score(query, factors, k, k_scales, at, scales_at, group, dim, begin, end, stride, last, scores)
+            update(scores, end - begin, chunks, width, peaks, totals, sums)
+            add_values(
+                scores,
+                v,
+                v_scales,
+                at,
+                scales_at,
+                chunks,
+                dim,
+                begin,
+                end,
+                stride,
+                last,
+                sums,
+                worth,
+            )
+
+    return attend_part

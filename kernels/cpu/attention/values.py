@@ -1,0 +1,249 @@
+"""weights · V: the rows of a block of tokens, added up with the weights of each query head.
+
+    add_values(weights, v, v_scales, at, scales_at, chunks, dim, begin, end, stride, last, sums, worth)
+
+Tokens and weights are ordered as in scores.py; sums is [heads, width] float32.
+
+An int8 cache is summed in integers: weight times scale becomes fourteen bits of the block's largest, V is
+widened to int16, and two rows are interleaved so that a lane holds two tokens. The sums are then in the
+order of `column`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.attention.scores import padded_width
+from membound.kernels.cpu.matmul.grouping import Grouping
+from membound.kernels.cpu.simd import (
+    LANES,
+    add_scaled_each,
+    broadcast_next,
+    divide,
+    far_starts,
+    fma_tile,
+    fold_lanes,
+    gather_lanes,
+    interleave_words,
+    load,
+    load_grid,
+    load_next,
+    load_words_each,
+    maximum,
+    multiply,
+    pair_lanes,
+    prefetch,
+    prefetch_each,
+    round_i32,
+    row_starts,
+    splat,
+    store,
+    store_grid,
+    to_f32_tile,
+    weigh_words,
+    widen_at,
+    zeros_i32,
+)
+
+_LARGEST = np.float32(2**14 - 1)
+_LEAST = np.float32(1e-30)
+
+STEPS = 4
+"""Steps whose integer sums stay in registers: 2 to 16 are within 6 % of each other on a Zen 5; the rows of few stay in the
+first-level cache while their columns are walked, and no sum can overflow."""
+
+
+@cache
+def make_values(g: Grouping) -> Any:
+    """add_values(weights, v, v_scales, at, scales_at, chunks, dim, begin, end, stride, last, sums, worth)."""
+    return {"float": _float, "integer": _integer, "scalar": _scalar}[g.method](g)
+
+
+@cache
+def make_column(g: Grouping) -> Any:
+    """column(d): where element d of a head stands in its sums."""
+    PERIOD = 2 * LANES if g.method == "integer" else 1
+
+    @numba.njit
+    def column(d: Any) -> Any:
+        i = d % PERIOD
+        return d - i + i // 4 % 2 * LANES + i // 8 * 4 + i % 4
+
+    return column
+
+
+def _float(g: Grouping) -> Any:
+    SCALED, WIDTH = g.kv == "int8", g.vectors * LANES
+    scale_weights, add_tile, add_vector = (
+        _make_scale_weights(g),
+        make_add_tile(g, g.vectors),
+        make_add_tile(g, 1),
+    )
+
+    @numba.njit
+    def add_values(
+        weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
+    ) -> None:  # fmt: skip
+        if SCALED:
+            scale_weights(weights, v_scales, scales_at, chunks, begin, end, stride, last)
+        whole = dim // WIDTH * WIDTH
+        for t in range(begin, end):
+            for c in range(chunks):
+                place = (c * (end - begin) + t - begin) * LANES
+                for d in range(0, whole, WIDTH):
+                    add_tile(weights, place, v, at, t, stride, last, c, dim, d, sums)
+                for d in range(whole, dim, LANES):
+                    add_vector(weights, place, v, at, t, stride, last, c, dim, d, sums)
+
+    return add_values
+
+
+def make_add_tile(g: Grouping, vectors: int) -> Any:
+    """add_tile(weights, place, v, at, t, stride, last, c, dim, d, sums): element d on of the rows of a step, for chunk c.
+
+    One row after the other, and one step at a time: rows of two steps together, line by line, came 10 to 19 %
+    slower from memory (f32 on a Zen 5).
+    """
+    KV, ROWS, HEADS, LINE, AHEAD, VECTORS = g.kv, g.rows, g.heads, g.line, g.ahead, vectors
+    LINES = (vectors * LANES + g.line - 1) // g.line
+
+    @numba.njit(inline="always")
+    def add_tile(
+        weights: Any,
+        place: Any,
+        v: Any,
+        at: Any,
+        t: Any,
+        stride: Any,
+        last: Any,
+        c: Any,
+        dim: Any,
+        d: Any,
+        sums: Any,
+    ) -> None:
+        tile = load_grid(sums, c * HEADS * dim + d, dim, HEADS, VECTORS)
+        for r in range(ROWS):
+            start = at + min(t + r * stride, last) * dim + d
+            if AHEAD and c == 0 and d % LINE == 0:
+                for line in range(LINES):
+                    prefetch(v, start + AHEAD + line * LINE)
+            factors = broadcast_next(weights, place + r * HEADS, HEADS)
+            tile = fma_tile(tile, factors, load_next(v, start, VECTORS, KV))
+        store_grid(sums, c * HEADS * dim + d, dim, LANES, tile, HEADS)
+
+    return add_tile
+
+
+def _make_scale_weights(g: Grouping) -> Any:
+    """scale_weights(…): weights times the scale of their token's V."""
+    ROWS, HEADS = g.rows, g.heads
+
+    @numba.njit
+    def scale_weights(
+        weights: Any, v_scales: Any, scales_at: Any, chunks: Any, begin: Any, end: Any, stride: Any, last: Any
+    ) -> None:
+        for t in range(begin, end):
+            scales = gather_lanes(v_scales, row_starts(t, stride, last, ROWS, scales_at, 1), HEADS)
+            for c in range(chunks):
+                place = (c * (end - begin) + t - begin) * LANES
+                store(weights, place, multiply(load(weights, place, "f32"), scales))
+
+    return scale_weights
+
+
+def _integer(g: Grouping) -> Any:
+    scale_weights, pack_weights = _make_scale_weights(g), _make_pack_weights(g)
+    add_products = _make_add_products(g)
+
+    @numba.njit
+    def add_values(
+        weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
+    ) -> None:  # fmt: skip
+        scale_weights(weights, v_scales, scales_at, chunks, begin, end, stride, last)
+        pack_weights(weights, chunks, end - begin, worth)
+        add_products(weights, worth, v, at, chunks, dim, begin, end, stride, last, sums)
+
+    return add_values
+
+
+def _make_pack_weights(g: Grouping) -> Any:
+    """pack_weights(weights, chunks, count, worth): whole numbers, of two rows in a lane, in the place of the weights.
+
+    worth[c·LANES + h] is then what a unit of head h of chunk c is worth.
+    """
+    HEADS = g.heads
+
+    @numba.njit
+    def pack_weights(weights: Any, chunks: Any, count: Any, worth: Any) -> None:
+        for c in range(chunks):
+            peak = splat(_LEAST)
+            for t in range(count):
+                peak = maximum(peak, load(weights, (c * count + t) * LANES, "f32"))
+            peak = fold_lanes(peak, HEADS, "max")
+            store(worth, c * LANES, divide(peak, splat(_LARGEST)))
+            units = divide(splat(_LARGEST), peak)
+            for t in range(count):
+                place = (c * count + t) * LANES
+                whole = round_i32(multiply(load(weights, place, "f32"), units))
+                store(weights, place, pair_lanes(whole, HEADS))
+
+    return pack_weights
+
+
+def _make_add_products(g: Grouping) -> Any:
+    """add_products(weights, worth, v, …): integer sums of STEPS steps, then added to the float ones."""
+    ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
+    BYTES, PAIR = 2 * LANES, 2 * g.heads
+
+    @numba.njit
+    def add_products(
+        weights: Any, worth: Any, v: Any, at: Any, chunks: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any,
+    ) -> None:  # fmt: skip
+        for first in range(begin, end, STEPS):
+            final = min(first + STEPS, end)
+            for c in range(chunks):
+                units = broadcast_next(worth, c * LANES, HEADS)
+                for d in range(0, dim, BYTES):
+                    products = zeros_i32(PAIR)
+                    for t in range(first, final):
+                        rows = row_starts(t, stride, last, ROWS, at, dim)
+                        if AHEAD and c == 0 and d % LINE == 0:
+                            prefetch_each(v, rows, d + AHEAD)
+                        pairs = interleave_words(load_words_each(v, rows, d))
+                        place = (c * (end - begin) + t - begin) * LANES
+                        products = weigh_words(products, weights, place, PAIR, pairs, 2)
+                    heads = far_starts(c * HEADS * dim + d, dim, HEADS)
+                    add_scaled_each(sums, heads, to_f32_tile(products), units)
+
+    return add_products
+
+
+def _scalar(g: Grouping) -> Any:
+    KV, ROWS, HEADS = g.kv, g.rows, g.heads
+    SCALED = g.kv == "int8"
+    scale_weights = _make_scale_weights(g)
+
+    @numba.njit
+    def add_values(
+        weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
+    ) -> None:  # fmt: skip
+        if SCALED:
+            scale_weights(weights, v_scales, scales_at, chunks, begin, end, stride, last)
+        width = padded_width(dim)
+        for t in range(begin, end):
+            for r in range(ROWS):
+                token = min(t + r * stride, last)
+                for h in range(chunks * HEADS):
+                    place = (h // HEADS * (end - begin) + t - begin) * LANES + r * HEADS + h % HEADS
+                    for d in range(dim):
+                        sums[h * width + d] += weights[place] * widen_at(v, at + token * dim + d, KV)
+
+    return add_values

@@ -1,0 +1,215 @@
+"""x[m, k] in the form in which a kernel reads it: interleaved, quantised to int8, or as bfloat16 rows.
+
+The scratch is a byte array: values first, then from `rows · (4·k + 64)` on a float32 scale a row, then
+int32 corrections. Interleaved means [round][column][token], so that the tokens of a round are neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange
+
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
+from membound.kernels.cpu.simd import (
+    DOT_OFFSET,
+    LANES,
+    absolute,
+    add_i32,
+    add_lanes,
+    load,
+    load_part,
+    max_lanes,
+    maximum,
+    multiply,
+    round_i32,
+    splat,
+    splat_i32,
+    store_bf16,
+    store_int8,
+)
+from membound.kernels.work import FORMATS
+
+FEW_ROWS = 4
+"""Up to so many rows one thread is done sooner than others have woken."""
+
+COLUMNS = 256
+"""Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
+
+
+def make_prepare(recipe: Recipe) -> Any:
+    """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride]."""
+    if recipe.method == "float":
+        return _interleave(recipe)
+    if recipe.method == "pairs":
+        return _interleave_pairs(recipe)
+    if recipe.method == "tile" and recipe.format == "bf16":
+        return _bf16_rows(recipe)
+    return _quantise(recipe)
+
+
+def _over_rows(recipe: Recipe, one_row: Any) -> Any:
+    """Call one_row(row, …) for every row, in parallel where there are many."""
+    M = recipe.m
+
+    if M <= FEW_ROWS:
+
+        @numba.njit
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            for row in range(M):
+                one_row(row, x, at + row * stride, k, scratch)
+
+    else:
+
+        @numba.njit(parallel=True)
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            for row in prange(M):
+                one_row(np.intp(row), x, at + row * stride, k, scratch)
+
+    return prepare
+
+
+def _interleave(recipe: Recipe) -> Any:
+    M, TOKENS = recipe.m, recipe.tokens
+    STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
+
+    @numba.njit
+    def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
+        for row in range(M):
+            out = scratch.view(np.float32)[(row // TOKENS * k + first) * TOKENS + row % TOKENS :]
+            source = x[at + row * stride + first : at + row * stride + last]
+            for i in range(last - first):
+                out[i * TOKENS] = source[i]
+
+    if M <= FEW_ROWS:
+
+        @numba.njit
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            some_columns(x, at, stride, k, 0, k, scratch)
+            padded = (k + STEP - 1) // STEP * STEP  # there is one round of tokens, and nothing behind it
+            scratch.view(np.float32)[k * TOKENS : padded * TOKENS] = 0
+
+    else:
+
+        @numba.njit(parallel=True)
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            for part in prange((k + COLUMNS - 1) // COLUMNS):
+                last = min(k, (part + 1) * COLUMNS)
+                some_columns(x, at, stride, k, part * COLUMNS, last, scratch)
+
+    return prepare
+
+
+def _interleave_pairs(recipe: Recipe) -> Any:
+    """Pairs of neighbouring columns, rounded to bfloat16; the column behind the last one is zero."""
+    M, TOKENS = recipe.m, recipe.tokens
+
+    @numba.njit(parallel=True)
+    def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+        padded = (k + 1) // 2 * 2
+        for part in prange((k + COLUMNS - 1) // COLUMNS):
+            first, last = part * COLUMNS, min(padded, (part + 1) * COLUMNS)
+            line = np.zeros(COLUMNS + LANES, np.uint16)
+            for row in range(M):
+                _round_bf16(x, at + row * stride + first, min(k, last) - first, line)
+                words = line.view(np.uint32)
+                out = scratch.view(np.uint32)[(row // TOKENS * padded + first) // 2 * TOKENS + row % TOKENS :]
+                for i in range((last - first) // 2):
+                    out[i * TOKENS] = words[i]
+
+    return prepare
+
+
+@numba.njit
+def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
+    """out[:k] = x[at : at + k] as bfloat16, followed by zeros up to a whole vector."""
+    whole = k // LANES * LANES
+    for i in range(0, whole, LANES):
+        store_bf16(out, i, load(x, at + i, "f32"))
+    if whole < k:
+        store_bf16(out, whole, load_part(x, at + whole, k - whole, "f32"))
+
+
+def _bf16_rows(recipe: Recipe) -> Any:
+    ROWS = recipe.rows
+
+    @numba.njit
+    def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
+        padded = (k + 31) // 32 * 32
+        out = scratch[row * (2 * padded + 64) : (row + 1) * (2 * padded + 64)].view(np.uint16)
+        _round_bf16(x, at, k, out)
+        for i in range((k + LANES - 1) // LANES * LANES, padded):
+            out[i] = 0
+
+    assert ROWS * (2 * 32 + 64) <= ROWS * (4 * 32 + 64)
+    return _over_rows(recipe, one_row)
+
+
+def _quantise(recipe: Recipe) -> Any:
+    TOKENS, ROWS = recipe.tokens, recipe.rows
+    TILE = recipe.method == "tile"
+    GROUP = FORMATS[recipe.format].group
+    STEP = GROUP or (64 if TILE else 4)
+
+    @numba.njit
+    def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
+        padded = (k + STEP - 1) // STEP * STEP
+        groups = padded // GROUP if GROUP else 1
+        width = GROUP if GROUP else padded
+        values = scratch[ROWS * (4 * padded + 64) :]
+        scales = values[: 4 * ROWS].view(np.float32)
+        sums = values[4 * ROWS : 4 * ROWS * (1 + groups)].view(np.int32)
+        largest = _largest(x, at, k)
+        factor = np.float32(127) / largest if largest > 0 else np.float32(0)
+        scales[row] = largest / np.float32(127)
+        line = np.empty(width + LANES, np.int8)
+        for g in range(groups):
+            total = _round_part(x, at + g * width, min(width, k - g * width), factor, line)
+            if GROUP:
+                sums[(row // TOKENS * groups + g) * TOKENS + row % TOKENS] = -8 * total
+            else:
+                sums[row] = -DOT_OFFSET * total
+            for i in range(k - g * width, width):
+                line[i] = 0
+            if TILE:
+                out = scratch[row * (padded + 64) : row * (padded + 64) + padded].view(np.int8)
+                for i in range(padded):
+                    out[i] = line[i]
+            else:
+                first = (row // TOKENS * padded + g * width) // 4 * TOKENS + row % TOKENS
+                words, source = scratch.view(np.int32)[first:], line[:width].view(np.int32)
+                for i in range(width // 4):
+                    words[i * TOKENS] = source[i]
+
+    return _over_rows(recipe, one_row)
+
+
+@numba.njit
+def _largest(x: Any, at: Any, k: Any) -> Any:
+    """max |x|."""
+    top = splat(np.float32(0))
+    whole = k // LANES * LANES
+    for i in range(0, whole, LANES):
+        top = maximum(top, absolute(load(x, at + i, "f32")))
+    if whole < k:
+        top = maximum(top, absolute(load_part(x, at + whole, k - whole, "f32")))
+    return max_lanes(top)
+
+
+@numba.njit
+def _round_part(x: Any, at: Any, k: Any, factor: Any, line: Any) -> Any:
+    """line[:k] = round(x · factor); returns the sum."""
+    by = splat(factor)
+    total = splat_i32(np.int32(0))
+    whole = k // LANES * LANES
+    for i in range(0, whole, LANES):
+        q = round_i32(multiply(load(x, at + i, "f32"), by))
+        store_int8(line, i, q)
+        total = add_i32(total, q)
+    if whole < k:
+        q = round_i32(multiply(load_part(x, at + whole, k - whole, "f32"), by))
+        store_int8(line, whole, q)
+        total = add_i32(total, q)
+    return add_lanes((total,))[0]

@@ -1,0 +1,131 @@
+"""Weights widened to float32 in registers, fused multiply-add: every format with float activations, few rows of x.
+
+Weights stream from memory through registers once. More rows: see block_panels.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.matmul.block_panels import make_blocks
+from membound.kernels.cpu.matmul.panels import make_share
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
+from membound.kernels.cpu.simd import (
+    LANES,
+    add_scaled_tile,
+    bf16_each,
+    far_starts,
+    fma_broadcast,
+    load_bytes_each,
+    load_each,
+    nibble_values_each,
+    prefetch_each,
+    scale_tile,
+    store_grid,
+    zeros,
+)
+from membound.kernels.work import FORMATS
+
+COLUMNS_A_ROUND = 4
+"""Columns between two tests for the end. Where a load holds several, one load: 2-4 % faster than two (bfloat16, one row
+of x, one thread of a Zen 5; compiled for AVX2 no difference)."""
+
+
+def make_float(recipe: Recipe) -> Any:
+    """A thread's share of a product with a float recipe: see `make_share`."""
+    if recipe.m > MOST_STREAMED:
+        return make_blocks(recipe)
+    return make_share(recipe, _int4_stream if FORMATS[recipe.format].group else _stream)
+
+
+def _stream(recipe: Recipe, panels_at_once: int) -> Any:
+    FMT, PANELS, TOKENS = recipe.format, panels_at_once, recipe.tokens
+    SUMS = PANELS * TOKENS
+    COLUMN = LANES * FORMATS[FMT].bits // 8
+    SCALED = FMT == "int8"
+    STEP = COLUMNS_A_LOAD.get(FMT, 1)
+    UNROLL = STEP if STEP > 1 else COLUMNS_A_ROUND
+    add_columns = make_add_columns(FMT, TOKENS)
+    LINES = max(1, UNROLL * COLUMN // 64)
+    AHEAD = recipe.ahead
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        x = scratch.view(np.float32)
+        padded = (k + STEP - 1) // STEP * STEP
+        panel_bytes = padded * COLUMN + PANEL_PADDING
+        whole = padded // UNROLL * UNROLL
+        scales = at + panels * panel_bytes
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            acc = zeros(SUMS)
+            for j0 in range(0, whole, UNROLL):
+                if AHEAD:
+                    for line in range(LINES):
+                        prefetch_each(w, starts, j0 * COLUMN + AHEAD + 64 * line)
+                for j in range(j0, j0 + UNROLL, STEP):
+                    acc = add_columns(acc, w, starts, j, x)
+            for j in range(whole, padded, STEP):
+                acc = add_columns(acc, w, starts, j, x)
+            if SCALED:
+                by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+                acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
+            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run
+
+
+def make_add_columns(fmt: str, tokens: int) -> Any:
+    """The inlined function add_columns(acc, w, starts, j, x): acc + column j of W times that of x.
+
+    As many columns as a load holds (COLUMNS_A_LOAD).
+    """
+    COLUMN = LANES * FORMATS[fmt].bits // 8
+
+    if COLUMNS_A_LOAD.get(fmt, 1) == 2:
+
+        @numba.njit(inline="always")
+        def add_columns(acc: Any, w: Any, starts: Any, j: Any, x: Any) -> Any:
+            words = load_bytes_each(w, starts, j * COLUMN)
+            acc = fma_broadcast(acc, bf16_each(words, 0), x, j * tokens)
+            return fma_broadcast(acc, bf16_each(words, 1), x, (j + 1) * tokens)
+
+    else:
+
+        @numba.njit(inline="always")
+        def add_columns(acc: Any, w: Any, starts: Any, j: Any, x: Any) -> Any:
+            return fma_broadcast(acc, load_each(w, starts, j * COLUMN, fmt), x, j * tokens)
+
+    return add_columns
+
+
+def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS = panels_at_once, recipe.tokens
+    SUMS = PANELS * TOKENS
+    GROUP = FORMATS[recipe.format].group
+    SCALES = 2 * LANES
+    RECORD = SCALES + LANES * GROUP // 2
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        x = scratch.view(np.float32)
+        panel_bytes = k // GROUP * RECORD + PANEL_PADDING
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            acc = zeros(SUMS)
+            for g in range(k // GROUP):
+                group = zeros(SUMS)
+                for word in range(GROUP // 8):
+                    place = g * RECORD + SCALES + word * 4 * LANES
+                    packed = load_bytes_each(w, starts, place)
+                    for j in range(8):  # byte i holds columns i and 4 + i: see pack.py
+                        values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
+                        column = (g * GROUP + word * 8 + j) * TOKENS
+                        group = fma_broadcast(group, values, x, column)
+                acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, "f16"))
+            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run

@@ -1,0 +1,137 @@
+"""int8 activations: four products a lane and instruction, summed exactly in int32.
+
+int8 weights: one sum over all of k, then times the row's two scales. int4 weights: stored 0..15, so the
+sum over a group starts at −8 times the group's activations; it is scaled into a float32 sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.matmul.panels import make_share
+from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
+from membound.kernels.cpu.simd import (
+    LANES,
+    NIBBLE_WORDS,
+    add_scaled_tile,
+    broadcast_bytes_next,
+    broadcast_next,
+    dot_nibbles,
+    dot_s8_broadcast,
+    far_starts,
+    load_bytes_each,
+    load_each,
+    load_tile,
+    prefetch_each,
+    scale_columns,
+    scale_tile,
+    store_grid,
+    store_tile,
+    tile_of_columns,
+    to_f32_tile,
+    zeros,
+    zeros_i32,
+)
+from membound.kernels.work import FORMATS
+
+
+def make_integer(recipe: Recipe) -> Any:
+    """A thread's share of a product with an integer recipe: see `make_share`."""
+    return make_share(recipe, _int4 if FORMATS[recipe.format].group else _int8)
+
+
+def _int8(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
+    SUMS = PANELS * TOKENS
+    STRIDE = SUMS * LANES
+    WORD = 4 * LANES
+    AHEAD = recipe.ahead
+    COLUMNS = recipe.integer_block if TILES > 1 else 1 << 40
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        padded = (k + 3) // 4 * 4
+        panel_bytes = padded * LANES + PANEL_PADDING
+        scales = at + panels * panel_bytes
+        row_scales = ROWS * (4 * padded + 64)
+        corrections = row_scales + 4 * ROWS
+        floats = scratch[row_scales:corrections].view(np.float32)
+        sums = np.empty(TILES * STRIDE, np.int32)
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
+            for k0 in range(0, padded, COLUMNS):
+                k1 = min(padded, k0 + COLUMNS)
+                for t in range(TILES):
+                    if k0 > 0:
+                        acc = load_tile(sums, t * STRIDE, zeros_i32(SUMS))
+                    else:
+                        correction = broadcast_bytes_next(scratch, corrections + 4 * t * TOKENS, TOKENS)
+                        acc = tile_of_columns(correction, PANELS)
+                    token = t * padded * TOKENS
+                    for j in range(k0 // 4, k1 // 4):
+                        if AHEAD:
+                            prefetch_each(w, starts, j * WORD + AHEAD)
+                        weights = load_bytes_each(w, starts, j * WORD)
+                        acc = dot_s8_broadcast(acc, weights, scratch, token + j * 4 * TOKENS)
+                    if k1 < padded:
+                        store_tile(sums, t * STRIDE, acc)
+                    else:
+                        result = scale_tile(to_f32_tile(acc), load_each(w, by_row, 0, "f32"))
+                        result = scale_columns(result, broadcast_next(floats, t * TOKENS, TOKENS))
+                        row = t * TOKENS * panels * LANES
+                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, result, PANELS)
+
+    return run
+
+
+def _int4(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
+    SUMS = PANELS * TOKENS
+    STRIDE = SUMS * LANES
+    GROUP = FORMATS[recipe.format].group
+    SCALES = 2 * LANES
+    RECORD = SCALES + LANES * GROUP // 2
+    AHEAD = recipe.ahead
+    GROUPS = recipe.integer_block // GROUP if TILES > 1 else 1 << 40
+
+    @numba.njit
+    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+        groups = k // GROUP
+        panel_bytes = groups * RECORD + PANEL_PADDING
+        row_scales = ROWS * (4 * k + 64)
+        corrections = row_scales + 4 * ROWS
+        floats = scratch[row_scales:corrections].view(np.float32)
+        sums = np.empty(TILES * STRIDE, np.float32)
+        for i in range(first, first + far):
+            starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
+            for g0 in range(0, groups, GROUPS):
+                g1 = min(groups, g0 + GROUPS)
+                for t in range(TILES):
+                    acc = zeros(SUMS)
+                    if g0 > 0:
+                        acc = load_tile(sums, t * STRIDE, acc)
+                    for g in range(g0, g1):
+                        place = corrections + 4 * (t * groups + g) * TOKENS
+                        inner = tile_of_columns(broadcast_bytes_next(scratch, place, TOKENS), PANELS)
+                        column = (t * k + g * GROUP) * TOKENS
+                        for j0 in range(0, GROUP // 8, NIBBLE_WORDS):
+                            if AHEAD:
+                                for j in range(j0, j0 + NIBBLE_WORDS):
+                                    prefetch_each(w, starts, g * RECORD + j * 4 * LANES + AHEAD)
+                            words = g * RECORD + SCALES + j0 * 4 * LANES
+                            place = column + j0 * 8 * TOKENS
+                            inner = dot_nibbles(inner, w, starts, words, scratch, place)
+                        scales = load_each(w, starts, g * RECORD, "f16")
+                        acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
+                    if g1 < groups:
+                        store_tile(sums, t * STRIDE, acc)
+                    else:
+                        acc = scale_columns(acc, broadcast_next(floats, t * TOKENS, TOKENS))
+                        row = t * TOKENS * panels * LANES
+                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+
+    return run

@@ -1,0 +1,136 @@
+"""Matrices in the order in which the kernels read them.
+
+>>> arena = aligned_bytes(recipe.matrix_bytes(n, k))
+>>> pack(weight, recipe, arena)
+
+Packing is done once, before anything is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
+from membound.kernels.inputs import Weight
+from membound.kernels.work import FORMATS
+
+Bytes = npt.NDArray[np.uint8]
+_HUGE_PAGE = 2 << 20
+
+
+def aligned_bytes(size: int) -> Bytes:
+    """`size` bytes of zeros that start on a huge page, so that no vector load crosses a cache line."""
+    raw = np.zeros(size + _HUGE_PAGE, np.uint8)
+    start = -raw.ctypes.data % _HUGE_PAGE
+    return raw[start : start + size]
+
+
+def pack(weight: Weight, recipe: Recipe, arena: Bytes) -> None:
+    """Write `weight` into `arena` (zeroed, `recipe.matrix_bytes` long) as `recipe` wants it."""
+    pack_rows([weight], recipe, arena)
+
+
+def pack_rows(weights: Sequence[Weight], recipe: Recipe, arena: Bytes) -> None:
+    """Like `pack`, for several matrices of the same k set below each other as one."""
+    k = weights[0].k
+    panels = _Panels(recipe, k)
+    row = 0
+    for weight in weights:
+        panels.write(weight, arena, row)
+        row += weight.n
+    if recipe.format == "int8":
+        start = recipe.padded_n(row) // recipe.panel_rows * recipe.panel_bytes(k)
+        scales = np.concatenate([w.scales for w in weights if w.scales is not None])
+        arena[start : start + 4 * row].view(np.float32)[:] = scales
+
+
+class _Panels:
+    """Places rows of a matrix into panels: column groups of `together` values stay next to each other."""
+
+    def __init__(self, recipe: Recipe, k: int) -> None:
+        self.recipe = recipe
+        self.panel_bytes = recipe.panel_bytes(k)
+        fmt = FORMATS[recipe.format]
+        size = max(1, fmt.bits // 8)
+        wide = COLUMNS_A_LOAD.get(recipe.format, 1)
+        self.together = {"float": size * wide, "pairs": 4, "integer": 4, "tile": 4}[recipe.method]
+
+    def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
+        if FORMATS[weight.format].group:
+            scales = weight.scales
+            assert scales is not None
+            group = FORMATS[weight.format].group
+            _write_int4(
+                weight.values.view(np.uint8),
+                scales.view(np.uint16),
+                arena,
+                np.int64(first_row),
+                np.int64(self.panel_bytes),
+                np.int64(self.recipe.panel_rows),
+                np.int64(group),
+            )
+            return
+        values = weight.values.view(np.uint8).reshape(weight.n, -1)
+        rest = -values.shape[1] % self.together
+        if rest:
+            values = np.pad(values, ((0, 0), (0, rest)))
+        unit = np.dtype(f"u{self.together}")
+        _write_columns(
+            values.view(unit),
+            arena[: arena.size // unit.itemsize * unit.itemsize].view(unit),
+            np.int64(first_row),
+            np.int64(self.panel_bytes // unit.itemsize),
+            np.int64(self.recipe.panel_rows),
+        )
+
+
+@kernel(parallel=True)
+def _write_columns(values: Any, arena: Any, first_row: Any, panel_size: Any, panel_rows: Any) -> None:
+    """values [n, column groups] to panels [row // panel_rows][column group][row % panel_rows], a group a word."""
+    n, groups = values.shape
+    for i in prange(n):
+        row = first_row + i
+        base = row // panel_rows * panel_size + row % panel_rows
+        for group in range(groups):
+            arena[base + group * panel_rows] = values[i, group]
+
+
+@numba.njit(inline="always")
+def _nibble(packed: Any, i: Any, k: Any) -> Any:
+    byte = np.int64(packed[i, k >> 1])
+    return (byte >> 4) if k & 1 else (byte & 15)
+
+
+@kernel(parallel=True)
+def _write_int4(
+    packed: Any, scales: Any, arena: Any, first_row: Any, panel_bytes: Any, panel_rows: Any, group: Any
+) -> None:
+    """Panels of records, a group of columns each: float16 scales of the rows, then words of eight columns.
+
+    Byte i of a row's word holds column i in its low and column 4 + i in its high nibble, so that one
+    mask and one shift give two operands of a four-byte dot product.
+    """
+    n = packed.shape[0]
+    groups = scales.shape[1]
+    record = panel_rows * (2 + group // 2)
+    for i in prange(n):
+        row = first_row + i
+        lane = row % panel_rows
+        base = row // panel_rows * panel_bytes
+        for g in range(groups):
+            start = base + g * record
+            arena[start + 2 * lane] = scales[i, g] & 255
+            arena[start + 2 * lane + 1] = scales[i, g] >> 8
+            words = start + 2 * panel_rows + 4 * lane
+            for word in range(group // 8):
+                k = g * group + 8 * word
+                for b in range(4):
+                    low, high = _nibble(packed, i, k + b), _nibble(packed, i, k + 4 + b)
+                    arena[words + word * 4 * panel_rows + b] = low | (high << 4)

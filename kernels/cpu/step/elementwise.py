@@ -1,0 +1,140 @@
+"""What a decode step does between its matmuls: norms, RoPE, cache append, activation functions.
+
+Each function works on one row of flat float32 arrays and is called from compiled code. These touch a few
+kilobytes where the matmuls touch megabytes: short loops that LLVM vectorises, except for the exponential.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from membound.kernels.cpu.attention.softmax import exp2
+from membound.kernels.cpu.simd import (
+    LANES,
+    add,
+    divide,
+    load,
+    load_part,
+    maximum,
+    multiply,
+    splat,
+    store,
+    store_bf16,
+)
+
+_LOG2_E = np.float32(1.4426950408889634)
+_GELU = np.float32(2 * 0.7978845608028654)  # twice sqrt(2/pi): tanh(u) = 2·sigmoid(2u) − 1
+_GELU_CUBE = np.float32(0.044715)
+
+
+@numba.njit(fastmath=True)
+def rms_norm(x: Any, gain: Any, eps: Any, out: Any) -> None:
+    """Out = x / sqrt(mean(x²) + eps) · gain; all [width], out may be x."""
+    total = np.float32(0)
+    for value in x:
+        total += value * value
+    factor = np.float32(1 / np.sqrt(total / np.float32(x.size) + eps))
+    for i in range(x.size):
+        out[i] = x[i] * factor * gain[i]
+
+
+@numba.njit(fastmath=True)
+def rope(x: Any, cosines: Any, sines: Any) -> None:
+    """Rotate pairs (i, i + dim/2) of one head in place; tables [dim/2]."""
+    half = cosines.size
+    low, high = x[:half], x[half : 2 * half]
+    for i in range(half):
+        a, b = low[i], high[i]
+        low[i] = a * cosines[i] - b * sines[i]
+        high[i] = b * cosines[i] + a * sines[i]
+
+
+def store_row(x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+    """One head's key or value [dim] to out[at:] in the cache's format; int8 with scales[scale_at].
+
+    Called from compiled code only; the format is that of `out`: float32, uint16 (bfloat16 bits) or int8.
+    """
+    raise TypeError("store_row is for compiled code")
+
+
+@overload(store_row)
+def _store_row_in_kernels(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> Any:
+    return {types.float32: _store_f32, types.uint16: _store_bf16, types.int8: _store_int8}[out.dtype]
+
+
+def _store_f32(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+    row = out[at : at + x.size]
+    for i in range(x.size):
+        row[i] = x[i]
+
+
+def _store_bf16(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+    rounded = np.empty(x.size + LANES, np.uint16)
+    whole = x.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        store_bf16(rounded, i, load(x, i, "f32"))
+    if whole < x.size:
+        store_bf16(rounded, whole, load_part(x, whole, x.size - whole, "f32"))
+    row = out[at : at + x.size]
+    for i in range(x.size):
+        row[i] = rounded[i]
+
+
+def _store_int8(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+    largest = np.float32(0)
+    for value in x:
+        largest = max(largest, abs(value))
+    scale = largest / np.float32(127)
+    scales[scale_at] = scale
+    row = out[at : at + x.size]
+    for i in range(x.size):
+        row[i] = np.int8(np.rint(x[i] / scale)) if scale > 0 else np.int8(0)
+
+
+@numba.njit
+def _sigmoid(x: Any) -> Any:
+    """1 / (1 + e^−x) as e^min(x,0) / (1 + e^−|x|), so that no exponent overflows."""
+    zero = splat(np.float32(0))
+    minus = multiply(x, splat(np.float32(-1)))
+    log2_e = splat(-_LOG2_E)
+    top = exp2(multiply(maximum(minus, zero), log2_e))
+    bottom = add(splat(np.float32(1)), exp2(multiply(maximum(x, minus), log2_e)))
+    return divide(top, bottom)
+
+
+@numba.njit
+def _silu_times(gate: Any, up: Any) -> Any:
+    return multiply(multiply(gate, _sigmoid(gate)), up)
+
+
+@numba.njit
+def _gelu(x: Any) -> Any:
+    cube = multiply(multiply(x, x), multiply(x, splat(_GELU_CUBE)))
+    return multiply(x, _sigmoid(multiply(add(x, cube), splat(_GELU))))
+
+
+@numba.njit
+def activate(GATED: Any, y: Any, at: Any, width: Any, out: Any) -> None:
+    """Out [width] = silu(gate) · up of y[at:] = (gate, up), or gelu(up) of y[at:] = up."""
+    whole = width // LANES * LANES
+    for i in range(0, whole, LANES):
+        if GATED:
+            value = _silu_times(load(y, at + i, "f32"), load(y, at + width + i, "f32"))
+        else:
+            value = _gelu(load(y, at + i, "f32"))
+        store(out, i, value)
+    if whole < width:
+        rest = np.empty(LANES, np.float32)
+        count = width - whole
+        if GATED:
+            gate = load_part(y, at + whole, count, "f32")
+            store(rest, 0, _silu_times(gate, load_part(y, at + width + whole, count, "f32")))
+        else:
+            store(rest, 0, _gelu(load_part(y, at + whole, count, "f32")))
+        for i in range(count):
+            out[whole + i] = rest[i]

@@ -1,0 +1,267 @@
+"""The operations of ptx.py in NumPy, one double of the same name for each; the simulator's half of ptx.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.cuda.compile import WARP
+from membound.kernels.inputs import to_bf16
+from membound.kernels.weights import fp8
+
+Exchange = Callable[[str, Any], tuple[list[Any], int]]
+"""(operation, value) -> the values of all threads of the warp, and the caller's lane."""
+
+F32 = npt.NDArray[np.float32]
+Widen = Callable[[npt.NDArray[np.uint32]], F32]
+
+
+def widen_bf16(words: npt.NDArray[np.uint32]) -> F32:
+    """Words [...] as float32 [..., 2]: the two bfloat16 of each."""
+    bits = words.view(np.uint16).astype(np.uint32) << np.uint32(16)
+    pairs: F32 = bits.view(np.float32).reshape(*words.shape, 2)
+    return pairs
+
+
+def widen_f16(words: npt.NDArray[np.uint32]) -> F32:
+    """Words [...] as float32 [..., 2]: the two float16 of each."""
+    pairs: F32 = words.view(np.float16).astype(np.float32).reshape(*words.shape, 2)
+    return pairs
+
+
+def bf16_pair(word: Any) -> F32:
+    """A word's two bfloat16 as float32 [2]."""
+    return widen_bf16(np.array([word], np.uint32)).reshape(2)
+
+
+def f16_pair(word: Any) -> F32:
+    """A word's two float16 as float32 [2]."""
+    return widen_f16(np.array([word], np.uint32)).reshape(2)
+
+
+def from_bf16_pair(pair: F32) -> np.uint32:
+    """float32 [2] as a word of two bfloat16, rounded to nearest even."""
+    word: np.uint32 = to_bf16(pair).view(np.uint32)[0]
+    return word
+
+
+def from_f16_pair(pair: F32) -> np.uint32:
+    """float32 [2] as a word of two float16, rounded to nearest even."""
+    with np.errstate(over="ignore"):
+        word: np.uint32 = pair.astype(np.float16).view(np.uint32)[0]
+    return word
+
+
+def _mma(widen: Widen, operands: list[tuple[Any, ...]]) -> F32:
+    """The four sums of each of the 32 lanes [32, 4] out of what they hold, placed as ptx.py's docstring says."""
+    words = np.array([held[:6] for held in operands], np.uint32)
+    values = widen(words).reshape(8, 4, 6, 2)  # g, t, register, element
+    # Registers of A: upper columns · 2 + lower rows; of B: lower rows; of C: lower rows, then columns.
+    a = values[:, :, :4].reshape(8, 4, 2, 2, 2).transpose(3, 0, 2, 1, 4).reshape(16, 16)
+    b = values[:, :, 4:].transpose(2, 1, 3, 0).reshape(16, 8)
+    sums = np.array([held[6:] for held in operands], np.float32).reshape(8, 4, 2, 2)
+    d = sums.transpose(2, 0, 1, 3).reshape(16, 8) + a @ b
+    lanes: F32 = d.reshape(2, 8, 4, 2).transpose(1, 2, 0, 3).reshape(WARP, 4)
+    return lanes
+
+
+class Doubles:
+    """One method for each operation; those of a whole warp go through `exchange`."""
+
+    def __init__(self, exchange: Exchange, thread: Callable[[], int]) -> None:
+        self._exchange = exchange
+        self._thread = thread
+        self._ticks = 0
+        self._copies: dict[int, list[list[tuple[Any, Any]]]] = {}
+
+    # Memory (an argument is a simulator.Memory)
+
+    @staticmethod
+    def load4(memory: Any, index: Any) -> tuple[Any, ...]:
+        """Four words of any element type."""
+        return tuple(memory.group(index).view(np.uint32))
+
+    load4_coherent = stream4 = stream4_ordered = load4
+
+    @staticmethod
+    def stream2_ordered(memory: Any, index: Any) -> tuple[Any, ...]:
+        """Two words of any element type."""
+        return tuple(memory.group(index, size_bytes=8).view(np.uint32).copy())
+
+    @staticmethod
+    def store4(memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+        """Writes four words."""
+        memory.group(index).view(np.uint32)[:] = (a, b, c, d)
+
+    @staticmethod
+    def load4_shared(shared: Any, index: Any) -> tuple[Any, ...]:
+        """Four words."""
+        return tuple(shared.group(index).view(np.uint32))
+
+    def copy4_async(self, shared: Any, to: Any, memory: Any, index: Any) -> None:
+        """Notes the copy: it arrives when it is waited for, as late as on a GPU that is slow."""
+        copy = (shared.group(to).view(np.uint32), memory.group(index).view(np.uint32))
+        self._copies.setdefault(self._thread(), [[]])[-1].append(copy)
+
+    def commit_copies(self) -> None:
+        """Opens a group for the next copies."""
+        self._copies.setdefault(self._thread(), [[]]).append([])
+
+    def wait_copies(self) -> None:
+        """Lets all closed groups arrive."""
+        self.wait_copies_but(0)
+
+    def wait_copies_but(self, groups: int) -> None:
+        """Lets closed groups arrive but for the last ones."""
+        pending = self._copies.setdefault(self._thread(), [[]])
+        while len(pending) - 1 > groups:
+            for target, source in pending.pop(0):
+                target[:] = source
+
+    # Words of the host
+
+    @staticmethod
+    def load_host(memory: Any, index: Any) -> Any:
+        """A word."""
+        return memory[index]
+
+    @staticmethod
+    def store_host(memory: Any, index: Any, value: Any) -> None:
+        """Writes a word."""
+        memory[index] = value
+
+    def microseconds(self) -> Any:
+        """A clock that ticks when it is read."""
+        self._ticks += 1
+        return np.uint32(self._ticks)
+
+    # Bits and packed pairs
+
+    @staticmethod
+    def as_f32(word: Any) -> Any:
+        """The float32 of these bits."""
+        return np.uint32(word).view(np.float32)
+
+    @staticmethod
+    def as_u32(value: Any) -> Any:
+        """The bits of a float32."""
+        return np.float32(value).view(np.uint32)
+
+    @staticmethod
+    def low_bf16(word: Any) -> Any:
+        """The first of a pair."""
+        return (np.uint32(word) << np.uint32(16)).view(np.float32)
+
+    @staticmethod
+    def high_bf16(word: Any) -> Any:
+        """The second of a pair."""
+        return (np.uint32(word) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    @staticmethod
+    def low_f16(word: Any) -> Any:
+        """The first of a pair."""
+        return f16_pair(word)[0]
+
+    @staticmethod
+    def high_f16(word: Any) -> Any:
+        """The second of a pair."""
+        return f16_pair(word)[1]
+
+    @staticmethod
+    def pack_bf16(low: Any, high: Any) -> Any:
+        """Two float32 as a pair."""
+        return from_bf16_pair(np.array([low, high], np.float32))
+
+    @staticmethod
+    def pack_f16(low: Any, high: Any) -> Any:
+        """Two float32 as a pair."""
+        return from_f16_pair(np.array([low, high], np.float32))
+
+    @staticmethod
+    def subtract_bf16(a: Any, b: Any) -> Any:
+        """The difference of two pairs."""
+        return from_bf16_pair(bf16_pair(a) - bf16_pair(b))
+
+    @staticmethod
+    def subtract_f16(a: Any, b: Any) -> Any:
+        """The difference of two pairs."""
+        return from_f16_pair(f16_pair(a) - f16_pair(b))
+
+    @staticmethod
+    def pick_bytes(a: Any, b: Any, selector: Any) -> Any:
+        """Bytes by the low three bits of each nibble of the selector; its sign bit is not supported."""
+        if int(selector) & 0x8888:
+            raise ValueError(f"selector {int(selector):#x} asks for signs, which no kernel here uses")
+        source = np.array([a, b], np.uint32).view(np.uint8)
+        return source[[int(selector) >> 4 * i & 7 for i in range(4)]].view(np.uint32)[0]
+
+    @staticmethod
+    def set_bits(word: Any, mask: Any, bits: Any) -> Any:
+        """(word & mask) | bits."""
+        return np.uint32(word) & np.uint32(mask) | np.uint32(bits)
+
+    @staticmethod
+    def unpack_e4m3(pair: Any) -> Any:
+        """Two fp8 as a pair of float16: sign, 4 bits of exponent (bias 7), 3 of mantissa; 0x7f is NaN."""
+        values = np.empty(2, np.float32)
+        for i in range(2):
+            byte = int(pair) >> 8 * i & 0xFF
+            exponent, mantissa = byte >> 3 & 15, byte & 7
+            size = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9
+            values[i] = np.nan if byte & 0x7F == 0x7F else -size if byte & 0x80 else size
+        return from_f16_pair(values)
+
+    @staticmethod
+    def pack_e4m3(low: Any, high: Any) -> Any:
+        """Two float32 as fp8, twice, as the instruction sequence leaves them."""
+        codes = fp8.encode(np.array([low, high, low, high], np.float32))
+        return codes.view(np.uint32)[0]
+
+    # Arithmetic
+
+    @staticmethod
+    def fma_f32(a: Any, b: Any, c: Any) -> Any:
+        """a·b + c; the product is exact in float64."""
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+
+    @staticmethod
+    def exp2_fast(x: Any) -> Any:
+        """2^x, infinite beyond float32."""
+        with np.errstate(over="ignore"):
+            return np.exp2(np.float32(x))
+
+    @staticmethod
+    def log2_fast(x: Any) -> Any:
+        """log2(x); of zero minus infinity."""
+        return np.log2(np.float32(x)) if x else np.float32(-np.inf)
+
+    @staticmethod
+    def rsqrt_fast(x: Any) -> Any:
+        """1 / sqrt(x)."""
+        return np.float32(1) / np.sqrt(np.float32(x))
+
+    def transpose8(self, word: Any) -> Any:
+        """The warp's matrix of 16 bits, transposed."""
+        given, lane = self._exchange("transpose8", word)
+        matrix = np.array(given, np.uint32).view(np.uint16).reshape(8, 8)
+        return np.ascontiguousarray(matrix[:, lane // 4][2 * (lane % 4) :][:2]).view(np.uint32)[0]
+
+    def mma_bf16(self, *operands: Any) -> tuple[Any, ...]:
+        """C + A·B of the warp."""
+        return self._multiply("mma_bf16", widen_bf16, operands)
+
+    def mma_f16(self, *operands: Any) -> tuple[Any, ...]:
+        """C + A·B of the warp."""
+        return self._multiply("mma_f16", widen_f16, operands)
+
+    def _multiply(self, name: str, widen: Widen, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        given, lane = self._exchange(name, operands)
+        if len(given) == WARP:
+            given.append(_mma(widen, given))  # once for the warp: all its threads hold the same list
+        return tuple(given[WARP][lane])
+
+
+NAMES = tuple(name for name in vars(Doubles) if not name.startswith("_"))

@@ -1,0 +1,175 @@
+"""y[m, n] = x[m, k] · W[n, k]ᵀ on a GPU: which kernel, its grid and its arguments.
+
+>>> plan = plan_linear("int4g32", n=4096, k=4096, m=1, multiprocessors=gpu.multiprocessors)
+>>> matrix = upload(gpu, [weight])                                  # packed once
+>>> launches = bind_linear(gpu, plan, matrix, x, y, scratch)        # in order, each `.start()`ed every time
+
+x is float32 [m, plan.padded_k], zeros behind column k; y float32 [m, stride], of which n columns are written.
+`scratch` is memory of plan.scratch_words uint32 that may be shared by all products of a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from membound.kernels.cuda.compile import WARP, Kernel, cuda
+from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
+from membound.kernels.cuda.matmul.dot import FORMATS as DOT_FORMATS
+from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
+from membound.kernels.cuda.matmul.operands import operands
+from membound.kernels.cuda.matmul.pack import ROWS, pack, padded_columns, padded_rows
+from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
+from membound.kernels.cuda.ptx import as_f32, load4, pack_bf16, pack_f16, store4
+from membound.kernels.inputs import Weight
+
+DOT_ROWS = 4
+"""Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
+MOST_TILES = 8
+"""Tiles of eight rows of x at a time: their sums must stay in registers."""
+WARPS_PER_MULTIPROCESSOR = 16
+"""Enough bytes under way: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
+RING_BYTES = 6 << 10
+"""Of each warp; twice as much where many rows of x leave registers for few warps."""
+BLOCK_WARPS = 4
+MOST_COLUMN_WARPS = 8
+_ROUND_THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one product is computed; depends on nothing but shapes and the number of multiprocessors."""
+
+    format: str
+    n: int
+    k: int
+    m: int
+    variant: Tensor | Dot
+
+    @property
+    def padded_k(self) -> int:
+        """Elements from row to row of x."""
+        return padded_columns(self.k, self.format)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether x is rounded to 16 bits by a launch of its own, before."""
+        return isinstance(self.variant, Tensor) and self.variant.packed
+
+    @property
+    def scratch_words(self) -> int:
+        """uint32 that the rounded x takes; 0 where none is."""
+        return self.m * self.padded_k // 2 if self.rounds else 0
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """What is launched, in order."""
+        variant = self.variant
+        product = tensor_kernel(variant) if isinstance(variant, Tensor) else dot_kernel(variant)
+        return (round_kernel(self.format in ("f16", "int8")), product) if self.rounds else (product,)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """W on a GPU: one matrix, or several set below each other."""
+
+    format: str
+    n: int
+    k: int
+    values: Array
+    scales: Array
+
+    @property
+    def stored_bytes(self) -> int:
+        """What one product streams, padding included."""
+        return self.values.size_bytes + (self.scales.size_bytes if self.format not in DOT_FORMATS else 0)
+
+
+def unsupported(act: str) -> str | None:
+    """Why a product with this arithmetic cannot be computed, or None."""
+    return "the CUDA kernels have no int8 × int8 products" if act == "int8" else None
+
+
+@cache
+def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumulate: bool = False) -> Plan:
+    """The plan of a product. Any n, k and m are right; m up to 64 reads W once."""
+    if fmt == "f32" or (m <= DOT_ROWS and fmt in DOT_FORMATS):
+        return Plan(fmt, n, k, m, _plan_dot(fmt, n, m, multiprocessors, accumulate))
+    tiles = min(MOST_TILES, -(-m // 8))
+    count = padded_rows(n) // ROWS
+    column_warps = 1
+    while (
+        column_warps < MOST_COLUMN_WARPS and count * column_warps < WARPS_PER_MULTIPROCESSOR * multiprocessors
+    ):
+        column_warps *= 2
+    row_warps = max(1, BLOCK_WARPS // column_warps)
+    while count % row_warps:
+        row_warps //= 2
+    ring = min(RING_BYTES if tiles <= 2 else 2 * RING_BYTES, MOST_SHARED_BYTES // (row_warps * column_warps))
+    stages = ring // (operands(fmt).words * 4 * WARP)
+    return Plan(fmt, n, k, m, Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate))
+
+
+def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:
+    """Two rows a warp where that leaves enough warps; else one, and more warps on the same row."""
+    wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
+    rows = 2 if n >= 2 * wanted else 1
+    column_warps = 1
+    while column_warps < BLOCK_WARPS and n // rows * column_warps < wanted:
+        column_warps *= 2
+    stages = RING_BYTES // (rows * 16 * WARP)
+    return Dot(fmt, min(m, DOT_ROWS), rows, BLOCK_WARPS // column_warps, column_warps, stages, accumulate)
+
+
+def upload(gpu: Gpu, weights: Sequence[Weight]) -> Matrix:
+    """Pack matrices of one format and k, set below each other, into the GPU's memory."""
+    values, scales = pack(weights)
+    return Matrix(
+        weights[0].format,
+        sum(weight.n for weight in weights),
+        weights[0].k,
+        gpu.array(values),
+        gpu.array(np.zeros(4, np.uint32) if scales is None else scales),
+    )
+
+
+def bind_linear(
+    gpu: Gpu, plan: Plan, matrix: Matrix, x: Any, y: Any, scratch: Any = None, stride: int = 0
+) -> list[Launch]:
+    """The launches of a product, in order. `stride`: elements from row to row of y; 0 for n."""
+    if (matrix.format, matrix.n, matrix.k) != (plan.format, plan.n, plan.k):
+        raise ValueError(f"a plan for {plan} does not fit W [{matrix.n}, {matrix.k}] in {matrix.format}")
+    launches, kernels = [], plan.kernels
+    if plan.rounds:
+        groups = plan.m * plan.padded_k // 8
+        launches.append(gpu.bind(kernels[0], -(-groups // _ROUND_THREADS), (x, scratch, groups)))
+        x = scratch
+    grid = plan.variant.grid(padded_rows(plan.n), plan.m)
+    arguments = (matrix.values, matrix.scales, x, y, plan.n, plan.padded_k, plan.m, stride or plan.n)
+    return [*launches, gpu.bind(kernels[-1], grid, arguments)]
+
+
+@cache
+def round_kernel(half: bool) -> Kernel:
+    """float32 to pairs of float16 (`half`) or bfloat16, eight elements a thread."""
+    pair = pack_f16 if half else pack_bf16
+
+    def round_x(x: Any, packed: Any, groups: Any) -> None:
+        i = cuda.grid(1)
+        if i < groups:
+            a, b, c, d = load4(x, 8 * i)
+            e, f, g, h = load4(x, 8 * i + 4)
+            store4(
+                packed,
+                4 * i,
+                pair(as_f32(a), as_f32(b)),
+                pair(as_f32(c), as_f32(d)),
+                pair(as_f32(e), as_f32(f)),
+                pair(as_f32(g), as_f32(h)),
+            )
+
+    return Kernel(f"round_{'f16' if half else 'bf16'}", round_x, ("u32*", "u32*", "i32"), _ROUND_THREADS)

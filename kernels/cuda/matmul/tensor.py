@@ -1,0 +1,204 @@
+"""Tensor-core products y[m, n] = x[m, k] · W[n, k]ᵀ for few rows of x, at the speed at which W arrives.
+
+A warp multiplies 16 rows of W by eight rows of x at a time. W goes from memory straight into the registers
+that the tensor cores want, with no stop in shared memory (see operands.py). A batch of loads is under way
+before the first of them is used; the warps of a block share the columns of W and add up at the end, so that
+the result does not depend on which came first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
+from membound.kernels.cuda.matmul.operands import operands
+from membound.kernels.cuda.ptx import as_f32, as_u32, commit_copies, high_f16, low_f16, wait_copies_but
+from membound.kernels.work import FORMATS
+
+PARAMETERS = ("u32*", "u32*", "u32*", "f32*", "i32", "i32", "i32", "i32")
+"""W and its scales as `pack` leaves them, x, y, rows n, padded columns k, rows m of x, elements from row to row of y."""
+
+MOST_SHARED_BYTES = 48 << 10
+"""Of a block that does not ask for more when it is launched (CUDA C++ Programming Guide, compute capabilities)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One variant: `tiles` of eight rows of x, warps of a block over rows and columns of W, `stages` of a ring.
+
+    `packed` x is of 16 bits already, otherwise float32 that each warp rounds; `accumulate` adds to y.
+    """
+
+    format: str
+    tiles: int
+    row_warps: int
+    column_warps: int
+    stages: int
+    packed: bool = False
+    accumulate: bool = False
+
+    @property
+    def name(self) -> str:
+        """Says all of it."""
+        flags = f"{'_packed' if self.packed else ''}{'_add' if self.accumulate else ''}"
+        return (
+            f"tensor_{self.format}_t{self.tiles}_r{self.row_warps}_c{self.column_warps}_s{self.stages}{flags}"
+        )
+
+    def grid(self, padded_n: int, m: int) -> tuple[int, int]:
+        """Blocks over tiles of W, which `row_warps` must divide, and over rows of x."""
+        return padded_n // 16 // self.row_warps, -(-m // (8 * self.tiles))
+
+    @property
+    def shared_bytes(self) -> int:
+        """What a block takes of shared memory; MOST_SHARED_BYTES is the most."""
+        return self.row_warps * self.column_warps * self.stages * operands(self.format).words * 4 * WARP
+
+
+@cache
+def tensor_kernel(variant: Tensor) -> Kernel:
+    """The kernel of a variant, with PARAMETERS."""
+    column_warps, row_warps, stages = variant.column_warps, variant.row_warps, variant.stages
+    parts, tiles = operands(variant.format), variant.tiles
+    start, columns, unit_words = parts.start, parts.columns, parts.words * WARP
+    use, write = _user(variant), _writer(variant)
+    sums, warp_words = 4 * tiles, stages * unit_words
+    ring_words, ahead_of = row_warps * column_warps * warp_words, stages - 1
+    if variant.shared_bytes > MOST_SHARED_BYTES or sums * WARP > warp_words:
+        raise ValueError(f"{variant.name}: a ring of {variant.shared_bytes} bytes is too long or too short")
+
+    def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
+        lane = cuda.threadIdx.x % 32
+        warp = cuda.threadIdx.x // 32
+        tile = cuda.blockIdx.x * row_warps + warp // column_warps
+        first_row = cuda.blockIdx.y * (8 * tiles)
+        ring = cuda.shared.array(ring_words, np.uint32, 16)
+        own = warp * warp_words
+        total = cuda.local.array(sums, np.float32)
+        for i in range(sums):
+            total[i] = np.float32(0)
+        units = k // columns
+        unit = warp % column_warps
+        ahead = unit
+        for stage in range(ahead_of):
+            if ahead < units:
+                start(w, tile, ahead, k, lane, ring, own + stage * unit_words)
+            commit_copies()
+            ahead += column_warps
+        here, there = 0, ahead_of
+        while unit < units:
+            if ahead < units:
+                start(w, tile, ahead, k, lane, ring, own + there * unit_words)
+            commit_copies()  # also where there is nothing left to copy: groups are counted
+            wait_copies_but(ahead_of)
+            use(total, ring, own + here * unit_words, s, x, tile, unit, k, m, first_row, lane)
+            ahead += column_warps
+            unit += column_warps
+            there = here
+            here += 1
+            if here == stages:
+                here = 0
+        cuda.syncthreads()
+        write(total, ring, own, warp_words, s, y, tile, n, m, first_row, stride, warp, lane)
+
+    return Kernel(variant.name, multiply, PARAMETERS, WARP * row_warps * column_warps)
+
+
+def _user(variant: Tensor) -> Any:
+    """Adds the product of one unit of W with all rows of x to a lane's sums."""
+    parts = operands(variant.format)
+    tiles, take, mma, columns = variant.tiles, parts.take, parts.mma, parts.columns
+    x_words = parts.x_packed if variant.packed else parts.x_float
+    thirties, group = columns // 32, FORMATS[variant.format].group
+    groups = columns // group if group else 1
+    scaled, of_group, a_words = group > 0, thirties // groups, 8 * thirties
+
+    def use(
+        total: Any,
+        ring: Any,
+        at: Any,
+        s: Any,
+        x: Any,
+        tile: Any,
+        unit: Any,
+        k: Any,
+        m: Any,
+        first_row: Any,
+        lane: Any,
+    ) -> None:
+        a = cuda.local.array(a_words, np.uint32)
+        take(ring, at, lane, a)
+        for i in range(tiles):
+            row = min(first_row + 8 * i + (lane >> 2), m - 1)  # a row beyond x gives sums that nobody stores
+            start = row * k + unit * columns + 8 * (lane & 3)
+            for g in range(groups):
+                c0 = total[4 * i]
+                c1 = total[4 * i + 1]
+                c2 = total[4 * i + 2]
+                c3 = total[4 * i + 3]
+                if scaled:
+                    c0 = c1 = c2 = c3 = np.float32(0)
+                for j in range(of_group):
+                    h = 8 * (g * of_group + j)
+                    p, q, r, t = x_words(x, start + 4 * h)
+                    c0, c1, c2, c3 = mma(a[h], a[h + 1], a[h + 2], a[h + 3], p, q, c0, c1, c2, c3)
+                    c0, c1, c2, c3 = mma(a[h + 4], a[h + 5], a[h + 6], a[h + 7], r, t, c0, c1, c2, c3)
+                if scaled:
+                    pair = s[(tile * (k // group) + unit * groups + g) * 8 + (lane >> 2)]
+                    c0 = total[4 * i] + low_f16(pair) * c0
+                    c1 = total[4 * i + 1] + low_f16(pair) * c1
+                    c2 = total[4 * i + 2] + high_f16(pair) * c2
+                    c3 = total[4 * i + 3] + high_f16(pair) * c3
+                total[4 * i] = c0
+                total[4 * i + 1] = c1
+                total[4 * i + 2] = c2
+                total[4 * i + 3] = c3
+
+    return device(use)
+
+
+def _writer(variant: Tensor) -> Any:
+    """Adds up what the warps of a block have of the same rows, and stores it."""
+    column_warps, sums = variant.column_warps, 4 * variant.tiles
+    accumulate, row_scales = variant.accumulate, variant.format == "int8"
+
+    def write(
+        total: Any,
+        ring: Any,
+        own: Any,
+        warp_words: Any,
+        s: Any,
+        y: Any,
+        tile: Any,
+        n: Any,
+        m: Any,
+        first_row: Any,
+        stride: Any,
+        warp: Any,
+        lane: Any,
+    ) -> None:
+        for i in range(sums):
+            ring[own + i * 32 + lane] = as_u32(total[i])
+        cuda.syncthreads()
+        part = warp % column_warps
+        first = own - part * warp_words
+        i = part
+        while i < sums:
+            value = np.float32(0)
+            for other in range(column_warps):
+                value += as_f32(ring[first + other * warp_words + i * 32 + lane])
+            column = tile * 16 + (lane >> 2) + 8 * ((i >> 1) & 1)
+            row = first_row + 8 * (i >> 2) + 2 * (lane & 3) + (i & 1)
+            if row < m and column < n:
+                if row_scales:
+                    value *= as_f32(s[column])
+                if accumulate:
+                    value += y[row * stride + column]
+                y[row * stride + column] = value
+            i += column_warps
+
+    return device(write)

@@ -1,0 +1,69 @@
+"""Claim files: one line of meta, the ceilings as rows, the observations. What `membound claim` measured.
+
+>>> with RunWriter(new_claim_path(Path("results/runs"), new_run_id("AMD EPYC 9654"))) as writer:
+...     writer.append(meta)                 # ClaimMeta first, then ceilings (Row) and Observations as they come
+...     writer.append(ceiling)
+...     writer.append(observation)
+>>> claim = load_claim(writer.path)
+>>> claim.meta.experiments_version, len(claim.observations)
+
+Written as rows are (`store.py`): each line is on disk before `append` returns, a torn last line is dropped
+on load, a newer schema is refused. Such a file is named ``claim-<run>.jsonl``, and readers of rows pass it by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
+from membound.results.fields import read_json
+from membound.results.row import Row
+from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, new_run_path, parsed_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim file as it was loaded."""
+
+    meta: ClaimMeta
+    ceilings: tuple[Row, ...]
+    observations: tuple[Observation, ...]
+
+
+def new_claim_path(out: Path, run_id: str) -> Path:
+    """The file of a new claim in folder `out`, which is made. Raises StoreError if it cannot be written."""
+    return new_run_path(out, f"{CLAIM_PREFIX}{run_id}")
+
+
+def claim_files(folder: Path) -> list[Path]:
+    """Every claim file below a folder, those that were cut short too, by name."""
+    found = [p for end in (SUFFIX, SUFFIX + PARTIAL) for p in folder.rglob(f"{CLAIM_PREFIX}*{end}")]
+    return sorted(found)
+
+
+def load_claim(path: Path) -> Claim:
+    """Read a claim file. Raises ObservationError with file and line, StoreError if it cannot be read."""
+    if not path.is_file():
+        raise StoreError(f"no such claim file: {path}")
+    lines = list(parsed_lines(path, _parsed, ObservationError))
+    first, rest = (lines[0], lines[1:]) if lines else (None, [])
+    if not isinstance(first, ClaimMeta):
+        raise ObservationError(f"{path} does not begin with a line of kind meta: it is no claim file")
+    if any(isinstance(line, ClaimMeta) for line in rest):
+        raise ObservationError(f"{path} has a second line of kind meta: it is two claim files in one")
+    return Claim(
+        first,
+        tuple(line for line in rest if isinstance(line, Row)),
+        tuple(line for line in rest if isinstance(line, Observation)),
+    )
+
+
+def _parsed(line: str) -> ClaimMeta | Row | Observation:
+    try:
+        kind = read_json(line).get("kind")
+    except (ValueError, AttributeError) as error:
+        raise ObservationError(f"not a JSON object: {error}") from None
+    if kind == "meta":
+        return ClaimMeta.from_json(line)
+    return Observation.from_json(line) if kind == "observation" else Row.from_json(line)

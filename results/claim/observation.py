@@ -1,0 +1,167 @@
+"""One measurement of an experiment on the claim: one (experiment, backend, arm, dose) in one worker process.
+
+>>> seen = Observation(1, "mine:cpu", "linear_f32", 0, {"k": 8.0}, "linear:…", 234_000_000, 1_900_000_000)
+>>> Observation.from_json(seen.to_json()) == seen
+True
+
+A claim file (`claim.py`) is a line of `ClaimMeta`, the ceilings as ordinary rows, and observations. What
+could not be measured is an observation with a status and a reason, never a missing one. Everything that
+a rule needs stands in the observation, its ceilings too, so that a stored file is judged as a fresh one.
+"""
+
+# Schema history of claim files
+#   1  first version
+#   2  status skipped
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from membound.errors import MemboundError
+from membound.results.fields import read_json, wrong_field, wrong_version
+from membound.results.row import GRADES, STATUSES
+
+SCHEMA_VERSION = 2
+
+SKIPPED = "skipped"
+"""A status beside those of rows: nothing was measured and nothing went wrong; the reason says why."""
+NO_TIME = "no time left"
+"""The reason where minutes ran out."""
+
+
+class ObservationError(MemboundError, ValueError):
+    """A line of a claim file cannot be read: malformed, or written by a newer membound."""
+
+
+def read_object(cls: type[Any], line: str, kind: str) -> dict[str, Any]:
+    """The fields of `cls` in a line of that kind. Raises ObservationError; "not JSON" only where the text is cut."""
+    try:
+        data = read_json(line)
+    except ValueError as error:
+        raise ObservationError(f"not JSON: {error}") from None
+    if not isinstance(data, dict) or data.pop("kind", None) != kind:
+        raise ObservationError(f"not a line of kind {kind}")
+    if wrong := wrong_version(data, SCHEMA_VERSION, " of claim files") or wrong_field(cls, data):
+        raise ObservationError(wrong)
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimMeta:
+    """What a whole claim file has in common: its first line."""
+
+    claim_id: str
+    experiments_version: int
+    experiments_sha256: str
+    machine: dict[str, Any]
+    """The machine's fingerprint, as in rows."""
+    threads: int
+    seed: int
+    started_at: str
+    """UTC, ISO 8601."""
+    command: str = ""
+    rigor: str = ""
+    only: list[int] = field(default_factory=list)
+    """Experiments that were asked for; empty: all."""
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({"kind": "meta"} | asdict(self), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read one line. Raises ObservationError."""
+        return cls(**read_object(cls, line, "meta"))
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One arm at one dose on one backend in one worker process. Seconds, bytes, FLOPs a launch."""
+
+    experiment: int
+    backend: str
+    """Backend and device as in rows."""
+    arm: str
+    replicate: int
+    """The process; observations of an experiment with the same backend and replicate are paired."""
+    factors: dict[str, float | str]
+    """The dose and whatever else was set or measured beside it, by the names in experiments.toml."""
+    work: str
+    """Canonical spec of the work."""
+    bytes: int
+    flops: int
+    """All FLOPs that were done, the extra ones of a dose too."""
+    time_s: float | None = None
+    """Median of `samples_s`; None without a time."""
+    samples_s: list[float] = field(default_factory=list)
+    validity: str = "unknown"
+    """Grade of the replicate, as in rows."""
+    validity_reasons: list[str] = field(default_factory=list)
+    status: str = "ok"
+    """As in rows, or SKIPPED."""
+    reason: str = ""
+    """Why the status is not ok."""
+    threads: int = 0
+    read_bytes_per_s: float | None = None
+    """Measured read ceiling of the same device with as many threads."""
+    compute_flops_per_s: float | None = None
+    """Measured peak of this arithmetic, the same."""
+    launch_s: float | None = None
+    """Measured launch overhead of the backend."""
+    started_at: str = ""
+    telemetry: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.status not in (*STATUSES, SKIPPED):
+            raise ObservationError(f"status {self.status!r} is none of {', '.join((*STATUSES, SKIPPED))}")
+        if self.validity not in GRADES:
+            raise ObservationError(f"validity {self.validity!r} is none of {', '.join(GRADES)}")
+        if self.time_s is not None and not 0 < self.time_s < float("inf"):
+            raise ObservationError(f"time_s {self.time_s} is no time")
+        if (self.status == "ok") != (self.time_s is not None):
+            raise ObservationError(f"status {self.status} with time_s {self.time_s}")
+        if not all(self.samples_s):
+            raise ObservationError("samples_s holds a time of 0 s")
+        for name in ("read_bytes_per_s", "compute_flops_per_s", "launch_s"):
+            if getattr(self, name) == 0:
+                raise ObservationError(f"{name} is 0, which no ceiling is")
+
+    @property
+    def seconds(self) -> float:
+        """The time of an observation that has one. Raises ObservationError otherwise."""
+        if self.time_s is None:
+            raise ObservationError(f"{self.work} has no time: {self.status} {self.reason}")
+        return self.time_s
+
+    def number(self, factor: str) -> float:
+        """A factor as a number. Raises ObservationError that names it."""
+        value = self.factors.get(factor)
+        if isinstance(value, str) or value is None:
+            raise ObservationError(
+                f"experiment {self.experiment}, arm {self.arm}: factor {factor} is {value!r}"
+            )
+        return float(value)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({"kind": "observation"} | asdict(self), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read one line. Raises ObservationError on malformed text, an unknown field or a newer schema."""
+        one = cls(**read_object(cls, line, "observation"))
+        if one.status == "ok" and not one.samples_s:
+            raise ObservationError("an observation that is ok has no samples")
+        return one
+
+
+def median_s(samples_s: list[float]) -> float:
+    """Seconds: what `time_s` is of these samples."""
+    return float(np.median(samples_s))

@@ -1,0 +1,130 @@
+"""Runs and comparisons as Markdown tables: for the summary of a CI job, an issue, a pull request.
+
+>>> Path(os.environ["GITHUB_STEP_SUMMARY"]).write_text(run_markdown(rows))
+
+The same figures and words as `table.py` has for terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from membound.results.roofline import best_ceilings
+from membound.results.row import Row
+from membound.results.stats import records, summarize
+from membound.results.views.table import (
+    ABSENT,
+    COMPARE_LEGEND,
+    LEGEND,
+    ceiling_config,
+    failure,
+    half_width,
+    notes,
+    pair,
+    percent,
+    winner,
+)
+from membound.results.wording import amount, duration, rate, short
+
+LEFT, RIGHT = ":--", "--:"
+
+
+def run_markdown(rows: Sequence[Row]) -> str:
+    """Each run: its ceilings, a table for each work with its backends fastest first, what could not run."""
+    lines: list[str] = []
+    for run in dict.fromkeys(row.run_id for row in rows):
+        lines += _run([row for row in rows if row.run_id == run])
+    return "\n".join([*lines, LEGEND, ""])
+
+
+def _run(rows: list[Row]) -> Iterator[str]:
+    machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
+    threads = max(r.threads for r in rows)
+    yield from (f"### {rows[0].run_id}", "", f"{machine}, {threads} thread{'s' * (threads != 1)}", "")
+    limits = best_ceilings(rows)
+    if limits:
+        yield from table_lines(
+            ("ceiling", "measured", "through", "with"),
+            (LEFT, RIGHT, LEFT, LEFT),
+            ([r.work, rate(value, r.unit), r.backend, ceiling_config(r.config)] for value, r in limits),
+        )
+    cases = records(summarize(rows))
+    for work in dict.fromkeys(x["work"] for x in cases):
+        yield from _work([x for x in cases if x["work"] == work])
+    absent = [x for x in cases if x["status"] in ABSENT]
+    if absent:
+        yield from ("<details><summary>What could not run</summary>", "")
+        yield from (f"- `{x['backend']}` {x['status']}: {x['reason']} ({short(x['work'])})" for x in absent)
+        yield from ("", "</details>", "")
+
+
+def _work(cases: list[dict[str, Any]]) -> Iterator[str]:
+    """One work: measured backends as a table, failures as a list."""
+    timed = sorted((x for x in cases if x["time_s"] is not None), key=lambda x: float(x["time_s"]))
+    failed = [x for x in cases if x["time_s"] is None and x["status"] not in ABSENT]
+    if not timed and not failed:
+        return
+    size = f"{amount(cases[0]['bytes'], 'B')}, {amount(cases[0]['flops'], 'FLOP')}"
+    yield from (f"**`{cases[0]['work']}`** {size}", "")
+    if timed:
+        yield from table_lines(
+            ("backend", "time", "±", "GB/s", "MBU", "MFU", "×best", "verdict", "notes"),
+            (LEFT, *(RIGHT,) * 6, LEFT, LEFT),
+            (_timed(x, timed[0]["time_s"]) for x in timed),
+        )
+    if failed:
+        yield from (*(f"- **`{x['backend']}` {failure(x)}**" for x in failed), "")
+
+
+def _timed(case: dict[str, Any], fastest_s: float) -> list[str]:
+    return [
+        f"`{case['backend']}`",
+        duration(case["time_s"]),
+        half_width(case),
+        f"{case['achieved_bytes_per_s'] / 1e9:.1f}",
+        percent(case["mbu"]),
+        percent(case["mfu"]),
+        f"{case['time_s'] / fastest_s:.2f}",
+        case["verdict"],
+        ", ".join(notes(case)),
+    ]
+
+
+def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
+    """A comparison (records of `compare`): a line a pair with its ratio, its interval, and who is faster."""
+    pairs = list(table)
+    sides = " · ".join(
+        f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
+    )
+    lines = [f"### {sides}", ""]
+    lines += table_lines(
+        ("work", "A · B", "time A", "time B", "B/A", "interval", ""),
+        (LEFT, LEFT, *(RIGHT,) * 4, LEFT),
+        (_compared(x) for x in pairs),
+    )
+    return "\n".join([*lines, COMPARE_LEGEND, ""])
+
+
+def _compared(x: dict[str, Any]) -> list[str]:
+    ci = x["time_ratio_ci"]
+    if x["time_ratio"] is None:
+        return [f"`{short(x['work'])}`", pair(x), "", "", "", "", f"no ratio; {x['note']}"]
+    return [
+        f"`{short(x['work'])}`",
+        pair(x),
+        duration(x["time_a_s"]),
+        duration(x["time_b_s"]),
+        f"{x['time_ratio']:.3g}",
+        "–" if ci is None else f"{ci[0]:.3g}–{ci[1]:.3g}",
+        winner(x),
+    ]
+
+
+def table_lines(
+    names: Sequence[str], alignments: Sequence[str], lines: Iterable[Sequence[str]]
+) -> Iterator[str]:
+    """Lines of a Markdown table and an empty one; bars within cells are escaped."""
+    for line in (names, alignments, *lines):
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+    yield ""

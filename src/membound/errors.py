@@ -1,0 +1,54 @@
+"""Every error that a user can do something about. The command prints it as one line and ends with exit status 2.
+
+    try:
+        membound.run(["linear:n=4096"])
+    except membound.MemboundError as error:
+        print(error)
+
+Those that many modules raise stand here, the others beside what raises them:
+
+    MemboundError
+    ├── BackendUnavailable      the runtime or the device is not there; carries the command that would help
+    ├── CeilingError            bench.ceilings.patterns: no memory for a ceiling, or a kernel whose result is wrong
+    ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
+    ├── CompareError            results.compare: the two sides cannot be compared
+    ├── CompileError            kernels.cuda.compile: a CUDA kernel cannot be compiled
+    ├── DuelError               bench.measure.duel: a duel cannot be held
+    ├── EnvironmentFailed       bench.environments.build: an environment cannot be made
+    ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
+    ├── ExportError             kernels.export: a model folder cannot be written
+    ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── MarksMissing            results.report.markdown: a document without the marks to write between
+    ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
+    ├── OptionError             bench.planning.choice: an option that this machine cannot serve
+    ├── PlanError               bench.planning.suites: a run cannot be done as asked
+    ├── Refused                 bench.measure.contestant: a backend does not take part
+    ├── ReportError             bench.claim.report: a report cannot be written
+    ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
+    ├── RowError                results.row: a row cannot be read
+    ├── SpecError               kernels.work: a work's spec is malformed
+    ├── StoreError              results.store: a row file or its folder cannot be read or written
+    ├── UnknownBackend          backends.registry: no backend of that name
+    └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row
+"""
+
+
+class MemboundError(Exception):
+    """The root of all errors that a user can do something about."""
+
+
+class BackendUnavailable(MemboundError):
+    """The runtime or the device is not there. `remedy` is a command that would help, or ''."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Unsupported(MemboundError):
+    """The runtime turned out, while preparing, to be unable to do this work."""
+
+
+class FallbackRefused(MemboundError):
+    """The runtime silently chose another device, dtype or provider than was asked for."""
