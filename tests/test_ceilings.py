@@ -10,7 +10,7 @@ import pytest
 
 from membound.backends.api import Backend, Device
 from membound.bench.ceilings import cpu as ceilings
-from membound.bench.ceilings.cpu import patterns
+from membound.bench.ceilings import patterns
 from membound.bench.ceilings.patterns import CeilingError, Pattern
 from membound.bench.measure.turns import Turn
 from membound.errors import Unsupported

@@ -11,7 +11,7 @@ import pytest
 from membound.backends.api import Backend, Device
 from membound.backends.registry import UnknownBackend
 from membound.bench.ceilings import cpu as ceilings
-from membound.bench.ceilings.cpu import patterns
+from membound.bench.ceilings import patterns
 from membound.bench.measure import contestant, duel
 from membound.bench.measure.contestant import ColdMemory, Contestant
 from membound.bench.measure.turns import Turn

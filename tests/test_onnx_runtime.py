@@ -14,8 +14,8 @@ pytest.importorskip("onnxruntime", reason="needs pip install membound[onnx]")
 pytest.importorskip("onnx", reason="needs pip install membound[onnx]")
 
 from membound.backends.onnx_runtime import backend as onnx_runtime
+from membound.backends.onnx_runtime import session as onnx_session
 from membound.backends.onnx_runtime.backend import OnnxRuntime
-from membound.backends.onnx_runtime.backend import session as onnx_session
 from membound.backends.onnx_runtime.graph import linear_graph
 from membound.backends.registry import create
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported

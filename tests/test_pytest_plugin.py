@@ -21,8 +21,8 @@ from membound.backends.api import Accelerator, Device
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure.timing import Budget
 from membound.bench.planning.suites import PlanError
+from membound.bench.pytest_plugin import ceilings as ceiling_run
 from membound.bench.pytest_plugin import fixture as bandwidth
-from membound.bench.pytest_plugin.hooks import ceilings as ceiling_run
 from membound.kernels.work import parse
 
 pytest_plugins = ["pytester"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from membound.backends.api import cpu_name
+from membound.backends.pytorch import linear as torch_linear
+from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
-from membound.backends.pytorch.backend import linear as torch_linear
-from membound.backends.pytorch.backend import variants as torch_variants
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs, make_inputs, quantize, random_weight, unpack_int4
 from membound.kernels.models import MODELS, Model

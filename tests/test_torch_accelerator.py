@@ -15,10 +15,10 @@ from fake_accelerator import FACTS, FakeEvent, FakeStream, install
 from membound.backends.api import Accelerator
 from membound.backends.pytorch import backend as pytorch
 from membound.backends.pytorch import device as torch_device
+from membound.backends.pytorch import linear as torch_linear
 from membound.backends.pytorch import offload as torch_offload
+from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
-from membound.backends.pytorch.backend import linear as torch_linear
-from membound.backends.pytorch.backend import variants as torch_variants
 from membound.backends.pytorch.variants import Variants
 from membound.bench.measure.timing import Budget, measure
 from membound.errors import BackendUnavailable, Unsupported

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fake_accelerator import install
 
+from membound.backends.pytorch import limits as torch_limits
 from membound.backends.pytorch.backend import PyTorch
-from membound.backends.pytorch.backend import limits as torch_limits
 from membound.bench.ceilings.device import measure_device_ceilings
 
 

@@ -10,8 +10,8 @@ import fake_vllm
 import numpy as np
 import pytest
 
+from membound.backends.vllm_engine import start as vllm_start
 from membound.backends.vllm_engine.backend import VLLMEngine
-from membound.backends.vllm_engine.backend import start as vllm_start
 from membound.backends.vllm_engine.requests import EngineStepError
 from membound.backends.vllm_engine.start import ENVIRONMENT, chunk_of, sizes_of
 from membound.bench.measure.check import error_of
