@@ -38,7 +38,7 @@ def names() -> tuple[str, ...]:
 
 def entry_for(name: str) -> str:
     """The entry that serves ``backend:device``. Raises UnknownBackend that lists what is known."""
-    backend, _, device = name.partition(":")
+    backend, _, device = unlabelled(name).partition(":")
     kind = device.partition("+")[0].partition(":")[0] or "cpu"
     for candidate in (f"{backend}.{kind}", backend):
         if candidate in _entry_points():
@@ -69,5 +69,10 @@ def create(name: str) -> Backend:
 
 
 def device_of(name: str) -> str:
-    """The part after the first colon; ``cpu`` when there is none."""
-    return name.partition(":")[2] or "cpu"
+    """The part after the first colon, without a label; ``cpu`` when there is none."""
+    return unlabelled(name).partition(":")[2] or "cpu"
+
+
+def unlabelled(name: str) -> str:
+    """``mine:cpu#2`` is mine:cpu once more, a contestant of its own."""
+    return name.partition("#")[0]

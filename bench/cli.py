@@ -243,40 +243,44 @@ def duel(
         typer.Option("--backends", "-b", help="backend or backend:device, with commas or repeated."),
     ],
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Turns of each contestant.")] = 15,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Turns of each backend in each process.")
+    ] = 15,
+    replicates: Annotated[
+        int, typer.Option(min=1, max=1000, help="Processes of each backend; the interval is over them.")
+    ] = 3,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the inputs.")] = 1,
+    out: Out = DEFAULT_OUT,
+    python: Pythons = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time one work on several backends and the machine's ceilings in turn, in one process; nothing is stored.
+    """Say which of two or more backends is faster on one work: a run of that work alone, with more turns.
 
-    Use it to say which backend is faster on a noisy machine: a slow minute hits all contestants alike.
+    Turns follow each other closely, so that a slow minute hits all alike. The same backend twice, as in
+    -b numba:cpu,numba:cpu#2, shows what the machine's noise alone does.
     """
-    from membound.bench.protocol.process import SPIN_COUNT
+    from membound.bench.planning.choice import check_threads, parse_pythons, split
+    from membound.bench.planning.plan import duel_options
+    from membound.bench.run.session import duel_session
 
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read once, when OpenMP is loaded
-    from membound.bench.measure.duel import duel as hold
-    from membound.bench.planning.choice import check_threads, choose_backends, refuse_environments, split
-    from membound.bench.planning.suites import check_weights
-    from membound.kernels.work import parse
-    from membound.results.stats import plain
-    from membound.results.views.table import duel_view
-
-    count, parsed, progress = check_threads(threads), parse(work), console(stderr=True)
-    check_weights(parsed, seed)
-    refuse_environments(split(backends))
-    chosen = choose_backends(split(backends), count, {}).chosen
-
-    def tell(phase: str) -> None:
-        progress.print(phase, markup=False, highlight=False, soft_wrap=True)
-
-    rows = [plain(row) for row in hold(parsed, chosen, count, rounds, seed, tell)]
+    talk = console(stderr=as_json)
+    options = duel_options(
+        rounds,
+        threads=check_threads(threads),
+        replicates=replicates,
+        seed=seed,
+        pythons=parse_pythons(python or ()),
+        out=out,
+        command=shlex.join(["membound", *sys.argv[1:]]),
+    )
+    session = duel_session(work, split(backends), options, talk, console(stderr=True))
     if as_json:
-        print_json(rows)
+        print_json(session.records())
     else:
-        console().print(duel_view(rows))
-    statuses = {row["status"] for row in rows if row["kind"] == "case"}
-    raise typer.Exit(int("ok" not in statuses or bool(statuses - {"ok", "unsupported"})))
+        talk.print(session.duel_view())
+    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(session.exit_status)
 
 
 app.command()(claim)

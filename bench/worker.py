@@ -1,52 +1,79 @@
-"""The worker process: reads one job from standard input, tells its progress in JSON lines, and ends.
+"""The worker process: does what the harness asks on standard input, one command a line, until it is told to end.
 
-    echo '{"job": "probe", "entry": "torch", "threads": 2}' | python -m membound.bench.worker
+    python -m membound.bench.worker 2            # with two threads; see protocol/messages.py for what it is told
 
-Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``,
-``trial`` (an experiment on one backend). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
-``result``, ``outcome``, ``offers``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
-error, so that nothing a runtime prints can break the protocol.
+Answers go to a private copy of standard output; file descriptor 1 itself is pointed at standard error, so that
+nothing a runtime prints can break the conversation. Whatever a backend raises becomes an answer with a status.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TextIO
 
-from membound.backends import registry
-from membound.backends.api import Backend
 from membound.bench.machine.fingerprint import pick_cpus
-from membound.bench.machine.telemetry import delta, snapshot
-from membound.bench.measure.timing import Budget
-from membound.errors import BackendUnavailable, MemboundError
-
-Send = Callable[..., None]
+from membound.bench.measure.failures import failure_of
+from membound.bench.protocol.messages import (
+    COMMANDS,
+    PROTOCOL,
+    Answer,
+    Close,
+    Done,
+    Failed,
+    Hello,
+    Phase,
+    decode,
+    encode,
+)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main() -> int:
-    """Do the job on standard input; the exit status is 0 if it was understood."""
-    events = _private_stdout()
-
-    def send(event: str, **fields: Any) -> None:
-        events.write(json.dumps({"event": event, **fields}, allow_nan=False) + "\n")
-        events.flush()
-
+def main(arguments: list[str]) -> int:
+    """Serve one conversation; the exit status is 0 if it ended in order."""
+    answers = _private_stdout()
     _die_with_parent()
-    send("hello", python=sys.version.split()[0])
-    job = json.loads(sys.stdin.readline())
-    os.sched_setaffinity(0, pick_cpus(job["threads"]))
-    {"probe": _probe, "measure": _measure, "ceilings": _ceilings, "trial": _trial}[job["job"]](job, send)
-    send("end")
+    threads = int(arguments[0])
+    os.sched_setaffinity(0, pick_cpus(threads))
+
+    def say(answer: Answer, number: int) -> None:
+        answers.write(encode(answer, number) + "\n")
+        answers.flush()
+
+    say(Hello(sys.version.split()[0], PROTOCOL), 0)
+    from membound.bench.measure.station import Station
+
+    number = 0
+    station = Station(threads, lambda name, who: say(Phase(name, who), number))
+    try:
+        for line in sys.stdin:
+            command, number = decode(line, COMMANDS)
+            if isinstance(command, Close):
+                station.close()
+                say(Done(), number)
+                return 0
+            say(_answer(station, command), number)
+    finally:
+        station.close()
     return 0
+
+
+def _answer(station: Any, command: Any) -> Answer:
+    """What the station makes of a command; its failure, if a backend fails in it."""
+    do: Callable[[Any], Answer] = getattr(station, station.METHODS[type(command)])
+    try:
+        answer = do(command)
+        encode(answer, 0)  # what a backend gave for a figure may be no number
+    except Exception as error:  # the outermost boundary around runtimes, which raise classes of their own
+        failure = failure_of(error)
+        gc.collect()
+        return Failed(failure.status, failure.reason, failure.error)
+    return answer
 
 
 def _private_stdout() -> TextIO:
@@ -63,149 +90,5 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _probe(job: dict[str, Any], send: Send) -> None:
-    """Try the devices named, or every one that an entry point lists."""
-    entry = job["entry"]
-    prefix = entry.partition(".")[0]
-    name = entry.replace(".", ":", 1)
-    try:
-        cls = registry.load(entry)
-        devices = job.get("devices") or list(cls.devices())
-    except BackendUnavailable as error:
-        send("device", id=name, entry=entry, available=False, reason=error.reason, remedy=error.remedy)
-        return
-    for device in devices:
-        found = _try_device(cls, device, job["threads"])
-        send("device", **{"id": f"{prefix}:{device}", "entry": entry, **found})
-
-
-def _try_device(cls: type[Backend], device: str, threads: int) -> dict[str, Any]:
-    backend = cls()
-    try:
-        opened = backend.open(device, threads)
-        backend.close()
-    except BackendUnavailable as error:
-        return {"available": False, "reason": error.reason, "remedy": error.remedy}
-    except MemboundError as error:
-        return {"available": False, "reason": str(error), "remedy": ""}
-    except Exception as error:  # the outermost boundary around a runtime's start-up
-        return {"available": False, "reason": f"{type(error).__name__}: {error}", "remedy": ""}
-    return {"available": True, "reason": "", "remedy": "", **_fields_but_id(asdict(opened))}
-
-
-def _fields_but_id(device: dict[str, Any]) -> dict[str, Any]:
-    """A backend is known by the name it was asked for, whatever its `Device.id` says."""
-    return {key: value for key, value in device.items() if key != "id"}
-
-
-def _measure(job: dict[str, Any], send: Send) -> None:
-    """Measure the job's works one after the other, after the backend's own ceilings if they are asked for."""
-    from membound.bench.measure.case import Case, run_case
-    from membound.kernels.cpu.compile import watch_compilation
-
-    if job.get("asked"):
-        _offer(job, send)
-    if job.get("ceilings"):
-        _measure_backend_ceilings(job, send)
-    for work in job["works"]:
-        case = Case(
-            backend=job["backend"],
-            work=work,
-            seed=job["seed"],
-            threads=job["threads"],
-            replicate=job["replicate"],
-            budget=Budget(**job["budget"]),
-            memory_bytes=job["memory_bytes"],
-            reference_dir=Path(job["reference_dir"]),
-        )
-
-        def tell(phase: str, work: str = work) -> None:
-            send("phase", work=work, phase=phase)
-
-        tell("opening")
-        with watch_compilation(lambda name, tell=tell: tell(f"compiling {name}")):  # type: ignore[misc]
-            row = run_case(case, tell)
-        send("result", work=work, row=asdict(row))
-
-
-def _offer(job: dict[str, Any], send: Send) -> None:
-    """What the backend says it can do of the experiments asked about; if it fails, its ceilings and arms say how."""
-    from membound.bench.claim.arms import Arm
-    from membound.bench.claim.offers import offered
-
-    asked = {int(number): [Arm(**arm) for arm in arms] for number, arms in job["asked"].items()}
-    try:
-        refused = offered(job["backend"], job["threads"], asked)
-    except Exception:  # the outermost boundary around a runtime
-        return
-    send("offers", refused=refused)
-
-
-def _trial(job: dict[str, Any], send: Send) -> None:
-    """Measure the arms of an experiment."""
-    from membound.bench.claim.trial import run_trial, trial_of
-    from membound.kernels.cpu.compile import watch_compilation
-
-    now: list[int] = []
-
-    def tell(phase: str, arms: list[int]) -> None:
-        now[:] = arms
-        send("phase", phase=phase, arms=arms)
-
-    with watch_compilation(lambda name: tell(f"compiling {name}", list(now))):
-        for outcome in run_trial(trial_of(job), tell):
-            send("outcome", **asdict(outcome))
-
-
-def _measure_backend_ceilings(job: dict[str, Any], send: Send) -> None:
-    """What the backend itself can do at most; its failure is told as a ceiling, and the works go on."""
-    from membound.bench.ceilings.cpu import Ceiling, measure_backend_ceilings
-    from membound.bench.ceilings.device import measure_device_ceilings
-    from membound.bench.machine.counters import device_delta, open_counters
-    from membound.kernels.cpu.compile import watch_compilation
-
-    def tell(phase: str) -> None:
-        send("phase", work="", phase=phase)
-
-    tell("ceilings")
-    before, counters, device_before = snapshot(), open_counters(None), None
-    try:
-        backend = registry.create(job["backend"])
-        try:
-            device = backend.open(registry.device_of(job["backend"]), job["threads"])
-            counters = open_counters(device.accelerator)
-            device_before = counters.read()
-            with watch_compilation(lambda name: tell(f"compiling {name}")):
-                ceilings = measure_device_ceilings(backend, device, job["quick"], tell)
-                ceilings += measure_backend_ceilings(backend, device, tell, job["quick"])
-        finally:
-            backend.close()
-    except BackendUnavailable:
-        ceilings = []  # every case says so in a row of its own
-    except Exception as error:  # the outermost boundary around a runtime
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        ceilings = [Ceiling("backend", None, "", (), {}, "error", reason)]
-    telemetry = delta(before, snapshot()) | device_delta(device_before, counters.read())
-    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=telemetry)
-
-
-def _ceilings(job: dict[str, Any], send: Send) -> None:
-    """Measure the limits of the machine, or with `only_read` its read bandwidth alone."""
-    from membound.bench.ceilings.cpu import measure_ceilings, measure_read_ceiling
-    from membound.kernels.cpu.compile import watch_compilation
-
-    def tell(phase: str) -> None:
-        send("phase", work="ceilings", phase=phase)
-
-    tell("preparing")
-    before = snapshot()
-    with watch_compilation(lambda name: tell(f"compiling {name}")):
-        if job.get("only_read"):
-            ceilings = [measure_read_ceiling(job["threads"], tell)]
-        else:
-            ceilings = measure_ceilings(job["threads"], job["quick"], tell)
-    send("ceilings", ceilings=[asdict(c) for c in ceilings], telemetry=delta(before, snapshot()))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

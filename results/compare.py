@@ -12,18 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from membound.errors import MemboundError
+from membound.results.ratios import process_medians, ratio_of
 from membound.results.row import Row
-from membound.results.stats import (
-    BOOTSTRAP_SEED,
-    percentile_interval,
-    process_medians,
-    resampled_medians,
-    usable,
-)
+from membound.results.shares import middle
+from membound.results.stats import usable
 
 COLUMNS = {
     "work": "canonical spec of the work",
@@ -36,8 +31,9 @@ COLUMNS = {
     "time_b_s": "median over processes of B, seconds",
     "replicates_a": "processes of A",
     "replicates_b": "processes of B",
-    "time_ratio": "time_b_s / time_a_s; below 1, B is faster",
-    "time_ratio_ci": "95 % bootstrap interval over processes; None with one process on a side",
+    "time_ratio": "time of B over time of A; below 1, B is faster: the median over rounds where both took turns",
+    "time_ratio_ci": "95 % interval over processes; None with one process on a side",
+    "paired": "True where both took turns in the same rounds, so that what the machine did cancels",
     "differs": "True where the interval excludes 1; None without an interval",
     "note": "why there is no ratio",
 }
@@ -127,20 +123,18 @@ def _line(a: list[Row], b: list[Row]) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
     line |= {"work": a[0].work, "threads": a[0].threads, "note": ""}
     line |= {"run_a": a[0].run_id, "run_b": b[0].run_id, "backend_a": a[0].backend, "backend_b": b[0].backend}
-    left, right = (process_medians(usable(rows)) for rows in (a, b))
+    left, right = usable(a), usable(b)
     line |= {"replicates_a": len(left), "replicates_b": len(right)}
-    line["time_a_s"] = float(np.median(left)) if len(left) else None
-    line["time_b_s"] = float(np.median(right)) if len(right) else None
-    if not (len(left) and len(right)):
+    line["time_a_s"] = middle(process_medians(left))
+    line["time_b_s"] = middle(process_medians(right))
+    if not (left and right):
         sides = (("A", a, left), ("B", b, right))
-        line["note"] = "; ".join(f"{side}: {_failure(rows)}" for side, rows, times in sides if not len(times))
+        line["note"] = "; ".join(f"{side}: {_failure(rows)}" for side, rows, used in sides if not used)
         return line
-    line["time_ratio"] = line["time_b_s"] / line["time_a_s"]
-    if min(len(left), len(right)) > 1:
-        # Two seeds: the processes of A and of B are drawn independently of each other.
-        ratios = resampled_medians(right, BOOTSTRAP_SEED + 1) / resampled_medians(left)
-        low, high = percentile_interval(ratios)
-        line |= {"time_ratio_ci": (low, high), "differs": not low <= 1 <= high}
+    ratio = ratio_of(left, right)
+    line |= {"time_ratio": ratio.value, "paired": ratio.paired}
+    if ratio.ci is not None:
+        line |= {"time_ratio_ci": ratio.ci, "differs": not ratio.ci[0] <= 1 <= ratio.ci[1]}
     return line
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 Check = Callable[[Any], bool]
 
@@ -78,6 +78,10 @@ def _is_text(value: Any) -> bool:
     return type(value) is str
 
 
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
 def _list_of(check: Check) -> Check:
     return lambda value: type(value) is list and all(map(check, value))
 
@@ -103,6 +107,10 @@ CHECKS: dict[Any, tuple[Check, str]] = {
     dict[str, Any]: (lambda value: type(value) is dict, "an object"),
     dict[str, int]: (_table_of(_is_count), "an object of whole numbers from 0"),
     dict[str, str]: (_table_of(_is_text), "an object of texts"),
+    dict[str, float]: (_table_of(_is_amount), "an object of numbers from 0"),
+    dict[str, bool]: (_table_of(_is_flag), "an object of true and false"),
+    bool: (_is_flag, "true or false"),
+    list[dict[str, Any]]: (_list_of(lambda value: type(value) is dict), "a list of objects"),
     dict[str, float | str]: (
         _table_of(lambda value: _is_text(value) or is_number(value)),
         "an object of numbers and texts",
@@ -114,7 +122,13 @@ CHECKS: dict[Any, tuple[Check, str]] = {
 @cache
 def _checks(cls: type[Any]) -> dict[str, tuple[Check, str]]:
     hints = get_type_hints(cls)
-    return {f.name: CHECKS[hints[f.name]] for f in fields(cls)}
+    return {f.name: _check(hints[f.name]) for f in fields(cls)}
+
+
+def _check(hint: Any) -> tuple[Check, str]:
+    """The check of an annotation; a list of another dataclass is a list of objects, which it reads itself."""
+    nested = get_origin(hint) is list and is_dataclass(get_args(hint)[0])
+    return CHECKS[list[dict[str, Any]]] if nested else CHECKS[hint]
 
 
 def _required(cls: type[Any]) -> frozenset[str]:

@@ -25,11 +25,13 @@ class Limits:
     compute_flops_per_s: float | None
     launch_s: float | None
     read_lowest_bytes_per_s: float | None = None
+    compute_by_name: dict[str, float] | None = None
+    """The best measurement of each ceiling that bounds the work's arithmetic."""
 
 
 def device_class(backend: str) -> str:
-    """The hardware behind ``backend:device+variant``: ``cpu``, ``cuda:0``; what two backends may share."""
-    device = backend.partition(":")[2] or "cpu"
+    """The hardware behind ``backend:device+variant#label``: ``cpu``, ``cuda:0``; what two backends may share."""
+    device = backend.partition("#")[0].partition(":")[2] or "cpu"
     kind, _, index = device.partition("+")[0].partition(":")
     return kind if kind == "cpu" else f"{kind}:{index or 0}"
 
@@ -81,6 +83,9 @@ def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
         read_lowest_bytes_per_s=min(
             (r.value for r in near if r.work == row.memory_ceiling and r.value is not None), default=None
         ),
+        compute_by_name={
+            name: best for name in compute_ceilings(row.work) if (best := _best(near, (name,))) is not None
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """One measured case: a row. Everything a reader needs to judge a number stands in it.
 
-Raw samples are stored; medians, intervals, MBU, MFU and verdicts are derived on load (`stats.py`), so
+Raw turns are stored; medians, intervals, MBU, MFU and verdicts are derived on load (`stats.py`), so
 that a better statistic can be applied to an old measurement.
 
 >>> row = Row.from_json(line)            # raises RowError on a newer schema or a malformed row
@@ -9,17 +9,20 @@ that a better statistic can be applied to an old measurement.
 # Schema history
 #   1  first version
 #   2  device_samples_s, timed_launches, accelerator, memory_ceiling; a row of version 1 has none of them
+#   3  turns, each with the ceilings of its own moment; older rows have samples of minutes of their own instead
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from membound.errors import MemboundError
 from membound.results.fields import is_number, read_json, wrong_field, wrong_version
+from membound.results.turns import StoredTurn, usable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 STATUSES = (
     "ok",
@@ -90,6 +93,9 @@ class Row:
     """The first launch, cold in every sense."""
     warmup_s: list[float] = field(default_factory=list)
     samples_s: list[float] = field(default_factory=list)
+    """Of rows without turns: ceilings, benchmarks under pytest, and cases of older versions."""
+    turns: list[StoredTurn] = field(default_factory=list)
+    """Timed bursts in turn with other contestants, each with the ceilings right before and after it."""
     hot_samples_s: list[float] = field(default_factory=list)
     """The same input set again and again: a second figure, never the headline."""
     device_samples_s: list[float] = field(default_factory=list)
@@ -123,9 +129,16 @@ class Row:
         if self.grade not in GRADES:
             raise RowError(f"grade {self.grade!r} is none of {', '.join(GRADES)}")
 
+    @property
+    def times_s(self) -> list[float]:
+        """Seconds a launch: of the turns that count, or the samples."""
+        return [turn.time_s for turn in usable(self.turns)] if self.turns else self.samples_s
+
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self)}
+        fields["turns"] = [turn.as_json() for turn in self.turns]
+        return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Row:
@@ -141,6 +154,10 @@ class Row:
         _migrate(data)
         if wrong := wrong_field(cls, data):
             raise RowError(f"not a row: {wrong}")
+        try:
+            data["turns"] = [StoredTurn.from_fields(turn) for turn in data.get("turns", [])]
+        except ValueError as error:
+            raise RowError(f"not a row: turns: {error}") from None
         row = cls(**data)
         if wrong := _wrong_figure(row):
             raise RowError(wrong)
@@ -152,8 +169,8 @@ def _wrong_figure(row: Row) -> str:
     for name in ("samples_s", "hot_samples_s", "device_samples_s"):
         if min(getattr(row, name), default=1.0) < SHORTEST_S:
             return f"{name} holds a time of {min(getattr(row, name)):g} s"
-    if row.status == "ok" and row.kind == "case" and not row.samples_s:
-        return "a case that is ok has no samples"
+    if row.status == "ok" and row.kind == "case" and not row.samples_s and not row.turns:
+        return "a case that is ok has neither turns nor samples"
     if row.status == "ok" and row.kind == "ceiling" and not row.value:
         return f"a ceiling that is ok has the value {row.value}"
     if not isinstance(row.config.get("work", ""), str):
@@ -169,5 +186,5 @@ def _wrong_figure(row: Row) -> str:
 
 
 def _migrate(data: dict[str, Any]) -> None:
-    """Bring an older row to this schema. Fields that version 2 added have defaults that say "not there"."""
+    """Bring an older row to this schema. Fields that versions 2 and 3 added have defaults that say "not there"."""
     data["schema_version"] = SCHEMA_VERSION

@@ -1,8 +1,8 @@
 """From raw rows to figures: one line a case, every statistic derived on load.
 
-The process is the sampling unit: samples of one process agree with each other far better than with the
-next process, so a case's time is the median over the medians of its processes, and its interval comes
-from resampling processes, never single samples.
+The process is the sampling unit: turns of one process agree with each other far better than with the next process,
+so a case's time is the median over the medians of its processes, and its interval is over processes, never over turns.
+Shares are of the ceilings of each turn's own moment, ratios of turns of the same round.
 
 >>> table = summarize(load_rows(["results/runs"]))
 >>> table.loc[table.work.str.startswith("linear"), ["backend", "time_s", "mbu", "verdict"]]
@@ -16,17 +16,14 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from membound.results.intervals import interval
+from membound.results.ratios import Ratio, process_medians, ratio_of
 from membound.results.roofline import Limits, limits_of, settings
 from membound.results.row import Row, RowError
-from membound.results.verdict import Evidence, judge
-
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-BOOTSTRAP_SEED = 20_250_101
-"""Fixed, so that the same rows always give the same interval."""
+from membound.results.shares import middle, shares_of
+from membound.results.verdict import CEILING_SLACK, Evidence, judge
 
 WORST_FIRST = ("wrong", "crashed", "oom", "timeout", "error", "unavailable", "unsupported", "ok")
 GRADES_WORST_FIRST = ("invalid", "contended", "unknown", "clean")
@@ -44,10 +41,14 @@ COLUMNS = {
     "validity_reasons": "what disturbed them",
     "replicates": "processes used; disturbed ones are set aside if others are left",
     "replicates_aside": "processes set aside as invalid",
+    "turns": "timed bursts in all of them; 0 in rows of older versions",
+    "turns_clean": "those that nothing disturbed",
     "time_s": "median over the medians of the processes, seconds a launch",
-    "time_ci_s": "95 % bootstrap interval over processes, (lower, upper); None with one process",
-    "min_s": "fastest sample",
-    "p95_s": "95th percentile of all samples",
+    "time_ci_s": "95 % interval over processes, (lower, upper); None with one process",
+    "ratio_to_fastest": "time over that of the fastest backend on this work: the median over rounds, then over processes",
+    "ratio_to_fastest_ci": "95 % interval over processes; None with one process, and for the fastest itself",
+    "min_s": "fastest turn",
+    "p95_s": "95th percentile of all turns",
     "device_time_s": "median over processes by the device's own clock, launches queued without waiting",
     "hot_time_s": "the same input set again and again; never the headline",
     "bytes": "bytes the work must move",
@@ -57,51 +58,27 @@ COLUMNS = {
     "achieved_bytes_per_s": "bytes / time_s",
     "achieved_flops_per_s": "flops / time_s",
     "memory_ceiling": "the bandwidth that the bytes run into: read, or a link's",
-    "read_ceiling_bytes_per_s": "measured bandwidth of memory_ceiling, same run, device and threads",
-    "read_ceiling_lowest_bytes_per_s": "the lowest of its measurements before, between and after the cases",
-    "compute_ceiling_flops_per_s": "measured peak of the work's arithmetic, same run, device and threads",
+    "read_ceiling_bytes_per_s": "measured bandwidth of memory_ceiling at the moments of the turns, median",
+    "read_ceiling_lowest_bytes_per_s": "the lowest of its measurements beside these turns",
+    "read_ceiling_highest_bytes_per_s": "the highest of them",
+    "compute_ceiling_flops_per_s": "measured peak of the work's arithmetic, at those moments where it took turns",
     "launch_s": "measured launch overhead of the backend",
-    "mbu": "achieved / read ceiling, 0-1",
-    "mfu": "achieved / compute ceiling, 0-1",
-    "roofline": "the larger of mbu and mfu",
-    "bound_s": "max(bytes / read ceiling, flops / compute ceiling)",
-    "of_bound": "bound_s / time_s",
-    "device_of_bound": "bound_s / device_time_s",
+    "mbu": "share of the read ceiling of each turn's own moment, 0-1: median over turns, then over processes",
+    "mfu": "the same of the compute ceiling",
+    "roofline": "the same as of_bound: how much of the machine's limit is reached",
+    "bound_s": "of_bound * time_s: the time that the ceilings allow",
+    "of_bound": "max(bytes / read ceiling, flops / compute ceiling) over the time, of each turn; median as mbu",
+    "of_bound_ci": "95 % interval of of_bound over processes; None with one process",
+    "device_of_bound": "the same by the device's own clock",
     "energy_j": "energy of the device a launch, joules",
     "energy_per_token_j": "energy of the device a token of a step, joules",
-    "above_ceiling": "faster than a measured ceiling allows",
+    "above_ceiling": "faster than the measured ceilings allow, beyond their slack",
     "error": "worst relative root mean square error against the float64 reference",
     "tolerance": "largest error that passes",
     "verdict": "memory, compute, overhead, cache or inconclusive; None without a time",
     "verdict_reason": "what the verdict rests on",
 }
 """Columns of `summarize` and what they hold."""
-
-
-def process_medians(rows: Iterable[Row]) -> npt.NDArray[np.float64]:
-    """The median sample of each process, seconds; rows without samples are left out."""
-    return np.array([np.median(r.samples_s) for r in rows if r.samples_s], np.float64)
-
-
-def resampled_medians(
-    medians: npt.NDArray[np.float64], seed: int = BOOTSTRAP_SEED
-) -> npt.NDArray[np.float64]:
-    """RESAMPLES medians of processes drawn with replacement, shape [RESAMPLES]."""
-    draws = np.random.default_rng(seed).integers(0, len(medians), (RESAMPLES, len(medians)))
-    drawn: npt.NDArray[np.float64] = np.median(medians[draws], axis=1)
-    return drawn
-
-
-def percentile_interval(resampled: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The central CONFIDENCE of resampled values (Efron's percentile interval)."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def interval(medians: npt.NDArray[np.float64]) -> tuple[float, float] | None:
-    """Bootstrap interval of the median over processes; None with fewer than two processes."""
-    return percentile_interval(resampled_medians(medians)) if len(medians) > 1 else None
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
@@ -111,7 +88,7 @@ def usable(rows: Sequence[Row]) -> list[Row]:
     """
     if any(r.status == "wrong" for r in rows):
         return []
-    ok = [r for r in rows if r.status == "ok" and r.samples_s]
+    ok = [r for r in rows if r.status == "ok" and r.times_s]
     return [r for r in ok if r.grade != "invalid"] or ok
 
 
@@ -127,12 +104,35 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
 def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     """One line a case with COLUMNS; what could not be had is missing (NaN or None). Raises RowError on a bad batch."""
     rows = list(rows)
-    lines = [_line(group, limits_of(group[0], rows)) for group in cases(rows).values()]
+    groups = list(cases(rows).values())
+    lines = [_line(group, limits_of(group[0], rows)) for group in groups]
+    for line, ratio in zip(lines, _ratios_to_fastest(groups, lines), strict=True):
+        if ratio is not None:
+            line |= {"ratio_to_fastest": ratio.value, "ratio_to_fastest_ci": ratio.ci}
     table = pd.DataFrame(lines, columns=list(COLUMNS))
-    floats = [c for c in COLUMNS if c.endswith("_s") and c != "time_ci_s"]
+    floats = [c for c in COLUMNS if c.endswith("_s") and not c.endswith("_ci_s")]
     floats += ["mbu", "mfu", "roofline", "of_bound", "device_of_bound", "error", "tolerance", "stored_bytes"]
-    floats += ["energy_j", "energy_per_token_j"]
+    floats += ["energy_j", "energy_per_token_j", "ratio_to_fastest"]
     return table.astype(dict.fromkeys(floats, "float64"))
+
+
+def _ratios_to_fastest(groups: Sequence[list[Row]], lines: Sequence[dict[str, Any]]) -> list[Ratio | None]:
+    """Each case's time over that of the fastest backend on the same work, by rounds where they took turns."""
+    ratios: list[Ratio | None] = [None] * len(groups)
+    works: dict[tuple[str, str, int], list[int]] = {}
+    for index, line in enumerate(lines):
+        if line["time_s"] is not None:
+            works.setdefault((line["run_id"], line["work"], line["threads"]), []).append(index)
+    for members in works.values():
+        used = {index: usable(groups[index]) for index in members}
+        first = _fastest(used)
+        for index in members:
+            ratios[index] = (
+                Ratio(1.0, None, True, len(used[index]))
+                if index == first
+                else ratio_of(used[first], used[index])
+            )
+    return ratios
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -173,9 +173,6 @@ def _line(rows: list[Row], limits: Limits) -> dict[str, Any]:
         "stored_bytes": first.stored_bytes,
         "working_set_bytes": first.working_set_bytes,
         "memory_ceiling": first.memory_ceiling,
-        "read_ceiling_bytes_per_s": limits.read_bytes_per_s,
-        "read_ceiling_lowest_bytes_per_s": limits.read_lowest_bytes_per_s,
-        "compute_ceiling_flops_per_s": limits.compute_flops_per_s,
         "launch_s": limits.launch_s,
         "error": max((r.error for r in rows if r.error is not None), default=None),
         "tolerance": max((r.tolerance for r in rows if r.tolerance is not None), default=None),
@@ -209,21 +206,27 @@ def _validity(rows: list[Row]) -> dict[str, Any]:
 
 def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
     medians = process_medians(used)
-    samples = np.concatenate([r.samples_s for r in used])
+    samples = np.concatenate([r.times_s for r in used])
     hot = [np.median(r.hot_samples_s) for r in used if r.hot_samples_s]
-    on_device = [np.median(r.device_samples_s) for r in used if r.device_samples_s]
-    device_s = float(np.median(on_device)) if on_device else None
+    device_s = middle(_device_s(row) for row in used)
     time_s, ci = float(np.median(medians)), interval(medians)
-    memory_s = _quotient(first.bytes, limits.read_bytes_per_s)
-    compute_s = _quotient(first.flops, limits.compute_flops_per_s)
-    bound_s = max((s for s in (memory_s, compute_s) if s is not None), default=None)
+    shares = [shares_of(row, limits) for row in used]
+    mbu, mfu = middle(s.mbu for s in shares), middle(s.mfu for s in shares)
+    of_bound = middle(s.of_bound for s in shares)
+    share_ci = interval([s.of_bound for s in shares if s.of_bound is not None])
+    read, compute = middle(s.read_bytes_per_s for s in shares), middle(s.compute_flops_per_s for s in shares)
+    lowest = min((s.read_lowest_bytes_per_s for s in shares if s.read_lowest_bytes_per_s), default=None)
+    in_turn = any(row.turns for row in used)
+    bound_s = None if of_bound is None else of_bound * time_s
     verdict = judge(
         Evidence(
             time_s=time_s,
-            time_ci_s=ci,
-            memory_s=memory_s,
-            memory_most_s=_quotient(first.bytes, limits.read_lowest_bytes_per_s),
-            compute_s=compute_s,
+            time_ci_s=ci
+            if not in_turn or share_ci is None or bound_s is None
+            else (bound_s / share_ci[1], bound_s / share_ci[0]),
+            memory_s=None if mbu is None else mbu * time_s,
+            memory_most_s=None if in_turn else _quotient(first.bytes, lowest),
+            compute_s=None if mfu is None else mfu * time_s,
             launch_s=limits.launch_s,
             working_set_bytes=first.working_set_bytes,
             cache_bytes=_last_level_cache_bytes(first),
@@ -231,27 +234,46 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
             memory_name="memory" if first.memory_ceiling == "read" else first.memory_ceiling,
         )
     )
-    of_bound = _quotient(bound_s, time_s)
     return {
         "time_s": time_s,
         "time_ci_s": ci,
         "min_s": float(samples.min()),
         "p95_s": float(np.quantile(samples, 0.95)),
+        "turns": sum(len(row.turns) for row in used),
+        "turns_clean": sum(turn.clean for row in used for turn in row.turns),
         "device_time_s": device_s,
         "hot_time_s": float(np.median(hot)) if hot else None,
         "achieved_bytes_per_s": first.bytes / time_s,
         "achieved_flops_per_s": first.flops / time_s,
-        "mbu": _quotient(memory_s, time_s),
-        "mfu": _quotient(compute_s, time_s),
+        "read_ceiling_bytes_per_s": read,
+        "read_ceiling_lowest_bytes_per_s": lowest,
+        "read_ceiling_highest_bytes_per_s": max(
+            (s.read_highest_bytes_per_s for s in shares if s.read_highest_bytes_per_s), default=None
+        ),
+        "compute_ceiling_flops_per_s": compute,
+        "mbu": mbu,
+        "mfu": mfu,
         "roofline": of_bound,
         "bound_s": bound_s,
         "of_bound": of_bound,
-        "device_of_bound": _quotient(bound_s, device_s),
+        "of_bound_ci": share_ci,
+        "device_of_bound": middle(s.device_of_bound for s in shares),
         **_energy(used, first),
-        "above_ceiling": of_bound is not None and of_bound > 1,
+        "above_ceiling": of_bound is not None and of_bound > 1 + CEILING_SLACK,
         "verdict": verdict.name,
         "verdict_reason": verdict.why,
     }
+
+
+def _device_s(row: Row) -> float | None:
+    """Seconds a launch of one process by the device's own clock; None where it has none."""
+    of_turns = [turn.device_s for turn in row.turns if turn.device_s is not None]
+    return middle(of_turns or row.device_samples_s)
+
+
+def _fastest(used: dict[int, list[Row]]) -> int:
+    """The case that no other one beats by rounds; of a ring of near equals, the one that is beaten by least."""
+    return max(used, key=lambda one: min(ratio_of(used[one], other).value for other in used.values()))
 
 
 def _quotient(part: float | None, whole: float | None) -> float | None:

@@ -18,13 +18,13 @@ def short(work: str) -> str:
     return " ".join([kind, *words])
 
 
-def duration(seconds: float | None) -> str:
-    """Three or four digits with a unit: ``1.234 ms``; ``–`` for None."""
+def duration(seconds: float | None, digits: int = 4) -> str:
+    """At most that many digits with a unit: ``1.234 ms``; ``–`` for None."""
     if seconds is None:
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
-            return f"{seconds / scale:.4g} {unit}"
+            return f"{seconds / scale:.{digits}g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
 
 

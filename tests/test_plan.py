@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from membound.backends.registry import UnknownBackend
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning import plan as planning
 from membound.bench.planning import suites
 from membound.bench.planning.plan import Options, interleave, make_plan
@@ -71,7 +71,7 @@ def test_quick_suite_is_one_replicate_of_few_layers() -> None:
     plan = make_plan(["ok:cpu"], [], Options(quick=True), 24 * GB)
     assert len(plan.cells) == 1
     assert any("layers=2" in work for work in plan.cells[0].works)
-    assert plan.budget.timing_s < planning.DEFAULT_BUDGET.timing_s
+    assert plan.pace.timing_s < planning.DEFAULT_PACE.timing_s
 
 
 def test_layers_are_cut_to_fit_memory_and_that_is_said() -> None:
@@ -136,16 +136,16 @@ def test_bad_input_is_one_line(
 def test_high_rigor_measures_longer_and_more_often() -> None:
     plan = make_plan(["ok:cpu"], [SMALL], Options(rigor="high", replicates=4), GB)
     assert (plan.replicates, plan.max_replicates, plan.repeats) == (10, 40, 3)
-    assert plan.budget == planning.HIGH_BUDGET
+    assert plan.pace == planning.HIGH_PACE
     assert plan.time_limit_s is None
 
 
 def test_what_was_asked_for_is_kept() -> None:
-    budget = Budget(0.01, 0.02)
-    options = Options(2, 2, seed=5, budget=budget, pythons={"ok": "/env/python"}, command="membound run")
+    pace = Pace(0.01, 0.02)
+    options = Options(2, 2, seed=5, pace=pace, pythons={"ok": "/env/python"}, command="membound run")
     plan = make_plan(["ok:cpu", "ok:cpu", "segv:cpu"], [SMALL, parse(SMALL)], options, GB)
     assert [len(cell.works) for cell in plan.cells] == [1] * 4, "doubles count once"
-    assert (plan.threads, plan.seed, plan.budget, plan.command) == (2, 5, budget, "membound run")
+    assert (plan.threads, plan.seed, plan.pace, plan.command) == (2, 5, pace, "membound run")
     assert (plan.python_for("ok:cpu"), plan.python_for("segv:cpu")) == ("/env/python", None)
     assert plan.time_limit_s is None, "asked for: measured in full"
 

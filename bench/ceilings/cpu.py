@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: what every case is held against.
+"""What this machine can do at most, measured once at the start: caches, copies, arithmetic peaks.
 
 >>> for ceiling in measure_ceilings(threads=2, quick=False, tell=print):
 ...     print(ceiling.name, ceiling.value, ceiling.unit)
@@ -6,25 +6,22 @@ read 21012345678.9 bytes/s
 
 Several access patterns on several thread counts are tried for each ceiling, and the best counts. A
 ceiling is still only a lower bound: a case above it is reported as such. Every pattern's result is checked
-before it is timed. GEMM peaks and launch overheads belong to a backend and are measured through its contract.
+before it is timed. GEMM peaks and launch overheads belong to a backend (ceilings/backend.py), what takes turns with
+contestants is in ceilings/in_turn.py.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from statistics import median
-from typing import Any
 
 import psutil
 
-from membound.backends.api import Backend, Device, Tokens
+from membound.bench.ceilings.ceiling import Ceiling, Tell
 from membound.bench.ceilings.patterns import (
     WINDOWS,
-    CeilingError,
     Pattern,
     cached_read_patterns,
     copy_patterns,
@@ -34,66 +31,18 @@ from membound.bench.ceilings.patterns import (
     tile_patterns,
     triad_patterns,
 )
-from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint, last_level_cache_bytes
-from membound.bench.measure.timing import launch_once
+from membound.bench.ceilings.rotating import rotating_bytes
+from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure.turns import take_turn
-from membound.errors import Unsupported
-from membound.kernels import reference
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.inputs import LinearInputs, make_inputs
-from membound.kernels.work import Linear, Work, parse
 
-Tell = Callable[[str], None]
-
-ROTATION = 4
-"""The memory that rotates is this many last-level caches: a window has left the cache when it comes again."""
-BYTES_PER_THREAD = 192 << 20
-"""At least so much rotating memory a thread: six windows of `patterns.THREAD_WINDOW_BYTES`."""
-MEMORY_SHARE = 0.5
 FINALISTS = 3
 ATTEMPTS = 3
 PAUSE_S = 0.002
 """The same kernels follow each other: nobody else's threads have to come to rest."""
 LEVEL_SHARE = 0.5
 """Part of a cache level that its working set takes, so that nothing else pushes it out."""
-GEMM_SIZES = (1024, 2048)
-DEVICE_GEMM_SIZES = (4096, 8192)
-"""On an accelerator, whose matrix units smaller products do not fill."""
-GEMM_CHECKED_ROWS = 256
-"""Rows of a product that are held against the reference, spread over all."""
-GEMM_FORMATS = ("f32", "bf16", "f16", "int8")
-GEMM_SECONDS = 0.4
-GEMM_SAMPLES = 5
-NULL_WORKS = (
-    "linear:n=32,k=128,m=1,weight=f32",
-    "linear:n=32,k=128,m=1,weight=bf16",
-    "attention:context=16,q_heads=1,kv_heads=1,head_dim=64,kv=f32",
-    "step:model=tiny,context=16,weight=f32,kv=f32",
-    "step:model=tiny,context=16,weight=bf16,kv=bf16",
-    "step:model=tiny,context=16,weight=f32,kv=f32,layers=1,cache=prompt",
-    "step:model=tiny,context=16,weight=bf16,kv=bf16,layers=1,cache=prompt",
-)
-"""So little work that launching is all that takes time; the first one that a backend supports."""
-NULL_SAMPLES = 300
-NULL_WARMUP = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """One limit. `samples` are seconds a call of the best pattern, which `config` describes.
-
-    value = amount / median of the undisturbed samples, in `unit` (bytes/s, FLOP/s), or that median itself (s).
-    A pattern with a wrong result has status "wrong", a reason and no value.
-    """
-
-    name: str
-    value: float | None
-    unit: str
-    samples: tuple[float, ...]
-    config: dict[str, Any]
-    status: str = "ok"
-    reason: str = ""
 
 
 def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
@@ -119,87 +68,6 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
             if patterns(fmt, threads)
         ),
     ]
-
-
-def measure_read_ceiling(threads: int, tell: Tell) -> Ceiling:
-    """The read bandwidth alone, with the patterns that win on most machines, in a second. Raises CeilingError."""
-    set_threads(threads)
-    values = stream.allocate(rotating_bytes(threads), threads)
-    return _best("read", [read_patterns(values, threads, (2, 4, 8))], 0.5, tell)
-
-
-def measure_backend_ceilings(
-    backend: Backend, device: Device, tell: Tell, quick: bool = False
-) -> list[Ceiling]:
-    """The best GEMM per format, ``gemm_<format>``, and the seconds of a null launch, of an opened backend.
-
-    Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
-    support is left out; a wrong product has status "wrong".
-    """
-    found: list[Ceiling] = []
-    for work in map(parse, NULL_WORKS):
-        if backend.supports(work) is None:
-            tell(f"{device.id}: launch overhead")
-            found.append(_launch_overhead(backend, device, work))
-            break
-    if device.accelerator is not None and "+" in device.id:
-        return found  # a variant's products are those of the plain device
-    sizes = GEMM_SIZES if device.accelerator is None else DEVICE_GEMM_SIZES
-    for fmt in GEMM_FORMATS:
-        act = "int8" if fmt == "int8" else "float"
-        works = [Linear(n, n, n, fmt, act) for n in (sizes[:1] if quick else sizes)]
-        tell(f"{device.id}: gemm_{fmt}")
-        products = [_gemm(backend, device, work) for work in works if backend.supports(work) is None]
-        if products:
-            found.append(max(products, key=lambda c: (c.status != "ok", c.value or 0.0)))
-    return found
-
-
-def _launch_overhead(backend: Backend, device: Device, work: Work) -> Ceiling:
-    backend.prepare(work, make_inputs(work, seed=0))
-    for _ in range(NULL_WARMUP):
-        launch_once(backend, 0)
-    samples = tuple(launch_once(backend, 0) for _ in range(NULL_SAMPLES))
-    config = _of(device, work)
-    return Ceiling("launch", median(samples), "s", samples, config)
-
-
-def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
-    """Repeated launches of one product; a backend that finds out in `prepare` that it cannot is "unsupported"."""
-    name, config = f"gemm_{work.weight}", _of(device, work)
-    inputs = make_inputs(work, seed=0)
-    assert isinstance(inputs, LinearInputs)
-    try:
-        backend.prepare(work, inputs)
-    except Unsupported as error:
-        return Ceiling(name, None, "FLOP/s", (), config, "unsupported", str(error))
-    launch_once(backend, 0)
-    some = slice(0, work.m, max(1, work.m // GEMM_CHECKED_ROWS))
-    x = inputs.x[some]
-    expected = reference.compute(replace(inputs, work=replace(work, m=len(x)), x=x), 0)
-    y = backend.output()
-    assert not isinstance(y, Tokens)
-    error_size = reference.relative_error(y[some], expected)
-    if error_size > reference.tolerance(work):
-        return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"error {error_size:.3g}")
-    samples: list[float] = []
-    while len(samples) < GEMM_SAMPLES or sum(samples) < GEMM_SECONDS:
-        samples.append(launch_once(backend, 0))
-    return Ceiling(name, work.flops / median(samples), "FLOP/s", tuple(samples), config)
-
-
-def _of(device: Device, work: Work) -> dict[str, Any]:
-    return {"backend": device.id, "threads": device.threads, "work": work.spec}
-
-
-def rotating_bytes(threads: int) -> int:
-    """4 × the last-level cache or more, within half of the memory that is left."""
-    wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * threads)
-    room = int(MEMORY_SHARE * available_memory_bytes())
-    least = WINDOWS * threads << 20
-    if room < least:
-        raise CeilingError(f"the ceilings need {least} bytes of memory at least; {room} may be taken")
-    return min(wanted, room)
 
 
 def _thread_counts(threads: int) -> list[int]:

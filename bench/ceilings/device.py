@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import ceil
 from statistics import median
 
 from membound.backends.api import Backend, Device, Limit
-from membound.bench.ceilings.cpu import Ceiling
-
-Tell = Callable[[str], None]
+from membound.bench.ceilings.ceiling import Ceiling, Tell
 
 SAMPLES = 11
 QUICK_SAMPLES = 5

@@ -33,6 +33,8 @@ yet, hides in it: 6 MB a call read 10-20 % slower than 64 MB on an AMD Milan."""
 FMA_ITERATIONS = 400_000
 DOT_REPEATS = 10_000
 TILE_REPEATS = 20_000
+EVICTION_STREAMS = 4
+"""Of reads that only push others' operands out of the caches."""
 
 
 class CeilingError(MemboundError):

@@ -10,7 +10,7 @@ kept out of the caches. What is varied and what is held stands in results/claim/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,6 +96,22 @@ class Arm:
     def as_json(self) -> dict[str, Any]:
         """The fields, for a job."""
         return asdict(self)
+
+
+def grouped(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Arms by their group, in the order they were met: what is prepared and takes turns together."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(arm.group, []).append(arm)
+    return groups
+
+
+def by_contestant(arms: Sequence[Arm]) -> dict[tuple[str, int | None, str], list[Arm]]:
+    """Arms by the prepared work that they share."""
+    found: dict[tuple[str, int | None, str], list[Arm]] = {}
+    for arm in arms:
+        found.setdefault(arm.contestant, []).append(arm)
+    return found
 
 
 def named(backend: str, variant: str) -> str:

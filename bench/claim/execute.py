@@ -10,43 +10,63 @@ Where minutes are short, an experiment is begun only if all its processes fit, a
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, suppress
+from dataclasses import astuple, dataclass, field, replace
 from math import inf
+from random import Random
 from typing import Any
 
-from membound.bench.claim.arms import Arm, arms_of, named
+from membound.bench.claim.arms import Arm, arms_of, by_contestant, grouped, named
 from membound.bench.claim.budget import Budget, Pair, named_pairs, rank
-from membound.bench.claim.observe import BLIND, nothing, now, observed
-from membound.bench.claim.plan import CLOCKS, Cell, ClaimPlan, fitting
+from membound.bench.claim.observe import BLIND, AboutArm, observed, unobserved
+from membound.bench.claim.plan import CLOCKS, LEAST_ROUNDS, Cell, ClaimPlan, fitting
 from membound.bench.claim.scene import Scene, scene_of
-from membound.bench.machine.fingerprint import fingerprint, package_versions
-from membound.bench.protocol.process import (
-    Worker,
-    WorkerDiedError,
-    WorkerTimeoutError,
-    WorkerUnavailableError,
+from membound.bench.machine.fingerprint import HARNESS_PACKAGES, fingerprint, package_versions
+from membound.bench.measure.ceiling_process import CeilingProcess
+from membound.bench.measure.contestant import (
+    BROKEN,
+    ENDED,
+    BackendProcess,
+    Contestant,
+    FailedError,
+    Setting,
+    Timeouts,
+    Traffic,
 )
-from membound.bench.run.execute import FINAL_STATUSES, ceiling_rows
+from membound.bench.measure.failures import Failure, failure_of
+from membound.bench.measure.rounds import Pace, play
+from membound.bench.protocol.messages import (
+    AskOffers,
+    Ceilings,
+    Failed,
+    MeasureBackend,
+    MeasureMachine,
+    Offers,
+)
+from membound.bench.protocol.process import Worker
+from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, now
+from membound.bench.run.execute import FINAL_STATUSES
 from membound.bench.run.progress import Reporter
+from membound.bench.run.scope import Scope
 from membound.kernels.work import Linear
 from membound.results.claim.experiments import Register
 from membound.results.claim.observation import NO_TIME, SKIPPED, ClaimMeta, Observation
-from membound.results.roofline import Limits, device_class, limits_of
+from membound.results.roofline import Limits, best_ceilings, device_class, limits_of
 from membound.results.row import Row
 from membound.results.store import RunWriter
 
 SILENCE_S = 300.0
 """Seconds a worker may be silent: compiling the largest kernels takes a fraction of it."""
+PRODUCTS = ("f32", "bf16", "int8")
+"""Formats whose arithmetic peaks take turns."""
 FLOAT32 = Linear(1, 1, weight="f32").spec
 """Extra multiply-adds are float32, whatever the format of the weights."""
 ONCE = ("compiling", "checking")
 """Phases whose results later processes find on disk."""
 FREE_COMPUTE = 1
 Arms = dict[Pair, list[Arm]]
-PACKAGES = ("membound", "numpy", "numba", "llvmlite")
 
 
 @dataclass(slots=True)
@@ -71,6 +91,13 @@ class Claiming:
     budget: Budget = field(init=False)
     once_s: float = 0.0
     """Seconds of the cell at hand that went into kernels and references, which are kept."""
+    phase: str = ""
+    since: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    traffic: Traffic = field(default_factory=Traffic)
+    playing: dict[tuple[str, int], CeilingProcess] = field(default_factory=dict)
+    """Ceilings that take turns, by device and threads."""
+    stack: ExitStack = field(default_factory=ExitStack)
     interrupted: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +112,8 @@ class Claiming:
         try:
             for one in stored:
                 self._keep(one)
-            self._measure()
+            with self.stack:
+                self._measure()
         except KeyboardInterrupt:
             self.interrupted = True
             self.progress.note(f"interrupted; {len(self.observations)} observations are kept")
@@ -105,7 +133,7 @@ class Claiming:
             plan.command,
             plan.rigor,
             list(plan.experiments),
-            package_versions(PACKAGES),
+            package_versions(HARNESS_PACKAGES),
         )
 
     def _measure(self) -> None:
@@ -113,7 +141,8 @@ class Claiming:
         plan = self.plan
         self._measure_ceilings()
         arms = {pair: members for pair, members in self._arms().items() if members}
-        self.progress.start(sum(plan.processes_of(pair[0]) * len(members) for pair, members in arms.items()))
+        cases = sum(plan.processes_of(pair[0]) * len(members) for pair, members in arms.items())
+        self.progress.start(Scope(cases, limit_s=plan.time_limit_s))
         for backend in self._backends():
             begun = self._first_processes(backend, arms)
             for replicate in range(1, max((plan.processes_of(n) for n, _ in begun), default=0)):
@@ -173,44 +202,81 @@ class Claiming:
     def _leave_out(self, cell: Cell, arms: Sequence[Arm]) -> None:
         """Observations that say that no time was left for a process."""
         self.left_out.setdefault(cell.pair, cell.replicate)
-        self._tell(cell, self._hopeful(cell, arms), SKIPPED, NO_TIME)
+        self._tell(cell, self._hopeful(cell, arms), Failure(SKIPPED, NO_TIME))
 
     # Ceilings
 
     def _measure_ceilings(self) -> None:
+        """What takes no turns: the processor's limits, then each backend's own and what it can do."""
         plan = self.plan
         for threads in sorted({plan.threads_of(number) for number in plan.experiments} | {plan.threads}):
-            job = {"job": "ceilings", "threads": threads, "quick": plan.rigor != "high"}
-            self._run_ceilings(job, "cpu", sys.executable)
+            self._measure_machine(threads)
         for backend in plan.backends:
             asked = {n: arms_of(n, self._scene(backend, asking=True)) for n in plan.experiments}
             self.asked |= {(n, backend): arms for n, arms in asked.items()}
-            job = self._job(Cell(0, backend, 0), plan.threads) | {
-                "job": "measure",
-                "works": [],
-                "asked": {n: [arm.as_json() for arm in arms] for n, arms in asked.items()},
-                "ceilings": True,
-                "quick": True,
-            }
-            self._run_ceilings(job, backend, plan.python_for(backend) or sys.executable)
+            with self._process(backend, plan.threads) as process:
+                self._ask_backend(process, asked)
 
-    def _run_ceilings(self, job: dict[str, Any], backend: str, python: str) -> None:
-        """Measure limits in a worker; a failure is a row as well."""
+    def _measure_machine(self, threads: int) -> None:
+        """A failure is a row as well."""
+        about = (self.run_id, "cpu", 0, threads)
         try:
-            with Worker(job, python) as worker:
-                for event in worker.events(lambda _: SILENCE_S):
-                    if event["event"] == "phase":
-                        self.progress.cell("ceilings", "", 0, event["phase"])
-                    elif event["event"] == "offers":
-                        self.refused[backend] = {int(n): arms for n, arms in event["refused"].items()}
-                    elif event["event"] == "ceilings":
-                        for row in ceiling_rows(event, self.run_id, backend, 0, job["threads"]):
-                            self._keep_ceiling(row)
-        except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
-            status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
-            row = Row(self.run_id, "ceiling", backend, "ceilings", status, str(error), started_at=now())
-            row.threads = job["threads"]
-            self._keep_ceiling(row)
+            with Worker(threads) as worker:
+                worker.greet()
+                command = MeasureMachine(self.plan.rigor != "high")
+                answer = worker.ask(
+                    command, SILENCE_S, lambda seen: self.progress.phase("ceilings", seen.name)
+                )
+                worker.close()
+        except BROKEN as error:
+            answer = Failed(*astuple(failure_of(error)))
+        if isinstance(answer, Failed):
+            self._keep_ceiling(failed_ceilings(*about, answer.status, answer.reason))
+        elif isinstance(answer, Ceilings):
+            for row in ceiling_rows(answer, *about):
+                self._keep_ceiling(row)
+
+    def _ask_backend(self, process: BackendProcess, asked: dict[int, list[Arm]]) -> None:
+        """Its offers and its ceilings. If it fails, the ceilings' row and its arms say how."""
+        backend, threads = process.backend, self.plan.threads
+        about = (self.run_id, backend, 0, threads)
+        arms = {str(n): [arm.as_json() for arm in found] for n, found in asked.items()}
+        try:
+            process.open()
+            with suppress(FailedError):
+                offers = process.ask(AskOffers(arms), Offers, SILENCE_S, "asking")
+                self.refused[backend] = {int(n): refused for n, refused in offers.refused.items()}
+            found = process.ask(MeasureBackend(True), Ceilings, SILENCE_S, "measuring its ceilings")
+        except FailedError as error:
+            if error.failure.status != "unavailable":  # of those every arm says so
+                self._keep_ceiling(failed_ceilings(*about, error.failure.status, error.failure.reason))
+        except BROKEN as error:
+            failure = failure_of(error)
+            self._keep_ceiling(failed_ceilings(*about, failure.status, failure.reason))
+        else:
+            for row in ceiling_rows(found, *about):
+                self._keep_ceiling(row)
+
+    def _in_turn(self, backend: str, threads: int) -> dict[str, CeilingProcess]:
+        """The ceilings that play between the arms of a backend with this many threads, one process for the whole claim."""
+        device = device_class(backend)
+        if (device, threads) not in self.playing:
+            one = CeilingProcess(
+                self._setting(threads),
+                PRODUCTS,
+                traffic=self.traffic,
+                note=self.progress.note,
+                on_phase=self._phase,
+            )
+            if device != "cpu":
+                known = [r for _, r in best_ceilings(self.ceilings) if device_class(r.backend) == device]
+                fastest = next((row for row in known if row.work == "read"), None)
+                if fastest is None:
+                    return {}
+                one.backend, one.python = fastest.backend, self.plan.python_for(fastest.backend) or ""
+                one.variants = {"read": str(fastest.config.get("variant", ""))}
+            self.playing[device, threads] = self.stack.enter_context(one)
+        return {device: self.playing[device, threads]}
 
     def _keep_ceiling(self, row: Row) -> None:
         row.machine, row.command = self.machine, self.plan.command
@@ -267,7 +333,7 @@ class Claiming:
         left = self._hopeful(cell, arms)
         if {arm.name for arm in left} <= refused.keys():  # a runtime starts in seconds, to say the same
             for arm in left:
-                self._tell(cell, [arm], "unsupported", refused[arm.name])
+                self._tell(cell, [arm], Failure("unsupported", refused[arm.name]))
             return False
         start, self.once_s, known = time.monotonic(), 0.0, len(self.observations)
         while left:
@@ -277,55 +343,100 @@ class Claiming:
             self.budget.costs_s[cell.pair] = time.monotonic() - start - self.once_s
         return measured
 
-    def _job(self, cell: Cell, threads: int) -> dict[str, Any]:
+    def _setting(self, threads: int) -> Setting:
         plan = self.plan
-        return {
-            "job": "trial",
-            "backend": cell.backend,
-            "seed": plan.seed,
-            "threads": threads,
-            "replicate": cell.replicate,
-            "rounds": plan.rounds,
-            "seconds": plan.group_s,
-            "memory_bytes": plan.memory_bytes,
-            "thief_cpus": list(plan.thief_cpus),
-            "reference_dir": str(plan.reference_dir),
-            "left_s": None if plan.time_limit_s is None else max(0.0, self._left_s()),
-        }
+        return Setting(
+            threads,
+            plan.seed,
+            plan.memory_bytes,
+            str(plan.reference_dir),
+            Timeouts(SILENCE_S),
+            plan.thief_cpus,
+        )
+
+    def _process(self, backend: str, threads: int) -> BackendProcess:
+        return BackendProcess(
+            backend, self._setting(threads), self.plan.python_for(backend), self.traffic, self._phase
+        )
+
+    def _phase(self, backend: str, phase: str) -> None:
+        """A worker has come to a phase; what is done once for all later processes does not count as a cost."""
+        at = time.monotonic()
+        self.once_s += at - self.since if self.phase.startswith(ONCE) else 0.0
+        self.since, self.phase = at, phase
+        self.progress.phase(backend, phase)
 
     def _run_worker(self, cell: Cell, arms: list[Arm]) -> list[Arm]:
-        """One worker; returns the arms that its death left unmeasured and that are not to blame."""
-        job = self._job(cell, self.plan.threads_of(cell.experiment)) | {"arms": [a.as_json() for a in arms]}
-        left, at, phase = dict(enumerate(arms)), list[int](), ""
-        since = time.monotonic()
-        try:
-            with Worker(job, self.plan.python_for(cell.backend) or sys.executable) as worker:
-                for event in worker.events(lambda _: SILENCE_S):
-                    now = time.monotonic()
-                    self.once_s += now - since if phase.startswith(ONCE) else 0.0
-                    since = now
-                    if event["event"] == "phase":
-                        at, phase = event["arms"], event["phase"]
-                        work = arms[at[0]].work if at else ""
-                        self.progress.cell(cell.backend, work, cell.replicate, phase)
-                    elif event["event"] == "outcome":
-                        arm = left.pop(event["index"])
-                        self._keep(observed(cell, arm, event, self.plan, self._limits))
-        except WorkerUnavailableError as error:
-            self._tell(cell, left.values(), "unavailable", str(error))
-            return []
-        except (WorkerDiedError, WorkerTimeoutError) as error:
-            status = "timeout" if isinstance(error, WorkerTimeoutError) else "crashed"
-            blamed = [i for i in at if i in left] or list(left)
-            reason = f"while {phase}: {error}" if phase else str(error)
-            self._tell(cell, [left.pop(i) for i in blamed], status, reason)
-            return list(left.values())
+        """One process, group after group; the arms that its death left unmeasured and that are not to blame."""
+        threads, self.phase = self.plan.threads_of(cell.experiment), ""
+        groups = [list(found) for found in grouped(arms).values()]
+        with self._process(cell.backend, threads) as process:
+            try:
+                process.open()
+            except FailedError as error:
+                self._tell(cell, arms, error.failure)
+                return []
+            except BROKEN as error:
+                self._tell(cell, arms, failure_of(error))
+                return []
+            rng = Random(f"{self.plan.seed} {cell.replicate} {cell.backend} {cell.experiment}")
+            for index, group in enumerate(groups):
+                left = self._play_group(cell, process, group, rng)
+                if not process.alive:
+                    return [*left, *(arm for later in groups[index + 1 :] for arm in later)]
         return []
 
-    def _tell(self, cell: Cell, arms: Iterable[Arm], status: str, reason: str) -> None:
-        """Observations of arms that no worker reported on."""
+    def _play_group(self, cell: Cell, process: BackendProcess, arms: list[Arm], rng: Random) -> list[Arm]:
+        """Arms that are compared with each other, prepared together; those that a death left unmeasured."""
+        if self._left_s() <= 0:
+            self._tell(cell, arms, Failure(SKIPPED, NO_TIME))
+            return []
+        players: list[tuple[Arm, Contestant]] = []
+        shared = list(by_contestant(arms).values())
+        for number, members in enumerate(shared):
+            self.progress.cell(cell.backend, members[0].work, cell.replicate, "preparing")
+            try:
+                one = process.prepare(number, members[0].work, [arm.as_json() for arm in members])
+            except FailedError as error:
+                self._tell(cell, members, error.failure)
+            except BROKEN as error:
+                self._tell(cell, members, failure_of(error))
+                players_left = [arm for arm, _ in players]
+                return [*players_left, *(arm for later in shared[number + 1 :] for arm in later)]
+            else:
+                players += [(arm, replace(one, arm=i, turns=[], stolen=[])) for i, arm in enumerate(members)]
+        contestants = [one for _, one in players]
+        ceilings = self._in_turn(cell.backend, process.setting.threads)
+        pace = Pace(self.plan.rounds, min(self.plan.group_s, self._left_s()), LEAST_ROUNDS)
+        if contestants:
+            play(contestants, ceilings, pace, rng, self.began, lambda one, turn: None)
+        left = [arm for arm, one in players if not self._ended(cell, arm, one)]
+        for number in range(len(shared)):
+            process.release(number)
+        return left
+
+    def _ended(self, cell: Cell, arm: Arm, one: Contestant) -> bool:
+        """Keep what became of an arm; False if it is not to blame for the death of its process."""
+        about = self._about(cell, arm)
+        checked = one.check() if one.turns else None
+        if checked is not None:
+            self._keep(observed(cell, arm, one, checked, about))
+        elif one.failure is not None and one.failure.reason == ENDED:
+            return False
+        elif one.failure is not None:
+            self._keep(unobserved(cell, arm, one.failure, about))
+        return True
+
+    def _about(self, cell: Cell, arm: Arm) -> AboutArm:
+        threads = self.plan.threads_of(cell.experiment)
+        limits = self._limits(cell.backend, arm, threads)
+        whole = self._limits(cell.backend, arm, self.plan.threads).read_bytes_per_s
+        return AboutArm(threads, limits, arm.work if arm.extra_fmas is None else FLOAT32, whole)
+
+    def _tell(self, cell: Cell, arms: Iterable[Arm], failure: Failure) -> None:
+        """Observations of arms that were not measured."""
         for arm in arms:
-            self._keep(observed(cell, arm, nothing(status, reason), self.plan, self._limits))
+            self._keep(unobserved(cell, arm, failure, self._about(cell, arm)))
 
     def _keep(self, one: Observation) -> None:
         self.writer.append(one)

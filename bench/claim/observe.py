@@ -1,79 +1,126 @@
-"""What a worker told about an arm, as an observation with the ceilings that it is held against.
+"""What became of an arm, as an observation with the ceilings of its own moments.
 
->>> observed(cell, arm, event, plan, limits)
+>>> observed(cell, arm, contestant, checked, about)
 Observation(experiment=1, backend='mine:cpu', ...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from membound.bench.claim.arms import Arm
-from membound.bench.claim.plan import CLOCKS, Cell, ClaimPlan
-from membound.bench.protocol.process import Event
+from membound.bench.claim.plan import CLOCKS, Cell
+from membound.bench.measure.contestant import Contestant
+from membound.bench.measure.failures import Failure
+from membound.bench.protocol.messages import Checked
+from membound.bench.run.ceiling_rows import now
 from membound.results.claim.observation import Observation, median_s
-from membound.results.roofline import Limits
+from membound.results.roofline import Limits, compute_ceilings
+from membound.results.shares import middle
+from membound.results.turns import StoredTurn, grade_of, usable
 
-LimitsOf = Callable[[str, Arm, int], Limits]
-"""The measured ceilings of a backend for an arm with so many threads."""
 BLIND = "the clocks of memory and cores cannot both be read"
 
 
-def observed(cell: Cell, arm: Arm, event: Event, plan: ClaimPlan, limits_of: LimitsOf) -> Observation:
-    """An observation of an `outcome` event."""
-    ok, status, reason = event["status"] == "ok", event["status"], event["reason"]
-    threads = plan.threads_of(cell.experiment)
-    limits = limits_of(cell.backend, arm, threads)
-    factors = arm.factors | event["factors"]
-    whole = limits_of(cell.backend, arm, plan.threads).read_bytes_per_s
-    if arm.thief and whole:
-        factors["machine_read_bytes_per_s"] = whole
-    if cell.experiment == CLOCKS and ok:
-        factors |= _clocks(event["telemetry"])
+@dataclass(frozen=True, slots=True)
+class AboutArm:
+    """What an observation says besides its times: threads, and ceilings that took no turns.
+
+    machine_read_bytes_per_s is what all threads of the machine read, for the victim of a co-runner. arithmetic is the
+    spec whose arithmetic the FLOPs are.
+    """
+
+    threads: int
+    limits: Limits
+    arithmetic: str
+    machine_read_bytes_per_s: float | None = None
+
+
+def observed(cell: Cell, arm: Arm, one: Contestant, checked: Checked, about: AboutArm) -> Observation:
+    """An observation of an arm whose last output was right."""
+    turns = usable(one.turns)
+    times = [turn.time_s for turn in turns]
+    telemetry = checked.telemetry | {
+        "launches": one.prepared.launches,
+        "slots": one.prepared.slots,
+        "error": checked.error,
+        "stored_bytes": one.prepared.stored_bytes,
+    }
+    factors: dict[str, float | str] = {**arm.factors, **_stolen(one)}
+    if arm.thief and about.machine_read_bytes_per_s:
+        factors["machine_read_bytes_per_s"] = about.machine_read_bytes_per_s
+    if cell.experiment == CLOCKS:
+        factors |= _clocks(telemetry)
         if len(factors) < 2:
-            ok, status, reason = False, "unsupported", BLIND
-    return Observation(
-        cell.experiment,
-        cell.backend,
-        arm.name,
-        cell.replicate,
-        factors,
-        arm.work,
-        arm.parsed.traffic.total_bytes,
-        arm.flops,
-        median_s(event["samples_s"]) if ok else None,
-        event["samples_s"] if ok else [],
-        event["grade"],
-        event["grade_reasons"],
-        status,
-        reason,
-        threads,
-        limits.read_bytes_per_s,
-        limits.compute_flops_per_s,
-        limits.launch_s,
-        now(),
-        event["telemetry"],
+            return unobserved(cell, arm, Failure("unsupported", BLIND), about)
+    grade, reasons = _graded(one.turns)
+    read, compute = _ceilings(turns, about)
+    return _observation(
+        cell,
+        arm,
+        about,
+        factors=factors,
+        time_s=median_s(times),
+        samples_s=times,
+        turns=list(one.turns),
+        validity=grade,
+        validity_reasons=reasons,
+        read_bytes_per_s=read,
+        compute_flops_per_s=compute,
+        telemetry=telemetry,
     )
 
 
-def nothing(status: str, reason: str) -> Event:
-    """The outcome of an arm that a worker could not report on itself."""
-    return {
-        "status": status,
-        "reason": reason,
-        "factors": {},
-        "telemetry": {},
-        "samples_s": [],
-        "grade": "unknown",
-        "grade_reasons": [],
-    }
+def unobserved(cell: Cell, arm: Arm, failure: Failure, about: AboutArm) -> Observation:
+    """An observation of an arm without a time."""
+    return _observation(
+        cell,
+        arm,
+        about,
+        factors=dict(arm.factors),
+        status=failure.status,
+        reason=failure.reason,
+        read_bytes_per_s=about.limits.read_bytes_per_s,
+        compute_flops_per_s=about.limits.compute_flops_per_s,
+    )
 
 
-def now() -> str:
-    """UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _observation(cell: Cell, arm: Arm, about: AboutArm, **fields: Any) -> Observation:
+    return Observation(
+        experiment=cell.experiment,
+        backend=cell.backend,
+        arm=arm.name,
+        replicate=cell.replicate,
+        work=arm.work,
+        bytes=arm.parsed.traffic.total_bytes,
+        flops=arm.flops,
+        threads=about.threads,
+        launch_s=about.limits.launch_s,
+        started_at=now(),
+        **fields,
+    )
+
+
+def _ceilings(turns: list[StoredTurn], about: AboutArm) -> tuple[float | None, float | None]:
+    """Bandwidth and arithmetic peak at the moments of the turns; those of the start where one took no turns."""
+    names, others = compute_ceilings(about.arithmetic), about.limits.compute_by_name or {}
+    read = middle(turn.ceiling("read") for turn in turns)
+    compute = middle(turn.best_ceiling(names, others) for turn in turns)
+    return read or about.limits.read_bytes_per_s, compute or about.limits.compute_flops_per_s
+
+
+def _stolen(one: Contestant) -> dict[str, float]:
+    """Medians of what a co-runner took beside each burst."""
+    names = one.stolen[0] if one.stolen else {}
+    return {name: median(seen[name] for seen in one.stolen) for name in names}
+
+
+def _graded(turns: list[StoredTurn]) -> tuple[str, list[str]]:
+    """As of a row; but a dose is compared with others of the same minutes, so that none is thrown away."""
+    grade, reasons = grade_of(turns)
+    return ("contended" if grade == "invalid" else grade), reasons
 
 
 def _clocks(telemetry: dict[str, Any]) -> dict[str, float]:

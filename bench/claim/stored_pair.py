@@ -15,6 +15,7 @@ from membound.results.claim.observation import Observation, median_s
 from membound.results.roofline import limits_of
 from membound.results.row import Row
 from membound.results.runs import rows_of
+from membound.results.shares import shares_of
 
 PAIR = 9
 FEW_ROWS = 4
@@ -41,24 +42,29 @@ def _observations(rows: Sequence[Row], both: set[tuple[str, str]]) -> Iterator[O
     for row in rows:
         arm = _arm(row)
         limits = limits_of(row, rows)
-        if not arm or (row.backend, row.work) not in both or limits.read_bytes_per_s is None:
+        if not arm or (row.backend, row.work) not in both:
+            continue
+        shares = shares_of(row, limits)
+        read = shares.read_bytes_per_s
+        if read is None:
             continue
         yield Observation(
-            PAIR,
-            row.backend,
-            arm,
-            row.replicate,
-            {"machine": machine, "read_bytes_per_s": limits.read_bytes_per_s},
-            row.work,
-            row.bytes,
-            row.flops,
-            median_s(row.samples_s),
-            list(row.samples_s),
-            row.grade,
-            list(row.grade_reasons),
+            experiment=PAIR,
+            backend=row.backend,
+            arm=arm,
+            replicate=row.replicate,
+            factors={"machine": machine, "read_bytes_per_s": read},
+            work=row.work,
+            bytes=row.bytes,
+            flops=row.flops,
+            time_s=median_s(row.times_s),
+            samples_s=list(row.times_s),
+            turns=list(row.turns),
+            validity=row.grade,
+            validity_reasons=list(row.grade_reasons),
             threads=row.threads,
-            read_bytes_per_s=limits.read_bytes_per_s,
-            compute_flops_per_s=limits.compute_flops_per_s,
+            read_bytes_per_s=read,
+            compute_flops_per_s=shares.compute_flops_per_s,
             launch_s=limits.launch_s,
             started_at=row.started_at,
             telemetry=row.telemetry,
@@ -67,7 +73,7 @@ def _observations(rows: Sequence[Row], both: set[tuple[str, str]]) -> Iterator[O
 
 def _arm(row: Row) -> str:
     """``decode`` or ``prefill`` for a measured case; empty for all else."""
-    if row.kind != "case" or row.status != "ok" or not row.samples_s:
+    if row.kind != "case" or row.status != "ok" or not row.times_s:
         return ""
     work = parse(row.work)
     if isinstance(work, Prefill) or (isinstance(work, Linear) and work.m >= MANY_ROWS):

@@ -26,6 +26,9 @@ SYS = Path("/sys")
 ASSUMED_CACHE_BYTES = 32 << 20
 """Used where no cache is described: the last-level cache of a common desktop processor, said in the row."""
 
+HARNESS_PACKAGES = ("membound", "numpy", "numba", "llvmlite")
+"""Packages that decide speed whatever the backend; each backend names its own besides."""
+
 ISA_FLAGS = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
     *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),

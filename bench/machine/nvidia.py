@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from membound.bench.machine.counters import CountersUnavailableError, Reading
+from membound.bench.machine.reading import CountersUnavailableError, Reading
 
 THROTTLES = {
     0x04: "power cap",

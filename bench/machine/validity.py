@@ -15,8 +15,10 @@ times as wide. The clock is judged only where the system tells it; most guests d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from membound.results.turns import StoredTurn, grade_of
 
 CPU_PRESSURE = 0.05
 """Share of the time in which some task on the machine waited for a CPU."""
@@ -34,6 +36,9 @@ CLOCK_RATIO = 0.75
 """Below this share of its base frequency a processor is throttled; of its highest clock, an accelerator."""
 DEVICE_LIMITED = 0.01
 """Share of the time in which power or heat held an accelerator below its clocks."""
+
+OWN = ("major_faults", "frequency_ratio")
+"""Counters that tell about a process, or the clock, however many others take turns with it."""
 
 DEVICE_COUNTERS = {
     "device_clock_ratio": "the device's clock",
@@ -100,7 +105,7 @@ def _shares(telemetry: Mapping[str, Any], threads: int) -> list[tuple[str, float
     """(name, share, threshold) of every counter that is a share of time."""
     wall_s, cpu_s = telemetry.get("wall_s"), telemetry.get("cpu_s")
     wait_s = telemetry.get("run_queue_wait_s")
-    waited = None if wait_s is None or not wall_s else wait_s / (wall_s * threads)
+    waited = None if wait_s is None or not wall_s or not threads else wait_s / (wall_s * threads)
     shares = [
         ("CPU pressure", telemetry.get("psi_cpu_some_fraction"), CPU_PRESSURE),
         ("memory pressure", telemetry.get("psi_memory_some_fraction"), MEMORY_PRESSURE),
@@ -115,3 +120,16 @@ def _shares(telemetry: Mapping[str, Any], threads: int) -> list[tuple[str, float
         idle = None if cpu_s is None or not wall_s else 1 - cpu_s / wall_s
         shares.append(("idle time", idle, IDLE_SHARE))
     return shares
+
+
+def grade_turns(turns: Sequence[StoredTurn], telemetry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Judge a process by its turns, and by what no turn can tell: its faults, clocks and accelerator."""
+    found, reasons = grade_of(turns)
+    own = {name: value for name, value in telemetry.items() if name.startswith("device_") or name in OWN}
+    invalid, contended = _disturbances(own, threads=0)
+    unknown = [f"{what} cannot be read" for name, what in DEVICE_COUNTERS.items() if own.get(name, 0) is None]
+    if invalid or found == "invalid":
+        return "invalid", [*invalid, *reasons]
+    if contended or found == "contended":
+        return "contended", [*contended, *reasons]
+    return ("unknown", [*reasons, *unknown]) if unknown or found == "unknown" else ("clean", [])

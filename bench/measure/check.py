@@ -11,11 +11,13 @@ import os
 from contextlib import suppress
 from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Tokens
+from membound.bench.measure.failures import WrongAnswerError
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.prompt import key_of, scores
@@ -43,6 +45,31 @@ def cached_reference(inputs: Inputs, slot: int, folder: Path) -> F64:
         np.save(file, expected, allow_pickle=False)
     scratch.rename(path)
     return expected
+
+
+def check_output(
+    output: Any, inputs: Inputs, slot: int, folder: Path | None = None
+) -> tuple[float, list[int]]:
+    """The error of an output against the float64 reference, and the tokens that a model chose first.
+
+    The reference is taken from `folder` where another worker has computed it. Raises WrongAnswerError for an output
+    that is no array of real numbers of the right shape, holds values that are not finite, or misses the tolerance.
+    """
+    expected = reference.compute(inputs, slot) if folder is None else cached_reference(inputs, slot, folder)
+    is_array = isinstance(output, np.ndarray)
+    if not isinstance(output, Tokens) and not (is_array and output.dtype.kind in "fiu"):
+        kind = f"an array of {output.dtype}" if is_array else f"of type {type(output).__name__}"
+        raise WrongAnswerError(f"output is {kind}, not an array of float32", None)
+    wanted = expected.shape if isinstance(output, np.ndarray) else (len(expected), output.launches)
+    if output.shape != wanted or not output.shape[-1]:
+        raise WrongAnswerError(f"output has shape {output.shape}, the reference {wanted}", None)
+    tokens = first_tokens(output) if isinstance(inputs, ModelInputs) else []
+    error, tolerance = error_of(output, inputs, expected), reference.tolerance(inputs.work)
+    if not isfinite(error):
+        raise WrongAnswerError(f"output on input set {slot} holds values that are not finite", None)
+    if error > tolerance:
+        raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {tolerance:.2g}", error)
+    return error, tokens
 
 
 def error_of(output: npt.NDArray[np.float32] | Tokens, inputs: Inputs, expected: F64) -> float:

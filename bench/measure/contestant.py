@@ -1,162 +1,239 @@
-"""One side of a duel: a backend with a work prepared on it, whose every launch finds its operands cold.
+"""A backend in a process of its own, as the harness sees it: opened, given works, asked for turns, never trusted.
 
->>> cold = ColdMemory(need_bytes=4 * cache, evict=read_some_other_memory)
->>> one = enter("torch:cpu", work, cold, threads=2, slots=8, seed=1)      # raises Refused
->>> turn = one.take_turn(launches=3)
+>>> with BackendProcess("mine:cpu", setting) as process:
+...     one = process.prepare(0, "linear:n=4096,k=4096,m=1,weight=bf16,act=float")
+...     one.take_turn().time_s
+0.00123
 
-Contestants share a process and its caches, so coldness is counted and not hoped for: all bytes that pass
-through the caches are summed up, and an input set is used again only after as many bytes have passed
-since its last use as push it out. What is missing is read from memory that nobody else uses.
+Whatever the process does — dies, hangs, answers wrongly — is the failure of the contestant at hand.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
 
-from membound.backends import registry
-from membound.backends.api import Backend
-from membound.bench.measure.check import error_of
-from membound.bench.measure.turns import Turn, take_turn
-from membound.errors import MemboundError
-from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs
-from membound.kernels.work import Work
+from membound.bench.measure.failures import Failure, failure_of
+from membound.bench.protocol.messages import (
+    Answer,
+    Check,
+    Checked,
+    Command,
+    Failed,
+    Open,
+    Opened,
+    Phase,
+    Prepare,
+    Prepared,
+    Release,
+    TakeTurn,
+    Turned,
+)
+from membound.bench.protocol.process import (
+    Worker,
+    WorkerDiedError,
+    WorkerTimeoutError,
+    WorkerUnavailableError,
+)
+from membound.results.turns import StoredTurn
 
-BURST_S = 2e-3
-"""A burst lasts about this long: as long as a window of the read ceiling, so that what both spend at their start, when
-nothing is on its way yet, weighs alike; short enough to find clean moments."""
-MAX_LAUNCHES = 32
-FITTING_LAUNCHES = 3
-LONG_BURSTS = 10
-"""A launch that takes as long as so many bursts is one of its own, however much it was disturbed."""
+Expected = TypeVar("Expected")
+BROKEN = (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError)
+"""How a process can fail altogether."""
+ENDED = "its process has ended"
+"""The reason of a contestant that is not to blame for the death of the process that it shared."""
+OnPhase = Callable[[str, str], None]
+"""Called with the backend and the phase that it has come to."""
 
 
-class Refused(MemboundError):
-    """A backend does not take part; `status` is a row's status, the text its reason."""
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds a worker may be silent. A turn gets turn_factor times its burst and turn_s."""
 
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+    other_s: float = 300.0
+    turn_s: float = 60.0
+    turn_factor: float = 100.0
+
+    def of_turn(self, burst_s: float) -> float:
+        """The limit for a turn whose burst takes that long."""
+        return self.turn_s + self.turn_factor * burst_s
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all processes of a replicate have in common."""
+
+    threads: int
+    seed: int
+    memory_bytes: int
+    reference_dir: str
+    timeouts: Timeouts = Timeouts()
+    thief_cpus: tuple[int, ...] = ()
+
+
+class FailedError(Exception):
+    """A command failed; the worker lives on."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 @dataclass(slots=True)
-class ColdMemory:
-    """Counts the bytes that pass through the caches, and lets more of them pass where too few have.
+class Traffic:
+    """All bytes that any process has moved through the caches so far."""
 
-    `evict` reads memory of its own and returns how many bytes that were.
-    """
+    bytes: int = 0
 
-    need_bytes: int
-    evict: Callable[[], int]
-    passed_bytes: int = 0
 
-    def wait_until(self, passed_bytes: int) -> None:
-        """Let bytes pass until so many have in all."""
-        while self.passed_bytes < passed_bytes:
-            self.passed_bytes += self.evict()
+class BackendProcess:
+    """A worker with one backend. A context manager: leaving it ends the process and all that it started."""
+
+    def __init__(
+        self,
+        backend: str,
+        setting: Setting,
+        python: str | None = None,
+        traffic: Traffic | None = None,
+        on_phase: OnPhase = lambda backend, phase: None,
+    ) -> None:
+        self.backend, self.setting = backend, setting
+        self._worker = Worker(setting.threads, python or sys.executable)
+        self._traffic, self._seen_bytes = traffic or Traffic(), 0
+        self._on_phase, self._phase = on_phase, ""
+        self.alive = False
+        self.device: Opened | None = None
+
+    def __enter__(self) -> BackendProcess:
+        self._worker.__enter__()
+        self.alive = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.alive and kind is None:
+            self._worker.close()
+        self._worker.__exit__(kind, error, trace)
+        self.alive = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._worker.pid
+
+    def open(self) -> Opened:
+        """Start the runtime and open the device. Raises FailedError, and what `ask` raises."""
+        setting = self.setting
+        self._phase = "starting"
+        try:
+            self._worker.greet()
+        except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError):
+            self.alive = False
+            raise
+        command = Open(
+            self.backend, setting.seed, setting.memory_bytes, setting.reference_dir, list(setting.thief_cpus)
+        )
+        self.device = self.ask(command, Opened, setting.timeouts.other_s, "opening")
+        return self.device
+
+    def ask(self, command: Command, expected: type[Expected], limit_s: float, phase: str) -> Expected:
+        """The answer to a command. Raises FailedError; WorkerDiedError or WorkerTimeoutError, which end the process.
+
+        The text of the latter says what the worker was at.
+        """
+        if not self.alive:
+            raise WorkerDiedError(ENDED)
+        self._phase = phase
+
+        def note(seen: Phase) -> None:
+            self._phase = seen.name
+            self._on_phase(self.backend, seen.name)
+
+        try:
+            answer: Answer = self._worker.ask(command, limit_s, note)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            self.alive = False
+            self._worker.__exit__(None, None, None)
+            raise type(error)(f"while {self._phase}: {error}") from None
+        if isinstance(answer, Failed):
+            raise FailedError(Failure(answer.status, answer.reason, answer.error))
+        if not isinstance(answer, expected):
+            self.alive = False
+            self._worker.__exit__(None, None, None)
+            raise WorkerDiedError(f"it broke the protocol: {type(answer).__name__} answers {phase}")
+        return answer
+
+    def prepare(
+        self, number: int, work: str, arms: Sequence[dict[str, Any]] = (), inputs: str = ""
+    ) -> Contestant:
+        """A contestant whose first output is right. Raises FailedError, and what `ask` raises."""
+        command = Prepare(number, work, list(arms), inputs)
+        prepared = self.ask(command, Prepared, self.setting.timeouts.other_s, "preparing")
+        return Contestant(self, number, work, prepared)
+
+    def release(self, number: int) -> None:
+        """Have a contestant give back what it holds. What goes wrong now harms no figure; who hangs is ended."""
+        if self.alive:
+            with suppress(FailedError, WorkerDiedError, WorkerTimeoutError):
+                self.ask(Release(number), object, self.setting.timeouts.turn_s, "closing")
+
+    def passed_bytes(self) -> int:
+        """What others have moved through the caches since this was asked last."""
+        passed, self._seen_bytes = self._traffic.bytes - self._seen_bytes, self._traffic.bytes
+        return passed
+
+    def moved(self, bytes_: int) -> None:
+        """Count what this process has moved itself, which is no news to it."""
+        self._traffic.bytes += bytes_
+        self._seen_bytes += bytes_
 
 
 @dataclass(slots=True)
 class Contestant:
-    """A prepared backend; input sets rotate, `last_use` is when each passed through the caches last."""
+    """A work that is prepared in a process, and the turns it has taken."""
 
-    name: str
-    backend: Backend
-    inputs: Inputs
-    cold: ColdMemory
-    last_use: list[int]
-    slot: int = 0
-    launches: int = 1
-    warmed: int = 0
-    error: float = 0.0
-    turns: list[Turn] = field(default_factory=list)
+    process: BackendProcess
+    number: int
+    work: str
+    prepared: Prepared
+    arm: int = 0
+    turns: list[StoredTurn] = field(default_factory=list)
+    failure: Failure | None = None
+    stolen: list[dict[str, float]] = field(default_factory=list)
 
     @property
-    def slots(self) -> int:
-        """Input sets that rotate."""
-        return len(self.last_use)
+    def backend(self) -> str:
+        """``backend:device`` as asked for."""
+        return self.process.backend
 
-    @property
-    def warm(self) -> Callable[[], None] | None:
-        """A launch that leaves the operands of the next burst cold; None where there is no such."""
-        if self.slots > 1 or self.inputs.work.footprint_bytes >= self.cold.need_bytes:
-            return self._launch_spare
+    def take_turn(self, hot: bool = False, seconds: float = 0.0) -> Turned | None:
+        """A turn; None where it failed, which is then kept."""
+        burst_s = seconds or self.prepared.launches * self.prepared.launch_s
+        command = TakeTurn(self.number, self.arm, self.process.passed_bytes(), seconds, hot)
+        limit_s = self.process.setting.timeouts.of_turn(burst_s)
+        turned = self._asked(command, Turned, limit_s, "timing")
+        if turned is not None:
+            self.process.moved(turned.moved_bytes)
+        return turned
+
+    def check(self) -> Checked | None:
+        """The last output against the reference; None where it is wrong or could not be had, which is then kept."""
+        return self._asked(Check(self.number), Checked, self.process.setting.timeouts.other_s, "checking")
+
+    def _asked(
+        self, command: Command, expected: type[Expected], limit_s: float, phase: str
+    ) -> Expected | None:
+        if self.failure is not None:
+            return None
+        try:
+            return self.process.ask(command, expected, limit_s, phase)
+        except FailedError as error:
+            self.failure = error.failure
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            self.failure = failure_of(error)
         return None
-
-    def launch(self) -> None:
-        """One launch on the next input set, until it is done."""
-        self.slot = (self.slot + 1) % self.slots
-        self._launch_on(self.slot)
-
-    def _launch_spare(self) -> None:
-        """One launch on the sets that the next burst does not use, in turn."""
-        spare = max(1, self.slots - self.launches)
-        self._launch_on((self.slot + 1 + self.launches + self.warmed % spare) % self.slots)
-        self.warmed += 1
-
-    def _launch_on(self, slot: int) -> None:
-        self.backend.launch(slot)
-        self.backend.sync()
-        self.last_use[slot] = self.cold.passed_bytes
-        self.cold.passed_bytes += self.inputs.work.footprint_bytes
-
-    def burst(self) -> None:
-        """As many launches as make a sample."""
-        for _ in range(self.launches):
-            self.launch()
-
-    def make_cold(self) -> None:
-        """Push out of the caches what the next burst will use."""
-        ahead = [(self.slot + 1 + i) % self.slots for i in range(min(self.slots, self.launches))]
-        size = self.inputs.work.footprint_bytes
-        self.cold.wait_until(
-            max(self.last_use[slot] + self.cold.need_bytes - i * size for i, slot in enumerate(ahead))
-        )
-
-    def fit_burst(self) -> None:
-        """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
-        times = []
-        for _ in range(FITTING_LAUNCHES):
-            self.make_cold()
-            start = time.perf_counter()
-            self.launch()
-            times.append(time.perf_counter() - start)
-            if times[-1] > LONG_BURSTS * BURST_S:
-                break
-        wanted = round(BURST_S / min(times))
-        self.launches = max(1, min(wanted, self.slots - 1, MAX_LAUNCHES))
-
-    def take_turn(self) -> None:
-        """One timed burst, kept in `turns`."""
-        self.turns.append(take_turn(self.warm, self.burst, before=self.make_cold))
-
-    def check(self, expected: dict[int, reference.F64]) -> None:
-        """Hold the last launch's output against the reference, computed once a slot. Raises Refused."""
-        if self.slot not in expected:
-            expected[self.slot] = reference.compute(self.inputs, self.slot)
-        error = error_of(self.backend.output(), self.inputs, expected[self.slot])
-        self.error = max(self.error, error)
-        limit = reference.tolerance(self.inputs.work)
-        if not error <= limit:
-            raise Refused("wrong", f"error {error:.3g} against the reference; {limit:.3g} is allowed")
-
-
-def enter(name: str, work: Work, cold: ColdMemory, threads: int, slots: int, seed: int) -> Contestant:
-    """Open a backend and prepare the work on inputs of its own. Raises Refused with the reason."""
-    backend = registry.create(name)
-    try:
-        if backend.open(registry.device_of(name), threads).accelerator is not None:
-            raise Refused(
-                "unsupported", "a duel keeps the CPU's caches cold; measure devices with `membound run`"
-            )
-        reason = backend.supports(work)
-        if reason is not None:
-            raise Refused("unsupported", reason)
-        inputs = make_inputs(work, seed, slots)
-        backend.prepare(work, inputs)
-    except BaseException:
-        backend.close()
-        raise
-    return Contestant(name, backend, inputs, cold, [cold.passed_bytes] * inputs.slots, inputs.slots - 1)

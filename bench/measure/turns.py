@@ -4,8 +4,8 @@
 >>> turn.time_s, turn.clean
 (0.00213, True)
 
-Contestants share a process. The pause lets the spinning threads of the one before come to rest, warm calls
-wake one's own until each has a core. A burst is short, so that clean ones exist even on a loaded machine,
+Contestants follow each other on the same cores. The pause lets the spinning threads of the one before come to rest,
+warm calls wake one's own until each has a core. A burst is short, so that clean ones exist even on a loaded machine,
 and is timed again while it is disturbed.
 """
 
@@ -15,31 +15,38 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
+
+from membound.results.turns import DISTURBED, FEWEST_CLEAN
 
 PROC = Path("/proc")
 
-DISTURBED = 0.03
-"""A burst is dirty if its threads waited to run, or others ran, for more than this share of it."""
+BURST_S = 2e-3
+"""A burst lasts about this long: as long as a window of the read ceiling, so that what both spend at their start, when
+nothing is on its way yet, weighs alike; short enough to find clean moments."""
 ATTEMPTS = 6
 PAUSE_S = 0.006
 """Longer than OpenMP's threads spin for more work: libgomp and oneDNN spin for 1 to 5 ms."""
 WARM_S = 0.012
-"""Warm calls follow each other so long. Threads that slept for 20 ms or more wake on one core and share it for
+"""How long warm-up calls are repeated before a burst. Threads that slept for 20 ms or more wake on one core and share it for
 several milliseconds, each waiting half of the time (two threads of an AMD Milan, Linux 6.18: no burst of 40 was
 clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
 OTHERS_GRAIN_S = 0.02
 """Two ticks of /proc/stat, which counts in hundredths of a second: less than that proves nobody else."""
-FEWEST_CLEAN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A burst's seconds and the share of it that was disturbed; None where the system does not tell."""
+    """A burst's seconds and the share of it that was disturbed; None where the system does not tell.
+
+    `retaken` are the attempts that were more disturbed, as (seconds, disturbance).
+    """
 
     time_s: float
     disturbance: float | None
+    retaken: tuple[tuple[float, float], ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -54,14 +61,17 @@ def take_turn(
     pause_s: float = PAUSE_S,
     before: Callable[[], object] | None = None,
     alone: bool = True,
+    limit_s: float = inf,
 ) -> Turn:
-    """Time `burst` until it is clean, at most `attempts` times; the least disturbed of them.
+    """Time `burst` until it is clean, at most `attempts` times and for `limit_s`; the least disturbed of them.
 
     Each attempt is: `before`, a pause that grows with every attempt, `warm` again and again for WARM_S (None:
     not at all), and the timed burst. Not `alone`, others are meant to run on other cores, and only waiting for
     one's own counts as disturbance.
     """
     best: Turn | None = None
+    retaken: list[tuple[float, float]] = []
+    begun = time.perf_counter()
     for attempt in range(attempts):
         if before is not None:
             before()
@@ -69,12 +79,15 @@ def take_turn(
         if warm is not None:
             _repeat(warm, WARM_S)
         turn = _timed(burst, alone)
+        worse = turn
         if best is None or (turn.disturbance or 0.0) < (best.disturbance or 0.0):
-            best = turn
-        if best.clean or best.disturbance is None:
+            best, worse = turn, best or turn
+        if worse is not best:
+            retaken.append((worse.time_s, worse.disturbance or 0.0))
+        if best.clean or best.disturbance is None or time.perf_counter() - begun > limit_s:
             break
     assert best is not None
-    return best
+    return replace(best, retaken=tuple(retaken))
 
 
 def usable(turns: Sequence[Turn]) -> list[float]:
@@ -95,15 +108,30 @@ def _repeat(warm: Callable[[], object], seconds: float) -> None:
 
 
 def _timed(burst: Callable[[], object], alone: bool) -> Turn:
-    waited_s, busy_s, own_s = _waited_s(), _busy_s(), time.process_time()
+    watch = Watch()
     start = time.perf_counter()
     burst()
     time_s = time.perf_counter() - start
-    own_s, waited_after_s, busy_after_s = time.process_time() - own_s, _waited_s(), _busy_s()
-    if waited_s is None or waited_after_s is None or busy_s is None or busy_after_s is None:
-        return Turn(time_s, None)
-    others_s = max(0.0, busy_after_s - busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
-    return Turn(time_s, (waited_after_s - waited_s + others_s) / time_s)
+    return Turn(time_s, watch.disturbance(time_s, alone))
+
+
+class Watch:
+    """Counters from its making on: how much of a burst was disturbed."""
+
+    def __init__(self) -> None:
+        self._waited_s, self._busy_s, self._own_s = _waited_s(), _busy_s(), time.process_time()
+
+    def disturbance(self, time_s: float, alone: bool = True) -> float | None:
+        """The share of `time_s` in which own threads waited or, if it should be `alone`, others ran; None: unknown."""
+        own_s, waited_s, busy_s = time.process_time() - self._own_s, _waited_s(), _busy_s()
+        if None in (self._waited_s, waited_s, self._busy_s, busy_s):
+            return None
+        assert self._waited_s is not None
+        assert waited_s is not None
+        assert self._busy_s is not None
+        assert busy_s is not None
+        others_s = max(0.0, busy_s - self._busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
+        return max(0.0, (waited_s - self._waited_s + others_s) / time_s)
 
 
 def _waited_s() -> float | None:

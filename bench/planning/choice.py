@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from membound.backends import registry
 from membound.bench.environments.build import interpreters, states
@@ -82,7 +83,41 @@ def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
     return pythons
 
 
+LABEL = re.compile(r"[\w.-]{1,20}")
+
+
 def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
+    """As `_choose`; ``mine:cpu#2`` is mine:cpu once more, a contestant of its own: two of a kind show the noise.
+
+    Raises OptionError for a label that is none, besides what `_choose` raises.
+    """
+    labelled = [name for name in asked if "#" in name]
+    for name in labelled:
+        base, _, label = name.partition("#")
+        if ":" not in base or not LABEL.fullmatch(label):
+            raise OptionError(f"{name!r} is not backend:device#LABEL, with a label of letters and digits")
+    choice = _choose([registry.unlabelled(name) for name in asked], threads, pythons)
+    if not labelled:
+        return choice
+    alone = {registry.unlabelled(name) for name in labelled} - {name for name in asked if "#" not in name}
+    bare = {name for name in asked if ":" not in name}
+    alone -= {one for one in choice.chosen if one.partition(":")[0] in bare}
+    chosen = [name for name in choice.chosen if name not in alone]
+    chosen += dict.fromkeys(labelled)
+
+    def of_all(known: dict[str, Any]) -> dict[str, Any]:
+        return {n: known[registry.unlabelled(n)] for n in chosen if registry.unlabelled(n) in known}
+
+    return Choice(
+        tuple(chosen),
+        choice.absent,
+        of_all(choice.device_memory),
+        of_all(choice.device_cache),
+        of_all(choice.variants),
+    )
+
+
+def _choose(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
     """Every device that is there; or, of the backends asked for, all devices of a bare name.
 
     ``backend:device`` is taken at its word unless probing found it absent, and becomes a row beside others; where
@@ -166,17 +201,6 @@ def _refuse_all_absent(found: Sequence[Found]) -> None:
     if not any(device.available for device in found):
         reasons = "; ".join(f"{device.id} is not available: {told(device)}" for device in found)
         raise BackendUnavailable(reasons, found[0].remedy)
-
-
-def refuse_environments(asked: Iterable[str]) -> None:
-    """Raises OptionError if a backend lives in an environment of its own: one process cannot hold it."""
-    apart = interpreters()
-    for name in asked:
-        if name.partition(":")[0] in apart:
-            raise OptionError(
-                f"{name} runs in an environment of its own, and this holds all backends in one process; "
-                "membound run compares them"
-            )
 
 
 def told(device: Found) -> str:

@@ -1,11 +1,11 @@
-"""What a run will do, decided and checked before anything is allocated: cells, order, budgets, sizes.
+"""What a run will do, decided and checked before anything is allocated: cells, order, pace, sizes.
 
 >>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=available_memory_bytes())
 >>> plan.cells[0]
 Cell(backend='torch:cpu', replicate=0, works=('linear:n=14336,k=4096,m=16,weight=bf16', ...))
 
-A cell is one worker process: all works on one backend, once. The order of cells within a replicate, and
-of works within a cell, is shuffled with the seed, so that slow drift of the machine hits all alike.
+A cell is one worker process: all works on one backend, once. The processes of a replicate take turns, so that
+whatever the machine does meanwhile hits all alike.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from membound.backends import registry
 from membound.bench.machine.fingerprint import default_threads
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.suites import PlanError, check_memory, check_weights, suite
 from membound.kernels.cpu.compile import cache_folder
 from membound.kernels.work import Work, parse
 from membound.results.roofline import device_class
 
-DEFAULT_BUDGET = Budget(warmup_s=0.3, timing_s=0.9)
-QUICK_BUDGET = Budget(warmup_s=0.2, timing_s=0.4)
-HIGH_BUDGET = Budget(warmup_s=1.0, timing_s=2.0)
+DEFAULT_PACE = Pace(rounds=11, seconds=4.0, least=4)
+QUICK_PACE = Pace(rounds=7, seconds=2.0, least=3)
+HIGH_PACE = Pace(rounds=25, seconds=15.0, least=7)
+DUEL_ROUNDS = 15
+LONGEST_S = 1e9
+"""Seconds that no run lasts: a pace whose rounds alone count."""
 
 DEFAULT_LIMIT_S = 285.0
 """The default suite's aim of five minutes, less the time a last worker needs to end."""
@@ -49,7 +53,7 @@ class Options:
     rigor: str = "normal"
     quick: bool = False
     seed: int = 1
-    budget: Budget | None = None
+    pace: Pace | None = None
     time_limit_s: float | None = None
     pythons: Mapping[str, str] = field(default_factory=dict)
     """Backend name (before the colon) to the Python interpreter of its environment."""
@@ -57,6 +61,11 @@ class Options:
     command: str = ""
     ceilings: bool = True
     reference_dir: Path | None = None
+
+
+def duel_options(rounds: int, **chosen: Any) -> Options:
+    """Options of a run of one work in which every process takes that many turns, however long they last."""
+    return Options(pace=Pace(rounds, LONGEST_S, rounds), **chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Plan:
     max_replicates: int
     rigor: str
     quick: bool
-    budget: Budget
+    pace: Pace
     memory_bytes: int
     time_limit_s: float | None
     repeats: int
@@ -97,7 +106,8 @@ class Plan:
 
     def python_for(self, backend: str) -> str | None:
         """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
-        return self.pythons.get(backend) or self.pythons.get(backend.partition(":")[0])
+        name = registry.unlabelled(backend)
+        return self.pythons.get(name) or self.pythons.get(name.partition(":")[0])
 
 
 def make_plan(
@@ -138,7 +148,7 @@ def make_plan(
         max_replicates=max(replicates, MAX_REPLICATES) if high else replicates,
         rigor=options.rigor,
         quick=options.quick,
-        budget=options.budget or (HIGH_BUDGET if high else QUICK_BUDGET if options.quick else DEFAULT_BUDGET),
+        pace=options.pace or (HIGH_PACE if high else QUICK_PACE if options.quick else DEFAULT_PACE),
         memory_bytes=int(memory * ROTATION_SHARE),
         time_limit_s=limit_s,
         repeats=3 if high else 0 if options.quick else 1,

@@ -17,8 +17,9 @@ from typing import Any
 
 from membound.backends.registry import entry_for
 from membound.bench.environments.build import remedy_for
+from membound.bench.protocol.messages import Failed, Probe
+from membound.bench.protocol.messages import Found as FoundDevices
 from membound.bench.protocol.process import (
-    Event,
     Worker,
     WorkerDiedError,
     WorkerTimeoutError,
@@ -83,20 +84,23 @@ def _probe_one(
     entry: str, threads: int, python: str, limit_s: float, devices: Sequence[str] = ()
 ) -> list[Found]:
     """The `devices` of an entry point; by default those that it lists."""
-    found = []
-    job = {"job": "probe", "entry": entry, "threads": threads, "devices": list(devices)}
     try:
-        with Worker(job, python) as worker:
-            for event in worker.events(lambda _: limit_s):
-                if event["event"] == "device":
-                    found.append(_found(event))
+        with Worker(threads, python) as worker:
+            worker.greet(limit_s)
+            answer = worker.ask(Probe(entry, list(devices)), limit_s)
+            worker.close()
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
-        problem, remedy = remedy_for(python)
-        reason = problem or f"probing it failed: {error}"
-        found.append(Found(entry.replace(".", ":", 1), entry, False, reason, remedy))
-    return found
+        return [_absent(entry, python, str(error))]
+    if isinstance(answer, FoundDevices):
+        return [_found(fields_) for fields_ in answer.devices]
+    return [_absent(entry, python, answer.reason if isinstance(answer, Failed) else "it gave no devices")]
 
 
-def _found(event: Event) -> Found:
+def _absent(entry: str, python: str, why: str) -> Found:
+    problem, remedy = remedy_for(python)
+    return Found(entry.replace(".", ":", 1), entry, False, problem or f"probing it failed: {why}", remedy)
+
+
+def _found(device: dict[str, Any]) -> Found:
     known = {f.name for f in fields(Found)}
-    return Found(**{key: value for key, value in event.items() if key in known})
+    return Found(**{key: value for key, value in device.items() if key in known})

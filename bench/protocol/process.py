@@ -1,17 +1,16 @@
-"""A worker as the harness sees it: a process group that sends events and can be ended, whatever it does.
+"""A worker process as the harness sees it: started, asked, and ended with all that it started itself.
 
->>> with Worker({"job": "probe", "entry": "torch", "threads": 2}) as worker:
-...     for event in worker.events(limit_s=lambda event: 60):
-...         ...
+>>> with Worker(threads=2) as worker:
+...     worker.greet()
+...     worker.ask(Open("mine:cpu", seed=1, memory_bytes=1 << 30, reference_dir="references"), limit_s=300)
+Opened(device='my processor', ...)
 
-The worker gets a session of its own, so that a hang is ended together with everything it started, and
-so that Ctrl-C reaches the harness alone. Its standard error goes to a temporary file: a full pipe could
-stall it, and the last line says why it died.
+Every wait has a limit. A worker that dies, hangs, floods the pipe or answers out of turn is an error here and
+never one of the harness; its last line on standard error says why it died.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -19,12 +18,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import cast
 
-Event = dict[str, Any]
+from membound.bench.protocol.messages import (
+    ANSWERS,
+    PROTOCOL,
+    Answer,
+    Close,
+    Command,
+    Hello,
+    Phase,
+    ProtocolError,
+    decode,
+    encode,
+)
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -45,6 +55,12 @@ team on one core, and every parallel region takes a whole time slice (8 ms measu
 
 PIPE_GRACE_S = 2.0
 """How long to read on after a worker's end if something of it still holds the pipe."""
+START_S = 120.0
+"""How long an interpreter may take to import the worker module: it is slow from a cold network drive."""
+CLOSE_S = 10.0
+MOST_LINE = 64 << 20
+"""Bytes of a line, and of all lines that wait: an answer has a few thousand."""
+MOST_PHASES = 100_000
 
 
 class WorkerUnavailableError(Exception):
@@ -66,23 +82,24 @@ def worker_environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
 
 
 class Worker:
-    """One worker process with one job. A context manager: leaving it ends the whole process group."""
+    """One worker process and the conversation with it. A context manager: leaving it ends the whole process group."""
 
-    def __init__(self, job: Mapping[str, Any], python: str = sys.executable) -> None:
-        self._job = job
-        self._python = python
-        self._events: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    def __init__(self, threads: int, python: str = sys.executable) -> None:
+        self._threads, self._python = threads, python
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._flooded = False
+        self._number = 0
 
     def __enter__(self) -> Worker:
         self._stderr = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
                 # -P: a file such as random.py in the current folder must not shadow a module
-                [self._python, "-P", "-m", "membound.bench.worker"],
+                [self._python, "-P", "-m", "membound.bench.worker", str(self._threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=worker_environment(self._job["threads"], os.environ),
+                env=worker_environment(self._threads, os.environ),
                 start_new_session=True,
             )
         except OSError as error:
@@ -92,9 +109,6 @@ class Worker:
         self._waiter = threading.Thread(target=self._wait, daemon=True)
         self._reader.start()
         self._waiter.start()
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as stdin:
-            stdin.write(json.dumps(self._job).encode() + b"\n")
         return self
 
     def __exit__(
@@ -103,6 +117,9 @@ class Worker:
         if self._process.poll() is None:
             self._end_group()
         self._waiter.join()
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
         if not self._reader.is_alive():
             assert self._process.stdout is not None
             self._process.stdout.close()
@@ -113,36 +130,78 @@ class Worker:
         """Process id, which is also the id of its group."""
         return self._process.pid
 
-    def events(self, limit_s: Callable[[Event], float]) -> Iterator[Event]:
-        """The worker's events up to and without ``end``; `limit_s` gives how long to wait after each.
-
-        Raises WorkerUnavailableError if it never spoke, WorkerDiedError if it ended early or said what is no event
-        after its first, WorkerTimeoutError.
-        """
-        event: Event = {"event": "spawned"}
+    def greet(self, limit_s: float = START_S) -> None:
+        """Wait until the worker has started. Raises as `ask`, and WorkerUnavailableError if it never speaks membound."""
         while True:
-            limit = limit_s(event)
+            line = self._next(limit_s, spoke=False)
+            with suppress(ProtocolError):  # a wrapper of the interpreter may talk first
+                hello, _ = decode(line, ANSWERS)
+                break
+        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
+            told = hello.protocol if isinstance(hello, Hello) else "another"
+            raise WorkerUnavailableError(
+                f"the membound of {self._python} speaks protocol {told}, this one {PROTOCOL}: install this version there"
+            )
+
+    def ask(
+        self, command: Command, limit_s: float, on_phase: Callable[[Phase], None] = lambda phase: None
+    ) -> Answer:
+        """Send a command and wait for its answer, `limit_s` at most between any two signs of life.
+
+        Raises WorkerDiedError if the worker ends, says what is no message, answers another command or floods the
+        pipe; WorkerTimeoutError. After either the worker is of no more use.
+        """
+        self._number += 1
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # its last words say why it ended
+            self._process.stdin.write(encode(command, self._number).encode() + b"\n")
+            self._process.stdin.flush()
+        for _ in range(MOST_PHASES):
+            line = self._next(limit_s, spoke=True)
             try:
-                line = self._events.get(timeout=limit)
-            except queue.Empty:
-                raise WorkerTimeoutError(f"silent for {limit:.0f} s") from None
-            if line is None:
-                raise self._death(spoke=event["event"] != "spawned")
-            found = _event(line)
-            if found is not None:
-                event = found
-                if event["event"] == "end":
-                    return
-                yield event
-            elif event["event"] != "spawned":  # before that, a wrapper of the interpreter may talk
-                raise WorkerDiedError(f"it printed {line.strip()[:300]!r} where its events belong")
+                answer, number = decode(line, ANSWERS)
+            except ProtocolError as error:
+                raise WorkerDiedError(f"it broke the protocol: {error}") from None
+            if number != self._number:
+                what = type(answer).__name__
+                raise WorkerDiedError(
+                    f"it broke the protocol: {what} answers command {number}, not {self._number}"
+                )
+            if not isinstance(answer, Phase):
+                return cast(Answer, answer)
+            on_phase(answer)
+        raise WorkerDiedError(f"it flooded the pipe: {MOST_PHASES} signs of life and no answer")
+
+    def close(self, limit_s: float = CLOSE_S) -> None:
+        """Let the worker give everything back and end; what it will not do in time is done for it."""
+        with suppress(WorkerDiedError, WorkerTimeoutError):
+            self.ask(Close(), limit_s)
+
+    def _next(self, limit_s: float, spoke: bool) -> str:
+        try:
+            line = self._lines.get(timeout=limit_s)
+        except queue.Empty:
+            raise WorkerTimeoutError(f"silent for {limit_s:.0f} s") from None
+        if self._flooded:
+            raise WorkerDiedError(
+                f"it flooded the pipe: more than {MOST_LINE >> 20} MiB without an answer in it"
+            )
+        if line is None:
+            raise self._death(spoke)
+        return line
 
     def _read(self) -> None:
-        """Hand whole lines over as they come."""
+        """Hand whole lines over as they come; stop where they are longer or more than any answer."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        waiting = 0
+        while line := self._process.stdout.readline(MOST_LINE):
+            waiting = 0 if self._lines.empty() else waiting + len(line)
+            if (len(line) >= MOST_LINE and not line.endswith(b"\n")) or waiting > MOST_LINE:
+                self._flooded = True
+                self._lines.put(None)
+                return
             if line.endswith(b"\n"):
-                self._events.put(line.decode(errors="replace"))
+                self._lines.put(line.decode(errors="replace"))
 
     def _wait(self) -> None:
         """When the worker has ended, end what it left behind and say so, after its last line.
@@ -152,7 +211,7 @@ class Worker:
         self._process.wait()
         self._end_group()
         self._reader.join(timeout=PIPE_GRACE_S)
-        self._events.put(None)
+        self._lines.put(None)
 
     def _end_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -179,12 +238,3 @@ class Worker:
         self._stderr.seek(max(0, self._stderr.tell() - 4096))
         lines = self._stderr.read().decode(errors="replace").split("\n")
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-
-
-def _event(line: str) -> Event | None:
-    """The event that a line holds; None where it is something else."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None

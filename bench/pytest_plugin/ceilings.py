@@ -1,43 +1,96 @@
-"""The machine's ceilings alone, measured as a run measures them: for whoever needs a scale and no cases.
+"""The ceilings of a pytest session: those that take no turns, measured once, and those that play between rounds.
 
->>> rows = measure_machine("20261122T010203-epyc-1f3a", threads=2)
->>> {row.work: row.value for row in rows}["read"]
-30812345678.9
+>>> ceilings = SessionCeilings("20261122T010203-epyc-1f3a", threads=2, note=print)
+>>> rows, playing = ceilings.of(Device("cpu", "my processor"))
+>>> playing.take_turn().rates["read"]
+4.9e10
 """
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from membound.backends import registry
-from membound.bench.machine.fingerprint import available_memory_bytes
-from membound.bench.planning.plan import Options, make_plan
-from membound.bench.run.execute import execute
-from membound.bench.run.progress import Silent
+from membound.backends.api import Device
+from membound.bench.measure.ceiling_process import CeilingProcess
+from membound.bench.measure.contestant import BROKEN, BackendProcess, FailedError, Setting
+from membound.bench.measure.failures import failure_of
+from membound.bench.protocol.messages import Ceilings, Failed, MeasureBackend, MeasureMachine
+from membound.bench.protocol.process import Worker
+from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.results.roofline import best_ceilings
 from membound.results.row import Row
-from membound.results.store import SUFFIX, RunWriter
 
-NULL_WORK = "linear:n=32,k=128,m=1,weight=f32"
-"""A backend's ceilings are measured by the worker of a case: this one costs next to nothing."""
+LIMIT_S = 300.0
+PRODUCTS = ("f32", "bf16", "int8")
 
 
-def measure_machine(run_id: str, threads: int, backend: str = "") -> list[Row]:
-    """Rows of the quick ceilings on so many threads, named as of `run_id`; a failure is a row as well.
+@dataclass(slots=True)
+class SessionCeilings:
+    """Rows are named as of `run_id`; `note` is called with what is about to take a while."""
 
-    With a backend (``torch:cuda``) those of its device besides. Raises PlanError beyond the CPUs at hand.
-    """
-    options = Options(threads=threads, quick=True)
-    plan = make_plan(
-        [backend or registry.names()[0]],
-        [NULL_WORK],
-        replace(options, replicates=1),
-        available_memory_bytes(),
-    )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        RunWriter(Path(folder) / f"{run_id}{SUFFIX}") as writer,
-    ):
-        rows = execute(plan if backend else replace(plan, cells=()), writer, Silent())
-    return [row for row in rows if row.kind == "ceiling"]
+    run_id: str
+    threads: int
+    note: Callable[[str], None] = lambda text: None
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _playing: list[CeilingProcess] = field(default_factory=list)
+
+    def of(self, device: Device) -> tuple[list[Row], CeilingProcess | None]:
+        """The ceilings of a device that take no turns, and the process of those that do. A failure is a row as well."""
+        setting = Setting(self.threads, 0, 0, str(Path()))
+        if device.accelerator is None:
+            self.note("this machine")
+            playing = CeilingProcess(setting, PRODUCTS)
+            rows = self._machine()
+        else:
+            self.note(device.id)
+            rows = self._backend(device.id, setting)
+            known = {row.work: row for _, row in best_ceilings(rows)}
+            fastest = known.get(device.memory_ceiling)
+            if fastest is None:
+                return rows, None
+            variant = str(fastest.config.get("variant", ""))
+            playing = CeilingProcess(setting, (), device.id, {device.memory_ceiling: variant})
+        self._playing.append(self._stack.enter_context(playing))
+        return rows, playing
+
+    def close(self) -> list[Row]:
+        """End the processes; rows that say how far the ceilings moved."""
+        rows = []
+        for one in self._playing:
+            about = (self.run_id, one.backend or "cpu", 1, self.threads)
+            rows += turned_rows(one.moments, one.units, one.seen_variants, *about)
+        self._playing.clear()
+        self._stack.close()
+        return rows
+
+    def _machine(self) -> list[Row]:
+        about = (self.run_id, "cpu", 0, self.threads)
+        try:
+            with Worker(self.threads, sys.executable) as worker:
+                worker.greet()
+                answer = worker.ask(MeasureMachine(True), LIMIT_S)
+                worker.close()
+        except BROKEN as error:
+            failure = failure_of(error)
+            return [failed_ceilings(*about, failure.status, failure.reason)]
+        if isinstance(answer, Ceilings):
+            return ceiling_rows(answer, *about)
+        reason = answer.reason if isinstance(answer, Failed) else "it gave no ceilings"
+        return [failed_ceilings(*about, "error", reason)]
+
+    def _backend(self, backend: str, setting: Setting) -> list[Row]:
+        about = (self.run_id, backend, 0, self.threads)
+        try:
+            with BackendProcess(backend, setting) as process:
+                process.open()
+                found = process.ask(MeasureBackend(True), Ceilings, LIMIT_S, "measuring its ceilings")
+        except FailedError as error:
+            return [failed_ceilings(*about, error.failure.status, error.failure.reason)]
+        except BROKEN as error:
+            failure = failure_of(error)
+            return [failed_ceilings(*about, failure.status, failure.reason)]
+        return ceiling_rows(found, *about)

@@ -4,9 +4,9 @@
 >>> sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
 >>> bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 
-pytest-benchmark does the timing, with its own options. Around it stands the protocol of `membound run` as far
-as one process goes: input sets rotate through all launches, the output is held against the float64
-reference before and after, counters say whether the machine was disturbed.
+pytest-benchmark does the timing. Around it stands the protocol of `membound run`: the ceilings take a turn between any
+two rounds, input sets rotate through all launches, the output is compared with the float64 reference before and after,
+counters say which rounds were disturbed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,28 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
+import numpy as np
+
 from membound.backends.api import Device, Tokens
+from membound.bench.ceilings.rotating import ROTATION
 from membound.bench.machine.fingerprint import (
+    HARNESS_PACKAGES,
     available_memory_bytes,
     fingerprint,
-    last_level_cache_bytes,
     package_versions,
 )
 from membound.bench.machine.telemetry import delta, snapshot
-from membound.bench.machine.validity import grade
-from membound.bench.measure.case import DEVICE_SHARE, HARNESS_PACKAGES
-from membound.bench.measure.check import error_of
-from membound.bench.measure.timing import Budget, no_garbage_collection
-from membound.bench.planning.plan import ROTATION_SHARE
+from membound.bench.machine.validity import grade_turns
+from membound.bench.measure.ceiling_process import CeilingProcess
+from membound.bench.measure.check import check_output
+from membound.bench.measure.cold_backend import MAX_LAUNCHES
+from membound.bench.measure.cold_memory import cache_and_room
+from membound.bench.measure.failures import WrongAnswerError
+from membound.bench.measure.turns import BURST_S
+from membound.bench.planning.plan import DUEL_ROUNDS, ROTATION_SHARE
 from membound.bench.planning.suites import check_memory, check_weights
-from membound.bench.pytest_plugin.rotation import Rotation, warm_up
+from membound.bench.pytest_plugin.between import Between
+from membound.bench.pytest_plugin.rotation import Rotation
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
 from membound.kernels.work import parse
@@ -43,8 +50,6 @@ from membound.results.row import Row
 from membound.results.stats import records, summarize
 
 SEED = 1
-ROTATION = 4
-"""Input sets of the user's own are to be this many last-level caches together, as those of a work are."""
 PACKAGES = (*HARNESS_PACKAGES, "pytest-benchmark")
 
 
@@ -56,34 +61,38 @@ class DeclarationError(ValueError):
 class Table:
     """The rows of one pytest session.
 
-    `ceilings` is called when the first benchmark on a kind of device needs them: with ``""`` for the CPU's, with
-    a backend's name (``torch:cuda``) for those of an accelerator.
+    `ceilings` is called when the first benchmark on a kind of device needs them, and gives the rows of those that
+    take no turns, and the process of those that do, None where they were read from a stored run.
     """
 
     run_id: str
     threads: int
     command: str
-    ceilings: Callable[[str], list[Row]]
+    ceilings: Callable[[Device], tuple[list[Row], CeilingProcess | None]]
     machine: dict[str, Any] = field(default_factory=fingerprint)
     cases: list[Row] = field(default_factory=list)
-    _limits: dict[str, list[Row]] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    moved: list[Row] = field(default_factory=list)
+    """How far the ceilings moved, once the session has ended."""
+    _limits: dict[str, tuple[list[Row], CeilingProcess | None]] = field(default_factory=dict)
 
-    def limits(self, device: Device) -> list[Row]:
+    def limits(self, device: Device) -> tuple[list[Row], CeilingProcess | None]:
         """The ceilings of that kind of device, measured or read at the first use."""
         kind = device_class(device.id)
         if kind not in self._limits:
-            self._limits[kind] = self.ceilings(device.id if device.accelerator else "")
+            self._limits[kind] = self.ceilings(device)
         return self._limits[kind]
 
     @property
     def rows(self) -> list[Row]:
         """Ceilings and cases so far; measures nothing."""
-        return [row for rows in (*self._limits.values(), self.cases) for row in rows]
+        measured = [row for rows, _ in self._limits.values() for row in rows]
+        return [*measured, *self.moved, *self.cases]
 
     def add(self, row: Row) -> dict[str, Any]:
         """Keep a case and return its line of the summary."""
         self.cases.append(row)
-        limits = (r for rows in self._limits.values() for r in rows)
+        limits = (r for rows, _ in self._limits.values() for r in rows)
         (line,) = records(summarize([*limits, row]))
         return line
 
@@ -107,6 +116,8 @@ class BandwidthBenchmark:
     benchmark: Any
     table: Table
     name: str
+    config: Any
+    """Of pytest."""
 
     @property
     def threads(self) -> int:
@@ -122,13 +133,13 @@ class BandwidthBenchmark:
         parsed = parse(work)
         check_memory(parsed, available_memory_bytes())
         check_weights(parsed, SEED)
-        cache_bytes, room = _cache_and_room(device)
+        cache_bytes, room = _room(device)
         slots = slots_to_defeat(parsed, cache_bytes, room)
         return make_inputs(parsed, SEED, slots if self.benchmark.enabled else min(2, slots))
 
     def slots(self, bytes: int, device: Device | None = None) -> int:
         """How many input sets of that size defeat the last-level cache, within the memory that is free."""
-        cache_bytes, room = _cache_and_room(device)
+        cache_bytes, room = _room(device)
         wanted = ceil(ROTATION * cache_bytes / bytes) + 1 if self.benchmark.enabled else 2
         return max(2, min(wanted, room // bytes))
 
@@ -164,12 +175,12 @@ class BandwidthBenchmark:
         if not self.benchmark.enabled:
             return self.benchmark(rotation.launch)
         where = device or Device("cpu", str(self.table.machine["cpu"]), self.threads)
-        limits = self.table.limits(where)  # measured now, if ever: not between warm-up and timing
+        limits, playing = self.table.limits(where)  # measured now, if ever: not between warm-up and timing
         row = self._row(declared, label or self.name, where)
         row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
         row.slots, row.first_s = len(rotation.sets), first_s
         row.working_set_bytes = row.slots * declared.footprint_bytes
-        result = self._time(row, rotation)
+        result = self._time(row, Between(rotation, playing, self.table.began))
         self.benchmark.has_error = (
             True  # until it is known to be right: such a benchmark is left out of files
         )
@@ -229,42 +240,55 @@ class BandwidthBenchmark:
             command=self.table.command,
         )
 
-    def _time(self, row: Row, rotation: Rotation) -> Any:
-        """Warm up, let pytest-benchmark time, and fill the row."""
-        with no_garbage_collection():
-            row.warmup_s = warm_up(rotation, Budget())
-            before = snapshot()
-            result = self.benchmark(rotation.launch)
-            row.telemetry = delta(before, snapshot())
-        stats = self.benchmark.stats
-        row.launches, row.samples_s = stats.iterations, list(stats.stats.data)
-        row.grade, row.grade_reasons = grade(row.telemetry, row.threads)
+    def _time(self, row: Row, between: Between) -> Any:
+        """Warm up, let pytest-benchmark time rounds with a turn of the ceilings between them, and fill the row."""
+        rotation = between.rotation
+        for _ in rotation.sets:
+            row.warmup_s += between.warm_up(0.0)
+        launches = max(1, min(round(BURST_S / min(row.warmup_s)), len(rotation.sets) - 1, MAX_LAUNCHES))
+        enabled = gc.isenabled()
         gc.collect()
+        gc.disable()
+        try:
+            before = snapshot()
+            result = self.benchmark.pedantic(
+                rotation.launch,
+                rounds=self._rounds(),
+                iterations=launches,
+                warmup_rounds=1,
+                teardown=between,
+            )
+            row.telemetry = delta(before, snapshot())
+        finally:
+            if enabled:
+                gc.enable()
+        times = list(self.benchmark.stats.stats.data)
+        row.launches, turns = self.benchmark.stats.iterations, between.turns(times, launches)
+        if between.ceilings is not None:
+            row.turns = turns
+        else:
+            row.samples_s = times
+        row.grade, row.grade_reasons = grade_turns(turns, row.telemetry)
         return result
 
+    def _rounds(self) -> int:
+        """As many as a duel has, or as --benchmark-min-rounds asks for."""
+        return max(DUEL_ROUNDS, int(self.config.getoption("benchmark_min_rounds")))
 
-def _cache_and_room(device: Device | None) -> tuple[int, int]:
+
+def _room(device: Device | None) -> tuple[int, int]:
     """Bytes of the cache that rotation must defeat, and bytes that all input sets may take."""
-    room = int(available_memory_bytes() * ROTATION_SHARE)
-    accelerator = device.accelerator if device else None
-    if accelerator is None:
-        return last_level_cache_bytes(), room
-    own = int(DEVICE_SHARE * accelerator.memory_bytes) or room
-    return accelerator.cache_bytes or last_level_cache_bytes(), min(own, room)
+    return cache_and_room(device, int(available_memory_bytes() * ROTATION_SHARE))
 
 
 def _error(declared: _Declared, rotation: Rotation) -> float | None:
-    """The last result's error against the reference; None without one. Raises AssertionError if too large."""
-    import numpy as np
-
+    """The last result's error against the reference; None without one. Raises AssertionError if it is wrong."""
     if declared.inputs is None:
         return None
     result = rotation.output()
-    expected = reference.compute(declared.inputs, rotation.slot)
     if not isinstance(result, Tokens):
         result = np.asarray(result, np.float32)
-        assert result.shape == expected.shape, f"the result has shape {result.shape}, not {expected.shape}"
-    error = error_of(result, declared.inputs, expected)
-    limit = reference.tolerance(declared.inputs.work)
-    assert error <= limit, f"error {error:.3g} against the float64 reference; {limit:.3g} is allowed"
-    return error
+    try:
+        return check_output(result, declared.inputs, rotation.slot)[0]
+    except WrongAnswerError as error:
+        raise AssertionError(str(error)) from None

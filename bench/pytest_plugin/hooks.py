@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from membound.backends.api import Device
+    from membound.bench.measure.ceiling_process import CeilingProcess
+    from membound.bench.pytest_plugin.ceilings import SessionCeilings
     from membound.bench.pytest_plugin.fixture import BandwidthBenchmark, Table
     from membound.results.row import Row
 
 TABLE = pytest.StashKey["Table"]()
 STORED = pytest.StashKey["list[Row]"]()
+PLAYING = pytest.StashKey["SessionCeilings"]()
 NO_CEILINGS = "none"
 
 
@@ -54,7 +58,7 @@ if find_spec("pytest_benchmark"):
         """Time any callable cold and hold it against this machine's measured ceilings."""
         from membound.bench.pytest_plugin.fixture import BandwidthBenchmark
 
-        return BandwidthBenchmark(benchmark, _table(request.config), request.node.name)
+        return BandwidthBenchmark(benchmark, _table(request.config), request.node.name, request.config)
 
 else:
 
@@ -71,13 +75,11 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from membound.backends.api import MemboundError
     from membound.bench.planning.choice import check_threads
-    from membound.results.row import RowError
-    from membound.results.store import StoreError
 
     try:
         config.stash[STORED] = _stored(name) if name not in ("", NO_CEILINGS) else []
         check_threads(threads or None)
-    except (MemboundError, RowError, StoreError) as error:
+    except MemboundError as error:
         raise pytest.UsageError(str(error)) from None
 
 
@@ -101,6 +103,7 @@ def _table(config: pytest.Config) -> Table:
         from dataclasses import replace
 
         from membound.bench.machine.fingerprint import default_threads, fingerprint
+        from membound.bench.pytest_plugin.ceilings import SessionCeilings
         from membound.bench.pytest_plugin.fixture import Table
         from membound.results.store import new_run_id
 
@@ -110,26 +113,32 @@ def _table(config: pytest.Config) -> Table:
         known = max((row.threads for row in stored), default=0)
         threads: int = config.getoption("membound_threads") or known or default_threads()
 
-        def ceilings(backend: str) -> list[Row]:
+        measured = SessionCeilings(run_id, threads, lambda what: _tell(config, what))
+        config.stash[PLAYING] = measured
+
+        def ceilings(device: Device) -> tuple[list[Row], CeilingProcess | None]:
             if config.getoption("membound_ceilings"):
-                return [replace(r, run_id=run_id, config=r.config | {"from": r.run_id}) for r in stored]
-            return _measured(config, run_id, threads, backend)
+                return [replace(r, run_id=run_id, config=r.config | {"from": r.run_id}) for r in stored], None
+            return measured.of(device)
 
         command = shlex.join(["pytest", *config.invocation_params.args])
         config.stash[TABLE] = Table(run_id, threads, command, ceilings, machine)
     return config.stash[TABLE]
 
 
-def _measured(config: pytest.Config, run_id: str, threads: int, backend: str) -> list[Row]:
-    """The ceilings, measured as `membound run` does, in workers of their own."""
-    from membound.bench.pytest_plugin.ceilings import measure_machine
-
+def _tell(config: pytest.Config, what: str) -> None:
+    """Say what is measured once a session, and takes some seconds."""
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line(
-            f"\nmembound: measuring the ceilings of {backend or 'this machine'}, once a session"
-        )
-    return measure_machine(run_id, threads, backend)
+        reporter.write_line(f"\nmembound: measuring the ceilings of {what}, once a session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the processes of the ceilings."""
+    playing = session.config.stash.get(PLAYING, None)
+    if playing is not None:
+        session.config.stash[TABLE].moved += playing.close()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import cycle
 from typing import Any
-
-from membound.bench.measure.timing import Budget
 
 
 class Rotation:
@@ -40,17 +37,3 @@ class Rotation:
             return result
 
         self.launch = launch if sync is None else launch_and_wait
-
-
-def warm_up(rotation: Rotation, budget: Budget) -> list[float]:
-    """All input sets once, so many launches and so many seconds at least; seconds of each launch."""
-    taken: list[float] = []
-    start = time.perf_counter()
-    while (
-        len(taken) < max(len(rotation.sets), budget.warmup_launches)
-        or time.perf_counter() - start < budget.warmup_s
-    ):
-        begun = time.perf_counter()
-        rotation.launch()
-        taken.append(time.perf_counter() - begun)
-    return taken

@@ -1,38 +1,50 @@
-"""What a run says while it runs: bars with the time left on a terminal, plain lines elsewhere.
+"""What a run says while it runs: on a terminal a table that fills, elsewhere a line a work.
 
 >>> with progress_on(Console(stderr=True)) as progress:
 ...     rows = execute(plan, writer, progress)
+
+Nothing is drawn while a contestant works: a refresh would take the core that is being timed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich import progress as bars
 from rich.console import Console
-from rich.markup import escape
 
+from membound.bench.run.live import Live
+from membound.bench.run.scope import Scope
 from membound.results.row import Row
-from membound.results.wording import short
+from membound.results.turns import StoredTurn
+from membound.results.wording import duration, short
 
 PLAIN_EVERY_S = 10.0
-"""Off a terminal a line at most this often, but for notes and failures: a log, not a ticker."""
+"""Off a terminal a line on what is being done at most this often: a log, not a ticker."""
 
 
 class Reporter(Protocol):
-    """What `bench.run.execute` tells."""
+    """What `bench.run.execute` reports to."""
 
-    def start(self, total_cells: int) -> None:
-        """A run of that many cells begins."""
+    def start(self, scope: Scope) -> None:
+        """A run of that scope begins."""
 
     def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
         """A cell enters a phase."""
 
+    def phase(self, backend: str, phase: str) -> None:
+        """The worker of a backend, or that of the ceilings, has come to a phase."""
+
+    def turn(self, backend: str, work: str, replicate: int, turn: StoredTurn) -> None:
+        """A turn has been taken, and nobody is being timed now."""
+
     def done(self, row: Row) -> None:
-        """A cell ended with this row."""
+        """A case or a ceiling ended with this row."""
+
+    def worked(self, work: str, replicate: int) -> None:
+        """All backends are through with a work of a replicate."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
@@ -40,55 +52,63 @@ class Reporter(Protocol):
 
 @contextmanager
 def progress_on(console: Console) -> Iterator[Reporter]:
-    """Bars if the console is a terminal, else lines."""
-    if not console.is_terminal:
+    """A live table if the console is a terminal, else lines."""
+    if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console)
         return
-    columns = (
-        bars.SpinnerColumn(),
-        bars.BarColumn(bar_width=16),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TextColumn("left"),
-        bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.description}"),
-    )
-    with bars.Progress(*columns, console=console, transient=True) as display:
-        yield Bars(display)
+    with Live(console) as live:
+        yield live
 
 
 class Silent:
     """Says nothing."""
 
-    def start(self, total_cells: int) -> None:
-        """A run of that many cells begins."""
+    def start(self, scope: Scope) -> None:
+        """A run of that scope begins."""
 
     def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
         """A cell enters a phase."""
 
+    def phase(self, backend: str, phase: str) -> None:
+        """A worker has come to a phase."""
+
+    def turn(self, backend: str, work: str, replicate: int, turn: StoredTurn) -> None:
+        """A turn has been taken."""
+
     def done(self, row: Row) -> None:
-        """A cell ended with this row."""
+        """A case or a ceiling ended with this row."""
+
+    def worked(self, work: str, replicate: int) -> None:
+        """All backends are through with a work of a replicate."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
 
 
 class Lines:
-    """Plain lines on a stream that is not a terminal."""
+    """Plain lines on a stream that is not a terminal: one a work, and what went wrong."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._total = self._done = 0
         self._said_at = self._began_at = time.monotonic()
+        self._at = ("", "")
         self._compiled: set[tuple[str, str]] = set()
+        self._rows: list[Row] = []
 
-    def start(self, total_cells: int) -> None:
-        """A run of that many cells begins."""
-        self._total, self._done, self._began_at = total_cells, 0, time.monotonic()
-        self._say(f"{total_cells} cells to measure")
+    def start(self, scope: Scope) -> None:
+        """A run of that scope begins."""
+        self._total, self._done, self._began_at = scope.cases, 0, time.monotonic()
+        self._say(f"{scope.cases} cases to measure")
 
     def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
-        """A cell enters a phase; compiling is told at once, for each backend and work the first time."""
+        """A cell enters a phase."""
+        self._at = (backend, work)
+        self.phase(backend, phase)
+
+    def phase(self, backend: str, phase: str) -> None:
+        """A phase; compiling is reported at once, for each backend and work the first time."""
+        work = self._at[1] if self._at[0] == backend else ""
         text = f"{self._count()} {backend} {short(work)}".rstrip()
         if phase.startswith("compiling"):
             if (backend, work) not in self._compiled:
@@ -97,13 +117,25 @@ class Lines:
         elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._say(f"{text}: {phase.removeprefix(f'{backend}: ')}")
 
+    def turn(self, backend: str, work: str, replicate: int, turn: StoredTurn) -> None:
+        """A turn is no line."""
+
     def done(self, row: Row) -> None:
-        """A cell ended with this row; failures are told at once."""
+        """A case or a ceiling ended with this row; failures are reported at once."""
         self._done += row.kind == "case"
+        if row.kind == "case":
+            self._rows.append(row)
         if not self._done:
             self._began_at = time.monotonic()  # ceilings come first and say nothing about how long cases take
         if row.status not in ("ok", "unsupported"):
             self._say(f"{self._count()} {describe(row)}")
+
+    def worked(self, work: str, replicate: int) -> None:
+        """One line: the work, and what each backend took."""
+        ok = [r for r in self._rows if r.work == work and r.replicate == replicate and r.times_s]
+        self._rows = []
+        if ok:
+            self._say(f"{self._count()} {short(work)}: {', '.join(_times(ok))}")
 
     def note(self, text: str) -> None:
         """Something worth a line, such as kernels being compiled."""
@@ -111,7 +143,7 @@ class Lines:
 
     def _count(self) -> str:
         spent = time.monotonic() - self._began_at
-        total = max(self._total, self._done)  # disturbed cells are measured again, beyond the plan
+        total = max(self._total, self._done)  # invalid cells are measured again, beyond the plan
         left = spent / self._done * (total - self._done) if self._done else None
         return f"[{self._done}/{total}{f', {left:.0f} s left' if left else ''}]"
 
@@ -120,35 +152,13 @@ class Lines:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Bars:
-    """One bar for the whole run on a terminal; failures and notes scroll above it."""
-
-    def __init__(self, display: bars.Progress) -> None:
-        self._display = display
-        self._task = display.add_task("", total=None)
-
-    def start(self, total_cells: int) -> None:
-        """A run of that many cells begins."""
-        self._display.reset(self._task, total=total_cells)
-
-    def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
-        """A cell enters a phase."""
-        self._display.update(
-            self._task, description=escape(f"{backend} {short(work)}".rstrip() + f": {phase}")
-        )
-
-    def done(self, row: Row) -> None:
-        """A cell ended with this row; failures are told at once."""
-        if row.kind == "case":
-            self._display.advance(self._task)
-        if row.status not in ("ok", "unsupported"):
-            self.note(describe(row))
-
-    def note(self, text: str) -> None:
-        """Something worth a line, such as kernels being compiled."""
-        self._display.console.print(text, markup=False, highlight=False)
+def _times(rows: Sequence[Row]) -> Iterator[str]:
+    """Backends with their median times, the fastest first."""
+    medians = {row.backend: sorted(row.times_s)[len(row.times_s) // 2] for row in rows if row.status == "ok"}
+    for backend, seconds in sorted(medians.items(), key=lambda pair: pair[1]):
+        yield f"{backend} {duration(seconds)}"
 
 
 def describe(row: Row) -> str:
-    """One line on a cell that did not end well."""
+    """One line on a case that did not end well."""
     return f"{row.backend} {short(row.work)}: {row.status}" + (f": {row.reason}" if row.reason else "")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Cell, Plan
 from membound.bench.planning.suites import PlanError, check_memory
 from membound.kernels.work import parse
@@ -133,5 +133,5 @@ def _read_plan(path: Path) -> Plan:
         raise PlanError(f"{where} was written by membound {version}, this is {__version__}: start afresh")
     cells = tuple(Cell(c["backend"], c["replicate"], tuple(c["works"])) for c in content["cells"])
     changes = {name: Path(content[name]) for name in PATHS}
-    budget = Budget(**content["budget"])
-    return Plan(**content | changes | {"cells": cells, "budget": budget, "notes": tuple(content["notes"])})
+    pace = Pace(**content["pace"])
+    return Plan(**content | changes | {"cells": cells, "pace": pace, "notes": tuple(content["notes"])})

@@ -1,4 +1,4 @@
-"""What to measure again after a plan's own replicates: disturbed ones, and cases not yet known well enough.
+"""What to measure again after a plan's own replicates: invalid ones, and cases not yet known well enough.
 
 >>> imprecise(plan, rows)
 [Cell(backend='torch:cpu', replicate=10, works=('linear:n=4096,k=4096,m=1,weight=bf16,act=float',))]
@@ -18,11 +18,14 @@ PRECISION = 0.01
 """High rigor stops when the 95 % half-width of the mean of process medians is this share of it."""
 
 
-def disturbed(fresh: Iterable[Row], rows: Sequence[Row]) -> list[Cell]:
-    """Cells that repeat what among the `fresh` rows was contended or invalid; `rows` are all so far."""
+def invalid_again(fresh: Iterable[Row], rows: Sequence[Row]) -> list[Cell]:
+    """Cells that repeat what among the `fresh` rows was invalid; `rows` are all so far.
+
+    A disturbed turn was taken again at once; here whole processes none of whose turns was clean are.
+    """
     groups: dict[tuple[str, int], list[str]] = {}
     for row in fresh:
-        if row.kind == "case" and row.status == "ok" and row.grade in ("contended", "invalid"):
+        if row.kind == "case" and row.status == "ok" and row.grade == "invalid":
             groups.setdefault((row.backend, row.replicate), []).append(row.work)
     return _numbered([(backend, works) for (backend, _), works in groups.items()], rows)
 
@@ -37,7 +40,7 @@ def imprecise(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
             groups.setdefault((row.backend, row.work), []).append(row)
     wanted: dict[str, list[str]] = {}
     for (backend, work), known in groups.items():
-        medians = [median(r.samples_s) for r in known if r.status == "ok" and r.grade != "invalid"]
+        medians = [median(r.times_s) for r in known if r.status == "ok" and r.grade != "invalid"]
         if len(known) < plan.max_replicates and half_width(medians) > PRECISION:
             wanted.setdefault(backend, []).append(work)
     order = random.Random(f"{plan.seed} {len(rows)}").sample(sorted(wanted), len(wanted))
@@ -55,10 +58,6 @@ def half_width(medians: Sequence[float]) -> float:
 
 
 def _numbered(wanted: Sequence[tuple[str, list[str]]], rows: Sequence[Row]) -> list[Cell]:
-    """Cells with the next free replicate numbers of their backends."""
-    cells: list[Cell] = []
-    for backend, works in wanted:
-        used = [r.replicate for r in rows if r.kind == "case" and r.backend == backend]
-        used += [cell.replicate for cell in cells if cell.backend == backend]
-        cells.append(Cell(backend, max(used) + 1, tuple(works)))
-    return cells
+    """Cells with the next free replicate number, so that they take turns with each other."""
+    number = max((r.replicate + 1 for r in rows if r.kind == "case"), default=0)
+    return [Cell(backend, number, tuple(works)) for backend, works in wanted]

@@ -17,14 +17,14 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from membound.bench.api import go_on, measure, prepare
-from membound.bench.planning.choice import Choice, told
+from membound.bench.planning.choice import Choice, OptionError, told
 from membound.bench.planning.plan import Options, Plan
 from membound.bench.run.progress import progress_on
 from membound.bench.run.resume import find_cut, partial_of, remaining
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.store import SUFFIX, load_rows
-from membound.results.views.table import run_view
+from membound.results.views.table import duel_view, run_view
 from membound.results.wording import amount
 
 FAILED = ("wrong", "crashed", "timeout", "oom", "error")
@@ -54,6 +54,10 @@ class Session:
         """The table."""
         return run_view(self.rows)
 
+    def duel_view(self) -> RenderableType:
+        """The table of a duel."""
+        return duel_view(self.records())
+
 
 def run_session(
     works: Sequence[str], backends: Sequence[str], options: Options, talk: Console, progress: Console
@@ -68,6 +72,16 @@ def run_session(
     with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
         path, rows = measure(plan, reporter)
     return Session(path, rows, bool(interrupts))
+
+
+def duel_session(
+    work: str, backends: Sequence[str], options: Options, talk: Console, progress: Console
+) -> Session:
+    """A run of one work on two backends or more. Raises as `run_session`, and OptionError for fewer."""
+    if len(dict.fromkeys(backends)) == 1 and ":" in backends[0]:
+        again = f"{backends[0]},{backends[0]}#2"
+        raise OptionError(f"a duel needs two backends or more; with the same one twice, write {again}")
+    return run_session([work], backends, options, talk, progress)
 
 
 def resume_session(name: str, out: Path, talk: Console, progress: Console) -> Session:

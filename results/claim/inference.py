@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtr, stdtrit
 
-from membound.results.stats import BOOTSTRAP_SEED, CONFIDENCE
+from membound.results.intervals import CONFIDENCE
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
+BOOTSTRAP_SEED = 20_250_101
+"""Fixed, so that the same observations always give the same interval."""
 SIGNIFICANCE = 0.05
 """Of tests: one-sided at this level for equivalence (as in TOST), at half of it for a rise."""
 

@@ -12,11 +12,13 @@ a rule needs stands in the observation, its ceilings too, so that a stored file 
 # Schema history of claim files
 #   1  first version
 #   2  status skipped
+#   3  turns, each with the ceilings of its own moment; the ceilings of an observation are their medians
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any, Self
 
 import numpy as np
@@ -24,8 +26,9 @@ import numpy as np
 from membound.errors import MemboundError
 from membound.results.fields import read_json, wrong_field, wrong_version
 from membound.results.row import GRADES, STATUSES
+from membound.results.turns import StoredTurn
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SKIPPED = "skipped"
 """A status beside those of rows: nothing was measured and nothing went wrong; the reason says why."""
@@ -100,6 +103,9 @@ class Observation:
     time_s: float | None = None
     """Median of `samples_s`; None without a time."""
     samples_s: list[float] = field(default_factory=list)
+    """Seconds of the turns that count."""
+    turns: list[StoredTurn] = field(default_factory=list)
+    """All turns, as in rows; none in files of older versions."""
     validity: str = "unknown"
     """Grade of the replicate, as in rows."""
     validity_reasons: list[str] = field(default_factory=list)
@@ -109,7 +115,7 @@ class Observation:
     """Why the status is not ok."""
     threads: int = 0
     read_bytes_per_s: float | None = None
-    """Measured read ceiling of the same device with as many threads."""
+    """Measured read ceiling of the same device with this many threads, at the moments of the turns."""
     compute_flops_per_s: float | None = None
     """Measured peak of this arithmetic, the same."""
     launch_s: float | None = None
@@ -151,12 +157,19 @@ class Observation:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps({"kind": "observation"} | asdict(self), separators=(",", ":"), allow_nan=False)
+        fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self)}
+        fields["turns"] = [turn.as_json() for turn in self.turns]
+        return json.dumps({"kind": "observation"} | fields, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Read one line. Raises ObservationError on malformed text, an unknown field or a newer schema."""
-        one = cls(**read_object(cls, line, "observation"))
+        data = read_object(cls, line, "observation")
+        try:
+            data["turns"] = [StoredTurn.from_fields(turn) for turn in data.get("turns", [])]
+        except ValueError as error:
+            raise ObservationError(f"turns: {error}") from None
+        one = cls(**data)
         if one.status == "ok" and not one.samples_s:
             raise ObservationError("an observation that is ok has no samples")
         return one

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,14 @@ def info_of(row: Row, figures: Mapping[str, Any]) -> dict[str, Any]:
 
     The samples stand in the file already, as pytest-benchmark's own data.
     """
-    stored = asdict(row)
+    stored = json.loads(row.to_json())
     del stored["samples_s"]
     return {name: figures[name] for name in FIGURES} | {KEY: stored}
 
 
 def file_info(ceilings: Iterable[Row]) -> dict[str, Any]:
     """What goes to the top of the file: the ceilings that its benchmarks are held against."""
-    return {"ceilings": [asdict(row) for row in ceilings]}
+    return {"ceilings": [json.loads(row.to_json()) for row in ceilings]}
 
 
 def rows_from(path: Path) -> list[Row]:
@@ -94,4 +93,4 @@ def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> R
         config=note,
         machine={"cpu": processor} if processor else {},
     )
-    return _row(asdict(row))  # what a foreign file holds is checked as a stored row is
+    return Row.from_json(row.to_json())  # what a foreign file holds is checked as a stored row is

@@ -294,30 +294,32 @@ def winner(line: dict[str, Any]) -> str:
     return "B faster" if line["time_ratio"] < 1 else "A faster"
 
 
-def duel_view(rows: Sequence[dict[str, Any]]) -> Group:
-    """A duel: contestants and ceilings of the same minutes. Failures are sentences, without numbers."""
+def duel_view(lines: Sequence[dict[str, Any]]) -> Group:
+    """A duel (records of a run of one work): ratios to the fastest by rounds. Failures are sentences, without numbers."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("contestant", overflow="fold")
-    for name in ("time", "p25", "p75", "× first", "achieved", "of bound", "clean"):
+    table.add_column("backend", overflow="fold")
+    for name in ("time", "×fastest", "interval", "of bound", "clean"):
         table.add_column(name, justify="right", no_wrap=True)
-    timed = [x for x in rows if x["status"] == "ok" and x["time_s"] is not None]
-    for x in timed:
-        by_bytes, by_flops = x["achieved_bytes_per_s"], x["achieved_flops_per_s"]
-        table.add_row(
-            x["backend"],
-            *(duration(x[key]) for key in ("time_s", "p25_s", "p75_s")),
-            "–" if x["time_ratio"] is None else f"{x['time_ratio']:.2f}",
-            rate(by_flops, "FLOP/s") if by_bytes is None else rate(by_bytes, "bytes/s"),
-            percent(x["of_bound"]),
-            f"{x['clean']}/{x['rounds']}",
-        )
-    failed = [x for x in rows if x not in timed]
-    legend = (
-        "× first: time over that of the first backend. of bound: the time that the ceilings of the same "
-        "minutes allow, over the time taken. clean: undisturbed turns."
+    timed = sorted(
+        (x for x in lines if x["time_s"] is not None), key=lambda x: float(x["ratio_to_fastest"] or 0.0)
     )
-    sentences = [Text(f"{x['backend']} {x['status']}: {x['reason']}", style="red") for x in failed]
-    return Group(Text(str(rows[0]["work"]), style="bold"), table, *sentences, Text(legend, style="dim"))
+    for x in timed:
+        ci = x["ratio_to_fastest_ci"]
+        table.add_row(
+            Text(x["backend"]),
+            duration(x["time_s"]),
+            f"{x['ratio_to_fastest']:.3f}",
+            "–" if ci is None else f"{ci[0]:.3f}–{ci[1]:.3f}",
+            percent(x["of_bound"]),
+            f"{x['turns_clean']}/{x['turns']}",
+        )
+    legend = (
+        "×fastest: time over that of the fastest in the same round, median over rounds, then over processes, with its "
+        "95 % interval. of bound: what the ceilings of the same moments allow, over the time. clean: undisturbed turns."
+    )
+    sentences = [Text(f"{x['backend']} {failure(x)}", style="red") for x in lines if x["time_s"] is None]
+    heading = Text(str(lines[0]["work"]) if lines else "", style="bold")
+    return Group(heading, table, *sentences, Text(legend, style="dim"))
 
 
 def percent(share: float | None) -> str:

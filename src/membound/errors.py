@@ -13,7 +13,6 @@ Those that many modules raise stand here, the others beside what raises them:
     ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
     ├── CompareError            results.compare: the two sides cannot be compared
     ├── CompileError            kernels.cuda.compile: a CUDA kernel cannot be compiled
-    ├── DuelError               bench.measure.duel: a duel cannot be held
     ├── EnvironmentFailed       bench.environments.build: an environment cannot be made
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
@@ -22,7 +21,6 @@ Those that many modules raise stand here, the others beside what raises them:
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
-    ├── Refused                 bench.measure.contestant: a backend does not take part
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read

@@ -1,0 +1,113 @@
+"""What a backend itself can do at most: its best square products, and how long starting next to nothing takes.
+
+>>> for ceiling in measure_backend_ceilings(backend, device, print):
+...     print(ceiling.name, ceiling.value, ceiling.unit)
+launch 1.7e-06 s
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from membound.backends.api import Backend, Device, Tokens
+from membound.bench.ceilings.ceiling import Ceiling, Tell
+from membound.errors import Unsupported
+from membound.kernels import reference
+from membound.kernels.inputs import LinearInputs, make_inputs
+from membound.kernels.work import Linear, Work, parse
+
+GEMM_SIZES = (1024, 2048)
+DEVICE_GEMM_SIZES = (4096, 8192)
+"""On an accelerator, whose matrix units smaller products do not fill."""
+GEMM_CHECKED_ROWS = 256
+"""Rows of a product that are held against the reference, spread over all."""
+GEMM_FORMATS = ("f32", "bf16", "f16", "int8")
+GEMM_SECONDS = 0.4
+GEMM_SAMPLES = 5
+NULL_WORKS = (
+    "linear:n=32,k=128,m=1,weight=f32",
+    "linear:n=32,k=128,m=1,weight=bf16",
+    "attention:context=16,q_heads=1,kv_heads=1,head_dim=64,kv=f32",
+    "step:model=tiny,context=16,weight=f32,kv=f32",
+    "step:model=tiny,context=16,weight=bf16,kv=bf16",
+    "step:model=tiny,context=16,weight=f32,kv=f32,layers=1,cache=prompt",
+    "step:model=tiny,context=16,weight=bf16,kv=bf16,layers=1,cache=prompt",
+)
+"""So little work that launching is all that takes time; the first one that a backend supports."""
+NULL_SAMPLES = 300
+NULL_WARMUP = 50
+
+
+def measure_backend_ceilings(
+    backend: Backend, device: Device, tell: Tell, quick: bool = False
+) -> list[Ceiling]:
+    """The best GEMM per format, ``gemm_<format>``, and the seconds of a null launch, of an opened backend.
+
+    Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
+    support is left out; a wrong product has status "wrong".
+    """
+    found: list[Ceiling] = []
+    for work in map(parse, NULL_WORKS):
+        if backend.supports(work) is None:
+            tell(f"{device.id}: launch overhead")
+            found.append(_launch_overhead(backend, device, work))
+            break
+    if device.accelerator is not None and "+" in device.id:
+        return found  # a variant's products are those of the plain device
+    sizes = GEMM_SIZES if device.accelerator is None else DEVICE_GEMM_SIZES
+    for fmt in GEMM_FORMATS:
+        act = "int8" if fmt == "int8" else "float"
+        works = [Linear(n, n, n, fmt, act) for n in (sizes[:1] if quick else sizes)]
+        tell(f"{device.id}: gemm_{fmt}")
+        products = [_gemm(backend, device, work) for work in works if backend.supports(work) is None]
+        if products:
+            found.append(max(products, key=lambda c: (c.status != "ok", c.value or 0.0)))
+    return found
+
+
+def _launch_overhead(backend: Backend, device: Device, work: Work) -> Ceiling:
+    backend.prepare(work, make_inputs(work, seed=0))
+    for _ in range(NULL_WARMUP):
+        launch_once(backend, 0)
+    samples = tuple(launch_once(backend, 0) for _ in range(NULL_SAMPLES))
+    config = _of(device, work)
+    return Ceiling("launch", median(samples), "s", samples, config)
+
+
+def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
+    """Repeated launches of one product; a backend that finds out in `prepare` that it cannot is "unsupported"."""
+    name, config = f"gemm_{work.weight}", _of(device, work)
+    inputs = make_inputs(work, seed=0)
+    assert isinstance(inputs, LinearInputs)
+    try:
+        backend.prepare(work, inputs)
+    except Unsupported as error:
+        return Ceiling(name, None, "FLOP/s", (), config, "unsupported", str(error))
+    launch_once(backend, 0)
+    some = slice(0, work.m, max(1, work.m // GEMM_CHECKED_ROWS))
+    x = inputs.x[some]
+    expected = reference.compute(replace(inputs, work=replace(work, m=len(x)), x=x), 0)
+    y = backend.output()
+    assert not isinstance(y, Tokens)
+    error_size = reference.relative_error(y[some], expected)
+    if error_size > reference.tolerance(work):
+        return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"error {error_size:.3g}")
+    samples: list[float] = []
+    while len(samples) < GEMM_SAMPLES or sum(samples) < GEMM_SECONDS:
+        samples.append(launch_once(backend, 0))
+    return Ceiling(name, work.flops / median(samples), "FLOP/s", tuple(samples), config)
+
+
+def _of(device: Device, work: Work) -> dict[str, Any]:
+    return {"backend": device.id, "threads": device.threads, "work": work.spec}
+
+
+def launch_once(backend: Backend, slot: int) -> float:
+    """Launch, sync, and the seconds they took."""
+    start = time.perf_counter()
+    backend.launch(slot)
+    backend.sync()
+    return time.perf_counter() - start

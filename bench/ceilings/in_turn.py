@@ -1,0 +1,214 @@
+"""Ceilings that take turns with contestants, in a worker of their own: each time has the ceiling of its own moment.
+
+>>> ceilings = CpuCeilings(threads=2, products=["bf16"])
+>>> ceilings.take_turn(["read", "tile_bf16"]).rates
+{'read': 4.9e10, 'tile_bf16': 1.1e12}
+
+Of several patterns the fastest by the median of its latest turns counts, so that a single lucky turn cannot raise a
+ceiling; the others are tried in the first turns, and again when none has been for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import ceil
+from statistics import median
+
+from membound.backends.api import Backend, Limit
+from membound.bench.ceilings.patterns import (
+    CeilingError,
+    Pattern,
+    dot_patterns,
+    fma_pattern,
+    read_patterns,
+    tile_patterns,
+)
+from membound.bench.ceilings.rotating import rotating_bytes
+from membound.bench.measure.turns import BURST_S, WARM_S, Turn, take_turn
+from membound.kernels.cpu.compile import set_threads
+from membound.kernels.cpu.instruments import stream
+
+TRIALS = 4
+"""Turns of every pattern before the best ones play alone."""
+FINALISTS = 2
+MEMORY_TURNS = 9
+"""Latest turns of a pattern that say how fast it is."""
+ATTEMPTS = 3
+READ_STREAMS = (2, 4, 8)
+MOST_QUEUED = 1000
+MANY_THREADS = 16
+"""From this many threads on, half of them may read as fast as all."""
+
+
+@dataclass(slots=True)
+class CeilingTurn:
+    """Rates of a turn by name, whether it was undisturbed, the pattern behind it, and the bytes that all of it moved."""
+
+    rates: dict[str, float] = field(default_factory=dict)
+    clean: dict[str, bool] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
+    moved_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One way to reach a ceiling, and its latest rates."""
+
+    pattern: Pattern
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY_TURNS))
+
+    @property
+    def rate(self) -> float:
+        """Median of the latest turns, amount a second; 0 before the first."""
+        return median(self.rates) if self.rates else 0.0
+
+
+@dataclass(slots=True)
+class PatternCeiling:
+    """A ceiling of the processor: patterns that are tried, then the best of them."""
+
+    candidates: list[Candidate]
+    numbers: Iterator[int]
+
+    def settle(self) -> None:
+        """Try every pattern a few times, in turn, and keep the best ones."""
+        if len(self.candidates) > 1:
+            for _ in range(TRIALS):
+                for candidate in self.candidates:
+                    self._take(candidate)
+        self.candidates.sort(key=lambda one: one.rate, reverse=True)
+        del self.candidates[FINALISTS:]
+
+    def take_turn(self) -> tuple[float, Turn, str, int]:
+        """The rate of the pattern that has been the fastest lately, its turn, its variant, and all bytes moved."""
+        moved = 0
+        taken: list[tuple[Candidate, float, Turn]] = []
+        for candidate in self.candidates:
+            rate, turn, bytes_ = self._take(candidate)
+            moved += bytes_
+            taken.append((candidate, rate, turn))
+        best, rate, turn = max(taken, key=lambda one: one[0].rate)
+        return rate, turn, str(best.pattern.config.get("variant", "")), moved
+
+    def _take(self, candidate: Candidate) -> tuple[float, Turn, int]:
+        pattern, calls = candidate.pattern, 0
+
+        def call() -> None:
+            nonlocal calls
+            calls += 1
+            pattern.call(next(self.numbers))
+
+        turn = take_turn(call, call, ATTEMPTS)
+        rate = pattern.amount / turn.time_s
+        candidate.rates.append(rate)
+        return rate, turn, calls * int(pattern.config.get("window_bytes", 0))
+
+
+class CpuCeilings:
+    """The read bandwidth of memory, and the arithmetic peaks of the formats that were asked for."""
+
+    def __init__(self, threads: int, products: Sequence[str]) -> None:
+        set_threads(threads)
+        values = stream.allocate(rotating_bytes(threads), threads)
+        counts = [threads, threads // 2] if threads >= MANY_THREADS else [threads]
+        numbers = count(1)
+        reads = [p for n in counts for p in read_patterns(values, n, READ_STREAMS)]
+        self._ceilings = {"read": _checked(reads, numbers)}
+        for name, patterns in product_patterns(products, threads).items():
+            self._ceilings[name] = _checked(patterns, numbers)
+        self.units = {name: "bytes/s" if name == "read" else "FLOP/s" for name in self._ceilings}
+        for ceiling in self._ceilings.values():
+            ceiling.settle()
+
+    def take_turn(self, names: Sequence[str]) -> CeilingTurn:
+        """A turn of each of these. Raises CeilingError for one that was not asked for."""
+        seen = CeilingTurn()
+        for name in names:
+            if name not in self._ceilings:
+                raise CeilingError(f"there is no ceiling {name} here: {', '.join(self._ceilings)}")
+            seen.rates[name], turn, seen.variants[name], moved = self._ceilings[name].take_turn()
+            seen.clean[name] = turn.clean
+            seen.moved_bytes += moved
+        return seen
+
+
+def _checked(patterns: Sequence[Pattern], numbers: Iterator[int]) -> PatternCeiling:
+    for pattern in patterns:
+        pattern.check()
+    return PatternCeiling([Candidate(pattern) for pattern in patterns], numbers)
+
+
+def product_patterns(products: Sequence[str], threads: int) -> dict[str, list[Pattern]]:
+    """Patterns of the arithmetic peaks by their names, for formats of operands: ``f32``, ``bf16``, ``int8``."""
+    found: dict[str, list[Pattern]] = {}
+    for fmt in products:
+        if fmt != "int8":
+            found["fma_f32"] = [fma_pattern(threads)]
+        for kind, patterns in (("dot", dot_patterns), ("tile", tile_patterns)):
+            if made := patterns(fmt, threads):
+                found[f"{kind}_{fmt}"] = made
+    return found
+
+
+class DeviceCeilings:
+    """Ceilings of an accelerator, through the limits of one backend; timed by its own clock where it has one."""
+
+    def __init__(self, backend: Backend, variants: Mapping[str, str]) -> None:
+        """`variants`: names of limits to the variant of each that was best when all were measured."""
+        self._backend, self._numbers = backend, count(1)
+        self._held = [_limit(backend, name, variant) for name, variant in variants.items()]
+        self._limits = {limit.name: limit for limit, _ in self._held}
+        self._queues = {name: self._queue(limit) for name, limit in self._limits.items()}
+        self.units = {name: limit.unit for name, limit in self._limits.items()}
+
+    def take_turn(self, names: Sequence[str]) -> CeilingTurn:
+        """A queue of launches of each of these limits. Raises CeilingError for one that is not there."""
+        seen = CeilingTurn()
+        for name in names:
+            if name not in self._limits:
+                raise CeilingError(f"there is no ceiling {name} here: {', '.join(self._limits) or 'none'}")
+            limit = self._limits[name]
+            seen.rates[name] = limit.amount / timed_queue(
+                self._backend, self._next(limit), self._queues[name]
+            )
+            seen.clean[name], seen.variants[name] = True, str(limit.config.get("variant", ""))
+        return seen
+
+    def _next(self, limit: Limit) -> Callable[[], None]:
+        return lambda: limit.launch(next(self._numbers))
+
+    def _queue(self, limit: Limit) -> int:
+        """Launches that last as long as a turn of the processor's, after a check of the result."""
+        limit.launch(0)
+        self._backend.sync()
+        if not limit.check():
+            raise CeilingError(f"{limit.name}: its result is wrong")
+        timed_queue(self._backend, self._next(limit), 1)
+        each = timed_queue(self._backend, self._next(limit), 2)
+        return min(MOST_QUEUED, max(1, ceil((BURST_S + WARM_S) / each)))
+
+
+def _limit(backend: Backend, name: str, variant: str) -> tuple[Limit, Iterator[Limit]]:
+    """That limit, and the generator that made it: going on in it frees what the limit stands on."""
+    offered = backend.limits(True)
+    for limit in offered:
+        if limit.name == name and str(limit.config.get("variant", "")) == variant:
+            return limit, offered
+    raise CeilingError(f"the backend offers no limit {name}, {variant or 'without a variant'}")
+
+
+def timed_queue(backend: Backend, launch: Callable[[], None], launches: int) -> float:
+    """Seconds a launch of a queue that is not waited for in between: the device's, or ours where it has no clock."""
+    first, start = backend.mark(), time.perf_counter()
+    for _ in range(launches):
+        launch()
+    last = backend.mark()
+    backend.sync()
+    wall_s = time.perf_counter() - start
+    if first is None or last is None:
+        return wall_s / launches
+    return backend.elapsed_s(first, last) / launches

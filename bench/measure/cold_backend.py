@@ -1,0 +1,242 @@
+"""A backend with a work prepared on it, whose every launch finds its operands cold: what a worker times.
+
+>>> one = prepare_cold("mine:cpu", parse("linear:n=4096,k=4096"), Preparation(threads=2, seed=1, ...), cold_memory(2))
+>>> turn = one.take_turn(attempts=3)
+>>> one.check()
+
+All bytes that pass through the caches are summed up, and an input set is used again only after as many bytes have
+passed since its last use as push it out: those of this contestant, of all others, and what is still missing from
+memory that nobody else uses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from membound.backends import registry
+from membound.backends.api import Backend, Device
+from membound.bench.measure.check import check_output
+from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
+from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
+from membound.errors import Unsupported
+from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.work import Work
+
+MAX_LAUNCHES = 32
+DEVICE_LAUNCHES = 1000
+"""On an accelerator a queue of launches may be long: a launch of microseconds needs one to be timed at all."""
+FITTING_LAUNCHES = 3
+LONG_BURSTS = 10
+"""A launch longer than this many bursts counts as a whole burst, even if it was disturbed."""
+LONG_TURN_S = 0.25
+"""A turn that has lasted so long is not taken again: a step of a large model would hold up all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What preparing a work depends on besides the work."""
+
+    threads: int
+    seed: int
+    memory_bytes: int
+    """What the input sets of one contestant may take."""
+    reference_dir: Path
+    inputs: Path | None = None
+    """A folder of inputs that were made for all contestants."""
+    tell: Callable[[str], None] = lambda phase: None
+
+
+@dataclass(slots=True)
+class ColdBackend:
+    """A prepared backend; input sets rotate, `last_use` is when each passed through the caches last."""
+
+    name: str
+    backend: Backend
+    device: Device
+    inputs: Inputs
+    cold: ColdMemory
+    reference_dir: Path
+    last_use: list[int]
+    slot: int = 0
+    launches: int = 1
+    warmed: int = 0
+    error: float = 0.0
+    prepare_s: float = 0.0
+    first_s: float = 0.0
+    launch_s: float = 0.0
+    reuse_bytes: int | None = None
+    """The fewest bytes that passed between two uses of a set in timed bursts."""
+    checked: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        """Input sets that rotate."""
+        return len(self.last_use)
+
+    @property
+    def working_set_bytes(self) -> int:
+        """Bytes that pass through the caches before a set is used again: all sets', or more with what comes between."""
+        return max(self.slots * self.inputs.work.footprint_bytes, self.reuse_bytes or 0)
+
+    @property
+    def warm(self) -> Callable[[], None] | None:
+        """A launch that leaves the operands of the next burst cold; None where there is no such."""
+        if self.slots > 1 or self.inputs.work.footprint_bytes >= self.cold.need_bytes:
+            return self._launch_spare
+        return None
+
+    def launch(self) -> None:
+        """One launch on the next input set, until it is done."""
+        self.slot = (self.slot + 1) % self.slots
+        self._launch_on(self.slot)
+
+    def _launch_spare(self) -> None:
+        """One launch on the sets that the next burst does not use, in turn."""
+        spare = max(1, self.slots - self.launches)
+        self._launch_on((self.slot + 1 + self.launches + self.warmed % spare) % self.slots)
+        self.warmed += 1
+
+    def _launch_on(self, slot: int) -> None:
+        self.backend.launch(slot)
+        self.backend.sync()
+        self.last_use[slot] = self.cold.passed_bytes
+        self.cold.passed_bytes += self.inputs.work.footprint_bytes
+
+    def burst(self) -> None:
+        """As many launches as make a turn."""
+        for _ in range(self.launches):
+            self.launch()
+
+    def make_cold(self) -> None:
+        """Push out of the caches what the next burst will use."""
+        ahead = [(self.slot + 1 + i) % self.slots for i in range(min(self.slots, self.launches))]
+        size = self.inputs.work.footprint_bytes
+        self.cold.wait_until(
+            max(self.last_use[slot] + self.cold.need_bytes - i * size for i, slot in enumerate(ahead))
+        )
+
+    def fit_burst(self, burst_s: float = BURST_S) -> None:
+        """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
+        times: list[float] = []
+        for _ in range(FITTING_LAUNCHES):
+            self.make_cold()
+            start = time.perf_counter()
+            self.launch()
+            times.append(time.perf_counter() - start)
+            if times[-1] > LONG_BURSTS * BURST_S:
+                break
+        self.launch_s = min(times)
+        self.launches = self._launches_for(burst_s)
+
+    def _launches_for(self, seconds: float) -> int:
+        wanted = round(seconds / self.launch_s) if self.launch_s else 1
+        if self.device.accelerator is not None:  # rotation alone defeats its cache, however long the burst
+            return max(1, min(wanted, DEVICE_LAUNCHES))
+        return max(1, min(wanted, self.slots - 1, MAX_LAUNCHES))
+
+    def take_turn(self, attempts: int = ATTEMPTS) -> Turn:
+        """One timed burst; seconds of all of it."""
+        self._count_reuse()
+        return take_turn(self.warm, self.burst, attempts, before=self.make_cold, limit_s=LONG_TURN_S)
+
+    def _count_reuse(self) -> None:
+        """The bytes that will have passed since the last use of the next set: at least what coldness needs."""
+        passed = max(
+            self.cold.passed_bytes - self.last_use[(self.slot + 1) % self.slots], self.cold.need_bytes
+        )
+        self.reuse_bytes = passed if self.reuse_bytes is None else min(passed, self.reuse_bytes)
+
+    def hot_turn(self) -> Turn:
+        """The same input set again and again: a second figure, never the headline."""
+        slot = self.slot
+
+        def burst() -> None:
+            for _ in range(self.launches):
+                self._launch_on(slot)
+
+        return take_turn(lambda: self._launch_on(slot), burst, 1)
+
+    def device_turn(self, seconds: float = 0.0) -> tuple[float | None, int]:
+        """Seconds a launch by the device's own clock, launches queued without waiting, and how many; None: no clock."""
+        launches = self._launches_for(seconds) if seconds else self.launches
+        first = self.backend.mark()
+        if first is None:
+            return None, 0
+        for _ in range(launches):
+            self.slot = (self.slot + 1) % self.slots
+            self.backend.launch(self.slot)
+        end = self.backend.mark()
+        assert end is not None
+        self.backend.sync()
+        return self.backend.elapsed_s(first, end) / launches, launches
+
+    def check(self) -> None:
+        """Compare the last launch's output with the reference. Raises WrongAnswerError."""
+        error, tokens = check_output(self.backend.output(), self.inputs, self.slot, self.reference_dir)
+        self.error = max(self.error, error)
+        self.checked |= {"greedy_tokens": tokens} if tokens and "greedy_tokens" not in self.checked else {}
+
+    def close(self) -> None:
+        """Give memory and threads back."""
+        self.backend.close()
+
+
+def prepare_cold(
+    name: str,
+    work: Work,
+    how: Preparation,
+    cold: ColdMemory,
+    slots: Callable[[Work, Device, int], int] = slots_for,
+    ready: Callable[[Backend, Device], None] = lambda backend, device: None,
+) -> ColdBackend:
+    """Open a backend, prepare the work on inputs of its own, launch once, check, and choose the burst.
+
+    `slots` chooses the input sets. `ready` is called before preparing, with the opened
+    backend. Raises what the backend raises, Unsupported, and WrongAnswerError; it is closed then.
+    """
+    backend = registry.create(name)
+    try:
+        device = backend.open(registry.device_of(name), how.threads)
+        reason = backend.supports(work)
+        if reason is not None:
+            raise Unsupported(reason)
+        ready(backend, device)
+        how.tell("preparing")
+        sets = slots(work, device, how.memory_bytes)
+        inputs = make_inputs(work, how.seed, sets, how.reference_dir)
+        start = time.perf_counter()
+        backend.prepare(work, inputs)
+        prepare_s = time.perf_counter() - start
+        if device.accelerator is not None:
+            cold = no_cold_memory()
+        one = ColdBackend(
+            name,
+            backend,
+            device,
+            inputs,
+            cold,
+            how.reference_dir,
+            [cold.passed_bytes] * inputs.slots,
+            inputs.slots - 1,
+            prepare_s=prepare_s,
+        )
+        start = time.perf_counter()
+        one.launch()
+        one.first_s = time.perf_counter() - start
+        how.tell("checking")
+        one.check()
+        how.tell("fitting the burst")
+        one.fit_burst()
+    except BaseException:
+        backend.close()
+        raise
+    return one
+
+
+def described(device: Device, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """An accelerator as a row holds it; empty where works run on the CPU."""
+    return {} if device.accelerator is None else asdict(device.accelerator) | dict(facts)

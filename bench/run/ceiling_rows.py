@@ -1,0 +1,106 @@
+"""Measured ceilings as rows.
+
+>>> rows = ceiling_rows(answer, "20261128T101500-epyc-1f3a", "cpu", replicate=0, threads=2)
+>>> [(row.work, row.value, row.unit) for row in rows]
+[('read', 4.9e10, 'bytes/s'), ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from statistics import median
+
+from membound.bench.machine.validity import grade
+from membound.bench.measure.ceiling_process import Moment
+from membound.bench.protocol.messages import Ceilings
+from membound.results.row import Row
+
+
+def ceiling_rows(answer: Ceilings, run_id: str, backend: str, replicate: int, threads: int) -> list[Row]:
+    """The rows of limits that were measured apart from the turns."""
+    found, reasons = grade(answer.telemetry, threads)
+    return [
+        Row(
+            run_id=run_id,
+            kind="ceiling",
+            backend=backend,
+            work=ceiling["name"],
+            status=ceiling["status"],
+            reason=ceiling["reason"],
+            replicate=replicate,
+            threads=threads,
+            started_at=now(),
+            value=ceiling["value"],
+            unit=ceiling["unit"],
+            config=ceiling["config"],
+            samples_s=list(ceiling["samples"]),
+            telemetry=answer.telemetry,
+            grade=found,
+            grade_reasons=reasons,
+        )
+        for ceiling in answer.ceilings
+    ]
+
+
+def turned_rows(
+    moments: Sequence[Moment],
+    units: dict[str, str],
+    variants: dict[str, str],
+    run_id: str,
+    backend: str,
+    replicate: int,
+    threads: int,
+) -> list[Row]:
+    """A row for each ceiling that took turns: the median of its rates, the lowest and the highest.
+
+    What cases are compared with stands in their own turns; these rows say how far the machine moved.
+    """
+    rows = []
+    for name, unit in units.items():
+        rates = [moment.rates[name] for moment in moments if name in moment.rates]
+        if rates:
+            config = {
+                "variant": variants.get(name, ""),
+                "threads": threads,
+                "turns": len(rates),
+                "lowest": min(rates),
+                "highest": max(rates),
+            }
+            rows.append(
+                Row(
+                    run_id,
+                    "ceiling",
+                    backend,
+                    name,
+                    "ok",
+                    "",
+                    replicate,
+                    threads=threads,
+                    started_at=now(),
+                    value=median(rates),
+                    unit=unit,
+                    config=config,
+                )
+            )
+    return rows
+
+
+def failed_ceilings(run_id: str, backend: str, replicate: int, threads: int, status: str, reason: str) -> Row:
+    """One row for ceilings that could not be measured."""
+    return Row(
+        run_id,
+        "ceiling",
+        backend,
+        "ceilings",
+        status,
+        reason,
+        replicate,
+        threads=threads,
+        started_at=now(),
+    )
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,314 @@
+"""One replicate: a process for each backend and one for each device's ceilings; works play in it one after the other.
+
+>>> with Replicate(run, number=0, backends=["mine:cpu", "other:cpu"]) as replicate:
+...     replicate.open_all()
+...     replicate.play("linear:n=4096,k=4096,m=1,weight=bf16,act=float", ["mine:cpu", "other:cpu"], Pace(12, 3.0))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from random import Random
+from types import TracebackType
+
+from membound.bench.machine.fingerprint import available_memory_bytes
+from membound.bench.measure.ceiling_process import CeilingProcess
+from membound.bench.measure.contestant import (
+    BROKEN,
+    BackendProcess,
+    Contestant,
+    FailedError,
+    Setting,
+    Traffic,
+)
+from membound.bench.measure.failures import Failure, failure_of
+from membound.bench.measure.rounds import Pace, play
+from membound.bench.protocol.messages import Ceilings, MeasureBackend
+from membound.bench.protocol.process import WorkerUnavailableError
+from membound.bench.run.case_rows import About, failed_row, measured_row
+from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.bench.run.running import Running
+from membound.kernels.work import Work, parse
+from membound.results.roofline import best_ceilings, compute_ceilings, device_class, limits_of
+from membound.results.row import Row
+from membound.results.turns import StoredTurn
+
+COPIES = 3
+"""Runtimes hold a work up to this many times while they prepare it: as given, as packed, as exported."""
+FREE_SHARE = 0.9
+"""Part of the free memory that the next contestant may be thought to take."""
+BINDS = 0.2
+"""An arithmetic peak takes turns where FLOPs take at least this share of the time that the bytes do."""
+DEVICE_QUEUE_S = 0.5
+"""An accelerator's counters run beside a queue of launches this long: their grain is some tens of milliseconds."""
+
+
+class Replicate:
+    """The processes of one replicate. A context manager: leaving it ends them all."""
+
+    def __init__(self, run: Running, number: int, backends: Sequence[str]) -> None:
+        plan = run.plan
+        self._run, self.number, self._backends = run, number, list(backends)
+        self._setting = Setting(
+            plan.threads, plan.seed, plan.memory_bytes, str(plan.reference_dir), run.timeouts
+        )
+        self._traffic = Traffic()
+        self._processes: dict[str, BackendProcess] = {}
+        self._broken: dict[str, Failure] = {}
+        self._ceilings: dict[str, CeilingProcess] = {}
+        self._rng = Random(f"{plan.seed} {number} turns")
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Replicate:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for device, one in self._ceilings.items() if kind in (None, KeyboardInterrupt) else ():
+            self._keep_ceilings(device, one)
+        self._stack.__exit__(kind, error, trace)
+
+    # Processes
+
+    def open_all(self) -> None:
+        """Start every backend's process; the first time, measure what each backend can do at most."""
+        for backend in self._backends:
+            self._start(backend)
+        for backend in self._backends:
+            if self._opened(backend) is None:
+                continue
+            if self._run.plan.ceilings and backend not in self._run.with_ceilings:
+                self._run.with_ceilings.add(backend)
+                self._measure_backend(backend)
+        if self._run.plan.ceilings:
+            self._make_ceilings()
+
+    def _start(self, backend: str) -> None:
+        python = self._run.plan.python_for(backend)
+        process = BackendProcess(backend, self._setting, python, self._traffic, self._run.on_phase)
+        try:
+            self._processes[backend] = self._stack.enter_context(process)
+        except WorkerUnavailableError as error:
+            self._broken[backend] = failure_of(error)
+
+    def _opened(self, backend: str) -> BackendProcess | None:
+        """The backend's process with its device open, started again if it has died; None if it cannot be had."""
+        if backend in self._broken:
+            return None
+        process = self._processes.get(backend)
+        if process is not None and process.alive and process.device is not None:
+            return process
+        try:
+            if process is None or not process.alive:
+                self._start(backend)
+            if backend in self._broken:
+                return None
+            process = self._processes[backend]
+            self._run.progress.cell(backend, "", self.number, "starting")
+            process.open()
+        except FailedError as error:
+            self._broken[backend] = error.failure
+            return None
+        except BROKEN as error:
+            self._broken[backend] = failure_of(error)
+            return None
+        return process
+
+    # Ceilings
+
+    def _measure_backend(self, backend: str) -> None:
+        """A failure is a row as well, and the works go on."""
+        run, process = self._run, self._processes[backend]
+        limit_s = run.timeouts.other_s
+        try:
+            command = MeasureBackend(run.plan.rigor != "high")
+            answer = process.ask(command, Ceilings, limit_s, "measuring its ceilings")
+        except FailedError as error:
+            run.keep(self._failed_ceilings(backend, error.failure))
+        except BROKEN as error:
+            run.keep(self._failed_ceilings(backend, failure_of(error)))
+        else:
+            for row in ceiling_rows(answer, run.run_id, backend, self.number, run.plan.threads):
+                run.keep(row)
+
+    def _failed_ceilings(self, backend: str, failure: Failure) -> Row:
+        run = self._run
+        return failed_ceilings(
+            run.run_id, backend, self.number, run.plan.threads, failure.status, failure.reason
+        )
+
+    def _make_ceilings(self) -> None:
+        """A process for the ceilings of each device class that takes part; it starts with the first turn."""
+        run = self._run
+        best = {(row.work, device_class(row.backend)): row for _, row in best_ceilings(run.rows)}
+        for backend in self._backends:
+            device, process = device_class(backend), self._processes.get(backend)
+            opened = process.device if process is not None else None
+            if device in self._ceilings and device == "cpu":
+                continue
+            one = CeilingProcess(
+                self._setting, traffic=self._traffic, note=run.progress.note, on_phase=run.on_phase
+            )
+            if device == "cpu":
+                one.products = run.products
+            else:
+                link = opened.memory_ceiling if opened is not None else ""
+                fastest = best.get((link, device))
+                known = self._ceilings.get(device)
+                if fastest is None or (known is not None and link in known.variants):
+                    continue
+                one.backend, one.python = fastest.backend, run.plan.python_for(fastest.backend) or ""
+                variant = str(fastest.config.get("variant", ""))
+                one.variants = {**(known.variants if known is not None else {}), link: variant}
+            self._ceilings[device] = one
+        for one in self._ceilings.values():
+            self._stack.enter_context(one)
+
+    def _keep_ceilings(self, device: str, one: CeilingProcess) -> None:
+        run = self._run
+        backend = one.backend or device
+        about = (run.run_id, backend, self.number, run.plan.threads)
+        for row in turned_rows(one.moments, one.units, one.seen_variants, *about):
+            run.keep(row)
+        if one.failure is not None:
+            run.keep(failed_ceilings(*about, one.failure.status, one.failure.reason))
+
+    def _due(self, spec: str, backend: str) -> tuple[str, ...]:
+        """The ceilings that take turns with a work: bandwidth, and peaks of its arithmetic where they can bind."""
+        run, work = self._run, parse(spec)
+        process = self._processes.get(backend)
+        link = process.device.memory_ceiling if process is not None and process.device is not None else "read"
+        row = Row(run.run_id, "case", backend, spec, "ok", threads=run.plan.threads, memory_ceiling=link)
+        limits = limits_of(row, run.rows)
+        if limits.read_bytes_per_s is None or limits.compute_flops_per_s is None:
+            return (link, *compute_ceilings(spec))
+        bytes_s = work.traffic.total_bytes / limits.read_bytes_per_s
+        return (
+            (link, *compute_ceilings(spec))
+            if work.flops / limits.compute_flops_per_s >= BINDS * bytes_s
+            else (link,)
+        )
+
+    # Works
+
+    def play(self, spec: str, backends: Sequence[str], pace: Pace) -> None:
+        """All backends on a work, in as many groups as memory demands; every outcome becomes a row."""
+        start, taken, playing_s, rounds = time.perf_counter(), 0, 0.0, 0
+        waiting = self._rng.sample(list(backends), len(backends))
+        while waiting:
+            group, waiting = self._gather(spec, waiting)
+            if not group:
+                continue
+            for device in {device_class(one.backend) for one in group} & self._ceilings.keys():
+                names = [
+                    n
+                    for one in group
+                    if device_class(one.backend) == device
+                    for n in self._due(spec, one.backend)
+                ]
+                self._ceilings[device].names = tuple(dict.fromkeys(names))
+            began = time.perf_counter()
+            try:
+                done = self._rounds(group, pace, taken)
+            except KeyboardInterrupt:
+                self._finish(group, further=False)
+                raise
+            playing_s += time.perf_counter() - began
+            taken, rounds = taken + done, max(rounds, done)
+            self._finish(group)
+        self._run.progress.worked(spec, self.number)
+        around_s = time.perf_counter() - start - playing_s
+        self._run.minutes.learn(spec, around_s, playing_s / rounds if rounds else None)
+
+    def _gather(self, spec: str, waiting: Sequence[str]) -> tuple[list[Contestant], list[str]]:
+        """Prepare one backend after the other, as long as memory lasts; those that have to wait for the next group."""
+        group: list[Contestant] = []
+        later: list[str] = []
+        for backend in waiting:
+            if group and not self._fits(backend, parse(spec)):
+                later.append(backend)
+                continue
+            found = self._prepared(backend, spec)
+            if isinstance(found, Contestant):
+                group.append(found)
+            elif found.status == "oom" and group:
+                later.append(backend)
+            else:
+                self._keep_failure(backend, spec, found)
+        return group, later
+
+    def _fits(self, backend: str, work: Work) -> bool:
+        known = self._run.sizes.get((backend, work.spec))
+        need = COPIES * work.footprint_bytes if known is None else known
+        return need <= FREE_SHARE * available_memory_bytes()
+
+    def _prepared(self, backend: str, spec: str) -> Contestant | Failure:
+        process = self._opened(backend)
+        if process is None:
+            return self._broken[backend]
+        self._run.progress.cell(backend, spec, self.number, "preparing")
+        try:
+            one = process.prepare(0, spec)
+        except FailedError as error:
+            if error.failure.status == "oom":
+                process.__exit__(None, None, None)  # a fresh process has nothing left of what was too much
+            return error.failure
+        except BROKEN as error:
+            return failure_of(error)
+        size = one.prepared.resident_bytes + one.prepared.slots * one.prepared.footprint_bytes
+        self._run.sizes[backend, spec] = size
+        one.turns += self._run.left_turns.get((backend, self.number, spec), ())
+        return one
+
+    def _rounds(self, group: Sequence[Contestant], pace: Pace, first: int) -> int:
+        run = self._run
+        before = [turn for one in group for turn in one.turns]
+        first = max([first, *(turn.round + 1 for turn in before)])
+        process = max((turn.process + 1 for turn in before), default=0)
+
+        def keep(one: Contestant, turn: StoredTurn) -> None:
+            run.journal.add(one.backend, self.number, one.work, turn)
+            run.progress.turn(one.backend, one.work, self.number, turn)
+
+        return play(group, self._ceilings, pace, self._rng, run.began, keep, first, process)
+
+    def _finish(self, group: Sequence[Contestant], further: bool = True) -> None:
+        """Check each again and write its row, then give back what it holds. `further`: figures of another kind too."""
+        for one in group:
+            hot = long = None
+            if further and one.turns:
+                hot = one.take_turn(hot=True) if one.prepared.slots > 1 else None
+                device = one.process.device
+                long = (
+                    one.take_turn(seconds=DEVICE_QUEUE_S)
+                    if device is not None and device.accelerator
+                    else None
+                )
+            checked = one.check() if one.turns else None
+            about = self._about(one.backend, one.work, one)
+            if checked is not None:
+                self._run.keep(measured_row(one, checked, about, hot, long))
+            elif one.failure is not None:
+                self._run.keep(failed_row(about, one.failure, one.turns))
+        for one in group:
+            one.process.release(one.number)
+        self._run.journal.clear()
+
+    def _keep_failure(self, backend: str, spec: str, failure: Failure) -> None:
+        self._run.keep(failed_row(self._about(backend, spec), failure))
+
+    def _about(self, backend: str, spec: str, one: Contestant | None = None) -> About:
+        run, process = self._run, self._processes.get(backend)
+        return About(
+            run.run_id,
+            backend,
+            spec,
+            self.number,
+            run.plan.threads,
+            run.plan.seed,
+            process.device if process is not None else None,
+            one.prepared if one is not None else None,
+        )

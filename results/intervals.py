@@ -1,0 +1,55 @@
+"""Intervals over processes, few as they are: Student's t of the logarithms.
+
+>>> interval([1.00e-3, 1.02e-3, 0.99e-3])
+(0.00096..., 0.00104...)
+
+Times and ratios are positive and their errors multiply, so logarithms are what is near normal. Resampling three
+processes cannot give an interval that covers more than 75 % of the time; t with two degrees of freedom does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log, sqrt
+
+import numpy as np
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than two.
+
+    The median of the values lies in it, which is what is reported beside it.
+    """
+    if len(values) < 2:
+        return None
+    logs = np.log(values)
+    half = _quantile(len(logs) - 1) * float(logs.std(ddof=1)) / sqrt(len(logs))
+    middle, median = float(logs.mean()), float(np.median(logs))
+    return exp(min(middle - half, median)), exp(max(middle + half, median))
+
+
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float] | None:
+    """The same of a ratio whose two sides are independent (Welch, The generalization of Student's problem, 1947).
+
+    None with fewer than two values on a side.
+    """
+    if min(len(numerators), len(denominators)) < 2:
+        return None
+    a, b = np.log(numerators), np.log(denominators)
+    parts = [float(side.var(ddof=1)) / len(side) for side in (a, b)]
+    spread = sum(parts)
+    weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
+    freedom = spread**2 / weights if weights > 0 else len(a) + len(b) - 2
+    half = _quantile(freedom) * sqrt(spread)
+    middle, median = (
+        float(a.mean() - b.mean()),
+        log(float(np.median(numerators)) / float(np.median(denominators))),
+    )
+    return exp(min(middle - half, median)), exp(max(middle + half, median))
+
+
+def _quantile(freedom: float) -> float:
+    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))

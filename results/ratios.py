@@ -1,0 +1,64 @@
+"""Ratios of times: of turns of the same round where two cases took turns, else of their processes.
+
+>>> ratio_of(rows_of_a, rows_of_b)
+Ratio(value=1.24, ci=(1.21, 1.27), paired=True, processes=3)
+
+What the machine does in a round hits both, so it cancels; what is left differs from process to process, which is what
+the interval is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from membound.results.intervals import interval, ratio_interval
+from membound.results.row import Row
+from membound.results.turns import FEWEST_CLEAN, StoredTurn
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Time of B over time of A; `paired` if both took turns, `processes` that both have."""
+
+    value: float
+    ci: tuple[float, float] | None
+    paired: bool
+    processes: int
+
+
+def ratio_of(a: Sequence[Row], b: Sequence[Row]) -> Ratio:
+    """B's time over A's, all rows measured. Below 1, B is faster."""
+    paired = round_ratios(a, b)
+    if paired:
+        return Ratio(float(np.median(paired)), interval(paired), True, len(paired))
+    left, right = process_medians(a), process_medians(b)
+    value = float(np.median(right)) / float(np.median(left))
+    return Ratio(value, ratio_interval(right, left), False, min(len(left), len(right)))
+
+
+def round_ratios(a: Sequence[Row], b: Sequence[Row]) -> list[float]:
+    """For each replicate of one run in which both took turns: the median over rounds of B's time over A's."""
+    found = []
+    for left, right in product(a, b):
+        if (left.run_id, left.replicate, left.work) == (right.run_id, right.replicate, right.work):
+            rounds = _rounds(left.turns, right.turns)
+            if rounds:
+                found.append(float(np.median(rounds)))
+    return found
+
+
+def _rounds(a: Sequence[StoredTurn], b: Sequence[StoredTurn]) -> list[float]:
+    """Ratios of the rounds that were undisturbed on both sides; of all, where those are too few."""
+    left = {turn.round: turn for turn in a}
+    pairs = [(left[turn.round], turn) for turn in b if turn.round in left]
+    clean = [(x, y) for x, y in pairs if x.clean and y.clean]
+    return [y.time_s / x.time_s for x, y in (clean if len(clean) >= FEWEST_CLEAN else pairs)]
+
+
+def process_medians(rows: Sequence[Row]) -> list[float]:
+    """The median time of each process, seconds a launch; rows without times are left out."""
+    return [float(np.median(row.times_s)) for row in rows if row.times_s]

@@ -1,0 +1,118 @@
+"""A turn as it is stored: one timed burst of a contestant, with the ceilings right before and right after it.
+
+>>> turn = StoredTurn(round=0, at_s=12.5, time_s=1e-3, launches=2, before={"read": 4e10}, after={"read": 5e10})
+>>> turn.ceiling("read"), turn.clean
+(4.5e10, False)
+
+The bandwidth of a shared machine moves within seconds, so a time is compared with the ceilings of its own moment:
+interpolated between its neighbours. Turns of one round are seconds apart at most, so their ratio is that of the
+backends and not of the minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from membound.results.fields import wrong_field
+
+DISTURBED = 0.03
+"""A burst is dirty if its threads waited to run, or others ran, for more than this share of it."""
+FEWEST_CLEAN = 3
+CLEAN_SHARE = 0.5
+"""A process is contended if fewer of its turns than this were undisturbed."""
+INVALID = 0.15
+"""A process none of whose turns was clean is invalid if even its least disturbed ones were disturbed by more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """One burst. Seconds are of a launch, rates of ceilings bytes/s or FLOP/s by their names."""
+
+    round: int
+    """Turns of one work, replicate and round followed each other directly."""
+    at_s: float
+    """Seconds from the beginning of the run to the middle of the burst."""
+    time_s: float
+    launches: int
+    between: float = 0.5
+    """Where the burst stood between the two ceilings, from 0 to 1."""
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    device_s: float | None = None
+    """By the device's own clock, launches queued without waiting; None where it has none."""
+    disturbance: float | None = None
+    """Share of the burst in which its threads waited, or others ran; None where the system does not tell."""
+    retaken_s: list[float] = field(default_factory=list)
+    """Attempts of this turn that were more disturbed."""
+    process: int = 0
+    """Number of the worker process within the replicate: more than one where a killed run was resumed."""
+
+    @property
+    def clean(self) -> bool:
+        """Known to be undisturbed."""
+        return self.disturbance is not None and self.disturbance <= DISTURBED
+
+    def ceiling(self, name: str) -> float | None:
+        """That ceiling at the moment of the burst; None where it did not play."""
+        known = [side[name] for side in (self.before, self.after) if name in side]
+        if len(known) < 2:
+            return known[0] if known else None
+        return known[0] + (known[1] - known[0]) * self.between
+
+    def best_ceiling(self, names: Sequence[str], others: Mapping[str, float]) -> float | None:
+        """The highest of several ceilings at that moment; `others` are of other minutes, for those that did not play."""
+        rates = [self.ceiling(name) or others.get(name) for name in names]
+        return max((rate for rate in rates if rate is not None), default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that are not as they are by default."""
+        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS.get(name, ())}
+
+    @classmethod
+    def from_fields(cls, data: Mapping[str, Any]) -> Self:
+        """A stored turn. Raises ValueError that says what is wrong with a field."""
+        if wrong := wrong_field(cls, data):
+            raise ValueError(wrong)
+        turn = cls(**data)
+        if turn.between > 1 or turn.launches < 1 or turn.time_s <= 0 or turn.device_s == 0:
+            raise ValueError(f"a turn of {turn.time_s:g} s with {turn.launches} launches at {turn.between:g}")
+        if not all((*turn.before.values(), *turn.after.values())):
+            raise ValueError("a ceiling of a turn is 0")
+        return turn
+
+
+_DEFAULTS: dict[str, Any] = {
+    "between": 0.5,
+    "before": {},
+    "after": {},
+    "device_s": None,
+    "disturbance": None,
+    "retaken_s": [],
+    "process": 0,
+}
+
+
+def usable(turns: Sequence[StoredTurn]) -> list[StoredTurn]:
+    """The clean turns; with fewer than three of them, the least disturbed third (at least 3)."""
+    clean = [turn for turn in turns if turn.clean]
+    if len(clean) >= FEWEST_CLEAN:
+        return clean
+    ranked = sorted(turns, key=lambda turn: turn.disturbance or 0.0)
+    return ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]
+
+
+def grade_of(turns: Sequence[StoredTurn]) -> tuple[str, list[str]]:
+    """Was a process disturbed while its turns were taken: (grade of `row.GRADES`, reasons)."""
+    seen = [turn.disturbance for turn in turns]
+    if not seen or None in seen:
+        return "unknown", ["waiting threads cannot be counted"]
+    clean = sum(turn.clean for turn in turns)
+    if clean >= CLEAN_SHARE * len(turns):
+        return "clean", []
+    least = sorted(d for d in seen if d is not None)[: max(FEWEST_CLEAN, len(seen) // 3)]
+    dirty = f"{len(turns) - clean} of {len(turns)} turns disturbed"
+    if not clean and least[len(least) // 2] > INVALID:
+        return "invalid", [f"{dirty}, the best ones by {least[len(least) // 2]:.0%}"]
+    return "contended", [dirty]
