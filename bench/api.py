@@ -27,9 +27,9 @@ from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
-from membound.results.runs import DEFAULT_OUT, rows_of
 from membound.results.stats import summarize
 from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
+from membound.results.stored_runs import DEFAULT_OUT, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd

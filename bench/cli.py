@@ -34,7 +34,7 @@ from membound.bench.commands.options import (
     print_json,
 )
 from membound.errors import MemboundError
-from membound.results.runs import DEFAULT_OUT
+from membound.results.stored_runs import DEFAULT_OUT
 from membound.version import __version__
 
 app = typer.Typer(
@@ -183,7 +183,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show stored runs: ceilings, then each work with its backends, fastest first."""
-    from membound.results.runs import rows_of
+    from membound.results.stored_runs import rows_of
 
     _one_format(as_json, as_markdown)
     rows = rows_of(run, out)

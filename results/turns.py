@@ -112,7 +112,7 @@ def grade_of(turns: Sequence[StoredTurn]) -> tuple[str, list[str]]:
     if clean >= CLEAN_SHARE * len(turns):
         return "clean", []
     least = sorted(d for d in seen if d is not None)[: max(FEWEST_CLEAN, len(seen) // 3)]
-    dirty = f"{len(turns) - clean} of {len(turns)} turns disturbed"
+    dirty = f"disturbed turns: {len(turns) - clean} of {len(turns)}"
     if not clean and least[len(least) // 2] > INVALID:
         return "invalid", [f"{dirty}, the best ones by {least[len(least) // 2]:.0%}"]
     return "contended", [dirty]

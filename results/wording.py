@@ -36,6 +36,11 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in %; ``–`` for None."""
+    return "–" if share is None else f"{share:.0%}"
+
+
 def rate(value: float, unit: str) -> str:
     """A ceiling's figure: bytes/s in GB/s, FLOP/s with a prefix, seconds as a duration."""
     if unit == "s":

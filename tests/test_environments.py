@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
 def nothing_installed(monkeypatch):
     """Environments are made, and nothing is installed in them; returns what was told."""
     monkeypatch.setattr(environments, "_install", lambda one, tell: tell(f"{len(one.pins)} pins"))
-    monkeypatch.setattr(environments, "CHECK", "import membound.results.runs")
+    monkeypatch.setattr(environments, "CHECK", "import membound.results.stored_runs")
     return []
 
 

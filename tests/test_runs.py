@@ -10,8 +10,8 @@ from rows import case, write
 from membound.backends import registry
 from membound.bench import cli
 from membound.results.row import RowError
-from membound.results.runs import find_run, rows_of
 from membound.results.store import StoreError, load_rows
+from membound.results.stored_runs import find_run, rows_of
 
 
 def stored(folder, name, rows, written_at):

@@ -20,7 +20,7 @@ from membound.bench.commands.options import (
     console,
     print_json,
 )
-from membound.results.runs import DEFAULT_OUT
+from membound.results.stored_runs import DEFAULT_OUT
 
 Html = Annotated[
     Path | None,

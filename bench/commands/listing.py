@@ -21,8 +21,8 @@ from membound.bench.planning.probe import Found, probe
 from membound.kernels.models import MODELS
 from membound.results.roofline import best_ceilings
 from membound.results.row import Row
-from membound.results.runs import stored_runs
 from membound.results.store import load_rows
+from membound.results.stored_runs import stored_runs
 from membound.results.wording import amount, rate
 
 

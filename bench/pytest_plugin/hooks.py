@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _stored(name: str) -> list[Row]:
     """The ceilings of a stored run of this processor. Raises UsageError, StoreError, RowError."""
     from membound.bench.machine.fingerprint import fingerprint
-    from membound.results.runs import rows_of
+    from membound.results.stored_runs import rows_of
 
     found = [row for row in rows_of(name) if row.kind == "ceiling"]
     if not found:
@@ -136,7 +136,7 @@ def _tell(config: pytest.Config, what: str) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the processes of the ceilings."""
-    playing = session.config.stash.get(PLAYING, None)
+    playing: SessionCeilings | None = session.config.stash.get(PLAYING, None)
     if playing is not None:
         session.config.stash[TABLE].moved += playing.close()
 
