@@ -32,7 +32,7 @@ COLUMNS = {
     "replicates_a": "processes of A",
     "replicates_b": "processes of B",
     "time_ratio": "time of B over time of A; below 1, B is faster: the median over rounds where both took turns",
-    "time_ratio_ci": "95 % interval over processes; None with one process on a side",
+    "time_ratio_ci": "95 % interval over processes; None with fewer than three on a side",
     "paired": "True where both took turns in the same rounds, so that what the machine did cancels",
     "differs": "True where the interval excludes 1; None without an interval",
     "note": "why there is no ratio",

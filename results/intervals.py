@@ -16,14 +16,16 @@ import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+FEWEST = 3
+"""Processes below which there is no interval: that of two spans a factor of a hundred and says nothing."""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than two.
+    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than FEWEST.
 
     The median of the values lies in it, which is what is reported beside it.
     """
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return None
     logs = np.log(values)
     half = _quantile(len(logs) - 1) * float(logs.std(ddof=1)) / sqrt(len(logs))
@@ -34,9 +36,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float] | None:
     """The same of a ratio whose two sides are independent (Welch, The generalization of Student's problem, 1947).
 
-    None with fewer than two values on a side.
+    None with fewer than FEWEST values on a side.
     """
-    if min(len(numerators), len(denominators)) < 2:
+    if min(len(numerators), len(denominators)) < FEWEST:
         return None
     a, b = np.log(numerators), np.log(denominators)
     parts = [float(side.var(ddof=1)) / len(side) for side in (a, b)]

@@ -18,7 +18,6 @@ import membound
 from membound.bench.cli import app
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.machine.telemetry import delta, snapshot
-from membound.bench.measure.timing import Budget
 from membound.bench.planning import plan
 from membound.kernels.models import MODELS
 from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse
@@ -256,23 +255,21 @@ def modules(stem: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize(("module", "name", "value"), constants())
 def test_a_number_in_the_docs_is_that_of_the_code(module, name, value):
-    if module == "Budget":
-        actual = getattr(Budget(), name)
-    else:
-        (actual,) = {getattr(m, name) for m in map(importlib.import_module, modules(module, name))}
+    (actual,) = {getattr(m, name) for m in map(importlib.import_module, modules(module, name))}
     assert float(value) == actual
 
 
 @pytest.mark.parametrize(
-    ("name", "replicates", "budget"),
+    ("name", "replicates", "pace"),
     [
-        ("--quick", 1, plan.QUICK_BUDGET),
-        ("default", 3, plan.DEFAULT_BUDGET),
-        ("--rigor high", plan.HIGH_REPLICATES, plan.HIGH_BUDGET),
+        ("--quick", 1, plan.QUICK_PACE),
+        ("default", 3, plan.DEFAULT_PACE),
+        ("--rigor high", plan.HIGH_REPLICATES, plan.HIGH_PACE),
     ],
 )
-def test_budgets_are_those_of_the_code(name, replicates, budget):
-    line = f"| {f'`{name}`' if name.startswith('-') else name} | {replicates} | {budget.warmup_s} | {budget.timing_s} |"
+def test_paces_are_those_of_the_code(name, replicates, pace):
+    shown = f"`{name}`" if name.startswith("-") else name
+    line = f"| {shown} | {replicates} | {pace.rounds} | {pace.seconds} | {pace.least} |"
     assert line in DOCS["measuring.md"]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from membound.results.intervals import FEWEST
 from membound.results.wording import percent, rate, short
 
 MOVED = 0.1
@@ -130,8 +131,8 @@ def _next(timed: Sequence[Line]) -> str:
     if all(line["mbu"] is None for line in timed):
         return "Without ceilings there are no shares and no verdicts: leave out --no-ceilings."
     doubtful = [line for line in timed if line["verdict"] == "inconclusive"]
-    if any(line["replicates"] < 2 for line in timed):
-        return "One process a case has no interval: --replicates 3 gives one."
+    if any(line["replicates"] < FEWEST for line in timed):
+        return f"Fewer than {FEWEST} processes a case give no interval: --replicates {FEWEST} does."
     if doubtful:
         count = f"{len(doubtful)} case{'s are' if len(doubtful) > 1 else ' is'} inconclusive"
         return f"{count}; --rigor high measures until the interval is within 1 %."

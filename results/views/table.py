@@ -229,6 +229,8 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
 
 def _same(reason: str) -> str:
     """A verdict's reason without the figures of one case."""
+    if reason.startswith("between "):
+        return "the interval of the share crosses a threshold"
     return reason.partition(": ")[0] if "ceiling moved" in reason else reason
 
 
@@ -312,7 +314,7 @@ def pair(line: dict[str, Any]) -> str:
 def winner(line: dict[str, Any]) -> str:
     """Who is faster, as far as the interval says."""
     if line["differs"] is None:
-        return "one process"
+        return "too few processes"
     if not line["differs"]:
         return "same within error"
     return "B faster" if line["time_ratio"] < 1 else "A faster"
@@ -347,7 +349,7 @@ def duel_view(lines: Sequence[dict[str, Any]]) -> Group:
 
 
 def half_width(line: dict[str, Any]) -> str:
-    """Half of the 95 % interval of the share of the limit, of the time where there is none; ``–`` with one process."""
+    """Half of the 95 % interval of the share of the limit, of the time where there is none; ``–`` with too few processes."""
     ci, middle = (line["of_bound_ci"], line["of_bound"]) if line["turns"] else (None, None)
     if ci is None:
         ci, middle = line["time_ci_s"], line["time_s"]
