@@ -166,7 +166,7 @@ def test_the_catalogue_has_what_a_step_binds(options):
 )
 def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
     work, gpu = parse(spec), RecordingGpu(8)
-    monkeypatch.setattr("membound.kernels.cuda.device.gpu.open_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("membound.kernels.cuda.device.driver.open_gpu", lambda ordinal: gpu)
     monkeypatch.setattr("membound.backends.numba.cuda._start", lambda launches: None)
     backend = NumbaCuda()
     backend.open("cuda", 1)

@@ -66,11 +66,11 @@ class NumbaCuda(Backend):
         kind, _, index = base.partition(":")
         if kind != "cuda" or not (index or "0").isdigit():
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
-        module = _import("device.gpu")
+        driver = _import("device.driver")
         try:
             self._ordinal = int(index or 0)
-            self._gpu = module.open_gpu(self._ordinal)
-        except module.GpuError as error:
+            self._gpu = driver.open_gpu(self._ordinal)
+        except driver.GpuError as error:
             raise _no_gpu(error) from None
         self._graph = "graph" in variants
         gpu = self._gpu
@@ -143,7 +143,7 @@ class NumbaCuda(Backend):
         """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.instruments.co_runner."""
         from membound.kernels.cuda.instruments.co_runner import GpuThief
 
-        gpu = _import("device.gpu").open_gpu(self._ordinal)
+        gpu = _import("device.driver").open_gpu(self._ordinal)
         return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
