@@ -18,7 +18,7 @@ from membound.kernels.cpu.instruments.free_compute import (
     refusal,
 )
 from membound.kernels.cpu.matmul.grouping import grouping
-from membound.kernels.cpu.simd import AVX512, LANES
+from membound.kernels.cpu.simd.features import AVX512, LANES
 from membound.kernels.inputs import make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Step, Work
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8, tile_configuration
 from membound.kernels.cpu.instruments import tile_peak
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8, tile_configuration
 from membound.kernels.inputs import from_bf16
 
 

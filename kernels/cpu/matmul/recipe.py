@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
-from membound.kernels.cpu.simd import AMD, AVX512, BF16_DOT, LANES, REGISTERS
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
 from membound.kernels.work import FORMATS
 
 BLOCK = 128
