@@ -16,7 +16,8 @@ from membound.kernels.cuda.device import cubins
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.matmul import linear
 from membound.kernels.cuda.step.step import prepare_step
-from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 

@@ -20,7 +20,6 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 MOST_LINES = 400
 LONG = {
-    "kernels/work.py": "the one file in which a work, its bytes and its FLOPs are defined",
     "tests/test_cli.py": "every command with every kind of bad input",
     "tests/test_reference.py": "every operation of the reference against a second way to compute it",
 }

@@ -18,9 +18,9 @@ from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.gpu import GpuError
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.instruments import tile_peak
-from membound.kernels.inputs import make_inputs
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 RNG = np.random.default_rng()

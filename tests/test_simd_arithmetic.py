@@ -50,7 +50,7 @@ from membound.kernels.cpu.simd.loads import load, load_bytes, load_next, load_ti
 from membound.kernels.cpu.simd.stores import store, store_tile
 from membound.kernels.cpu.simd.streams import far_starts
 from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros_i32
-from membound.kernels.inputs import from_bf16, to_bf16
+from membound.kernels.weights.formats import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set
 

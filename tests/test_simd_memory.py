@@ -24,7 +24,7 @@ from membound.kernels.cpu.simd.loads import (
 from membound.kernels.cpu.simd.stores import store, store_bf16, store_each, store_grid, store_int8, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch, prefetch_each
 from membound.kernels.cpu.simd.vectors import splat, splat_i32, zeros, zeros_i32
-from membound.kernels.inputs import to_bf16
+from membound.kernels.weights.formats import to_bf16
 
 pytestmark = pytest.mark.instruction_set
 

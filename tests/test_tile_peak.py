@@ -7,7 +7,7 @@ import pytest
 
 from membound.kernels.cpu.instruments import tile_peak
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8, tile_configuration
-from membound.kernels.inputs import from_bf16
+from membound.kernels.weights.formats import from_bf16
 
 
 def test_every_register_is_sixteen_rows_of_64_bytes() -> None:

@@ -41,7 +41,8 @@ from membound.errors import Unsupported
 from membound.kernels import reference
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.inputs import LinearInputs, make_inputs
+from membound.kernels.inputs import LinearInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Work, parse
 
 Tell = Callable[[str], None]

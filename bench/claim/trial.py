@@ -36,7 +36,7 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.instruments.co_runner import Thief
-from membound.kernels.inputs import make_inputs, slots_to_defeat
+from membound.kernels.seeded import make_inputs, slots_to_defeat
 from membound.kernels.work import Prefill, Step
 from membound.results.claim.observation import NO_TIME, SKIPPED
 

@@ -28,7 +28,8 @@ from membound.bench.measure.check import cached_reference, error_of, first_token
 from membound.bench.measure.timing import Budget, Samples, launch_once, measure
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, ModelInputs, make_inputs, slots_to_defeat
+from membound.kernels.inputs import Inputs, ModelInputs
+from membound.kernels.seeded import make_inputs, slots_to_defeat
 from membound.kernels.work import Work, parse
 from membound.results.row import Row
 

@@ -21,7 +21,8 @@ from membound.bench.measure.check import error_of
 from membound.bench.measure.turns import Turn, take_turn
 from membound.errors import MemboundError
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Work
 
 BURST_S = 2e-3

@@ -43,7 +43,8 @@ from membound.kernels.cpu.simd.loads import load, load_each, load_next
 from membound.kernels.cpu.simd.stores import store, store_grid
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each, row_starts
 from membound.kernels.cpu.simd.vectors import splat, tile_of_columns, zeros
-from membound.kernels.work import FORMATS, DecodeAttention, Linear, Work
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.work import DecodeAttention, Linear, Work
 
 CHAINS = 8
 """Two units times a latency of four cycles. Fewer cannot reach the peak: with four, the knee of float32

@@ -34,7 +34,7 @@ from membound.kernels.cpu.simd.loads import load_each, load_next, load_tile
 from membound.kernels.cpu.simd.stores import store_each, store_tile
 from membound.kernels.cpu.simd.streams import prefetch_each
 from membound.kernels.cpu.simd.vectors import splat, zeros, zeros_i32
-from membound.kernels.inputs import to_bf16
+from membound.kernels.weights.formats import to_bf16
 
 F32 = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
 from membound.kernels.cpu.simd.loads import load, load_part
 from membound.kernels.cpu.simd.stores import store_bf16, store_int8
 from membound.kernels.cpu.simd.vectors import splat, splat_i32
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 FEW_ROWS = 4
 """Up to so many rows one thread is done sooner than others have woken."""

@@ -24,7 +24,7 @@ from membound.kernels.cpu.simd.loads import load_bytes_each, load_each, load_nex
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
 from membound.kernels.cpu.simd.vectors import zeros
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 X_BLOCK_BYTES = 16 << 10
 """A block of x of up to this size stays in the first-level cache while several panels meet it."""

@@ -20,7 +20,7 @@ from membound.kernels.cpu.simd.loads import load_bytes_each, load_each
 from membound.kernels.cpu.simd.stores import store_grid
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
 from membound.kernels.cpu.simd.vectors import zeros
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 COLUMNS_A_ROUND = 4
 """Columns between two tests for the end. Where a load holds several, one load: 2-4 % faster than two (bfloat16, one row

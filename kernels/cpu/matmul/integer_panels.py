@@ -27,7 +27,7 @@ from membound.kernels.cpu.simd.loads import (
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
 from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros, zeros_i32
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 
 def make_integer(recipe: Recipe) -> Any:

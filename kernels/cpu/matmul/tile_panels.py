@@ -26,7 +26,7 @@ from membound.kernels.cpu.simd.amx import (
     tile_configuration,
 )
 from membound.kernels.cpu.simd.streams import far_starts, prefetch
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 STEPS = 8
 """64-byte steps of k in a block of x: 8 × 64 rows × 64 bytes = 32 KiB."""
