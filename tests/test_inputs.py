@@ -80,7 +80,7 @@ def digest(threads):
     code = f"""
 import zlib, numba
 numba.set_num_threads({threads})
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 for weight in ("f32", "bf16", "f16", "int8", "int4g32"):
     w = make_inputs(parse(f"linear:n=37,k=96,weight={{weight}}"), 5, 2).weight(1)

@@ -37,7 +37,7 @@ class LayerWeights:
 
 
 class WeightSource(Protocol):
-    """Where a model's numbers come from: the generator here, or a checkpoint."""
+    """Where a model's numbers come from: a generator, or a checkpoint."""
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
