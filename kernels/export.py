@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.errors import MemboundError
-from membound.kernels.inputs import LayerWeights, ModelInputs
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
+from membound.kernels.weights.layers import LayerWeights
 
 DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}
 """Weight format to its names in safetensors and in config.json."""

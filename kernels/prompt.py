@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from membound.kernels.inputs import I64, Inputs, KVCache, ModelInputs
+from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.reference import (
     F64,
     append,
@@ -31,6 +31,8 @@ from membound.kernels.reference import (
     project,
     store_cache,
 )
+from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.layers import I64
 from membound.kernels.work import Prefill, Step
 
 Caches = list[KVCache]

@@ -16,20 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.inputs import (
-    AttentionInputs,
-    Inputs,
-    KVCache,
-    LayerWeights,
-    LinearInputs,
-    ModelInputs,
-    Weight,
-    dequantize,
-    from_bf16,
-    to_bf16,
-)
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.weights import fp8
+from membound.kernels.weights.formats import KVCache, Weight, dequantize, from_bf16, to_bf16
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 F64 = npt.NDArray[np.float64]

@@ -13,8 +13,9 @@ import pytest
 from membound.kernels import reference
 from membound.kernels.cpu.attention.decode import attend, attention_kernel
 from membound.kernels.cpu.matmul.grouping import Grouping, grouping
-from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES
-from membound.kernels.inputs import KVCache, random_cache
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
+from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.generate import random_cache
 
 rng = np.random.default_rng()  # fresh inputs at every run
 F32 = npt.NDArray[np.float32]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -315,6 +316,13 @@ def test_the_file_tree_names_every_room():
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_names_of_the_package_can_be_imported():
+    named = set(re.findall(r"`(membound(?:\.\w+)+)`", "\n".join((README, *DOCS.values()))))
+    assert "membound.kernels.inputs.dequantize" in named
+    for name in named:
+        pkgutil.resolve_name(name)  # raises where there is no such thing
 
 
 def test_the_changelog_keeps_its_format():

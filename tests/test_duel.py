@@ -17,7 +17,8 @@ from membound.bench.measure.contestant import ColdMemory, Contestant
 from membound.bench.measure.turns import Turn
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Step, Work, parse
 
 CACHE = 1 << 20

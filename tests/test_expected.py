@@ -10,8 +10,8 @@ import pytest
 from membound.backends.api import Tokens
 from membound.bench.measure.check import LOGIT_SPREAD, error_of, first_tokens, token_error
 from membound.kernels import reference
-from membound.kernels.inputs import make_inputs
 from membound.kernels.prompt import scores
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 STEP = "step:model=tiny,batch=2,context=24,weight=bf16,kv=bf16,cache=prompt"

@@ -4,21 +4,28 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels.inputs import (
+from membound.kernels.seeded import make_inputs, slots_to_defeat
+from membound.kernels.weights import fp8
+from membound.kernels.weights.formats import (
+    FORMATS,
+    KV_FORMATS,
     Weight,
     dequantize,
     from_bf16,
-    make_inputs,
     quantize,
-    random_cache,
-    random_weight,
-    slots_to_defeat,
     to_bf16,
     unpack_int4,
 )
-from membound.kernels.weights import fp8
-from membound.kernels.weights.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
-from membound.kernels.work import FORMATS, KV_FORMATS, Linear, Step, parse
+from membound.kernels.weights.generate import (
+    fill_bf16,
+    fill_bytes,
+    fill_f16,
+    fill_f32,
+    fill_fp8,
+    random_cache,
+    random_weight,
+)
+from membound.kernels.work import Linear, Step, parse
 
 DTYPES = {
     "f32": np.float32,
@@ -73,7 +80,7 @@ def digest(threads):
     code = f"""
 import zlib, numba
 numba.set_num_threads({threads})
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 for weight in ("f32", "bf16", "f16", "int8", "int4g32"):
     w = make_inputs(parse(f"linear:n=37,k=96,weight={{weight}}"), 5, 2).weight(1)

@@ -8,8 +8,8 @@ import pytest
 from membound.backends.numba.cpu import MOST_ROWS, NumbaCpu
 from membound.errors import BackendUnavailable
 from membound.kernels.cpu.compile import ThreadingError
-from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 

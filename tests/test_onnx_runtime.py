@@ -19,15 +19,11 @@ from membound.backends.onnx_runtime.backend import OnnxRuntime
 from membound.backends.onnx_runtime.graph import linear_graph
 from membound.backends.registry import create
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
-from membound.kernels.inputs import (
-    AttentionInputs,
-    Inputs,
-    ModelInputs,
-    make_inputs,
-    quantize,
-)
+from membound.kernels.inputs import AttentionInputs, Inputs, ModelInputs
 from membound.kernels.models import get_model
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import quantize
 from membound.kernels.weights.random_model import RandomSource
 from membound.kernels.work import Linear, Work, parse
 

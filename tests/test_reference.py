@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.inputs import KVCache, dequantize, from_bf16, make_inputs, random_weight, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
     append,
@@ -24,8 +23,11 @@ from membound.kernels.reference import (
     store_cache,
     tolerance,
 )
+from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
-from membound.kernels.work import FORMATS, KV_FORMATS, parse
+from membound.kernels.weights.formats import FORMATS, KV_FORMATS, KVCache, dequantize, from_bf16, to_bf16
+from membound.kernels.weights.generate import random_weight
+from membound.kernels.work import parse
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from simd_probes import floats, ints, probe, result, signed, stored
 
-from membound.kernels.cpu.simd import (
-    LANES,
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
     broadcast_next,
-    far_starts,
     load,
     load_bytes,
     load_bytes_each,
@@ -20,21 +19,12 @@ from membound.kernels.cpu.simd import (
     load_next,
     load_part,
     load_tile,
-    prefetch,
-    prefetch_each,
-    splat,
-    splat_i32,
-    store,
-    store_bf16,
-    store_each,
-    store_grid,
-    store_int8,
-    store_tile,
     widen_at,
-    zeros,
-    zeros_i32,
 )
-from membound.kernels.inputs import to_bf16
+from membound.kernels.cpu.simd.stores import store, store_bf16, store_each, store_grid, store_int8, store_tile
+from membound.kernels.cpu.simd.streams import far_starts, prefetch, prefetch_each
+from membound.kernels.cpu.simd.vectors import splat, splat_i32, zeros, zeros_i32
+from membound.kernels.weights.formats import to_bf16
 
 pytestmark = pytest.mark.instruction_set
 

@@ -9,9 +9,9 @@ import pytest
 
 from membound.kernels import models
 from membound.kernels.cpu.step.packed_model import PackedModel
-from membound.kernels.inputs import make_inputs
 from membound.kernels.models import Model
 from membound.kernels.reference import relative_error, step
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 # float32 arithmetic alone; int8 adds an activation that falls on the other side of a rounding boundary

@@ -22,8 +22,10 @@ from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.variants import Variants
 from membound.bench.measure.timing import Budget, measure
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels.inputs import Weight, dequantize, make_inputs, random_weight
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import Weight, dequantize
+from membound.kernels.weights.generate import random_weight
 from membound.kernels.work import parse
 
 

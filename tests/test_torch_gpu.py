@@ -10,8 +10,8 @@ from membound.backends.pytorch.device import accelerator_kind
 from membound.bench.ceilings.device import measure_device_ceilings
 from membound.bench.machine.counters import device_delta, open_counters
 from membound.bench.measure.timing import Budget, measure
-from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 pytestmark = pytest.mark.gpu

@@ -18,7 +18,7 @@ from membound.bench.claim.player import Outcome, Player
 from membound.bench.claim.trial import Trial, run_trial
 from membound.bench.measure.contestant import ColdMemory, Contestant
 from membound.bench.measure.turns import Turn
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Step
 from membound.results.claim.observation import NO_TIME, SKIPPED
 

@@ -24,7 +24,8 @@ from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent
 from membound.kernels import reference
 from membound.kernels.export import export_model
-from membound.kernels.inputs import ModelInputs, make_inputs
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import RunWriter

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from membound.backends.api import Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cpu.compile import ThreadingError, set_threads
-from membound.kernels.cpu.simd import INSTRUCTION_SET
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 

@@ -49,7 +49,7 @@ class NumbaCuda(Backend):
     @classmethod
     def devices(cls) -> Sequence[str]:
         """Every GPU that the driver has, plain and with graphs. Raises BackendUnavailable."""
-        driver = _import("driver")
+        driver = _import("device.driver")
         try:
             count = driver.count()
         except RuntimeError as error:
@@ -66,11 +66,11 @@ class NumbaCuda(Backend):
         kind, _, index = base.partition(":")
         if kind != "cuda" or not (index or "0").isdigit():
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
-        module = _import("gpu")
+        driver = _import("device.driver")
         try:
             self._ordinal = int(index or 0)
-            self._gpu = module.open_gpu(self._ordinal)
-        except module.GpuError as error:
+            self._gpu = driver.open_gpu(self._ordinal)
+        except driver.GpuError as error:
             raise _no_gpu(error) from None
         self._graph = "graph" in variants
         gpu = self._gpu
@@ -82,14 +82,14 @@ class NumbaCuda(Backend):
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, DecodeAttention | LatentAttention):
-            return _told(_import("attention_plan").unsupported_attention(work))
+            return _told(_import("attention.plan").unsupported_attention(work))
         if isinstance(work, Linear):
-            return _too_many(work.m) or _told(_import("linear").unsupported(work.act))
-        return _too_many(work.batch) or _told(_import("step").unsupported_step(work))
+            return _too_many(work.m) or _told(_import("matmul.linear").unsupported(work.act))
+        return _too_many(work.batch) or _told(_import("step.step").unsupported_step(work))
 
     def add_arithmetic(self, work: Work, fmas: int) -> None:
         """One row of x, or decode attention over a 16-bit cache: see membound.kernels.cuda.instruments.free_compute."""
-        reason = _told(_import("free_compute").refusal(work))
+        reason = _told(_import("instruments.free_compute").refusal(work))
         if reason is not None:
             raise Unsupported(reason)
         self._extra_fmas = fmas
@@ -143,7 +143,7 @@ class NumbaCuda(Backend):
         """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.instruments.co_runner."""
         from membound.kernels.cuda.instruments.co_runner import GpuThief
 
-        gpu = _import("gpu").open_gpu(self._ordinal)
+        gpu = _import("device.driver").open_gpu(self._ordinal)
         return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:

@@ -26,7 +26,8 @@ from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step
 
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
-    from membound.kernels.inputs import F32, Inputs
+    from membound.kernels.inputs import Inputs
+    from membound.kernels.weights.formats import F32
     from membound.kernels.work import Work
 
 SUFFIX = "ExecutionProvider"
@@ -92,7 +93,7 @@ class OnnxRuntime(Backend):
 
     def _probe(self) -> None:
         """Multiply once: a provider can be listed and yet lack the libraries that it needs."""
-        from membound.kernels.inputs import make_inputs
+        from membound.kernels.seeded import make_inputs
 
         work = Linear(8, 8, weight="f32")
         try:

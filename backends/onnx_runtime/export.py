@@ -29,9 +29,11 @@ from torch.onnx import ops
 from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph
 from membound.backends.pytorch.linear import FormatLinear
 from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
-from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 PLACEHOLDER = "membound"

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from membound.kernels.inputs import F32, Weight, dequantize
-from membound.kernels.work import FORMATS, DecodeAttention
+from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize
+from membound.kernels.work import DecodeAttention
 
 Array = npt.NDArray[Any]
 

@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
-from membound.kernels.inputs import KVCache
 from membound.kernels.models import Model
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import KVCache
 
 DecodeForm = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membound.backends.pytorch.device import has_operator
-from membound.kernels.inputs import F32, Weight, unpack_int4
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import F32, FORMATS, Weight, unpack_int4
 
 FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 

@@ -33,8 +33,10 @@ from membound.backends.pytorch.attention import (
     make_cache,
 )
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
-from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]

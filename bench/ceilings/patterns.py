@@ -20,10 +20,10 @@ import numpy as np
 
 from membound.bench.measure.turns import Turn, usable
 from membound.errors import MemboundError
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.instruments import stream, tile_peak
-from membound.kernels.cpu.simd import BF16_DOT, LANES
-from membound.kernels.inputs import from_bf16
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import BF16_DOT, LANES
+from membound.kernels.weights.formats import from_bf16
 
 WINDOWS, FEWEST_WINDOWS = 32, 6
 """A rotation's windows at most and at least: so short that some are undisturbed on a machine that others use too."""

@@ -25,7 +25,8 @@ def export_model(
     config.json, a small tokenizer and safetensors: any engine can load it, and membound too, as model=DIR.
     """
     from membound.kernels.export import ExportError, export_model
-    from membound.kernels.inputs import ModelInputs, make_inputs
+    from membound.kernels.inputs import ModelInputs
+    from membound.kernels.seeded import make_inputs
     from membound.kernels.work import parse
 
     inputs = make_inputs(parse(spec), seed)

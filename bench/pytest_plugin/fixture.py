@@ -42,7 +42,8 @@ from membound.bench.planning.suites import check_memory, check_weights
 from membound.bench.pytest_plugin.between import Between
 from membound.bench.pytest_plugin.rotation import Rotation
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs, slots_to_defeat
 from membound.kernels.work import parse
 from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class
@@ -125,7 +126,7 @@ class BandwidthBenchmark:
         return self.table.threads
 
     def inputs(self, work: str, device: Device | None = None) -> Inputs:
-        """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
+        """Seeded inputs of a work (`kernels/seeded.py`), with as many input sets as defeat the device's cache.
 
         Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError with the
         bytes that are needed where they do not fit memory, or where a model folder is damaged.

@@ -22,7 +22,8 @@ from membound.kernels.cuda.instruments.tile_peak import tile_kernel
 from membound.kernels.cuda.matmul.linear import plan_linear, unsupported
 from membound.kernels.cuda.step.elementwise import activation_kernel, copy_kernel, norm_kernel
 from membound.kernels.cuda.step.step import unsupported_step
-from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
+from membound.kernels.operations import LATENT_VALUE_DIM
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 H100_MULTIPROCESSORS = 132
 """Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""

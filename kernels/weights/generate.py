@@ -1,20 +1,32 @@
-"""Random bits at memory speed: splitmix64 of a counter, compiled, the same for any number of threads.
+"""Random weights and caches at memory speed, straight in the stored format, the same for any number of threads.
 
+>>> random_weight("int8", n=8, k=32, stream=stream_of(seed=1, index=0)).values.dtype
+dtype('int8')
 >>> out = np.empty(5, np.float32); fill_f32(out, 42, np.float32(1))   # uniform on ±1
 
-Each function fills a flat array from stream `seed`. splitmix64 is from Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators" (OOPSLA 2014).
+Bits are splitmix64 of a counter, compiled: each `fill_` function fills a flat array from stream `seed`. Sign
+and mantissa are uniform, the exponent geometric, which is close to a uniform distribution; a weight's
+variance is near 1/k. splitmix64 is from Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators" (OOPSLA 2014).
 """
 
 from __future__ import annotations
 
+from math import log2, sqrt
 from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import prange
 
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.weights.formats import F32, FORMATS, KVCache, Weight
+from membound.kernels.weights.layers import I64
+
+# A cache's last key is 2² times as long, so that in some heads nearly all attention is on it and a
+# context that is one token short shows at any length.
+LAST_KEY_DOUBLINGS = 2
 
 
 @numba.njit(inline="always")
@@ -86,3 +98,83 @@ def _float_bits(r: Any, mantissa_bits: Any, top: Any) -> Any:
     down += np.uint32((coin & np.uint32(3)) == 0)
     down += np.uint32((coin & np.uint32(7)) == 0)
     return np.uint16(sign | ((top - down) << mantissa_bits) | mantissa)
+
+
+def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1) -> Weight:
+    """A random W[n, k] of variance near gain²/k; the gain is a power of two."""
+    spread = gain * sqrt(3 / k)  # a uniform distribution on ±spread has variance gain²/k
+    if fmt in ("f32", "bf16", "f16"):
+        return Weight(fmt, n, k, _random_floats(fmt, (n, k), stream, round(log2(spread))))
+    rng = np.random.default_rng(stream)
+    group = FORMATS[fmt].group
+    if fmt == "int8":
+        scales = (rng.random(n, np.float32) * np.float32(0.5) + np.float32(0.75)) * np.float32(spread / 127)
+        return Weight(fmt, n, k, random_int8((n, k), stream), scales)
+    values = np.empty((n, k // 2), np.uint8)
+    fill_bytes(values.reshape(-1), stream)
+    scales16 = (rng.random((n, k // group), np.float32) * np.float32(0.5) + np.float32(0.75)) * np.float32(
+        spread / 8
+    )
+    return Weight(fmt, n, k, values, scales16.astype(np.float16))
+
+
+def random_cache(fmt: str, shape: tuple[int, int, int, int], stream: int) -> KVCache:
+    """A random cache of values within ±1 (the last key ±4), shape [batch, kv_heads, tokens, head_dim]."""
+    streams = (stream_of(stream, 1), stream_of(stream, 2))
+    last = np.s_[:, :, -1]
+    if fmt == "int8":
+        rng = np.random.default_rng(stream)
+        k_scales, v_scales = (
+            (rng.random(shape[:3], np.float32) * np.float32(0.5) + np.float32(0.75)) / np.float32(127)
+            for _ in streams
+        )
+        k_scales[last] *= np.float32(1 << LAST_KEY_DOUBLINGS)
+        return KVCache(
+            fmt, random_int8(shape, streams[0]), random_int8(shape, streams[1]), k_scales, v_scales
+        )
+    k, v = (_random_floats(fmt, shape, s, 0) for s in streams)
+    if fmt == "f32":
+        k.view(np.float32)[last] *= np.float32(1 << LAST_KEY_DOUBLINGS)
+    else:
+        # One more in the exponent doubles a number; codes of fp8 have eight bits, the others sixteen.
+        bits = k.view(np.uint8 if fmt == "fp8" else np.uint16)
+        bits[last] = bits[last] + (LAST_KEY_DOUBLINGS << {"bf16": 7, "f16": 10, "fp8": 3}[fmt])
+    return KVCache(fmt, k, v)
+
+
+def random_int8(shape: tuple[int, ...], stream: int) -> npt.NDArray[np.int8]:
+    """Uniform on -127..127 (−128 is drawn as −127: symmetric formats never hold it)."""
+    values = np.empty(shape, np.int8)
+    fill_bytes(values.view(np.uint8).reshape(-1), stream)
+    return np.maximum(values, np.int8(-127), out=values)
+
+
+def _random_floats(fmt: str, shape: tuple[int, ...], stream: int, exponent: int) -> npt.NDArray[np.generic]:
+    """Values within ±2^exponent."""
+    if fmt == "f32":
+        out32 = np.empty(shape, np.float32)
+        fill_f32(out32.reshape(-1), stream, np.float32(2.0**exponent))
+        return out32
+    if fmt == "fp8":
+        codes = np.empty(shape, np.uint8)
+        fill_fp8(codes.reshape(-1), stream, np.int32(exponent))
+        return codes
+    bits = np.empty(shape, np.uint16)
+    fill = fill_bf16 if fmt == "bf16" else fill_f16
+    fill(bits.reshape(-1), stream, np.int32(exponent))
+    return bits if fmt == "bf16" else bits.view(np.float16)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> F32:
+    """Unit-normal float32."""
+    return rng.standard_normal(shape, np.float32)
+
+
+def prompt_tokens(seed: int, batch: int, count: int, vocab: int) -> I64:
+    """Random token ids [batch, count], the same for the same seed."""
+    return np.random.default_rng((seed, 1 << 21)).integers(0, vocab, (batch, count))
+
+
+def stream_of(seed: int, index: int) -> int:
+    """A 63-bit stream number for (seed, index)."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))

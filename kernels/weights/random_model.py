@@ -10,17 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from membound.kernels.inputs import (
-    F32,
-    I64,
-    LayerWeights,
-    Weight,
-    dequantize,
-    normal,
-    random_weight,
-    stream_of,
-)
 from membound.kernels.models import Model
+from membound.kernels.weights.formats import F32, Weight, dequantize
+from membound.kernels.weights.generate import normal, random_weight, stream_of
+from membound.kernels.weights.layers import I64, LayerWeights
 
 
 @dataclass(frozen=True, slots=True)

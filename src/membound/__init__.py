@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from membound.bench.planning.choice import OptionError
     from membound.bench.planning.suites import PlanError
     from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
-    from membound.kernels.work import SpecError
+    from membound.kernels.operations import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError
     from membound.results.store import StoreError
@@ -53,7 +53,7 @@ _HOMES = {
     "OptionError": "bench.planning.choice",
     "PlanError": "bench.planning.suites",
     "RowError": "results.row",
-    "SpecError": "kernels.work",
+    "SpecError": "kernels.operations",
     "StoreError": "results.store",
     "UnknownBackend": "backends.registry",
     "Unsupported": "errors",

@@ -24,7 +24,7 @@ Those that many modules raise stand here, the others beside what raises them:
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
-    ├── SpecError               kernels.work: a work's spec is malformed
+    ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
     └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row

@@ -27,7 +27,8 @@ from membound.kernels.cpu.attention.values import make_values
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.matmul.parts import make_finish, make_merge, part_size
-from membound.kernels.cpu.simd import LANES, literal_value
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.ir import literal_value
 
 
 def attend(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from membound.kernels.cpu.simd import AMD, AVX2, AVX512, LANES, VNNI
+from membound.kernels.cpu.simd.features import AMD, AVX2, AVX512, LANES, VNNI
 
 BLOCK_TOKENS = 512
 """Tokens whose scores are computed before their softmax: the scores of a block stay in the first-level cache, and

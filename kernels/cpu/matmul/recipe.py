@@ -19,9 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
-from membound.kernels.cpu.simd import AMD, AVX512, BF16_DOT, LANES, REGISTERS
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
+from membound.kernels.weights.formats import FORMATS
 
 BLOCK = 128
 """Columns that meet a group of panels before the next. Measured for 64 rows of float32 and float16: 128 beats 64 by

@@ -14,18 +14,11 @@ from numba import types
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.softmax import exp2
-from membound.kernels.cpu.simd import (
-    LANES,
-    add,
-    divide,
-    load,
-    load_part,
-    maximum,
-    multiply,
-    splat,
-    store,
-    store_bf16,
-)
+from membound.kernels.cpu.simd.arithmetic import add, divide, maximum, multiply
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import load, load_part
+from membound.kernels.cpu.simd.stores import store, store_bf16
+from membound.kernels.cpu.simd.vectors import splat
 
 _LOG2_E = np.float32(1.4426950408889634)
 _GELU = np.float32(2 * 0.7978845608028654)  # twice sqrt(2/pi): tanh(u) = 2·sigmoid(2u) − 1

@@ -23,7 +23,7 @@ from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
-from membound.kernels.inputs import F32
+from membound.kernels.weights.formats import F32
 
 
 class Gains(NamedTuple):

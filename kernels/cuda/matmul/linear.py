@@ -25,7 +25,7 @@ from membound.kernels.cuda.matmul.operands import operands
 from membound.kernels.cuda.matmul.pack import ROWS, pack, padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
 from membound.kernels.cuda.ptx import as_f32, load4, pack_bf16, pack_f16, store4
-from membound.kernels.inputs import Weight
+from membound.kernels.weights.formats import Weight
 
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
