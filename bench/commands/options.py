@@ -42,6 +42,15 @@ Backends = Annotated[
         "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
     ),
 ]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
+]
+
+
+def one_format(as_json: bool, as_markdown: bool) -> None:
+    """Raises BadParameter where both were asked for."""
+    if as_json and as_markdown:
+        raise typer.BadParameter("--json and --markdown exclude each other")
 
 
 def console(stderr: bool = False) -> Console:
