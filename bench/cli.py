@@ -22,6 +22,7 @@ from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
 from membound.bench.commands.export_model import export_model
+from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
 from membound.bench.commands.options import Debug
 from membound.bench.commands.run import run
@@ -31,10 +32,11 @@ from membound.version import __version__
 
 app = typer.Typer(
     name="membound",
+    cls=Group,
+    rich_markup_mode=None,
     help="How close does each backend come to this machine's own limit at LLM decoding?",
     epilog="Start with: membound run --quick. Each command has --help.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
@@ -58,16 +60,16 @@ def root(
     """How close does each backend come to this machine's own limit at LLM decoding?"""
 
 
-app.command("run")(run)
-app.command("show")(show)
-app.command("compare")(compare)
-app.command("list")(list_)
-app.command("duel")(duel)
-app.command("claim")(claim)
-app.command("claim-report")(claim_report)
+app.command("run", cls=Command)(run)
+app.command("show", cls=Command)(show)
+app.command("compare", cls=Command)(compare)
+app.command("list", cls=Command)(list_)
+app.command("duel", cls=Command)(duel)
+app.command("claim", cls=Command)(claim)
+app.command("claim-report", cls=Command)(claim_report)
 app.add_typer(environment_app, name="env")
-app.command("export-model")(export_model)
-app.command("cuda-build")(cuda_build)
+app.command("export-model", cls=Command)(export_model)
+app.command("cuda-build", cls=Command)(cuda_build)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,6 +102,5 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    if message.strip():  # there is none where a command without arguments has shown its help
-        print(f"membound: {' '.join(message.split())}", file=sys.stderr)
+    print(f"membound: {' '.join(message.split())}", file=sys.stderr)
     return 2

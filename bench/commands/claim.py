@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import (
-    MOST_SEED,
     Backends,
     Debug,
     Json,
     Out,
     Pythons,
+    Seed,
     Threads,
     console,
+    number_within,
     print_json,
 )
 from membound.results.runs import DEFAULT_OUT
@@ -39,13 +40,20 @@ def claim(
     backends: Backends = None,
     replicates: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Worker processes of each experiment; default: its sample size."),
+        typer.Option(
+            parser=number_within(1, 1000),
+            metavar="N",
+            help="Worker processes of each experiment, 1 to 1000; default: its sample size.",
+        ),
     ] = None,
     rigor: Annotated[
-        str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
+        str,
+        typer.Option(
+            metavar="LEVEL", help="normal: ten minutes at most; high: 10 processes, however long they take."
+        ),
     ] = "normal",
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
+    seed: Seed = 1,
     pair: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import MOST_SEED, Debug, Json, Threads, console, print_json
+from membound.bench.commands.options import Debug, Json, Seed, Threads, console, number_within, print_json
 
 
 def duel(
@@ -19,11 +19,18 @@ def duel(
     ],
     backends: Annotated[
         list[str],
-        typer.Option("--backends", "-b", help="backend or backend:device, with commas or repeated."),
+        typer.Option(
+            "--backends", "-b", metavar="NAMES", help="backend or backend:device, with commas or repeated."
+        ),
     ],
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Turns of each contestant.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the inputs.")] = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            parser=number_within(1, 10_000), metavar="N", help="Turns of each contestant, 1 to 10000."
+        ),
+    ] = 15,
+    seed: Seed = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

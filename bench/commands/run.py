@@ -13,14 +13,15 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import (
-    MOST_SEED,
     Backends,
     Debug,
     Json,
     Out,
     Pythons,
+    Seed,
     Threads,
     console,
+    number_within,
     print_json,
 )
 from membound.results.runs import DEFAULT_OUT
@@ -37,14 +38,22 @@ def run(
     ] = None,
     backends: Backends = None,
     replicates: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Worker processes a case; default: 3, with --quick 1.")
+        int | None,
+        typer.Option(
+            parser=number_within(1, 1000),
+            metavar="N",
+            help="Worker processes for each case, 1 to 1000; default: 3, or 1 with --quick.",
+        ),
     ] = None,
     rigor: Annotated[
-        str, typer.Option(help="normal, or high: 10 replicates and more until the interval is within 1 %.")
+        str,
+        typer.Option(
+            metavar="LEVEL", help="normal, or high: 10 replicates and more until the interval is within 1 %."
+        ),
     ] = "normal",
     quick: Annotated[bool, typer.Option("--quick", help="A short suite and short timing.")] = False,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
+    seed: Seed = 1,
     ceilings: Annotated[bool, typer.Option(help="Measure the machine's limits first.")] = True,
     resume: Annotated[
         str | None,
