@@ -1,5 +1,6 @@
 """Seeded inputs, the same bits for every backend, made on demand so that only what is used takes memory.
 
+>>> from membound.kernels.work import parse
 >>> inputs = make_inputs(parse("linear:n=8,k=32,m=2,weight=int8"), seed=1, slots=3)
 >>> inputs.x.shape, inputs.weight(slot=2).values.dtype
 ((2, 32), dtype('int8'))

@@ -1,8 +1,9 @@
 """What the pytest fixture `bandwidth_benchmark` does: any callable, timed cold and held against the ceilings.
 
->>> inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
->>> sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
->>> bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+>>> def test_product(bandwidth_benchmark: BandwidthBenchmark):
+...     inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
+...     sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+...     bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 
 pytest-benchmark does the timing, with its own options. Around it stands the protocol of `membound run` as far
 as one process goes: input sets rotate through all launches, the output is held against the float64

@@ -1,5 +1,6 @@
 """Claims as one HTML page that needs nothing from outside: its style and its pictures stand in it.
 
+>>> from membound.results.report.charts import charts_of
 >>> path.write_text(claim_page([(told, charts_of(claim.observations, findings, cells))]))
 """
 

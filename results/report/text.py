@@ -1,5 +1,6 @@
 """What the sections of a report say, before they are Markdown or HTML: a claim with all that was made of it.
 
+>>> from membound.results.claim.experiments import load_experiments
 >>> told = tell(claim, load_experiments(), findings, cells)
 >>> heading(told)
 'Test CPU, 2 threads'
