@@ -18,7 +18,7 @@ from membound.bench.claim.report import (
     ReportError,
     check_reports,
     judged,
-    told_of,
+    load_reports,
     write_html,
     write_into,
     write_markdown,
@@ -42,13 +42,13 @@ from membound.results.store import StoreError
 from membound.results.views.claim import figure_text
 
 CLAIM = whole_claim()
-TOLD = judged(CLAIM, load_experiments())
+REPORT = judged(CLAIM, load_experiments())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
-    return charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+    return charts_of(CLAIM.observations, REPORT.findings, REPORT.cells)
 
 
 def test_curves_hold_times_and_both_ceilings():
@@ -70,17 +70,17 @@ def test_points_of_theft_residency_and_the_map():
     assert whole.slowdown.mean() == pytest.approx(0.5, abs=0.05)
     residency = residency_table(CLAIM.observations)
     assert residency[residency.caches < 1].share.mean() == pytest.approx(1.8, rel=0.05)
-    assert len(region_table(TOLD.cells)) == len(TOLD.cells)
+    assert len(region_table(REPORT.cells)) == len(REPORT.cells)
 
 
 def test_every_elasticity_is_in_the_forest():
-    table = elasticity_table(TOLD.findings)
+    table = elasticity_table(REPORT.findings)
     assert set(table.kind) >= {
         "d ln t / d ln bytes",
         "d ln t / d ln FLOPs below the knee",
         "d ln t / d ln FLOPs",
     }
-    assert len(table) == sum("d ln t" in f.name for one in TOLD.findings for f in one.figures)
+    assert len(table) == sum("d ln t" in f.name for one in REPORT.findings for f in one.figures)
 
 
 def test_nothing_measured_gives_no_chart():
@@ -124,7 +124,7 @@ class Page(HTMLParser):
 
 def test_the_page_loads_nothing_and_says_everything(drawn):
     page = Page()
-    html = claim_page([(TOLD, drawn), (TOLD, {})])
+    html = claim_page([(REPORT, drawn), (REPORT, {})])
     page.feed(html)
     assert page.loaded == []
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
@@ -132,25 +132,25 @@ def test_the_page_loads_nothing_and_says_everything(drawn):
     assert len(set(page.ids)) == len(page.ids)
     assert not re.search(r"@import|url\((?!#)", html)
     text = " ".join("".join(page.text).split())
-    assert TOLD.paragraph in text
-    assert all(finding.sentence in text for finding in TOLD.findings)
-    assert all(e.falsified_if in text for e in TOLD.register)
+    assert REPORT.paragraph in text
+    assert all(finding.sentence in text for finding in REPORT.findings)
+    assert all(e.falsified_if in text for e in REPORT.register)
     assert "SIGSEGV & co" in text
     assert "linear_<int8>" in text
-    assert TOLD.register.sha256 in text
+    assert REPORT.register.sha256 in text
     assert all(f"url(#{name})" in html for name in page.ids if "clip" in name)
 
 
 def test_markdown_has_a_line_for_each_finding_and_figure():
-    text = claim_markdown([TOLD], {})
+    text = claim_markdown([REPORT], {})
     lines = text.splitlines()
-    assert TOLD.paragraph in lines
-    for finding in TOLD.findings:
+    assert REPORT.paragraph in lines
+    for finding in REPORT.findings:
         assert any(finding.sentence in line and f"| {finding.verdict} |" in line for line in lines)
-    figures = sum(len(f.figures) for f in TOLD.findings)
-    assert sum(line.startswith("| ") for line in lines) >= figures + len(TOLD.findings)
+    figures = sum(len(f.figures) for f in REPORT.findings)
+    assert sum(line.startswith("| ") for line in lines) >= figures + len(REPORT.findings)
     assert {line.count(" | ") for line in lines if line.startswith("| 1 free compute")} == {4, 6}
-    free = next(f for f in TOLD.findings if f.experiment == 1)
+    free = next(f for f in REPORT.findings if f.experiment == 1)
     assert any(line.endswith(f"| {free.processes} | 0 of {free.observations} |") for line in lines)
 
 
@@ -171,9 +171,9 @@ def test_figures_are_written_with_units_and_intervals(figure, words):
 
 
 def test_other_rules_than_those_of_the_measurement_are_told():
-    assert "by which it is judged here too" in provenance(TOLD)
-    other = replace(TOLD, claim=replace(CLAIM, meta=replace(CLAIM.meta, experiments_sha256="f" * 64)))
-    assert f"judged here by version {TOLD.register.version}" in provenance(other)
+    assert "by which it is judged here too" in provenance(REPORT)
+    other = replace(REPORT, claim=replace(CLAIM, meta=replace(CLAIM.meta, experiments_sha256="f" * 64)))
+    assert f"judged here by version {REPORT.register.version}" in provenance(other)
 
 
 # Files and the command
@@ -185,22 +185,22 @@ def test_a_document_keeps_all_but_what_stands_between_its_marks(tmp_path):
         "before\n<!-- claims -->\nstale text\n<!-- /claims -->\n"
         "between\n<!-- experiments --><!-- /experiments -->\nafter\n"
     )
-    write_into([TOLD], path)
+    write_into([REPORT], path)
     first = path.read_text()
     assert first.startswith("before\n<!-- claims -->\n")
     assert first.endswith("<!-- /experiments -->\nafter\n")
     assert "<!-- /claims -->\nbetween\n<!-- experiments -->\n" in first
-    assert all(e.falsified_if in first for e in TOLD.register)
+    assert all(e.falsified_if in first for e in REPORT.register)
     assert "stale text" not in first
-    assert TOLD.paragraph in first
-    write_into([TOLD], path)
+    assert REPORT.paragraph in first
+    write_into([REPORT], path)
     assert path.read_text() == first
     with pytest.raises(MarksMissing, match="lacks the lines <!-- claims --> and <!-- /claims -->"):
         replaced("nothing", "claims", "new")
 
 
 def test_files_are_written_with_their_plots(tmp_path):
-    write_markdown([TOLD], tmp_path / "claim.md")
+    write_markdown([REPORT], tmp_path / "claim.md")
     text = (tmp_path / "claim.md").read_text()
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(links) == len(CAPTIONS)
@@ -223,7 +223,7 @@ def test_reports_are_refused_before_anything_is_measured(tmp_path):
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(ReportUnavailable, match=r"charts need altair.*pip install 'membound\[report\]'"):
-        charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+        charts_of(CLAIM.observations, REPORT.findings, REPORT.cells)
 
 
 def status_of(*arguments: object) -> int:
@@ -235,13 +235,13 @@ def status_of(*arguments: object) -> int:
 def test_the_command_judges_stored_claims_again(tmp_path, capsys):
     write_claim(tmp_path / "machine", CLAIM)
     assert status_of("claim-report", tmp_path) == 0
-    assert TOLD.paragraph in capsys.readouterr().out
+    assert REPORT.paragraph in capsys.readouterr().out
     page = tmp_path / "page.html"
     assert status_of("claim-report", tmp_path, "--html", page, "--json") == 0
     (record,) = json.loads(capsys.readouterr().out)
-    assert record["paragraph"] == TOLD.paragraph
-    assert [f["verdict"] for f in record["findings"]] == [f.verdict for f in TOLD.findings]
-    assert len(record["region"]) == len(TOLD.cells)
+    assert record["paragraph"] == REPORT.paragraph
+    assert [f["verdict"] for f in record["findings"]] == [f.verdict for f in REPORT.findings]
+    assert len(record["region"]) == len(REPORT.cells)
     assert "<svg" in page.read_text()
 
 
@@ -277,9 +277,9 @@ def test_a_claim_is_not_measured_for_a_report_that_cannot_be_written(tmp_path, m
 
 def test_a_folder_without_claims_says_what_makes_one(tmp_path):
     with pytest.raises(ReportError, match="`membound claim` makes one"):
-        told_of([tmp_path])
+        load_reports([tmp_path])
     with pytest.raises(StoreError, match="no such claim file or folder"):
-        told_of([tmp_path / "none"])
+        load_reports([tmp_path / "none"])
 
 
 # In a browser
@@ -299,7 +299,7 @@ document.body.dataset.measured = JSON.stringify({
 @pytest.mark.parametrize("width", [480, 1280])
 def test_a_browser_shows_every_chart_within_the_page(tmp_path, drawn, width):
     path = tmp_path / "page.html"
-    path.write_text(claim_page([(TOLD, drawn)]).replace("</body>", f"{MEASURE}</body>"))
+    path.write_text(claim_page([(REPORT, drawn)]).replace("</body>", f"{MEASURE}</body>"))
     command = (
         f"{CHROMIUM} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
         "--disable-background-networking --disable-component-update --disable-sync --dump-dom "

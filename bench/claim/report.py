@@ -1,7 +1,7 @@
 """Reports of stored claims: judged again from their observations, as Markdown, as one HTML page, into a document.
 
->>> claims = told_of([Path("results/published")])
->>> write_html(claims, Path("claim.html"))
+>>> reports = load_reports([Path("results/published")])
+>>> write_html(reports, Path("claim.html"))
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from membound.results.report.markdown import (
     replaced,
 )
 from membound.results.report.page import claim_page
-from membound.results.report.text import Told, tell
+from membound.results.report.text import ClaimReport, report_of
 from membound.results.store import StoreError
 
 
@@ -35,7 +35,7 @@ class ReportError(MemboundError):
     """A report cannot be made or written; the message names the file and what to do."""
 
 
-def told_of(paths: Iterable[Path]) -> list[Told]:
+def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
     """Every claim in these files and below these folders, judged. Raises ReportError where there is none."""
     named = list(paths)
     missing = [path for path in named if not os.path.exists(path)]  # False for a name too long, unlike Path's
@@ -50,12 +50,12 @@ def told_of(paths: Iterable[Path]) -> list[Told]:
     return [judged(load_claim(file), register) for file in files]
 
 
-def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> Told:
+def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> ClaimReport:
     """A claim with its findings (judged here unless given), its map and its paragraph."""
     found = findings
     if found is None:
         found = judge_claim(claim.observations, register, claim.meta.only)
-    return tell(claim, register, found, region_of(claim, found, points_for(claim)))
+    return report_of(claim, register, found, region_of(claim, found, points_for(claim)))
 
 
 def check_reports(html: Path | None, markdown: Path | None) -> None:
@@ -73,7 +73,7 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
             raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def write_reports(claims: Sequence[Told], html: Path | None, markdown: Path | None) -> list[Path]:
+def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Path | None) -> list[Path]:
     """The reports that were asked for; returns their paths. Raises as `write_html`."""
     written = []
     for write, path in ((write_html, html), (write_markdown, markdown)):
@@ -83,25 +83,25 @@ def write_reports(claims: Sequence[Told], html: Path | None, markdown: Path | No
     return written
 
 
-def write_html(claims: Sequence[Told], path: Path) -> None:
+def write_html(claims: Sequence[ClaimReport], path: Path) -> None:
     """One page with everything in it. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
-    _write(path, claim_page((told, _charts(told)) for told in claims))
+    _write(path, claim_page((report, _charts(report)) for report in claims))
 
 
-def write_markdown(claims: Sequence[Told], path: Path) -> None:
+def write_markdown(claims: Sequence[ClaimReport], path: Path) -> None:
     """Markdown, its charts as SVG files in a folder beside it. Raises as `write_html`."""
     folder = path.with_name(f"{path.stem}-plots")
     links: dict[str, dict[str, str]] = {}
-    for told in claims:
-        claim_id = told.claim.meta.claim_id
-        for name, svg in _charts(told).items():
+    for report in claims:
+        claim_id = report.claim.meta.claim_id
+        for name, svg in _charts(report).items():
             file = folder / f"{re.sub(r'[^a-z0-9-]+', '-', claim_id.lower())}-{name.replace(' ', '-')}.svg"
             _write(file, svg)
             links.setdefault(claim_id, {})[name] = f"{folder.name}/{file.name}"
     _write(path, claim_markdown(claims, links))
 
 
-def write_into(claims: Sequence[Told], path: Path) -> None:
+def write_into(claims: Sequence[ClaimReport], path: Path) -> None:
     """The parts of a document between its marks: the experiments, and these claims without charts.
 
     Raises MarksMissing, ReportError.
@@ -114,8 +114,8 @@ def write_into(claims: Sequence[Told], path: Path) -> None:
     _write(path, replaced(document, CLAIMS, claim_markdown(claims, {})))
 
 
-def _charts(told: Told) -> dict[str, str]:
-    return charts_of(told.claim.observations, told.findings, told.cells)
+def _charts(report: ClaimReport) -> dict[str, str]:
+    return charts_of(report.claim.observations, report.findings, report.cells)
 
 
 def _write(path: Path, text: str) -> None:

@@ -91,14 +91,14 @@ def claim(
     talk = console(stderr=as_json)
     asked = [] if only is None else parse_only(only)
     session = run_claim(asked, split(backends or ()), options, pair, talk, console(stderr=True))
-    told = judged(session.claim, load_experiments(), session.findings)
+    report = judged(session.claim, load_experiments(), session.findings)
     if as_json:
-        print_json(record(told) | {"file": str(session.path)})
+        print_json(record(report) | {"file": str(session.path)})
     else:
         talk.print(claim_view(session.findings))
-        talk.print(f"\n{told.paragraph}\n", markup=False, highlight=False)
+        talk.print(f"\n{report.paragraph}\n", markup=False, highlight=False)
     talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
-    for file in write_reports([told], html, markdown):
+    for file in write_reports([report], html, markdown):
         talk.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(session.exit_status)
 
@@ -124,11 +124,11 @@ def claim_report(
 
     Without --html, --markdown, --into or --json the Markdown goes to standard output, without charts.
     """
-    from membound.bench.claim.report import told_of, write_into, write_reports
+    from membound.bench.claim.report import load_reports, write_into, write_reports
     from membound.results.report.markdown import claim_markdown
     from membound.results.report.text import record
 
-    claims = told_of(paths)
+    claims = load_reports(paths)
     written = write_reports(claims, html, markdown)
     if into is not None:
         write_into(claims, into)
@@ -136,6 +136,6 @@ def claim_report(
     for file in written:
         console(stderr=True).print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print_json([record(told) for told in claims])
+        print_json([record(report) for report in claims])
     elif not any((html, markdown, into)):
         typer.echo(claim_markdown(claims, {}), nl=False)
