@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from claims import whole_claim, write_claim
@@ -25,7 +26,7 @@ from membound.bench.claim.report import (
 )
 from membound.bench.cli import main
 from membound.results.claim.experiments import load_experiments
-from membound.results.claim.finding import Figure
+from membound.results.claim.finding import NOT_RUN, REFUTED, Figure
 from membound.results.report.charts import CAPTIONS, ReportUnavailable, charts_of
 from membound.results.report.curves import (
     batch_table,
@@ -37,6 +38,7 @@ from membound.results.report.curves import (
 )
 from membound.results.report.markdown import MarksMissing, claim_markdown, replaced
 from membound.results.report.page import claim_page
+from membound.results.report.summary import summary_markdown
 from membound.results.report.text import provenance
 from membound.results.store import StoreError
 from membound.results.views.claim import figure_text
@@ -179,24 +181,82 @@ def test_other_rules_than_those_of_the_measurement_are_told():
 # Files and the command
 
 
+def linked(path: Path) -> list[Path]:
+    """What a document leads to, without places in pages."""
+    return [path.parent / link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())]
+
+
 def test_a_document_keeps_all_but_what_stands_between_its_marks(tmp_path):
-    path = tmp_path / "claim.md"
-    path.write_text(
-        "before\n<!-- claims -->\nstale text\n<!-- /claims -->\n"
-        "between\n<!-- experiments --><!-- /experiments -->\nafter\n"
-    )
-    write_into([REPORT], path)
-    first = path.read_text()
-    assert first.startswith("before\n<!-- claims -->\n")
-    assert first.endswith("<!-- /experiments -->\nafter\n")
-    assert "<!-- /claims -->\nbetween\n<!-- experiments -->\n" in first
-    assert all(e.falsified_if in first for e in REPORT.register)
-    assert "stale text" not in first
-    assert REPORT.paragraph in first
-    write_into([REPORT], path)
-    assert path.read_text() == first
+    path = tmp_path / "notes.md"
+    path.write_text("before\n<!-- claims -->\nstale text\n<!-- /claims -->\nafter\n")
+    here, there = replace(REPORT, place="Big Iron"), replace(REPORT, place="laptop")
+    written = write_into([here, there], path)
+    assert sorted(one.relative_to(tmp_path).as_posix() for one in written) == [
+        *("claims/big-iron.md", "claims/experiments.md", "claims/laptop.md", "notes.md")
+    ]
+    first = {one: one.read_text() for one in written}
+    assert first[path].startswith("before\n<!-- claims -->\n")
+    assert first[path].endswith("<!-- /claims -->\nafter\n")
+    assert "stale text" not in first[path]
+    assert set(linked(path)) == {*written} - {path}
+    assert write_into([here, there], path) == written
+    assert {one: one.read_text() for one in written} == first
     with pytest.raises(MarksMissing, match="lacks the lines <!-- claims --> and <!-- /claims -->"):
         replaced("nothing", "claims", "new")
+
+
+def test_pages_have_their_claims_their_charts_and_the_way_back(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("<!-- claims --><!-- /claims -->")
+    write_into([replace(REPORT, place="here"), replace(REPORT, place="there")], path)
+    for name in ("here", "there"):
+        page = tmp_path / f"claims/{name}.md"
+        text = page.read_text()
+        assert text.startswith(f"# {name}\n")
+        assert text.count(REPORT.paragraph) == 1
+        found = linked(page)
+        assert found[0].resolve() == path
+        assert len(found) == 1 + len(CAPTIONS)
+        assert all(file.read_text().startswith("<svg") for file in found[1:])
+    experiments = (tmp_path / "claims/experiments.md").read_text()
+    assert all(e.falsified_if in experiments for e in REPORT.register)
+
+
+def test_the_summary_has_a_column_for_each_machine_and_a_line_for_each_experiment():
+    other = replace(
+        REPORT,
+        place="other",
+        findings=[replace(f, verdict=REFUTED) for f in REPORT.findings if f.experiment == 4],
+    )
+    late = replace(CLAIM.meta, started_at="2027-01-02T03:04:05+00:00")
+    text = summary_markdown(
+        [
+            replace(REPORT, place="one"),
+            replace(REPORT, place="one", claim=replace(CLAIM, meta=late), findings=[]),
+            other,
+        ],
+        "pages",
+    )
+    table = {
+        row[0]: row[1:] for row in (line[2:-2].split(" | ") for line in text.splitlines() if line[:2] == "| ")
+    }
+    assert table[""] == ["[one](pages/one.md)", "[other](pages/other.md)"]
+    assert table["machine"] == ["Test CPU, 2 threads"] * 2
+    assert table["measured"] == [f"{CLAIM.meta.started_at[:10]}, 2027-01-02", CLAIM.meta.started_at[:10]]
+    assert table["**the claim**"] == ["holds on alpha:cpu; fails on beta:cpu", "fails on alpha:cpu"]
+    slopes = {
+        f.backend: f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f}) on {f.backend}"
+        for f in REPORT.findings
+        if f.experiment == 2
+        for one in f.figures[:1]
+    }
+    assert table["**d ln t / d ln bytes**"] == [f"{slopes['alpha:cpu']}; {slopes['beta:cpu']}", "–"]
+    assert table["[4 theft](pages/experiments.md#4-theft)"] == ["1 supported", "1 refuted"]
+    assert table["[8 clocks](pages/experiments.md#8-clocks)"] == ["not run", "not run"]
+    for experiment in REPORT.register:
+        (cell,) = [row for name, row in table.items() if name.startswith(f"[{experiment.id} ")]
+        counted = sum(f.experiment == experiment.id and f.verdict != NOT_RUN for f in REPORT.findings)
+        assert sum(map(int, re.findall(r"\d+", cell[0]))) == counted
 
 
 def test_files_are_written_with_their_plots(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from membound.bench.claim.map_grid import points_for
@@ -21,14 +22,17 @@ from membound.results.claim.region import region_of
 from membound.results.report.charts import charts_of
 from membound.results.report.markdown import (
     CLAIMS,
-    EXPERIMENTS,
     claim_markdown,
     experiments_markdown,
     replaced,
 )
 from membound.results.report.page import claim_page
+from membound.results.report.summary import EXPERIMENTS, by_place, page_of, summary_markdown
 from membound.results.report.text import ClaimReport, report_of
 from membound.results.store import StoreError
+
+PAGES = "claims"
+"""The folder, beside a document, of the pages that it leads to."""
 
 
 class ReportError(MemboundError):
@@ -47,7 +51,7 @@ def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
             f"no claim file in {', '.join(map(str, named))}: `membound claim` makes one (claim-….jsonl)"
         )
     register = load_experiments()
-    return [judged(load_claim(file), register) for file in files]
+    return [replace(judged(load_claim(file), register), place=file.resolve().parent.name) for file in files]
 
 
 def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> ClaimReport:
@@ -59,7 +63,7 @@ def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None 
 
 
 def check_reports(html: Path | None, markdown: Path | None) -> None:
-    """Before minutes are spent: that what was asked for can be drawn, and has a place.
+    """Makes sure, before minutes are spent, that what was asked for can be drawn and has a place.
 
     Raises ReportUnavailable, ReportError.
     """
@@ -88,8 +92,8 @@ def write_html(claims: Sequence[ClaimReport], path: Path) -> None:
     _write(path, claim_page((report, _charts(report)) for report in claims))
 
 
-def write_markdown(claims: Sequence[ClaimReport], path: Path) -> None:
-    """Markdown, its charts as SVG files in a folder beside it. Raises as `write_html`."""
+def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> None:
+    """Markdown below `top`, its charts as SVG files in a folder beside it. Raises as `write_html`."""
     folder = path.with_name(f"{path.stem}-plots")
     links: dict[str, dict[str, str]] = {}
     for report in claims:
@@ -98,20 +102,31 @@ def write_markdown(claims: Sequence[ClaimReport], path: Path) -> None:
             file = folder / f"{re.sub(r'[^a-z0-9-]+', '-', claim_id.lower())}-{name.replace(' ', '-')}.svg"
             _write(file, svg)
             links.setdefault(claim_id, {})[name] = f"{folder.name}/{file.name}"
-    _write(path, claim_markdown(claims, links))
+    _write(path, top + claim_markdown(claims, links))
 
 
-def write_into(claims: Sequence[ClaimReport], path: Path) -> None:
-    """The parts of a document between its marks: the experiments, and these claims without charts.
+def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
+    """The summary between the marks of a document and, in the folder `claims` beside it, a page for each machine.
 
-    Raises MarksMissing, ReportError.
+    A machine is a folder of claim files. One more page has the experiments. Returns the paths of all that was written.
+    Raises MarksMissing, ReportError, ReportUnavailable.
     """
+    charts_of([], [], [])
     try:
         document = path.read_text()
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
-    document = replaced(document, EXPERIMENTS, experiments_markdown(load_experiments()))
-    _write(path, replaced(document, CLAIMS, claim_markdown(claims, {})))
+    document = replaced(document, CLAIMS, summary_markdown(claims, PAGES))
+    pages = path.with_name(PAGES)
+    written = [path, pages / EXPERIMENTS]
+    note = f"Made by `membound claim-report --into {path.name}`. What it is about: [{path.name}](../{path.name}).\n\n"
+    _write(written[1], f"# The experiments\n\n{note}{experiments_markdown(load_experiments())}")
+    for place, reports in by_place(claims).items():
+        page = pages / page_of(place)
+        write_markdown(reports, page, f"# {place}\n\n{note}")
+        written.append(page)
+    _write(path, document)
+    return written
 
 
 def _charts(report: ClaimReport) -> dict[str, str]:

@@ -114,7 +114,7 @@ def claim_report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Renew a document between its marks: its experiments and its claims (docs/claim.md).",
+            help="Renew the summary in a document (docs/claim.md), and beside it a page for each folder of claims.",
         ),
     ] = None,
     as_json: Json = False,
@@ -131,8 +131,7 @@ def claim_report(
     claims = load_reports(paths)
     written = write_reports(claims, html, markdown)
     if into is not None:
-        write_into(claims, into)
-        written.append(into)
+        written += write_into(claims, into)
     for file in written:
         console(stderr=True).print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     if as_json:

@@ -1,7 +1,7 @@
-"""Claims as Markdown: the section of a report, and the part of a document that is generated from claim files.
+"""Claims as Markdown: a section for each, the experiments, and the part of a document that is generated.
 
 >>> path.write_text(claim_markdown([report], plots={}))
->>> document.write_text(replaced(document.read_text(), CLAIMS, claim_markdown([report], plots={})))
+>>> document.write_text(replaced(document.read_text(), CLAIMS, "what takes the place of what stood between the marks"))
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from membound.results.report.text import (
 )
 from membound.results.views.markdown import LEFT, table_lines
 
-CLAIMS, EXPERIMENTS = "claims", "experiments"
-"""Between ``<!-- name -->`` and ``<!-- /name -->`` a document holds what was generated."""
+CLAIMS = "claims"
+"""Between ``<!-- claims -->`` and ``<!-- /claims -->`` a document holds what was generated."""
 
 
 class MarksMissing(MemboundError, ValueError):
@@ -49,7 +49,7 @@ def experiments_markdown(register: Register) -> str:
     """Every experiment as it was written down, with the numbers of its rule."""
     lines = [f"Version {register.version}.", ""]
     for one in register:
-        lines += [f"### {one.id}. {one.name}", "", *_texts(one)]
+        lines += [f"## {one.id}. {one.name}", "", *_texts(one)]
         lines += ["| arm | | | factor | |", "| :-- | :-- | :-- | :-- | :-- |"]
         for arm, factor in zip_longest(one.arms.items(), one.factors.items(), fillvalue=("", "")):
             lines.append(f"| {_code(arm[0])} | {arm[1]} | | {_code(factor[0])} | {factor[1]} |")
@@ -79,7 +79,7 @@ def _code(name: str) -> str:
 
 
 def _section(report: ClaimReport, plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"### {heading(report)}", "", report.paragraph, "", provenance(report), "")
+    yield from (f"## {heading(report)}", "", report.paragraph, "", provenance(report), "")
     yield from _table(VERDICT_HEAD, verdict_lines(report))
     for name, link in plots.items():
         yield from (f"![{name}]({link})", "", CAPTIONS[name], "")

@@ -43,6 +43,8 @@ class ClaimReport:
     findings: Sequence[Finding]
     cells: Sequence[RegionCell]
     paragraph: str
+    place: str = ""
+    """The folder of its file: those of one machine lie in one."""
 
 
 def report_of(
