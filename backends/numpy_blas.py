@@ -1,6 +1,7 @@
 """``numpy:cpu``: a float32 Linear by NumPy's BLAS, and the shortest full example of the contract.
 
->>> backend = create("numpy:cpu"); backend.open("cpu", threads=2)
+>>> backend = NumpyBlas(); backend.open("cpu", threads=2)
+>>> from membound.kernels.inputs import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
 NumPy has no other format that a BLAS computes in, so everything else is unsupported.

@@ -1,5 +1,6 @@
 """Two runs, or two backends of one run, side by side: ratios of time with intervals over processes.
 
+>>> from membound.results.store import load_rows
 >>> table = compare_backends(load_rows([path]), "mine:cpu", "other:cpu")
 >>> table[["work", "time_ratio", "time_ratio_ci", "differs"]]
 

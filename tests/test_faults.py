@@ -9,8 +9,8 @@ from pathlib import Path
 import fake_backends
 import psutil
 import pytest
-
 from membound.bench.measure.timing import Budget
+
 from membound.bench.planning.plan import Options, Plan, make_plan
 from membound.bench.planning.probe import probe
 from membound.bench.protocol.process import Event, Worker, WorkerDiedError

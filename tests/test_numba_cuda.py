@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from membound.bench.measure.timing import Budget, measure
 
 from membound.backends.api import Accelerator
 from membound.backends.numba import cuda_limits
 from membound.backends.numba.cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings
-from membound.bench.measure.timing import Budget, measure
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.gpu import GpuError

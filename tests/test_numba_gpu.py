@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from membound.bench.measure.timing import Budget, measure
 
 from membound.backends.numba.cuda import NumbaCuda
 from membound.bench.ceilings.device import measure_device_ceilings
-from membound.bench.measure.timing import Budget, measure
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse

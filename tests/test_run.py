@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import fake_backends
 import pytest
-
 from membound.bench.measure.timing import Budget
+
 from membound.bench.planning.plan import Cell, Options, Plan, make_plan
 from membound.bench.planning.probe import probe, probe_devices
 from membound.bench.protocol import process

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from membound.bench.measure.timing import Budget, launch_once, measure
 
 from membound.backends.api import Backend, Device
-from membound.bench.measure.timing import Budget, launch_once, measure
 
 
 class Clocked(Backend):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_accelerator import FACTS, FakeEvent, FakeStream, install
+from membound.bench.measure.timing import Budget, measure
 
 from membound.backends.api import Accelerator
 from membound.backends.pytorch import backend as pytorch
@@ -20,7 +21,6 @@ from membound.backends.pytorch import offload as torch_offload
 from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.variants import Variants
-from membound.bench.measure.timing import Budget, measure
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs

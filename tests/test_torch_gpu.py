@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from membound.bench.measure.timing import Budget, measure
 
 from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.device import accelerator_kind
 from membound.bench.ceilings.device import measure_device_ceilings
 from membound.bench.machine.counters import device_delta, open_counters
-from membound.bench.measure.timing import Budget, measure
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse

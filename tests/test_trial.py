@@ -10,12 +10,12 @@ from typing import Any
 
 import fake_backends
 import pytest
+from membound.bench.claim.player import Outcome, Player
+from membound.bench.claim.trial import Trial, run_trial
 
 from membound.backends.api import Accelerator, Device
 from membound.bench.claim import player, trial
 from membound.bench.claim.arms import Arm
-from membound.bench.claim.player import Outcome, Player
-from membound.bench.claim.trial import Trial, run_trial
 from membound.bench.measure.contestant import ColdMemory, Contestant
 from membound.bench.measure.turns import Turn
 from membound.kernels.seeded import make_inputs

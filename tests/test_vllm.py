@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from membound.bench.measure.timing import Budget
 
 from membound.bench.environments.build import interpreters, states
-from membound.bench.measure.timing import Budget
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.probe import probe
 from membound.bench.run.execute import execute

@@ -4,6 +4,7 @@ Matrices and caches are packed and copied once, in `prepare`; a launch starts ke
 packed then too. The variant `+graph` captures them, so that one call starts all. Kernels:
 membound.kernels.cuda.
 
+>>> backend = NumbaCuda()
 >>> backend.open("cuda:0+graph", threads=2).accelerator.memory_bytes
 """
 

@@ -1,5 +1,6 @@
 """The ceilings of an accelerator through torch: its memory, its cache, its matrix units, the link to the host.
 
+>>> from membound.backends.pytorch.device import describe
 >>> for limit in limits("npu:0", describe("npu:0"), quick=False):
 ...     limit.launch(0)                      # the harness times it
 

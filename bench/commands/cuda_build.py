@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, print_json
+from membound.bench.commands.options import Debug, Json, number_within, print_json
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
@@ -29,12 +29,22 @@ def cuda_build(
             metavar="WORK", help="Specs whose kernels are compiled; default: the suite for accelerators."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the machine code.")] = Path("cubins"),
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the machine code.")] = Path(
+        "cubins"
+    ),
     target: Annotated[
-        str, typer.Option(help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100.")
+        str,
+        typer.Option(
+            metavar="VERSION", help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100."
+        ),
     ] = "9.0a",
     multiprocessors: Annotated[
-        int, typer.Option(min=1, max=1024, help="Multiprocessors of the GPU, which decide between variants.")
+        int,
+        typer.Option(
+            parser=number_within(1, 1024),
+            metavar="N",
+            help="Multiprocessors of the GPU, 1 to 1024; they decide between variants.",
+        ),
     ] = 132,
     claim: Annotated[
         bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")

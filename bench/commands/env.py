@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from membound.bench.commands.help import Command, Group
 from membound.bench.commands.options import Debug, Json, print_json
 
 if TYPE_CHECKING:
     from membound.bench.environments.build import State
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback()
@@ -23,7 +24,7 @@ def group(debug: Debug = False) -> None:
     """Make and list environments of their own for runtimes whose pins clash with membound's."""
 
 
-@app.command()
+@app.command("create", cls=Command)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `membound env list` has it.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the environment that is there.")] = False,
@@ -45,7 +46,7 @@ def create(
         typer.echo(str(python))
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(as_json: Json = False, debug: Debug = False) -> None:
     """List the environments there could be, which were made, what they hold and what is wrong with them."""
     from membound.bench.environments.build import states

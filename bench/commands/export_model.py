@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import MOST_SEED, Debug, Json, print_json
+from membound.bench.commands.options import Debug, Json, Seed, print_json
 
 
 def export_model(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A step or prefill whose model is written.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the weights.")] = 1,
+    seed: Seed = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

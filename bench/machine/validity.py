@@ -1,5 +1,6 @@
 """Was a replicate disturbed? Grades from telemetry, every threshold in this one place.
 
+>>> from membound.bench.machine.telemetry import delta
 >>> grade(delta(before, after), threads=2)
 ('contended', ['CPU pressure 7.1 % > 5 %'])
 

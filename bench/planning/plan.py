@@ -1,6 +1,6 @@
 """What a run will do, decided and checked before anything is allocated: cells, order, pace, sizes.
 
->>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=available_memory_bytes())
+>>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=24 * 10**9)
 >>> plan.cells[0]
 Cell(backend='torch:cpu', replicate=0, works=('linear:n=14336,k=4096,m=16,weight=bf16', ...))
 

@@ -1,5 +1,6 @@
 """Which devices this machine has: every backend is asked in a worker of its own.
 
+>>> from membound.backends import registry
 >>> [found.id for found in probe(registry.entries(), threads=2) if found.available]
 ['numba:cpu', 'torch:cpu', 'torch:cpu+compile']
 

@@ -1,8 +1,9 @@
 """What the pytest fixture `bandwidth_benchmark` does: any callable, timed cold and held against the ceilings.
 
->>> inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
->>> sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
->>> bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+>>> def test_product(bandwidth_benchmark: BandwidthBenchmark):
+...     inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
+...     sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+...     bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 
 pytest-benchmark does the timing. Around it stands the protocol of `membound run`: the ceilings take a turn between any
 two rounds, input sets rotate through all launches, the output is compared with the float64 reference before and after,

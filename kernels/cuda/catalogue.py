@@ -1,5 +1,6 @@
 """Which kernels a work takes: what must be compiled before it can run on a machine without a compiler.
 
+>>> from membound.kernels.work import parse
 >>> [kernel.name for kernel in kernels_of(parse("linear:n=4096,k=4096,m=1,weight=bf16"), multiprocessors=132)]
 ['dot_bf16_m1_w1_r4_c1_s12']
 """

@@ -1,5 +1,6 @@
 """Real weights: a local Hugging Face folder (config.json and safetensors) as a source of a model's numbers.
 
+>>> from membound.kernels.models import get_model
 >>> model = get_model("/models/Llama-3.2-1B")
 >>> Checkpoint(model, "int8", seed=1).layer(0).matrices["q"].scales.shape
 (2048,)

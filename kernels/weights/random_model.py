@@ -1,5 +1,6 @@
 """A model whose every number comes from the generator: no download, no file, the same bits for the same seed.
 
+>>> from membound.kernels.models import get_model
 >>> RandomSource(get_model("tiny"), "bf16", seed=1).layer(0).matrices["q"].values.shape
 (256, 256)
 """

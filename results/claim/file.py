@@ -1,5 +1,6 @@
 """Claim files: one line of meta, the ceilings as rows, the observations. What `membound claim` measured.
 
+>>> from membound.results.store import RunWriter, new_run_id
 >>> with RunWriter(new_claim_path(Path("results/runs"), new_run_id("AMD EPYC 9654"))) as writer:
 ...     writer.append(meta)                 # ClaimMeta first, then ceilings (Row) and Observations as they come
 ...     writer.append(ceiling)

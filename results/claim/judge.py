@@ -1,5 +1,6 @@
 """The judge: observations in, a finding for each experiment, backend and arm out.
 
+>>> from membound.results.claim.experiments import load_experiments
 >>> findings = judge_claim(claim.observations, load_experiments())
 >>> [(f.experiment, f.backend, f.verdict) for f in findings]
 

@@ -1,6 +1,6 @@
 """The map of the claim: batch × context × format, and which term bounds a decode step there.
 
->>> cells = region(points, limits, times_s={})
+>>> cells = region_of(claim, findings, points)
 >>> cells[0].bound, cells[0].how
 ('memory', 'predicted')
 

@@ -1,7 +1,7 @@
-"""Claims as Markdown: the section of a report, and the part of a document that is generated from claim files.
+"""Claims as Markdown: a section for each, the experiments, and the part of a document that is generated.
 
->>> path.write_text(claim_markdown([told], plots={}))
->>> document.write_text(replaced(document.read_text(), CLAIMS, claim_markdown([told], plots={})))
+>>> path.write_text(claim_markdown([report], plots={}))
+>>> document.write_text(replaced(document.read_text(), CLAIMS, "what takes the place of what stood between the marks"))
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from membound.results.report.text import (
     LEGEND,
     MAP_HEAD,
     VERDICT_HEAD,
+    ClaimReport,
     Lines,
-    Told,
     ceiling_lines,
     figure_lines,
     heading,
@@ -29,19 +29,19 @@ from membound.results.report.text import (
 )
 from membound.results.views.markdown import LEFT, table_lines
 
-CLAIMS, EXPERIMENTS = "claims", "experiments"
-"""Between ``<!-- name -->`` and ``<!-- /name -->`` a document holds what was generated."""
+CLAIMS = "claims"
+"""Between ``<!-- claims -->`` and ``<!-- /claims -->`` a document holds what was generated."""
 
 
 class MarksMissing(MemboundError, ValueError):
     """A document has no place for what was generated; the message names the marks."""
 
 
-def claim_markdown(claims: Iterable[Told], plots: Mapping[str, Mapping[str, str]]) -> str:
+def claim_markdown(claims: Iterable[ClaimReport], plots: Mapping[str, Mapping[str, str]]) -> str:
     """A section for each claim; `plots` are links to pictures by claim and name, as far as there are any."""
     lines: list[str] = []
-    for told in claims:
-        lines += _section(told, plots.get(told.claim.meta.claim_id, {}))
+    for report in claims:
+        lines += _section(report, plots.get(report.claim.meta.claim_id, {}))
     return "\n".join([*lines, LEGEND, ""])
 
 
@@ -49,7 +49,7 @@ def experiments_markdown(register: Register) -> str:
     """Every experiment as it was written down, with the numbers of its rule."""
     lines = [f"Version {register.version}.", ""]
     for one in register:
-        lines += [f"### {one.id}. {one.name}", "", *_texts(one)]
+        lines += [f"## {one.id}. {one.name}", "", *_texts(one)]
         lines += ["| arm | | | factor | |", "| :-- | :-- | :-- | :-- | :-- |"]
         for arm, factor in zip_longest(one.arms.items(), one.factors.items(), fillvalue=("", "")):
             lines.append(f"| {_code(arm[0])} | {arm[1]} | | {_code(factor[0])} | {factor[1]} |")
@@ -78,15 +78,15 @@ def _code(name: str) -> str:
     return f"`{name}`" if name else ""
 
 
-def _section(told: Told, plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"### {heading(told)}", "", told.paragraph, "", provenance(told), "")
-    yield from _table(VERDICT_HEAD, verdict_lines(told))
+def _section(report: ClaimReport, plots: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"## {heading(report)}", "", report.paragraph, "", provenance(report), "")
+    yield from _table(VERDICT_HEAD, verdict_lines(report))
     for name, link in plots.items():
         yield from (f"![{name}]({link})", "", CAPTIONS[name], "")
     yield from ("<details><summary>Figures, ceilings and the map</summary>", "")
-    yield from _table(FIGURE_HEAD, figure_lines(told))
-    yield from _table(CEILING_HEAD, ceiling_lines(told))
-    yield from _table(MAP_HEAD, map_lines(told))
+    yield from _table(FIGURE_HEAD, figure_lines(report))
+    yield from _table(CEILING_HEAD, ceiling_lines(report))
+    yield from _table(MAP_HEAD, map_lines(report))
     yield from ("</details>", "")
 
 

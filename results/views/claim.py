@@ -1,5 +1,6 @@
 """What a claim found, for people: a line for each experiment, backend and arm.
 
+>>> from rich.console import Console
 >>> Console().print(claim_view(findings))
 """
 

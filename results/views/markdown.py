@@ -1,5 +1,7 @@
 """Runs and comparisons as Markdown tables: for the summary of a CI job, an issue, a pull request.
 
+>>> import os
+>>> from pathlib import Path
 >>> Path(os.environ["GITHUB_STEP_SUMMARY"]).write_text(run_markdown(rows))
 
 The same figures and words as `table.py` has for terminals.

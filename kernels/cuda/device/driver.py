@@ -1,5 +1,6 @@
 """A GPU through NVIDIA's driver: loads machine code, packs arguments once, starts launches, graphs, events.
 
+>>> from membound.kernels.cuda.instruments.stream import copy_kernel
 >>> gpu = DriverGpu(0)
 >>> gpu.bind(copy_kernel(4), 2, (gpu.array(source), target, 1000)).start()
 
