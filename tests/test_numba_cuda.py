@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from membound.bench.measure.timing import Budget, measure
 
 from membound.backends.api import Accelerator
 from membound.backends.numba import cuda_limits
 from membound.backends.numba.cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings
+from membound.bench.ceilings.in_turn import timed_queue
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.gpu import GpuError
@@ -196,9 +196,7 @@ def test_the_device_and_its_clock() -> None:
     assert {"numba-cuda", "numba"} <= set(opened.versions)
     work = parse("attention:q_heads=2,kv_heads=2,head_dim=32,context=16")
     backend.prepare(work, make_inputs(work, 1, slots=2))
-    got = measure(backend, 2, Budget(0.0, 0.0, warmup_launches=1, samples=1, sample_s=0.0, device_samples=1))
-    assert len(got.device_samples_s) == 1
-    assert 0 < got.device_samples_s[0] < 60
+    assert 0 < timed_queue(backend, lambda: backend.launch(1), 2) < 60
     backend.close()
     with pytest.raises(RuntimeError, match="output before prepare"):
         backend.output()

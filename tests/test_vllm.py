@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from membound.bench.measure.timing import Budget
 
 from membound.bench.environments.build import interpreters, states
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.probe import probe
 from membound.bench.run.execute import execute
@@ -36,7 +36,7 @@ SEED = 5
 STEP = "step:model=tiny,batch=3,context=37,weight={0},kv={0},cache=prompt"
 SPECS = (STEP.format("f32"), STEP.format("bf16"), "prefill:model=tiny,batch=2,tokens=21,weight=f32,kv=f32")
 BACKENDS = ("numba:cpu", "vllm:cpu", "vllm:cpu+f32")
-BUDGET = Budget(warmup_s=0.01, timing_s=0.05)
+PACE = Pace(rounds=2, seconds=1.0, least=2)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def rows(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[st
         threads=2,
         replicates=1,
         seed=SEED,
-        budget=BUDGET,
+        pace=PACE,
         pythons={"vllm": python},
         ceilings=False,
         quick=True,
