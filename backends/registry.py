@@ -32,12 +32,12 @@ def entries() -> tuple[str, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Backend names as they stand before the colon."""
+    """The names of backends, as before the colon."""
     return tuple(sorted({entry.partition(".")[0] for entry in entries()}))
 
 
 def entry_for(name: str) -> str:
-    """The entry that serves ``backend:device``. Raises UnknownBackend that lists what is known."""
+    """The entry that serves ``backend:device``. Raises UnknownBackend, which lists the known ones."""
     backend, _, device = name.partition(":")
     kind = device.partition("+")[0].partition(":")[0] or "cpu"
     for candidate in (f"{backend}.{kind}", backend):
@@ -64,7 +64,7 @@ def load(entry: str) -> type[Backend]:
 
 
 def create(name: str) -> Backend:
-    """A fresh backend for ``backend:device``; its device is opened by the caller."""
+    """A new backend for ``backend:device``; the caller opens its device."""
     return load(entry_for(name))()
 
 

@@ -7,7 +7,7 @@
 
 Values come from a counter-based generator (splitmix64), straight in the stored format and at memory
 speed: sign and mantissa uniform, exponent geometric, which is close to a uniform distribution with
-variance 1/k. Every slot and every layer has bits of its own. Checkpoint weights take the same types.
+variance 1/k. Every slot and every layer has different bits. Checkpoint weights have the same types.
 """
 
 from __future__ import annotations

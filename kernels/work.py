@@ -6,8 +6,8 @@ A work is written as text, the same text on the command line, in result rows and
 >>> work.flops, work.traffic.weights_bytes, work.traffic.scales_bytes
 (33554432, 16777216, 16384)
 
-Bytes and FLOPs follow from the work alone. A backend never reports its own, so every backend is held
-against the same count. Activations are float32 at the interface (4 bytes an element); intermediates
+Bytes and FLOPs follow from the work alone. A backend never reports its own, so the same count
+applies to every backend. Activations are float32 at the interface (4 bytes an element); intermediates
 are counted where an operation reads or writes them.
 """
 
@@ -185,7 +185,7 @@ class DecodeAttention:
     """One query token a sequence against its cache of `context` tokens; MHA, GQA and MQA.
 
     Bytes B·[Hq·d·4 + S·Hkv·2d·b_kv + Hq·d·4] plus a float32 scale a token and head for int8.
-    FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of so many tokens in any order: S is rounded
+    FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of that many tokens in any order: S is rounded
     up to whole pages and the page table is read.
     """
 

@@ -1,11 +1,11 @@
-"""What this machine can do at most, measured: what every case is held against.
+"""The most that this machine can do, measured: what every case is compared with.
 
 >>> for ceiling in measure_ceilings(threads=2, quick=False, tell=print):
 ...     print(ceiling.name, ceiling.value, ceiling.unit)
 read 21012345678.9 bytes/s
 
 Several access patterns on several thread counts are tried for each ceiling, and the best counts. A
-ceiling is still only a lower bound: a case above it is reported as such. Every pattern's result is checked
+ceiling is still only a lower bound: a case above it is marked. Every pattern's result is checked
 before it is timed. GEMM peaks and launch overheads belong to a backend and are measured through its contract.
 """
 
@@ -47,21 +47,21 @@ from membound.kernels.work import Linear, Work, parse
 Tell = Callable[[str], None]
 
 ROTATION = 4
-"""The memory that rotates is this many last-level caches: a window has left the cache when it comes again."""
+"""The rotating memory is this many times the last-level cache: a window has left the cache when its turn comes again."""
 BYTES_PER_THREAD = 192 << 20
-"""At least so much rotating memory a thread: six windows of `patterns.THREAD_WINDOW_BYTES`."""
+"""The least rotating memory for each thread: six windows of `patterns.THREAD_WINDOW_BYTES`."""
 MEMORY_SHARE = 0.5
 FINALISTS = 3
 ATTEMPTS = 3
 PAUSE_S = 0.002
-"""The same kernels follow each other: nobody else's threads have to come to rest."""
+"""The same kernels follow each other, so no other threads have to come to rest."""
 LEVEL_SHARE = 0.5
-"""Part of a cache level that its working set takes, so that nothing else pushes it out."""
+"""The part of a cache level that its working set takes, so that nothing else evicts it."""
 GEMM_SIZES = (1024, 2048)
 DEVICE_GEMM_SIZES = (4096, 8192)
 """On an accelerator, whose matrix units smaller products do not fill."""
 GEMM_CHECKED_ROWS = 256
-"""Rows of a product that are held against the reference, spread over all."""
+"""The number of rows of a product that are compared with the reference, spread over all of them."""
 GEMM_FORMATS = ("f32", "bf16", "f16", "int8")
 GEMM_SECONDS = 0.4
 GEMM_SAMPLES = 5
@@ -74,14 +74,14 @@ NULL_WORKS = (
     "step:model=tiny,context=16,weight=f32,kv=f32,layers=1,cache=prompt",
     "step:model=tiny,context=16,weight=bf16,kv=bf16,layers=1,cache=prompt",
 )
-"""So little work that launching is all that takes time; the first one that a backend supports."""
+"""Works so small that launching takes all the time; the first one that a backend supports is used."""
 NULL_SAMPLES = 300
 NULL_WARMUP = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """One limit. `samples` are seconds a call of the best pattern, which `config` describes.
+    """One limit. `samples` are seconds per call of the best pattern, which `config` describes.
 
     value = amount / median of the undisturbed samples, in `unit` (bytes/s, FLOP/s), or that median itself (s).
     A pattern with a wrong result has status "wrong", a reason and no value.
@@ -99,7 +99,7 @@ class Ceiling:
 def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
     """Bandwidths of memory and caches and arithmetic peaks of up to `threads` CPU threads, a few seconds.
 
-    `tell` is called with what is being measured. Raises CeilingError.
+    `tell` is called with the name of what is measured next. Raises CeilingError.
     """
     set_threads(threads)
     seconds = 0.4 if quick else 1.0
@@ -122,7 +122,7 @@ def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
 
 
 def measure_read_ceiling(threads: int, tell: Tell) -> Ceiling:
-    """The read bandwidth alone, with the patterns that win on most machines, in a second. Raises CeilingError."""
+    """Only the read bandwidth, with the patterns that win on most machines, in a second. Raises CeilingError."""
     set_threads(threads)
     values = stream.allocate(rotating_bytes(threads), threads)
     return _best("read", [read_patterns(values, threads, (2, 4, 8))], 0.5, tell)
@@ -131,10 +131,10 @@ def measure_read_ceiling(threads: int, tell: Tell) -> Ceiling:
 def measure_backend_ceilings(
     backend: Backend, device: Device, tell: Tell, quick: bool = False
 ) -> list[Ceiling]:
-    """The best GEMM per format, ``gemm_<format>``, and the seconds of a null launch, of an opened backend.
+    """The best GEMM of an opened backend for each format, ``gemm_<format>``, and the seconds of a null launch.
 
-    Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
-    support is left out; a wrong product has status "wrong".
+    The operands are hot: they are used again and again. int8 goes with int8 activations. What the backend does
+    not support is left out; a wrong product has status "wrong".
     """
     found: list[Ceiling] = []
     for work in map(parse, NULL_WORKS):
@@ -165,7 +165,7 @@ def _launch_overhead(backend: Backend, device: Device, work: Work) -> Ceiling:
 
 
 def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
-    """Repeated launches of one product; a backend that finds out in `prepare` that it cannot is "unsupported"."""
+    """Repeated launches of one product; if `prepare` raises Unsupported the status is "unsupported"."""
     name, config = f"gemm_{work.weight}", _of(device, work)
     inputs = make_inputs(work, seed=0)
     assert isinstance(inputs, LinearInputs)
@@ -193,7 +193,7 @@ def _of(device: Device, work: Work) -> dict[str, Any]:
 
 
 def rotating_bytes(threads: int) -> int:
-    """4 × the last-level cache or more, within half of the memory that is left."""
+    """The size of the rotating memory: at least 4 × the last-level cache, but at most half of the free memory."""
     wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * threads)
     room = int(MEMORY_SHARE * available_memory_bytes())
     least = WINDOWS * threads << 20
@@ -208,7 +208,7 @@ def _thread_counts(threads: int) -> list[int]:
 
 
 def _ladder(values: stream.F32, threads: int, seconds: float, tell: Tell) -> Iterator[Ceiling]:
-    """Reads of a working set that stays in each level of cache; a level that is not described is left out."""
+    """Reads of a working set that stays in a cache, for each level that the system describes."""
     for name, set_bytes, read_bytes in _levels(threads):
         group = cached_read_patterns(values, threads, set_bytes, read_bytes)
         yield _best(f"read_{name}", [group], seconds, tell)
@@ -235,17 +235,17 @@ def _best(
     tell: Tell,
     unit: str = "bytes/s",
 ) -> Ceiling:
-    """Check all patterns, try each once, time the best ones of a group in turn; the best of all.
+    """Check all patterns, try each once, then time the best ones of a group in turns; returns the best of all.
 
-    A group walks through the same windows in the same order, so that no pattern finds what another one
-    left in the cache; where a further group is no better at the first try, it is not timed again.
+    The patterns of a group walk through the same windows in the same order, so that none finds what another one
+    left in the cache. A further group that is no better at the first try is not timed again.
     """
     best: Pattern | None = None
     for group in groups:
         tell(f"{name}, {group[0].config['threads']} threads")
         for pattern in group:
             pattern.check()
-        numbers = count(WINDOWS // 2)  # checks read the first window
+        numbers = count(WINDOWS // 2)  # the checks read the first window
         _round(group, numbers, 1)
         group = sorted(group, key=lambda p: p.rate, reverse=True)[:FINALISTS]
         if best is None or group[0].rate > best.rate:
@@ -261,12 +261,12 @@ def _best(
 
 
 def _rounds_due(end: float, seconds: float) -> int:
-    """Three rounds at least, or one where a loaded machine has taken twice the time for it."""
+    """At least three rounds, or one if a loaded machine has taken twice the time for it."""
     return 3 if time.perf_counter() < end + seconds or not seconds else 1
 
 
 def _round(patterns: Sequence[Pattern], numbers: Iterator[int], attempts: int) -> None:
-    """A turn of each pattern, with the next windows."""
+    """Give each pattern a turn, with the next windows."""
     for pattern in patterns:
 
         def call(pattern: Pattern = pattern) -> None:

@@ -36,7 +36,7 @@ def duel(
 ) -> None:
     """Time one work on several backends and the machine's ceilings in turn, in one process; nothing is stored.
 
-    Use it to say which backend is faster on a noisy machine: a slow minute hits all contestants alike.
+    Use it to find out which backend is faster on a noisy machine: a slow minute hits all contestants alike.
     """
     from membound.bench.protocol.process import SPIN_COUNT
 

@@ -1,4 +1,4 @@
-"""Counters of an accelerator beside a replicate: clocks, throttling, power, energy, heat, errors, other processes.
+"""Counters of an accelerator during a replicate: clocks, throttling, power, energy, heat, errors, other processes.
 
 >>> counters = open_counters(device.accelerator)
 >>> before = counters.read()
@@ -6,7 +6,7 @@
 >>> device_delta(before, counters.read())["device_energy_j"]
 61.3
 
-They come from the vendor's management library, found by the device's PCI address. What cannot be read is
+They come from the vendor's management library, which finds the device by its PCI address. What cannot be read is
 None, which means unknown and never healthy. Nothing is ever set: clocks, limits and modes stay as they are.
 """
 
@@ -21,10 +21,10 @@ from membound.backends.api import Accelerator
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One moment. Energy and the seconds below its clocks are running totals; None is unknown.
+    """The counters at one moment. Energy and the seconds at reduced clocks are running totals; None is unknown.
 
-    `throttle` names what holds the clocks down at this moment, empty if nothing does. `others` counts
-    processes on the device beside this one.
+    `throttle` names what holds the clocks down at this moment, and is empty if nothing does. `others` counts
+    the other processes on the device.
     """
 
     wall_s: float
@@ -43,14 +43,14 @@ class Reading:
 
 
 class Counters(Protocol):
-    """A device as its vendor's library sees it."""
+    """A device as its vendor's library describes it."""
 
     def facts(self) -> dict[str, Any]:
         """What does not change in a run: driver, ECC, MIG, power limit."""
         ...
 
     def read(self) -> Reading | None:
-        """All counters; under a millisecond. None where there is no accelerator."""
+        """All counters, in less than a millisecond; None if there is no accelerator."""
         ...
 
 
@@ -68,7 +68,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An accelerator about which no library tells anything; every counter is unknown."""
+    """An accelerator that no library describes; every counter is unknown."""
 
     reason: str
 

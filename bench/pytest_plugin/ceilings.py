@@ -1,4 +1,4 @@
-"""The machine's ceilings alone, measured as a run measures them: for whoever needs a scale and no cases.
+"""The machine's ceilings alone, measured as a run measures them.
 
 >>> rows = measure_machine("20261122T010203-epyc-1f3a", threads=2)
 >>> {row.work: row.value for row in rows}["read"]
@@ -20,13 +20,13 @@ from membound.results.row import Row
 from membound.results.store import SUFFIX, RunWriter
 
 NULL_WORK = "linear:n=32,k=128,m=1,weight=f32"
-"""A backend's ceilings are measured by the worker of a case: this one costs next to nothing."""
+"""The worker of a case measures the ceilings of its backend: this case costs next to nothing."""
 
 
 def measure_machine(run_id: str, threads: int, backend: str = "") -> list[Row]:
-    """Rows of the quick ceilings on so many threads, named as of `run_id`; a failure is a row as well.
+    """Rows of the quick ceilings on that many threads, with `run_id` as their run; a failure is a row as well.
 
-    With a backend (``torch:cuda``) those of its device besides. Raises PlanError beyond the CPUs at hand.
+    With a backend (``torch:cuda``), those of its device too. Raises PlanError if there are fewer CPUs.
     """
     options = Options(threads=threads, quick=True)
     plan = make_plan(

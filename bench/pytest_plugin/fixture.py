@@ -1,13 +1,13 @@
-"""What the pytest fixture `bandwidth_benchmark` does: any callable, timed cold and held against the ceilings.
+"""What the pytest fixture `bandwidth_benchmark` does: it times any callable cold and compares it with the ceilings.
 
 >>> def test_product(bandwidth_benchmark: BandwidthBenchmark):
 ...     inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
 ...     sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
 ...     bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 
-pytest-benchmark does the timing, with its own options. Around it stands the protocol of `membound run` as far
-as one process goes: input sets rotate through all launches, the output is held against the float64
-reference before and after, counters say whether the machine was disturbed.
+pytest-benchmark does the timing, with its own options. Around it the fixture follows the protocol of `membound run` as
+far as one process can: input sets rotate through all launches, the output is compared with the float64 reference before
+and after, and counters show whether the machine was disturbed.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from membound.results.stats import records, summarize
 
 SEED = 1
 ROTATION = 4
-"""Input sets of the user's own are to be this many last-level caches together, as those of a work are."""
+"""The input sets that a user makes should together be this many times the last-level cache, as those of a work are."""
 PACKAGES = (*HARNESS_PACKAGES, "pytest-benchmark")
 
 
 class DeclarationError(ValueError):
-    """A benchmark declares its work wrongly: the message says what is wrong and what to write."""
+    """A benchmark's arguments are wrong; the message says what is wrong and what to write."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Table:
         return [row for rows in (*self._limits.values(), self.cases) for row in rows]
 
     def add(self, row: Row) -> dict[str, Any]:
-        """Keep a case and return its line of the summary."""
+        """Add a case and return its line of the summary."""
         self.cases.append(row)
         limits = (r for rows in self._limits.values() for r in rows)
         (line,) = records(summarize([*limits, row]))
@@ -111,14 +111,14 @@ class BandwidthBenchmark:
 
     @property
     def threads(self) -> int:
-        """CPU threads of the ceilings: what the callable is to use."""
+        """The CPU threads of the ceilings, which the callable should use too."""
         return self.table.threads
 
     def inputs(self, work: str, device: Device | None = None) -> Inputs:
         """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
 
-        Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError with the
-        bytes that are needed where they do not fit memory, or where a model folder is damaged.
+        If nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError if they do not fit
+        memory, with the bytes that they need, or if a model folder is damaged.
         """
         parsed = parse(work)
         check_memory(parsed, available_memory_bytes())
@@ -149,10 +149,10 @@ class BandwidthBenchmark:
         """Time ``function(*arguments)`` with the `sets` of arguments in rotation; returns its last result.
 
         inputs: what `inputs` made; its work gives bytes and FLOPs, and the result (or what `output` returns)
-        is held against the float64 reference before and after, an AssertionError if it is wrong.
-        bytes, flops: of one call, where there is no such work; nothing can be checked then.
-        sync: called after each call within the time, for a device that returns early.
-        label: how the row is called, default the test. device: as a backend's `open` returned it, default the CPU.
+        is compared with the float64 reference before and after.
+        bytes, flops: of one call, if there is no such work; nothing can be checked then.
+        sync: called after each call within the timed part, for a device that returns early.
+        label: the name of the row, default that of the test. device: as a backend's `open` returned it, default the CPU.
         Raises DeclarationError, AssertionError.
         """
         declared = self._declare(inputs, bytes, flops)
@@ -165,14 +165,14 @@ class BandwidthBenchmark:
         if not self.benchmark.enabled:
             return self.benchmark(rotation.launch)
         where = device or Device("cpu", str(self.table.machine["cpu"]), self.threads)
-        limits = self.table.limits(where)  # measured now, if ever: not between warm-up and timing
+        limits = self.table.limits(where)  # measured now if at all, and not between warm-up and timing
         row = self._row(declared, label or self.name, where)
         row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
         row.slots, row.first_s = len(rotation.sets), first_s
         row.working_set_bytes = row.slots * declared.footprint_bytes
         result = self._time(row, rotation)
         self.benchmark.has_error = (
-            True  # until it is known to be right: such a benchmark is left out of files
+            True  # until the result is known to be right: files leave such a benchmark out
         )
         if error is not None:
             row.error = max(error, _error(declared, rotation) or 0.0)
@@ -245,7 +245,7 @@ class BandwidthBenchmark:
 
 
 def _cache_and_room(device: Device | None) -> tuple[int, int]:
-    """Bytes of the cache that rotation must defeat, and bytes that all input sets may take."""
+    """The bytes of the cache that the input sets must exceed, and those that all of them may take."""
     room = int(available_memory_bytes() * ROTATION_SHARE)
     accelerator = device.accelerator if device else None
     if accelerator is None:

@@ -43,7 +43,7 @@ class Rotation:
 
 
 def warm_up(rotation: Rotation, budget: Budget) -> list[float]:
-    """All input sets once, so many launches and so many seconds at least; seconds of each launch."""
+    """Launch all input sets at least once, and at least as often and as long as `budget` says; seconds of each launch."""
     taken: list[float] = []
     start = time.perf_counter()
     while (
