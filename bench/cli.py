@@ -1,10 +1,10 @@
-"""The `membound` command: registers those of commands/. Bad input is one line on standard error and exit status 2.
+"""The `membound` command: registers what commands/ holds. Bad input gives one line on standard error and exit status 2.
 
     membound run --quick
     membound show latest --json
 
 Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or nothing could be measured;
-2 bad input; 130 interrupted, with what was measured kept. Everything heavy is imported in the commands.
+2 bad input; 130 interrupted, and what was measured is kept. Heavy modules are imported inside the commands.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
+# Typer brings its own click or uses an installed one, by version; either way BadParameter's grandparent is the root error.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
 

@@ -7,7 +7,7 @@
 
 The numbers are those that every backend gets for the same spec and seed: matrices in the work's format,
 norms and biases in float32. Tensors are made and written one after the other, so that a model larger than
-memory can be exported. The tokenizer knows each token by a word of its own, ``w17``: text is no matter here.
+memory can be exported. The tokenizer has a word for each token, ``w17``: the text does not matter here.
 """
 
 from __future__ import annotations

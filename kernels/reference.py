@@ -1,4 +1,4 @@
-"""The definition of every operation in NumPy float64: what a backend's output is held against.
+"""The definition of every operation in NumPy float64: what a backend's output is compared with.
 
 >>> from membound.kernels.inputs import make_inputs
 >>> from membound.kernels.work import parse

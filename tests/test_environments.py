@@ -316,4 +316,4 @@ def test_a_duel_refuses_what_cannot_share_its_process(home, capsys):
         cli.main(["duel", "linear:n=8,k=32", "--backends", f"numba:cpu,{ENGINE}:cpu"])
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
-    assert f"{ENGINE}:cpu runs in an environment of its own" in err
+    assert f"{ENGINE}:cpu runs in a separate environment" in err

@@ -1,4 +1,4 @@
-"""`numba:cpu`: membound's own kernels on the processor, compiled by Numba.
+"""`numba:cpu`: membound's kernels on the processor, compiled by Numba.
 
 Matrices are packed once, in `prepare`; a launch is one call of a compiled function, a whole decode step
 included. Kernels: membound.kernels.cpu.
@@ -21,7 +21,7 @@ from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, Model
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 MOST_ROWS = 64
-"""Rows of x that the packed matmul is made for; more are the business of a compute-bound GEMM."""
+"""The most rows of x that the packed matmul is made for; with more, a GEMM is compute-bound."""
 CACHES = ("f32", "bf16", "int8")
 """Cache formats of the attention kernels."""
 
@@ -49,7 +49,7 @@ class NumbaCpu(Backend):
         return Device("numba:cpu", cpu_name(), threads, versions)
 
     def supports(self, work: Work) -> str | None:
-        """Everything but prompts, large batches, and caches that GPUs are made for."""
+        """Supports everything but prompts, large batches, and caches that only GPUs handle."""
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, LatentAttention):
@@ -73,7 +73,7 @@ class NumbaCpu(Backend):
         self._extra_fmas = fmas
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Pack every input set; compile on the first launch of a kind."""
+        """Pack every input set; the first launch of a kind compiles."""
         self.close()
         extra_fmas, self._extra_fmas = self._extra_fmas, None
         if isinstance(inputs, LinearInputs):
@@ -98,7 +98,7 @@ class NumbaCpu(Backend):
         return self._output()
 
     def stored_bytes(self) -> int | None:
-        """Packed bytes where padding adds more than 1 % to what the work asks for."""
+        """The packed bytes, if padding adds more than 1 % to what the work asks for."""
         return self._stored
 
     def close(self) -> None:

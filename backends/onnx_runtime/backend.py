@@ -4,9 +4,9 @@
 >>> from membound.kernels.inputs import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
-A matrix is a session of its own, with memory of its own; attention and whole models are one session.
-Everything is bound before the first launch, and the cache is bound as past and present at once, so that
-GroupQueryAttention appends in place. A provider that is not the one asked for is refused.
+Each matrix is a separate session with separate memory; attention and whole models are one session. Everything is
+bound before the first launch. The cache is bound both as past and as present, so that GroupQueryAttention appends in
+place. A provider that is not the one asked for is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SUFFIX = "ExecutionProvider"
 REMOTE = "AzureExecutionProvider"  # sends the work elsewhere
 EXPORT_REMEDY = 'pip install "membound[onnx-export]"'
 EXPORT_MODULES = ("torch", "onnxscript")
-# Builds of ONNX Runtime on PyPI that carry a provider; they replace one another (one import name).
+# Builds of ONNX Runtime on PyPI with other providers; they replace one another (they have the same import name).
 PACKAGES = {
     "cann": "onnxruntime-cann",
     "cuda": "onnxruntime-gpu",
@@ -44,7 +44,7 @@ PACKAGES = {
     "tensorrt": "onnxruntime-gpu",
     "webgpu": "onnxruntime-webgpu",
 }
-# Where a provider's bound inputs and outputs live; all others take host memory.
+# Where a provider keeps bound inputs and outputs; all others use host memory.
 MEMORY = {"cann": "cann", "cuda": "cuda", "dml": "dml", "tensorrt": "cuda", "webgpu": "webgpu"}
 
 
@@ -71,7 +71,7 @@ class OnnxRuntime(Backend):
         return sorted(names, key=lambda name: name != "cpu")
 
     def open(self, device: str, threads: int) -> Device:
-        """Take ``cpu`` or another provider, with an index as in ``cuda:0``. Raises BackendUnavailable."""
+        """Open ``cpu`` or another provider, with an index as in ``cuda:0``. Raises BackendUnavailable."""
         kind, _, index = device.partition(":")
         if index and not index.isdigit():
             raise BackendUnavailable(f"onnxruntime:{device} has no number after the colon")
@@ -190,7 +190,7 @@ class OnnxRuntime(Backend):
     def _cache(
         self, layers: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The same memory as past and as present, so that nothing is copied."""
+        """Bind the same memory as past and as present, so that nothing is copied."""
         past = {
             f"past_{name}.{index}": self._value(values)
             for index, pair in enumerate(layers)
@@ -199,7 +199,7 @@ class OnnxRuntime(Backend):
         return past, {name.replace("past", "present"): value for name, value in past.items()}
 
     def _value(self, array: npt.NDArray[Any]) -> Any:
-        """The array in the provider's memory; on host memory it is not copied."""
+        """The array in the provider's memory; in host memory it is not copied."""
         value = runtime().OrtValue.ortvalue_from_numpy(
             np.ascontiguousarray(array), MEMORY.get(self._kind, "cpu"), self._index
         )
@@ -218,7 +218,7 @@ class OnnxRuntime(Backend):
         self._launches.append((session.run_with_iobinding, binding))
 
     def launch(self, slot: int) -> None:
-        """Run the session of that slot; returns when done."""
+        """Run the session of that slot and return when it is done."""
         run, binding = self._launches[slot]
         run(binding)
 
@@ -226,12 +226,12 @@ class OnnxRuntime(Backend):
         """Nothing runs behind the call: ONNX Runtime waits for its provider at the end of a run."""
 
     def output(self) -> F32:
-        """The last launch's result, a copy."""
+        """A copy of the last launch's result."""
         y: F32 = np.array(self._y.numpy(), np.float32)
         return y.reshape(self._shape)
 
     def stored_bytes(self) -> int | None:
-        """Bytes with widened weights (f16, int8 with float activations) and widened int4 scales."""
+        """The bytes with widened weights (f16, int8 with float activations) and widened int4 scales."""
         return self._asked_bytes + self._extra_bytes if self._extra_bytes else None
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ def _kv_reason(kv: str) -> str | None:
 
 
 def _version(package: str) -> str:
-    """Its version; onnxruntime's other builds have other distribution names and the same module."""
+    """The version. The builds of ONNX Runtime have different distribution names and the same module."""
     try:
         return version(package)
     except PackageNotFoundError:

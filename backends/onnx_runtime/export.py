@@ -3,10 +3,10 @@
 >>> graph = decoder_graph(inputs)
 >>> graph.serialize(), graph.weights()
 
-One layer of `membound.backends.pytorch.model` goes through `torch.onnx.export`, with its linears as
-placeholder operators and GroupQueryAttention as the attention (`torch.onnx.ops.symbolic_multi_out`), and so
-do the final norm and the LM head. The nodes are then repeated for each layer, every placeholder replaced
-by the nodes of that matrix's format. So an export takes seconds and no weights, however deep the model.
+`torch.onnx.export` exports one layer of `membound.backends.pytorch.model`, with its linears as placeholder operators and
+GroupQueryAttention as the attention (`torch.onnx.ops.symbolic_multi_out`), and the final norm with the LM head. The nodes
+are then repeated for each layer, and every placeholder is replaced by the nodes of that matrix's format. An export
+therefore takes seconds and needs no weights, however deep the model is.
 
 Imports torch and onnx; imported only in a worker.
 """
@@ -37,7 +37,7 @@ from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 PLACEHOLDER = "membound"
-# Shared by all layers: where the new tokens stand and the angles of every position.
+# Shared by all layers: the positions of the new tokens and the angles of every position.
 SHARED = ("seqlens_k", "total", "cos", "sin")
 
 
@@ -72,13 +72,13 @@ def decoder_graph(inputs: ModelInputs) -> Graph:
 
 
 def cache_tokens(inputs: ModelInputs) -> int:
-    """Places in each cache: the step's context and its new token, or the prompt's tokens."""
+    """The length of each cache: the step's context and its new token, or the prompt's tokens."""
     work = inputs.work
     return work.context + 1 if isinstance(work, Step) else work.tokens
 
 
 class Placeholder(FormatLinear):
-    """Stands for a linear while the module is exported; keeps the matrix for `Graph.linear`."""
+    """Takes the place of a linear while the module is exported, and keeps the matrix for `Graph.linear`."""
 
     def __init__(self, name: str, weights: Sequence[Weight], bias: F32 | None) -> None:
         super().__init__(sum(w.n for w in weights), weights[0].k, None)
@@ -93,7 +93,7 @@ class Placeholder(FormatLinear):
 
 
 def _stack(weights: Sequence[Weight]) -> Weight:
-    """Matrices that share their input as one, row on row."""
+    """Matrices that share their input, stacked row on row."""
     first = weights[0]
     if len(weights) == 1:
         return first
@@ -131,7 +131,7 @@ def _shared(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]
 
 
 class _LayerCall(nn.Module):
-    """A layer as a function of x, its cache, `SHARED` and its own gains, so that all of them are inputs."""
+    """A layer as a function of x, its cache, `SHARED` and its gains, so that all of them are inputs."""
 
     def __init__(self, layer: DecoderLayer, model: Model) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def _call(module: nn.Module, gains: list[Tensor], args: tuple[Any, ...]) -> Any:
 
 @cache
 def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.GraphProto:
-    """A layer's exported graph; made from shapes alone, so that every format and layer shares it."""
+    """The exported graph of a layer, made from shapes alone, so that all formats and layers share it."""
     ones = np.ones(max(model.hidden, model.head_dim), np.float32)
     head_norm = ones[: model.head_dim] if model.qk_norm else None
     matrices = {name: _no_weight(n, k) for name, (n, k) in model.layer_matrices.items()}
@@ -215,8 +215,8 @@ def _no_weight(n: int, k: int) -> Weight:
 def _export(
     module: nn.Module, args: tuple[Any, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.GraphProto:
-    """Nodes and constants of a module, by torch's own exporter."""
-    # It tells of optional packages (torchvision) that nothing here uses.
+    """Nodes and constants of a module, from torch's exporter."""
+    # It reports optional packages (torchvision) that nothing here uses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what torch and Python deprecate
@@ -242,7 +242,7 @@ def _write(
     module: nn.Module,
     act: str,
 ) -> None:
-    """Copy an exported graph: names as in `names`, else prefixed; gains and matrices are `module`'s."""
+    """Copy an exported graph. Names are as in `names`, or else prefixed; gains and matrices are those of `module`."""
     linears = {m.name: m for m in module.modules() if isinstance(m, Placeholder)}
 
     def rename(name: str) -> str:

@@ -1,11 +1,11 @@
-"""ONNX graphs of one matrix and of one attention, made node by node; larger ones are put together from these.
+"""ONNX graphs of one matrix and of one attention, made node by node; larger ones are composed of these.
 
 >>> graph = Graph()
 >>> graph.declare_input("x", (1, k)); graph.linear("x", "y", weight, act="int8"); graph.declare_output("y", (1, n))
 >>> session_options.add_external_initializers(*graph.weights()); session_options, graph.serialize()
 
-Weights stay out of the protobuf message (which ends at 2 GB): the message names them, the session is
-handed the arrays. Operators of the domain com.microsoft are ONNX Runtime's own:
+Weights stay out of the protobuf message (which is limited to 2 GB): the message names them, and the session gets the
+arrays. Operators of the domain com.microsoft are ONNX Runtime's own:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
 Imports onnx; imported only in a worker.
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 OPSET = 23  # the first with RMSNormalization; 24 makes the exporter take it apart again
 CONTRIB = "com.microsoft"
 IR_VERSION = 10  # what OPSET asks for
-# Smaller arrays travel in the message, where ONNX Runtime can fold them into its plan.
+# Smaller arrays are part of the message, where ONNX Runtime can fold them into its plan.
 EXTERNAL_BYTES = 1024
 TRANSPOSED_ROWS = 256
 # MatMulNBits: 1 computes in float32, 4 quantises activations to int8 in blocks (ContribOperators.md).
@@ -59,7 +59,7 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
 
     def array(self, name: str, values: Array) -> str:
-        """A constant; returns its name. Large ones are handed over beside the message."""
+        """Add a constant and return its name. Large ones are kept out of the message."""
         if values.nbytes < EXTERNAL_BYTES:
             self._small.append(numpy_helper.from_array(values, name))
         else:
@@ -80,10 +80,10 @@ class Graph:
     def linear(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None = None) -> None:
         """y [m, n] = x [m, k] · Wᵀ + bias for one stored matrix.
 
-        f32 is Gemm. f16, and int8 with float activations, are Gemm too, widened here: the CPU provider
-        itself widens float16 at load and has no float16 product; for int8 its MatMulNBits unpacks the
-        matrix at each call, 4 to 10 times slower than Gemm on the widened one, and DequantizeLinear +
-        MatMul silently becomes a kernel that quantises the activations. int8 with int8 activations is
+        f32 is Gemm. f16, and int8 with float activations, are Gemm too, after being widened here: the CPU provider
+        itself widens float16 when it loads it and has no float16 product. For int8 its MatMulNBits unpacks the
+        matrix at each call, 4 to 10 times slower than Gemm on the widened one, and DequantizeLinear + MatMul
+        silently becomes a kernel that quantises the activations. int8 with int8 activations is
         DynamicQuantizeLinear + MatMulInteger, fused by ONNX Runtime: at one row as fast as MatMulNBits
         with 8 bits, at 16 rows 3 to 4 times as fast (2048 x 2048, AVX-512 VNNI, 2 threads). Its activations
         have one scale and one zero point for all rows. int4 is MatMulNBits with the stored values as they
@@ -137,7 +137,7 @@ class Graph:
         self.extra_bytes += stored_bytes - asked
 
     def weights(self) -> dict[str, Array]:
-        """The arrays that the session must be handed."""
+        """The arrays that the session must be given."""
         return self._large
 
     def serialize(self) -> bytes:
@@ -153,7 +153,7 @@ class Graph:
 
 
 def _transposed(matrix: Array) -> Array:
-    """A contiguous transpose, some rows at a time: NumPy's own takes 5 times as long on int8."""
+    """A contiguous transpose, some rows at a time, since NumPy's takes 5 times as long on int8."""
     out = np.empty(matrix.shape[::-1], matrix.dtype)
     for start in range(0, len(matrix), TRANSPOSED_ROWS):
         rows = slice(start, start + TRANSPOSED_ROWS)
@@ -162,7 +162,7 @@ def _transposed(matrix: Array) -> Array:
 
 
 def _stub(name: str, values: Array) -> onnx.TensorProto:
-    """A tensor said to lie in a file, which `add_external_initializers` replaces; the file never exists."""
+    """A tensor declared to be in a file that never exists; `add_external_initializers` replaces it."""
     stub = onnx.TensorProto()
     stub.name = name
     stub.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
@@ -186,7 +186,7 @@ def linear_graph(weight: Weight, act: str, m: int) -> Graph:
 def attention_graph(work: DecodeAttention) -> Graph:
     """q, k, v of one token [B, 1, H·D] with the cache [B, Hkv, S, D] -> y [B, 1, Hq·D].
 
-    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens.
+    GroupQueryAttention puts k and v at position S - 1 of the cache and attends over all S tokens.
     """
     graph = Graph()
     q_dim, kv_dim = work.q_heads * work.head_dim, work.kv_heads * work.head_dim

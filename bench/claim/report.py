@@ -1,4 +1,4 @@
-"""Reports of stored claims: judged again from their observations, as Markdown, as one HTML page, into a document.
+"""Reports of stored claims, judged again from their observations: as Markdown, as one HTML page, or within a document.
 
 >>> reports = load_reports([Path("results/published")])
 >>> write_html(reports, Path("claim.html"))
@@ -32,7 +32,7 @@ from membound.results.report.text import ClaimReport, report_of
 from membound.results.store import StoreError
 
 PAGES = "claims"
-"""The folder, beside a document, of the pages that it leads to."""
+"""The folder beside a document for the pages that it leads to."""
 
 
 class ReportError(MemboundError):
@@ -40,9 +40,10 @@ class ReportError(MemboundError):
 
 
 def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
-    """Every claim in these files and below these folders, judged. Raises ReportError where there is none."""
+    """Every claim in these files and below these folders, judged. Raises ReportError if there is none."""
     named = list(paths)
-    missing = [path for path in named if not os.path.exists(path)]  # False for a name too long, unlike Path's
+    # os.path gives False for a name that is too long, where Path's methods raise.
+    missing = [path for path in named if not os.path.exists(path)]
     if missing:
         raise StoreError(f"no such claim file or folder: {missing[0]}")
     files = [file for path in named for file in (claim_files(path) if path.is_dir() else [path])]
@@ -78,7 +79,7 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
 
 
 def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Path | None) -> list[Path]:
-    """The reports that were asked for; returns their paths. Raises as `write_html`."""
+    """Write the reports that were asked for and return their paths. Raises as `write_html`."""
     written = []
     for write, path in ((write_html, html), (write_markdown, markdown)):
         if path is not None:
@@ -88,12 +89,12 @@ def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Pa
 
 
 def write_html(claims: Sequence[ClaimReport], path: Path) -> None:
-    """One page with everything in it. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
+    """Write one page with everything. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
     _write(path, claim_page((report, _charts(report)) for report in claims))
 
 
 def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> None:
-    """Markdown below `top`, its charts as SVG files in a folder beside it. Raises as `write_html`."""
+    """Write Markdown, `top` before it, and its charts as SVG files in a folder beside it. Raises as `write_html`."""
     folder = path.with_name(f"{path.stem}-plots")
     links: dict[str, dict[str, str]] = {}
     for report in claims:
@@ -106,9 +107,9 @@ def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> 
 
 
 def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
-    """The summary between the marks of a document and, in the folder `claims` beside it, a page for each machine.
+    """Write the summary between the marks of a document and, in the folder `claims` beside it, a page for each machine.
 
-    A machine is a folder of claim files. One more page has the experiments. Returns the paths of all that was written.
+    A machine is a folder of claim files. One more page has the experiments. Returns the paths of the documents written.
     Raises MarksMissing, ReportError, ReportUnavailable.
     """
     charts_of([], [], [])

@@ -1,4 +1,4 @@
-"""The commands on the claim: `membound claim` measures and judges, `membound claim-report` judges what is stored."""
+"""`membound claim` tests the claim and judges it; `membound claim-report` judges what is stored."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from membound.results.stored_runs import DEFAULT_OUT
 
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="One page with charts that needs nothing from outside."),
+    typer.Option(
+        "--html", metavar="FILE", help="Write one page with charts that loads nothing from outside."
+    ),
 ]
 MarkdownFile = Annotated[
     Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Markdown, with charts in a folder beside it."),
+    typer.Option("--markdown", metavar="FILE", help="Write Markdown, with charts in a folder beside it."),
 ]
 
 
@@ -56,7 +58,9 @@ def claim(
     seed: Seed = 1,
     pair: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
+        typer.Option(
+            metavar="RUN RUN", help="Stored runs of two machines that differ in memory: experiment 9."
+        ),
     ] = None,
     html: Html = None,
     markdown: MarkdownFile = None,
@@ -67,7 +71,7 @@ def claim(
 ) -> None:
     """Test the claim that memory bandwidth, not compute, limits decoding, by experiments that could refute it.
 
-    Prints each experiment and the rule that would refute it before anything is measured, then verdicts.
+    Prints each experiment with the rule that would refute it before anything is measured, and verdicts at the end.
     """
     from membound.bench.claim.plan import parse_only
     from membound.bench.claim.report import check_reports, judged, write_reports

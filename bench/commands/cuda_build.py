@@ -1,4 +1,4 @@
-"""`membound cuda-build`: machine code for GPUs, compiled where there is none, to be carried to where no compiler is.
+"""`membound cuda-build`: compiles kernels for a GPU on a machine without one, for a machine without a compiler.
 
 membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
 """
@@ -54,7 +54,7 @@ def cuda_build(
 ) -> None:
     """Compile CUDA kernels without a GPU, for a machine without a compiler; name the folder in MEMBOUND_CUBINS there.
 
-    The folder's manifest says from which sources the code was compiled: a membound of other sources refuses it.
+    The folder's manifest records the sources from which the code was compiled; a membound with other sources refuses it.
     """
     from membound.backends.api import BackendUnavailable
     from membound.bench.planning.choice import split_works
@@ -91,7 +91,7 @@ def cuda_build(
 
 
 def _claimed() -> Iterator[Arm]:
-    """The arms of all experiments on any GPU: doses are data, so that any ridge and any knee will do."""
+    """The arms of all experiments on any GPU. Doses are arguments of the kernels, so any ridge and any knee will do."""
     from membound.bench.claim.arms import arms_of
     from membound.bench.claim.scene import DEVICE_FLOATS, Scene
     from membound.results.claim.experiments import load_experiments

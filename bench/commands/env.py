@@ -1,4 +1,4 @@
-"""`membound env`: make and list the environments of runtimes that cannot share membound's own.
+"""`membound env`: makes and lists the environments of runtimes that cannot share membound's.
 
 membound env create vllm
 membound env list --json
@@ -21,19 +21,19 @@ app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 @app.callback()
 def group(debug: Debug = False) -> None:
-    """Make and list environments of their own for runtimes whose pins clash with membound's."""
+    """Make and list separate environments for runtimes whose pins clash with membound's."""
 
 
 @app.command("create", cls=Command)
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `membound env list` has it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `membound env list`.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the environment that is there.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an environment from its committed lock, with uv where it can be had and pip otherwise.
+    """Make an environment from its committed lock, with uv if it can be installed and pip otherwise.
 
-    pip's own settings count: indexes, folders of wheels, certificates. `membound run` finds it by itself.
+    pip's settings apply: indexes, folders of wheels, certificates. `membound run` finds the environment by itself.
     """
     from membound.bench.environments.build import create, recipe, states
 
@@ -48,7 +48,7 @@ def create(
 
 @app.command("list", cls=Command)
 def list_(as_json: Json = False, debug: Debug = False) -> None:
-    """List the environments there could be, which were made, what they hold and what is wrong with them."""
+    """List the possible environments: which of them were made, what they hold, and what is wrong with them."""
     from membound.bench.environments.build import states
 
     found = states()

@@ -14,15 +14,17 @@ from membound.bench.commands.options import Debug, Json, Seed, print_json
 
 
 def export_model(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A step or prefill whose model is written.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The step or prefill whose model is written.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty folder, or one that does not exist yet.")
+    ],
     seed: Seed = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a work's model as a Hugging Face folder, with the weights that every backend gets for it.
 
-    config.json, a small tokenizer and safetensors: any engine can load it, and membound too, as model=DIR.
+    It holds config.json, a small tokenizer and safetensors, so any engine can load it, and membound too, as model=DIR.
     """
     from membound.kernels.export import ExportError, export_model
     from membound.kernels.inputs import ModelInputs

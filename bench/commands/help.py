@@ -1,7 +1,7 @@
-"""The help of the commands: on the left what an option is called and takes, on the right what it does.
+"""The help of the commands: on the left an option's names and what it takes, on the right what it does.
 
-Typer's own panels give every option six columns, one of them Python's name of its type, which leaves few for words
-on a screen of 80.
+Typer's panels spend six columns on each option, one of them the name of its Python type. On a screen of 80 characters
+that leaves little room for words.
 
 >>> app = typer.Typer(cls=Group, rich_markup_mode=None)
 >>> app.command("run", cls=Command)(run)
@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
-    """A command whose help has a line or more for each argument and option."""
+    """A command whose help describes each argument and option."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of arguments and options."""
@@ -25,10 +25,10 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands whose help has its options and the first paragraph of each command's help, uncut."""
+    """A group of commands, whose help describes its options and shows the first paragraph of each command's help, uncut."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show the help where no command is named: exit status 2."""
+        """Show the help if no command is named, and end with exit status 2."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help())
             raise typer.Exit(2)

@@ -1,4 +1,4 @@
-"""What several commands share: their options, and where they print."""
+"""What several commands share: options, and ways to print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Markdown = Annotated[
 
 
 def number(text: str) -> int:
-    """Parses a whole number. Raises BadParameter."""
+    """Parse a whole number. Raises BadParameter."""
     try:
         return int(text)
     except ValueError:
@@ -27,7 +27,7 @@ def number(text: str) -> int:
 
 
 def number_within(low: int, high: int) -> Callable[[str], int]:
-    """A parser of whole numbers from `low` to `high`, both allowed, whose refusal names the value and the two."""
+    """A parser of whole numbers from `low` to `high`, inclusive. It raises BadParameter with the value and both bounds."""
 
     def parse(text: str) -> int:
         value = number(text)
@@ -45,7 +45,7 @@ def _folder(text: str) -> Path:
 
 
 MOST_SEED = 2**63 - 1
-"""A seed is a whole number of a table's column, which has 64 bits."""
+"""Tables hold seeds in a column of 64-bit whole numbers."""
 Out = Annotated[
     Path, typer.Option("--out", parser=_folder, metavar="FOLDER", help="Folder of the row files.")
 ]
@@ -60,7 +60,7 @@ Seed = Annotated[
         "--seed",
         parser=number_within(0, MOST_SEED),
         metavar="N",
-        help="Seed of all that is random: inputs, weights, order.",
+        help="Seed of everything random: inputs, weights, order.",
     ),
 ]
 Pythons = Annotated[
@@ -84,7 +84,7 @@ RunName = Annotated[
 
 
 def one_format(as_json: bool, as_markdown: bool) -> None:
-    """Raises BadParameter where both were asked for."""
+    """Raises BadParameter if both are asked for."""
     if as_json and as_markdown:
         raise typer.BadParameter("--json and --markdown exclude each other")
 

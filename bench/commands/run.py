@@ -1,4 +1,4 @@
-"""`membound run`: measure works on backends, and store a row of each outcome.
+"""`membound run`: measures works on backends and stores a row for each outcome.
 
 membound run --quick
 membound run linear:n=4096,k=4096,weight=int8 --backends numba
@@ -59,7 +59,7 @@ def run(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run that was killed: `latest`, or the start of its name. It keeps its own plan.",
+            help="Continue a run that was killed: `latest`, or the start of its name. It keeps its plan.",
         ),
     ] = None,
     out: Out = DEFAULT_OUT,
@@ -69,7 +69,7 @@ def run(
 ) -> None:
     """Measure this machine: its ceilings, then every work on every backend, each checked and stored.
 
-    Prints what it picked, a table, and where the rows are. Ctrl-C keeps what is done.
+    Prints what it picked, a table, and where the rows are. After Ctrl-C, what was measured is kept.
     """
     from membound.bench.planning.choice import check_threads, parse_pythons, split, split_works
     from membound.bench.planning.plan import Options
@@ -90,7 +90,7 @@ def run(
         )
         if any(chosen):
             raise typer.BadParameter(
-                "--resume goes on with a run's own plan: works and options are those it had"
+                "--resume continues a run by the plan it had: leave out works and other options"
             )
         session = resume_session(resume, out, talk, console(stderr=True))
     else:

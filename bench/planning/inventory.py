@@ -28,7 +28,7 @@ from membound.results.wording import amount, rate
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Devices found or absent, and (value, row) of the ceilings measured last; `run` names their file."""
+    """Devices, present or absent, and (value, row) of the ceilings measured last; `run` is the path of their file."""
 
     devices: tuple[Found, ...]
     ceilings: tuple[tuple[float, Row], ...]
@@ -36,7 +36,7 @@ class Inventory:
 
     @classmethod
     def gather(cls, threads: int, pythons: Mapping[str, str], out: Path) -> Inventory:
-        """Ask every backend in a worker of its own; read the latest run in `out` that measured ceilings.
+        """Ask every backend, each in a separate worker, and read the latest run in `out` that measured ceilings.
 
         Raises RowError or StoreError if a run cannot be read.
         """

@@ -59,7 +59,7 @@ class RandomSource:
         return normal(np.random.default_rng((self.seed, 1 << 21)), rows, self.model.hidden)
 
     def embedding_table(self) -> Weight:
-        """The table [vocab, hidden]: the output matrix where the model ties them, else one of its own."""
+        """The table [vocab, hidden]: the output matrix if the model ties the two, else a separate one."""
         if self.model.tied:
             return self.lm_head()
         return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 8))

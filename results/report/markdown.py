@@ -1,7 +1,7 @@
-"""Claims as Markdown: a section for each, the experiments, and the part of a document that is generated.
+"""Claims as Markdown: a section for each, the experiments, and the generated part of a document.
 
 >>> path.write_text(claim_markdown([report], plots={}))
->>> document.write_text(replaced(document.read_text(), CLAIMS, "what takes the place of what stood between the marks"))
+>>> document.write_text(replaced(document.read_text(), CLAIMS, "the new text"))
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from membound.results.report.text import (
 from membound.results.views.markdown import LEFT, table_lines
 
 CLAIMS = "claims"
-"""Between ``<!-- claims -->`` and ``<!-- /claims -->`` a document holds what was generated."""
+"""The generated part of a document is between ``<!-- claims -->`` and ``<!-- /claims -->``."""
 
 
 class MarksMissing(MemboundError, ValueError):
-    """A document has no place for what was generated; the message names the marks."""
+    """A document lacks the marks of its generated part; the message names them."""
 
 
 def claim_markdown(claims: Iterable[ClaimReport], plots: Mapping[str, Mapping[str, str]]) -> str:
-    """A section for each claim; `plots` are links to pictures by claim and name, as far as there are any."""
+    """A section for each claim; `plots` are links to its charts, if there are any, by claim and name."""
     lines: list[str] = []
     for report in claims:
         lines += _section(report, plots.get(report.claim.meta.claim_id, {}))
@@ -46,7 +46,7 @@ def claim_markdown(claims: Iterable[ClaimReport], plots: Mapping[str, Mapping[st
 
 
 def experiments_markdown(register: Register) -> str:
-    """Every experiment as it was written down, with the numbers of its rule."""
+    """Every experiment as it was registered, with the numbers of its rule."""
     lines = [f"Version {register.version}.", ""]
     for one in register:
         lines += [f"## {one.id}. {one.name}", "", *_texts(one)]
@@ -58,7 +58,7 @@ def experiments_markdown(register: Register) -> str:
 
 
 def replaced(document: str, name: str, generated: str) -> str:
-    """The document with what stands between the marks of that name replaced. Raises MarksMissing."""
+    """The document with a new text between the marks of that name. Raises MarksMissing."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, begins, rest = document.partition(begin)
     _, ends, after = rest.partition(end)
@@ -68,7 +68,7 @@ def replaced(document: str, name: str, generated: str) -> str:
 
 
 def _texts(experiment: Experiment) -> Iterator[str]:
-    """Its sentences as a list."""
+    """The texts of an experiment as a list."""
     for key in TEXTS:
         yield f"- **{key.replace('_', ' ').capitalize()}**: {getattr(experiment, key)}"
     yield ""

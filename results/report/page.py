@@ -1,4 +1,4 @@
-"""Claims as one HTML page that needs nothing from outside: its style and its pictures stand in it.
+"""Claims as one HTML page that loads nothing from outside: it contains its style and its charts.
 
 >>> from membound.results.report.charts import charts_of
 >>> path.write_text(claim_page([(report, charts_of(claim.observations, findings, cells))]))
@@ -105,14 +105,14 @@ def _table(head: Sequence[str], lines: Lines) -> Iterator[str]:
 
 
 def _own_names(svg: str, prefix: str) -> str:
-    """The picture with names of its own: each is drawn alone and begins to count its clips at 0."""
+    """The picture with unique names: each is drawn alone, and the drawing library counts its clips from 0."""
     own = re.sub(r"[^a-z0-9]+", "-", prefix.lower())
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', svg)
     return re.sub(r'url\((["\']?)#([^)"\']+)\1\)', rf"url(#{own}-\2)", svg)
 
 
 def _experiments(register: Register) -> Iterator[str]:
-    """The experiments as they were written down."""
+    """The experiments as they were registered."""
     yield f"<h2>The experiments, version {register.version}</h2><p class=note>sha256 {register.sha256}</p>"
     for experiment in register:
         yield f"<details><summary>{experiment.id} {escape(experiment.name)}</summary><dl>"

@@ -1,4 +1,4 @@
-"""What was found on all machines in one table: under the elasticities, how each experiment was decided on each machine.
+"""What was found on all machines, in one table: the elasticities, and how each experiment was decided on each machine.
 
 >>> from membound.results.report.markdown import CLAIMS, replaced
 >>> document.write_text(replaced(document.read_text(), CLAIMS, summary_markdown(reports, "claims")))
@@ -17,16 +17,16 @@ from membound.results.report.text import ClaimReport, heading
 from membound.results.views.markdown import LEFT, table_lines
 
 EXPERIMENTS = "experiments.md"
-"""The page of the experiments, beside those of the machines."""
+"""The page of the experiments, in the folder of the machines' pages."""
 SUMMARY_LEGEND = (
     "The claim holds on a backend if at least two of experiments 1 to 4 are supported there and none is refuted, the formats "
-    "of experiment 2 aside. Elasticities are given with 95 % intervals over worker processes. Verdicts are counted over backends and operations; "
-    "what was not run is counted only where nothing else was."
+    "of experiment 2 aside. Elasticities are given with 95 % intervals over worker processes. Verdicts are counted over "
+    "backends and operations; what was not run is mentioned only if nothing else was run."
 )
 
 
 def by_place(reports: Iterable[ClaimReport]) -> dict[str, list[ClaimReport]]:
-    """Reports by the folder of their files, which is a machine's."""
+    """Reports by the folder of their files; a machine has one folder."""
     found: dict[str, list[ClaimReport]] = {}
     for report in reports:
         found.setdefault(report.place, []).append(report)
@@ -39,7 +39,7 @@ def page_of(place: str) -> str:
 
 
 def summary_markdown(reports: Sequence[ClaimReport], folder: str) -> str:
-    """The table; `folder` is where it finds the pages, one for each place and one of the experiments."""
+    """The table. It links to the pages in `folder`, one for each place and one for the experiments."""
     groups = by_place(reports)
     findings = {place: [f for one in group for f in one.findings] for place, group in groups.items()}
     lines = [
@@ -76,5 +76,5 @@ def _counted(verdicts: Iterable[str]) -> str:
 
 
 def _anchor(experiment: Experiment) -> str:
-    """Of its heading, as GitHub makes it."""
+    """The anchor of an experiment's heading, as GitHub makes it."""
     return f"{experiment.id}-{experiment.name.lower().replace(' ', '-')}"

@@ -1,4 +1,4 @@
-"""What the sections of a report say, before they are Markdown or HTML: a claim with all that was made of it.
+"""The texts of a report's sections, before they are Markdown or HTML: a claim with its findings, map and paragraph.
 
 >>> from membound.results.claim.experiments import load_experiments
 >>> report = report_of(claim, load_experiments(), findings, cells)
@@ -44,7 +44,7 @@ class ClaimReport:
     cells: Sequence[RegionCell]
     paragraph: str
     place: str = ""
-    """The folder of its file: those of one machine lie in one."""
+    """The name of the folder of its file. The claims of one machine are in one folder."""
 
 
 def report_of(
@@ -55,7 +55,7 @@ def report_of(
 
 
 def record(report: ClaimReport) -> dict[str, Any]:
-    """Everything that was made of a claim as JSON can hold it."""
+    """The whole report as values for JSON."""
     meta = report.claim.meta
     whole: dict[str, Any] = plain(
         {
@@ -75,7 +75,7 @@ def record(report: ClaimReport) -> dict[str, Any]:
 
 
 def heading(report: ClaimReport) -> str:
-    """The machine, the last of its instruction sets (guests may know no more than the maker's name) and the threads."""
+    """The machine, the last of its instruction sets (a guest's name may be no more than the maker's) and the threads."""
     meta = report.claim.meta
     cpu = meta.machine.get("cpu", "unnamed processor")
     sets = meta.machine.get("isa") or [""]
@@ -83,7 +83,7 @@ def heading(report: ClaimReport) -> str:
 
 
 def provenance(report: ClaimReport) -> str:
-    """When, by which rules, and whether these are the rules that were there when it was measured."""
+    """When the claim was measured, by which rules it was judged, and whether these were the rules at the time."""
     meta = report.claim.meta
     judged = "by which it is judged here too"
     if meta.experiments_sha256 != report.register.sha256:
@@ -121,7 +121,7 @@ def figure_lines(report: ClaimReport) -> Lines:
 
 
 def ceiling_lines(report: ClaimReport) -> Lines:
-    """Lines under CEILING_HEAD, for each count of threads the best."""
+    """Lines under CEILING_HEAD, the best for each count of threads."""
     lines: Lines = []
     for threads in sorted({row.threads for row in report.claim.ceilings}):
         same = [row for row in report.claim.ceilings if row.threads == threads]
@@ -132,7 +132,7 @@ def ceiling_lines(report: ClaimReport) -> Lines:
 
 
 def map_lines(report: ClaimReport) -> Lines:
-    """Lines under MAP_HEAD, measured cells apart from predicted ones."""
+    """Lines under MAP_HEAD, measured and predicted cells separately."""
     lines: Lines = []
     for place in dict.fromkeys((c.backend, c.point.model, c.point.format) for c in report.cells):
         of = [c for c in report.cells if (c.backend, c.point.model, c.point.format) == place]
@@ -142,5 +142,5 @@ def map_lines(report: ClaimReport) -> Lines:
 
 
 def _operation(finding: Finding) -> str:
-    """The arm, or the work in fewer words where it is one."""
+    """The arm, shortened if it is the spec of a work."""
     return short(finding.arm) if ":" in finding.arm else finding.arm

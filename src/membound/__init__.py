@@ -4,7 +4,7 @@
 >>> table = membound.run(["linear:n=4096,k=4096,weight=int8"], quick=True)
 >>> table[["backend", "time_s", "mbu", "verdict"]]
 
-`run` measures, `load` reads stored runs, `compare` sets two side by side; all return pandas DataFrames.
+`run` measures, `load` reads stored runs, `compare` compares two of them; all return pandas DataFrames.
 Errors that a user can do something about are `MemboundError` and its children: `membound.errors` draws the tree.
 
 Nothing heavy is imported before it is used.

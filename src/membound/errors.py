@@ -5,7 +5,7 @@
     except membound.MemboundError as error:
         print(error)
 
-Those that many modules raise stand here, the others beside what raises them:
+Errors that many modules raise are defined here, the others where they are raised:
 
     MemboundError
     ├── BackendUnavailable      the runtime or the device is not there; carries the command that would help
@@ -17,7 +17,7 @@ Those that many modules raise stand here, the others beside what raises them:
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
-    ├── MarksMissing            results.report.markdown: a document without the marks to write between
+    ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked

@@ -1,4 +1,4 @@
-"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on cores of their own.
+"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on separate cores.
 
     with Thief(cpus=[1], memory_bytes=1 << 30) as thief:
         thief.work("bandwidth", duty=0.5)                     # returns when every process does so
@@ -7,7 +7,7 @@
         after = thief.taken()                                 # bytes read and FLOPs done so far
         thief.rest()
 
-Three trades: ``bandwidth`` streams memory of its own as the read ceiling does, ``fma`` multiplies in registers
+Three trades: ``bandwidth`` streams its own memory as the read ceiling does, ``fma`` multiplies in registers
 as the peak does, ``idle`` counts integers with neither memory nor vectors. For the rest of its core's time
 a thief does what ``idle`` does, so that every dose keeps the core equally awake and clocked. What it took is
 counted, not assumed: a thief slowed down by its victim takes less.
@@ -34,7 +34,7 @@ from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.instruments import stream
 
 TRADES = ("rest", "idle", "bandwidth", "fma", "stop")
-"""What a thief can be told; resting, it sleeps."""
+"""The orders that a thief takes; while resting it sleeps."""
 PERIOD_S = 1e-3
 """A duty cycle: several in each of a victim's bursts, each long beside a chunk."""
 WINDOW_BYTES = 256 << 10

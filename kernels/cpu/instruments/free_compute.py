@@ -9,7 +9,7 @@ An instrument: if memory alone decides, time stays as it is until the arithmetic
 The loops are those of float_panels.py, scores.py and values.py for one row of x and a float cache, with
 `fmas` extra fused multiply-adds for each number that is loaded. They are independent of what is loaded:
 chains v = v/2 + 1/2 that stay in registers, as many as hide their latency, spread evenly between the
-loads. Each chain begins with numbers of its own and ends, times a zero that is not known when compiled, in
+loads. Each chain begins with different numbers and ends, times a zero that is not known when compiled, in
 the result: none can be merged or left out, and the result stays what it was. The dose is an argument, so
 that every dose runs the same machine code.
 """

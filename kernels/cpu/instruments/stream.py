@@ -5,7 +5,7 @@
 >>> read(values, place, window=0, ahead=0)                      # the sum of what was read
 >>> place.window_bytes                                          # how many bytes that were
 
-Each thread walks a contiguous range of its own, as `streams` far-apart streams: on some processors 4 or
+Each thread walks its own contiguous range, as `streams` far-apart streams: on some processors 4 or
 8 streams a thread read a quarter more than one does. Every kernel gives a result that follows from all
 it did, so that nothing can be left out, and that a caller can check.
 

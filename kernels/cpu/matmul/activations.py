@@ -24,7 +24,7 @@ from membound.kernels.cpu.simd.vectors import splat, splat_i32
 from membound.kernels.weights.formats import FORMATS
 
 FEW_ROWS = 4
-"""Up to so many rows one thread is done sooner than others have woken."""
+"""Up to this many rows one thread is done before others have woken."""
 
 COLUMNS = 256
 """Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""

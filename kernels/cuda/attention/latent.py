@@ -38,7 +38,7 @@ from membound.kernels.reference import LATENT_HEAD_DIM
 WARPS = 4
 BLOCKS_PER_SM = 2
 AT_ONCE = 2
-"""Tiles of sixteen rows under way: with two blocks a multiprocessor 74 KB of 16-bit rows are."""
+"""Tiles of sixteen rows in flight: with two blocks on a multiprocessor these are 74 KB of 16-bit rows."""
 _SHARE = LATENT_VALUE_DIM // WARPS
 _ROPE_SHARE = (LATENT_DIM - LATENT_VALUE_DIM) // WARPS
 _STEPS = (_SHARE + _ROPE_SHARE) // 16

@@ -7,7 +7,7 @@
         after = thief.taken()                                         # bytes read and FLOPs done so far
         thief.rest()
 
-Three trades: ``bandwidth`` streams memory of its own, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
+Three trades: ``bandwidth`` streams its own memory, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
 the share of the multiprocessors that get a block of half the threads that fit one; the victim has the others, and
 what is left of these. So ``idle`` at the same duty is the control: it holds as many threads and takes nothing.
 Blocks count their chunks in memory of the host, and look there for the word to end; whatever happens, they
@@ -46,7 +46,7 @@ STOP, FIRST = 0, 1
 
 @cache
 def thief_kernel(trade: str, threads: int = THREADS) -> Kernel:
-    """A block does chunks of its trade until it is told to end, or for limit_us.
+    """A block does chunks of its trade until it is asked to end, or for limit_us.
 
     Arguments: words, of the host, 1 + 2 · blocks; source, `packets` of sixteen bytes, a multiple of `chunk`; sums, a
     word a thread; numbers, `constants(dose)`; packets; chunk, in packets; limit_us.
@@ -96,7 +96,7 @@ def thief_kernel(trade: str, threads: int = THREADS) -> Kernel:
 
 
 class GpuThief:
-    """One trade at a time on a share of the multiprocessors of `gpu`, which must have a stream of its own.
+    """One trade at a time on a share of the multiprocessors of `gpu`, which must have its own stream.
 
     Streams `memory_bytes`, rounded up to whole chunks; `threads` a block, `chunk_bytes` and `dose` make a chunk.
     A context manager: leaving ends it. Raises GpuError, ValueError.
@@ -170,7 +170,7 @@ class GpuThief:
         words[:] = 0
 
     def taken(self) -> tuple[int, int]:
-        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was told to."""
+        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was asked to."""
         ended = self._words.values[FIRST + self._blocks : FIRST + 2 * self._blocks]
         if self._trade and ended.any():
             raise GpuError(f"the co-runner ended by itself after {self._limit_us / 1e6} s, before its victim")

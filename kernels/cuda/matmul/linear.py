@@ -32,7 +32,7 @@ DOT_ROWS = 4
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
-"""Enough bytes under way: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
+"""Enough bytes in flight: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
 RING_BYTES = 6 << 10
 """Of each warp; twice as much where many rows of x leave registers for few warps."""
 BLOCK_WARPS = 4
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def rounds(self) -> bool:
-        """Whether x is rounded to 16 bits by a launch of its own, before."""
+        """Whether a separate launch rounds x to 16 bits first."""
         return isinstance(self.variant, Tensor) and self.variant.packed
 
     @property
