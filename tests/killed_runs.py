@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.bench import api
-from membound.bench.ceilings.cpu import Ceiling
+from membound.bench.ceilings.ceiling import Ceiling
 from membound.bench.machine.telemetry import delta, snapshot
 from membound.bench.planning.plan import Cell, Options, make_plan
 from membound.bench.run.execute import execute as run

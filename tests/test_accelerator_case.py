@@ -11,11 +11,12 @@ from typing import Any
 import fake_backends
 import pytest
 from membound.bench.measure.case import Case, run_case
-from membound.bench.measure.timing import Budget
 from test_device_counters import FakeNvml
 
+from membound.bench.claim.budget import Budget
 from membound.bench.measure import case as case_module
-from membound.bench.measure.contestant import ColdMemory, Refused, enter
+from membound.bench.measure.cold_memory import ColdMemory
+from membound.bench.measure.contestant import Refused, enter
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent

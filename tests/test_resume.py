@@ -19,9 +19,10 @@ from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
 from membound.bench.run import resume
-from membound.bench.run.execute import Limits, execute
+from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent
 from membound.bench.run.resume import check_resumable, find_cut, keep_plan, partial_of, remaining
+from membound.results.roofline import Limits
 from membound.results.store import RunWriter, StoreError, load_rows
 
 HERE = Path(__file__).parent

@@ -5,15 +5,16 @@ from typing import Any, ClassVar
 
 import fake_backends
 import pytest
-from membound.bench.measure.timing import Budget
 
+from membound.bench.claim.budget import Budget
 from membound.bench.planning.plan import Cell, Options, Plan, make_plan
 from membound.bench.planning.probe import probe, probe_devices
 from membound.bench.protocol import process
 from membound.bench.run import rounds
-from membound.bench.run.execute import Limits, execute
+from membound.bench.run.execute import execute
 from membound.bench.run.execute import execute as run
 from membound.kernels.work import parse
+from membound.results.roofline import Limits
 from membound.results.row import Row
 from membound.results.store import RunWriter, load_rows
 

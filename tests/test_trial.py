@@ -16,7 +16,8 @@ from membound.bench.claim.trial import Trial, run_trial
 from membound.backends.api import Accelerator, Device
 from membound.bench.claim import player, trial
 from membound.bench.claim.arms import Arm
-from membound.bench.measure.contestant import ColdMemory, Contestant
+from membound.bench.measure.cold_memory import ColdMemory
+from membound.bench.measure.contestant import Contestant
 from membound.bench.measure.turns import Turn
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Step

@@ -9,8 +9,8 @@ import fake_backends
 import numpy as np
 import pytest
 from membound.bench.measure.case import Case, run_case
-from membound.bench.measure.timing import Budget
 
+from membound.bench.claim.budget import Budget
 from membound.bench.measure.check import cached_reference
 from membound.bench.protocol.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
 from membound.kernels import reference
