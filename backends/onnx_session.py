@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from membound.backends.onnx_graph import Graph
 
 CPU = "CPUExecutionProvider"
-REMEDY = 'pip install "membound[onnx]"'
+REMEDY = "pip install onnxruntime onnx"
 # Threads spin for the next operator within a launch, which a 60-layer chain of 4 MB matrices took 20 %
 # less time with, and stop when it ends: by default they burn 15 to 20 % of a core for 0.2 s after it,
 # to the harm of whoever is measured next. Spinning is cut off after 50 µs, which cost nothing on an
