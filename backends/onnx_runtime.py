@@ -12,15 +12,14 @@ GroupQueryAttention appends in place. A provider that is not the one asked for i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Backend, BackendUnavailable, Device, FallbackRefused, Unsupported, cpu_name
-from membound.backends.onnx_session import create_session, runtime
+from membound.backends.onnx_device import EXPORT, EXPORT_REMEDY, find, missing, providers
+from membound.backends.onnx_session import CPU, create_session, runtime
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
 
@@ -29,21 +28,9 @@ if TYPE_CHECKING:
     from membound.kernels.inputs import F32, Inputs
     from membound.kernels.work import Work
 
-SUFFIX = "ExecutionProvider"
-REMOTE = "AzureExecutionProvider"  # sends the work elsewhere
-EXPORT = "export"
-EXPORT_MODULES = ("torch", "onnxscript")
-EXPORT_REMEDY = 'pip install "membound[onnx-export]"'
-# Builds of ONNX Runtime on PyPI that carry a provider; they replace one another (one import name).
-PACKAGES = {
-    "cann": "onnxruntime-cann",
-    "cuda": "onnxruntime-gpu",
-    "migraphx": "onnxruntime-migraphx",
-    "openvino": "onnxruntime-openvino",
-    "tensorrt": "onnxruntime-gpu",
-    "webgpu": "onnxruntime-webgpu",
-}
-HEAD_STEP, ROTATED_HEAD_STEP = 8, 16  # ONNX Runtime 1.31 raises in the first launch
+# Widths of heads that GroupQueryAttention takes, without and with RoPE: with others ONNX Runtime 1.31 builds
+# the session and fails in the first launch.
+HEAD_STEP, ROTATED_HEAD_STEP = 8, 16
 KV_REASONS = {
     "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
     "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
@@ -58,7 +45,7 @@ class OnnxRuntime(Backend):
 
     _threads = 1
     _kind = "cpu"
-    _provider = f"CPU{SUFFIX}"
+    _provider = CPU
     _index = 0
     _exports = False
     _extra_bytes = 0
@@ -74,34 +61,22 @@ class OnnxRuntime(Backend):
     @classmethod
     def devices(cls) -> Sequence[str]:
         """The providers that this build lists, ``cpu`` first, each with ``+export`` where a model can be exported."""
-        variants = ("",) if _missing() else ("", f"+{EXPORT}")
-        return [f"{name}{variant}" for name in _providers() for variant in variants]
+        variants = ("",) if missing() else ("", f"+{EXPORT}")
+        return [f"{name}{variant}" for name in providers() for variant in variants]
 
     def open(self, device: str, threads: int) -> Device:
         """Take ``cpu`` or another provider, with an index as in ``cuda:0``, ``+export`` behind it or not.
 
         Raises BackendUnavailable.
         """
-        base, exports = _split(device)
-        kind, _, index = base.partition(":")
-        if index and not index.isdigit():
-            raise BackendUnavailable(f"onnxruntime:{device} has no number after the colon")
-        kind, providers = kind.lower(), _providers()
-        if kind not in providers:
-            package = PACKAGES.get(kind)
-            remedy = f"pip uninstall onnxruntime && pip install {package}" if package else ""
-            raise BackendUnavailable(
-                f"this onnxruntime has no provider for {base!r}; it has: {', '.join(providers)}", remedy
-            )
-        self._kind, self._provider, self._index = kind, providers[kind], int(index or 0)
+        wanted = find(device)
+        self._kind, self._provider, self._index = wanted.kind, wanted.provider, wanted.index
         self._threads = threads
-        if kind != "cpu":
+        if self._kind != "cpu":
             self._probe()
-        self._exports = exports  # not before the probe, which is no model
-        used = ("onnxruntime", "onnx", *(EXPORT_MODULES if exports else ()))
-        versions = {name: _version(name) for name in used}
-        name = cpu_name() if kind == "cpu" else self._provider
-        return Device(f"onnxruntime:{device}", name, threads, versions)
+        self._exports = wanted.exports  # not before the probe, which is no model
+        name = cpu_name() if self._kind == "cpu" else self._provider
+        return Device(f"onnxruntime:{device}", name, threads, wanted.versions())
 
     def _probe(self) -> None:
         """Multiply once: a provider can be listed and yet lack the libraries that it needs."""
@@ -286,33 +261,3 @@ def _widened_bytes(work: DecodeAttention | Step | Prefill) -> int:
     Counted once a KV head; each query head of a group makes a copy of its own.
     """
     return 2 * work.traffic.kv_read_bytes if work.kv == "f16" else 0
-
-
-def _providers() -> dict[str, str]:
-    """The providers of this build by their device names, ``cpu`` first."""
-    found = [p for p in runtime().get_available_providers() if p != REMOTE]
-    names = {p.removesuffix(SUFFIX).lower(): p for p in found}
-    return dict(sorted(names.items(), key=lambda item: item[0] != "cpu"))
-
-
-def _split(device: str) -> tuple[str, bool]:
-    """The device, and whether models are to be exported there. Raises BackendUnavailable."""
-    base, plus, variant = device.partition("+")
-    if plus and variant != EXPORT:
-        raise BackendUnavailable(f"onnxruntime has no variant {variant!r}; it has: {EXPORT}")
-    if plus and (missing := _missing()):
-        raise BackendUnavailable(f"exporting a model needs {', '.join(missing)}", EXPORT_REMEDY)
-    return base, bool(plus)
-
-
-def _missing() -> list[str]:
-    """What exporting a model needs and is not installed."""
-    return [name for name in EXPORT_MODULES if find_spec(name) is None]
-
-
-def _version(package: str) -> str:
-    """Its version; onnxruntime's other builds have other distribution names and the same module."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return str(getattr(runtime(), "__version__", "")) if package == "onnxruntime" else ""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from membound.backends import onnx_session
+from membound.backends import onnx_device, onnx_runtime, onnx_session
 from membound.backends.api import Unsupported
 from membound.backends.onnx_decoder import decoder_graph
 from membound.backends.onnx_graph import Graph
@@ -276,10 +276,8 @@ def test_a_provider_is_probed_before_its_models_are_exported(
         return onnx_session.create_session(graph, onnx_session.CPU, 0, threads)
 
     fake = "XNNPACKExecutionProvider"
-    from membound.backends import onnx_runtime
-
     monkeypatch.setattr(onnx_runtime, "create_session", create)
-    monkeypatch.setattr(onnx_runtime, "_providers", lambda: {"cpu": onnx_session.CPU, "xnnpack": fake})
+    monkeypatch.setattr(onnx_device, "providers", lambda: {"cpu": onnx_session.CPU, "xnnpack": fake})
     backend = OnnxRuntime()
     assert backend.open("xnnpack:1+export", 1).id == "onnxruntime:xnnpack:1+export"
     assert made == [(fake, 1)]

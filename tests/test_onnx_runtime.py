@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from membound.backends import onnx_runtime, onnx_session
+from membound.backends import onnx_device, onnx_session
 from membound.backends.api import BackendUnavailable, FallbackRefused, Unsupported
 from membound.backends.onnx_graph import linear_graph
 from membound.backends.onnx_runtime import OnnxRuntime
@@ -186,7 +186,7 @@ def test_the_cpu_provider_lacks_what_is_said_to_be_unsupported() -> None:
 
 
 def test_export_without_the_exporter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_device, "find_spec", lambda name: None)
     assert OnnxRuntime.devices()[0] == "cpu"
     assert not [name for name in OnnxRuntime.devices() if "+" in name]
     with pytest.raises(BackendUnavailable, match="needs torch, onnxscript") as caught:
@@ -227,11 +227,11 @@ def test_absent_provider_names_its_package() -> None:
 
 
 def test_a_provider_that_leaves_work_to_the_cpu_is_refused() -> None:
-    if onnx_runtime.REMOTE not in onnx_session.runtime().get_available_providers():
+    if onnx_device.REMOTE not in onnx_session.runtime().get_available_providers():
         pytest.skip("this onnxruntime has no provider that refuses every operator")
     graph = linear_graph(quantize(np.ones((4, 8), np.float32), "f32"), "float", 1)
     with pytest.raises(FallbackRefused, match="CPU"):
-        onnx_session.create_session(graph, onnx_runtime.REMOTE, index=0, threads=1)
+        onnx_session.create_session(graph, onnx_device.REMOTE, index=0, threads=1)
 
 
 def test_registered_and_described() -> None:
