@@ -162,7 +162,7 @@ def test_every_backend_is_documented(entry):
     assert entry.partition(".")[0] + ":" in README
 
 
-@pytest.mark.parametrize("extra", ["torch", "onnx", "onnx-export", "test"])
+@pytest.mark.parametrize("extra", ["torch", "onnx-export", "test"])
 def test_extras_that_a_user_needs_are_named(extra):
     assert extra in PROJECT["optional-dependencies"]
     assert f"`{extra}`" in README or f"[{extra}]" in README

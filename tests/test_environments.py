@@ -51,7 +51,7 @@ def test_a_lock_pins_every_package_and_names_no_machine(one):
     text = one.path.read_text()
     pins = [line for line in text.splitlines() if not line.startswith("#")]
     requirements = [Requirement(line) for line in pins]
-    assert len({r.name for r in requirements}) == len(requirements) == len(one.pins) > 20
+    assert len({r.name for r in requirements}) == len(requirements) == len(one.pins) > 10
     assert all(re.fullmatch(r"==[^,]+", str(r.specifier)) and not r.marker for r in requirements)
     assert not re.search(r"file:|^-|(?<!pytorch\.org)/whl|\bopt/", text, re.M)
     assert set(one.shown) <= set(one.pins)

@@ -87,7 +87,7 @@ CORE = [*python_files("kernels", "bench", "results"), *sorted((ROOT / "src/membo
 @pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_only_backends_know_a_backends_name(path):
     """The kernels are Numba's and arrays NumPy's, so these two count only with a device."""
-    own = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
+    own = {"numba", "numpy"}
     forbidden = [rf"\b{name}\b" for name in sorted(backend_names() - own)]
     forbidden += [rf"\b{name}:(cpu|cuda)" for name in sorted(backend_names() & own)]
     pattern = re.compile("|".join(forbidden))
@@ -212,7 +212,7 @@ def pins() -> dict[str, str]:
 def requirements_of_the_tests() -> list[Requirement]:
     extras = PROJECT["project"]["optional-dependencies"]
     texts = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
-    for extra in ("torch", "onnx", "onnx-export", "report", "test"):
+    for extra in ("torch", "onnx-export", "report", "test"):
         texts += extras[extra]
     return [r for r in map(Requirement, texts) if r.name != "membound"]
 
@@ -223,6 +223,12 @@ def test_every_requirement_of_the_tests_is_pinned_to_a_version_that_it_admits():
         version = pinned.get(canonicalize_name(requirement.name))
         assert version, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
+
+
+def test_an_extra_that_became_part_of_every_installation_is_still_known():
+    core = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
+    assert {"onnx", "onnxruntime"} <= core
+    assert PROJECT["project"]["optional-dependencies"]["onnx"] == []
 
 
 def test_pins_name_no_host_and_no_build():

@@ -1,6 +1,6 @@
-"""A whole decoder as an ONNX graph: torch's layer exported once, then written out for every layer's weights.
+"""A whole decoder as an ONNX graph of torch's making: its layer exported once, then written out for every layer.
 
->>> graph = decoder_graph(inputs)
+>>> graph = exported_graph(inputs)
 >>> graph.serialize(), graph.weights()
 
 `torch.onnx.export` exports one layer of `membound.backends.pytorch.model`, with its linears as placeholder operators and
@@ -20,61 +20,38 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph
+from membound.backends.onnx_runtime.decoder import SHARED, cache_tokens, declare_decoder, shared_arrays
+from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph, stack
 from membound.backends.pytorch.linear import FormatLinear
 from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
-from membound.kernels.inputs import ModelInputs
+from membound.kernels.inputs import LayerWeights, ModelInputs, Weight
 from membound.kernels.models import Model
-from membound.kernels.reference import rope_frequencies
-from membound.kernels.weights.formats import F32, Weight
-from membound.kernels.weights.layers import LayerWeights
-from membound.kernels.work import Step
+from membound.kernels.weights.formats import F32
 
 PLACEHOLDER = "membound"
-# Shared by all layers: the positions of the new tokens and the angles of every position.
-SHARED = ("seqlens_k", "total", "cos", "sin")
 
 
-def decoder_graph(inputs: ModelInputs) -> Graph:
-    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
-
-    Caches are float32 [B, Hkv, `cache_tokens`, D], to be bound to the same memory as past and present.
-    """
+def exported_graph(inputs: ModelInputs) -> Graph:
+    """As `decoder_graph` of `membound.backends.onnx_runtime.decoder`, of torch's nodes; the cache is float32."""
     model, work = inputs.model, inputs.work
+    graph = declare_decoder(inputs)
     tokens = len(inputs.x) // work.batch
-    places = cache_tokens(inputs)
-    cache_shape = (work.batch, model.kv_heads, places, model.head_dim)
-    graph = Graph()
-    graph.declare_input("x", (len(inputs.x), model.hidden))
-    graph.declare_output("y", (work.batch, model.vocab))
-    for name, values in _shared(model, work.batch, places).items():
-        graph.array(name, values)
-    template = _layer_template(model, work.batch, tokens, places)
+    template = _layer_template(model, work.batch, tokens, cache_tokens(inputs))
     x = "x"
     for index in range(model.layers):
         names = {"x": x, "past_k": f"past_k.{index}", "past_v": f"past_v.{index}"}
         names |= {f"present_{n}": f"present_{n}.{index}" for n in "kv"} | {n: n for n in SHARED}
-        for name in "kv":
-            graph.declare_input(f"past_{name}.{index}", cache_shape)
-            graph.declare_output(f"present_{name}.{index}", cache_shape)
         x = f"layer{index}.y"
         layer = _layer(model, inputs.layer(index), len(inputs.x))
         _write(graph, template, f"layer{index}.", names, layer, work.act)
     head = _head(model, inputs.final_norm(), inputs.lm_head(), tokens)
     _write(graph, _head_template(model, work.batch, tokens), "head.", {"x": x, "y": "y"}, head, work.act)
     return graph
-
-
-def cache_tokens(inputs: ModelInputs) -> int:
-    """The length of each cache: the step's context and its new token, or the prompt's tokens."""
-    work = inputs.work
-    return work.context + 1 if isinstance(work, Step) else work.tokens
 
 
 class Placeholder(FormatLinear):
@@ -92,21 +69,6 @@ class Placeholder(FormatLinear):
         return ops.symbolic(name, [x], attrs={"linear": self.name}, dtype=x.dtype, shape=shape)
 
 
-def _stack(weights: Sequence[Weight]) -> Weight:
-    """Matrices that share their input, stacked row on row."""
-    first = weights[0]
-    if len(weights) == 1:
-        return first
-    scales = [w.scales for w in weights if w.scales is not None]
-    return Weight(
-        first.format,
-        sum(w.n for w in weights),
-        first.k,
-        np.concatenate([w.values for w in weights]),
-        np.concatenate(scales) if scales else None,
-    )
-
-
 def _layer(model: Model, weights: LayerWeights, rows: int) -> DecoderLayer:
     """A layer of torch's decoder whose linears are placeholders, named by the order they are made in."""
     made: list[Placeholder] = []
@@ -120,14 +82,6 @@ def _layer(model: Model, weights: LayerWeights, rows: int) -> DecoderLayer:
 
 def _head(model: Model, gain: F32, lm_head: Weight, tokens: int) -> Head:
     return Head(RmsNorm(gain, model.norm_eps), Placeholder("lm_head", [lm_head], None), tokens)
-
-
-def _shared(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]]:
-    """GroupQueryAttention's lengths (index of the last token, tokens in all) and RoPE tables [places, D/2]."""
-    angles = np.arange(places)[:, None] * rope_frequencies(model)
-    lengths = np.full(batch, places - 1, np.int32), np.array(places, np.int32)
-    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return dict(zip(SHARED, (*lengths, *tables), strict=True))
 
 
 class _LayerCall(nn.Module):
@@ -191,7 +145,7 @@ def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.
     layer = _layer(model, LayerWeights(matrices, norm, norm, head_norm, head_norm), batch * tokens)
     gains = dict(layer.named_buffers())
     past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
-    shared = [torch.from_numpy(a) for a in _shared(model, batch, places).values()]
+    shared = [torch.from_numpy(a) for a in shared_arrays(model, batch, places).values()]
     args = (torch.empty(batch * tokens, model.hidden), past, shared, list(gains.values()))
     names = ["x", "past_k", "past_v", *SHARED, *gains]
     return _export(_LayerCall(layer, model), args, names, ["y", "present_k", "present_v"])
@@ -256,7 +210,7 @@ def _write(
         inputs, outputs = [[rename(n) for n in side] for side in (node.input, node.output)]
         if node.domain == PLACEHOLDER:
             linear = linears[_linear_name(node)]
-            graph.linear(inputs[0], outputs[0], _stack(linear.weights), act, linear.linear_bias)
+            graph.linear(inputs[0], outputs[0], stack(linear.weights), act, linear.linear_bias)
             continue
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

@@ -25,6 +25,7 @@ from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize
 from membound.kernels.work import DecodeAttention
 
 Array = npt.NDArray[Any]
+Kind = type[np.floating[Any]]
 
 OPSET = 23  # the first with RMSNormalization; 24 makes the exporter take it apart again
 CONTRIB = "com.microsoft"
@@ -34,6 +35,8 @@ EXTERNAL_BYTES = 1024
 TRANSPOSED_ROWS = 256
 # MatMulNBits: 1 computes in float32, 4 quantises activations to int8 in blocks (ContribOperators.md).
 ACCURACY_LEVEL = {"float": 1, "int8": 4}
+CACHE_TYPES: dict[str, Kind] = {"f32": np.float32, "f16": np.float16}
+"""Cache formats that GroupQueryAttention takes on CPUs as they are."""
 
 
 class Graph:
@@ -50,13 +53,13 @@ class Graph:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
-    def declare_input(self, name: str, shape: Sequence[int]) -> None:
-        """A float32 input of fixed shape."""
-        self._inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    def declare_input(self, name: str, shape: Sequence[int], kind: Kind = np.float32) -> None:
+        """An input of fixed shape."""
+        self._inputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
-    def declare_output(self, name: str, shape: Sequence[int]) -> None:
-        """A float32 output of fixed shape."""
-        self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    def declare_output(self, name: str, shape: Sequence[int], kind: Kind = np.float32) -> None:
+        """An output of fixed shape."""
+        self._outputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
     def array(self, name: str, values: Array) -> str:
         """Add a constant and return its name. Large ones are kept out of the message."""
@@ -76,6 +79,11 @@ class Graph:
     def copy_node(self, node: onnx.NodeProto) -> None:
         """An operator from another graph, its names already made unique."""
         self._nodes.append(node)
+
+    def cast(self, x: str, y: str, kind: Kind) -> str:
+        """y: x in another type; returns its name."""
+        self.node("Cast", [x], [y], to=_element(kind))
+        return y
 
     def linear(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None = None) -> None:
         """y [m, n] = x [m, k] · Wᵀ + bias for one stored matrix.
@@ -161,6 +169,26 @@ def _transposed(matrix: Array) -> Array:
     return out
 
 
+def _element(kind: Kind) -> int:
+    """The number by which ONNX knows a NumPy type."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+
+
+def stack(weights: Sequence[Weight]) -> Weight:
+    """Matrices that share their input as one, row on row."""
+    first = weights[0]
+    if len(weights) == 1:
+        return first
+    scales = [w.scales for w in weights if w.scales is not None]
+    return Weight(
+        first.format,
+        sum(w.n for w in weights),
+        first.k,
+        np.concatenate([w.values for w in weights]),
+        np.concatenate(scales) if scales else None,
+    )
+
+
 def _stub(name: str, values: Array) -> onnx.TensorProto:
     """A tensor declared to be in a file that never exists; `add_external_initializers` replaces it."""
     stub = onnx.TensorProto()
@@ -186,27 +214,32 @@ def linear_graph(weight: Weight, act: str, m: int) -> Graph:
 def attention_graph(work: DecodeAttention) -> Graph:
     """q, k, v of one token [B, 1, H·D] with the cache [B, Hkv, S, D] -> y [B, 1, Hq·D].
 
-    GroupQueryAttention puts k and v at position S - 1 of the cache and attends over all S tokens.
+    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens. Over a float16
+    cache it is in float16 altogether: with q in float32 ONNX Runtime would widen the whole cache at each call.
+    q and y are float32 all the same, k, v and the cache in the cache's format.
     """
-    graph = Graph()
+    graph, kind = Graph(), CACHE_TYPES[work.kv]
     q_dim, kv_dim = work.q_heads * work.head_dim, work.kv_heads * work.head_dim
     cache = (work.batch, work.kv_heads, work.context, work.head_dim)
-    for name, shape in (("q", (work.batch, 1, q_dim)), *((n, (work.batch, 1, kv_dim)) for n in "kv")):
-        graph.declare_input(name, shape)
+    graph.declare_input("q", (work.batch, 1, q_dim))
     lengths = [
         graph.array("seqlens_k", np.full(work.batch, work.context - 1, np.int32)),
         graph.array("total", np.array(work.context, np.int32)),
     ]
     graph.declare_output("y", (work.batch, 1, q_dim))
     for name in "kv":
-        graph.declare_input(f"past_{name}.0", cache)
-        graph.declare_output(f"present_{name}.0", cache)
+        graph.declare_input(name, (work.batch, 1, kv_dim), kind)
+        graph.declare_input(f"past_{name}.0", cache, kind)
+        graph.declare_output(f"present_{name}.0", cache, kind)
+    half = kind is np.float16
     graph.node(
         "GroupQueryAttention",
-        ["q", "k", "v", "past_k.0", "past_v.0", *lengths],
-        ["y", "present_k.0", "present_v.0"],
+        [graph.cast("q", "q16", kind) if half else "q", "k", "v", "past_k.0", "past_v.0", *lengths],
+        ["y16" if half else "y", "present_k.0", "present_v.0"],
         CONTRIB,
         num_heads=work.q_heads,
         kv_num_heads=work.kv_heads,
     )
+    if half:
+        graph.cast("y16", "y", np.float32)
     return graph

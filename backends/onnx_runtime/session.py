@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
 
 CPU = "CPUExecutionProvider"
-REMEDY = 'pip install "membound[onnx]"'
+REMEDY = "pip install onnxruntime onnx"
 # Threads spin for the next operator within a launch, which made a 60-layer chain of 4 MB matrices 20 %
 # faster, and stop when it ends: by default they use 15 to 20 % of a core for 0.2 s after it, which
 # disturbs whatever is measured next. Spinning ends after 50 µs, which cost nothing on an idle machine.
