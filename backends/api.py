@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +176,9 @@ class CoRunner(Protocol):
 
 class Backend(ABC):
     """One runtime on one device. Made anew for each device; `prepare` may be called many times."""
+
+    unopened: ClassVar[Sequence[str]] = ()
+    """Devices, without variants, of which `supports` says the same before `open` as after, whatever machine it runs on."""
 
     @classmethod
     def devices(cls) -> Sequence[str]:

@@ -92,6 +92,29 @@ def list_(
 
 
 @app.command()
+def coverage(
+    python: Pythons = None, as_json: Json = False, as_markdown: Markdown = False, debug: Debug = False
+) -> None:
+    """Which kinds of works and which formats each backend supports, as each says itself.
+
+    Devices are opened where they are here; those that are not are asked where they need not be, and named.
+    """
+    from membound.backends import registry
+    from membound.bench.coverage import as_json as records_of
+    from membound.bench.coverage import coverage_markdown, coverage_view, gather
+    from membound.bench.setup import check_threads, parse_pythons
+
+    _one_format(as_json, as_markdown)
+    table = gather(registry.entries(), check_threads(None), parse_pythons(python or ()))
+    if as_json:
+        print_json(records_of(table))
+    elif as_markdown:
+        typer.echo(coverage_markdown(table), nl=False)
+    else:
+        console().print(coverage_view(table))
+
+
+@app.command()
 def run(
     works: Annotated[
         list[str] | None,

@@ -3,8 +3,8 @@
     echo '{"job": "probe", "entry": "torch", "threads": 2}' | python -m membound.bench.worker
 
 Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``,
-``trial`` (an experiment on one backend). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
-``result``, ``outcome``, ``offers``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
+``trial`` (an experiment on one backend), ``coverage`` (what an entry point supports). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
+``result``, ``outcome``, ``offers``, ``answers``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
 error, so that nothing a runtime prints can break the protocol.
 """
 
@@ -43,7 +43,14 @@ def main() -> int:
     send("hello", python=sys.version.split()[0])
     job = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, pick_cpus(job["threads"]))
-    {"probe": _probe, "measure": _measure, "ceilings": _ceilings, "trial": _trial}[job["job"]](job, send)
+    jobs = {
+        "probe": _probe,
+        "measure": _measure,
+        "ceilings": _ceilings,
+        "trial": _trial,
+        "coverage": _coverage,
+    }
+    jobs[job["job"]](job, send)
     send("end")
     return 0
 
@@ -95,6 +102,14 @@ def _try_device(cls: type[Backend], device: str, threads: int) -> dict[str, Any]
 def _fields_but_id(device: dict[str, Any]) -> dict[str, Any]:
     """A backend is known by the name it was asked for, whatever its `Device.id` says."""
     return {key: value for key, value in device.items() if key != "id"}
+
+
+def _coverage(job: dict[str, Any], send: Send) -> None:
+    """Ask every device of an entry point about all works."""
+    from membound.bench.coverage import ask
+
+    for answers in ask(job["entry"], job["threads"], job["works"]):
+        send("answers", **asdict(answers))
 
 
 def _measure(job: dict[str, Any], send: Send) -> None:
