@@ -87,10 +87,10 @@ def all_works() -> list[Work]:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a device says of all works, by its name without a number: ``torch:cuda+graph``.
+    """What a device says of all works. `id` is its name without a number: ``torch:cuda+graph``.
 
-    `refused` are specs with the reason; only where it was `asked`, any other spec is supported. `reason` and
-    `remedy` say why it was not `opened`, and what would help.
+    `refused` holds specs with the reasons; where it was `asked`, all others are supported, and where it was not,
+    nothing is known. `reason` and `remedy` say why it was not `opened`, and what would help.
     """
 
     id: str
@@ -144,15 +144,15 @@ def _absent(name: str, error: MemboundError) -> Answers:
 def _opened(name: str, backend: Backend, device: str, threads: int, works: Sequence[Work]) -> Answers:
     try:
         backend.open(device, threads)
-        return Answers(name, opened=True, asked=True, refused=_refused(backend, works))
+        refused = _refused(backend, works)
+        backend.close()
     except MemboundError as error:
         return _absent(name, error)
-    finally:
-        backend.close()
+    return Answers(name, opened=True, asked=True, refused=refused)
 
 
 def _unopened(before: Answers, backend: Backend, works: Sequence[Work]) -> Answers:
-    """The answers of a class that needs no device; BackendUnavailable if it needs a package that is not here."""
+    """The answers of a class that needs no device for them; none if it needs a package that is not here."""
     try:
         return replace(before, asked=True, refused=_refused(backend, works))
     except BackendUnavailable as error:
