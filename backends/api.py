@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -152,6 +152,9 @@ class CoRunner(Protocol):
 
 class Backend(ABC):
     """One runtime on one device. There is an instance for each device; `prepare` may be called many times."""
+
+    unopened: ClassVar[Sequence[str]] = ()
+    """Devices, without variants, of which `supports` says the same before `open` as after, whatever machine it runs on."""
 
     @classmethod
     def devices(cls) -> Sequence[str]:

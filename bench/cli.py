@@ -18,6 +18,7 @@ import typer
 
 from membound.bench.commands.claim import claim, claim_report
 from membound.bench.commands.compare import compare
+from membound.bench.commands.coverage import coverage
 from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
@@ -64,6 +65,7 @@ app.command("run", cls=Command)(run)
 app.command("show", cls=Command)(show)
 app.command("compare", cls=Command)(compare)
 app.command("list", cls=Command)(list_)
+app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)

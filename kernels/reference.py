@@ -44,8 +44,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
 
 
 def relative_error(y: npt.NDArray[Any], reference: F64) -> float:
-    """rms(y - reference) / rms(reference); inf if `y` has another shape or a value that is not finite."""
-    if y.shape != reference.shape or not np.isfinite(y).all():
+    """rms(y - reference) / rms(reference); inf if `y` has another shape, or either a value that is not finite."""
+    if y.shape != reference.shape or not (np.isfinite(y).all() and np.isfinite(reference).all()):
         return inf
     error = float(np.linalg.norm(y.astype(np.float64) - reference))
     size = float(np.linalg.norm(reference))

@@ -129,7 +129,7 @@ def test_version(membound_):
     assert membound_("--version") == (0, f"membound {membound.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "list", "run", "show", "compare", "duel"])
+@pytest.mark.parametrize("command", ["", "list", "coverage", "run", "show", "compare", "duel"])
 def test_help_names_every_option(membound_, command):
     status, out, _ = membound_(*filter(None, [command]), "--help")
     assert status == 0

@@ -297,6 +297,12 @@ def test_relative_error():
     assert relative_error(np.ones(3), np.zeros(3)) == inf
 
 
+@pytest.mark.parametrize("beyond", [inf, nan])
+def test_nothing_is_right_where_the_reference_itself_is_not_finite(beyond):
+    """A cache in f16 overflows beyond 65504: an error of NaN would be below every tolerance."""
+    assert relative_error(np.ones(3), np.array([1, beyond, 1])) == inf
+
+
 # What a correct runtime may do, and what a wrong one might: both held against `tolerance`.
 
 

@@ -16,14 +16,13 @@ import numpy.typing as npt
 from membound.backends.api import Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cpu.compile import ThreadingError, set_threads
+from membound.kernels.cpu.matmul.grouping import CACHES
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 MOST_ROWS = 64
 """The most rows of x that the packed matmul is made for; with more, a GEMM is compute-bound."""
-CACHES = ("f32", "bf16", "int8")
-"""Cache formats of the attention kernels."""
 
 
 class NumbaCpu(Backend):
@@ -134,17 +133,12 @@ class NumbaCpu(Backend):
         self._output = lambda: y.reshape(recipe.rows, -1)[: work.m, :n].copy()
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
-        from membound.kernels.cpu.attention.decode import attention_kernel
+        from membound.kernels.cpu.attention.decode import attention_kernel, flat_cache
         from membound.kernels.cpu.matmul.grouping import grouping
 
         work, threads = inputs.work, self._threads
         assert isinstance(work, DecodeAttention)
-        none = np.ones(1, np.float32)
-        slots = []
-        for slot in range(inputs.slots):
-            c = inputs.cache(slot)
-            scales = [none if a is None else a.reshape(-1) for a in (c.k_scales, c.v_scales)]
-            slots.append((c.k.reshape(-1), c.v.reshape(-1), *scales))
+        slots = [flat_cache(inputs.cache(slot)) for slot in range(inputs.slots)]
         group, dim = work.q_heads // work.kv_heads, work.head_dim
         shape = grouping(work.kv, group, dim)
         run = attention_kernel(work.kv, shape.heads, shape.method)

@@ -38,6 +38,7 @@ OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 class NumbaCuda(Backend):
     """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
+    unopened = ("cuda",)
     _gpu: Gpu
     _ordinal = 0
     _graph = False

@@ -30,6 +30,8 @@ VARIANTS = {"cpu": ("f32",), "cuda": ("f32", "eager")}
 class VLLMEngine(Backend):
     """Whole steps and prompts of dense models in plain formats."""
 
+    unopened = tuple(VARIANTS)
+
     def __init__(self) -> None:
         self._kind = "cpu"
         self._variants: tuple[str, ...] = ()

@@ -69,6 +69,7 @@ class Station:
 
     METHODS: ClassVar[Mapping[type[Any], str]] = {
         m.Probe: "probe",
+        m.AskCoverage: "ask_coverage",
         m.MeasureMachine: "measure_machine",
         m.OpenCeiling: "open_ceiling",
         m.OpenDeviceCeiling: "open_device_ceiling",
@@ -87,6 +88,12 @@ class Station:
     def probe(self, command: m.Probe) -> m.Found:
         """Devices of an entry point."""
         return m.Found(try_devices(command.entry, command.devices, self.threads))
+
+    def ask_coverage(self, command: m.AskCoverage) -> m.Coverage:
+        """What every device of an entry point says of these works."""
+        from membound.bench.planning.coverage import ask
+
+        return m.Coverage([asdict(answers) for answers in ask(command.entry, self.threads, command.works)])
 
     def measure_machine(self, command: m.MeasureMachine) -> m.Ceilings:
         """The limits of the processor that do not take turns."""

@@ -38,6 +38,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class AskCoverage:
+    """Which of these works each device of an entry point supports. Answer: Coverage."""
+
+    entry: str
+    works: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureMachine:
     """The machine's limits that do not take turns. Answer: Ceilings."""
 
@@ -155,6 +163,7 @@ class Close:
 
 Command = (
     Probe
+    | AskCoverage
     | MeasureMachine
     | OpenCeiling
     | OpenDeviceCeiling
@@ -195,6 +204,13 @@ class Found:
     """The devices of an entry point, as fields of `planning.probe.Found`."""
 
     devices: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What each device says of all works, as fields of `planning.coverage.Answers`."""
+
+    answers: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +332,7 @@ Answer = (
     Hello
     | Phase
     | Found
+    | Coverage
     | Ceilings
     | CeilingOpened
     | CeilingTurned

@@ -8,9 +8,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.features import HALF, LANES
 from membound.kernels.cpu.simd.ir import (
     _B,
+    _F,
+    _H,
     _I,
     _VF,
     _VI,
@@ -148,3 +150,39 @@ def add_scaled_each(typing: Any, array: Any, starts: Any, tile: Any, factors: An
         return context.get_dummy_value()
 
     return types.void(array, starts, tile, factors), codegen
+
+
+@intrinsic
+def store_f16(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """LANES float32 numbers, rounded to float16 (nearest even, infinite from 65520 on, no NaN), to a uint16 array."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        small = ir.VectorType(_W, LANES)
+        pointer = _address(context, builder, sig, args, 0, args[1], small)
+        if HALF:
+            bits = builder.bitcast(builder.fptrunc(args[2], ir.VectorType(_H, LANES)), small)
+        else:
+            bits = builder.trunc(_round_to_half(builder, args[2]), small)
+        builder.store(bits, pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, F32), codegen
+
+
+def _round_to_half(builder: Any, value: Any) -> Any:
+    """float32 to the bits of float16 in int32 lanes, by its own bits: see `_half_bits`."""
+    bits = builder.bitcast(value, _VI)
+    magnitude = builder.and_(bits, _splat(_I, 0x7FFFFFFF))
+    sign = builder.and_(builder.lshr(bits, _splat(_I, 16)), _splat(_I, 0x8000))
+    # Normal numbers: the exponent's bias is 112 less, 13 bits of the mantissa are rounded away.
+    odd = builder.and_(builder.lshr(magnitude, _splat(_I, 13)), _splat(_I, 1))
+    nearest = builder.add(builder.add(magnitude, _splat(_I, 0xFFF - (112 << 23))), odd)
+    normal = builder.lshr(nearest, _splat(_I, 13))
+    # Below 2^-14 the sum with a half has its last bit at 2^-24, where float16 has its last: the adder rounds.
+    half = _splat(_F, 0.5)
+    sum_bits = builder.bitcast(builder.fadd(builder.bitcast(magnitude, _VF), half), _VI)
+    subnormal = builder.sub(sum_bits, builder.bitcast(half, _VI))
+    small = builder.icmp_signed("<", magnitude, _splat(_I, (127 - 14) << 23))
+    large = builder.icmp_signed(">=", magnitude, _splat(_I, (127 + 16) << 23))
+    rounded = builder.select(small, subnormal, builder.select(large, _splat(_I, 0x7C00), normal))
+    return builder.or_(rounded, sign)
