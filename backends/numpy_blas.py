@@ -1,7 +1,7 @@
 """``numpy:cpu``: a float32 Linear by NumPy's BLAS, and the shortest complete example of the contract.
 
 >>> backend = NumpyBlas(); backend.open("cpu", threads=2)
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
 A BLAS computes in none of the other weight formats, so everything else is unsupported.

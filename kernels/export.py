@@ -1,6 +1,6 @@
 """A work's model as a Hugging Face folder that any engine can load: config.json, tokenizer, safetensors.
 
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> from membound.kernels.work import parse
 >>> export_model(make_inputs(parse("step:model=tiny,cache=prompt"), seed=1), Path("models/tiny"))
 1386496

@@ -1,6 +1,6 @@
 """A step behind a prompt: the cache that the prompt leaves, and what the model says to tokens chosen since.
 
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> from membound.kernels.work import parse
 >>> inputs = make_inputs(parse("step:model=tiny,context=16,cache=prompt"), seed=1)
 >>> held_caches(inputs)[0].k.shape, scores(inputs, np.array([[7, 3]])).shape

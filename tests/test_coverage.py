@@ -154,7 +154,7 @@ def test_backends_are_asked_in_workers_and_lost_ones_are_told(
 @pytest.fixture
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[type[Backend], str], Any]:
     """How to make a machine on which each device that answers unopened can be opened."""
-    from membound.kernels.cuda import gpu
+    from membound.kernels.cuda.device import driver as gpu
     from membound.kernels.cuda.device.simulated import SimulatedGpu
 
     for name in vllm_start.ENVIRONMENT:

@@ -30,9 +30,10 @@ MACHINE_LEVEL = {
 }
 """The only files and folders that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
-    "bench/measure/case.py": "a runtime raises classes of its own; the case becomes a row",
-    "bench/claim/trial.py": "the same; the arm of an experiment becomes an observation",
-    "bench/worker.py": "a runtime may fail in any way while it starts; the device or ceiling becomes a row",
+    "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
+    "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
+    "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
+    "bench/worker.py": "a runtime raises classes of its own; the case becomes a row",
 }
 """The only files with `except Exception`, and why."""
 
