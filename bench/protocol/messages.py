@@ -99,14 +99,12 @@ class AskOffers:
 class Prepare:
     """Prepare a work as that contestant, launch it once and check the output. Answer: Prepared, or Failed.
 
-    `arms` is what an experiment asks for besides, on the same prepared work; `inputs` the folder of inputs that were
-    made for all, or ''.
+    `arms` is what an experiment asks for besides, on the same prepared work.
     """
 
     contestant: int
     work: str
     arms: list[dict[str, Any]] = field(default_factory=list)
-    inputs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +137,6 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepInputs:
-    """Make the inputs of a work and keep them in a folder for all. Answer: InputsKept, or Failed."""
-
-    work: str
-    seed: int
-    slots: int
-    folder: str
-
-
-@dataclass(frozen=True, slots=True)
 class Close:
     """Give everything back and end. Answer: Done."""
 
@@ -166,7 +154,6 @@ Command = (
     | TakeTurn
     | Check
     | Release
-    | KeepInputs
     | Close
 )
 
@@ -292,13 +279,6 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class InputsKept:
-    """The bytes that lie in the folder."""
-
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """The command could not be done: a row's status and its reason; `error` of a wrong output that is a number."""
 
@@ -324,7 +304,6 @@ Answer = (
     | Prepared
     | Turned
     | Checked
-    | InputsKept
     | Failed
     | Done
 )
