@@ -67,7 +67,7 @@ def test_a_whole_line_is_read(cls):
     ("row", "change", "says"),
     [
         (case(), {"kind": "foo"}, "kind 'foo' is none of case, ceiling"),
-        (case(), {"samples_s": []}, "a case that is ok has no samples"),
+        (case(), {"samples_s": []}, "a case that is ok has neither turns nor samples"),
         (case(), {"samples_s": [0.01, 0.0]}, "samples_s holds a time of 0 s"),
         (case(), {"samples_s": [0.01, -0.01]}, "samples_s=.* is not a list of numbers from 0"),
         (case(), {"samples_s": [1e-300]}, "samples_s holds a time of 1e-300 s"),
@@ -122,10 +122,25 @@ def test_versions_that_can_be_read():
     )
 
 
-@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', "[" * 200_000, "{", '{"a": ' * 200_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"a": NaN}', '{"a": -Infinity}', '{"a": {"b": [1e999]}}', "-1e400"),
+        *("[" * 200_000, "{", '{"a": ' * 200_000),
+    ],
+    ids=lambda text: text[:12],
+)
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"not a number of JSON|deeply|line 1"):
         read_json(text)
+
+
+def test_what_is_read_can_be_written_again():
+    text = '{"telemetry": {"energy": 1e999}}'
+    with pytest.raises(ValueError, match="1e999 is not a number of JSON"):
+        read_json(text)
+    for line in (1.7976931348623157e308, 5e-324, -0.0, 10**400):
+        assert json.loads(json.dumps(read_json(json.dumps([line])), allow_nan=False)) == [line]
 
 
 # The commands

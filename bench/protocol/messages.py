@@ -20,6 +20,8 @@ from membound.results.fields import read_json, wrong_field
 
 PROTOCOL = 1
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
+MOST_LINE = 4 << 20
+"""Bytes of a line at most: an answer has a few thousand, and what is read from one may take 30 times as many."""
 
 
 class ProtocolError(Exception):
@@ -313,12 +315,18 @@ ANSWERS: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Answer.__args__
 
 
 def encode(message: Command | Answer, number: int) -> str:
-    """One line without its end. Raises ValueError where a field is no JSON, as a NaN is not."""
+    """One line without its end. Raises ValueError where a field is no JSON, as a NaN is not, or far too long."""
     fields = asdict(message)
     if wrong := wrong_field(type(message), fields):
         raise ValueError(f"{type(message).__name__}: {wrong}")
     body = {"message": type(message).__name__, "number": number} | fields
-    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+    try:
+        line = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{type(message).__name__}: {error}") from None
+    if len(line) >= MOST_LINE:
+        raise ValueError(f"{type(message).__name__} takes {len(line)} bytes, more than {MOST_LINE}")
+    return line
 
 
 def decode(line: str, known: Mapping[str, type[Any]]) -> tuple[Any, int]:
@@ -327,9 +335,15 @@ def decode(line: str, known: Mapping[str, type[Any]]) -> tuple[Any, int]:
         body = read_json(line)
     except ValueError as error:
         raise ProtocolError(f"{line.strip()[:200]!r} is no message: {error}") from None
-    if not isinstance(body, dict) or body.get("message") not in known or type(body.get("number")) is not int:
+    if not isinstance(body, dict) or not _is_headed(body, known):
         raise ProtocolError(f"{line.strip()[:200]!r} is no message")
     cls, number = known[body.pop("message")], body.pop("number")
     if wrong := wrong_field(cls, body):
         raise ProtocolError(f"{cls.__name__}: {wrong}")
     return cls(**body), number
+
+
+def _is_headed(body: Mapping[str, Any], known: Mapping[str, type[Any]]) -> bool:
+    """Whether it says which message it is, and its number."""
+    name = body.get("message")
+    return isinstance(name, str) and name in known and type(body.get("number")) is int
