@@ -20,7 +20,7 @@ from typing import Any
 
 from membound.errors import MemboundError
 from membound.results.fields import is_number, read_json, wrong_field, wrong_version
-from membound.results.turns import StoredTurn, usable
+from membound.results.turns import SHORTEST_S, StoredTurn, usable
 
 SCHEMA_VERSION = 3
 
@@ -36,8 +36,6 @@ STATUSES = (
 )
 GRADES = ("clean", "contended", "invalid", "unknown")
 KINDS = ("case", "ceiling")
-SHORTEST_S = 1e-12
-"""No clock tells less; a rate made from a shorter time would overflow."""
 MEASURED = {
     "accelerator": ("cache_bytes",),
     "config": ("array_bytes", "arrays", "rotation_bytes", "threads"),
