@@ -68,12 +68,32 @@ def test_a_whole_line_is_read(cls):
     [
         (case(), {"kind": "foo"}, "kind 'foo' is none of case, ceiling"),
         (case(), {"samples_s": []}, "a case that is ok has neither turns nor samples"),
+        (case(), {"turns": [{}]}, "not a row: turns: no field 'at_s'"),
         (case(), {"samples_s": [0.01, 0.0]}, "samples_s holds a time of 0 s"),
         (case(), {"samples_s": [0.01, -0.01]}, "samples_s=.* is not a list of numbers from 0"),
         (case(), {"samples_s": [1e-300]}, "samples_s holds a time of 1e-300 s"),
         (case(), {"samples_s": [1e308]}, "samples_s=.* is not a list of numbers from 0"),
-        (case(), {"config": {"work": 5}}, "work=5 of config is not text"),
-        (case(), {"config": {"arrays": None}}, "arrays=None of config is not a number"),
+        (ceiling("read", 1e9, "bytes/s"), {"config": {"work": 5}}, "work=5 of config is not text"),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"arrays": None}},
+            "arrays=None of config is not a number",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"threads": True}},
+            "threads=True of config is not a number",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"turns": 3, "lowest": "x", "highest": 1}},
+            "lowest='x'",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"turns": 3}},
+            "config has turns but not all of turns, lowest",
+        ),
         (case(), {"device_samples_s": [0]}, "device_samples_s holds a time of 0 s"),
         (case(), {"machine": {"last_level_cache_bytes": "x"}}, "last_level_cache_bytes='x' of machine"),
         (case(), {"telemetry": {"device_energy_j": []}}, "device_energy_j=.* of telemetry is not a number"),
@@ -86,6 +106,14 @@ def test_a_whole_line_is_read(cls):
 def test_what_no_measurement_can_have_given_is_refused(row, change, says):
     with pytest.raises(RowError, match=says):
         Row.from_json(json.dumps(json.loads(row.to_json()) | change))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threads": "auto"}, {"work": 5}, {"arrays": None}, {"turns": [1]}], ids=str
+)
+def test_what_a_runtime_says_of_its_settings_is_its_own_affair(settings):
+    row = case(config=settings)
+    assert Row.from_json(row.to_json()) == row
 
 
 def test_a_case_that_failed_needs_no_samples():
