@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from math import isinf
 from typing import Any, get_args, get_origin, get_type_hints
 
 Check = Callable[[Any], bool]
@@ -22,15 +23,22 @@ LARGEST = 1e30
 
 
 def read_json(line: str) -> Any:
-    """The content of the line. Raises ValueError on malformed text, NaN, and nesting that is too deep to be read."""
+    """The content of the line. Raises ValueError on malformed text, NaN, 1e999, and nesting too deep to be read."""
     try:
-        return json.loads(line, parse_constant=_no_number)
+        return json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if isinf(value):  # it could be read, and never be written again
+        raise ValueError(f"{text} is not a number of JSON")
+    return value
 
 
 def wrong_version(data: Mapping[str, Any], newest: int, what: str = "") -> str:

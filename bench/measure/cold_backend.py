@@ -46,8 +46,6 @@ class Preparation:
     memory_bytes: int
     """What the input sets of one contestant may take."""
     reference_dir: Path
-    inputs: Path | None = None
-    """A folder of inputs that were made for all contestants."""
     tell: Callable[[str], None] = lambda phase: None
 
 

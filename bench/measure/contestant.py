@@ -168,11 +168,9 @@ class BackendProcess:
             raise WorkerDiedError(f"it broke the protocol: {type(answer).__name__} answers {phase}")
         return answer
 
-    def prepare(
-        self, number: int, work: str, arms: Sequence[dict[str, Any]] = (), inputs: str = ""
-    ) -> Contestant:
+    def prepare(self, number: int, work: str, arms: Sequence[dict[str, Any]] = ()) -> Contestant:
         """A contestant whose first output is right. Raises FailedError, and what `ask` raises."""
-        command = Prepare(number, work, list(arms), inputs)
+        command = Prepare(number, work, list(arms))
         prepared = self.ask(command, Prepared, self.setting.timeouts.other_s, "preparing")
         return Contestant(self, number, work, prepared)
 

@@ -186,7 +186,6 @@ class Station:
             opening.seed,
             opening.memory_bytes,
             Path(opening.reference_dir),
-            Path(command.inputs) if command.inputs else None,
             lambda phase: self.tell(phase, who),
         )
         if self.cold is None:
