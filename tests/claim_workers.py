@@ -91,7 +91,7 @@ def honest(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def planned(folder: Path, *only: int, backends: tuple[str, ...] = ("numba:cpu",), **more: Any) -> ClaimPlan:
     options = Options(threads=2, out=folder, reference_dir=folder / "reference")
     plan = make_claim_plan(only, backends, options, REGISTER, 10**11)
-    return replace(plan, thief_cpus=(1,), **more)
+    return replace(plan, co_runner_cpus=(1,), **more)
 
 
 def run(folder: Path, plan: ClaimPlan, stored: tuple[Observation, ...] = ()) -> tuple[Claiming, list[str]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VARIANTS = ("graph",)
 MOST_ROWS = 64
 """Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
-THIEF_CACHES = 4
+CO_RUNNER_CACHES = 4
 """What a co-runner streams is so many second-level caches: none of it is found there again."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = "install NVIDIA's driver, 580 or newer"
@@ -139,12 +139,12 @@ class NumbaCuda(Backend):
         """Seconds between two events."""
         return self._gpu.elapsed_s(start, end)
 
-    def thief(self) -> CoRunner:
+    def co_runner(self) -> CoRunner:
         """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.instruments.co_runner."""
-        from membound.kernels.cuda.instruments.co_runner import GpuThief
+        from membound.kernels.cuda.instruments.co_runner import GpuCoRunner
 
         gpu = _import("gpu").open_gpu(self._ordinal)
-        return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
+        return GpuCoRunner(gpu, CO_RUNNER_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Memory, cache and arithmetic of the GPU; graphs would only measure them again."""

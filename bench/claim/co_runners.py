@@ -13,7 +13,7 @@ from types import TracebackType
 from membound.backends.api import CoRunner
 from membound.bench.ceilings.rotating import rotating_bytes
 from membound.bench.measure.cold_backend import ColdBackend
-from membound.kernels.cpu.instruments.co_runner import Thief
+from membound.kernels.cpu.instruments.co_runner import CpuCoRunner
 
 
 class CoRunners:
@@ -37,8 +37,10 @@ class CoRunners:
         """The co-runner that takes from what this contestant launches. Raises Unsupported."""
         if one.device.accelerator is not None:
             if self._on_device is None:
-                self._on_device = self._stack.enter_context(one.backend.thief())
+                self._on_device = self._stack.enter_context(one.backend.co_runner())
             return self._on_device
         if self._on_cpus is None:
-            self._on_cpus = self._stack.enter_context(Thief(self._cpus, rotating_bytes(len(self._cpus))))
+            self._on_cpus = self._stack.enter_context(
+                CpuCoRunner(self._cpus, rotating_bytes(len(self._cpus)))
+            )
         return self._on_cpus

@@ -296,7 +296,7 @@ class Claiming:
         plan = self.plan
         room = min(plan.memory_bytes, plan.device_room.get(backend, plan.memory_bytes))
         cache = plan.device_cache.get(backend, 0)
-        more = (len(plan.thief_cpus), cache, plan.variants.get(backend, ()))
+        more = (len(plan.co_runner_cpus), cache, plan.variants.get(backend, ()))
         scene = scene_of(backend, self.machine, self.ceilings, plan.threads, room, *more)
         return replace(scene, ridge=scene.ridge or 1.0) if asking else scene
 
@@ -351,7 +351,7 @@ class Claiming:
             plan.memory_bytes,
             str(plan.reference_dir),
             Timeouts(SILENCE_S),
-            plan.thief_cpus,
+            plan.co_runner_cpus,
         )
 
     def _process(self, backend: str, threads: int) -> BackendProcess:

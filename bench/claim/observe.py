@@ -49,7 +49,7 @@ def observed(cell: Cell, arm: Arm, one: Contestant, checked: Checked, about: Abo
         "stored_bytes": one.prepared.stored_bytes,
     }
     factors: dict[str, float | str] = {**arm.factors, **_stolen(one)}
-    if arm.thief and about.machine_read_bytes_per_s:
+    if arm.trade and about.machine_read_bytes_per_s:
         factors["machine_read_bytes_per_s"] = about.machine_read_bytes_per_s
     if cell.experiment == CLOCKS:
         factors |= _clocks(telemetry)

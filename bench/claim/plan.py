@@ -72,7 +72,7 @@ class ClaimPlan:
     rigor: str
     memory_bytes: int
     time_limit_s: float | None
-    thief_cpus: tuple[int, ...]
+    co_runner_cpus: tuple[int, ...]
     pythons: Mapping[str, str]
     out: Path
     reference_dir: Path
@@ -86,7 +86,7 @@ class ClaimPlan:
         return self.pythons.get(backend) or self.pythons.get(backend.partition(":")[0])
 
     def threads_of(self, experiment: int) -> int:
-        """CPU threads of the works: one core for a victim, so that its thief has another."""
+        """CPU threads of the works: one core for a victim, so that its co-runner has another."""
         return 1 if experiment == THEFT else self.threads
 
     def processes_of(self, experiment: int) -> int:
@@ -135,7 +135,7 @@ def make_claim_plan(
         rigor=options.rigor,
         memory_bytes=int(memory * ROTATION_SHARE),
         time_limit_s=None if high or options.replicates else TIME_LIMIT_S,
-        thief_cpus=tuple(pick_cpus(default_threads())[1:]),
+        co_runner_cpus=tuple(pick_cpus(default_threads())[1:]),
         pythons=dict(options.pythons),
         out=options.out,
         reference_dir=checked.reference_dir,

@@ -199,7 +199,7 @@ class Station:
         self.seats[command.contestant] = seat
         for arm in seat.arms:
             arm.choose_burst()
-            if arm.arm.thief:
+            if arm.arm.trade:
                 self.tell("starting the co-runner", who)
                 arm.co_runner = self._co_runner(one)
         gc.collect()
@@ -310,7 +310,7 @@ class Station:
     def _co_runner(self, one: ColdBackend) -> CoRunner:
         if self.co_runners is None:
             assert self.opening is not None
-            self.co_runners = self._stack.enter_context(CoRunners(self.opening.thief_cpus))
+            self.co_runners = self._stack.enter_context(CoRunners(self.opening.co_runner_cpus))
         return self.co_runners.for_device(one)
 
 
