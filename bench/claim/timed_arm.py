@@ -42,19 +42,20 @@ class TimedArm:
     def choose_burst(self) -> None:
         """A victim's burst uses all sets but one; one that is to stay in a cache is launched many times."""
         if self.arm.trade:
-            self.one.launches = self.one.slots - 1
+            self.one.launches = max(1, self.one.slots - 1)
         elif self.arm.resident:
             self.one.launches = ceil(BURST_BYTES / self.one.inputs.work.footprint_bytes)
 
     def take_turn(self) -> Turn:
-        """One timed burst, the co-runner at work if the arm has one."""
+        """One timed burst, the co-runner at work if the arm has one: it rests again whatever happens."""
         one = self.one
         if self.arm.trade:
             assert self.co_runner is not None
-            self.co_runner.work(self.arm.trade, self.arm.duty)
-            turn = take_turn(one.warm, self._watched, attempts=1, before=one.make_cold, alone=False)
-            self.co_runner.rest()
-            return turn
+            try:
+                self.co_runner.work(self.arm.trade, self.arm.duty)
+                return take_turn(one.warm, self._watched, attempts=1, before=one.make_cold, alone=False)
+            finally:
+                self.co_runner.rest()
         if self.arm.resident:
             return take_turn(self._settle, one.burst, ATTEMPTS)
         return one.take_turn(ATTEMPTS)

@@ -258,7 +258,10 @@ class Station:
         if command.hot:
             return one.hot_turn(), one.launches, None, {}
         if seat.arms:
-            return seat.arms[command.arm].take_turn(), one.launches, one.device_turn()[0], {}
+            arm = seat.arms[command.arm]
+            turn = arm.take_turn()
+            # a co-runner is at rest by now: what the device's clock would tell is no victim's time
+            return turn, one.launches, None if arm.arm.trade else one.device_turn()[0], {}
         return one.take_turn(), one.launches, one.device_turn()[0], {}
 
     def check(self, command: m.Check) -> m.Checked:
@@ -280,7 +283,7 @@ class Station:
         """Give back what a contestant holds; nothing if it was never prepared."""
         seat = self.seats.pop(command.contestant, None)
         if seat is not None:
-            seat.one.close()
+            self._leave(seat)
         gc.collect()
         return m.Done()
 
@@ -288,7 +291,7 @@ class Station:
         """Give everything back; a backend that cannot close does not keep others from it."""
         for seat in self.seats.values():
             with suppress(Exception):  # the boundary around a runtime: everything was measured before
-                seat.one.close()
+                self._leave(seat)
         self.seats.clear()
         self._stack.close()
 
@@ -306,6 +309,14 @@ class Station:
 
     def _watching(self, who: list[int]) -> Any:
         return watch_compilation(lambda name: self.tell(f"compiling {name}", who))
+
+    def _leave(self, seat: Seat) -> None:
+        """Close a contestant, and before it the co-runner that lives on its device."""
+        try:
+            if self.co_runners is not None:
+                self.co_runners.leave(seat.one)
+        finally:
+            seat.one.close()
 
     def _co_runner(self, one: ColdBackend) -> CoRunner:
         if self.co_runners is None:
