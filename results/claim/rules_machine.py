@@ -208,7 +208,10 @@ def _moved_clocks(experiment: Experiment, seen: Sequence[Observation]) -> Floats
 
 def pair(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """9: between machines that differ in memory alone, decode gains the ratio of bandwidths, prefill nothing."""
-    bandwidths = {str(one.factors.get("machine")): one.number("read_bytes_per_s") for one in seen}
+    read: dict[str, list[float]] = {}
+    for one in seen:  # of the moments of its turns, so that it differs between the works of a machine
+        read.setdefault(str(one.factors.get("machine")), []).append(one.number("read_bytes_per_s"))
+    bandwidths = {machine: float(np.median(rates)) for machine, rates in read.items()}
     if len(bandwidths) != 2:
         raise TooLittle(f"{len(bandwidths)} machine{'s' * (len(bandwidths) != 1)}, and a pair is two")
     slow, fast = sorted(bandwidths, key=lambda name: bandwidths[name])
