@@ -49,8 +49,11 @@ def theft(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
         estimated("slowdown by the thief of bandwidth, at its whole core", lost["bandwidth"], "%"),
         estimated("slowdown by the thief of FLOPs, at its whole core", lost["fma"], "%"),
         estimated("thief of FLOPs over thief of bandwidth", share),
-        estimated("slowdown for each GB/s stolen", mean(rates["bandwidth"] * 1e9), "%"),
-        estimated("slowdown for each GFLOP/s stolen", mean(rates["fma"] * 1e9), "%"),
+        *(
+            estimated(f"slowdown for each {unit} stolen", mean(rates[thief] * 1e9), "%")
+            for thief, unit in (("bandwidth", "GB/s"), ("fma", "GFLOP/s"))
+            if not np.isnan(rates[thief]).all()  # one that never got its core has taken nothing
+        ),
     )
     text = f"the thief of bandwidth slows decoding by {percent(lost['bandwidth'])}, that of FLOPs by {percent(lost['fma'])}"
     if not lost["bandwidth"].above(limits["slowdown"]):
