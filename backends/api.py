@@ -206,7 +206,7 @@ class Backend(ABC):
         """
         raise Unsupported("no kernels with extra arithmetic")
 
-    def thief(self) -> CoRunner:
+    def co_runner(self) -> CoRunner:
         """A co-runner on the opened device that takes bandwidth or FLOPs from what `launch` starts.
 
         Optional, an instrument of `membound claim` for devices that have their own memory; the harness has those for

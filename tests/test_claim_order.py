@@ -11,7 +11,7 @@ import pytest
 from claim_workers import REGISTER, FakeWorker, honest, planned, run
 
 from membound.bench.claim import execute as claim
-from membound.bench.claim.execute import Claiming
+from membound.bench.claim.claiming import Claiming
 from membound.bench.protocol.process import WorkerDiedError
 from membound.results.claim.judge import judge_claim
 from membound.results.claim.observation import NO_TIME, SKIPPED

@@ -76,7 +76,7 @@ def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_pa
         "attention_bf16_d128_g1_p0_w4_loaded",
     }
     assert {"attention_int8_d128_g4_p0_w4", "fma_f32", "tile_bf16", "combine_d128"} <= names
-    assert {f"thief_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names
+    assert {f"co_runner_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names
     assert any(name.startswith("append_bf16_") for name in names)  # of the steps of experiment 7
     assert any(name.startswith("tensor_bf16_") for name in names)
 

@@ -9,7 +9,7 @@ import pytest
 
 from membound.backends.api import Accelerator
 from membound.backends.numba import cuda_limits
-from membound.backends.numba.cuda import MOST_ROWS, THIEF_CACHES, NumbaCuda
+from membound.backends.numba.cuda import CO_RUNNER_CACHES, MOST_ROWS, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings
 from membound.bench.ceilings.in_turn import timed_queue
@@ -18,6 +18,7 @@ from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.gpu import GpuError
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.instruments import tile_peak
+from membound.kernels.cuda.instruments.co_runner import GpuCoRunner
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
@@ -175,10 +176,12 @@ def test_a_co_runner_has_a_stream_of_its_own_and_streams_more_than_the_cache_hol
     monkeypatch.setattr(driver, "open_gpu", open_gpu)
     backend = NumbaCuda()
     backend.open("cuda:1+graph", 2)
-    thief = backend.thief()
+    one = backend.co_runner()
+    assert isinstance(one, GpuCoRunner)
     assert [ordinal for ordinal, _ in opened] == [1, 1]
-    assert thief._gpu is opened[1][1] is not backend._gpu
-    assert thief._source.size_bytes == THIEF_CACHES * (3 << 20)
+    assert one._gpu is opened[1][1] is not backend._gpu
+    one._allocate()
+    assert one._source.size_bytes == CO_RUNNER_CACHES * (3 << 20)
 
 
 @pytest.mark.usefixtures("simulated")

@@ -127,15 +127,15 @@ def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str, fmas: int) -> No
 
 def test_a_co_runner_takes_its_own_beside_a_victim_and_ends_when_it_is_told() -> None:
     backend = check("cuda", "linear:n=16384,k=4096,weight=bf16")
-    with backend.thief() as thief:
+    with backend.co_runner() as co_runner:
         for trade, takes in (("idle", (False, False)), ("bandwidth", (True, False)), ("fma", (False, True))):
-            thief.work(trade, 0.25)
-            before = thief.taken()
+            co_runner.work(trade, 0.25)
+            before = co_runner.taken()
             for slot in range(3):
                 backend.launch(slot)
                 backend.sync()
-            after = thief.taken()
-            thief.rest()
+            after = co_runner.taken()
+            co_runner.rest()
             assert tuple(b > a for a, b in zip(before, after, strict=True)) == takes
-            assert thief.taken() == thief.taken()
+            assert co_runner.taken() == co_runner.taken()
     backend.close()

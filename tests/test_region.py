@@ -11,7 +11,7 @@ from claims import STEP, whole_claim
 from worlds import PEAK, READ
 
 from membound.bench.claim.map_grid import BATCHES, CONTEXTS, FORMATS, points_for, region_points
-from membound.kernels.work import Step
+from membound.kernels.work import Step, parse
 from membound.results.claim.conclusion import paragraph, standing
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.judge import judge_claim
@@ -92,6 +92,26 @@ def test_a_step_that_captured_launches_make_faster_counts_with_its_faster_time()
     both = replace(CLAIM, observations=(*CLAIM.observations, *fast))
     (cell,) = [c for c in region_of(both, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
     assert cell.time_s == pytest.approx(2.5e-3)
+
+
+def test_a_measured_step_is_compared_with_the_ceilings_of_its_moments():
+    (plain,) = [one for one in CLAIM.observations if one.work == STEP]
+    near = parse(STEP).traffic.total_bytes / (0.95 * plain.seconds)
+    moments = [
+        replace(plain, replicate=at, read_bytes_per_s=read, compute_flops_per_s=PEAK / 2)
+        for at, read in enumerate((0.1 * near, 5 * near, near))
+    ]
+    slower = replace(plain, arm="graph", time_s=2 * plain.seconds, read_bytes_per_s=7e9)
+    others = [one for one in CLAIM.observations if one.work != STEP]
+    there = replace(CLAIM, observations=(*others, *moments, slower))
+    (cell,) = [c for c in region_of(there, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
+    assert cell.memory_s == pytest.approx(cell.point.bytes / near)
+    assert cell.compute_s == pytest.approx(cell.point.flops / (PEAK / 2))
+    assert cell.bound == "memory"
+    unknown = replace(plain, read_bytes_per_s=None, compute_flops_per_s=None)
+    of_the_start = replace(CLAIM, observations=(*others, unknown))
+    (cell,) = [c for c in region_of(of_the_start, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
+    assert cell.memory_s == pytest.approx(cell.point.bytes / READ)
 
 
 def test_without_ceilings_the_map_says_nothing():

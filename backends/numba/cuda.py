@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 VARIANTS = ("graph",)
 MOST_ROWS = 64
-"""Up to this many rows of x the weights are read once; with more, a GEMM is compute-bound."""
-THIEF_CACHES = 4
-"""A co-runner streams this many times the second-level cache, so that it never finds its data there."""
+"""Rows of x up to which the weights are read once; more are the business of a compute-bound GEMM."""
+CO_RUNNER_CACHES = 4
+"""What a co-runner streams is so many second-level caches: none of it is found there again."""
 PACKAGES = ("numba-cuda", "numba", "nvidia-nvvm", "cuda-bindings")
 NO_DRIVER = "install NVIDIA's driver, 580 or newer"
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -140,12 +140,12 @@ class NumbaCuda(Backend):
         """Seconds between two events."""
         return self._gpu.elapsed_s(start, end)
 
-    def thief(self) -> CoRunner:
-        """A co-runner on a share of the multiprocessors, in a separate stream: membound.kernels.cuda.instruments.co_runner."""
-        from membound.kernels.cuda.instruments.co_runner import GpuThief
+    def co_runner(self) -> CoRunner:
+        """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.instruments.co_runner."""
+        from membound.kernels.cuda.instruments.co_runner import GpuCoRunner
 
         gpu = _import("device.driver").open_gpu(self._ordinal)
-        return GpuThief(gpu, THIEF_CACHES * gpu.cache_bytes)
+        return GpuCoRunner(gpu, CO_RUNNER_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Memory, cache and arithmetic of the GPU. The variant with graphs has none: they would be the same."""

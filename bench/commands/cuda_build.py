@@ -78,7 +78,7 @@ def cuda_build(
             raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
         kernels |= {kernel.name: kernel for kernel in found}
     if claim:
-        kernels |= {kernel.name: kernel for kernel in catalogue.thief_kernels()}
+        kernels |= {kernel.name: kernel for kernel in catalogue.co_runner_kernels()}
     for arm in _claimed() if claim else ():
         of_work = catalogue.kernels_of if arm.extra_fmas is None else catalogue.loaded_kernels
         kernels |= {kernel.name: kernel for kernel in of_work(arm.parsed, multiprocessors)}
@@ -97,6 +97,6 @@ def _claimed() -> Iterator[Arm]:
     from membound.results.claim.experiments import load_experiments
 
     for scale in SCALES:
-        scene = Scene(CACHE_BYTES, ridge=1.0, thieves=1, scale=scale, floats=DEVICE_FLOATS)
+        scene = Scene(CACHE_BYTES, ridge=1.0, co_runner_cores=1, scale=scale, floats=DEVICE_FLOATS)
         for experiment in load_experiments():
             yield from arms_of(experiment.id, scene)

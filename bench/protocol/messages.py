@@ -87,7 +87,7 @@ class Open:
     memory_bytes: int
     """What the input sets of one contestant may take."""
     reference_dir: str
-    thief_cpus: list[int] = field(default_factory=list)
+    co_runner_cpus: list[int] = field(default_factory=list)
     """Where co-runners of an experiment may work."""
 
 

@@ -17,7 +17,7 @@ from membound.kernels.cuda.attention.plan import unsupported_attention
 from membound.kernels.cuda.compile import Kernel
 from membound.kernels.cuda.instruments import stream
 from membound.kernels.cuda.instruments.chains import fma_kernel
-from membound.kernels.cuda.instruments.co_runner import TRADES, thief_kernel
+from membound.kernels.cuda.instruments.co_runner import TRADES, co_runner_kernel
 from membound.kernels.cuda.instruments.free_compute import loaded_plan, refusal
 from membound.kernels.cuda.instruments.tile_peak import tile_kernel
 from membound.kernels.cuda.matmul.linear import plan_linear, unsupported
@@ -52,9 +52,9 @@ def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> t
     return tuple(_attention(_tiles(work), loaded=True))
 
 
-def thief_kernels() -> tuple[Kernel, ...]:
+def co_runner_kernels() -> tuple[Kernel, ...]:
     """Those of the co-runner, for any victim."""
-    return tuple(thief_kernel(trade) for trade in TRADES)
+    return tuple(co_runner_kernel(trade) for trade in TRADES)
 
 
 def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:

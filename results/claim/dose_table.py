@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from membound.results.claim.inference import Floats
 from membound.results.claim.observation import Observation
+from membound.results.shares import middle
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -115,10 +116,10 @@ def panel_of(observations: Sequence[Observation], dose: Callable[[Observation], 
 
 
 def _limits(observations: list[Observation]) -> tuple[float, float]:
-    """The best read and compute ceilings, since a ceiling is a lower bound; NaN if none was measured."""
-    reads = [o.read_bytes_per_s for o in observations if o.read_bytes_per_s]
-    peaks = [o.compute_flops_per_s for o in observations if o.compute_flops_per_s]
-    return max(reads, default=np.nan), max(peaks, default=np.nan)
+    """Read and compute ceilings, NaN where none was measured; medians, as each is of the moments of its time."""
+    read = middle(one.read_bytes_per_s for one in observations)
+    peak = middle(one.compute_flops_per_s for one in observations)
+    return read or np.nan, peak or np.nan
 
 
 def _dose(one: Observation) -> tuple[object, ...]:

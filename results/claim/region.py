@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from membound.results.claim.dose_table import counted
 from membound.results.claim.file import Claim
 from membound.results.claim.finding import Finding
+from membound.results.claim.observation import Observation
 from membound.results.roofline import Limits, limits_of
 from membound.results.row import Row
+from membound.results.shares import middle
 from membound.results.verdict import CACHE_FITS, Evidence, judge
 
 OVERHEAD = 7
@@ -67,18 +68,34 @@ def region_of(claim: Claim, findings: Sequence[Finding], points: Sequence[Region
     timed = counted(claim.observations)
     cells = []
     for backend in dict.fromkeys(one.backend for one in timed):
-        times: dict[tuple[str, str], list[float]] = {}
-        for one in timed:
-            if one.backend == backend and one.threads == claim.meta.threads:
-                times.setdefault((one.work, one.arm), []).append(one.seconds)
-        mean_s: dict[str, float] = {}
-        for (work, _), values in times.items():  # the fastest arm, as with t0
-            mean_s[work] = min(mean_s.get(work, inf), float(np.exp(np.mean(np.log(values)))))
+        own = [one for one in timed if one.backend == backend and one.threads == claim.meta.threads]
         launch_s = fitted_launch_s(findings, backend)
         for point in points:
-            limits = _limits(claim, backend, point)
-            cells.append(_cell(backend, point, limits, launch_s, mean_s.get(point.work), _cache(claim)))
+            time_s, seen = _fastest_arm([one for one in own if one.work == point.work])
+            limits = _at_its_moments(_limits(claim, backend, point), seen)
+            cells.append(_cell(backend, point, limits, launch_s, time_s, _cache(claim)))
     return cells
+
+
+def _fastest_arm(seen: Sequence[Observation]) -> tuple[float | None, list[Observation]]:
+    """The geometric mean time of the fastest arm of a work, as with t0, and its observations; None of none."""
+    arms: dict[str, list[Observation]] = {}
+    for one in seen:
+        arms.setdefault(one.arm, []).append(one)
+    means = {arm: float(np.exp(np.mean(np.log([one.seconds for one in of])))) for arm, of in arms.items()}
+    fastest = min(means, key=lambda arm: means[arm], default=None)
+    return (None, []) if fastest is None else (means[fastest], arms[fastest])
+
+
+def _at_its_moments(limits: Limits, seen: Sequence[Observation]) -> Limits:
+    """Ceilings as they were while a step was measured; those of the claim's start where it was not."""
+    read = middle(one.read_bytes_per_s for one in seen)
+    peak = middle(one.compute_flops_per_s for one in seen)
+    return replace(
+        limits,
+        read_bytes_per_s=read or limits.read_bytes_per_s,
+        compute_flops_per_s=peak or limits.compute_flops_per_s,
+    )
 
 
 def fitted_launch_s(findings: Iterable[Finding], backend: str) -> float | None:

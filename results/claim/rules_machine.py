@@ -49,8 +49,11 @@ def theft(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
         estimated("slowdown by the thief of bandwidth, at its whole core", lost["bandwidth"], "%"),
         estimated("slowdown by the thief of FLOPs, at its whole core", lost["fma"], "%"),
         estimated("thief of FLOPs over thief of bandwidth", share),
-        estimated("slowdown for each GB/s stolen", mean(rates["bandwidth"] * 1e9), "%"),
-        estimated("slowdown for each GFLOP/s stolen", mean(rates["fma"] * 1e9), "%"),
+        *(
+            estimated(f"slowdown for each {unit} stolen", mean(rates[thief] * 1e9), "%")
+            for thief, unit in (("bandwidth", "GB/s"), ("fma", "GFLOP/s"))
+            if not np.isnan(rates[thief]).all()  # one that never got its core has taken nothing
+        ),
     )
     text = f"the thief of bandwidth slows decoding by {percent(lost['bandwidth'])}, that of FLOPs by {percent(lost['fma'])}"
     if not lost["bandwidth"].above(limits["slowdown"]):
@@ -207,8 +210,11 @@ def _moved_clocks(experiment: Experiment, seen: Sequence[Observation]) -> Floats
 
 
 def pair(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
-    """9: between machines that differ only in memory, decode gains the ratio of bandwidths and prefill nothing."""
-    bandwidths = {str(one.factors.get("machine")): one.number("read_bytes_per_s") for one in seen}
+    """9: between machines that differ in memory alone, decode gains the ratio of bandwidths, prefill nothing."""
+    read: dict[str, list[float]] = {}
+    for one in seen:  # of the moments of its turns, so that it differs between the works of a machine
+        read.setdefault(str(one.factors.get("machine")), []).append(one.number("read_bytes_per_s"))
+    bandwidths = {machine: float(np.median(rates)) for machine, rates in read.items()}
     if len(bandwidths) != 2:
         raise TooLittle(f"{len(bandwidths)} machine{'s' * (len(bandwidths) != 1)}, and a pair is two")
     slow, fast = sorted(bandwidths, key=lambda name: bandwidths[name])
