@@ -22,6 +22,7 @@ from rich.text import Text
 
 from membound.bench.run.scope import Scope
 from membound.kernels.work import parse
+from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 from membound.results.wording import duration, short
@@ -130,10 +131,9 @@ class Live:
             no_wrap=True,
             overflow="ellipsis",
         )
+        size, on_cpus = CELL + (SHARE + 1 if wide else 0), all(device_class(b) == "cpu" for b in backends)
         for backend in fitting:
-            table.add_column(
-                _heading(backend), justify="right", no_wrap=True, width=CELL + (SHARE + 1 if wide else 0)
-            )
+            table.add_column(_heading(backend, size, on_cpus), justify="right", no_wrap=True, width=size)
         for work in shown:
             table.add_row(Text(short(work)), *(self._cell(work, b, backends, wide) for b in fitting))
         hidden = backends[len(fitting) :]
@@ -181,6 +181,7 @@ class Live:
         return left if limit_s is None else max(0.0, min(left, self._began + limit_s - now))
 
 
-def _heading(backend: str) -> str:
-    """A backend in few letters: its device is the last thing to be cut."""
-    return backend if len(backend) <= CELL else backend[: CELL - 1] + "…"
+def _heading(backend: str, width: int, on_cpus: bool) -> str:
+    """A backend in few letters; the device is left out where all have the same."""
+    name = backend.replace(":cpu", "", 1) if on_cpus else backend
+    return name if len(name) <= width else name[: width - 1] + "…"
