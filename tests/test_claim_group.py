@@ -157,6 +157,19 @@ def test_compiling_and_computing_references_are_no_cost_of_later_processes(
     assert 1000.0 > faked.now_s[0] > 700.0
 
 
+@pytest.mark.parametrize("kind", [TakeTurn, Release])
+def test_what_follows_a_check_is_a_cost_again(tmp_path: Path, faked: Faked, kind: type[Command]) -> None:
+    """A process takes 100 s: after the first of three there is no time for two more."""
+    count = 2 * 10 * (3 if kind is TakeTurn else 1)  # two groups of ten arms
+    taking(faked, lambda command: 100.0 / count if type(command) is kind else 0.0)
+    faked.phases = lambda worker, command: ["checking"] if isinstance(command, Prepare | Check) else []
+    plan = planned(tmp_path, 3, processes=3, rounds=3, time_limit_s=250.0)
+    claim, notes = run(tmp_path, plan, faked=faked)
+    assert faked.now_s[0] == pytest.approx(100.0)
+    assert {one.replicate for one in claim.observations if one.status == "ok"} == {0}
+    assert notes[0].startswith("time limit of 250 s: fewer processes than planned: experiment 3 on numba:cpu")
+
+
 def test_a_work_that_cannot_be_prepared_leaves_the_others_their_turns(tmp_path: Path, faked: Faked) -> None:
     def happens(worker: FakeWorker, command: Command) -> Answer | None:
         large = isinstance(command, Prepare) and command.contestant == 2
