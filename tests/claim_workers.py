@@ -24,6 +24,7 @@ from membound.bench.claim.claiming import Claiming
 from membound.bench.claim.execute import execute
 from membound.bench.claim.plan import ClaimPlan, make_claim_plan
 from membound.bench.measure import ceiling_process, contestant, rounds
+from membound.bench.measure.station import Station
 from membound.bench.planning.plan import Options
 from membound.bench.protocol.messages import (
     ANSWERS,
@@ -55,6 +56,7 @@ from membound.bench.protocol.messages import (
 )
 from membound.bench.protocol.process import WorkerDiedError
 from membound.bench.run.progress import Silent
+from membound.bench.worker import _answer
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.file import load_claim
 from membound.results.claim.observation import Observation
@@ -162,10 +164,14 @@ class FakeWorker:
         if isinstance(command, TakeTurn):
             self.turns[command.contestant, command.arm] += 1
         given = self.faked.happens(self, command)
-        answer = usual(self, command) if given is None else given
+        answer = self.answer(command) if given is None else given
         assert decode(encode(command, 1), COMMANDS) == (command, 1), "what arrives is what was sent"
         assert decode(encode(answer, 1), ANSWERS) == (answer, 1)
         return answer
+
+    def answer(self, command: Command) -> Answer:
+        """What it says if a test wants nothing else."""
+        return usual(self, command)
 
     @property
     def backend(self) -> str:
@@ -244,6 +250,35 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Faked:
 
     for module in (contestant, ceiling_process, ceilings):
         monkeypatch.setattr(module, "Worker", Scripted)
+    return shared
+
+
+def install_stations(monkeypatch: pytest.MonkeyPatch) -> Faked:
+    """The same with what a worker really does with a backend, in this process; ceilings stay faked."""
+    shared = Faked()
+
+    class InProcess(FakeWorker):
+        faked = shared
+        station: Station | None = None
+
+        def answer(self, command: Command) -> Answer:
+            if isinstance(command, Open):
+                self.opening = command
+                self.station = Station(self.threads, self.tell)
+            if self.station is None or isinstance(command, MeasureBackend):
+                return usual(self, command)
+            return _answer(self.station, command)
+
+        def tell(self, name: str, who: list[int]) -> None:
+            self.faked.notes.phases.append((self.backend, name))
+
+        def __exit__(self, *_: object) -> None:
+            if self.station is not None:
+                self.station.close()
+            super().__exit__()
+
+    for module in (contestant, ceiling_process, ceilings):
+        monkeypatch.setattr(module, "Worker", InProcess)
     return shared
 
 

@@ -69,7 +69,7 @@ def test_every_arm_in_every_process_with_the_ceilings_it_is_held_against(
     assert one.flops == work.flops * (1 + one.number("k"))
     assert (one.telemetry["error"], one.telemetry["slots"], one.telemetry["launches"]) == (2e-7, 2, 1)
     victims = [one for one in claim.observations if one.experiment == 4]
-    assert {(o.threads, o.read_bytes_per_s) for o in victims} == {(1, READ)}
+    assert {(o.threads, o.read_bytes_per_s, len(o.turns)) for o in victims} == {(1, READ, 7)}
     assert {o.number("machine_read_bytes_per_s") for o in victims} == {2 * READ}
 
 
@@ -89,6 +89,34 @@ def test_a_process_opens_once_and_every_work_is_prepared_checked_and_given_back(
         group = ["Prepare", *["TakeTurn"] * 7 * 7, *["Check"] * 7, "Release"]  # seven doses on one victim
         assert kinds == group * 2
         assert worker.state == "ended"
+
+
+@pytest.mark.parametrize(
+    ("disturbances", "grade", "used"),
+    [
+        ([0.0, 0.0, 0.0, 0.5], "clean", [1.0, 2.0, 3.0]),
+        ([0.5, 0.4, 0.0, 0.3], "contended", [3.0, 4.0, 2.0]),
+        ([0.6, 0.7, 0.8, 0.5], "contended", [4.0, 1.0, 2.0]),  # compared with doses of the same minutes
+        ([None, 0.0, 0.0, 0.0], "unknown", [2.0, 3.0, 4.0]),
+    ],
+)
+def test_turns_that_were_disturbed_are_kept_and_do_not_count_where_others_can(
+    tmp_path: Path, faked: Faked, disturbances: list[float | None], grade: str, used: list[float]
+) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if not isinstance(command, TakeTurn):
+            return None
+        at = worker.turns[command.contestant, command.arm]
+        return turned(float(at), disturbance=disturbances[at - 1], retaken_s=[9.0])
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 5, processes=1, rounds=4))
+    for one in claim.observations:
+        assert (one.validity, one.samples_s, one.time_s) == (grade, used, sorted(used)[1])
+        assert bool(one.validity_reasons) == (grade != "clean")
+        assert [turn.time_s for turn in one.turns] == [1.0, 2.0, 3.0, 4.0]
+        assert [turn.disturbance for turn in one.turns] == disturbances
+        assert {tuple(turn.retaken_s) for turn in one.turns} == {(9.0,)}
 
 
 def test_captured_launches_are_arms_of_a_backend_that_has_them(tmp_path: Path, faked: Faked) -> None:

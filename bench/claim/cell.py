@@ -12,7 +12,7 @@ from random import Random
 
 from membound.bench.claim.arms import Arm, grouped
 from membound.bench.claim.ceilings import TurningCeilings
-from membound.bench.claim.claiming import FAILING, OUT_OF_TIME, Claiming, failure_in
+from membound.bench.claim.claiming import FAILING, Claiming, failure_in
 from membound.bench.claim.group import play_group
 from membound.bench.claim.plan import ExperimentCell
 from membound.bench.measure.failures import Failure
@@ -67,9 +67,6 @@ def _run_worker(
             claim.keep_unmeasured(cell, arms, failure_in(error))
             return []
         for index, group in enumerate(groups):
-            if claim.left_s <= 0:
-                claim.keep_unmeasured(cell, group, OUT_OF_TIME)
-                continue
             left = play_group(claim, ceilings, cell, process, group, rng)
             if not process.alive:
                 return [*left, *(arm for later in groups[index + 1 :] for arm in later)]

@@ -42,7 +42,7 @@ class TimedArm:
     def choose_burst(self) -> None:
         """A victim's burst uses all sets but one; one that is to stay in a cache is launched many times."""
         if self.arm.trade:
-            self.one.launches = max(1, self.one.slots - 1)
+            self.one.launches = self.one.slots - 1
         elif self.arm.resident:
             self.one.launches = ceil(BURST_BYTES / self.one.inputs.work.footprint_bytes)
 
