@@ -24,7 +24,7 @@ def invalid_again(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
     Each process beyond the plan has repeated an invalid one of its case, whichever run of the harness began it; one
     that was invalid itself is repeated again, as often as `plan.repeats` says.
     """
-    waiting: dict[tuple[str, str], list[int]] = {}  # how often what is still to be repeated was repeated before
+    waiting: dict[tuple[str, str], list[int]] = {}  # to be repeated, with the count of repeats before
     for row in sorted((r for r in rows if r.kind == "case"), key=lambda r: r.replicate):
         asked, before = waiting.setdefault((row.backend, row.work), []), 0
         if row.replicate >= plan.replicates:
