@@ -23,8 +23,9 @@ def duration(seconds: float | None, digits: int = 4) -> str:
     if seconds is None:
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.{digits}g} {unit}"
+        text = f"{seconds / scale:.{digits}g}"
+        if float(text) >= 1:  # once it is rounded: 999.7 µs in three digits are a millisecond
+            return f"{text} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
 
 

@@ -14,9 +14,10 @@ from membound.bench.measure.case import Case, run_case
 from test_device_counters import FakeNvml
 
 from membound.bench.claim.budget import Budget
+from membound.bench.claim.ceilings import Refused
 from membound.bench.measure import case as case_module
 from membound.bench.measure.cold_memory import ColdMemory
-from membound.bench.measure.contestant import Refused, enter
+from membound.bench.measure.contestant import enter
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent

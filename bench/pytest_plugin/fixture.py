@@ -42,6 +42,7 @@ from membound.bench.planning.plan import DUEL_ROUNDS, ROTATION_SHARE
 from membound.bench.planning.suites import check_memory, check_weights
 from membound.bench.pytest_plugin.between import Between
 from membound.bench.pytest_plugin.rotation import Rotation
+from membound.bench.run.neighbours import due_ceilings
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs
 from membound.kernels.seeded import make_inputs, slots_to_defeat
@@ -182,6 +183,8 @@ class BandwidthBenchmark:
         row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
         row.slots, row.first_s = len(rotation.sets), first_s
         row.working_set_bytes = row.slots * declared.footprint_bytes
+        if playing is not None:
+            playing.names = due_ceilings(row, limits)
         result = self._time(row, Between(rotation, playing, self.table.began))
         self.benchmark.has_error = (
             True  # until the result is known to be right: files leave such a benchmark out

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from membound.bench.pytest_plugin.fixture import BandwidthBenchmark, Table
     from membound.results.row import Row
 
-TABLE = pytest.StashKey["Table"]()
-STORED = pytest.StashKey["list[Row]"]()
-PLAYING = pytest.StashKey["SessionCeilings"]()
+TABLE: pytest.StashKey[Table] = pytest.StashKey()
+STORED: pytest.StashKey[list[Row]] = pytest.StashKey()
+PLAYING: pytest.StashKey[SessionCeilings] = pytest.StashKey()
 NO_CEILINGS = "none"
 
 

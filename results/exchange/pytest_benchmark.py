@@ -33,7 +33,7 @@ FIVE_NUMBERS = ("min", "q1", "median", "q3", "max")
 def info_of(row: Row, figures: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into ``extra_info``: the FIGURES of the summary line, and the row without its samples.
 
-    The file has the samples already, as pytest-benchmark's data.
+    The samples stand in the file already, as pytest-benchmark's own data; turns come with the row.
     """
     stored = json.loads(row.to_json())
     del stored["samples_s"]
@@ -77,6 +77,8 @@ def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> R
         samples = [stats[name] for name in FIVE_NUMBERS]
         note = {"samples": f"{', '.join(FIVE_NUMBERS)} of {stats['rounds']}: the file holds no raw ones"}
     stored = found.get("extra_info", {}).get(KEY)
+    if stored is not None and stored.get("turns"):
+        return _row(stored)
     if stored is not None:
         return _row({**stored, "samples_s": samples, "config": {**stored["config"], **note}})
     processor = content.get("machine_info", {}).get("cpu", {}).get("brand_raw", "")
