@@ -3,9 +3,10 @@
     echo '{"job": "probe", "entry": "torch", "threads": 2}' | python -m membound.bench.worker
 
 Jobs: ``probe`` (which devices an entry point has), ``measure`` (cases of one backend), ``ceilings``,
-``trial`` (an experiment on one backend), ``coverage`` (what an entry point supports). Events, one JSON object a line: ``hello``, ``device``, ``phase``,
-``result``, ``outcome``, ``offers``, ``answers``, ``ceilings``, ``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at standard
-error, so that nothing a runtime prints can break the protocol.
+``trial`` (an experiment on one backend), ``coverage`` (what an entry point supports). Events, one JSON object
+a line: ``hello``, ``device``, ``phase``, ``result``, ``outcome``, ``offers``, ``answers``, ``ceilings``,
+``failed``, ``end``. They go to a private copy of standard output; file descriptor 1 itself is pointed at
+standard error, so that nothing a runtime prints can break the protocol.
 """
 
 from __future__ import annotations
