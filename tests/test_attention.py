@@ -21,12 +21,8 @@ rng = np.random.default_rng()  # fresh inputs at every run
 F32 = npt.NDArray[np.float32]
 CONTEXTS = (1, 2, 15, 16, 17, 127, 128, 129, 255, 257, 1000)
 SPLITS = ((2, 1), (1, 2), (3, 5), (1, 16))  # (KV heads, threads): shares end at, before and within KV heads
-BOUNDS = {
-    "f32": 5e-6,
-    "bf16": 5e-6,
-    "f16": 5e-6,
-    "int8": 1e-3,
-}  # the float64 reference reads the same stored cache
+# The float64 reference reads the same stored cache.
+BOUNDS = {"f32": 5e-6, "bf16": 5e-6, "f16": 5e-6, "int8": 1e-3}
 
 
 def make_cache(kv: str, *shape: int) -> KVCache:

@@ -14,8 +14,8 @@ from membound.kernels.reference import relative_error, step
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
-# float32 arithmetic alone; int8 adds an activation that falls on the other side of a rounding boundary
-# now and then, bfloat16 matrix tiles round every activation
+# float32 arithmetic alone; a float16 cache adds a key that falls on the other side of a rounding boundary now
+# and then, int8 an activation that does; bfloat16 matrix tiles round every activation
 BOUNDS = {"float": 1e-5, "f16": 1e-3, "int8": 0.04, "tile": 0.02}
 
 

@@ -39,6 +39,7 @@ class NumbaCuda(Backend):
     """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
     unopened = ("cuda",)
+
     _gpu: Gpu
     _ordinal = 0
     _graph = False
