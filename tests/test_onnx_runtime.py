@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ import onnx
 import pytest
 
 from membound.backends.onnx_runtime import device as onnx_device
+from membound.backends.onnx_runtime import graph as onnx_graph
 from membound.backends.onnx_runtime import session as onnx_session
 from membound.backends.onnx_runtime.backend import OnnxRuntime
-from membound.backends.onnx_runtime.graph import linear_graph
+from membound.backends.onnx_runtime.graph import Graph, linear_graph
 from membound.backends.registry import create
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import AttentionInputs, Inputs
@@ -86,6 +89,44 @@ def test_int8_extremes_do_not_saturate(backend: OnnxRuntime) -> None:
     )
     (y,) = session.run(None, {"x": inputs.x})
     np.testing.assert_allclose(y, np.full((1, 4), 256), rtol=1e-2)
+
+
+def optimized(graph: Graph, file: Path) -> tuple[Any, Any]:
+    """A session whose signed int8 weights ONNX Runtime makes unsigned, and the graph that it runs."""
+    options = onnx_session._options(1)
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.optimized_model_filepath = str(file)
+    arrays = graph.weights()
+    values = [onnx_session.runtime().OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), values)
+    session = onnx_session._create(graph.serialize(), options, onnx_session.CPU, {})
+    return session, pytest.importorskip("onnx").load(file).graph
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime does it on x86 alone")
+@pytest.mark.parametrize("biased", [False, True])
+def test_unsigned_weights_are_those_that_onnx_runtime_makes_of_signed_ones(
+    biased: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng()
+    x, bias = rng.standard_normal((3, 64), np.float32), rng.standard_normal(48, np.float32)
+    weight = quantize(rng.standard_normal((48, 64), np.float32), "int8")
+    ran, outputs = [], []
+    for unsigned in (True, False):
+        monkeypatch.setattr(onnx_graph, "_int8_sums_saturate", lambda unsigned=unsigned: unsigned)
+        graph = Graph()
+        graph.declare_input("x", (3, 64))
+        graph.declare_output("y", (3, 48))
+        graph.linear("x", "y", weight, "int8", bias if biased else None)
+        session, fused = optimized(graph, tmp_path / f"{unsigned}.onnx")
+        arrays = {a.name: onnx_graph.numpy_helper.to_array(a) for a in fused.initializer}
+        (node,) = fused.node
+        ran.append([node.op_type, *(arrays[name].tolist() for name in node.input if name in arrays)])
+        outputs.append(session.run(None, {"x": x})[0])
+    assert ran[0] == ran[1]
+    assert ran[0][0] == "DynamicQuantizeMatMul"
+    assert ran[0][1] == (weight.values.T.astype(int) + 128).tolist()
+    np.testing.assert_array_equal(*outputs)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,6 @@ REMEDY = "pip install onnxruntime onnx"
 SESSION = {
     "session.force_spinning_stop": "1",
     "session.intra_op.spin_duration_us": "50",
-    # Without VNNI, int8 sums saturate on x86 unless weights are made unsigned at load.
-    "session.x64quantprecision": "1",
 }
 
 

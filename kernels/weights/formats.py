@@ -116,12 +116,15 @@ def from_bf16(bits: npt.NDArray[np.uint16]) -> F32:
 
 
 def dequantize(weight: Weight, rows: slice = slice(None)) -> F32:
-    """Rows of a weight as float32 [rows, k], exact for every format but for the product with its scale."""
+    """Rows of a weight as float32 [rows, k], exact for every format but for the product with its scale.
+
+    float32 comes as it is stored, not copied.
+    """
     values = weight.values[rows]
     if weight.format == "bf16":
         return from_bf16(values.view(np.uint16))
     if weight.format in ("f32", "f16"):
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
     assert weight.scales is not None
     scales = weight.scales[rows].astype(np.float32)
     if weight.format == "int8":
