@@ -6,16 +6,16 @@ from math import inf
 
 import pytest
 
-from membound.bench.claim.budget import PREFERENCE, RESERVE, Budget, named_pairs
+from membound.bench.claim.budget import PREFERENCE, RESERVE, TimeBudget, named_pairs
 from membound.results.claim.conclusion import DIRECT
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.judge import CONTROL
 
 
-def budget(**costs_s: dict[int, float]) -> Budget:
+def budget(**costs_s: dict[int, float]) -> TimeBudget:
     """Three processes of each, eight of experiment 8; seconds by backend and experiment."""
     known = {(number, backend): s for backend, costs in costs_s.items() for number, s in costs.items()}
-    return Budget(lambda number: 8 if number == 8 else 3, known)
+    return TimeBudget(lambda number: 8 if number == 8 else 3, known)
 
 
 def test_the_control_comes_first_then_what_the_claim_says_then_its_edges() -> None:
