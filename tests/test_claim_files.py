@@ -8,8 +8,8 @@ from rows import ceiling, run_rows, write
 
 from membound.results.claim.file import claim_files, load_claim, new_claim_path
 from membound.results.claim.observation import ObservationError
-from membound.results.runs import stored_runs
 from membound.results.store import RunWriter, StoreError, load_rows
+from membound.results.stored_runs import stored_runs
 
 
 def written(folder, run_id="20260101T000000-test-cpu-aaaa"):

@@ -338,9 +338,9 @@ def command(*arguments):
     ("arguments", "says"),
     [
         (["--resume", "latest"], "nothing to resume"),
-        (["--resume", "latest", "--quick"], "--resume goes on with a run's own plan"),
-        (["linear:n=8,k=8", "--resume", "latest"], "--resume goes on with a run's own plan"),
-        (["--resume", "latest", "--seed", "3"], "--resume goes on with a run's own plan"),
+        (["--resume", "latest", "--quick"], "--resume continues a run by the plan it had"),
+        (["linear:n=8,k=8", "--resume", "latest"], "--resume continues a run by the plan it had"),
+        (["--resume", "latest", "--seed", "3"], "--resume continues a run by the plan it had"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, capsys, arguments, says):

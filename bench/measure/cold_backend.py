@@ -23,7 +23,8 @@ from membound.bench.measure.check import check_output
 from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Work
 
 MAX_LAUNCHES = 32
@@ -45,8 +46,6 @@ class Preparation:
     memory_bytes: int
     """What the input sets of one contestant may take."""
     reference_dir: Path
-    inputs: Path | None = None
-    """A folder of inputs that were made for all contestants."""
     tell: Callable[[str], None] = lambda phase: None
 
 

@@ -72,7 +72,7 @@ class Setting:
     memory_bytes: int
     reference_dir: str
     timeouts: Timeouts = Timeouts()
-    thief_cpus: tuple[int, ...] = ()
+    co_runner_cpus: tuple[int, ...] = ()
 
 
 class FailedError(Exception):
@@ -136,7 +136,11 @@ class BackendProcess:
             self.alive = False
             raise
         command = Open(
-            self.backend, setting.seed, setting.memory_bytes, setting.reference_dir, list(setting.thief_cpus)
+            self.backend,
+            setting.seed,
+            setting.memory_bytes,
+            setting.reference_dir,
+            list(setting.co_runner_cpus),
         )
         self.device = self.ask(command, Opened, setting.timeouts.other_s, "opening")
         return self.device
@@ -168,11 +172,9 @@ class BackendProcess:
             raise WorkerDiedError(f"it broke the protocol: {type(answer).__name__} answers {phase}")
         return answer
 
-    def prepare(
-        self, number: int, work: str, arms: Sequence[dict[str, Any]] = (), inputs: str = ""
-    ) -> Contestant:
+    def prepare(self, number: int, work: str, arms: Sequence[dict[str, Any]] = ()) -> Contestant:
         """A contestant whose first output is right. Raises FailedError, and what `ask` raises."""
-        command = Prepare(number, work, list(arms), inputs)
+        command = Prepare(number, work, list(arms))
         prepared = self.ask(command, Prepared, self.setting.timeouts.other_s, "preparing")
         return Contestant(self, number, work, prepared)
 

@@ -69,6 +69,7 @@ class Station:
 
     METHODS: ClassVar[Mapping[type[Any], str]] = {
         m.Probe: "probe",
+        m.AskCoverage: "ask_coverage",
         m.MeasureMachine: "measure_machine",
         m.OpenCeiling: "open_ceiling",
         m.OpenDeviceCeiling: "open_device_ceiling",
@@ -87,6 +88,12 @@ class Station:
     def probe(self, command: m.Probe) -> m.Found:
         """Devices of an entry point."""
         return m.Found(try_devices(command.entry, command.devices, self.threads))
+
+    def ask_coverage(self, command: m.AskCoverage) -> m.Coverage:
+        """What every device of an entry point says of these works."""
+        from membound.bench.planning.coverage import ask
+
+        return m.Coverage([asdict(answers) for answers in ask(command.entry, self.threads, command.works)])
 
     def measure_machine(self, command: m.MeasureMachine) -> m.Ceilings:
         """The limits of the processor that do not take turns."""
@@ -179,7 +186,6 @@ class Station:
             opening.seed,
             opening.memory_bytes,
             Path(opening.reference_dir),
-            Path(command.inputs) if command.inputs else None,
             lambda phase: self.tell(phase, who),
         )
         if self.cold is None:
@@ -199,7 +205,7 @@ class Station:
         self.seats[command.contestant] = seat
         for arm in seat.arms:
             arm.choose_burst()
-            if arm.arm.thief:
+            if arm.arm.trade:
                 self.tell("starting the co-runner", who)
                 arm.co_runner = self._co_runner(one)
         gc.collect()
@@ -258,7 +264,10 @@ class Station:
         if command.hot:
             return one.hot_turn(), one.launches, None, {}
         if seat.arms:
-            return seat.arms[command.arm].take_turn(), one.launches, one.device_turn()[0], {}
+            arm = seat.arms[command.arm]
+            turn = arm.take_turn()
+            # a co-runner is at rest by now: what the device's clock would tell is no victim's time
+            return turn, one.launches, None if arm.arm.trade else one.device_turn()[0], {}
         return one.take_turn(), one.launches, one.device_turn()[0], {}
 
     def check(self, command: m.Check) -> m.Checked:
@@ -280,7 +289,7 @@ class Station:
         """Give back what a contestant holds; nothing if it was never prepared."""
         seat = self.seats.pop(command.contestant, None)
         if seat is not None:
-            seat.one.close()
+            self._leave(seat)
         gc.collect()
         return m.Done()
 
@@ -288,7 +297,7 @@ class Station:
         """Give everything back; a backend that cannot close does not keep others from it."""
         for seat in self.seats.values():
             with suppress(Exception):  # the boundary around a runtime: everything was measured before
-                seat.one.close()
+                self._leave(seat)
         self.seats.clear()
         self._stack.close()
 
@@ -307,10 +316,18 @@ class Station:
     def _watching(self, who: list[int]) -> Any:
         return watch_compilation(lambda name: self.tell(f"compiling {name}", who))
 
+    def _leave(self, seat: Seat) -> None:
+        """Close a contestant, and before it the co-runner that lives on its device."""
+        try:
+            if self.co_runners is not None:
+                self.co_runners.leave(seat.one)
+        finally:
+            seat.one.close()
+
     def _co_runner(self, one: ColdBackend) -> CoRunner:
         if self.co_runners is None:
             assert self.opening is not None
-            self.co_runners = self._stack.enter_context(CoRunners(self.opening.thief_cpus))
+            self.co_runners = self._stack.enter_context(CoRunners(self.opening.co_runner_cpus))
         return self.co_runners.for_device(one)
 
 
