@@ -70,7 +70,7 @@ class ColdBackend:
     first_s: float = 0.0
     launch_s: float = 0.0
     reuse_bytes: int | None = None
-    """The fewest bytes that passed between two uses of a set in timed bursts."""
+    """The fewest bytes that passed between a set's use in a timed burst and its use before; None before the first one."""
     checked: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -80,8 +80,8 @@ class ColdBackend:
 
     @property
     def working_set_bytes(self) -> int:
-        """Bytes that pass through the caches before a set is used again: all sets', or more with what comes between."""
-        return max(self.slots * self.inputs.work.footprint_bytes, self.reuse_bytes or 0)
+        """Bytes that pass through the caches before a timed burst uses a set again; those of all sets where they rotate alone."""
+        return self.reuse_bytes or self.slots * self.inputs.work.footprint_bytes
 
     @property
     def warm(self) -> Callable[[], None] | None:
@@ -116,12 +116,15 @@ class ColdBackend:
             self.launch()
 
     def make_cold(self) -> None:
-        """Push out of the caches what the next burst will use."""
+        """Push out of the caches what the next burst will use, and note how many bytes that were."""
         ahead = [(self.slot + 1 + i) % self.slots for i in range(min(self.slots, self.launches))]
         size = self.inputs.work.footprint_bytes
-        self.cold.wait_until(
-            max(self.last_use[slot] + self.cold.need_bytes - i * size for i, slot in enumerate(ahead))
-        )
+        uses = [self.last_use[slot] - i * size for i, slot in enumerate(ahead)]
+        self.cold.wait_until(max(uses) + self.cold.need_bytes)
+        if self.device.accelerator is None:  # there it is rotation that defeats the cache
+            warmed_up_on_it = self.slots == 1 and self.warm is not None
+            passed = size if warmed_up_on_it else self.cold.passed_bytes - max(uses)
+            self.reuse_bytes = passed if self.reuse_bytes is None else min(passed, self.reuse_bytes)
 
     def fit_burst(self, burst_s: float = BURST_S) -> None:
         """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
@@ -135,6 +138,7 @@ class ColdBackend:
                 break
         self.launch_s = min(times)
         self.launches = self._launches_for(burst_s)
+        self.reuse_bytes = None  # of timed bursts alone
 
     def _launches_for(self, seconds: float) -> int:
         wanted = round(seconds / self.launch_s) if self.launch_s else 1
