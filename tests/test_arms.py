@@ -12,7 +12,7 @@ from membound.bench.claim.scene import Scene
 from membound.kernels.work import DecodeAttention, Linear, Step, parse
 from membound.results.claim.experiments import Experiment, load_experiments
 
-SCENE = Scene(cache_bytes=300 << 20, room_bytes=16 << 30, ridge=11.0, thieves=1)
+SCENE = Scene(cache_bytes=300 << 20, room_bytes=16 << 30, ridge=11.0, co_runner_cores=1)
 REGISTER = load_experiments()
 MEASURED_BESIDE = {
     "stolen_bytes_per_s",
@@ -79,16 +79,16 @@ def test_rows_change_flops_and_hardly_bytes() -> None:
         assert max(moved) < 1.2 * min(moved)
 
 
-def test_every_victim_meets_every_thief() -> None:
+def test_every_victim_meets_every_co_runner() -> None:
     arms = arms_of(4, SCENE)
     for work in {arm.work for arm in arms}:
-        met = {(arm.thief, arm.duty) for arm in arms if arm.work == work}
-        duties = {duty for thief, duty in met if thief == "bandwidth"}
+        met = {(arm.trade, arm.duty) for arm in arms if arm.work == work}
+        duties = {duty for trade, duty in met if trade == "bandwidth"}
         assert 1.0 in duties
-        assert {duty for thief, duty in met if thief == "fma"} == duties
+        assert {duty for trade, duty in met if trade == "fma"} == duties
         assert ("idle", 0.0) in met
-    assert all(arm.name == arm.thief for arm in arms)
-    assert arms_of(4, Scene(1 << 20, 1 << 30, 11.0, thieves=0)) == []
+    assert all(arm.name == arm.trade for arm in arms)
+    assert arms_of(4, Scene(1 << 20, 1 << 30, 11.0, co_runner_cores=0)) == []
 
 
 @pytest.mark.parametrize("cache_bytes", [32 << 20, 300 << 20])

@@ -20,8 +20,8 @@ from membound.bench.measure.check import (
 )
 from membound.bench.measure.failures import WrongAnswerError
 from membound.kernels import reference
-from membound.kernels.inputs import make_inputs
 from membound.kernels.prompt import scores
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 STEP = "step:model=tiny,batch=2,context=24,weight=bf16,kv=bf16,cache=prompt"

@@ -2,207 +2,335 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import claim_workers
 import fake_backends
 import pytest
-from claim_workers import PEAK, READ, FakeWorker, ceilings, honest, outcome, planned, run
+from claim_workers import LAUNCH_S, PEAK, READ, TIMES_S, Faked, FakeWorker, dying, planned, run, turned
 
-from membound.bench.claim import execute as claim
+from membound.bench.claim import execute as claim_execute
 from membound.bench.claim.arms import Arm
-from membound.bench.claim.execute import Claiming
-from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.claim.budget import CellClock
+from membound.bench.protocol.messages import (
+    Answer,
+    AskOffers,
+    Check,
+    Checked,
+    Command,
+    Failed,
+    MeasureBackend,
+    MeasureMachine,
+    Open,
+    OpenCeiling,
+    Prepare,
+    TakeTurn,
+)
+from membound.bench.protocol.process import WorkerTimeoutError, WorkerUnavailableError
 from membound.kernels.work import Linear, parse
+from membound.results.claim.judge import judge_claim
 from membound.results.claim.observation import Observation
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
+def faked(monkeypatch: pytest.MonkeyPatch) -> Faked:
     return claim_workers.install(monkeypatch)
 
 
+def key(one: Observation) -> tuple[object, ...]:
+    """What was set and in which process."""
+    return one.experiment, one.backend, one.arm, one.work, one.replicate, tuple(sorted(one.factors.items()))
+
+
 def test_every_arm_in_every_process_with_the_ceilings_it_is_held_against(
-    tmp_path: Path, worker: type[FakeWorker]
+    tmp_path: Path, faked: Faked
 ) -> None:
-    claiming, notes = run(tmp_path, planned(tmp_path, 1, 4))
+    claim, notes = run(tmp_path, planned(tmp_path, 1, 4))
     assert notes == []
-    assert [j["job"] for j in worker.jobs[:3]] == ["ceilings", "ceilings", "measure"]
-    assert [j["threads"] for j in worker.jobs[:3]] == [1, 2, 2]
-    first = [o for o in claiming.observations if o.experiment == 1]
-    assert {o.replicate for o in first} == {0, 1, 2}
-    assert len(first) == 3 * len({(o.arm, o.number("k")) for o in first})
+    asked = [(worker.threads, type(command)) for worker, command in faked.asked[:5]]
+    assert asked == [
+        (1, MeasureMachine),
+        (2, MeasureMachine),
+        (2, Open),
+        (2, AskOffers),
+        (2, MeasureBackend),
+    ]
+    first = [one for one in claim.observations if one.experiment == 1]
+    assert {one.replicate for one in first} == {0, 1, 2}
+    assert len(first) == 3 * len({(one.arm, one.number("k")) for one in first})
     one = next(o for o in first if o.arm == "linear_bf16" and o.number("k") > 0)
-    assert (one.time_s, one.samples_s, one.validity) == (0.2, [0.3, 0.1, 0.2], "clean")
-    assert (one.read_bytes_per_s, one.compute_flops_per_s, one.launch_s) == (2 * READ, 2 * PEAK, 1e-6)
+    turns = [*TIMES_S, *TIMES_S, TIMES_S[0]]
+    assert (one.time_s, one.samples_s, one.validity) == (0.2, turns, "clean")
+    assert [turn.time_s for turn in one.turns] == turns
+    assert [turn.round for turn in one.turns] == list(range(7))
+    assert (one.read_bytes_per_s, one.compute_flops_per_s, one.launch_s) == (2 * READ, 2 * PEAK, LAUNCH_S)
     work = parse(one.work)
     assert one.bytes == work.traffic.total_bytes
     assert one.flops == work.flops * (1 + one.number("k"))
-    victims = [o for o in claiming.observations if o.experiment == 4]
-    assert {(o.threads, o.read_bytes_per_s) for o in victims} == {(1, READ)}
+    assert (one.telemetry["error"], one.telemetry["slots"], one.telemetry["launches"]) == (2e-7, 2, 1)
+    victims = [one for one in claim.observations if one.experiment == 4]
+    assert {(o.threads, o.read_bytes_per_s, len(o.turns)) for o in victims} == {(1, READ, 7)}
     assert {o.number("machine_read_bytes_per_s") for o in victims} == {2 * READ}
 
 
-def test_captured_launches_are_arms_of_a_backend_that_has_them(
-    tmp_path: Path, worker: type[FakeWorker]
+def test_a_process_opens_once_and_every_work_is_prepared_checked_and_given_back(
+    tmp_path: Path, faked: Faked
 ) -> None:
-    backends = ("numba:cpu", "numpy:cpu")
-    plan = planned(tmp_path, 7, backends=backends, variants={"numpy:cpu": ("graph",)}, processes=1)
-    claiming, _ = run(tmp_path, plan)
-    seen = {(o.backend, o.arm) for o in claiming.observations}
-    assert seen == {("numba:cpu", "plain"), ("numpy:cpu", "plain"), ("numpy:cpu", "graph")}
-    # What launching costs was measured of the plain device alone.
-    assert {o.launch_s for o in claiming.observations if o.arm == "graph"} == {None}
-    assert {o.read_bytes_per_s for o in claiming.observations} == {2 * READ}
-
-
-def test_what_was_measured_beside_a_dose_is_kept(tmp_path: Path, worker: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for event in honest(job):
-            yield event | {"factors": {"stolen_bytes_per_s": 5e9}} if event["event"] == "outcome" else event
-
-    worker.script = staticmethod(script)
-    claiming, _ = run(tmp_path, planned(tmp_path, 4))
-    assert {o.number("stolen_bytes_per_s") for o in claiming.observations} == {5e9}
-    assert {o.number("duty") for o in claiming.observations} == {0.0, 0.25, 0.5, 1.0}
-
-
-def test_a_crash_blames_the_arm_that_was_at_it_and_the_others_go_on(
-    tmp_path: Path, worker: type[FakeWorker]
-) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if job["job"] != "trial":
-            yield from ceilings(job)
-            return
-        for index, arm in enumerate(job["arms"]):
-            yield {"event": "phase", "phase": "preparing", "arms": [index]}
-            if arm["factors"]["m"] == 8:
-                raise WorkerDiedError("SIGSEGV: bye")
-            yield outcome(index)
-
-    worker.script = staticmethod(script)
-    claiming, _ = run(tmp_path, planned(tmp_path, 3))
-    crashed = [o for o in claiming.observations if o.status != "ok"]
-    assert {(o.number("m"), o.status, o.reason) for o in crashed} == {
-        (8, "crashed", "while preparing: SIGSEGV: bye")
-    }
-    assert len(crashed) == 6  # two formats, three processes: a crash may have had an outer cause
-    assert all(o.time_s is None for o in crashed)
-    keys = [(o.replicate, o.arm, o.number("m")) for o in claiming.observations]
-    assert len(keys) == len(set(keys)) == 3 * 2 * 10
+    run(tmp_path, planned(tmp_path, 4, processes=2))
+    of = faked.workers(Prepare)
+    assert len(of) == 2
+    for worker in of:
+        asked = [command for other, command in faked.asked if other is worker]
+        opened, first = asked[0], asked[1]
+        assert isinstance(opened, Open)
+        assert (opened.backend, opened.co_runner_cpus) == ("numba:cpu", [1])
+        assert isinstance(first, Prepare)
+        kinds = [type(command).__name__ for command in asked[1:]]
+        group = ["Prepare", *["TakeTurn"] * 7 * 7, *["Check"] * 7, "Release"]  # seven doses on one victim
+        assert kinds == group * 2
+        assert worker.state == "ended"
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("disturbances", "grade", "used"),
     [
-        (WorkerTimeoutError("silent for 300 s"), "timeout"),
-        (WorkerUnavailableError("no python"), "unavailable"),
+        ([0.0, 0.0, 0.0, 0.5], "clean", [1.0, 2.0, 3.0]),
+        ([0.5, 0.4, 0.0, 0.3], "contended", [3.0, 4.0, 2.0]),
+        ([0.6, 0.7, 0.8, 0.5], "contended", [4.0, 1.0, 2.0]),  # compared with doses of the same minutes
+        ([None, 0.0, 0.0, 0.0], "unknown", [2.0, 3.0, 4.0]),
     ],
 )
-def test_a_worker_that_says_nothing_fails_all_its_arms_once(
-    tmp_path: Path, worker: type[FakeWorker], error: Exception, status: str
+def test_turns_that_were_disturbed_are_kept_and_do_not_count_where_others_can(
+    tmp_path: Path, faked: Faked, disturbances: list[float | None], grade: str, used: list[float]
 ) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if job["job"] == "trial":
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if not isinstance(command, TakeTurn):
+            return None
+        at = worker.turns[command.contestant, command.arm]
+        return turned(float(at), disturbance=disturbances[at - 1], retaken_s=[9.0])
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 5, processes=1, rounds=4))
+    for one in claim.observations:
+        assert (one.validity, one.samples_s, one.time_s) == (grade, used, sorted(used)[1])
+        assert bool(one.validity_reasons) == (grade != "clean")
+        assert [turn.time_s for turn in one.turns] == [1.0, 2.0, 3.0, 4.0]
+        assert [turn.disturbance for turn in one.turns] == disturbances
+        assert {tuple(turn.retaken_s) for turn in one.turns} == {(9.0,)}
+
+
+def test_captured_launches_are_arms_of_a_backend_that_has_them(tmp_path: Path, faked: Faked) -> None:
+    backends = ("numba:cpu", "numpy:cpu")
+    plan = planned(tmp_path, 7, backends=backends, variants={"numpy:cpu": ("graph",)}, processes=1)
+    claim, _ = run(tmp_path, plan)
+    seen = {(one.backend, one.arm) for one in claim.observations}
+    assert seen == {("numba:cpu", "plain"), ("numpy:cpu", "plain"), ("numpy:cpu", "graph")}
+    # What launching costs was measured of the plain device alone.
+    assert {one.launch_s for one in claim.observations if one.arm == "graph"} == {None}
+    assert {one.read_bytes_per_s for one in claim.observations} == {2 * READ}
+
+
+def test_what_a_co_runner_took_is_kept_as_the_median_of_the_turns(tmp_path: Path, faked: Faked) -> None:
+    taken = (7e9, 1e9, 5e9)
+
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if not isinstance(command, TakeTurn):
+            return None
+        at = worker.turns[command.contestant, command.arm] - 1
+        rates = {"stolen_bytes_per_s": taken[at], "stolen_flops_per_s": 0.0}
+        return turned(0.1, stolen=rates)
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 4, rounds=3))
+    assert {one.number("stolen_bytes_per_s") for one in claim.observations} == {5e9}
+    assert {one.number("stolen_flops_per_s") for one in claim.observations} == {0.0}
+    assert {one.number("duty") for one in claim.observations} == {0.0, 0.25, 0.5, 1.0}
+
+
+@pytest.mark.parametrize("at", [Prepare, TakeTurn, Check])
+def test_a_crash_blames_the_arm_that_was_at_it_and_the_others_are_measured_in_a_fresh_process(
+    tmp_path: Path, faked: Faked, at: type[Command]
+) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, at) and worker.arms[command.contestant][0].factors["m"] == 8:
+            raise dying()
+        return None
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 3))
+    crashed = [one for one in claim.observations if one.status != "ok"]
+    phase = {Prepare: "preparing", TakeTurn: "timing", Check: "checking"}[at]
+    assert {(o.number("m"), o.status, o.reason) for o in crashed} == {
+        (8, "crashed", f"while {phase}: SIGSEGV: bye")
+    }
+    assert len(crashed) == 6  # two formats, three processes: a crash may have had an outer cause
+    assert all(one.time_s is None for one in crashed)
+    assert {len(one.turns) for one in crashed} == {7 if at is Check else 0}
+    assert len({*map(key, claim.observations)}) == len(claim.observations) == 3 * 2 * 10
+    assert len(faked.workers(Prepare)) == 3 * 3  # each format's crash costs a process a fresh one
+
+
+def test_arms_that_each_kill_their_worker_are_each_blamed_once_a_process(
+    tmp_path: Path, faked: Faked
+) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, TakeTurn):
+            raise dying()
+        return None
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 5, processes=2))
+    assert {one.status for one in claim.observations} == {"crashed"}
+    arms = {one.work for one in claim.observations}
+    assert len(claim.observations) == len(arms)  # no process of it could be measured, so there is no second
+    assert len(faked.workers(Prepare)) == len(arms)
+
+
+def test_a_turn_that_fails_takes_its_arm_out_and_keeps_the_turns_before(tmp_path: Path, faked: Faked) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        small = isinstance(command, TakeTurn) and worker.arms[command.contestant][0].factors["m"] == 4
+        if small and worker.turns[command.contestant, 0] == 4:
+            return Failed("oom", "MemoryError")
+        return None
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 3, processes=1))
+    failed = [one for one in claim.observations if one.status != "ok"]
+    assert [(one.number("m"), one.status, one.reason) for one in failed] == [(4, "oom", "MemoryError")] * 2
+    assert [[turn.time_s for turn in one.turns] for one in failed] == [list(TIMES_S)] * 2
+    assert [one.samples_s for one in failed] == [[], []]
+    assert all(len(one.turns) == 7 for one in claim.observations if one.status == "ok")
+
+
+def test_a_dose_that_fails_leaves_the_others_on_the_same_work(tmp_path: Path, faked: Faked) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, TakeTurn) and worker.arm_of(command).trade == "fma":
+            return Failed("error", "CoRunnerError: it ended")
+        return None
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 4, processes=1))
+    assert {(one.arm, one.status) for one in claim.observations} == {
+        ("idle", "ok"),
+        ("bandwidth", "ok"),
+        ("fma", "error"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (WorkerTimeoutError("silent for 300 s"), "timeout", "while opening: silent for 300 s"),
+        (dying(), "crashed", "while opening: SIGSEGV: bye"),
+    ],
+)
+def test_a_worker_that_does_not_open_fails_all_its_arms_once(
+    tmp_path: Path, faked: Faked, error: Exception, status: str, reason: str
+) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, Open):
             raise error
-        yield from ceilings(job)
+        return None
 
-    worker.script = staticmethod(script)
-    claiming, _ = run(tmp_path, planned(tmp_path, 5, backends=("numba:cpu", "numpy:cpu")))
-    assert {(o.status, o.reason, o.replicate) for o in claiming.observations} == {(status, str(error), 0)}
-    assert len([j for j in worker.jobs if j["job"] == "trial"]) == 2
+    faked.happens = happens
+    backends = ("numba:cpu", "numpy:cpu")
+    claim, _ = run(tmp_path, planned(tmp_path, 5, backends=backends))
+    assert {(o.status, o.reason, o.replicate) for o in claim.observations} == {(status, reason, 0)}
+    assert {one.backend for one in claim.observations} == {*backends}
+    assert len({*map(key, claim.observations)}) == len(claim.observations)
+    assert [(r.backend, r.status, r.reason) for r in claim.ceilings if r.status != "ok"] == [
+        (backend, status, reason) for backend in backends
+    ]
+    assert len(faked.of(Open)) == 4  # to ask, and for the experiment, of each
 
 
-def test_what_cannot_be_done_is_not_tried_again(tmp_path: Path, worker: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for event in honest(job):
-            picky = event["event"] == "outcome" and job["arms"][event["index"]]["name"] == "kv_format"
-            yield event | {"status": "unsupported", "reason": "no", "samples_s": []} if picky else event
+def test_an_interpreter_that_cannot_be_started_ends_nothing_but_its_backend(
+    tmp_path: Path, faked: Faked
+) -> None:
+    def starts(worker: FakeWorker) -> None:
+        if worker.python == "no-such-python":
+            raise WorkerUnavailableError("no-such-python cannot be started: No such file or directory")
 
-    worker.script = staticmethod(script)
-    claiming, _ = run(tmp_path, planned(tmp_path, 2))
-    seen = {(o.arm, o.replicate) for o in claiming.observations}
-    assert ("kv_format", 0) in seen
-    assert ("kv_format", 1) not in seen
-    assert ("kv_heads", 2) in seen
+    faked.starts = starts
+    plan = planned(
+        tmp_path, 5, backends=("numpy:cpu", "numba:cpu"), pythons={"numpy": "no-such-python"}, processes=1
+    )
+    claim, _ = run(tmp_path, plan)
+    assert {(one.backend, one.status) for one in claim.observations} == {
+        ("numpy:cpu", "unavailable"),
+        ("numba:cpu", "ok"),
+    }
+    told = {one.reason for one in claim.observations if one.backend == "numpy:cpu"}
+    assert told == {"no-such-python cannot be started: No such file or directory"}
+    assert {row.status for row in claim.ceilings} == {"ok"}  # every arm says it
+
+
+def test_what_cannot_be_done_is_not_tried_again(tmp_path: Path, faked: Faked) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        picky = isinstance(command, Prepare) and command.arms[0]["name"] == "kv_format"
+        return Failed("unsupported", "no") if picky else None
+
+    faked.happens = happens
+    claim, _ = run(tmp_path, planned(tmp_path, 2))
+    seen = {(one.arm, one.replicate, one.status) for one in claim.observations}
+    assert {one for one in seen if one[0] == "kv_format"} == {("kv_format", 0, "unsupported")}
+    assert ("kv_heads", 2, "ok") in seen
 
 
 @pytest.mark.parametrize("at", [0, 1, 5])
-def test_ctrl_c_keeps_what_is_done(tmp_path: Path, worker: type[FakeWorker], at: int) -> None:
-    seen: list[Any] = []
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path, faked: Faked, at: int) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, Check) and len(faked.of(Check)) > at:
+            raise KeyboardInterrupt
+        return None
 
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for event in honest(job):
-            if event["event"] == "outcome":
-                seen.append(event)
-                if len(seen) > at:
-                    raise KeyboardInterrupt
-            yield event
-
-    worker.script = staticmethod(script)
-    claiming, notes = run(tmp_path, planned(tmp_path, 1))
-    assert claiming.interrupted
-    assert len(claiming.observations) == at
+    faked.happens = happens
+    claim, notes = run(tmp_path, planned(tmp_path, 1))
+    assert claim.interrupted
+    assert len(claim.observations) == at
     assert notes == [f"interrupted; {at} observations are kept"]
+    assert {worker.state for worker, _ in faked.asked} == {"ended"}
+    assert [row.work for row in claim.ceilings if "turns" in row.config] == ["read", "fma_f32"]
 
 
-def test_what_is_kept_on_disk_does_not_count_as_a_cost(
-    tmp_path: Path, worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(claim.time, "monotonic", lambda: now[0])
+def test_without_ceilings_there_is_no_ridge_and_a_note(tmp_path: Path, faked: Faked) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, MeasureMachine | MeasureBackend | OpenCeiling):
+            raise dying("exit status 1: no OpenMP")
+        return None
 
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if job["job"] == "trial":
-            for phase, seconds in (("compiling x", 100.0), ("preparing", 7.0), ("checking", 20.0)):
-                yield {"event": "phase", "phase": phase, "arms": [0]}
-                now[0] += seconds
-        yield from honest(job)
-
-    worker.script = staticmethod(script)
-    claiming, notes = run(tmp_path, planned(tmp_path, 5, processes=1))
-    assert claiming.budget.costs_s == {(5, "numba:cpu"): 7.0}
-    assert notes == []
+    faked.happens = happens
+    claim, notes = run(tmp_path, planned(tmp_path, 1, 5))
+    assert {row.status for row in claim.ceilings} == {"crashed"}
+    assert notes[0] == "no ceilings: experiment 1 is left out, which needs a ridge"
+    assert {one.experiment for one in claim.observations} == {5}
+    assert {one.status for one in claim.observations} == {"ok"}
+    assert {one.read_bytes_per_s for one in claim.observations} == {None}
+    assert {(turn.ceiling("read")) for one in claim.observations for turn in one.turns} == {None}
 
 
-def test_without_ceilings_there_is_no_ridge_and_a_note(tmp_path: Path, worker: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if job["job"] != "trial":
-            raise WorkerDiedError("exit status 1: no OpenMP")
-        yield from honest(job)
+def test_clocks_count_only_where_both_of_a_device_can_be_read(tmp_path: Path, faked: Faked) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if not isinstance(command, Check):
+            return None
+        clocks = {
+            "torch:cuda:0": {"frequency_hz": 3e9, "device_clock_hz": 1.5e9, "device_memory_clock_hz": None},
+            "torch:cuda:1": {"frequency_hz": 3e9, "device_clock_hz": None, "device_memory_clock_hz": 2.5e9},
+            "torch:cuda:2": {"frequency_hz": 3e9, "device_clock_hz": 1.5e9, "device_memory_clock_hz": 2.5e9},
+        }
+        return Checked(0.0, {}, clocks[worker.backend])
 
-    worker.script = staticmethod(script)
-    claiming, notes = run(tmp_path, planned(tmp_path, 1, 5))
-    assert {r.status for r in claiming.ceilings} == {"crashed"}
-    assert notes == ["no ceilings: experiment 1 is left out, which needs a ridge"]
-    assert {o.experiment for o in claiming.observations} == {5}
-    assert {o.read_bytes_per_s for o in claiming.observations} == {None}
-
-
-def test_clocks_count_only_where_both_can_be_read(tmp_path: Path, worker: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        clocks = {"frequency_hz": 3e9, "device_clock_hz": 1.5e9}
-        if job.get("backend") == "torch:cuda:1":
-            clocks |= {"device_memory_clock_hz": 2.5e9}
-        for event in honest(job):
-            yield event | {"telemetry": clocks} if event["event"] == "outcome" else event
-
-    worker.script = staticmethod(script)
-    names = ("numba:cpu", "torch:cuda:0", "torch:cuda:1")
-    claiming, _ = run(tmp_path, planned(tmp_path, 8, backends=names))
-    blind = [o for o in claiming.observations if o.backend != "torch:cuda:1"]
-    assert {(o.status, o.replicate) for o in blind} == {("unsupported", 0)}
-    assert {o.backend for o in blind} == set(names[:2])
-    assert all("cannot both be read" in o.reason for o in blind)
-    assert [j["backend"] for j in worker.jobs if j["job"] == "trial"] == [
-        "torch:cuda:0",
-        *["torch:cuda:1"] * 8,
-    ]
-    seen = [o for o in claiming.observations if o.backend == "torch:cuda:1"]
-    assert {o.status for o in seen} == {"ok"}
-    assert (seen[0].number("core_clock_hz"), seen[0].number("memory_clock_hz")) == (1.5e9, 2.5e9)
+    faked.happens = happens
+    names = ("numba:cpu", "torch:cuda:0", "torch:cuda:1", "torch:cuda:2")
+    claim, _ = run(tmp_path, planned(tmp_path, 8, backends=names))
+    blind = [one for one in claim.observations if one.backend != "torch:cuda:2"]
+    assert {(one.status, one.replicate) for one in blind} == {("unsupported", 0)}
+    assert {one.backend for one in blind} == {*names[:3]}
+    assert all("cannot both be read" in one.reason for one in blind)
+    assert [backend for backend, _, _ in faked.trials] == [*names[1:3], *["torch:cuda:2"] * 8]
+    seen = [one for one in claim.observations if one.backend == "torch:cuda:2"]
+    assert {one.status for one in seen} == {"ok"}
+    assert {(o.number("core_clock_hz"), o.number("memory_clock_hz")) for o in seen} == {(1.5e9, 2.5e9)}
 
 
 def test_a_process_that_dies_takes_only_its_arm_with_it(
@@ -211,16 +339,64 @@ def test_a_process_that_dies_takes_only_its_arm_with_it(
     """Real workers, and a backend that dies of a segmentation fault on m = 13."""
     fake_backends.install(tmp_path / "site", monkeypatch)
     arms = [Arm("linear", "one", Linear(33, 64, m, "f32").spec, {"m": m}) for m in (1, 13, 2)]
-    monkeypatch.setattr(claim, "arms_of", lambda number, scene: arms)
-    monkeypatch.setattr(Claiming, "_measure_ceilings", lambda self: None)
-    claiming, _ = run(tmp_path, planned(tmp_path, 3, backends=("segv:cpu",), processes=1, rounds=3))
-    found = {o.number("m"): o for o in claiming.observations}
-    assert {m: o.status for m, o in found.items()} == {1: "ok", 13: "crashed", 2: "ok"}
+    monkeypatch.setattr(claim_execute, "arms_of", lambda number, scene: arms)
+    monkeypatch.setattr(claim_execute, "measure_machine", lambda claim, threads: None)
+    monkeypatch.setattr(claim_execute, "ask_backend", lambda claim, backend, asked: None)
+    monkeypatch.setattr("membound.bench.claim.ceilings.TurningCeilings.between", lambda self, cell, arms: {})
+    plan = planned(tmp_path, 3, backends=("segv:cpu",), processes=1, rounds=3)
+    claim, _ = run(tmp_path, plan)
+    found = {one.number("m"): one for one in claim.observations}
+    assert {m: one.status for m, one in found.items()} == {1: "ok", 13: "crashed", 2: "ok"}
     assert found[13].reason == "while preparing: SIGSEGV: about to touch address zero"
-    assert all(len(found[m].samples_s) >= 3 and found[m].seconds > 0 for m in (1, 2))
+    assert all(len(found[m].turns) == 3 and found[m].seconds > 0 for m in (1, 2))
 
 
-def test_stored_observations_come_first(tmp_path: Path, worker: type[FakeWorker]) -> None:
+def test_stored_observations_come_first(tmp_path: Path, faked: Faked) -> None:
     old = Observation(9, "numba:cpu", "decode", 0, {"machine": "A"}, "linear:n=1,k=1", 1, 1, 1.0, [1.0])
-    claiming, _ = run(tmp_path, planned(tmp_path, 9), (old,))
-    assert claiming.observations == [old]
+    claim, _ = run(tmp_path, planned(tmp_path, 9), (old,))
+    assert claim.observations == [old]
+
+
+def test_what_a_claim_stores_gets_the_verdicts_that_its_world_deserves(tmp_path: Path, faked: Faked) -> None:
+    """Ten experiments on a machine where bytes or FLOPs take their time and caches are three times as fast."""
+
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if not isinstance(command, TakeTurn):
+            return None
+        arm = worker.arm_of(command)
+        cached = arm.resident and arm.factors["working_set_bytes"] <= arm.factors["cache_bytes"]
+        bytes_s = arm.parsed.traffic.total_bytes / READ / (3 if cached else 1)
+        seconds = max(bytes_s, arm.flops / PEAK) / worker.threads
+        taken = {"stolen_bytes_per_s": 0.0, "stolen_flops_per_s": 0.0}
+        if arm.trade == "bandwidth":
+            seconds *= 1 + arm.duty / 2
+            taken["stolen_bytes_per_s"] = 1e10 * arm.duty
+        return turned(seconds * (1 + 1e-3 * faked.notes.replicate), stolen=taken if arm.trade else {})
+
+    faked.happens = happens
+    plan = planned(tmp_path, time_limit_s=None, rounds=3)
+    claim, _ = run(tmp_path, plan, faked=faked)
+    assert {one.status for one in claim.observations if one.experiment != 8} == {"ok"}
+    findings = judge_claim(claim.observations, claim_workers.REGISTER, plan.experiments)
+    verdicts = {(one.experiment, one.arm): one.verdict for one in findings if one.experiment not in (8, 9)}
+    assert {*verdicts.values()} == {"supported"}
+    assert {number for number, _ in verdicts} == {1, 2, 3, 4, 5, 6, 7, 10}
+
+
+def test_a_cell_costs_its_time_less_what_is_found_on_disk_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("membound.bench.claim.budget.time.perf_counter", lambda: now[0])
+    clock = CellClock()
+    now[0] = 50.0
+    clock.start()
+    for phase, seconds in (("opening", 1.0), ("compiling x", 100.0), ("checking", 20.0), ("", 7.0)):
+        clock.enter(phase)
+        now[0] += seconds
+    assert clock.cost_s == 8.0
+    clock.enter("checking")
+    now[0] += 30.0
+    assert clock.cost_s == 8.0
+    assert clock.cost_s == 8.0
+    clock.start()
+    now[0] += 2.0
+    assert clock.cost_s == 2.0

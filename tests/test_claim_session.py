@@ -5,83 +5,44 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import claim_workers
 import pytest
+from claim_workers import PEAK, READ, Faked, FakeWorker, dying, turned
 
-from membound.bench.claim import execute as claim
 from membound.bench.claim import session as claim_session
 from membound.bench.cli import main
 from membound.bench.planning.choice import Choice
 from membound.bench.planning.probe import Found
+from membound.bench.protocol.messages import Answer, Check, Command, MeasureBackend, Prepare, TakeTurn
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.file import load_claim
 from membound.results.row import STATUSES
 
-READ, PEAK = 2e10, 2e11
-
-
-class World:
-    """Workers of a machine on which memory alone takes time; `happens` may raise before an outcome."""
-
-    job: dict[str, Any]
-
-    def __init__(self, job: dict[str, Any], python: str = "") -> None:
-        self.job = job
-
-    def __enter__(self) -> World:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    @staticmethod
-    def happens(job: dict[str, Any], index: int) -> None:
-        """Nothing."""
-
-    def events(self, limit_s: Any) -> Iterator[dict[str, Any]]:
-        if self.job["job"] != "trial":
-            found = {"read": (READ, "bytes/s"), "fma_f32": (PEAK, "FLOP/s")}
-            yield {
-                "event": "ceilings",
-                "telemetry": {},
-                "ceilings": [
-                    {
-                        "name": n,
-                        "value": v,
-                        "unit": u,
-                        "config": {},
-                        "samples": [1.0],
-                        "status": "ok",
-                        "reason": "",
-                    }
-                    for n, (v, u) in found.items()
-                ],
-            }
-            return
-        for index, arm in enumerate(self.job["arms"]):
-            self.happens(self.job, index)
-            made = claim.Arm(**arm)
-            time_s = max(made.parsed.traffic.total_bytes / READ, made.flops / PEAK)
-            time_s *= 1 + 1e-3 * self.job["replicate"]
-            yield {"event": "outcome", "index": index, "status": "ok", "reason": "", "samples_s": [time_s] * 5} | {
-                "factors": {}, "grade": "clean", "grade_reasons": [], "telemetry": {}
-            }  # fmt: skip
-
 
 @pytest.fixture(autouse=True)
-def world(monkeypatch: pytest.MonkeyPatch) -> type[World]:
-    class Here(World):
-        pass
+def faked(monkeypatch: pytest.MonkeyPatch) -> Faked:
+    """Workers of a machine on which bytes or FLOPs take time and nothing else does."""
 
     def choose(asked: Any, threads: int, pythons: Any) -> Choice:
         absent = (Found("other:cpu", "other", False, "it is not installed", "pip install other"),)
         return Choice(tuple(asked) or ("numba:cpu", "numba:cpu+x"), () if asked else absent)
 
-    monkeypatch.setattr(claim, "Worker", Here)
     monkeypatch.setattr(claim_session, "choose_backends", choose)
-    return Here
+    shared = claim_workers.install(monkeypatch)
+    shared.happens = in_time
+    return shared
+
+
+def in_time(worker: FakeWorker, command: Command) -> Answer | None:
+    """A turn that takes as long as its bytes or its FLOPs, a little longer in every further process."""
+    if not isinstance(command, TakeTurn):
+        return None
+    arm = worker.arm_of(command)
+    time_s = max(arm.parsed.traffic.total_bytes / READ, arm.flops / PEAK) / worker.threads
+    return turned(time_s * (1 + 1e-4 * worker.pid))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -151,30 +112,50 @@ def test_a_folder_that_is_a_file_is_told_before_anything_runs(
 
 
 def test_ctrl_c_judges_what_is_there(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, world: type[World]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, faked: Faked
 ) -> None:
-    def happens(job: dict[str, Any], index: int) -> None:
-        if job["replicate"] == 1:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, TakeTurn) and len(faked.workers(Prepare)) == 2:
             os.kill(os.getpid(), signal.SIGINT)
+        return in_time(worker, command)
 
-    world.happens = staticmethod(happens)  # type: ignore[method-assign]
+    faked.happens = happens
     status, out, err = run(capsys, "--only", "3", "--out", str(tmp_path))
     assert status == 130
     assert "interrupted; 20 observations are kept" in err
     assert "inconclusive" in out
     kept = load_claim(next(tmp_path.glob("claim-*.jsonl")))
     assert {one.replicate for one in kept.observations} == {0}
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_failure_is_status_1_and_a_verdict_of_its_own(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, world: type[World]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, faked: Faked
 ) -> None:
-    def happens(job: dict[str, Any], index: int) -> None:
-        raise claim.WorkerDiedError("SIGILL: bye")
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if isinstance(command, Prepare):
+            raise dying("SIGILL: bye")
+        return None
 
-    world.happens = staticmethod(happens)  # type: ignore[method-assign]
+    faked.happens = happens
     status, out, _ = run(capsys, "--only", "6", "--out", str(tmp_path))
     assert status == 1
     assert "not run" in out
     kept = load_claim(next(tmp_path.glob("claim-*.jsonl")))
     assert {one.status for one in kept.observations} == {"crashed"} <= set(STATUSES)
+
+
+@pytest.mark.parametrize(("at", "status"), [(MeasureBackend, 1), (Check, 1), (None, 0)])
+def test_a_ceiling_or_a_single_arm_that_fails_is_status_1_beside_verdicts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, faked: Faked, at: type[Command] | None, status: int
+) -> None:
+    def happens(worker: FakeWorker, command: Command) -> Answer | None:
+        if at is not None and type(command) is at and len(faked.of(at)) == 1:
+            raise dying()
+        return in_time(worker, command)
+
+    faked.happens = happens
+    ended, out, err = run(capsys, "--only", "3", "--out", str(tmp_path))
+    assert ended == status
+    assert "supported" in out
+    assert ("SIGSEGV: bye" in err) == bool(status)

@@ -26,7 +26,8 @@ from membound.bench.measure.failures import FigureError, WrongAnswerError
 from membound.bench.measure.turns import BURST_S, Turn
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Work, parse
 
 WORK = Linear(n=96, k=64, m=2, weight="f32")

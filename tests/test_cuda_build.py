@@ -16,7 +16,8 @@ from membound.kernels.cuda.device import cubins
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.matmul import linear
 from membound.kernels.cuda.step.step import prepare_step
-from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 
@@ -75,7 +76,7 @@ def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_pa
         "attention_bf16_d128_g1_p0_w4_loaded",
     }
     assert {"attention_int8_d128_g4_p0_w4", "fma_f32", "tile_bf16", "combine_d128"} <= names
-    assert {f"thief_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names
+    assert {f"co_runner_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names
     assert any(name.startswith("append_bf16_") for name in names)  # of the steps of experiment 7
     assert any(name.startswith("tensor_bf16_") for name in names)
 
@@ -166,7 +167,7 @@ def test_the_catalogue_has_what_a_step_binds(options):
 )
 def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
     work, gpu = parse(spec), RecordingGpu(8)
-    monkeypatch.setattr("membound.kernels.cuda.device.gpu.open_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("membound.kernels.cuda.device.driver.open_gpu", lambda ordinal: gpu)
     monkeypatch.setattr("membound.backends.numba.cuda._start", lambda launches: None)
     backend = NumbaCuda()
     backend.open("cuda", 1)

@@ -10,13 +10,14 @@ import fake_backends
 import psutil
 import pytest
 
-from membound.bench.measure.timing import Budget
+from membound.bench.claim.budget import Budget
 from membound.bench.planning.plan import Options, Plan, make_plan
 from membound.bench.planning.probe import probe
 from membound.bench.protocol.process import Event, Worker, WorkerDiedError
-from membound.bench.run.execute import Limits, execute
+from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent
 from membound.kernels.work import parse
+from membound.results.roofline import Limits
 from membound.results.row import Row
 from membound.results.store import RunWriter, load_rows
 

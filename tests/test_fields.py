@@ -11,7 +11,7 @@ from observations import meta, seen
 from rows import case, ceiling, failed, write
 
 from membound.bench import cli
-from membound.bench.commands import listing
+from membound.bench.planning import inventory
 from membound.results.claim.file import load_claim, new_claim_path
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.fields import read_json, wrong_field, wrong_version
@@ -199,7 +199,7 @@ def test_every_reader_of_rows_refuses_in_one_line(tmp_path, capsys, monkeypatch,
     path.write_text(case().to_json() + "\n" + json.dumps(json.loads(case().to_json()) | change) + "\n")
     name = next(iter(change))
     assert re.search(rf"a\.jsonl, line 2: (not a row: )?{name}=", refused(capsys, "show", path))
-    monkeypatch.setattr(listing, "probe", lambda *_: [])
+    monkeypatch.setattr(inventory, "probe", lambda *_: [])
     assert f"{name}=" in refused(capsys, "list", "--out", tmp_path)
     assert f"{name}=" in refused(capsys, "compare", path, path)
 

@@ -18,8 +18,8 @@ from membound.kernels.cpu.instruments.free_compute import (
     refusal,
 )
 from membound.kernels.cpu.matmul.grouping import grouping
-from membound.kernels.cpu.simd import AVX512, LANES
-from membound.kernels.inputs import make_inputs
+from membound.kernels.cpu.simd.features import AVX512, LANES
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Step, Work
 
 BOUND = 5e-6  # float32 sums of exact products, as for the kernels without extra arithmetic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import worlds
 from observations import seen
@@ -162,6 +163,14 @@ def test_a_thief_that_takes_little_and_slows_nothing_decides_nothing():
     assert judged(theft)[0].verdict == "refuted"
 
 
+def test_a_co_runner_that_never_got_its_core_has_no_slowdown_for_each_unit():
+    none = {"stolen_flops_per_s": 0.0}
+    (found,) = judged(replace(o, factors=o.factors | none) for o in worlds.theft_in(WORLD, 1, 0.5, 0.0))
+    assert found.verdict == "supported"
+    named = [figure.name for figure in found.figures if "for each" in figure.name]
+    assert named == ["slowdown for each GB/s stolen"]
+
+
 def test_formats_refute_nothing_and_tell_what_they_cost():
     sizes = {"f32": (64e6, 2.1e-3), "bf16": (32e6, 1.1e-3), "int8": (17e6, 1.0e-3)}
     doses = [
@@ -199,6 +208,35 @@ def test_a_pair_needs_two_machines_with_different_memory():
         replace(o, factors=o.factors | {"read_bytes_per_s": 3e12}) for o in worlds.pair_in(WORLD, 1, 1, 1)
     ]
     assert "differ by 0% only" in judged(same)[0].sentence
+
+
+def test_the_bandwidth_of_a_machine_of_a_pair_is_that_of_all_its_turns_and_not_of_the_last_row():
+    moved = [0.5, 1.0, 1.7]
+    pair = [
+        replace(o, factors=o.factors | {"read_bytes_per_s": o.number("read_bytes_per_s") * moved[at % 3]})
+        for at, o in enumerate(worlds.pair_in(WORLD, 1, 1.4, 1.0))
+    ]
+    (found,) = judged(pair)
+    assert found.figure("bandwidth of fast over slow").value == pytest.approx(1.4)
+
+
+def test_ceilings_of_a_dose_are_those_of_its_times_and_not_the_best_of_any_process():
+    doses = [
+        seen(
+            1.0,
+            replicate=process,
+            factors={"k": k},
+            read_bytes_per_s=read * (k + 1),
+            compute_flops_per_s=peak,
+        )
+        for process, (read, peak) in enumerate([(1e10, 4e11), (9e10, 5e11), (2e10, None)])
+        for k in (0.0, 1.0)
+    ]
+    panel = panel_of(doses, lambda one: one.number("k"))
+    assert panel.memory_s.tolist() == [67e6 / 2e10, 67e6 / 4e10]
+    assert panel.compute_s.tolist() == [33e6 / 4.5e11] * 2
+    dark = panel_of([replace(o, read_bytes_per_s=None) for o in doses], lambda one: one.number("k"))
+    assert np.isnan(dark.memory_s).all()
 
 
 def test_a_finding_is_json_without_nan():

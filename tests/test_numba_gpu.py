@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from membound.backends.numba.cuda import NumbaCuda
+from membound.bench.ceilings.backend import launch_once
 from membound.bench.ceilings.device import measure_device_ceilings
-from membound.bench.measure.timing import Budget, measure
-from membound.kernels.inputs import make_inputs
+from membound.bench.ceilings.in_turn import timed_queue
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 pytestmark = pytest.mark.gpu
@@ -94,9 +95,9 @@ def test_a_graph_and_the_plain_launches_give_the_same_bits() -> None:
 
 def test_events_agree_with_the_wall_clock() -> None:
     backend = check("cuda", "linear:n=16384,k=16384,weight=bf16")
-    got = measure(backend, 3, Budget(0.1, 0.2))
-    assert len(got.device_samples_s) >= 3
-    assert 0 < min(got.device_samples_s) <= 1.05 * max(got.samples_s)
+    queued = [timed_queue(backend, lambda: backend.launch(0), 10) for _ in range(3)]
+    waited = [launch_once(backend, 0) for _ in range(10)]
+    assert 0 < min(queued) <= 1.05 * max(waited)
 
 
 def test_every_ceiling_is_right_and_has_a_value() -> None:
@@ -126,15 +127,15 @@ def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str, fmas: int) -> No
 
 def test_a_co_runner_takes_its_own_beside_a_victim_and_ends_when_it_is_told() -> None:
     backend = check("cuda", "linear:n=16384,k=4096,weight=bf16")
-    with backend.thief() as thief:
+    with backend.co_runner() as co_runner:
         for trade, takes in (("idle", (False, False)), ("bandwidth", (True, False)), ("fma", (False, True))):
-            thief.work(trade, 0.25)
-            before = thief.taken()
+            co_runner.work(trade, 0.25)
+            before = co_runner.taken()
             for slot in range(3):
                 backend.launch(slot)
                 backend.sync()
-            after = thief.taken()
-            thief.rest()
+            after = co_runner.taken()
+            co_runner.rest()
             assert tuple(b > a for a, b in zip(before, after, strict=True)) == takes
-            assert thief.taken() == thief.taken()
+            assert co_runner.taken() == co_runner.taken()
     backend.close()

@@ -14,9 +14,12 @@ from membound.backends.pytorch import linear as torch_linear
 from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels.inputs import ModelInputs, make_inputs, quantize, random_weight, unpack_int4
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, rope, rope_frequencies, tolerance
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import quantize, unpack_int4
+from membound.kernels.weights.generate import random_weight
 from membound.kernels.work import parse
 
 THREADS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from claims import STEP, whole_claim
 from worlds import PEAK, READ
 
 from membound.bench.claim.map_grid import BATCHES, CONTEXTS, FORMATS, points_for, region_points
-from membound.kernels.work import Step
+from membound.kernels.work import Step, parse
 from membound.results.claim.conclusion import paragraph, standing
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.judge import judge_claim
@@ -93,6 +94,26 @@ def test_a_step_that_captured_launches_make_faster_counts_with_its_faster_time()
     assert cell.time_s == pytest.approx(2.5e-3)
 
 
+def test_a_measured_step_is_compared_with_the_ceilings_of_its_moments():
+    (plain,) = [one for one in CLAIM.observations if one.work == STEP]
+    near = parse(STEP).traffic.total_bytes / (0.95 * plain.seconds)
+    moments = [
+        replace(plain, replicate=at, read_bytes_per_s=read, compute_flops_per_s=PEAK / 2)
+        for at, read in enumerate((0.1 * near, 5 * near, near))
+    ]
+    slower = replace(plain, arm="graph", time_s=2 * plain.seconds, read_bytes_per_s=7e9)
+    others = [one for one in CLAIM.observations if one.work != STEP]
+    there = replace(CLAIM, observations=(*others, *moments, slower))
+    (cell,) = [c for c in region_of(there, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
+    assert cell.memory_s == pytest.approx(cell.point.bytes / near)
+    assert cell.compute_s == pytest.approx(cell.point.flops / (PEAK / 2))
+    assert cell.bound == "memory"
+    unknown = replace(plain, read_bytes_per_s=None, compute_flops_per_s=None)
+    of_the_start = replace(CLAIM, observations=(*others, unknown))
+    (cell,) = [c for c in region_of(of_the_start, FINDINGS, points_for(CLAIM)) if c.how == "measured"]
+    assert cell.memory_s == pytest.approx(cell.point.bytes / READ)
+
+
 def test_without_ceilings_the_map_says_nothing():
     bare = replace(CLAIM, ceilings=())
     assert {c.bound for c in region_of(bare, FINDINGS, region_points())} == {"inconclusive"}
@@ -115,12 +136,15 @@ def test_formats_alone_refute_nothing():
 
 def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
     text = paragraph(CLAIM, FINDINGS, CELLS)
-    assert text.startswith(f"On Test CPU with 2 threads, of {len(FINDINGS)} hypotheses, ")
+    start = "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: "
+    assert text.startswith(start)
+    counted = text.removeprefix(start).partition(".")[0]
+    assert sum(map(int, re.findall(r"\d+", counted))) == len(FINDINGS)
     supported = sum(f.verdict == "supported" for f in FINDINGS)
     assert f"{supported} supported, 2 refuted, " in text
     assert "broken" not in text
     assert "the claim holds on alpha:cpu." in text
-    assert "As worded it fails on beta:cpu." in text
+    assert "As worded, the claim fails on beta:cpu." in text
     assert "Refuted: free compute (beta:cpu, linear_f32): FLOPs are not free: time rises by " in text
     slope = next(f for f in FINDINGS if (f.experiment, f.backend) == (2, "alpha:cpu")).figures[0]
     assert (
@@ -128,7 +152,7 @@ def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
     )
     assert f"of {len(CELLS) - 1} predicted." in text
     t0 = next(f for f in FINDINGS if f.experiment == 7 and f.backend == "alpha:cpu").figure("t0").value
-    assert f"Overhead an operation is {duration(t0)} on alpha:cpu." in text
+    assert f"Overhead per operation is {duration(t0)} on alpha:cpu." in text
     assert "gamma:cpu" not in text
     assert "Others used the machine" not in text
     assert "\n" not in text
@@ -145,6 +169,6 @@ def test_the_paragraph_says_how_much_was_disturbed():
 def test_the_paragraph_of_nothing_says_so():
     text = paragraph(replace(CLAIM, observations=()), judge_claim([], REGISTER), [])
     assert text == (
-        "On Test CPU with 2 threads, of 10 hypotheses, each counted for every backend and operation, 10 not run."
+        "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: 10 not run."
     )
     assert "holds" not in text

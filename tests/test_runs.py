@@ -66,7 +66,8 @@ LONG = "n" * 300
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_every_command_refuses_a_name_too_long_in_one_line(capsys, arguments):
+def test_every_command_refuses_a_name_too_long_in_one_line(capsys, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     out, err = capsys.readouterr()

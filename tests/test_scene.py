@@ -23,7 +23,7 @@ def scene(backend: str, rows: list[Row], threads: int = 2, machine: dict | None 
 
 def test_a_processor() -> None:
     found = scene("alpha:cpu", limits("alpha:cpu", 3e10, 3.3e11, 2.1e12))
-    assert (found.cache_bytes, found.core_cache_bytes, found.thieves, found.scale) == (
+    assert (found.cache_bytes, found.core_cache_bytes, found.co_runner_cores, found.scale) == (
         300 << 20,
         4 << 20,
         1,
@@ -39,16 +39,16 @@ def test_a_processor() -> None:
     assert alone.core_cache_bytes == 0
 
 
-def test_a_gpu_has_its_own_cache_and_larger_works_and_shares_itself_with_a_thief() -> None:
+def test_a_gpu_has_its_own_cache_and_larger_works_and_shares_itself_with_a_co_runner() -> None:
     rows = [*limits("alpha:cpu", 3e10, 3e11), *limits("alpha:cuda:0", 3e12, 6e13)]
     rows.append(ceiling("gemm_bf16", 9e14, "FLOP/s", "alpha:cuda:0"))
     found = scene("alpha:cuda:0", rows, device_cache_bytes=50 << 20)
     assert (found.cache_bytes, found.core_cache_bytes) == (50 << 20, 0)
-    assert (found.thieves, found.spatial) == (1, True)
+    assert (found.co_runner_cores, found.spatial) == (1, True)
     assert (found.scale, found.floats, found.variants) == (MOST_SCALE, "bf16", ())
     assert found.knee_rows == pytest.approx(300)
-    assert {(arm.thief, arm.duty) for arm in arms_of(4, found)} == {
-        (thief, duty) for thief in ("idle", "bandwidth", "fma") for duty in DUTIES
+    assert {(arm.trade, arm.duty) for arm in arms_of(4, found)} == {
+        (trade, duty) for trade in ("idle", "bandwidth", "fma") for duty in DUTIES
     }
     assert min(arm.parsed.traffic.total_bytes for arm in arms_of(4, found)) / 3e12 > 5e-5
     assert max(arm.factors["m"] for arm in arms_of(3, found)) == 1024

@@ -42,9 +42,9 @@ from membound.bench.protocol.messages import (
     Turned,
 )
 from membound.kernels import reference
-from membound.kernels.cuda.device import gpu
+from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.simulated import SimulatedGpu
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 ODD = "linear:n=37,k=53,m=3,weight=int8"
@@ -568,7 +568,7 @@ def test_a_backend_whose_products_fail_has_a_reason_for_each(folder: Path) -> No
 
 def test_a_simulated_gpu_is_measured_like_any_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numba's kernels all the way; what the simulator has no counters for is unknown."""
-    monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
+    monkeypatch.setattr(driver, "open_gpu", lambda ordinal: SimulatedGpu())
     work = "linear:n=16,k=64,m=1,weight=bf16"
     room = 2 * parse(work).footprint_bytes
     worker = LocalWorker(2)

@@ -17,7 +17,8 @@ from membound.backends.api import Backend, Device, Tokens
 from membound.bench.ceilings.ceiling import Ceiling, Tell
 from membound.bench.measure.failures import failure_of
 from membound.kernels import reference
-from membound.kernels.inputs import LinearInputs, make_inputs
+from membound.kernels.inputs import LinearInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Work, parse
 
 GEMM_SIZES = (1024, 2048)

@@ -4,8 +4,8 @@
 ...     print(ceiling.name, ceiling.value, ceiling.unit)
 read 2987654321098.7 bytes/s
 
-Of several limits of one name the best counts. Each result is checked before it is timed; launches are queued,
-so that starting them does not count. A limit that fails is a ceiling with status and reason; others go on.
+Of several limits with one name the best counts. Each result is checked before it is timed; launches are queued, so that
+starting them does not count. A limit that fails becomes a ceiling with status and reason, and the others continue.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from membound.bench.measure.figures import rate_of
 SAMPLES = 11
 QUICK_SAMPLES = 5
 SAMPLE_S = 2e-3
-"""A sample is a queue of launches of this length: long beside the clock's grain and a launch."""
+"""A sample is a queue of launches that takes this long: much longer than the clock's resolution and than a launch."""
 MOST_LAUNCHES = 1000
 WARMUP = 2
 
 
 def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell: Tell) -> list[Ceiling]:
-    """Every limit of an opened backend, the best of each name; a few seconds."""
+    """Every limit of an opened backend, the best of each name. It takes a few seconds."""
     best: dict[str, Ceiling] = {}
     for ceiling in _measured(backend, device, quick, tell):
         known = best.get(ceiling.name)
@@ -68,7 +68,7 @@ def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell)
 
 
 def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:
-    """Seconds a launch, by the device's clock; by ours where it has none."""
+    """Seconds per launch, by the device's clock, or by the host's if it has none."""
     numbers, start = itertools.count(1), time.perf_counter()
     for _ in range(WARMUP):
         limit.launch(next(numbers))

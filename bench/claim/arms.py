@@ -15,16 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from membound.bench.claim.scene import Scene
-from membound.kernels.work import (
-    FORMATS,
-    DecodeAttention,
-    LatentAttention,
-    Linear,
-    Prefill,
-    Step,
-    Work,
-    parse,
-)
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work, parse
 
 WIDE = 4096
 """Rows and columns of the matrices: a 7B to 8B model's attention projections, 34 MB in bf16."""
@@ -62,8 +54,8 @@ LATENT_HEADS = (32, 64, 128)
 class Arm:
     """One work at one dose. `factors` are those of the observation, by the names in experiments.toml.
 
-    extra_fmas: multiply-adds more for each weight or cache element (None: the ordinary kernel); thief and
-    duty: what a co-runner does, and for which share of its core; resident: the same input set again and
+    extra_fmas: multiply-adds more for each weight or cache element (None: the ordinary kernel); trade and
+    duty: what a co-runner does ("" for none), and for which share of its core; resident: the same input set again and
     again, so that it stays in a cache that holds it; variant: of the backend at hand, "" for itself.
     """
 
@@ -72,7 +64,7 @@ class Arm:
     work: str
     factors: dict[str, float | str] = field(default_factory=dict)
     extra_fmas: int | None = None
-    thief: str = ""
+    trade: str = ""
     duty: float = 0.0
     resident: bool = False
     variant: str = ""
@@ -195,7 +187,7 @@ def _flop_dose(scene: Scene) -> Iterator[Arm]:
 
 
 def _theft(scene: Scene) -> Iterator[Arm]:
-    if not scene.thieves:
+    if not scene.co_runner_cores:
         return
     victims = {
         "linear": Linear(scene.scale * WIDE, WIDE, weight="f32"),
@@ -203,10 +195,10 @@ def _theft(scene: Scene) -> Iterator[Arm]:
     }
     for group, victim in victims.items():
         for duty in DUTIES if scene.spatial else (0.0,):  # a block that waits still takes room from others
-            yield _arm("idle", group, victim, thief="idle", duty=duty, factors={"duty": duty})
-        for thief in ("bandwidth", "fma"):
+            yield _arm("idle", group, victim, trade="idle", duty=duty, factors={"duty": duty})
+        for trade in ("bandwidth", "fma"):
             for duty in DUTIES:
-                yield _arm(thief, group, victim, thief=thief, duty=duty, factors={"duty": duty})
+                yield _arm(trade, group, victim, trade=trade, duty=duty, factors={"duty": duty})
 
 
 def _residency(scene: Scene) -> Iterator[Arm]:

@@ -1,6 +1,6 @@
 """Which experiments of a backend get all their processes in the minutes that are left.
 
->>> budget = Budget(plan.processes_of)
+>>> budget = TimeBudget(plan.processes_of)
 >>> budget.costs_s[5, "mine:cpu"] = 12.0
 >>> budget.affordable([(5, "other:cpu"), (1, "other:cpu")], left_s=30.0)
 []
@@ -11,6 +11,7 @@ them. What an experiment takes on a backend is known after its first process; be
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -23,10 +24,38 @@ PREFERENCE = (5, 1, 2, 3, 4, 6, 7, 10, 8, 9)
 or FLOPs and are the claim itself, then its edges. 8 takes the most processes; 9 reads stored rows."""
 RESERVE = 0.05
 """Share of the time left that is not promised to a new experiment: estimates scatter."""
+ONCE = ("compiling", "checking")
+"""Phases whose results later processes find on disk."""
 
 
 @dataclass(slots=True)
-class Budget:
+class CellClock:
+    """What a process of an experiment costs: its seconds, less those for what all later ones find done."""
+
+    start_s: float = field(default_factory=lambda: time.perf_counter())
+    once_s: float = 0.0
+    _phase: str = ""
+    _since_s: float = 0.0
+
+    def start(self) -> None:
+        """A process begins."""
+        self.start_s, self.once_s, self._phase = time.perf_counter(), 0.0, ""
+
+    def enter(self, phase: str) -> None:
+        """A phase begins, and with it the one before ends; "" is none in particular."""
+        at = time.perf_counter()
+        self.once_s += at - self._since_s if self._phase.startswith(ONCE) else 0.0
+        self._phase, self._since_s = phase, at
+
+    @property
+    def cost_s(self) -> float:
+        """Seconds that a later process will take as well."""
+        self.enter(self._phase)
+        return time.perf_counter() - self.start_s - self.once_s
+
+
+@dataclass(slots=True)
+class TimeBudget:
     """What experiments cost, and which of them fit."""
 
     processes_of: Callable[[int], int]

@@ -6,12 +6,13 @@ Observation(experiment=1, backend='mine:cpu', ...)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from membound.bench.claim.arms import Arm
-from membound.bench.claim.plan import CLOCKS, Cell
+from membound.bench.claim.plan import CLOCKS, ExperimentCell
 from membound.bench.measure.contestant import Contestant
 from membound.bench.measure.failures import Failure
 from membound.bench.protocol.messages import Checked
@@ -38,7 +39,9 @@ class AboutArm:
     machine_read_bytes_per_s: float | None = None
 
 
-def observed(cell: Cell, arm: Arm, one: Contestant, checked: Checked, about: AboutArm) -> Observation:
+def observed(
+    cell: ExperimentCell, arm: Arm, one: Contestant, checked: Checked, about: AboutArm
+) -> Observation:
     """An observation of an arm whose last output was right."""
     turns = usable(one.turns)
     times = [turn.time_s for turn in turns]
@@ -49,12 +52,13 @@ def observed(cell: Cell, arm: Arm, one: Contestant, checked: Checked, about: Abo
         "stored_bytes": one.prepared.stored_bytes,
     }
     factors: dict[str, float | str] = {**arm.factors, **_stolen(one)}
-    if arm.thief and about.machine_read_bytes_per_s:
+    if arm.trade and about.machine_read_bytes_per_s:
         factors["machine_read_bytes_per_s"] = about.machine_read_bytes_per_s
     if cell.experiment == CLOCKS:
-        factors |= _clocks(telemetry)
-        if len(factors) < 2:
-            return unobserved(cell, arm, Failure("unsupported", BLIND), about)
+        clocks = _clocks(telemetry)
+        if clocks is None:
+            return unobserved(cell, arm, Failure("unsupported", BLIND), about, one.turns)
+        factors |= clocks
     grade, reasons = _graded(one.turns)
     read, compute = _ceilings(turns, about)
     return _observation(
@@ -73,13 +77,16 @@ def observed(cell: Cell, arm: Arm, one: Contestant, checked: Checked, about: Abo
     )
 
 
-def unobserved(cell: Cell, arm: Arm, failure: Failure, about: AboutArm) -> Observation:
-    """An observation of an arm without a time."""
+def unobserved(
+    cell: ExperimentCell, arm: Arm, failure: Failure, about: AboutArm, turns: Sequence[StoredTurn] = ()
+) -> Observation:
+    """An observation of an arm without a time; `turns` are those that it took before it failed."""
     return _observation(
         cell,
         arm,
         about,
         factors=dict(arm.factors),
+        turns=list(turns),
         status=failure.status,
         reason=failure.reason,
         read_bytes_per_s=about.limits.read_bytes_per_s,
@@ -87,7 +94,7 @@ def unobserved(cell: Cell, arm: Arm, failure: Failure, about: AboutArm) -> Obser
     )
 
 
-def _observation(cell: Cell, arm: Arm, about: AboutArm, **fields: Any) -> Observation:
+def _observation(cell: ExperimentCell, arm: Arm, about: AboutArm, **fields: Any) -> Observation:
     return Observation(
         experiment=cell.experiment,
         backend=cell.backend,
@@ -123,8 +130,7 @@ def _graded(turns: list[StoredTurn]) -> tuple[str, list[str]]:
     return ("contended" if grade == "invalid" else grade), reasons
 
 
-def _clocks(telemetry: dict[str, Any]) -> dict[str, float]:
-    """The clocks that could be read, of an accelerator or of the processor."""
-    core = telemetry.get("device_clock_hz") or telemetry.get("frequency_hz")
-    memory = telemetry.get("device_memory_clock_hz")
-    return {name: value for name, value in (("core_clock_hz", core), ("memory_clock_hz", memory)) if value}
+def _clocks(telemetry: dict[str, Any]) -> dict[str, float] | None:
+    """The clocks of an accelerator's cores and memory; None unless both can be read. The host's are not its own."""
+    core, memory = (telemetry.get(f"device_{name}_hz") for name in ("clock", "memory_clock"))
+    return {"core_clock_hz": core, "memory_clock_hz": memory} if core and memory else None

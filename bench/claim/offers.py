@@ -24,8 +24,8 @@ def refusal(backend: Backend, device: Device, arm: Arm) -> str | None:
     if reason is not None:
         return reason
     try:
-        if arm.thief and device.accelerator is not None:
-            backend.thief()  # asked for, not started
+        if arm.trade and device.accelerator is not None:
+            backend.co_runner()  # asked for, not started
         if arm.extra_fmas is not None:
             backend.add_arithmetic(work, arm.extra_fmas)
     except Unsupported as error:

@@ -20,6 +20,7 @@ from membound.bench.planning.plan import ROTATION_SHARE, Options, make_plan
 from membound.errors import MemboundError
 from membound.kernels.work import Prefill, Step
 from membound.results.claim.experiments import Register
+from membound.results.roofline import device_class
 
 TIME_LIMIT_S = 570.0
 """Ten minutes, less the time that a last worker needs to end and the verdicts take."""
@@ -39,7 +40,7 @@ class ClaimError(MemboundError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ExperimentCell:
     """One worker process: an experiment on a backend."""
 
     experiment: int
@@ -72,7 +73,7 @@ class ClaimPlan:
     rigor: str
     memory_bytes: int
     time_limit_s: float | None
-    thief_cpus: tuple[int, ...]
+    co_runner_cpus: tuple[int, ...]
     pythons: Mapping[str, str]
     out: Path
     reference_dir: Path
@@ -85,17 +86,21 @@ class ClaimPlan:
         """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
         return self.pythons.get(backend) or self.pythons.get(backend.partition(":")[0])
 
-    def threads_of(self, experiment: int) -> int:
-        """CPU threads of the works: one core for a victim, so that its thief has another."""
-        return 1 if experiment == THEFT else self.threads
+    def threads_of(self, experiment: int, backend: str) -> int:
+        """CPU threads of the works: one core for a victim that runs on them, so that its co-runner has another."""
+        return 1 if experiment == THEFT and device_class(backend) == "cpu" else self.threads
 
     def processes_of(self, experiment: int) -> int:
         """Worker processes of an experiment on each backend."""
         return self.clock_processes if experiment == CLOCKS else self.processes
 
-    def cells(self, backend: str, replicate: int) -> list[Cell]:
+    def cells(self, backend: str, replicate: int) -> list[ExperimentCell]:
         """Every experiment that has so many processes, once, in random order."""
-        cells = [Cell(e, backend, replicate) for e in self.experiments if replicate < self.processes_of(e)]
+        cells = [
+            ExperimentCell(number, backend, replicate)
+            for number in self.experiments
+            if replicate < self.processes_of(number)
+        ]
         return random.Random(f"{self.seed} {backend} {replicate}").sample(cells, len(cells))
 
 
@@ -135,7 +140,7 @@ def make_claim_plan(
         rigor=options.rigor,
         memory_bytes=int(memory * ROTATION_SHARE),
         time_limit_s=None if high or options.replicates else TIME_LIMIT_S,
-        thief_cpus=tuple(pick_cpus(default_threads())[1:]),
+        co_runner_cpus=tuple(pick_cpus(default_threads())[1:]),
         pythons=dict(options.pythons),
         out=options.out,
         reference_dir=checked.reference_dir,

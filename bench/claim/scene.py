@@ -1,6 +1,6 @@
 """What the arms of an experiment depend on: the caches, the room and the measured limits of one backend's device.
 
->>> scene_of("mine:cpu", machine, ceilings, threads=2, room_bytes=8 << 30, thieves=1).ridge
+>>> scene_of("mine:cpu", machine, ceilings, threads=2, room_bytes=8 << 30, co_runner_cores=1).ridge
 11.2
 """
 
@@ -30,16 +30,16 @@ class Scene:
 
     core_cache_bytes: what the caches of the cores in use hold, 0 where nobody else fills the last-level cache.
     knee_rows: rows of x at which the last format of linear products turns compute-bound. scale: by how much
-    works are larger than on a CPU. thieves: cores that co-runners may have; on an accelerator one, which the
-    backend may offer. spatial: a co-runner takes a share of the device, and not of a core's time. floats: the
-    format of caches and steps where no format is varied. variants: what the device is also offered as, one
-    word behind a plus sign.
+    works are larger than on a CPU. co_runner_cores: those that co-runners may have; on an accelerator one,
+    which the backend may offer. spatial: a co-runner takes a share of the device, and not of a core's time.
+    floats: the format of caches and steps where no format is varied. variants: what the device is also
+    offered as, one word behind a plus sign.
     """
 
     cache_bytes: int
     room_bytes: int = 1 << 62
     ridge: float = 0.0
-    thieves: int = 0
+    co_runner_cores: int = 0
     core_cache_bytes: int = 0
     knee_rows: float = 0.0
     scale: int = 1
@@ -54,7 +54,7 @@ def scene_of(
     ceilings: Sequence[Row],
     threads: int,
     room_bytes: int,
-    thieves: int,
+    co_runner_cores: int,
     device_cache_bytes: int = 0,
     variants: Sequence[str] = (),
 ) -> Scene:
@@ -74,7 +74,7 @@ def scene_of(
         cache_bytes=device_cache_bytes or machine["last_level_cache_bytes"],
         room_bytes=room_bytes,
         ridge=peak / read if read else 0.0,
-        thieves=thieves if on_cpu else 1,
+        co_runner_cores=co_runner_cores if on_cpu else 1,
         spatial=not on_cpu,
         core_cache_bytes=_core_cache_bytes(machine, threads) if on_cpu else 0,
         knee_rows=max(2 * ridge["f32"], ridge["bf16"]),  # bytes of a weight over its two FLOPs a row

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from membound.backends.registry import names
-from membound.bench.claim.execute import Claiming
+from membound.bench.claim.claiming import Claiming
+from membound.bench.claim.execute import execute
 from membound.bench.claim.plan import CLOCKS, ClaimPlan, make_claim_plan, plain_devices
 from membound.bench.claim.stored_pair import pair_observations
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
@@ -53,14 +54,14 @@ def run_claim(
     backends: Sequence[str],
     options: Options,
     pair: tuple[str, str] | None,
-    talk: Console,
+    out: Console,
     progress: Console,
 ) -> ClaimSession:
-    """Print the experiments as they were written down, measure them, judge. Choices and rules go to `talk`.
+    """Print the experiments as they were written down, measure them, judge. Choices and rules go to `out`.
 
     Raises ClaimError, PlanError, UnknownBackend, BackendUnavailable, StoreError, RowError.
     """
-    started = time.monotonic()
+    started_s = time.perf_counter()
     register = load_experiments()
     new_claim_path(options.out, "")  # an unwritable folder is told before runtimes are started
     make_claim_plan(only, names()[:1], options, register, available_memory_bytes())
@@ -72,16 +73,16 @@ def run_claim(
     sizes = (choice.device_memory, choice.device_cache)
     plan = make_claim_plan(only, chosen, options, register, memory, *sizes, choice.variants)
     for line in beforehand(plan, register):
-        talk.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     for device in choice.absent:
-        talk.print(f"not here: {device.id} ({told(device)})", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"not here: {device.id} ({told(device)})", markup=False, highlight=False, soft_wrap=True)
     if variants and not backends:
-        talk.print(f"left out unless named: {', '.join(variants)}", markup=False, highlight=False)
+        out.print(f"left out unless named: {', '.join(variants)}", markup=False, highlight=False)
     path = new_claim_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
     with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
         run_id = path.name.partition(".")[0]
         with RunWriter(path) as writer:
-            Claiming(plan, register, writer, reporter, run_id, started).run(stored)
+            execute(Claiming(plan, register, writer, reporter, run_id, started_s), stored)
     claim = load_claim(path)
     findings = judge_claim(claim.observations, register, plan.experiments)
     return ClaimSession(path, claim, findings, bool(interrupts))

@@ -18,15 +18,15 @@ from membound.bench.claim.arms import Arm
 from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, cache_and_room
 from membound.bench.measure.turns import Turn, take_turn
-from membound.kernels.inputs import slots_to_defeat
+from membound.kernels.seeded import slots_to_defeat
 from membound.kernels.work import Prefill, Step, Work
 
 ATTEMPTS = 2
 """A turn that was disturbed is taken again once: many arms share a process, and minutes are few."""
 BURST_BYTES = 32 << 20
 """Small works have this many bytes in input sets, so that a burst of all of them lasts a millisecond or so."""
-THEFT_SLOTS = 5
-"""A victim's burst lasts several duty cycles of the thief, or chunks of its work."""
+VICTIM_SLOTS = 5
+"""A victim's burst lasts several duty cycles of the co-runner, or chunks of its work."""
 
 
 @dataclass(slots=True)
@@ -41,20 +41,21 @@ class TimedArm:
 
     def choose_burst(self) -> None:
         """A victim's burst uses all sets but one; one that is to stay in a cache is launched many times."""
-        if self.arm.thief:
+        if self.arm.trade:
             self.one.launches = self.one.slots - 1
         elif self.arm.resident:
             self.one.launches = ceil(BURST_BYTES / self.one.inputs.work.footprint_bytes)
 
     def take_turn(self) -> Turn:
-        """One timed burst, the co-runner at work if the arm has one."""
+        """One timed burst, the co-runner at work if the arm has one: it rests again whatever happens."""
         one = self.one
-        if self.arm.thief:
+        if self.arm.trade:
             assert self.co_runner is not None
-            self.co_runner.work(self.arm.thief, self.arm.duty)
-            turn = take_turn(one.warm, self._watched, attempts=1, before=one.make_cold, alone=False)
-            self.co_runner.rest()
-            return turn
+            try:
+                self.co_runner.work(self.arm.trade, self.arm.duty)
+                return take_turn(one.warm, self._watched, attempts=1, before=one.make_cold, alone=False)
+            finally:
+                self.co_runner.rest()
         if self.arm.resident:
             return take_turn(self._settle, one.burst, ATTEMPTS)
         return one.take_turn(ATTEMPTS)
@@ -77,17 +78,17 @@ class TimedArm:
 
 def slots_of_arms(arms: Sequence[Arm]) -> Callable[[Work, Device, int], int]:
     """Input sets of what these arms share: one where it shall stay in a cache, else so that a burst finds cold ones."""
-    resident, victim = any(arm.resident for arm in arms), any(arm.thief for arm in arms)
+    resident, victim = any(arm.resident for arm in arms), any(arm.trade for arm in arms)
 
     def slots(work: Work, device: Device, memory_bytes: int) -> int:
         if resident or isinstance(work, Step | Prefill):
             return 1
         cache, room = cache_and_room(device, memory_bytes)
         if device.accelerator is not None:
-            wanted = min(THEFT_SLOTS, room // work.footprint_bytes) if victim else 0
+            wanted = min(VICTIM_SLOTS, room // work.footprint_bytes) if victim else 0
             return max(slots_to_defeat(work, cache, room), wanted)
         if victim:
-            return THEFT_SLOTS
+            return VICTIM_SLOTS
         return min(MOST_SLOTS, max(2, ceil(BURST_BYTES / work.footprint_bytes) + 1))
 
     return slots

@@ -26,7 +26,8 @@ from membound.bench.measure.failures import FigureError
 from membound.bench.measure.figures import seconds_between
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Work
 
 MAX_LAUNCHES = 32

@@ -72,7 +72,7 @@ class Setting:
     memory_bytes: int
     reference_dir: str
     timeouts: Timeouts = Timeouts()
-    thief_cpus: tuple[int, ...] = ()
+    co_runner_cpus: tuple[int, ...] = ()
 
 
 class FailedError(Exception):
@@ -136,7 +136,11 @@ class BackendProcess:
             self.alive = False
             raise
         command = Open(
-            self.backend, setting.seed, setting.memory_bytes, setting.reference_dir, list(setting.thief_cpus)
+            self.backend,
+            setting.seed,
+            setting.memory_bytes,
+            setting.reference_dir,
+            list(setting.co_runner_cpus),
         )
         self.device = self.ask(command, Opened, setting.timeouts.other_s, "opening")
         return self.device

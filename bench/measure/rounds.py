@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
 from membound.bench.measure.ceiling_process import CeilingProcess, Moment
@@ -26,11 +27,15 @@ NONE = Moment(0.0)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a game lasts: `rounds`, or the first round after `seconds`, but `least` rounds in any case."""
+    """How long a game lasts: `rounds`, or the first round after `seconds`, but `least` rounds in any case.
+
+    After `limit_s` the round at hand is the last, however few there were.
+    """
 
     rounds: int
     seconds: float
     least: int = 3
+    limit_s: float = inf
 
 
 def play(
@@ -49,10 +54,10 @@ def play(
     is the run's start by `time.perf_counter`.
     """
     latest: dict[str, Moment] = {}
-    end, before_kind = time.perf_counter() + pace.seconds, ""
+    start, before_kind = time.perf_counter(), ""
     for done in range(pace.rounds):
-        alive = [one for one in contestants if one.failure is None]
-        if not alive or (done >= pace.least and time.perf_counter() > end):
+        alive, spent_s = [one for one in contestants if one.failure is None], time.perf_counter() - start
+        if not alive or (done >= pace.least and spent_s > pace.seconds) or (done and spent_s > pace.limit_s):
             return done
         for one in rng.sample(alive, len(alive)):
             kind = device_class(one.backend)

@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,7 @@ class Station:
 
     METHODS: ClassVar[Mapping[type[Any], str]] = {
         m.Probe: "probe",
+        m.AskCoverage: "ask_coverage",
         m.MeasureMachine: "measure_machine",
         m.OpenCeiling: "open_ceiling",
         m.OpenDeviceCeiling: "open_device_ceiling",
@@ -88,6 +89,12 @@ class Station:
     def probe(self, command: m.Probe) -> m.Found:
         """Devices of an entry point."""
         return m.Found(try_devices(command.entry, command.devices, self.threads))
+
+    def ask_coverage(self, command: m.AskCoverage) -> m.Coverage:
+        """What every device of an entry point says of these works."""
+        from membound.bench.planning.coverage import ask
+
+        return m.Coverage([asdict(answers) for answers in ask(command.entry, self.threads, command.works)])
 
     def measure_machine(self, command: m.MeasureMachine) -> m.Ceilings:
         """The limits of the processor that do not take turns."""
@@ -189,7 +196,7 @@ class Station:
             self.seats[who] = seat
             for arm in seat.arms:
                 arm.choose_burst()
-                if arm.arm.thief:
+                if arm.arm.trade:
                     self.tell("starting the co-runner", [who])
                     arm.co_runner = self._co_runner(one)
             gc.collect()
@@ -262,9 +269,9 @@ class Station:
             return one.hot_turn(), one.launches, None, {}
         if seat.arms:
             arm = seat.arms[command.arm]
-            turn, stolen_from = arm.take_turn(), arm.co_runner is not None
-            # The co-runner is at rest again: what the device's clock could tell now would be of no theft.
-            return turn, one.launches, None if stolen_from else one.device_turn()[0], {}
+            turn = arm.take_turn()
+            # a co-runner is at rest by now: what the device's clock would tell is no victim's time
+            return turn, one.launches, None if arm.arm.trade else one.device_turn()[0], {}
         return one.take_turn(), one.launches, one.device_turn()[0], {}
 
     def check(self, command: m.Check) -> m.Checked:
@@ -286,7 +293,7 @@ class Station:
         """Give back what a contestant holds; nothing if it was never prepared."""
         seat = self.seats.pop(command.contestant, None)
         if seat is not None:
-            seat.one.close()
+            self._leave(seat)
             del seat
             gc.collect()
         return m.Done()
@@ -295,7 +302,7 @@ class Station:
         """Give everything back; a backend that cannot close does not keep others from it."""
         for seat in self.seats.values():
             with suppress(Exception):  # the boundary around a runtime: everything was measured before
-                seat.one.close()
+                self._leave(seat)
         self.seats.clear()
         self._stack.close()
 
@@ -314,10 +321,18 @@ class Station:
     def _watching(self, who: list[int]) -> Any:
         return watch_compilation(lambda name: self.tell(f"compiling {name}", who))
 
+    def _leave(self, seat: Seat) -> None:
+        """Close a contestant, and before it the co-runner that lives on its device."""
+        try:
+            if self.co_runners is not None:
+                self.co_runners.leave(seat.one)
+        finally:
+            seat.one.close()
+
     def _co_runner(self, one: ColdBackend) -> CoRunner:
         if self.co_runners is None:
             assert self.opening is not None
-            self.co_runners = self._stack.enter_context(CoRunners(self.opening.thief_cpus))
+            self.co_runners = self._stack.enter_context(CoRunners(self.opening.co_runner_cpus))
         return self.co_runners.for_device(one)
 
 

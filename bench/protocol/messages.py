@@ -40,6 +40,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class AskCoverage:
+    """Which of these works each device of an entry point supports. Answer: Coverage."""
+
+    entry: str
+    works: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class MeasureMachine:
     """The machine's limits that do not take turns. Answer: Ceilings."""
 
@@ -79,7 +87,7 @@ class Open:
     memory_bytes: int
     """What the input sets of one contestant may take."""
     reference_dir: str
-    thief_cpus: list[int] = field(default_factory=list)
+    co_runner_cpus: list[int] = field(default_factory=list)
     """Where co-runners of an experiment may work."""
 
 
@@ -145,6 +153,7 @@ class Close:
 
 Command = (
     Probe
+    | AskCoverage
     | MeasureMachine
     | OpenCeiling
     | OpenDeviceCeiling
@@ -184,6 +193,13 @@ class Found:
     """The devices of an entry point, as fields of `planning.probe.Found`."""
 
     devices: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What each device says of all works, as fields of `planning.coverage.Answers`."""
+
+    answers: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +314,7 @@ Answer = (
     Hello
     | Phase
     | Found
+    | Coverage
     | Ceilings
     | CeilingOpened
     | CeilingTurned

@@ -94,6 +94,7 @@ class Worker:
         self._waiting_bytes, self._counting = 0, threading.Lock()
         self._flooded = False
         self._number = 0
+        self._unanswered: set[int] = set()
 
     def __enter__(self) -> Worker:
         self._stderr = tempfile.TemporaryFile()
@@ -158,10 +159,13 @@ class Worker:
     ) -> Answer:
         """Send a command and wait for its answer, `limit_s` at most between any two signs of life.
 
-        Raises WorkerDiedError if the worker ends, says what is no message, answers another command or floods the
-        pipe; WorkerTimeoutError. After either the worker is of no more use.
+        An answer to an earlier command, whose wait Ctrl-C broke off, is passed by. Raises WorkerDiedError if the
+        worker ends, says what is no message, answers a command that was never sent or floods the pipe;
+        WorkerTimeoutError. After either the worker is of no more use.
         """
         self._number += 1
+        self._unanswered.add(self._number)
+        assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its last words say why it ended
             self._send(encode(command, self._number).encode() + b"\n", limit_s)
         for _ in range(MOST_PHASES):
@@ -170,14 +174,17 @@ class Worker:
                 answer, number = decode(line, ANSWERS)
             except ProtocolError as error:
                 raise WorkerDiedError(f"it broke the protocol: {error}") from None
-            if number != self._number:
+            if number not in self._unanswered:
                 what = type(answer).__name__
                 raise WorkerDiedError(
                     f"it broke the protocol: {what} answers command {number}, not {self._number}"
                 )
             if not isinstance(answer, Phase):
-                return cast(Answer, answer)
-            on_phase(answer)
+                self._unanswered.discard(number)
+                if number == self._number:
+                    return cast(Answer, answer)
+            elif number == self._number:
+                on_phase(answer)
         raise WorkerDiedError(f"it flooded the pipe: {MOST_PHASES} signs of life and no answer")
 
     def close(self, limit_s: float = CLOSE_S) -> None:

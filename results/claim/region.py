@@ -1,31 +1,32 @@
 """The map of the claim: batch × context × format, and which term bounds a decode step there.
 
->>> cells = region(points, limits, times_s={})
+>>> cells = region_of(claim, findings, points)
 >>> cells[0].bound, cells[0].how
 ('memory', 'predicted')
 
 A step that was measured is judged by its time (`verdict.py`). Every other cell is a prediction from measured
-ceilings: the longest of bytes / BW, FLOPs / F and t0 · operations, or the cache where everything fits it.
+ceilings: the longest of bytes / BW, FLOPs / F and t0 · operations, or the cache if everything fits it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from membound.results.claim.dose_table import counted
 from membound.results.claim.file import Claim
 from membound.results.claim.finding import Finding
+from membound.results.claim.observation import Observation
 from membound.results.roofline import Limits, limits_of
 from membound.results.row import Row
+from membound.results.shares import middle
 from membound.results.verdict import CACHE_FITS, Evidence, judge
 
 OVERHEAD = 7
-"""The experiment that splits the overhead off."""
+"""The experiment that separates the overhead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class RegionPoint:
 
 @dataclass(frozen=True, slots=True)
 class RegionCell:
-    """One cell of the map on one backend. Seconds a step; None where a ceiling is missing."""
+    """One cell of the map on one backend. Seconds are those of a step; None if a ceiling is missing."""
 
     backend: str
     point: RegionPoint
@@ -63,26 +64,42 @@ class RegionCell:
 
 
 def region_of(claim: Claim, findings: Sequence[Finding], points: Sequence[RegionPoint]) -> list[RegionCell]:
-    """The map of every backend with a time in this claim, from its ceilings and the overhead that it fitted."""
+    """The map of every backend with a time in this claim, from its ceilings and the overhead that was fitted for it."""
     timed = counted(claim.observations)
     cells = []
     for backend in dict.fromkeys(one.backend for one in timed):
-        times: dict[tuple[str, str], list[float]] = {}
-        for one in timed:
-            if one.backend == backend and one.threads == claim.meta.threads:
-                times.setdefault((one.work, one.arm), []).append(one.seconds)
-        mean_s: dict[str, float] = {}
-        for (work, _), values in times.items():  # the fastest arm, as with t0
-            mean_s[work] = min(mean_s.get(work, inf), float(np.exp(np.mean(np.log(values)))))
+        own = [one for one in timed if one.backend == backend and one.threads == claim.meta.threads]
         launch_s = fitted_launch_s(findings, backend)
         for point in points:
-            limits = _limits(claim, backend, point)
-            cells.append(_cell(backend, point, limits, launch_s, mean_s.get(point.work), _cache(claim)))
+            time_s, seen = _fastest_arm([one for one in own if one.work == point.work])
+            limits = _at_its_moments(_limits(claim, backend, point), seen)
+            cells.append(_cell(backend, point, limits, launch_s, time_s, _cache(claim)))
     return cells
 
 
+def _fastest_arm(seen: Sequence[Observation]) -> tuple[float | None, list[Observation]]:
+    """The geometric mean time of the fastest arm of a work, as with t0, and its observations; None of none."""
+    arms: dict[str, list[Observation]] = {}
+    for one in seen:
+        arms.setdefault(one.arm, []).append(one)
+    means = {arm: float(np.exp(np.mean(np.log([one.seconds for one in of])))) for arm, of in arms.items()}
+    fastest = min(means, key=lambda arm: means[arm], default=None)
+    return (None, []) if fastest is None else (means[fastest], arms[fastest])
+
+
+def _at_its_moments(limits: Limits, seen: Sequence[Observation]) -> Limits:
+    """Ceilings as they were while a step was measured; those of the claim's start where it was not."""
+    read = middle(one.read_bytes_per_s for one in seen)
+    peak = middle(one.compute_flops_per_s for one in seen)
+    return replace(
+        limits,
+        read_bytes_per_s=read or limits.read_bytes_per_s,
+        compute_flops_per_s=peak or limits.compute_flops_per_s,
+    )
+
+
 def fitted_launch_s(findings: Iterable[Finding], backend: str) -> float | None:
-    """t0 of experiment 7, the smallest where several arms have one; None where none was fitted."""
+    """t0 of experiment 7, the smallest if several arms have one; None if none was fitted."""
     found = [
         one.figure("t0").value
         for one in findings
@@ -130,7 +147,7 @@ def _cell(
 
 
 def predicted(terms_s: Mapping[str, float | None], footprint_bytes: int, cache_bytes: int) -> str:
-    """The longest term; `cache` where bytes are the longest and fit it; inconclusive without both ceilings."""
+    """The longest term; `cache` if bytes are the longest and fit the cache; `inconclusive` unless both ceilings are known."""
     known = {name: term for name, term in terms_s.items() if term is not None}
     if len(known) < len(terms_s):
         return "inconclusive"
@@ -141,7 +158,7 @@ def predicted(terms_s: Mapping[str, float | None], footprint_bytes: int, cache_b
 
 
 def _limits(claim: Claim, backend: str, point: RegionPoint) -> Limits:
-    """The ceilings of a step on that backend, by the rules for rows; none where the claim measured none."""
+    """The ceilings of a step on that backend, by the rules for rows; none if the claim measured none."""
     if not claim.ceilings:
         return Limits(None, None, None)
     asked = Row(claim.ceilings[0].run_id, "case", backend, point.work, "ok", threads=claim.meta.threads)

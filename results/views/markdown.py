@@ -1,5 +1,7 @@
 """Runs and comparisons as Markdown tables: for the summary of a CI job, an issue, a pull request.
 
+>>> import os
+>>> from pathlib import Path
 >>> Path(os.environ["GITHUB_STEP_SUMMARY"]).write_text(run_markdown(rows))
 
 The same figures and words as `table.py` has for terminals.
@@ -91,7 +93,7 @@ def _timed(case: dict[str, Any]) -> list[str]:
 
 
 def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
-    """A comparison (records of `compare`): a line a pair with its ratio, its interval, and who is faster."""
+    """A comparison (records of `compare`): a line for each pair with its ratio, its interval, and which is faster."""
     pairs = list(table)
     sides = " · ".join(
         f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
@@ -123,7 +125,7 @@ def _compared(x: dict[str, Any]) -> list[str]:
 def table_lines(
     names: Sequence[str], alignments: Sequence[str], lines: Iterable[Sequence[str]]
 ) -> Iterator[str]:
-    """Lines of a Markdown table and an empty one; bars within cells are escaped."""
+    """The lines of a Markdown table, and an empty one after it; bars within cells are escaped."""
     for line in (names, alignments, *lines):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
     yield ""

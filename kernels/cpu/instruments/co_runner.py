@@ -1,16 +1,16 @@
-"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on cores of their own.
+"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on separate cores.
 
-    with Thief(cpus=[1], memory_bytes=1 << 30) as thief:
-        thief.work("bandwidth", duty=0.5)                     # returns when every process does so
-        before = thief.taken()
+    with CpuCoRunner(cpus=[1], memory_bytes=1 << 30) as co_runner:
+        co_runner.work("bandwidth", duty=0.5)                 # returns when every process does so
+        before = co_runner.taken()
         ...                                                   # the victim runs
-        after = thief.taken()                                 # bytes read and FLOPs done so far
-        thief.rest()
+        after = co_runner.taken()                             # bytes read and FLOPs done so far
+        co_runner.rest()
 
-Three trades: ``bandwidth`` streams memory of its own as the read ceiling does, ``fma`` multiplies in registers
+Three trades: ``bandwidth`` streams its own memory as the read ceiling does, ``fma`` multiplies in registers
 as the peak does, ``idle`` counts integers with neither memory nor vectors. For the rest of its core's time
-a thief does what ``idle`` does, so that every dose keeps the core equally awake and clocked. What it took is
-counted, not assumed: a thief slowed down by its victim takes less.
+it does what ``idle`` does, so that every dose keeps the core equally awake and clocked. What it took is
+counted, not assumed: one that its victim slows down takes less.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.instruments import stream
 
 TRADES = ("rest", "idle", "bandwidth", "fma", "stop")
-"""What a thief can be told; resting, it sleeps."""
+"""What a co-runner can be asked to do; resting, it sleeps."""
 PERIOD_S = 1e-3
 """A duty cycle: several in each of a victim's bursts, each long beside a chunk."""
 WINDOW_BYTES = 256 << 10
@@ -44,33 +44,33 @@ SPINS = 2_000
 STREAMS = 4
 NAP_S = 5e-4
 ANSWER_S = 60.0
-"""How long to wait for a thief: it may have to compile its kernels first."""
+"""How long to wait for an answer: a co-runner may have to compile its kernels first."""
 ORDER, DUTY, NUMBER, ANSWER, BYTES, FLOPS, FIELDS = range(7)
-"""Shared words of eight bytes: trade, duty in thousandths, number of the order; the thief's answer and counts."""
+"""Shared words of eight bytes: trade, duty in thousandths, number of the order; the answer and the counts."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Words = npt.NDArray[np.int64]
 
 
-class ThiefError(RuntimeError):
-    """A thief ended or does not answer."""
+class CoRunnerError(RuntimeError):
+    """A co-runner ended or does not answer."""
 
 
-class Thief:
+class CpuCoRunner:
     """Processes of one trade at a time, one pinned to each of `cpus`, each with a share of `memory_bytes`.
 
-    A context manager: entering starts them at rest, leaving ends them. Raises ThiefError, ValueError.
+    A context manager: entering starts them at rest, leaving ends them. Raises CoRunnerError, ValueError.
     """
 
     def __init__(self, cpus: Sequence[int], memory_bytes: int) -> None:
         if not cpus:
-            raise ValueError("a thief needs a CPU of its own")
+            raise ValueError("a co-runner needs a CPU of its own")
         self._cpus = list(cpus)
         self._memory_bytes = memory_bytes // len(self._cpus)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._words: list[Words] = []
 
-    def __enter__(self) -> Thief:
+    def __enter__(self) -> CpuCoRunner:
         try:
             for cpu in self._cpus:
                 self._start(cpu)
@@ -125,7 +125,7 @@ class Thief:
 
 
 def _shared(descriptor: int) -> Words:
-    """The words that a thief and its master both see."""
+    """The words that a co-runner and its master both see."""
     return np.frombuffer(mmap.mmap(descriptor, 8 * FIELDS), np.int64)
 
 
@@ -133,16 +133,16 @@ def _await_answer(process: subprocess.Popen[bytes], words: Words) -> None:
     deadline = time.monotonic() + ANSWER_S
     while words[ANSWER] != words[NUMBER]:
         if process.poll() is not None:
-            raise ThiefError(f"the co-runner ended with status {process.returncode}")
+            raise CoRunnerError(f"the co-runner ended with status {process.returncode}")
         if time.monotonic() > deadline:
-            raise ThiefError(f"the co-runner did not answer within {ANSWER_S:.0f} s")
+            raise CoRunnerError(f"the co-runner did not answer within {ANSWER_S:.0f} s")
         time.sleep(NAP_S)
 
 
-# In the thief's own process
+# In the co-runner's own process
 
 
-def steal(words: Words, memory_bytes: int, alive: Callable[[], bool]) -> None:
+def serve(words: Words, memory_bytes: int, alive: Callable[[], bool]) -> None:
     """Do what `words` says until it says stop, or until `alive` is no longer true."""
     values = stream.allocate(max(memory_bytes, 2 * WINDOW_BYTES), 1)
     place = stream.arrange(values.size, 1, STREAMS, WINDOW_BYTES)
@@ -181,12 +181,12 @@ def _spin(count: Any) -> Any:
 
 
 def main() -> None:
-    """A thief: descriptor of the shared words, CPU, bytes of memory, process id of its master."""
+    """A co-runner: descriptor of the shared words, CPU, bytes of memory, process id of its master."""
     descriptor, cpu, memory_bytes, master = map(int, sys.argv[1:])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.sched_setaffinity(0, {cpu})
-    steal(_shared(descriptor), memory_bytes, lambda: os.getppid() == master)
+    serve(_shared(descriptor), memory_bytes, lambda: os.getppid() == master)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """A co-runner on a share of a GPU's multiprocessors that takes bandwidth or FLOPs from others, in a measured dose.
 
-    with GpuThief(open_gpu(0), memory_bytes=256 << 20) as thief:      # a GPU object, so a stream, of its own
-        thief.work("bandwidth", duty=0.5)                             # returns when every block has begun
-        before = thief.taken()
+    with GpuCoRunner(open_gpu(0), memory_bytes=256 << 20) as co_runner:  # a GPU object, so a stream, of its own
+        co_runner.work("bandwidth", duty=0.5)                         # returns when every block has begun
+        before = co_runner.taken()
         ...                                                           # the victim runs in its own stream
-        after = thief.taken()                                         # bytes read and FLOPs done so far
-        thief.rest()
+        after = co_runner.taken()                                     # bytes read and FLOPs done so far
+        co_runner.rest()
 
-Three trades: ``bandwidth`` streams memory of its own, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
+Three trades: ``bandwidth`` streams its own memory, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
 the share of the multiprocessors that get a block of half the threads that fit one; the victim has the others, and
 what is left of these. So ``idle`` at the same duty is the control: it holds as many threads and takes nothing.
 Blocks count their chunks in memory of the host, and look there for the word to end; whatever happens, they
-end by themselves after LIMIT_US, and a thief that did is an error, not a dose.
+end by themselves after LIMIT_US, and a co-runner that did is an error, not a dose.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STOP, FIRST = 0, 1
 
 
 @cache
-def thief_kernel(trade: str, threads: int = THREADS) -> Kernel:
+def co_runner_kernel(trade: str, threads: int = THREADS) -> Kernel:
     """A block does chunks of its trade until it is told to end, or for limit_us.
 
     Arguments: words, of the host, 1 + 2 · blocks; source, `packets` of sixteen bytes, a multiple of `chunk`; sums, a
@@ -54,7 +54,7 @@ def thief_kernel(trade: str, threads: int = THREADS) -> Kernel:
     READS, MULTIPLIES, SLEEPS = (trade == name for name in ("bandwidth", "fma", "idle"))
     SPAN, spin, THREAD_COUNT = threads * UNROLL, spinner(ROUND), threads
 
-    def steal(
+    def work(
         words: Any, source: Any, sums: Any, numbers: Any, packets: Any, chunk: Any, limit_us: Any
     ) -> None:
         told = cuda.shared.array(1, np.uint32)
@@ -92,14 +92,14 @@ def thief_kernel(trade: str, threads: int = THREADS) -> Kernel:
         sums[block * THREAD_COUNT + thread] = np.uint32(total ^ as_u32(nothing_of(chains, nothing)))
 
     parameters = ("u32*", "u32*", "u32*", "f32*", "i32", "i32", "u32")
-    return Kernel(f"thief_{trade}_t{threads}", steal, parameters, threads)
+    return Kernel(f"co_runner_{trade}_t{threads}", work, parameters, threads)
 
 
-class GpuThief:
+class GpuCoRunner:
     """One trade at a time on a share of the multiprocessors of `gpu`, which must have a stream of its own.
 
     Streams `memory_bytes`, rounded up to whole chunks; `threads` a block, `chunk_bytes` and `dose` make a chunk.
-    A context manager: leaving ends it. Raises GpuError, ValueError.
+    A context manager: entering takes the memory, leaving ends it. Raises GpuError, ValueError.
     """
 
     def __init__(
@@ -115,14 +115,8 @@ class GpuThief:
             raise ValueError(
                 f"chunk_bytes={chunk_bytes} is no multiple of what {threads} threads load at once"
             )
-        self._gpu, self._threads, self._limit_us = gpu, threads, limit_us
-        blocks = gpu.multiprocessors
-        chunks = max(blocks, -(-memory_bytes // chunk_bytes))
-        rng = np.random.default_rng(1)
-        self._source = gpu.array(rng.integers(0, 1 << 32, chunks * chunk_bytes // 4, np.uint32))
-        self._sums = gpu.zeros(blocks * threads, np.uint32)
-        self._numbers = gpu.array(constants(dose))
-        self._words = gpu.shared(FIRST + 2 * blocks)
+        self._gpu, self._threads, self._limit_us, self._dose = gpu, threads, limit_us, dose
+        chunks = max(gpu.multiprocessors, -(-memory_bytes // chunk_bytes))
         self._sizes = (chunks * chunk_bytes // 16, chunk_bytes // 16)
         self._each = {
             "idle": (0, 0),
@@ -131,10 +125,24 @@ class GpuThief:
         }
         self._trade, self._blocks, self._taken = "", 0, (0, 0)
 
-    def __enter__(self) -> GpuThief:
-        for trade in TRADES:  # code is loaded before anybody is timed
-            self.work(trade, 1 / self._gpu.multiprocessors)
-        self.rest()
+    def _allocate(self) -> None:
+        """Take the memory that it works on: not before it is entered, as whoever only asks for one gives none back."""
+        gpu, blocks = self._gpu, self._gpu.multiprocessors
+        rng = np.random.default_rng(1)
+        self._source = gpu.array(rng.integers(0, 1 << 32, 4 * self._sizes[0], np.uint32))
+        self._sums = gpu.zeros(blocks * self._threads, np.uint32)
+        self._numbers = gpu.array(constants(self._dose))
+        self._words = gpu.shared(FIRST + 2 * blocks)
+
+    def __enter__(self) -> GpuCoRunner:
+        try:
+            self._allocate()
+            for trade in TRADES:  # code is loaded before anybody is timed
+                self.work(trade, 1 / self._gpu.multiprocessors)
+            self.rest()
+        except BaseException:
+            self._gpu.close()
+            raise
         return self
 
     def __exit__(
@@ -152,7 +160,7 @@ class GpuThief:
         self.rest()
         self._blocks = max(1, round(duty * self._gpu.multiprocessors))
         self._trade = trade
-        kernel = thief_kernel(trade, self._threads)
+        kernel = co_runner_kernel(trade, self._threads)
         arguments = (self._words, self._source, self._sums, self._numbers, *self._sizes, self._limit_us)
         self._gpu.bind(kernel, self._blocks, arguments).start()
         deadline = time.monotonic() + ANSWER_S
@@ -170,7 +178,7 @@ class GpuThief:
         words[:] = 0
 
     def taken(self) -> tuple[int, int]:
-        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was told to."""
+        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was asked to."""
         ended = self._words.values[FIRST + self._blocks : FIRST + 2 * self._blocks]
         if self._trade and ended.any():
             raise GpuError(f"the co-runner ended by itself after {self._limit_us / 1e6} s, before its victim")

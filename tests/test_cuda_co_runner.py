@@ -9,7 +9,7 @@ from test_cuda_chains import Counter, in_chains
 
 from membound.kernels.cuda.device.gpu import GpuError
 from membound.kernels.cuda.device.simulated import SimulatedGpu
-from membound.kernels.cuda.instruments import co_runner as thief
+from membound.kernels.cuda.instruments import co_runner
 from membound.kernels.cuda.instruments.chains import ROUND
 from membound.kernels.cuda.instruments.co_runner import (
     FIRST,
@@ -17,8 +17,8 @@ from membound.kernels.cuda.instruments.co_runner import (
     THREADS,
     TRADES,
     UNROLL,
-    GpuThief,
-    thief_kernel,
+    GpuCoRunner,
+    co_runner_kernel,
 )
 
 SMALL = 32
@@ -26,14 +26,20 @@ CHUNK = 16 * SMALL * UNROLL
 BLOCKS = 4
 
 
-def made(limit_us: int = 3, gpu: SimulatedGpu | None = None) -> GpuThief:
-    """A small one; the simulator's clock ticks when it is read, so `limit_us` are as many chunks."""
-    return GpuThief(
+def made(limit_us: int = 3, gpu: SimulatedGpu | None = None) -> GpuCoRunner:
+    """A small one that has taken its memory; the simulator's clock ticks when it is read, so `limit_us` are as many chunks."""
+    one = unentered(limit_us, gpu)
+    one._allocate()
+    return one
+
+
+def unentered(limit_us: int = 3, gpu: SimulatedGpu | None = None) -> GpuCoRunner:
+    return GpuCoRunner(
         gpu or SimulatedGpu(BLOCKS), 9 * CHUNK, threads=SMALL, chunk_bytes=CHUNK, dose=1, limit_us=limit_us
     )
 
 
-def counts(one: GpuThief) -> list[int]:
+def counts(one: GpuCoRunner) -> list[int]:
     return one._words.values[FIRST:].tolist()
 
 
@@ -89,7 +95,7 @@ def test_the_word_to_end_ends_it_after_the_chunk_at_hand(monkeypatch: pytest.Mon
     assert counts(one) == [1] * BLOCKS + [1] * BLOCKS
 
 
-def test_a_thief_that_ended_by_itself_is_an_error_and_no_dose() -> None:
+def test_a_co_runner_that_ended_by_itself_is_an_error_and_no_dose() -> None:
     one = made()
     one.work("bandwidth", 0.5)
     with pytest.raises(GpuError, match="ended by itself after 3e-06 s, before its victim"):
@@ -104,17 +110,33 @@ def test_entering_loads_every_trade_and_leaving_gives_all_back(monkeypatch: pyte
     monkeypatch.setattr(gpu, "close", lambda: closed.append(True))
     real = gpu.bind
     monkeypatch.setattr(gpu, "bind", lambda k, g, a: (bound.append((k.name, g)), real(k, g, a))[1])
-    with made(gpu=gpu) as one:
-        assert bound == [(f"thief_{trade}_t{SMALL}", 1) for trade in TRADES]
+    with unentered(gpu=gpu) as one:
+        assert bound == [(f"co_runner_{trade}_t{SMALL}", 1) for trade in TRADES]
         before = one.taken()
         one.rest()
         assert one.taken() == before
     assert closed == [True]
 
 
+def test_asking_for_one_takes_no_memory_and_one_that_cannot_be_entered_gives_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu, taken, closed = SimulatedGpu(BLOCKS), list[str](), list[bool]()
+    for name in ("array", "zeros", "shared"):
+        real = getattr(gpu, name)
+        monkeypatch.setattr(gpu, name, lambda *a, n=name, real=real: (taken.append(n), real(*a))[1])
+    monkeypatch.setattr(gpu, "close", lambda: closed.append(True))
+    one = unentered(gpu=gpu)
+    assert taken == []
+    monkeypatch.setattr(one, "work", lambda trade, duty: (_ for _ in ()).throw(GpuError("no room")))
+    with pytest.raises(GpuError, match="no room"):
+        one.__enter__()
+    assert (sorted(set(taken)), closed) == (["array", "shared", "zeros"], [True])
+
+
 def test_one_that_does_not_begin_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     one = made()
-    monkeypatch.setattr(thief, "ANSWER_S", 0.0)
+    monkeypatch.setattr(co_runner, "ANSWER_S", 0.0)
     monkeypatch.setattr(one, "_counts", lambda: np.zeros(1, np.uint32))
     with pytest.raises(GpuError, match="did not begin within 0 s"):
         one.work("fma")
@@ -128,19 +150,19 @@ def test_what_makes_no_sense_is_refused(trade: str, duty: float) -> None:
 
 def test_chunks_are_whole_loads_of_a_block() -> None:
     with pytest.raises(ValueError, match="no multiple of what 32 threads load"):
-        GpuThief(SimulatedGpu(), CHUNK, threads=SMALL, chunk_bytes=CHUNK + 16)
+        GpuCoRunner(SimulatedGpu(), CHUNK, threads=SMALL, chunk_bytes=CHUNK + 16)
 
 
 @pytest.mark.cuda_compile
 @pytest.mark.parametrize("trade", TRADES)
 def test_the_machine_code_does_its_trade_and_nothing_else(trade: str) -> None:
-    code = sass(thief_kernel(trade))
+    code = sass(co_runner_kernel(trade))
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
     assert code.registers <= 32  # as many threads of a victim find as many registers again
     assert code.count(r"LDG.*STRONG\.SYS") == 1
     assert code.count(r"STG.*STRONG\.SYS") == 2
     assert (code.count("NANOSLEEP") > 0) == (trade == "idle")
-    assert bool(in_chains(thief_kernel(trade))) == (trade == "fma")
+    assert bool(in_chains(co_runner_kernel(trade))) == (trade == "fma")
     streams = code.wide_loads - 2  # two fill the chains
     assert (streams > 1) == (trade == "bandwidth")
     if trade == "bandwidth":

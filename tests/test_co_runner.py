@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from membound.kernels.cpu.instruments import co_runner as thief
+from membound.kernels.cpu.instruments import co_runner
 from membound.kernels.cpu.instruments.co_runner import (
     ANSWER,
     BYTES,
@@ -18,15 +18,15 @@ from membound.kernels.cpu.instruments.co_runner import (
     NUMBER,
     ORDER,
     TRADES,
-    Thief,
-    steal,
+    CpuCoRunner,
+    serve,
 )
 
 MEMORY = 4 << 20
 
 
 def told(*orders: tuple[str, float], rounds: int = 3) -> list[tuple[int, int]]:
-    """What a thief has taken before each order and at the end, in this process; its master is never asked."""
+    """What a co-runner has taken before each order and at the end, in this process; its master is never asked."""
     words = np.zeros(FIELDS, np.int64)
     seen: list[tuple[int, int]] = []
     todo = [order for order in orders for _ in range(rounds)]
@@ -40,7 +40,7 @@ def told(*orders: tuple[str, float], rounds: int = 3) -> list[tuple[int, int]]:
         words[NUMBER] += 1
         return True
 
-    steal(words, MEMORY, alive)
+    serve(words, MEMORY, alive)
     assert words[ANSWER] == words[NUMBER]
     return seen
 
@@ -51,7 +51,7 @@ def test_each_trade_takes_its_own_and_nothing_else() -> None:
     flops = [after[1] - before[1] for before, after in pairwise(seen)]
     assert min(reads[:3]) > 0
     assert reads[3:] == [0] * 9
-    chunk = thief.stream.fma_flops(1, thief.FMA_ITERATIONS)
+    chunk = co_runner.stream.fma_flops(1, co_runner.FMA_ITERATIONS)
     assert all(n > 0 and n % chunk == 0 for n in flops[3:6])
     assert flops[:3] == [0] * 3
     assert flops[6:] == [0] * 6
@@ -62,7 +62,7 @@ def test_stop_ends_it() -> None:
 
 
 def test_processes_work_rest_and_end() -> None:
-    with Thief(sorted(os.sched_getaffinity(0))[-1:], MEMORY) as one:
+    with CpuCoRunner(sorted(os.sched_getaffinity(0))[-1:], MEMORY) as one:
         processes = list(one._processes)
         assert one.taken() == (0, 0)
         one.work("bandwidth", 1.0)
@@ -79,11 +79,11 @@ def test_processes_work_rest_and_end() -> None:
     assert [p.returncode for p in processes] == [-9]
 
 
-def test_a_thief_that_died_is_an_error_and_not_a_wait() -> None:
-    with Thief(sorted(os.sched_getaffinity(0))[:1], MEMORY) as one:
+def test_a_co_runner_that_died_is_an_error_and_not_a_wait() -> None:
+    with CpuCoRunner(sorted(os.sched_getaffinity(0))[:1], MEMORY) as one:
         one._processes[0].kill()
         one._processes[0].wait()
-        with pytest.raises(thief.ThiefError, match="ended with status -9"):
+        with pytest.raises(co_runner.CoRunnerError, match="ended with status -9"):
             one.work("idle")
     with pytest.raises(ValueError, match="CPU of its own"):
-        Thief([], MEMORY)
+        CpuCoRunner([], MEMORY)
