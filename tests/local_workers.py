@@ -106,4 +106,6 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "TILE_REPEATS", 10)
     monkeypatch.setattr(turns, "WARM_S", 0.0)
     monkeypatch.setattr(turns.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a quarter of a second in a process as large as that of the tests
+    monkeypatch.setattr(
+        gc, "collect", lambda: 0
+    )  # a quarter of a second in a process as large as that of the tests
