@@ -12,6 +12,7 @@ place. A provider that is not the one asked for is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Backend, Device, cpu_name
+from membound.backends.background import Background
 from membound.backends.onnx_runtime.session import create_session, runtime
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
@@ -140,10 +142,14 @@ class OnnxRuntime(Backend):
         work = inputs.work
         x, self._y = self._value(inputs.x), self._value(np.zeros((work.m, work.n), np.float32))
         self._shape = (work.m, work.n)
-        for slot in range(inputs.slots):
-            graph = linear_graph(inputs.weight(slot), work.act, work.m)
-            self._extra_bytes = graph.extra_bytes
-            self._bind(self._session(graph), {"x": x}, {"y": self._y})
+        sessions = []
+        with Background(self._threads if self._kind == "cpu" else 1) as background:
+            for slot in range(inputs.slots):
+                graph = linear_graph(inputs.weight(slot), work.act, work.m)
+                self._extra_bytes = graph.extra_bytes
+                sessions.append(background.submit(partial(self._session, graph)))
+        for session in sessions:
+            self._bind(session.result(), {"x": x}, {"y": self._y})
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
         from membound.backends.onnx_runtime.graph import attention_graph
