@@ -1,7 +1,7 @@
 """``onnxruntime:cpu`` and ``onnxruntime:<provider>``: ONNX Runtime on any of its execution providers.
 
 >>> backend = OnnxRuntime(); backend.open("cpu", threads=2)
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
 A matrix is a session of its own, with memory of its own; attention and whole models are one session.
