@@ -1,6 +1,6 @@
 """The backend contract: everything that a plugin needs to import.
 
-A backend turns a work (shapes and formats) and its inputs into launches. The harness owns all timing,
+A backend turns a work (shapes and formats) and its inputs into launches. The harness does all timing,
 checking and storing; a backend never measures itself and never reports bytes or FLOPs. The one rule:
 **no silent fallback** — a device, dtype or provider that is not what was asked for is an error.
 
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """A device with memory of its own, as its runtime describes it; 0 and "" where it does not say.
+    """A device that has its own memory, as its runtime describes it; 0 and "" are what the runtime does not say.
 
-    `cache_bytes` is what rotating input sets must defeat, `pci` the address (``0000:04:00.0``) by which the
-    vendor's management library knows the device.
+    Rotating input sets must exceed `cache_bytes`; `pci` is the address (``0000:04:00.0``) by which the vendor's
+    management library knows the device.
     """
 
     memory_bytes: int = 0
@@ -70,9 +70,9 @@ class Accelerator:
 class Device:
     """An opened device. `id` is the name asked for, `name` what the hardware calls itself.
 
-    `versions` holds the runtime's packages that decide speed; `threads` the CPU threads it will use.
-    `accelerator` is None where the works run on the CPU. `memory_ceiling` names the bandwidth ceiling that
-    the bytes of a work run into here: ``read``, or that of a link where weights stream over one.
+    `versions` holds the versions of the packages that decide speed; `threads` the number of CPU threads it will use.
+    `accelerator` is None if the works run on the CPU. `memory_ceiling` names the bandwidth ceiling that bounds
+    the bytes of a work here: ``read``, or that of a link if weights stream over one.
     """
 
     id: str
@@ -101,10 +101,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What an engine chose greedily since `prepare`, a launch a column.
+    """The tokens that an engine has chosen greedily since `prepare`, a column for each launch.
 
     chosen: int64 [batch, launches]; logprobs: the natural logarithm of each choice's probability as the
-    engine computed it, float64 of the same shape, or None where it gives none.
+    engine computed it, float64 of the same shape, or None if it gives none.
     """
 
     chosen: npt.NDArray[np.int64]
@@ -117,28 +117,28 @@ class Tokens:
 
     @property
     def launches(self) -> int:
-        """How many tokens each sequence got."""
+        """The number of tokens that each sequence has got."""
         return int(self.chosen.shape[-1])
 
 
 class CoRunner(Protocol):
-    """Takes bandwidth or FLOPs from others while it works, and counts what it took. Leaving it ends it.
+    """Takes bandwidth or FLOPs from others while it works, and counts what it takes. Leaving its context ends it.
 
-    Trades: ``bandwidth`` streams memory, ``fma`` multiplies in registers, ``idle`` is as present and does neither.
+    Trades: ``bandwidth`` streams memory, ``fma`` multiplies in registers, ``idle`` takes up the same place and does neither.
     """
 
     def __enter__(self) -> CoRunner:
-        """Ready to work, and at rest."""
+        """Get ready to work, without starting."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ended for good."""
+        """End for good."""
         ...
 
     def work(self, trade: str, duty: float = 1.0) -> None:
-        """Do that for a share `duty` of a core's time, or on such a share of a device; returns once it has begun."""
+        """Do `trade` for a share `duty` of a core's time, or on that share of a device; returns once it has begun."""
         ...
 
     def rest(self) -> None:
@@ -151,7 +151,10 @@ class CoRunner(Protocol):
 
 
 class Backend(ABC):
-    """One runtime on one device. Made anew for each device; `prepare` may be called many times."""
+    """One runtime on one device. There is an instance for each device; `prepare` may be called many times."""
+
+    unopened: ClassVar[Sequence[str]] = ()
+    """Devices, without variants, of which `supports` says the same before `open` as after, whatever machine it runs on."""
 
     @classmethod
     def devices(cls) -> Sequence[str]:
@@ -176,7 +179,7 @@ class Backend(ABC):
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Untimed: copy or pack `inputs`, compile, capture. Replaces what was prepared before.
 
-        Each of `inputs.slots` input sets has memory of its own. Raises Unsupported.
+        Each of the `inputs.slots` input sets must have separate memory. Raises Unsupported.
         """
 
     @abstractmethod
@@ -191,56 +194,55 @@ class Backend(ABC):
     def output(self) -> npt.NDArray[np.float32] | Tokens:
         """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab].
 
-        An engine, which chooses tokens and goes on from them, returns `Tokens`.
+        An engine, which chooses tokens and continues from them, returns `Tokens`.
         """
 
     def add_arithmetic(self, work: Work, fmas: int) -> None:
         """Have the next `prepare` of `work` do `fmas` extra multiply-adds for each weight or cache element.
 
-        Optional, an instrument of `membound claim`: the same bytes and the same output as without, more
-        arithmetic, independent of the loads. Called before `prepare`, with 0 for the same kernel without
-        any. Raises Unsupported where there is no such kernel, which is what a backend does that knows none.
+        Optional, an instrument of `membound claim`: the same bytes and the same output as without, but more
+        arithmetic, independent of the loads. Called before `prepare`, with 0 for the same kernel without extra
+        arithmetic. Raises Unsupported if there is no such kernel, as it does unless it is overridden.
         """
         raise Unsupported("no kernels with extra arithmetic")
 
     def co_runner(self) -> CoRunner:
         """A co-runner on the opened device that takes bandwidth or FLOPs from what `launch` starts.
 
-        Optional, an instrument of `membound claim` for devices with memory of their own; those of the CPU are
-        the harness's. It is not started. Raises Unsupported where there is none, which is what a backend does
-        that knows none.
+        Optional, an instrument of `membound claim` for devices that have their own memory; the harness has those for
+        the CPU. It is not started yet. Raises Unsupported if there is none, as it does unless it is overridden.
         """
         raise Unsupported("no co-runner for this device")
 
     def stored_bytes(self) -> int | None:
-        """Bytes of weights and cache that one launch really streams, if the runtime stores them otherwise.
+        """The bytes of weights and cache that one launch really streams, if the runtime stores them in another format.
 
-        None means: as the work asks. A runtime that widens float16 to float32 says so here.
+        None means that it stores them as the work asks. A runtime that widens float16 to float32 says so here.
         """
         return None
 
     def mark(self) -> object | None:
-        """A moment on the device's own clock, behind everything launched so far; None: it has no such clock."""
+        """A mark on the device's own clock, after everything launched so far; None if it has no such clock."""
         return None
 
     def elapsed_s(self, start: object, end: object) -> float:
-        """Seconds between two marks that have both passed (after `sync`), by the device's clock."""
+        """Seconds between two marks by the device's clock, after a `sync` that has passed both."""
         raise NotImplementedError("a backend with marks says how far apart they are")
 
     def limits(self, quick: bool) -> Iterator[Limit]:
-        """Ways to reach the ceilings of an accelerator, made one at a time: memory of one is freed for the next."""
+        """Ways to reach the ceilings of an accelerator, made one at a time: the memory of one is freed before the next."""
         yield from ()
 
     def settings(self) -> dict[str, Any]:
-        """What the runtime was set to that decides its speed; stored in the row's `config` after timing."""
+        """The settings that decide the runtime's speed; stored in the row's `config` after timing."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - most runtimes have nothing to give back
-        """Give memory and threads back."""
+        """Free memory and threads."""
 
 
 def cpu_name() -> str:
-    """What the processor calls itself: the `Device.name` of a CPU."""
+    """The processor's name: the `Device.name` of a CPU."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -1,9 +1,10 @@
-"""``numpy:cpu``: a float32 Linear by NumPy's BLAS, and the shortest full example of the contract.
+"""``numpy:cpu``: a float32 Linear by NumPy's BLAS, and the shortest complete example of the contract.
 
->>> backend = create("numpy:cpu"); backend.open("cpu", threads=2)
+>>> backend = NumpyBlas(); backend.open("cpu", threads=2)
+>>> from membound.kernels.seeded import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
-NumPy has no other format that a BLAS computes in, so everything else is unsupported.
+A BLAS computes in none of the other weight formats, so everything else is unsupported.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class NumpyBlas(Backend):
     _limits: Any = None
 
     def open(self, device: str, threads: int) -> Device:
-        """Take the CPU. Raises BackendUnavailable without threadpoolctl or without a BLAS that it can limit."""
+        """Open the CPU. Raises BackendUnavailable without threadpoolctl or without a BLAS that it can limit."""
         if device != "cpu":
             raise BackendUnavailable(f"numpy has no device {device!r}; it has: cpu")
         try:
@@ -39,9 +40,7 @@ class NumpyBlas(Backend):
                 "threadpoolctl, which sets the threads of NumPy's BLAS, is not installed",
                 "pip install threadpoolctl",
             ) from None
-        np.ones((2, 2), np.float32) @ np.ones(
-            (2, 2), np.float32
-        )  # the BLAS is loaded before it is looked for
+        np.ones((2, 2), np.float32) @ np.ones((2, 2), np.float32)  # load the BLAS before looking for it
         self._limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
         found = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
         if not found or any(pool["num_threads"] != threads for pool in found):
@@ -57,13 +56,13 @@ class NumpyBlas(Backend):
         )
 
     def supports(self, work: Work) -> str | None:
-        """Only a float32 Linear."""
+        """Supports only a float32 Linear."""
         if not isinstance(work, Linear):
             return "only linear"
         return None if work.weight == "f32" else "NumPy's BLAS has f32 only"
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Make each slot's weight; x and y are shared."""
+        """Make the weight of each slot; x and y are shared."""
         if reason := self.supports(work):
             raise Unsupported(reason)
         assert isinstance(inputs, LinearInputs)
@@ -79,7 +78,7 @@ class NumpyBlas(Backend):
         """Nothing runs behind the call."""
 
     def output(self) -> npt.NDArray[np.float32]:
-        """Y [m, n] of the last launch, a copy."""
+        """A copy of y [m, n] of the last launch."""
         return self._y.copy()
 
     def close(self) -> None:

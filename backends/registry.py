@@ -32,7 +32,7 @@ def entries() -> tuple[str, ...]:
 
 
 def names() -> tuple[str, ...]:
-    """Backend names as they stand before the colon."""
+    """The names of backends, as before the colon."""
     return tuple(sorted({entry.partition(".")[0] for entry in entries()}))
 
 
@@ -64,7 +64,7 @@ def load(entry: str) -> type[Backend]:
 
 
 def create(name: str) -> Backend:
-    """A fresh backend for ``backend:device``; its device is opened by the caller."""
+    """A new backend for ``backend:device``; the caller opens its device."""
     return load(entry_for(name))()
 
 

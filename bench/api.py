@@ -27,9 +27,9 @@ from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
-from membound.results.runs import DEFAULT_OUT, rows_of
 from membound.results.stats import summarize
 from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
+from membound.results.stored_runs import DEFAULT_OUT, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,18 +48,17 @@ def run(
     ceilings: bool = True,
     python: Mapping[str, Path | str] | None = None,
 ) -> pd.DataFrame:
-    """Measure works on backends and return a line a case; the rows are stored under `out`.
+    """Measure works on backends and return a line for each case; the rows are stored under `out`.
 
     works: specs, default the suite of ``membound run``. backends: ``backend`` or ``backend:device``,
-    default all found. Both as the command takes them: one text, commas between several, or a sequence of such.
-    replicates: processes a case, default 3 (1 with quick). out: folder, default results/runs. threads: default
-    the physical cores. progress: told what happens, default silent. rigor: ``normal``, or ``high``: 10
+    default all found. Both are given as to the command: one text with commas between names, or a sequence of texts.
+    replicates: processes for each case, default 3 (1 with quick). out: folder, default results/runs. threads: default
+    the physical cores. progress: reports what happens, default silent. rigor: ``normal``, or ``high``: 10
     replicates and more until the interval is within 1 %. ceilings: measure the machine's limits first.
-    python: backend to the interpreter, or the environment's name, that it runs in.
+    python: from a backend to the interpreter, or the name of the environment, that it runs in.
 
-    The columns are those of `load`; ``table.attrs["path"]`` names the row file. Raises SpecError,
-    OptionError, PlanError, UnknownBackend, BackendUnavailable,
-    StoreError.
+    The columns are those of `load`; ``table.attrs["path"]`` names the row file. Raises SpecError, OptionError,
+    PlanError, UnknownBackend, BackendUnavailable, StoreError.
     """
     options = Options(
         replicates=replicates or 0,
@@ -85,7 +84,7 @@ def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
     Columns, units and meanings: `membound.results.stats.COLUMNS`. Among them time_s (median over the
     medians of the processes), time_ci_s (95 % bootstrap interval over processes or None), mbu and mfu
     (shares of the ceilings measured in the same run, 0-1), roofline (the larger of the two), verdict.
-    What could not be had is missing (NaN or None). Raises StoreError, RowError.
+    What is not known is missing (NaN or None). Raises StoreError, RowError.
     """
     return summarize(load_rows(paths))
 
@@ -114,11 +113,10 @@ def compare(
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
     """Check what was asked, before anything is measured: backends are probed, works parsed and sized.
 
-    Raises SpecError, OptionError, PlanError, UnknownBackend, BackendUnavailable,
-    StoreError.
+    Raises SpecError, OptionError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
     """
     memory = available_memory_bytes()
-    # Bad works and an unwritable folder are told at once, not after runtimes have been started.
+    # Refuse bad works and an unwritable folder at once, not after runtimes have been started.
     new_run_path(options.out, "")
     make_plan(names()[:1], works, options, memory)
     choice = choose_backends(backends, options.threads, options.pythons)
@@ -126,7 +124,7 @@ def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> 
 
 
 def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
-    """Do what the plan says: (row file, rows). Raises StoreError."""
+    """Carry out the plan and return (row file, rows). Raises StoreError."""
     path = new_run_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
     keep_plan(plan, path)
     with RunWriter(path) as writer:
@@ -136,7 +134,7 @@ def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
 
 
 def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
-    """Measure what a run that was cut short has no rows of; all its rows. Raises StoreError, RowError, PlanError."""
+    """Measure what a run that was cut short lacks, and return all its rows. Raises StoreError, RowError, PlanError."""
     with RunWriter(path, resume=True) as writer:
         known = load_rows(partial_of(path))
         cells = remaining(plan, known)
@@ -147,7 +145,7 @@ def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
 
 
 def _several(texts: str | Sequence[str] | None) -> Sequence[str]:
-    """One text as a sequence of itself; nothing as none."""
+    """One text as a sequence of one; None as an empty sequence."""
     return (texts,) if isinstance(texts, str) else texts or ()
 
 

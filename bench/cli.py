@@ -1,16 +1,15 @@
-"""The `membound` command. Bad input is one line on standard error and exit status 2.
+"""The `membound` command: registers what commands/ holds. Bad input gives one line on standard error and exit status 2.
 
     membound run --quick
     membound show latest --json
 
 Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or nothing could be measured;
-2 bad input; 130 interrupted, with what was measured kept. Everything heavy is imported in the commands.
+2 bad input; 130 interrupted, and what was measured is kept. Heavy modules are imported inside the commands.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,44 +17,32 @@ from typing import Annotated, Any
 import typer
 
 from membound.bench.commands.claim import claim, claim_report
+from membound.bench.commands.compare import compare
+from membound.bench.commands.coverage import coverage
 from membound.bench.commands.cuda_build import cuda_build
+from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
 from membound.bench.commands.export_model import export_model
-from membound.bench.commands.options import (
-    MOST_SEED,
-    Backends,
-    Debug,
-    Json,
-    Markdown,
-    Out,
-    Pythons,
-    Threads,
-    console,
-    print_json,
-)
+from membound.bench.commands.help import Command, Group
+from membound.bench.commands.listing import list_
+from membound.bench.commands.options import Debug
+from membound.bench.commands.run import run
+from membound.bench.commands.show import show
 from membound.errors import MemboundError
-from membound.results.runs import DEFAULT_OUT
 from membound.version import __version__
 
 app = typer.Typer(
     name="membound",
+    cls=Group,
+    rich_markup_mode=None,
     help="How close does each backend come to this machine's own limit at LLM decoding?",
     epilog="Start with: membound run --quick. Each command has --help.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(environment_app, name="env")
-app.command("export-model")(export_model)
-app.command("cuda-build")(cuda_build)
-
-# The vendored or installed click differs with Typer's version; its root error is BadParameter's grandparent.
+# Typer brings its own click or uses an installed one, by version; either way BadParameter's grandparent is the root error.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
-
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
-]
 
 
 def _version(asked: bool) -> None:
@@ -74,217 +61,17 @@ def root(
     """How close does each backend come to this machine's own limit at LLM decoding?"""
 
 
-@app.command("list")
-def list_(
-    out: Out = DEFAULT_OUT, python: Pythons = None, as_json: Json = False, debug: Debug = False
-) -> None:
-    """List backends with their devices, models, and the ceilings known from the latest run.
-
-    A backend that is not there is listed with the reason and, where one helps, the command to install it.
-    """
-    from membound.bench.commands.listing import Listing, listing_view
-    from membound.bench.planning.choice import check_threads, parse_pythons
-
-    listing = Listing.gather(check_threads(None), parse_pythons(python or ()), out)
-    if as_json:
-        print_json(listing.as_json())
-    else:
-        console().print(listing_view(listing))
-
-
-@app.command()
-def run(
-    works: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="WORK",
-            help="Specs such as linear:n=4096,k=4096,m=1,weight=int8 (kinds: linear, attention, mla, step, prefill); "
-            "default: the whole suite.",
-        ),
-    ] = None,
-    backends: Backends = None,
-    replicates: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Worker processes a case; default: 3, with --quick 1.")
-    ] = None,
-    rigor: Annotated[
-        str, typer.Option(help="normal, or high: 10 replicates and more until the interval is within 1 %.")
-    ] = "normal",
-    quick: Annotated[bool, typer.Option("--quick", help="A short suite and short timing.")] = False,
-    threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
-    ceilings: Annotated[bool, typer.Option(help="Measure the machine's limits first.")] = True,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="Go on with a run that was killed: `latest`, or the start of its name. It keeps its own plan.",
-        ),
-    ] = None,
-    out: Out = DEFAULT_OUT,
-    python: Pythons = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure this machine: its ceilings, then every work on every backend, each checked and stored.
-
-    Prints what it picked, a table, and where the rows are. Ctrl-C keeps what is done.
-    """
-    from membound.bench.planning.choice import check_threads, parse_pythons, split, split_works
-    from membound.bench.planning.plan import Options
-    from membound.bench.run.session import resume_session, run_session
-
-    talk = console(stderr=as_json)
-    if resume is not None:
-        chosen = (
-            works,
-            backends,
-            replicates,
-            quick,
-            threads,
-            python,
-            rigor != "normal",
-            seed != 1,
-            not ceilings,
-        )
-        if any(chosen):
-            raise typer.BadParameter(
-                "--resume goes on with a run's own plan: works and options are those it had"
-            )
-        session = resume_session(resume, out, talk, console(stderr=True))
-    else:
-        options = Options(
-            threads=check_threads(threads),
-            replicates=replicates or 0,
-            rigor=rigor,
-            quick=quick,
-            seed=seed,
-            pythons=parse_pythons(python or ()),
-            out=out,
-            command=shlex.join(["membound", *sys.argv[1:]]),
-            ceilings=ceilings,
-        )
-        session = run_session(
-            split_works(works or ()), split(backends or ()), options, talk, console(stderr=True)
-        )
-    if as_json:
-        print_json(session.records())
-    else:
-        talk.print(session.view())
-    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(session.exit_status)
-
-
-@app.command()
-def show(
-    run: RunName = "latest",
-    out: Out = DEFAULT_OUT,
-    as_json: Json = False,
-    as_markdown: Markdown = False,
-    debug: Debug = False,
-) -> None:
-    """Show stored runs: ceilings, then each work with its backends, fastest first."""
-    from membound.results.runs import rows_of
-
-    _one_format(as_json, as_markdown)
-    rows = rows_of(run, out)
-    if as_json:
-        from membound.results.stats import records, summarize
-
-        print_json(records(summarize(rows)))
-        return
-    if as_markdown:
-        from membound.results.views.markdown import run_markdown
-
-        typer.echo(run_markdown(rows), nl=False)
-        return
-    from membound.results.views.table import run_view
-
-    console().print(run_view(rows))
-
-
-@app.command()
-def compare(
-    a: RunName,
-    b: Annotated[str | None, typer.Argument(metavar="RUN", help="The other run; or use --backends.")] = None,
-    backends: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--backends", "-b", metavar="A B", help="Two backends of one run."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
-    out: Out = DEFAULT_OUT,
-    as_json: Json = False,
-    as_markdown: Markdown = False,
-    debug: Debug = False,
-) -> None:
-    """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
-    from membound.bench import api
-    from membound.results.stats import records
-    from membound.results.views.table import compare_view
-
-    _one_format(as_json, as_markdown)
-    lines = records(api.compare(a, b, backends, force, out))
-    if as_json:
-        print_json(lines)
-    elif as_markdown:
-        from membound.results.views.markdown import compare_markdown
-
-        typer.echo(compare_markdown(lines), nl=False)
-    else:
-        console().print(compare_view(lines))
-
-
-@app.command()
-def duel(
-    work: Annotated[
-        str, typer.Argument(metavar="WORK", help="A spec such as linear:n=4096,k=4096,weight=int8.")
-    ],
-    backends: Annotated[
-        list[str],
-        typer.Option("--backends", "-b", help="backend or backend:device, with commas or repeated."),
-    ],
-    threads: Threads = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Turns of each backend in each process.")
-    ] = 15,
-    replicates: Annotated[
-        int, typer.Option(min=1, max=1000, help="Processes of each backend; the interval is over them.")
-    ] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the inputs.")] = 1,
-    out: Out = DEFAULT_OUT,
-    python: Pythons = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Say which of two or more backends is faster on one work: a run of that work alone, with more turns.
-
-    Turns follow each other closely, so that a slow minute hits all alike. The same backend twice, as in
-    -b numba:cpu,numba:cpu#2, shows what the machine's noise alone does.
-    """
-    from membound.bench.planning.choice import check_threads, parse_pythons, split
-    from membound.bench.planning.plan import duel_options
-    from membound.bench.run.session import duel_session
-
-    talk = console(stderr=as_json)
-    options = duel_options(
-        rounds,
-        threads=check_threads(threads),
-        replicates=replicates,
-        seed=seed,
-        pythons=parse_pythons(python or ()),
-        out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
-    )
-    session = duel_session(work, split(backends), options, talk, console(stderr=True))
-    if as_json:
-        print_json(session.records())
-    else:
-        talk.print(session.duel_view())
-    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(session.exit_status)
-
-
-app.command()(claim)
-app.command("claim-report")(claim_report)
+app.command("run", cls=Command)(run)
+app.command("show", cls=Command)(show)
+app.command("compare", cls=Command)(compare)
+app.command("list", cls=Command)(list_)
+app.command("coverage", cls=Command)(coverage)
+app.command("duel", cls=Command)(duel)
+app.command("claim", cls=Command)(claim)
+app.command("claim-report", cls=Command)(claim_report)
+app.add_typer(environment_app, name="env")
+app.command("export-model", cls=Command)(export_model)
+app.command("cuda-build", cls=Command)(cuda_build)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -317,11 +104,5 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    if message.strip():  # there is none where a command without arguments has shown its help
-        print(f"membound: {' '.join(message.split())}", file=sys.stderr)
+    print(f"membound: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _one_format(as_json: bool, as_markdown: bool) -> None:
-    if as_json and as_markdown:
-        raise typer.BadParameter("--json and --markdown exclude each other")

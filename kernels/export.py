@@ -1,11 +1,13 @@
 """A work's model as a Hugging Face folder that any engine can load: config.json, tokenizer, safetensors.
 
+>>> from membound.kernels.seeded import make_inputs
+>>> from membound.kernels.work import parse
 >>> export_model(make_inputs(parse("step:model=tiny,cache=prompt"), seed=1), Path("models/tiny"))
 1386496
 
 The numbers are those that every backend gets for the same spec and seed: matrices in the work's format,
 norms and biases in float32. Tensors are made and written one after the other, so that a model larger than
-memory can be exported. The tokenizer knows each token by a word of its own, ``w17``: text is no matter here.
+memory can be exported. The tokenizer has a word for each token, ``w17``: the text does not matter here.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.errors import MemboundError
-from membound.kernels.inputs import LayerWeights, ModelInputs
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
+from membound.kernels.weights.layers import LayerWeights
 
 DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}
 """Weight format to its names in safetensors and in config.json."""

@@ -1,5 +1,7 @@
 """A step behind a prompt: the cache that the prompt leaves, and what the model says to tokens chosen since.
 
+>>> from membound.kernels.seeded import make_inputs
+>>> from membound.kernels.work import parse
 >>> inputs = make_inputs(parse("step:model=tiny,context=16,cache=prompt"), seed=1)
 >>> held_caches(inputs)[0].k.shape, scores(inputs, np.array([[7, 3]])).shape
 ((1, 2, 16, 32), (1, 2, 1000))
@@ -20,7 +22,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from membound.kernels.inputs import I64, Inputs, KVCache, ModelInputs
+from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.reference import (
     F64,
     append,
@@ -31,6 +33,8 @@ from membound.kernels.reference import (
     project,
     store_cache,
 )
+from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.layers import I64
 from membound.kernels.work import Prefill, Step
 
 Caches = list[KVCache]

@@ -1,5 +1,7 @@
-"""The definition of every operation in NumPy float64: what a backend's output is held against.
+"""The definition of every operation in NumPy float64: what a backend's output is compared with.
 
+>>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.work import parse
 >>> inputs = make_inputs(parse("linear:n=8,k=32,m=2,weight=int8"), seed=1)
 >>> y = compute(inputs, slot=0)
 >>> relative_error(y.astype(np.float32), y) < tolerance(inputs.work)
@@ -16,20 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.inputs import (
-    AttentionInputs,
-    Inputs,
-    KVCache,
-    LayerWeights,
-    LinearInputs,
-    ModelInputs,
-    Weight,
-    dequantize,
-    from_bf16,
-    to_bf16,
-)
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.weights import fp8
+from membound.kernels.weights.formats import KVCache, Weight, dequantize, from_bf16, to_bf16
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 F64 = npt.NDArray[np.float64]
@@ -51,8 +44,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
 
 
 def relative_error(y: npt.NDArray[Any], reference: F64) -> float:
-    """rms(y - reference) / rms(reference); inf if `y` has another shape or a value that is not finite."""
-    if y.shape != reference.shape or not np.isfinite(y).all():
+    """rms(y - reference) / rms(reference); inf if `y` has another shape, or either a value that is not finite."""
+    if y.shape != reference.shape or not (np.isfinite(y).all() and np.isfinite(reference).all()):
         return inf
     error = float(np.linalg.norm(y.astype(np.float64) - reference))
     size = float(np.linalg.norm(reference))

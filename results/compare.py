@@ -1,9 +1,10 @@
 """Two runs, or two backends of one run, side by side: ratios of time with intervals over processes.
 
+>>> from membound.results.store import load_rows
 >>> table = compare_backends(load_rows([path]), "mine:cpu", "other:cpu")
 >>> table[["work", "time_ratio", "time_ratio_ci", "differs"]]
 
-Only like is compared with like: the same spec (so the same shapes, formats and arithmetic) with as many
+Only like is compared with like: the same spec (so the same shapes, formats and arithmetic) with the same number of
 threads on the same kind of machine. A ratio is B's time over A's: below 1, B is faster.
 """
 
@@ -32,7 +33,7 @@ COLUMNS = {
     "replicates_a": "processes of A",
     "replicates_b": "processes of B",
     "time_ratio": "time of B over time of A; below 1, B is faster: the median over rounds where both took turns",
-    "time_ratio_ci": "95 % interval over processes; None with one process on a side",
+    "time_ratio_ci": "95 % interval over processes; None with fewer than three on a side",
     "paired": "True where both took turns in the same rounds, so that what the machine did cancels",
     "differs": "True where the interval excludes 1; None without an interval",
     "note": "why there is no ratio",
@@ -45,9 +46,9 @@ class CompareError(MemboundError, ValueError):
 
 
 def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.DataFrame:
-    """Every backend of two runs against itself, a line for each work that both ran.
+    """Every backend of two runs compared with itself, a line for each work that both ran.
 
-    Raises CompareError if the machines differ (unless `force`) or nothing is in common.
+    Raises CompareError if the machines differ (unless `force`) or if the runs have nothing in common.
     """
     left, right = _by_case(a), _by_case(b)
     common = [key for key in left if key in right]
@@ -62,7 +63,7 @@ def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.
 def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
     """Two backends of one run, a line for each work that both were given.
 
-    Raises CompareError if a backend is not in the run or nothing is in common.
+    Raises CompareError if a backend is not in the run or if the two have nothing in common.
     """
     ran = list(dict.fromkeys(row.backend for row in rows if row.kind == "case"))
     for name in (a, b):
@@ -101,7 +102,7 @@ def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
 
 
 def _refuse_other_accelerators(cases: Iterable[Sequence[Row]]) -> None:
-    """One host may have had another GPU in it: the fingerprint of a machine does not name them."""
+    """A host may have had another GPU at the time; the fingerprint of a machine does not name it."""
     for rows in cases:
         names = list(dict.fromkeys(row.device for row in rows if row.accelerator and row.device))
         if len(names) > 1:
@@ -112,7 +113,7 @@ def _refuse_other_accelerators(cases: Iterable[Sequence[Row]]) -> None:
 
 
 def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
-    """The machine, its memory in whole GiB: what a kernel keeps for itself varies from boot to boot."""
+    """The machine, its memory in whole GiB, since what a kernel keeps for itself varies from boot to boot."""
     machine = dict(next((r.machine for r in rows if r.machine), {}))
     if machine.get("memory_bytes"):
         machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"

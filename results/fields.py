@@ -1,10 +1,10 @@
-"""A line of JSON held against the dataclass that it should become: every field known, there, and of its type.
+"""Checks a line of JSON against the dataclass that it should become: every field known, present, and of its type.
 
 >>> wrong_version({"schema_version": 1}, newest=2), wrong_field(Row, {"run_id": 5} | rest)
 ('', "run_id=5 is not text")
 
-Annotations are the rule, so that a new field is checked as soon as it has one. JSON has no NaN, a count or a
-time is never negative, and true is no number. Both functions return what is wrong, or ''.
+The check follows the annotations, so that a new field is checked as soon as it has one. JSON has no NaN, a count or a
+time is never negative, and true is not a number. Both functions return what is wrong, or ''.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from math import isinf
 from typing import Any, get_args, get_origin, get_type_hints
 
 Check = Callable[[Any], bool]
 
 LARGEST = 1e30
-"""No byte, FLOP or second count comes near it; JSON allows numbers whose quotients overflow."""
+"""No count of bytes, FLOPs or seconds comes near it, but JSON allows numbers whose quotients overflow."""
 
 
 def read_json(line: str) -> Any:
-    """What the line holds. Raises ValueError on malformed text, NaN, and nesting too deep to be read."""
+    """The content of the line. Raises ValueError on malformed text, NaN, 1e999, and nesting too deep to be read."""
     try:
-        return json.loads(line, parse_constant=_no_number)
+        return json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -33,8 +34,15 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if isinf(value):  # it could be read, and never be written again
+        raise ValueError(f"{text} is not a number of JSON")
+    return value
+
+
 def wrong_version(data: Mapping[str, Any], newest: int, what: str = "") -> str:
-    """Whether `schema_version` is a version that can be read; `what` says of which files."""
+    """What is wrong with `schema_version`, or ''; `what` names the kind of file in the message."""
     version = data.get("schema_version")
     if version is None:
         return "no schema_version"
@@ -62,7 +70,7 @@ def wrong_field(cls: type[Any], data: Mapping[str, Any]) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, of either sign."""
+    """Whether it is a finite number, positive or negative."""
     return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
@@ -116,7 +124,7 @@ CHECKS: dict[Any, tuple[Check, str]] = {
         "an object of numbers and texts",
     ),
 }
-"""Every annotation that a stored dataclass may use, and what its values are called."""
+"""Every annotation that a stored dataclass may use, and the word for its values in messages."""
 
 
 @cache
@@ -136,6 +144,6 @@ def _required(cls: type[Any]) -> frozenset[str]:
 
 
 def _short(value: Any) -> str:
-    """The value as a message can hold it."""
+    """The value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,33 +10,37 @@ processes cannot give an interval that covers more than 75 % of the time; t with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import exp, sqrt
 
 import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+FEWEST = 3
+"""Processes below which there is no interval: that of two spans a factor of a hundred and says nothing."""
+
+MOST_LOG = 690.0
+"""The logarithm of 1e299: a file may hold values that no machine gives."""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than two.
+    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than FEWEST.
 
     The median of the values lies in it, which is what is reported beside it.
     """
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return None
     logs = np.log(values)
     half = _quantile(len(logs) - 1) * float(logs.std(ddof=1)) / sqrt(len(logs))
-    middle, median = float(logs.mean()), float(np.median(logs))
-    return exp(min(middle - half, median)), exp(max(middle + half, median))
+    return _around(float(logs.mean()), half, float(np.median(values)))
 
 
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float] | None:
     """The same of a ratio whose two sides are independent (Welch, The generalization of Student's problem, 1947).
 
-    None with fewer than two values on a side.
+    The ratio of the medians lies in it. None with fewer than FEWEST values on a side.
     """
-    if min(len(numerators), len(denominators)) < 2:
+    if min(len(numerators), len(denominators)) < FEWEST:
         return None
     a, b = np.log(numerators), np.log(denominators)
     parts = [float(side.var(ddof=1)) / len(side) for side in (a, b)]
@@ -44,11 +48,15 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
     freedom = spread**2 / weights if weights > 0 else len(a) + len(b) - 2
     half = _quantile(freedom) * sqrt(spread)
-    middle, median = (
-        float(a.mean() - b.mean()),
-        log(float(np.median(numerators)) / float(np.median(denominators))),
+    return _around(
+        float(a.mean() - b.mean()), half, float(np.median(numerators)) / float(np.median(denominators))
     )
-    return exp(min(middle - half, median)), exp(max(middle + half, median))
+
+
+def _around(middle: float, half: float, median: float) -> tuple[float, float]:
+    """From logarithms; wide enough for the median, and finite however wild the values are."""
+    low, high = (exp(min(MOST_LOG, max(-MOST_LOG, edge))) for edge in (middle - half, middle + half))
+    return min(low, median), max(high, median)
 
 
 def _quantile(freedom: float) -> float:

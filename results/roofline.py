@@ -1,4 +1,4 @@
-"""The ceilings that belong to a case: measured in the same run, on the same device, with as many threads.
+"""The ceilings that belong to a case: measured in the same run, on the same device, with the same number of threads.
 
 >>> limits = limits_of(row, rows)
 >>> limits.read_bytes_per_s, limits.compute_flops_per_s, limits.launch_s
@@ -18,7 +18,7 @@ class Limits:
     """Measured ceilings of one case; None is "not measured in this run".
 
     read_bytes_per_s is the bandwidth that the row's `memory_ceiling` names: memory's, or a link's.
-    read_lowest_bytes_per_s is the lowest of its measurements: what was left where others use the memory too.
+    read_lowest_bytes_per_s is the lowest of its measurements: what others who use the memory left.
     """
 
     read_bytes_per_s: float | None
@@ -45,9 +45,9 @@ def settings(work: str) -> dict[str, str]:
 def compute_ceilings(work: str) -> tuple[str, ...]:
     """Names of the ceilings that bound a work's arithmetic.
 
-    Integer arithmetic (act=int8) is held against integer ceilings. Float arithmetic is held against
-    float32 multiply-adds and GEMMs, and against the dot products, matrix tiles and GEMM of the stored format; integers that are widened
-    to floats fit bfloat16 exactly, so its GEMM counts for them.
+    Integer arithmetic (act=int8) is compared with integer ceilings. Float arithmetic is compared with float32
+    multiply-adds and GEMMs, and with the dot products, matrix tiles and GEMM of the stored format. bfloat16 holds
+    integers that are widened to floats exactly, so its GEMM counts for them.
     """
     keys = settings(work)
     if keys.get("act") == "int8":
@@ -61,9 +61,9 @@ def compute_ceilings(work: str) -> tuple[str, ...]:
 
 
 def limits_of(row: Row, rows: Iterable[Row]) -> Limits:
-    """The ceilings for a row among `rows`, the best where several apply or one was measured again.
+    """The ceilings for a row among `rows`; the best if several apply or one was measured repeatedly.
 
-    A measured ceiling is a lower bound of the true one, so the best measurement is the nearest to it.
+    A measured ceiling is a lower bound of the true one, so the best measurement is the closest to it.
     """
     near = [
         r

@@ -14,13 +14,14 @@ that a better statistic can be applied to an old measurement.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from membound.errors import MemboundError
 from membound.results.fields import is_number, read_json, wrong_field, wrong_version
-from membound.results.turns import StoredTurn, usable
+from membound.results.turns import SHORTEST_S, StoredTurn, usable
 
 SCHEMA_VERSION = 3
 
@@ -36,15 +37,18 @@ STATUSES = (
 )
 GRADES = ("clean", "contended", "invalid", "unknown")
 KINDS = ("case", "ceiling")
-SHORTEST_S = 1e-12
-"""No clock tells less; a rate made from a shorter time would overflow."""
+IN_TURN = ("turns", "lowest", "highest")
+"""What the config of a ceiling that took turns says of them."""
 MEASURED = {
     "accelerator": ("cache_bytes",),
-    "config": ("array_bytes", "arrays", "rotation_bytes", "threads"),
+    "config": ("array_bytes", "arrays", "rotation_bytes", "threads", *IN_TURN),
     "machine": ("last_level_cache_bytes", "memory_bytes"),
     "telemetry": ("device_energy_j",),
 }
-"""Entries of free-form fields that figures are made from: numbers, or null where nothing could be read."""
+"""Entries of free-form fields that figures are made from: numbers, or null where nothing could be read.
+
+`config` is that of a ceiling; a case's holds what its runtime was set to, in any words.
+"""
 
 
 class RowError(MemboundError, ValueError):
@@ -173,16 +177,29 @@ def _wrong_figure(row: Row) -> str:
         return "a case that is ok has neither turns nor samples"
     if row.status == "ok" and row.kind == "ceiling" and not row.value:
         return f"a ceiling that is ok has the value {row.value}"
-    if not isinstance(row.config.get("work", ""), str):
-        return f"work={row.config['work']!r} of config is not text"
-    if null := [entry for entry in MEASURED["config"] if row.config.get(entry, 0) is None]:
-        return f"{null[0]}=None of config is not a number"
+    if row.kind == "ceiling" and (wrong := wrong_config(row.config)):
+        return wrong
     for name, entries in MEASURED.items():
-        stored = getattr(row, name)
+        stored = getattr(row, name) if name != "config" else {}
         for entry in entries:
             if stored.get(entry) is not None and not is_number(stored[entry]):
                 return f"{entry}={stored[entry]!r} of {name} is not a number"
     return ""
+
+
+def wrong_config(config: Mapping[str, Any]) -> str:
+    """What a reader of ceilings could make no figure of in a ceiling's config, or ''."""
+    if not isinstance(config.get("work", ""), str):
+        return f"work={config['work']!r} of config is not text"
+    for entry in MEASURED["config"]:
+        if not is_number(config.get(entry, 0)):
+            return f"{entry}={config[entry]!r} of config is not a number"
+    told = [entry for entry in IN_TURN if entry in config]
+    return (
+        f"config has {', '.join(told)} but not all of {', '.join(IN_TURN)}"
+        if 0 < len(told) < len(IN_TURN)
+        else ""
+    )
 
 
 def _migrate(data: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
-"""Row files: one JSON object a line, one file a run; nothing measured is lost, nothing is read in doubt.
+"""Row files: one JSON object to a line, one file to a run. No measurement is lost, and no damaged line is read.
 
 >>> with RunWriter(new_run_path(Path("results/runs"), new_run_id("AMD EPYC 9654"))) as writer:
 ...     writer.append(row)                  # on disk, in <path>.partial, when the call returns
 >>> rows = load_rows("results/runs")        # files, folders, and runs that were cut short
 
-A run grows in ``<run>.jsonl.partial`` and takes its final name when it is finished. A line that was
+A run is written to ``<run>.jsonl.partial`` and gets its final name when it is finished. A line that was
 torn by a kill or a full disk can only be the last one; it is dropped on load. Anything else that cannot
 be read is an error that names file and line.
 """
@@ -29,13 +29,13 @@ from membound.results.row import Row, RowError
 SUFFIX = ".jsonl"
 PARTIAL = ".partial"
 CLAIM_PREFIX = "claim-"
-"""Files of `membound claim` in the same folders: their lines are no rows alone (claim.py reads them)."""
+"""The start of the names of `membound claim`'s files in the same folders. They do not hold only rows; claim/file.py reads them."""
 
 Parsed = TypeVar("Parsed")
 
 
 class Line(Protocol):
-    """What a file of JSON lines holds: a row, an observation."""
+    """What a file of JSON lines holds: rows, observations."""
 
     def to_json(self) -> str:
         """One line of JSON without its end."""
@@ -43,7 +43,7 @@ class Line(Protocol):
 
 
 class StoreError(MemboundError, OSError):
-    """A row file or its folder cannot be read or written. One line that names it and the cause."""
+    """A row file or its folder cannot be read or written. The message is one line with its name and the cause."""
 
 
 def new_run_id(cpu: str, now: datetime | None = None) -> str:
@@ -55,7 +55,7 @@ def new_run_id(cpu: str, now: datetime | None = None) -> str:
 
 
 def new_run_path(out: Path, run_id: str) -> Path:
-    """The file of a new run in folder `out`, which is made. Raises StoreError if it cannot be written."""
+    """The path of a new run in folder `out`, which is made. Raises StoreError if it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,8 +69,8 @@ class RunWriter:
     """Appends rows to ``<path>.partial``, each on disk before `append` returns; `finish` gives the final name.
 
     A context manager: leaving it normally finishes the run, an exception leaves the partial file, which
-    `load_rows` reads. Raises StoreError where the file system refuses; what was written stays readable.
-    With `resume` the partial file is gone on with; a torn last line is cut off first.
+    `load_rows` reads. Raises StoreError if the file system refuses; what was written stays readable.
+    With `resume` it continues the partial file, after removing a torn last line.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -106,7 +106,8 @@ class RunWriter:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(end)  # shrinking needs no space, and keeps later rows off a torn line
+            # Shrinking needs no space, and keeps later rows from following a torn line.
+            self._file.truncate(end)
             self._file.seek(end)
             raise StoreError(
                 f"{self.partial} cannot be written: {error.strerror}; the rows before this one are kept"
@@ -153,7 +154,7 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
 
     A file that ends in .json is one of pytest-benchmark (results/exchange/pytest_benchmark.py). In a row
     file a torn last line is dropped. Raises RowError with file and line number on any other line that cannot
-    be read and on a newer schema; StoreError where a path does not exist or cannot be read.
+    be read and on a newer schema; StoreError if a path does not exist or cannot be read.
     """
     given = [paths] if isinstance(paths, Path | str) else paths
     return [row for path in given for file in _files(Path(path)) for row in _rows(file)]
@@ -184,8 +185,8 @@ def _rows(path: Path) -> Iterator[Row]:
 def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[ValueError]) -> Iterator[Parsed]:
     """Every line of a file as `parse` makes it; a torn last line is dropped.
 
-    Raises `malformed` with file and line number where `parse` raised a ValueError; StoreError where the
-    file cannot be read.
+    Raises `malformed` with file and line number if `parse` raised a ValueError, and StoreError if the file
+    cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -203,7 +204,7 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether a line without a newline is complete: a cut one cannot end with the brace that closes it."""
+    """Whether a line without a newline is complete: one that was cut off cannot end with its closing brace."""
     try:
         json.loads(line.decode())
     except ValueError:

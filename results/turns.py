@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any, Self
 
 from membound.results.fields import wrong_field
 
+SHORTEST_S = 1e-12
+"""No clock tells less; a rate made from a shorter time would overflow."""
+SLOWEST = 1e-12
+"""Of a ceiling, bytes/s or FLOP/s: a time made from a lower one would overflow."""
 DISTURBED = 0.03
 """A burst is dirty if its threads waited to run, or others ran, for more than this share of it."""
 FEWEST_CLEAN = 3
@@ -76,10 +81,13 @@ class StoredTurn:
         if wrong := wrong_field(cls, data):
             raise ValueError(wrong)
         turn = cls(**data)
-        if turn.between > 1 or turn.launches < 1 or turn.time_s <= 0 or turn.device_s == 0:
+        if turn.between > 1 or turn.launches < 1 or turn.time_s < SHORTEST_S:
             raise ValueError(f"a turn of {turn.time_s:g} s with {turn.launches} launches at {turn.between:g}")
-        if not all((*turn.before.values(), *turn.after.values())):
-            raise ValueError("a ceiling of a turn is 0")
+        if turn.device_s is not None and turn.device_s < SHORTEST_S:
+            raise ValueError(f"a turn of {turn.device_s:g} s by the device's clock")
+        lowest = min((*turn.before.values(), *turn.after.values()), default=1.0)
+        if lowest < SLOWEST:
+            raise ValueError(f"a ceiling of a turn is {lowest:g}")
         return turn
 
 
@@ -95,11 +103,13 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def usable(turns: Sequence[StoredTurn]) -> list[StoredTurn]:
-    """The clean turns; with fewer than three of them, the least disturbed third (at least 3)."""
+    """The clean turns; with fewer than three of them, the least disturbed third (at least 3); all if nobody can tell."""
     clean = [turn for turn in turns if turn.clean]
     if len(clean) >= FEWEST_CLEAN:
         return clean
-    ranked = sorted(turns, key=lambda turn: turn.disturbance or 0.0)
+    if all(turn.disturbance is None for turn in turns):
+        return list(turns)
+    ranked = sorted(turns, key=lambda turn: inf if turn.disturbance is None else turn.disturbance)
     return ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]
 
 
@@ -112,7 +122,7 @@ def grade_of(turns: Sequence[StoredTurn]) -> tuple[str, list[str]]:
     if clean >= CLEAN_SHARE * len(turns):
         return "clean", []
     least = sorted(d for d in seen if d is not None)[: max(FEWEST_CLEAN, len(seen) // 3)]
-    dirty = f"{len(turns) - clean} of {len(turns)} turns disturbed"
+    dirty = f"disturbed turns: {len(turns) - clean} of {len(turns)}"
     if not clean and least[len(least) // 2] > INVALID:
         return "invalid", [f"{dirty}, the best ones by {least[len(least) // 2]:.0%}"]
     return "contended", [dirty]

@@ -1,11 +1,11 @@
-"""What limits a case: memory, compute, overhead or the cache. Every threshold of the verdicts stands here.
+"""What limits a case: memory, compute, overhead or the cache. All thresholds of the verdicts are here.
 
 A launch cannot end before its bytes have moved and its FLOPs are done, so with measured ceilings
 
     t ≥ max(bytes / BW, FLOPs / F) + t0
 
 where t0 is the measured launch overhead of that backend. A verdict names the term that explains the
-time, and says `inconclusive` where the evidence does not reach.
+time; it is `inconclusive` if there is not enough evidence.
 
 >>> judge(Evidence(time_s=1.0, memory_s=0.9, compute_s=0.1)).name
 'memory'
@@ -16,15 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NEAR_CEILING = 0.70
-"""A ceiling limits a case that spends at least this share of its time at it. Ours, not from a paper:
+"""A ceiling limits a case that reaches at least this share of it. This is our choice and not from a paper:
 below it more than 30 % of the time is neither bytes nor FLOPs, and a better kernel would gain more than
-a faster memory."""
+faster memory."""
 LAUNCH_DOMINATES = 0.50
-"""Overhead is named without looking further where launching alone takes this share of the time."""
+"""If launching alone takes this share of the time, the verdict is overhead whatever else holds."""
 CACHE_FITS = 1.0
 """A working set of up to this many last-level caches may live in the cache from launch to launch."""
 ROTATION = 4.0
-"""Input sets of this many last-level caches defeat the cache; in between, part of the bytes may hit it."""
+"""Input sets of this many last-level caches defeat the cache; with fewer, part of the bytes may come from it."""
 CEILING_SLACK = 0.05
 """A case this far above a ceiling says that the ceiling is wrong, or that not all bytes came from memory."""
 
@@ -33,10 +33,10 @@ VERDICTS = ("memory", "compute", "overhead", "cache", "inconclusive")
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a verdict rests on. Times are seconds a launch; None is "not measured".
+    """What a verdict is based on. Times are seconds per launch; None means "not measured".
 
     memory_s is bytes / read ceiling, compute_s is FLOPs / compute ceiling, launch_s the launch overhead;
-    memory_most_s is bytes / the lowest measurement of the read ceiling, where there are several.
+    memory_most_s is bytes / the lowest measurement of the read ceiling, if there are several.
     """
 
     time_s: float
@@ -49,7 +49,7 @@ class Evidence:
     cache_bytes: int = 0
     valid: bool = True
     memory_name: str = "memory"
-    """What the bytes come through: ``memory``, or a link's ceiling by its name."""
+    """Where the bytes come from: ``memory``, or the name of a link's ceiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,5 +122,5 @@ def _near(case: Evidence, term: str, bound_s: float) -> Verdict:
 
 
 def _named(case: Evidence, term: str) -> str:
-    """The term's ceiling as a reader knows it."""
+    """The reader's word for the ceiling of a term."""
     return case.memory_name if term == "memory" else term

@@ -1,4 +1,4 @@
-"""Figures and specs as people read them; units always stand beside the number.
+"""Figures and specs for people to read; every number has its unit.
 
 >>> duration(0.0012345), amount(33_554_432, "B"), rate(2e11, "bytes/s")
 ('1.234 ms', '33.6 MB', '200.0 GB/s')
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def short(work: str) -> str:
-    """A spec in fewer words: numbers keep their keys, words stand alone, defaults of a word go."""
+    """A spec in fewer words: numbers keep their keys, names lose them, and act=float is left out."""
     kind, _, rest = work.partition(":")
     words = []
     for part in filter(None, rest.split(",")):
@@ -23,8 +23,9 @@ def duration(seconds: float | None, digits: int = 4) -> str:
     if seconds is None:
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.{digits}g} {unit}"
+        text = f"{seconds / scale:.{digits}g}"
+        if float(text) >= 1:  # once it is rounded: 999.7 µs in three digits are a millisecond
+            return f"{text} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
 
 
@@ -36,8 +37,13 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in %; ``–`` for None."""
+    return "–" if share is None else f"{share:.0%}"
+
+
 def rate(value: float, unit: str) -> str:
-    """A ceiling's figure: bytes/s in GB/s, FLOP/s with a prefix, seconds as a duration."""
+    """The figure of a ceiling: bytes/s in GB/s, FLOP/s with a prefix, seconds as a duration."""
     if unit == "s":
         return duration(value)
     return f"{value / 1e9:.1f} GB/s" if unit == "bytes/s" else amount(value, unit)

@@ -120,3 +120,11 @@ def no_environments_of_the_user(
     """What the user made with `membound env create` must not change what tests find."""
     if not request.node.get_closest_marker(ENGINE):
         monkeypatch.setenv("MEMBOUND_ENVIRONMENTS", str(tmp_path_factory.getbasetemp() / "no-environments"))
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch):
+    """Workers that answer at once, in place of all that a run starts: see fake_workers.py."""
+    import fake_workers
+
+    return fake_workers.install(monkeypatch)

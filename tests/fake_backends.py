@@ -238,6 +238,23 @@ CLASSES = {
 }
 
 
+CACHE = "FAKE_CACHE_BYTES"
+
+
+def shrink_the_cache(size: int) -> None:
+    """Have input sets rotate past a cache of that size, instead of this machine's, which takes gigabytes to pass."""
+    from membound.bench.ceilings import rotating
+    from membound.bench.measure import cold_memory
+
+    for module in (rotating, cold_memory):
+        module.last_level_cache_bytes = lambda: size  # type: ignore[attr-defined]
+    rotating.BYTES_PER_THREAD = size
+
+
+if CACHE in os.environ:  # in a worker: tests import this module before they install it
+    shrink_the_cache(int(os.environ[CACHE]))
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a distribution with entry points in `folder` and put it on the path of this process and of workers."""
     info = folder / "fake_backends-0.dist-info"
@@ -250,4 +267,5 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.environ.get("PYTHONPATH")
     paths = filter(None, (str(folder), str(Path(__file__).parent), before))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv(CACHE, str(1 << 20))
     registry._entry_points.cache_clear()

@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.inputs import F32, I64, LayerWeights, ModelInputs, Weight, dequantize, make_inputs
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import F32, Weight, dequantize
+from membound.kernels.weights.layers import I64, LayerWeights
 from membound.kernels.work import parse
 
 FORMATS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}

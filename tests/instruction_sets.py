@@ -38,7 +38,7 @@ def runs_here(name: str) -> bool:
     """Whether that is not what this process runs on anyway, and this processor has it."""
     import llvmlite.binding as llvm
 
-    from membound.kernels.cpu.simd import INSTRUCTION_SET
+    from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 
     return name != INSTRUCTION_SET and (name == "plain" or bool(llvm.get_host_cpu_features().get(name)))
 

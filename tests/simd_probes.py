@@ -9,8 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.cpu.simd import LANES
-from membound.kernels.inputs import from_bf16, to_bf16
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.weights.formats import from_bf16, to_bf16
 
 rng = np.random.default_rng()  # fresh inputs at every run
 F32 = npt.NDArray[np.float32]

@@ -10,16 +10,18 @@ from typing import Any
 
 import fake_backends
 import pytest
+from membound.bench.measure.case import Case, run_case
 from test_device_counters import FakeNvml
 
+from membound.bench.claim.budget import Budget
+from membound.bench.claim.ceilings import Refused
 from membound.bench.measure import case as case_module
-from membound.bench.measure.case import Case, run_case
-from membound.bench.measure.contestant import ColdMemory, Refused, enter
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.cold_memory import ColdMemory
+from membound.bench.measure.contestant import enter
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent
-from membound.kernels.cuda.device import gpu
+from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.work import parse
 from membound.results.row import Row
@@ -115,7 +117,7 @@ def test_a_simulated_gpu_becomes_a_row_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numba's kernels through the whole of a case; what the simulator has no counters for is unknown."""
-    monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
+    monkeypatch.setattr(driver, "open_gpu", lambda ordinal: SimulatedGpu())
     work = "linear:n=16,k=64,m=1,weight=bf16"
     quick = replace(BUDGET, warmup_launches=1, samples=2, slow_samples=1, device_samples=1, hot_samples=1)
     room = 2 * parse(work).footprint_bytes

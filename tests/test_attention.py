@@ -11,16 +11,18 @@ import numpy.typing as npt
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.cpu.attention.decode import attend, attention_kernel
+from membound.kernels.cpu.attention.decode import attend, attention_kernel, flat_cache
 from membound.kernels.cpu.matmul.grouping import Grouping, grouping
-from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES
-from membound.kernels.inputs import KVCache, random_cache
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
+from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.generate import random_cache
 
 rng = np.random.default_rng()  # fresh inputs at every run
 F32 = npt.NDArray[np.float32]
 CONTEXTS = (1, 2, 15, 16, 17, 127, 128, 129, 255, 257, 1000)
 SPLITS = ((2, 1), (1, 2), (3, 5), (1, 16))  # (KV heads, threads): shares end at, before and within KV heads
-BOUNDS = {"f32": 5e-6, "bf16": 5e-6, "int8": 1e-3}  # the float64 reference reads the same stored cache
+# The float64 reference reads the same stored cache.
+BOUNDS = {"f32": 5e-6, "bf16": 5e-6, "f16": 5e-6, "int8": 1e-3}
 
 
 def make_cache(kv: str, *shape: int) -> KVCache:
@@ -41,7 +43,8 @@ def with_room(values: npt.NDArray[Any] | None, extra: int, start: int = 0) -> np
 def run(q: F32, cache: KVCache, threads: int, extra: int = 0) -> F32:
     batch, kv_heads, context, dim = cache.k.shape
     group = q.shape[1] // kv_heads
-    arrays = (with_room(a, extra) for a in (cache.k, cache.v, cache.k_scales, cache.v_scales))
+    roomy = (with_room(a, extra) for a in (cache.k, cache.v, cache.k_scales, cache.v_scales))
+    arrays = flat_cache(KVCache(cache.format, *roomy))
     out = np.full(q.size, np.nan, np.float32)
     kernel = attention_kernel(*astuple(grouping(cache.format, group, dim)))
     kernel(q.reshape(-1), *arrays, out, batch, kv_heads, group, dim, context, context + extra, threads)
@@ -65,26 +68,40 @@ def worst_error(kv: str, group: int, dim: int, contexts: tuple[int, ...] = CONTE
     return worst
 
 
-@pytest.mark.parametrize("kv", ["f32", "bf16", "int8"])
-@pytest.mark.parametrize(("group", "dim"), [(3, 64), (7, 64), (8, 128), (16, 64)])
+GROUPS = [(3, 64), (7, 64), (8, 128), (16, 64)]
+
+
+@pytest.mark.parametrize(
+    ("kv", "group", "dim"),
+    [*((kv, *shape) for kv in ("f32", "bf16", "int8") for shape in GROUPS), ("f16", 7, 96)],
+)
 def test_groups_of_query_heads(kv: str, group: int, dim: int) -> None:
     assert worst_error(kv, group, dim) < BOUNDS[kv]
 
 
 @pytest.mark.parametrize(
-    "kv", ["f32", *(pytest.param(kv, marks=pytest.mark.instruction_set) for kv in ("bf16", "int8"))]
+    "kv", ["f32", *(pytest.param(kv, marks=pytest.mark.instruction_set) for kv in ("bf16", "f16", "int8"))]
 )
 def test_four_query_heads_a_kv_head(kv: str) -> None:
     assert worst_error(kv, 4, 128) < BOUNDS[kv]
 
 
-@pytest.mark.parametrize(("kv", "group", "dim"), [("f32", 1, 128), ("bf16", 2, 32), ("int8", 1, 64)])
+@pytest.mark.parametrize(
+    ("kv", "group", "dim"), [("f32", 1, 128), ("bf16", 2, 32), ("f16", 1, 64), ("int8", 1, 64)]
+)
 def test_few_query_heads(kv: str, group: int, dim: int) -> None:
     assert worst_error(kv, group, dim) < BOUNDS[kv]
 
 
 @pytest.mark.parametrize(
-    ("kv", "group", "dim"), [("int8", 4, 80), ("int8", 4, 40), ("int8", 3, 33), ("bf16", 4, 80)]
+    ("kv", "group", "dim"),
+    [
+        ("int8", 4, 80),
+        ("int8", 4, 40),
+        ("int8", 3, 33),
+        ("bf16", 4, 80),
+        pytest.param("f16", 3, 33, marks=pytest.mark.instruction_set),
+    ],
 )
 def test_odd_head_sizes(kv: str, group: int, dim: int) -> None:
     assert worst_error(kv, group, dim, (1, 17, 300)) < BOUNDS[kv]
@@ -115,7 +132,7 @@ def test_scores_of_any_size_do_not_overflow() -> None:
 
 
 def test_a_value_all_tokens_share_is_the_output() -> None:
-    for kv, one in (("f32", np.float32(1)), ("bf16", np.uint16(0x3F80))):
+    for kv, one in (("f32", np.float32(1)), ("bf16", np.uint16(0x3F80)), ("f16", np.float16(1))):
         cache = make_cache(kv, 1, 2, 333, 64)
         cache.v[:] = one
         np.testing.assert_allclose(run(queries(1, 8, 64), cache, 3), 1, rtol=1e-5)

@@ -15,9 +15,9 @@ from membound.bench.ceilings.patterns import CeilingError, Pattern
 from membound.bench.measure.turns import Turn
 from membound.errors import Unsupported
 from membound.kernels import reference
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.cpu.simd import BF16_DOT
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import BF16_DOT
 from membound.kernels.inputs import Inputs
 from membound.kernels.work import Linear, Work
 

@@ -8,11 +8,12 @@ from safetensors.numpy import save_file
 from membound.bench import cli
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
-from membound.kernels.inputs import dequantize, from_bf16, make_inputs, quantize, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import compute, relative_error
+from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
-from membound.kernels.work import FORMATS, parse
+from membound.kernels.weights.formats import FORMATS, dequantize, from_bf16, quantize, to_bf16
+from membound.kernels.work import parse
 
 CONFIG = {
     "hidden_size": 128,

@@ -1,4 +1,4 @@
-"""docs/claim.md says what the file of experiments says, and what the verdicts mean in the code."""
+"""docs/claim.md and docs/claims/ say what the experiments, the verdicts and the published claims say."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from membound.bench.claim.report import load_reports, write_into
 from membound.results.claim.experiments import TEXTS, load_experiments
 from membound.results.claim.finding import VERDICTS
 from membound.results.claim.observation import ClaimMeta, Observation
-from membound.results.report.markdown import CLAIMS, EXPERIMENTS, experiments_markdown, replaced
+from membound.results.report.markdown import experiments_markdown
 
-DOC = (Path(__file__).parent.parent / "docs/claim.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs/claims"
+DOC = (ROOT / "docs/claim.md").read_text()
 REGISTER = load_experiments()
 
 
-def test_the_experiments_are_those_of_the_file():
-    assert replaced(DOC, EXPERIMENTS, experiments_markdown(REGISTER)) == DOC, (
-        "renew it: membound claim-report results/published --into docs/claim.md"
-    )
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_summary_and_the_pages_are_what_the_command_makes_of_the_published_claims(tmp_path):
+    renew = "renew them: membound claim-report results/published --into docs/claim.md"
+    (tmp_path / "claim.md").write_text(DOC)
+    write_into(load_reports([ROOT / "results/published"]), tmp_path / "claim.md")
+    assert (tmp_path / "claim.md").read_text() == DOC, renew
+    assert files_of(tmp_path / "claims") == files_of(PAGES), renew
+    for path in sorted(PAGES.glob("*.md")):
+        assert (tmp_path / "claims" / path.name).read_text() == path.read_text(), f"{path.name}: {renew}"
+
+
+def test_the_summary_leads_to_the_place_of_each_experiment():
+    links = re.findall(r"\]\(claims/experiments\.md#([\w-]+)\)", DOC)
+    headings = re.findall(r"^## (.*)$", (PAGES / "experiments.md").read_text(), re.M)
+    assert links == [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+    assert len(links) == len(list(REGISTER))
 
 
 def test_every_text_and_number_is_rendered():
     text = experiments_markdown(REGISTER)
     for experiment in REGISTER:
         assert all(getattr(experiment, key) in text for key in TEXTS)
-        section = text.partition(f"### {experiment.id}. ")[2].partition("\n### ")[0]
+        section = text.partition(f"## {experiment.id}. ")[2].partition("\n## ")[0]
         assert all(f"`{name}` {value:g}" in section for name, value in experiment.thresholds.items())
         assert all(f"`{name}`" in section for name in (*experiment.arms, *experiment.factors))
 
@@ -42,7 +60,3 @@ def test_every_field_of_a_claim_file_is_documented():
         section = DOC.partition(f"| {heading} |")[2].partition("\n\n")[0]
         named = set(re.findall(r"`(\w+)`", re.sub(r"\| [^|]* \|$", "|", section, flags=re.M)))
         assert named == {f.name for f in fields(kind)}
-
-
-def test_the_claims_have_their_place():
-    assert replaced(DOC, CLAIMS, "x") != DOC

@@ -10,8 +10,8 @@ from rows import ceiling, run_rows, write
 
 from membound.results.claim.file import claim_files, load_claim, new_claim_path
 from membound.results.claim.observation import SCHEMA_VERSION, ObservationError
-from membound.results.runs import stored_runs
 from membound.results.store import RunWriter, StoreError, load_rows
+from membound.results.stored_runs import stored_runs
 from membound.results.turns import StoredTurn
 
 

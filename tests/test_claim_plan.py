@@ -16,7 +16,8 @@ from membound.bench.claim.plan import (
     plain_devices,
 )
 from membound.bench.claim.scene import Scene
-from membound.bench.planning.plan import Options, PlanError
+from membound.bench.planning.plan import Options
+from membound.bench.planning.suites import PlanError
 from membound.results.claim.experiments import load_experiments
 
 REGISTER = load_experiments()

@@ -12,8 +12,8 @@ from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows, write
 import membound
 from membound.backends import registry
 from membound.bench import api, cli
-from membound.bench.commands import listing
 from membound.bench.planning import choice as setup
+from membound.bench.planning import inventory
 from membound.bench.planning.probe import Found
 from membound.results.row import SCHEMA_VERSION
 
@@ -79,7 +79,7 @@ def devices(monkeypatch):
 
     monkeypatch.setattr(setup, "probe", probe)
     monkeypatch.setattr(setup, "probe_devices", probe_devices)
-    monkeypatch.setattr(listing, "probe", probe)
+    monkeypatch.setattr(inventory, "probe", probe)
     return here
 
 
@@ -129,7 +129,7 @@ def test_version(membound_):
     assert membound_("--version") == (0, f"membound {membound.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "list", "run", "show", "compare", "duel"])
+@pytest.mark.parametrize("command", ["", "list", "coverage", "run", "show", "compare", "duel"])
 def test_help_names_every_option(membound_, command):
     status, out, _ = membound_(*filter(None, [command]), "--help")
     assert status == 0
@@ -159,8 +159,8 @@ def test_list_loads_no_runtime_and_no_pandas(tmp_path):
     code = f"""
 import sys
 from membound.bench import cli
-from membound.bench.commands import listing
-listing.probe = lambda *a: []
+from membound.bench.planning import inventory
+inventory.probe = lambda *a: []
 try:
     cli.main(["list"])
 except SystemExit as end:

@@ -16,8 +16,9 @@ from membound.kernels.cuda.attention.decode import (
     plan_splits,
 )
 from membound.kernels.cuda.device import simulator
-from membound.kernels.inputs import AttentionInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import DecodeAttention, parse
 
 

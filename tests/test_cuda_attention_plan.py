@@ -6,8 +6,9 @@ import pytest
 
 from membound.kernels.cuda.attention.plan import prepare_attention, unsupported_attention
 from membound.kernels.cuda.device.simulated import SimulatedGpu
-from membound.kernels.inputs import AttentionInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import DecodeAttention, LatentAttention, parse
 
 

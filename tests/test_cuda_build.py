@@ -16,7 +16,8 @@ from membound.kernels.cuda.device import cubins
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.matmul import linear
 from membound.kernels.cuda.step.step import prepare_step
-from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 
@@ -166,7 +167,7 @@ def test_the_catalogue_has_what_a_step_binds(options):
 )
 def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
     work, gpu = parse(spec), RecordingGpu(8)
-    monkeypatch.setattr("membound.kernels.cuda.device.gpu.open_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("membound.kernels.cuda.device.driver.open_gpu", lambda ordinal: gpu)
     monkeypatch.setattr("membound.backends.numba.cuda._start", lambda launches: None)
     backend = NumbaCuda()
     backend.open("cuda", 1)

@@ -13,7 +13,7 @@ import pytest
 
 from membound.kernels.cuda.compile import Kernel, cuda
 from membound.kernels.cuda.device import driver
-from membound.kernels.cuda.device.gpu import GpuError, open_gpu
+from membound.kernels.cuda.device.gpu import GpuError
 
 
 class Code(enum.IntEnum):
@@ -149,7 +149,7 @@ def fake(monkeypatch):
 
 
 def test_a_gpu_says_what_it_is(fake):
-    gpu = open_gpu()
+    gpu = driver.open_gpu()
     assert (gpu.name, gpu.target, gpu.multiprocessors, gpu.stream) == ("Test GPU", "9.0a", 132, 7)
     assert (gpu.memory_bytes, gpu.cache_bytes, gpu.pci) == (80 << 30, 50 << 20, "0000:A4:00.0")
 

@@ -21,7 +21,8 @@ from membound.kernels.cuda.instruments.chains import constants
 from membound.kernels.cuda.instruments.free_compute import loaded_plan
 from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
 from membound.kernels.cuda.matmul.linear import bind_linear, plan_linear, upload
-from membound.kernels.inputs import AttentionInputs, LinearInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs, LinearInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Work
 
 SMALL = 1e-2

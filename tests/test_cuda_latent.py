@@ -11,8 +11,9 @@ from membound.kernels.cuda.attention.decode import combine_kernel
 from membound.kernels.cuda.attention.latent import GAIN, latent_grid, latent_kernel, latent_tiles
 from membound.kernels.cuda.device import simulator
 from membound.kernels.cuda.device.simulated import HostArray, SimulatedGpu
-from membound.kernels.inputs import AttentionInputs, make_inputs
+from membound.kernels.inputs import AttentionInputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import LatentAttention, parse
 
 

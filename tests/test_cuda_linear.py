@@ -20,8 +20,11 @@ from membound.kernels.cuda.matmul.linear import (
 from membound.kernels.cuda.matmul.operands import operands
 from membound.kernels.cuda.matmul.pack import padded_columns
 from membound.kernels.cuda.matmul.tensor import Tensor, tensor_kernel
-from membound.kernels.inputs import LinearInputs, make_inputs, random_weight
-from membound.kernels.work import FORMATS, Linear
+from membound.kernels.inputs import LinearInputs
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.weights.generate import random_weight
+from membound.kernels.work import Linear
 
 RNG = np.random.default_rng()
 TENSOR_FORMATS = ("bf16", "f16", "int8", "int4g32", "int4g128")

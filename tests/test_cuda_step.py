@@ -10,9 +10,10 @@ import pytest
 from membound.kernels import models
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.step.step import prepare_step, unsupported_step
-from membound.kernels.inputs import ModelInputs, make_inputs
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model, get_model
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Step, parse
 
 GQA = Model("small", 64, 1, 4, 2, 32, 64, 24)

@@ -12,13 +12,8 @@ import pytest
 
 from membound.backends.api import Accelerator
 from membound.bench.machine import amd, nvidia
-from membound.bench.machine.counters import (
-    CountersUnavailableError,
-    Reading,
-    Unreadable,
-    device_delta,
-    open_counters,
-)
+from membound.bench.machine.counters import Unreadable, device_delta, open_counters
+from membound.bench.machine.reading import CountersUnavailableError, Reading
 from membound.bench.machine.validity import DEVICE_LIMITED, grade
 
 PCI = "0000:04:00.0"

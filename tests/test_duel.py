@@ -12,12 +12,15 @@ from membound.backends.api import Backend, Device
 from membound.backends.registry import UnknownBackend
 from membound.bench.ceilings import cpu as ceilings
 from membound.bench.ceilings import patterns
-from membound.bench.measure import contestant, duel
-from membound.bench.measure.contestant import ColdMemory, Contestant
+from membound.bench.commands.duel import duel
+from membound.bench.measure import contestant
+from membound.bench.measure.cold_memory import ColdMemory
+from membound.bench.measure.contestant import Contestant
 from membound.bench.measure.turns import Turn
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Linear, Step, Work, parse
 
 CACHE = 1 << 20

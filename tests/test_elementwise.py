@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
-from membound.kernels.inputs import from_bf16, to_bf16
 from membound.kernels.reference import gelu, silu
+from membound.kernels.weights.formats import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set
 
 RNG = np.random.default_rng()
 
 
-@numba.njit
-def write(x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
-    store_row(x, out, at, scales, scale_at)
+def write(kv: str, x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+    @numba.njit
+    def compiled(x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+        store_row(kv, x, out, at, scales, scale_at)
+
+    compiled(x, out, at, scales, scale_at)
 
 
 @pytest.mark.parametrize("width", [1, 15, 64, 333])
@@ -54,14 +57,18 @@ def test_store_row(width: int) -> None:
     x = RNG.standard_normal(width).astype(np.float32)
     scales = np.zeros(3, np.float32)
     as_f32 = np.zeros(width + 4, np.float32)
-    write(x, as_f32, 2, scales, 1)
+    write("f32", x, as_f32, 2, scales, 1)
     assert np.array_equal(as_f32[2:-2], x)
     as_bf16 = np.zeros(width + 4, np.uint16)
-    write(x, as_bf16, 2, scales, 1)
+    write("bf16", x, as_bf16, 2, scales, 1)
     assert np.array_equal(from_bf16(as_bf16)[2:-2], from_bf16(to_bf16(x)))
     assert not as_bf16[[0, 1, -2, -1]].any()
+    as_f16 = np.zeros(width + 4, np.uint16)
+    write("f16", x, as_f16, 2, scales, 1)
+    assert np.array_equal(as_f16[2:-2].view(np.float16), x.astype(np.float16))
+    assert not as_f16[[0, 1, -2, -1]].any()
     as_int8 = np.zeros(width + 4, np.int8)
-    write(x, as_int8, 2, scales, 1)
+    write("int8", x, as_int8, 2, scales, 1)
     assert scales[1] == np.abs(x).max() / np.float32(127)
     assert np.array_equal(as_int8[2:-2], np.rint(x / scales[1]).astype(np.int8))
     assert not scales[[0, 2]].any()
@@ -69,6 +76,6 @@ def test_store_row(width: int) -> None:
 
 def test_a_row_of_zeros_has_scale_zero() -> None:
     scales, out = np.ones(1, np.float32), np.ones(8, np.int8)
-    write(np.zeros(8, np.float32), out, 0, scales, 0)
+    write("int8", np.zeros(8, np.float32), out, 0, scales, 0)
     assert scales[0] == 0
     assert not out.any()

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from membound.bench.cli import main
 from membound.kernels import export, reference
 from membound.kernels.export import ExportError, export_model
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 

@@ -5,16 +5,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_backends
 import psutil
 import pytest
 
-from membound.bench.measure.timing import Budget
-from membound.bench.planning.plan import Options, Plan, make_plan
+from membound.bench.measure.contestant import Timeouts
+from membound.bench.measure.rounds import Pace
+from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.probe import probe
-from membound.bench.protocol.process import Event, Worker, WorkerDiedError
-from membound.bench.run.execute import Limits, execute
+from membound.bench.protocol.messages import Open, Prepare
+from membound.bench.protocol.process import Worker, WorkerDiedError
+from membound.bench.run.execute import execute
+from membound.bench.run.journal import journal_of
 from membound.bench.run.progress import Silent
 from membound.kernels.work import parse
 from membound.results.row import Row
@@ -22,6 +26,7 @@ from membound.results.store import RunWriter, load_rows
 
 DEADLY = parse("linear:n=8,k=16,m=13").spec
 HARMLESS = parse("linear:n=8,k=16,m=2").spec
+ROUNDS = 3
 
 
 @pytest.fixture
@@ -31,31 +36,37 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(folder: Path, backends: list[str], limits: Limits | None = None, **options: object) -> list[Row]:
-    chosen = Options(
-        threads=1,
-        replicates=1,
-        budget=Budget(0.001, 0.002),
-        reference_dir=folder / "reference",
-        ceilings=False,
-        **options,  # type: ignore[arg-type]
-    )
-    plan = make_plan(backends, [DEADLY, HARMLESS], chosen, 10**9)
+def run(
+    folder: Path,
+    backends: list[str],
+    timeouts: Timeouts | None = None,
+    works: Any = (DEADLY, HARMLESS),
+    **options: Any,
+) -> list[Row]:
+    chosen = {
+        "threads": 1,
+        "replicates": 1,
+        "pace": Pace(ROUNDS, 1e9, ROUNDS),
+        "reference_dir": folder / "reference",
+        "ceilings": False,
+    }
+    plan = make_plan(backends, works, Options(**chosen | options), 10**9)
     plan = replace(plan, memory_bytes=10_000, repeats=0)
     with RunWriter(folder / "run.jsonl") as writer:
-        rows = execute(plan, writer, Silent(), limits)
+        rows = execute(plan, writer, Silent(), timeouts)
     assert load_rows(folder) == rows
     return rows
 
 
 def outcome(rows: list[Row], backend: str, work: str) -> tuple[str, str]:
     (row,) = (r for r in rows if (r.backend, r.work) == (backend, work))
+    assert len(row.turns) == (ROUNDS if row.status == "ok" else 0)
     return row.status, row.reason
 
 
-def test_crash_kill_and_oom_are_rows_and_the_other_work_is_measured(fakes: Path) -> None:
-    rows = run(fakes, ["segv:cpu", "killed:cpu", "oom:cpu"])
-    assert len(rows) == 6
+def test_crash_kill_and_oom_are_rows_and_the_others_play_on(fakes: Path) -> None:
+    rows = run(fakes, ["segv:cpu", "killed:cpu", "oom:cpu", "ok:cpu"])
+    assert len(rows) == 8
     assert outcome(rows, "segv:cpu", DEADLY) == (
         "crashed",
         "while preparing: SIGSEGV: about to touch address zero",
@@ -63,36 +74,50 @@ def test_crash_kill_and_oom_are_rows_and_the_other_work_is_measured(fakes: Path)
     status, reason = outcome(rows, "killed:cpu", DEADLY)
     assert (status, reason.split(" (")[0]) == ("crashed", "while preparing: SIGKILL")
     assert outcome(rows, "oom:cpu", DEADLY)[0] == "oom"
-    for backend in ("segv:cpu", "killed:cpu", "oom:cpu"):
+    assert outcome(rows, "ok:cpu", DEADLY) == ("ok", "")
+    for backend in ("segv:cpu", "killed:cpu", "oom:cpu", "ok:cpu"):
         assert outcome(rows, backend, HARMLESS) == ("ok", "")
 
 
-class Impatient(Limits):
-    """Gives up early, but only where the hang is: starting an interpreter may take its time."""
+def test_a_hang_is_ended_with_everything_it_started(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up early, but only where the hang is: starting an interpreter may take its time."""
+    ask = Worker.ask
 
-    def after(self, event: Event, plan: Plan) -> float:
-        return 1.0 if (event.get("work"), event.get("phase")) == (DEADLY, "preparing") else 60.0
+    def impatient(self: Any, command: Any, limit_s: float, *rest: Any) -> Any:
+        hangs = isinstance(command, Prepare) and command.work == DEADLY
+        return ask(self, command, 1.0 if hangs else limit_s, *rest)
 
-
-def test_a_hang_is_ended_with_everything_it_started(fakes: Path) -> None:
-    rows = run(fakes, ["hang:cpu"], Impatient())
-    status, reason = outcome(rows, "hang:cpu", DEADLY)
-    assert (status, reason) == ("timeout", "while preparing: silent for 1 s")
+    monkeypatch.setattr(Worker, "ask", impatient)
+    rows = run(fakes, ["hang:cpu"])
+    assert outcome(rows, "hang:cpu", DEADLY) == ("timeout", "while preparing: silent for 1 s")
     assert outcome(rows, "hang:cpu", HARMLESS) == ("ok", "")
     for pid in map(int, (fakes / "child").read_text().split()):
         assert gone(pid)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that init has not collected yet counts as ended."""
-    try:
-        process = psutil.Process(pid)
-        process.wait(timeout=10)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    return True
+    """Whether a process ends within ten seconds; one that init has not collected yet has ended."""
+    for _ in range(100):
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            process.wait(timeout=0.1)
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.TimeoutExpired:
+            continue
+    return False
+
+
+def test_who_turns_wrong_while_it_is_timed_has_a_row_without_a_time(fakes: Path) -> None:
+    rows = {row.backend: row for row in run(fakes, ["laterwrong:cpu", "raises:cpu"], works=[HARMLESS])}
+    assert rows["laterwrong:cpu"].status == "wrong"
+    assert rows["laterwrong:cpu"].error == pytest.approx(2.0)
+    assert [rows["raises:cpu"].status, rows["raises:cpu"].reason] == [
+        "error",
+        "RuntimeTroubleError: kernel not registered",
+    ]
 
 
 def test_interpreters_that_cannot_run_a_worker_are_unavailable(fakes: Path) -> None:
@@ -120,11 +145,14 @@ def test_what_a_wrapper_of_the_interpreter_prints_before_it_is_passed_by(fakes: 
     assert [(r.status, r.reason) for r in rows] == [("ok", "")] * 2
 
 
-def test_a_stray_line_among_the_events_is_told_and_the_others_go_on(fakes: Path) -> None:
-    babbler = script(fakes / "python", """echo '{"event": "hello"}'""", "echo oops")
+def test_a_stray_line_among_the_answers_is_told_and_the_others_go_on(fakes: Path) -> None:
+    hello = '{"message":"Hello","number":0,"python":"3","protocol":1}'
+    babbler = script(fakes / "python", f"echo '{hello}'", "echo oops", "read line")
     rows = run(fakes, ["ok:cpu", "ok:cpu+twin", "oom:cpu"], pythons={"ok": babbler})
     told = {(r.status, r.reason) for r in rows if r.backend.startswith("ok:")}
-    assert told == {("crashed", "it printed 'oops' where its events belong")}
+    ((status, reason),) = told
+    assert status == "crashed"
+    assert reason.startswith("while opening: it broke the protocol: 'oops' is no message")
     assert outcome(rows, "oom:cpu", HARMLESS) == ("ok", "")
 
 
@@ -143,24 +171,14 @@ def test_a_runtime_that_exits_in_open_fails_work_by_work(fakes: Path) -> None:
     ] * 2
 
 
-def kill_when_preparing(worker: Worker) -> None:
-    for event in worker.events(lambda _: 60):
-        if event.get("phase") == "preparing":
-            os.kill(worker.pid, 9)
-
-
 def test_a_worker_killed_from_outside_is_told_apart(fakes: Path) -> None:
-    job = {
-        "job": "measure",
-        "backend": "hang:cpu",
-        "works": [DEADLY],
-        "seed": 1,
-        "threads": 1,
-        "replicate": 0,
-    }
-    job |= {"budget": {}, "memory_bytes": 10_000, "reference_dir": str(fakes)}
-    with Worker(job) as worker, pytest.raises(WorkerDiedError, match=r"^SIGKILL \(killed from outside"):
-        kill_when_preparing(worker)
+    with Worker(1) as worker:
+        worker.greet()
+        worker.ask(Open("hang:cpu", 1, 10_000, str(fakes)), 60)
+        with pytest.raises(WorkerDiedError, match=r"^SIGKILL \(killed from outside"):
+            worker.ask(
+                Prepare(0, DEADLY), 60, lambda phase: phase.name == "preparing" and os.kill(worker.pid, 9)
+            )
     assert gone(worker.pid)
 
 
@@ -168,34 +186,35 @@ HARNESS = """
 import os, sys
 from pathlib import Path
 import psutil
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.run.progress import Silent
 from membound.bench.run.execute import execute
-from membound.bench.measure.timing import Budget
 from membound.results.store import RunWriter
 
 class Deadly(Silent):
-    count = 0
-    def done(self, row):
-        Deadly.count += 1
-        if Deadly.count == 2:
+    turns = 0
+    def turn(self, *_):
+        Deadly.turns += 1
+        if Deadly.turns == 5:  # the second one of the second work
             print(*(child.pid for child in psutil.Process().children()), flush=True)
             os.kill(os.getpid(), 9)
 
 folder = Path(sys.argv[1])
-options = Options(threads=1, replicates=9, budget=Budget(0.001, 0.002), reference_dir=folder / "r", ceilings=False)
+options = Options(threads=1, replicates=9, pace=Pace(3, 1e9, 3), reference_dir=folder / "r", ceilings=False)
 plan = make_plan(["ok:cpu"], ["linear:n=8,k=16,m=%d" % m for m in range(1, 9)], options, 10**6)
 with RunWriter(folder / "run.jsonl") as writer:
     execute(plan, writer, Deadly())
 """
 
 
-def test_a_killed_harness_keeps_its_rows_and_takes_its_worker_along(fakes: Path) -> None:
+def test_a_killed_harness_keeps_its_rows_and_turns_and_takes_its_worker_along(fakes: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HARNESS, str(fakes)], capture_output=True, text=True, check=False
     )
     assert done.returncode == -9, done.stderr
-    assert [r.status for r in load_rows(fakes)] == ["ok", "ok"]
+    assert [(r.status, len(r.turns)) for r in load_rows(fakes)] == [("ok", 3)]
     assert (fakes / "run.jsonl.partial").exists()
+    assert len(journal_of(fakes / "run.jsonl").read_text().splitlines()) == 2
     (worker,) = map(int, done.stdout.split())
     assert gone(worker)

@@ -11,7 +11,7 @@ from observations import meta, seen
 from rows import case, ceiling, failed, write
 
 from membound.bench import cli
-from membound.bench.commands import listing
+from membound.bench.planning import inventory
 from membound.results.claim.file import load_claim, new_claim_path
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.fields import read_json, wrong_field, wrong_version
@@ -67,13 +67,33 @@ def test_a_whole_line_is_read(cls):
     ("row", "change", "says"),
     [
         (case(), {"kind": "foo"}, "kind 'foo' is none of case, ceiling"),
-        (case(), {"samples_s": []}, "a case that is ok has no samples"),
+        (case(), {"samples_s": []}, "a case that is ok has neither turns nor samples"),
+        (case(), {"turns": [{}]}, "not a row: turns: no field 'at_s'"),
         (case(), {"samples_s": [0.01, 0.0]}, "samples_s holds a time of 0 s"),
         (case(), {"samples_s": [0.01, -0.01]}, "samples_s=.* is not a list of numbers from 0"),
         (case(), {"samples_s": [1e-300]}, "samples_s holds a time of 1e-300 s"),
         (case(), {"samples_s": [1e308]}, "samples_s=.* is not a list of numbers from 0"),
-        (case(), {"config": {"work": 5}}, "work=5 of config is not text"),
-        (case(), {"config": {"arrays": None}}, "arrays=None of config is not a number"),
+        (ceiling("read", 1e9, "bytes/s"), {"config": {"work": 5}}, "work=5 of config is not text"),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"arrays": None}},
+            "arrays=None of config is not a number",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"threads": True}},
+            "threads=True of config is not a number",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"turns": 3, "lowest": "x", "highest": 1}},
+            "lowest='x'",
+        ),
+        (
+            ceiling("read", 1e9, "bytes/s"),
+            {"config": {"turns": 3}},
+            "config has turns but not all of turns, lowest",
+        ),
         (case(), {"device_samples_s": [0]}, "device_samples_s holds a time of 0 s"),
         (case(), {"machine": {"last_level_cache_bytes": "x"}}, "last_level_cache_bytes='x' of machine"),
         (case(), {"telemetry": {"device_energy_j": []}}, "device_energy_j=.* of telemetry is not a number"),
@@ -86,6 +106,14 @@ def test_a_whole_line_is_read(cls):
 def test_what_no_measurement_can_have_given_is_refused(row, change, says):
     with pytest.raises(RowError, match=says):
         Row.from_json(json.dumps(json.loads(row.to_json()) | change))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threads": "auto"}, {"work": 5}, {"arrays": None}, {"turns": [1]}], ids=str
+)
+def test_what_a_runtime_says_of_its_settings_is_its_own_affair(settings):
+    row = case(config=settings)
+    assert Row.from_json(row.to_json()) == row
 
 
 def test_a_case_that_failed_needs_no_samples():
@@ -122,10 +150,25 @@ def test_versions_that_can_be_read():
     )
 
 
-@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', "[" * 200_000, "{", '{"a": ' * 200_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"a": NaN}', '{"a": -Infinity}', '{"a": {"b": [1e999]}}', "-1e400"),
+        *("[" * 200_000, "{", '{"a": ' * 200_000),
+    ],
+    ids=lambda text: text[:12],
+)
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"not a number of JSON|deeply|line 1"):
         read_json(text)
+
+
+def test_what_is_read_can_be_written_again():
+    text = '{"telemetry": {"energy": 1e999}}'
+    with pytest.raises(ValueError, match="1e999 is not a number of JSON"):
+        read_json(text)
+    for line in (1.7976931348623157e308, 5e-324, -0.0, 10**400):
+        assert json.loads(json.dumps(read_json(json.dumps([line])), allow_nan=False)) == [line]
 
 
 # The commands
@@ -156,7 +199,7 @@ def test_every_reader_of_rows_refuses_in_one_line(tmp_path, capsys, monkeypatch,
     path.write_text(case().to_json() + "\n" + json.dumps(json.loads(case().to_json()) | change) + "\n")
     name = next(iter(change))
     assert re.search(rf"a\.jsonl, line 2: (not a row: )?{name}=", refused(capsys, "show", path))
-    monkeypatch.setattr(listing, "probe", lambda *_: [])
+    monkeypatch.setattr(inventory, "probe", lambda *_: [])
     assert f"{name}=" in refused(capsys, "list", "--out", tmp_path)
     assert f"{name}=" in refused(capsys, "compare", path, path)
 

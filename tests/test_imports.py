@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ MORE = {
     "results/report/charts.py": {"altair", "vl_convert"},
 }
 
-SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.registry"}
+LATE = ("bench",)
+"""Folders in which a function may import what imports its module: machine/counters.py the readers of each vendor."""
+SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.background", "membound.backends.registry"}
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
 SLOW = ("numba", "llvmlite", "pandas", "scipy")
@@ -87,6 +90,40 @@ def test_a_file_imports_only_what_its_folder_may(path):
     if folder == "backends":
         found = {name for name in found if name.partition(".")[0] == "membound"}
     assert found <= allowed, f"{name_of(path)} imports {sorted(found - allowed)}"
+
+
+def modules_named(path: Path, anywhere: bool) -> set[str]:
+    """Modules that a file imports by either form, anywhere in it or only when it is imported itself."""
+    tree, found = ast.parse(path.read_text()), set()
+    for node in ast.walk(tree) if anywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def refuse_circles(paths: dict[str, Path], anywhere: bool) -> None:
+    """Raise CycleError, with the modules, where one imports itself through others."""
+    graph = {module: modules_named(path, anywhere) & set(paths) for module, path in paths.items()}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_two_modules_import_each_other(folder):
+    """Directly or through others. Folders import one way, so that a circle lies within one."""
+    paths = {module_of(path): path for path in sources() if name_of(path).startswith(f"{folder}/")}
+    refuse_circles(paths, anywhere=folder not in LATE)
+
+
+def test_a_circle_is_seen(tmp_path):
+    sources = {"a": "from b import x", "b": "import c", "c": "def late():\n    from a import y"}
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    paths = {name: tmp_path / name for name in sources}
+    refuse_circles(paths, anywhere=False)
+    with pytest.raises(CycleError):
+        refuse_circles(paths, anywhere=True)
 
 
 def test_nothing_imports_bench_but_the_package_itself():

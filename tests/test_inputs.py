@@ -4,21 +4,30 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels.inputs import (
+from membound.kernels.seeded import make_inputs, slots_to_defeat
+from membound.kernels.weights import fp8
+from membound.kernels.weights.formats import (
+    FORMATS,
+    KV_FORMATS,
     Weight,
     dequantize,
     from_bf16,
-    make_inputs,
     quantize,
-    random_cache,
-    random_weight,
-    slots_to_defeat,
     to_bf16,
     unpack_int4,
 )
-from membound.kernels.weights import fp8
-from membound.kernels.weights.generate import fill_bf16, fill_bytes, fill_f16, fill_f32, fill_fp8
-from membound.kernels.work import FORMATS, KV_FORMATS, Linear, Step, parse
+from membound.kernels.weights.generate import (
+    BLOCK,
+    fill_bf16,
+    fill_bytes,
+    fill_f16,
+    fill_f32,
+    fill_fp8,
+    fill_int8,
+    random_cache,
+    random_weight,
+)
+from membound.kernels.work import Linear, Step, parse
 
 DTYPES = {
     "f32": np.float32,
@@ -55,6 +64,40 @@ def test_odd_sizes_are_filled(size):
     assert (out.max(0) > 0).all()
 
 
+def float_bits(word, mantissa_bits, top):
+    """As `fill_bf16` and the like are documented: the low half of a word is sign, coin tosses, mantissa."""
+    r = word & 0xFFFFFFFF
+    tails = f"{r >> 16 & 15:04b}"[::-1][:3] + "1"
+    return r >> 31 << 15 | (top - tails.index("1")) << mantissa_bits | r & ((1 << mantissa_bits) - 1)
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 17])
+def test_every_number_follows_from_its_own_word(size):
+    f32, fp8_codes = np.empty(size, np.float32), np.empty(size, np.uint8)
+    bf16, f16 = np.empty(size, np.uint16), np.empty(size, np.uint16)
+    fill_f32(f32, 77, np.float32(0.25))
+    fill_bf16(bf16, 77, np.int32(-3))
+    fill_f16(f16, 77, np.int32(-2))
+    fill_fp8(fp8_codes, 77, np.int32(1))
+    words = [splitmix64(77, i) for i in range(size)]
+    assert f32.tolist() == [((word >> 40) - (1 << 23) + 0.5) * 2**-25 for word in words]
+    assert bf16.tolist() == [float_bits(word, 7, 123) for word in words]
+    assert f16.tolist() == [float_bits(word, 10, 12) for word in words]
+    small = [float_bits(word, 3, 7) for word in words]
+    assert fp8_codes.tolist() == [bits >> 8 | bits & 0x7F for bits in small]
+
+
+@pytest.mark.parametrize("size", [1, 23, 8 * BLOCK, 8 * BLOCK + 5, 40_003])
+def test_int8_is_uniform_bytes_without_the_lowest(size):
+    drawn, values = np.empty(size, np.uint8), np.empty(size, np.int8)
+    fill_bytes(drawn, 9)
+    fill_int8(values, 9)
+    lowest = drawn.view(np.int8) == -128
+    assert size < 1000 or lowest.any()
+    assert (values[lowest] == -127).all()
+    assert np.array_equal(values[~lowest], drawn.view(np.int8)[~lowest])
+
+
 def test_distributions():
     f32, bf16, f16 = np.empty(100_001, np.float32), np.empty(100_001, np.uint16), np.empty(100_001, np.uint16)
     fill_f32(f32, 1, np.float32(0.5))
@@ -73,7 +116,7 @@ def digest(threads):
     code = f"""
 import zlib, numba
 numba.set_num_threads({threads})
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 for weight in ("f32", "bf16", "f16", "int8", "int4g32"):
     w = make_inputs(parse(f"linear:n=37,k=96,weight={{weight}}"), 5, 2).weight(1)

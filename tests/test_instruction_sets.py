@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from instruction_sets import CHILD, OTHERS, Children
 
-from membound.kernels.cpu.simd import INSTRUCTION_SET, LANES
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
 
 PROCESS_LIMIT_S = 900
 

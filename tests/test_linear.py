@@ -9,8 +9,9 @@ from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.matmul.linear import linear_kernel
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows
 from membound.kernels.cpu.matmul.recipe import choose
-from membound.kernels.inputs import F32, Weight, random_weight
 from membound.kernels.reference import linear, relative_error
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.generate import random_weight
 
 FORMATS = [
     ("f32", "float"),

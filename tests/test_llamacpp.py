@@ -90,13 +90,16 @@ def test_what_it_cannot_do_is_told(rows, parts, reason):
 
 
 @pytest.mark.slow
-def test_its_tokens_are_those_of_the_kernels(tmp_path):
-    work = STEP.format(context=24, weight="f32", kv="f32")
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+def test_its_tokens_are_those_of_the_kernels(tmp_path, kv):
+    """float16 is the cache that llama.cpp keeps unless told otherwise."""
+    work = STEP.format(context=24, weight=kv, kv=kv)
     options = ("--quick", "--no-ceilings", "--threads", "1", "--out", str(tmp_path))
     names = "llamacpp:cpu,numba:cpu"
     done = membound(installed(PLUGIN, tmp_path), tmp_path, "run", work, "--backends", names, *options)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*.jsonl")
     stored = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {row["status"] for row in stored} == {"ok"}
     tokens = {row["backend"]: row["config"]["greedy_tokens"] for row in stored}
     assert tokens["llamacpp:cpu"] == tokens["numba:cpu"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from membound.bench.machine.fingerprint import fingerprint as machine
+from membound.bench.machine import fingerprint as machine
 
 GIB = 1 << 30
 

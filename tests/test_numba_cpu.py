@@ -8,8 +8,8 @@ import pytest
 from membound.backends.numba.cpu import MOST_ROWS, NumbaCpu
 from membound.errors import BackendUnavailable
 from membound.kernels.cpu.compile import ThreadingError
-from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 
@@ -30,7 +30,9 @@ def backend() -> NumbaCpu:
         "linear:n=131,k=96,m=3,weight=int4g32,act=int8",
         "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16",
         "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8",
+        "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16",
         "step:model=tiny,context=37,weight=f32,kv=f32",
+        "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt",
     ],
 )
 def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> None:
@@ -56,7 +58,7 @@ def test_what_it_refuses(backend: NumbaCpu) -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("attention:context=8,kv=f16", "there is no attention kernel over an f16 cache for CPUs"),
+        ("attention:context=8,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
         ("step:model=tiny,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
         ("attention:context=8,page=16", "there is no attention kernel over a paged cache for CPUs"),
         ("mla:context=8", "there is no kernel of latent attention for CPUs"),

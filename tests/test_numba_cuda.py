@@ -12,16 +12,16 @@ from membound.backends.numba import cuda_limits
 from membound.backends.numba.cuda import CO_RUNNER_CACHES, MOST_ROWS, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings
-from membound.bench.measure.timing import Budget, measure
+from membound.bench.ceilings.in_turn import timed_queue
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels.cuda.device import driver, gpu
+from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.gpu import GpuError
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.instruments import tile_peak
 from membound.kernels.cuda.instruments.co_runner import GpuCoRunner
-from membound.kernels.inputs import make_inputs
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 RNG = np.random.default_rng()
@@ -30,7 +30,7 @@ RNG = np.random.default_rng()
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every GPU is a simulated one."""
-    monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
+    monkeypatch.setattr(driver, "open_gpu", lambda ordinal: SimulatedGpu())
 
 
 def check(device: str, spec: str, limit: float | None = None, fmas: int | None = None) -> NumbaCuda:
@@ -173,7 +173,7 @@ def test_a_co_runner_has_a_stream_of_its_own_and_streams_more_than_the_cache_hol
         opened[-1][1].cache_bytes = 3 << 20
         return opened[-1][1]
 
-    monkeypatch.setattr(gpu, "open_gpu", open_gpu)
+    monkeypatch.setattr(driver, "open_gpu", open_gpu)
     backend = NumbaCuda()
     backend.open("cuda:1+graph", 2)
     one = backend.co_runner()
@@ -199,9 +199,7 @@ def test_the_device_and_its_clock() -> None:
     assert {"numba-cuda", "numba"} <= set(opened.versions)
     work = parse("attention:q_heads=2,kv_heads=2,head_dim=32,context=16")
     backend.prepare(work, make_inputs(work, 1, slots=2))
-    got = measure(backend, 2, Budget(0.0, 0.0, warmup_launches=1, samples=1, sample_s=0.0, device_samples=1))
-    assert len(got.device_samples_s) == 1
-    assert 0 < got.device_samples_s[0] < 60
+    assert 0 < timed_queue(backend, lambda: backend.launch(1), 2) < 60
     backend.close()
     with pytest.raises(RuntimeError, match="output before prepare"):
         backend.output()
@@ -244,7 +242,7 @@ def test_without_a_driver_the_reason_and_the_remedy_are_told(monkeypatch: pytest
         raise GpuError("no driver library")
 
     monkeypatch.setattr(driver, "count", no_driver)
-    monkeypatch.setattr(gpu, "open_gpu", no_driver)
+    monkeypatch.setattr(driver, "open_gpu", no_driver)
     for ask in (NumbaCuda.devices, lambda: NumbaCuda().open("cuda:0", 1)):
         with pytest.raises(
             BackendUnavailable, match=r"^no NVIDIA GPU can be used: no driver library$"

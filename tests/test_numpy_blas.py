@@ -6,8 +6,8 @@ import threadpoolctl
 
 from membound.backends import registry
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels.inputs import make_inputs
 from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.pages import paged
 from membound.kernels.work import parse
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.inputs import ModelInputs, make_inputs, prompt_tokens
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.prompt import held_caches, scores
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.generate import prompt_tokens
 from membound.kernels.work import parse
 
 

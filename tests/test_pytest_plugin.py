@@ -18,8 +18,8 @@ from rows import case, ceiling, write
 import membound
 from membound.backends import registry
 from membound.backends.api import Accelerator, Device
+from membound.bench.claim.budget import Budget
 from membound.bench.machine.fingerprint import fingerprint
-from membound.bench.measure.timing import Budget
 from membound.bench.planning.suites import PlanError
 from membound.bench.pytest_plugin import ceilings as ceiling_run
 from membound.bench.pytest_plugin import fixture as bandwidth

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_PANELS, MOST_STREAMED, choose
-from membound.kernels.cpu.simd import BF16_DOT, LANES, REGISTERS
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import BF16_DOT, LANES, REGISTERS
+from membound.kernels.weights.formats import FORMATS
 
 CASES = [
     (fmt, act, m)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from membound.kernels import reference
-from membound.kernels.inputs import KVCache, dequantize, from_bf16, make_inputs, random_weight, to_bf16
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
     append,
@@ -24,8 +23,11 @@ from membound.kernels.reference import (
     store_cache,
     tolerance,
 )
+from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
-from membound.kernels.work import FORMATS, KV_FORMATS, parse
+from membound.kernels.weights.formats import FORMATS, KV_FORMATS, KVCache, dequantize, from_bf16, to_bf16
+from membound.kernels.weights.generate import random_weight
+from membound.kernels.work import parse
 
 
 @pytest.fixture
@@ -293,6 +295,12 @@ def test_relative_error():
     assert relative_error(np.array([[1, inf, 1], [1, 1, 1]]), ones) == inf
     assert relative_error(np.zeros(3), np.zeros(3)) == 0
     assert relative_error(np.ones(3), np.zeros(3)) == inf
+
+
+@pytest.mark.parametrize("beyond", [inf, nan])
+def test_nothing_is_right_where_the_reference_itself_is_not_finite(beyond):
+    """A cache in f16 overflows beyond 65504: an error of NaN would be below every tolerance."""
+    assert relative_error(np.ones(3), np.array([1, beyond, 1])) == inf
 
 
 # What a correct runtime may do, and what a wrong one might: both held against `tolerance`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -135,12 +136,15 @@ def test_formats_alone_refute_nothing():
 
 def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
     text = paragraph(CLAIM, FINDINGS, CELLS)
-    assert text.startswith(f"On Test CPU with 2 threads, of {len(FINDINGS)} hypotheses, ")
+    start = "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: "
+    assert text.startswith(start)
+    counted = text.removeprefix(start).partition(".")[0]
+    assert sum(map(int, re.findall(r"\d+", counted))) == len(FINDINGS)
     supported = sum(f.verdict == "supported" for f in FINDINGS)
     assert f"{supported} supported, 2 refuted, " in text
     assert "broken" not in text
     assert "the claim holds on alpha:cpu." in text
-    assert "As worded it fails on beta:cpu." in text
+    assert "As worded, the claim fails on beta:cpu." in text
     assert "Refuted: free compute (beta:cpu, linear_f32): FLOPs are not free: time rises by " in text
     slope = next(f for f in FINDINGS if (f.experiment, f.backend) == (2, "alpha:cpu")).figures[0]
     assert (
@@ -148,7 +152,7 @@ def test_the_paragraph_says_where_it_holds_where_it_fails_and_by_how_much():
     )
     assert f"of {len(CELLS) - 1} predicted." in text
     t0 = next(f for f in FINDINGS if f.experiment == 7 and f.backend == "alpha:cpu").figure("t0").value
-    assert f"Overhead an operation is {duration(t0)} on alpha:cpu." in text
+    assert f"Overhead per operation is {duration(t0)} on alpha:cpu." in text
     assert "gamma:cpu" not in text
     assert "Others used the machine" not in text
     assert "\n" not in text
@@ -165,6 +169,6 @@ def test_the_paragraph_says_how_much_was_disturbed():
 def test_the_paragraph_of_nothing_says_so():
     text = paragraph(replace(CLAIM, observations=()), judge_claim([], REGISTER), [])
     assert text == (
-        "On Test CPU with 2 threads, of 10 hypotheses, each counted for every backend and operation, 10 not run."
+        "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: 10 not run."
     )
     assert "holds" not in text

@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from claims import whole_claim, write_claim
@@ -18,14 +19,14 @@ from membound.bench.claim.report import (
     ReportError,
     check_reports,
     judged,
-    told_of,
+    load_reports,
     write_html,
     write_into,
     write_markdown,
 )
 from membound.bench.cli import main
 from membound.results.claim.experiments import load_experiments
-from membound.results.claim.finding import Figure
+from membound.results.claim.finding import NOT_RUN, REFUTED, Figure
 from membound.results.report.charts import CAPTIONS, ReportUnavailable, charts_of
 from membound.results.report.curves import (
     batch_table,
@@ -37,18 +38,19 @@ from membound.results.report.curves import (
 )
 from membound.results.report.markdown import MarksMissing, claim_markdown, replaced
 from membound.results.report.page import claim_page
+from membound.results.report.summary import summary_markdown
 from membound.results.report.text import provenance
 from membound.results.store import StoreError
 from membound.results.views.claim import figure_text
 
 CLAIM = whole_claim()
-TOLD = judged(CLAIM, load_experiments())
+REPORT = judged(CLAIM, load_experiments())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
-    return charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+    return charts_of(CLAIM.observations, REPORT.findings, REPORT.cells)
 
 
 def test_curves_hold_times_and_both_ceilings():
@@ -70,17 +72,17 @@ def test_points_of_theft_residency_and_the_map():
     assert whole.slowdown.mean() == pytest.approx(0.5, abs=0.05)
     residency = residency_table(CLAIM.observations)
     assert residency[residency.caches < 1].share.mean() == pytest.approx(1.8, rel=0.05)
-    assert len(region_table(TOLD.cells)) == len(TOLD.cells)
+    assert len(region_table(REPORT.cells)) == len(REPORT.cells)
 
 
 def test_every_elasticity_is_in_the_forest():
-    table = elasticity_table(TOLD.findings)
+    table = elasticity_table(REPORT.findings)
     assert set(table.kind) >= {
         "d ln t / d ln bytes",
         "d ln t / d ln FLOPs below the knee",
         "d ln t / d ln FLOPs",
     }
-    assert len(table) == sum("d ln t" in f.name for one in TOLD.findings for f in one.figures)
+    assert len(table) == sum("d ln t" in f.name for one in REPORT.findings for f in one.figures)
 
 
 def test_nothing_measured_gives_no_chart():
@@ -124,7 +126,7 @@ class Page(HTMLParser):
 
 def test_the_page_loads_nothing_and_says_everything(drawn):
     page = Page()
-    html = claim_page([(TOLD, drawn), (TOLD, {})])
+    html = claim_page([(REPORT, drawn), (REPORT, {})])
     page.feed(html)
     assert page.loaded == []
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
@@ -132,25 +134,25 @@ def test_the_page_loads_nothing_and_says_everything(drawn):
     assert len(set(page.ids)) == len(page.ids)
     assert not re.search(r"@import|url\((?!#)", html)
     text = " ".join("".join(page.text).split())
-    assert TOLD.paragraph in text
-    assert all(finding.sentence in text for finding in TOLD.findings)
-    assert all(e.falsified_if in text for e in TOLD.register)
+    assert REPORT.paragraph in text
+    assert all(finding.sentence in text for finding in REPORT.findings)
+    assert all(e.falsified_if in text for e in REPORT.register)
     assert "SIGSEGV & co" in text
     assert "linear_<int8>" in text
-    assert TOLD.register.sha256 in text
+    assert REPORT.register.sha256 in text
     assert all(f"url(#{name})" in html for name in page.ids if "clip" in name)
 
 
 def test_markdown_has_a_line_for_each_finding_and_figure():
-    text = claim_markdown([TOLD], {})
+    text = claim_markdown([REPORT], {})
     lines = text.splitlines()
-    assert TOLD.paragraph in lines
-    for finding in TOLD.findings:
+    assert REPORT.paragraph in lines
+    for finding in REPORT.findings:
         assert any(finding.sentence in line and f"| {finding.verdict} |" in line for line in lines)
-    figures = sum(len(f.figures) for f in TOLD.findings)
-    assert sum(line.startswith("| ") for line in lines) >= figures + len(TOLD.findings)
+    figures = sum(len(f.figures) for f in REPORT.findings)
+    assert sum(line.startswith("| ") for line in lines) >= figures + len(REPORT.findings)
     assert {line.count(" | ") for line in lines if line.startswith("| 1 free compute")} == {4, 6}
-    free = next(f for f in TOLD.findings if f.experiment == 1)
+    free = next(f for f in REPORT.findings if f.experiment == 1)
     assert any(line.endswith(f"| {free.processes} | 0 of {free.observations} |") for line in lines)
 
 
@@ -171,36 +173,94 @@ def test_figures_are_written_with_units_and_intervals(figure, words):
 
 
 def test_other_rules_than_those_of_the_measurement_are_told():
-    assert "by which it is judged here too" in provenance(TOLD)
-    other = replace(TOLD, claim=replace(CLAIM, meta=replace(CLAIM.meta, experiments_sha256="f" * 64)))
-    assert f"judged here by version {TOLD.register.version}" in provenance(other)
+    assert "by which it is judged here too" in provenance(REPORT)
+    other = replace(REPORT, claim=replace(CLAIM, meta=replace(CLAIM.meta, experiments_sha256="f" * 64)))
+    assert f"judged here by version {REPORT.register.version}" in provenance(other)
 
 
 # Files and the command
 
 
+def linked(path: Path) -> list[Path]:
+    """What a document leads to, without places in pages."""
+    return [path.parent / link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())]
+
+
 def test_a_document_keeps_all_but_what_stands_between_its_marks(tmp_path):
-    path = tmp_path / "claim.md"
-    path.write_text(
-        "before\n<!-- claims -->\nstale text\n<!-- /claims -->\n"
-        "between\n<!-- experiments --><!-- /experiments -->\nafter\n"
-    )
-    write_into([TOLD], path)
-    first = path.read_text()
-    assert first.startswith("before\n<!-- claims -->\n")
-    assert first.endswith("<!-- /experiments -->\nafter\n")
-    assert "<!-- /claims -->\nbetween\n<!-- experiments -->\n" in first
-    assert all(e.falsified_if in first for e in TOLD.register)
-    assert "stale text" not in first
-    assert TOLD.paragraph in first
-    write_into([TOLD], path)
-    assert path.read_text() == first
+    path = tmp_path / "notes.md"
+    path.write_text("before\n<!-- claims -->\nstale text\n<!-- /claims -->\nafter\n")
+    here, there = replace(REPORT, place="Big Iron"), replace(REPORT, place="laptop")
+    written = write_into([here, there], path)
+    assert sorted(one.relative_to(tmp_path).as_posix() for one in written) == [
+        *("claims/big-iron.md", "claims/experiments.md", "claims/laptop.md", "notes.md")
+    ]
+    first = {one: one.read_text() for one in written}
+    assert first[path].startswith("before\n<!-- claims -->\n")
+    assert first[path].endswith("<!-- /claims -->\nafter\n")
+    assert "stale text" not in first[path]
+    assert set(linked(path)) == {*written} - {path}
+    assert write_into([here, there], path) == written
+    assert {one: one.read_text() for one in written} == first
     with pytest.raises(MarksMissing, match="lacks the lines <!-- claims --> and <!-- /claims -->"):
         replaced("nothing", "claims", "new")
 
 
+def test_pages_have_their_claims_their_charts_and_the_way_back(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("<!-- claims --><!-- /claims -->")
+    write_into([replace(REPORT, place="here"), replace(REPORT, place="there")], path)
+    for name in ("here", "there"):
+        page = tmp_path / f"claims/{name}.md"
+        text = page.read_text()
+        assert text.startswith(f"# {name}\n")
+        assert text.count(REPORT.paragraph) == 1
+        found = linked(page)
+        assert found[0].resolve() == path
+        assert len(found) == 1 + len(CAPTIONS)
+        assert all(file.read_text().startswith("<svg") for file in found[1:])
+    experiments = (tmp_path / "claims/experiments.md").read_text()
+    assert all(e.falsified_if in experiments for e in REPORT.register)
+
+
+def test_the_summary_has_a_column_for_each_machine_and_a_line_for_each_experiment():
+    other = replace(
+        REPORT,
+        place="other",
+        findings=[replace(f, verdict=REFUTED) for f in REPORT.findings if f.experiment == 4],
+    )
+    late = replace(CLAIM.meta, started_at="2027-01-02T03:04:05+00:00")
+    text = summary_markdown(
+        [
+            replace(REPORT, place="one"),
+            replace(REPORT, place="one", claim=replace(CLAIM, meta=late), findings=[]),
+            other,
+        ],
+        "pages",
+    )
+    table = {
+        row[0]: row[1:] for row in (line[2:-2].split(" | ") for line in text.splitlines() if line[:2] == "| ")
+    }
+    assert table[""] == ["[one](pages/one.md)", "[other](pages/other.md)"]
+    assert table["machine"] == ["Test CPU, 2 threads"] * 2
+    assert table["measured"] == [f"{CLAIM.meta.started_at[:10]}, 2027-01-02", CLAIM.meta.started_at[:10]]
+    assert table["**the claim**"] == ["holds on alpha:cpu; fails on beta:cpu", "fails on alpha:cpu"]
+    slopes = {
+        f.backend: f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f}) on {f.backend}"
+        for f in REPORT.findings
+        if f.experiment == 2
+        for one in f.figures[:1]
+    }
+    assert table["**d ln t / d ln bytes**"] == [f"{slopes['alpha:cpu']}; {slopes['beta:cpu']}", "–"]
+    assert table["[4 theft](pages/experiments.md#4-theft)"] == ["1 supported", "1 refuted"]
+    assert table["[8 clocks](pages/experiments.md#8-clocks)"] == ["not run", "not run"]
+    for experiment in REPORT.register:
+        (cell,) = [row for name, row in table.items() if name.startswith(f"[{experiment.id} ")]
+        counted = sum(f.experiment == experiment.id and f.verdict != NOT_RUN for f in REPORT.findings)
+        assert sum(map(int, re.findall(r"\d+", cell[0]))) == counted
+
+
 def test_files_are_written_with_their_plots(tmp_path):
-    write_markdown([TOLD], tmp_path / "claim.md")
+    write_markdown([REPORT], tmp_path / "claim.md")
     text = (tmp_path / "claim.md").read_text()
     links = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(links) == len(CAPTIONS)
@@ -223,7 +283,7 @@ def test_reports_are_refused_before_anything_is_measured(tmp_path):
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(ReportUnavailable, match=r"charts need altair.*pip install 'membound\[report\]'"):
-        charts_of(CLAIM.observations, TOLD.findings, TOLD.cells)
+        charts_of(CLAIM.observations, REPORT.findings, REPORT.cells)
 
 
 def status_of(*arguments: object) -> int:
@@ -235,13 +295,13 @@ def status_of(*arguments: object) -> int:
 def test_the_command_judges_stored_claims_again(tmp_path, capsys):
     write_claim(tmp_path / "machine", CLAIM)
     assert status_of("claim-report", tmp_path) == 0
-    assert TOLD.paragraph in capsys.readouterr().out
+    assert REPORT.paragraph in capsys.readouterr().out
     page = tmp_path / "page.html"
     assert status_of("claim-report", tmp_path, "--html", page, "--json") == 0
     (record,) = json.loads(capsys.readouterr().out)
-    assert record["paragraph"] == TOLD.paragraph
-    assert [f["verdict"] for f in record["findings"]] == [f.verdict for f in TOLD.findings]
-    assert len(record["region"]) == len(TOLD.cells)
+    assert record["paragraph"] == REPORT.paragraph
+    assert [f["verdict"] for f in record["findings"]] == [f.verdict for f in REPORT.findings]
+    assert len(record["region"]) == len(REPORT.cells)
     assert "<svg" in page.read_text()
 
 
@@ -277,9 +337,9 @@ def test_a_claim_is_not_measured_for_a_report_that_cannot_be_written(tmp_path, m
 
 def test_a_folder_without_claims_says_what_makes_one(tmp_path):
     with pytest.raises(ReportError, match="`membound claim` makes one"):
-        told_of([tmp_path])
+        load_reports([tmp_path])
     with pytest.raises(StoreError, match="no such claim file or folder"):
-        told_of([tmp_path / "none"])
+        load_reports([tmp_path / "none"])
 
 
 # In a browser
@@ -299,7 +359,7 @@ document.body.dataset.measured = JSON.stringify({
 @pytest.mark.parametrize("width", [480, 1280])
 def test_a_browser_shows_every_chart_within_the_page(tmp_path, drawn, width):
     path = tmp_path / "page.html"
-    path.write_text(claim_page([(TOLD, drawn)]).replace("</body>", f"{MEASURE}</body>"))
+    path.write_text(claim_page([(REPORT, drawn)]).replace("</body>", f"{MEASURE}</body>"))
     command = (
         f"{CHROMIUM} --headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
         "--disable-background-networking --disable-component-update --disable-sync --dump-dom "

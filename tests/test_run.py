@@ -1,46 +1,63 @@
-import json
+"""A run from its plan to its rows: with real workers once, else with workers that answer at once."""
+
+from __future__ import annotations
+
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from statistics import median
+from typing import Any
 
 import fake_backends
 import pytest
+from fake_workers import CEILINGS, Workers, ceiling, prepared, turned
 
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Cell, Options, Plan, make_plan
 from membound.bench.planning.probe import probe, probe_devices
-from membound.bench.protocol import process
+from membound.bench.protocol import messages as m
+from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError
 from membound.bench.run import rounds
-from membound.bench.run.execute import Limits, execute
-from membound.bench.run.execute import execute as run
+from membound.bench.run.execute import execute
+from membound.bench.run.journal import journal_of
+from membound.bench.run.progress import Silent
+from membound.bench.run.scope import Scope
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import RunWriter, load_rows
+from membound.results.turns import StoredTurn
 
 WORKS = [f"linear:n=37,k=64,m={m},weight={w}" for m, w in ((1, "f32"), (3, "int4g32"))]
-SPECS = {parse(w).spec for w in WORKS}
-OPTIONS = Options(
-    threads=1, budget=Budget(0.002, 0.004, overtime=1e6), command="membound run …", ceilings=False
-)
+SPECS = [parse(w).spec for w in WORKS]
+BACKENDS = ["numba:cpu", "numba:cpu+x"]
+OPTIONS = Options(threads=1, pace=Pace(4, 1e9, 2), command="membound run …", ceilings=False)
 
 
-class Heard:
+class Heard(Silent):
     """A progress that remembers."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self.scopes: list[Scope] = []
         self.rows: list[Row] = []
         self.phases: list[str] = []
         self.notes: list[str] = []
+        self.worked_on: list[tuple[str, int]] = []
+        self.turns: list[tuple[str, str, int, StoredTurn]] = []
 
-    def start(self, total_cells: int) -> None:
-        self.total = total_cells
+    def start(self, scope: Scope) -> None:
+        self.scopes.append(scope)
 
-    def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
+    def phase(self, backend: str, phase: str) -> None:
         self.phases.append(phase)
+
+    def turn(self, backend: str, work: str, replicate: int, turn: StoredTurn) -> None:
+        self.turns.append((backend, work, replicate, turn))
 
     def done(self, row: Row) -> None:
         self.rows.append(row)
+
+    def worked(self, work: str, replicate: int) -> None:
+        self.worked_on.append((work, replicate))
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -52,80 +69,52 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def planned(folder: Path, backends: list[str], **changes: Any) -> Plan:
-    plan = make_plan(backends, WORKS, replace(OPTIONS, reference_dir=folder / "reference"), 10**9)
-    return replace(plan, memory_bytes=50_000, repeats=0, **changes)
+def planned(backends: list[str] = BACKENDS, works: list[str] = WORKS, **options: Any) -> Plan:
+    return replace(make_plan(backends, works, replace(OPTIONS, **options), 10**9), repeats=0)
 
 
-def executed(folder: Path, plan: Plan, **more: Any) -> tuple[list[Row], Heard, Path]:
-    heard = Heard()
-    with RunWriter(folder / "run.jsonl") as writer:
+def executed(folder: Path, plan: Plan, **more: Any) -> tuple[list[Row], Heard]:
+    heard, path = Heard(), folder / "run.jsonl"
+    with RunWriter(path) as writer:
         rows = execute(plan, writer, heard, **more)
-    return rows, heard, folder / "run.jsonl"
+    assert load_rows(path) == rows
+    assert not journal_of(path).exists()
+    return rows, heard
 
 
-class FakeWorker:
-    """Stands in for a process: `script` maps a job to its events, or raises."""
-
-    jobs: ClassVar[list[dict[str, Any]]]
-    script: Any
-
-    def __init__(self, job: dict[str, Any], python: str = "") -> None:
-        type(self).jobs.append(job)
-        self.job, self.python = job, python
-
-    def __enter__(self) -> "FakeWorker":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def events(self, limit_s: Any) -> Any:
-        yield from type(self).script(self.job)
+def cases(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.kind == "case"]
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    class Scripted(FakeWorker):
-        jobs: ClassVar[list[dict[str, Any]]] = []
-        script = staticmethod(measured)
-
-    monkeypatch.setattr(run, "Worker", Scripted)
-    return Scripted
-
-
-def case_row(job: dict[str, Any], spec: str, time_s: float = 0.01, **fields: Any) -> dict[str, Any]:
-    work = parse(spec)
-    row = Row("", "case", job["backend"], spec, "ok", replicate=job["replicate"], grade="clean")
-    row.bytes, row.flops, row.samples_s = work.traffic.total_bytes, work.flops, [time_s] * 15
-    row.working_set_bytes = 1 << 50
-    return json.loads(row.to_json()) | fields
-
-
-def measured(job: dict[str, Any], **fields: Any) -> Any:
-    for spec in job["works"]:
-        yield {"event": "phase", "work": spec, "phase": "timing"}
-        yield {"event": "result", "work": spec, "row": case_row(job, spec, **fields)}
+# Real workers
 
 
 def test_real_workers_fill_a_run(fakes: Path) -> None:
-    plan = planned(
-        fakes, ["ok:cpu"], cells=(Cell("ok:cpu", 0, tuple(SPECS)), Cell("ok:cpu+twin", 1, tuple(SPECS)))
+    plan = replace(
+        planned(["ok:cpu", "ok:cpu+twin"], reference_dir=fakes / "reference", replicates=1),
+        memory_bytes=50_000,
     )
-    rows, heard, path = executed(fakes, plan)
-    assert load_rows(path) == rows == heard.rows
+    rows, heard = executed(fakes, plan)
+    assert heard.rows == rows
     assert [(r.status, r.reason) for r in rows] == [("ok", "")] * 4
-    assert {(r.backend, r.replicate, r.work) for r in rows} == {
-        (backend, i, spec) for i, backend in enumerate(("ok:cpu", "ok:cpu+twin")) for spec in SPECS
-    }
+    assert {(r.backend, r.work) for r in rows} == {(b, s) for b in ("ok:cpu", "ok:cpu+twin") for s in SPECS}
     assert {(r.run_id, r.command, r.seed, r.threads) for r in rows} == {("run", "membound run …", 1, 1)}
-    assert all(r.machine["last_level_cache_bytes"] > 0 and len(r.samples_s) >= 15 for r in rows)
-    assert heard.total == 4
-    assert [p for p in heard.phases if not p.startswith("compiling")][:4] == [
-        "opening",
-        "preparing",
-        "checking",
-        "timing",
-    ]
+    for row in rows:
+        assert (row.device, row.versions["fake"]) == ("a fake processor", "1.2")
+        assert [t.round for t in row.turns] == [0, 1, 2, 3]
+        assert all(t.launches == row.launches >= 1 and t.time_s > 0 for t in row.turns)
+        assert row.slots >= 2
+        assert row.working_set_bytes >= row.slots * parse(row.work).footprint_bytes
+        assert row.machine["last_level_cache_bytes"] > 0
+        assert row.telemetry["wall_s"] > 0
+        assert row.hot_samples_s[0] > 0
+        assert row.error is not None
+        assert 0 <= row.error < 1e-6
+        assert min(row.prepare_s, row.first_s) > 0
+        assert row.started_at.startswith("20")
+    assert heard.scopes == [Scope(4, tuple(sorted(SPECS)), ("ok:cpu", "ok:cpu+twin"), 1, None)]
+    shown = [p for p in heard.phases if not p.startswith("compiling")]
+    assert shown[:4] == ["opening", "preparing", "checking", "fitting the burst"]
 
 
 def test_probe_finds_devices_and_reasons(fakes: Path) -> None:
@@ -150,50 +139,126 @@ def test_a_device_that_a_backend_does_not_list_is_opened_by_name(fakes: Path) ->
     assert "no_such_module" in broken.reason
 
 
-def test_cells_run_in_the_order_of_the_plan(tmp_path: Path, scripted: type[FakeWorker]) -> None:
-    plan = make_plan(["numba:cpu", "numba:cpu+x"], WORKS, OPTIONS, 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    assert [(j["backend"], j["replicate"], tuple(j["works"])) for j in scripted.jobs] == [
-        (c.backend, c.replicate, c.works) for c in plan.cells
-    ]
-    assert len(rows) == 2 * 3 * 2
+# Who does what when
 
 
-def test_a_disturbed_replicate_is_kept_and_repeated(tmp_path: Path, scripted: type[FakeWorker]) -> None:
-    bad = sorted(SPECS)[0]
+def test_every_backend_takes_a_turn_in_every_round_with_a_ceiling_between_any_two(
+    tmp_path: Path, workers: Workers
+) -> None:
+    rows, heard = executed(tmp_path, planned(ceilings=True, replicates=2))
+    players = [who for who, command in workers.log if isinstance(command, m.TakeTurn | m.TakeCeilingTurn)]
+    timed = [(who, c) for who, c in workers.log if isinstance(c, m.TakeTurn)]
+    assert not [1 for a, b in pairwise(players) if a == b != CEILINGS]
+    assert len([1 for _, c in timed if not c.hot]) == 2 * 2 * 2 * 4
+    assert len([1 for _, c in timed if c.hot]) == 2 * 2 * 2, "a second figure, once a case"
+    for row in cases(rows):
+        assert [t.round for t in row.turns] == [0, 1, 2, 3]
+        assert all({"read"} <= t.before.keys() == t.after.keys() for t in row.turns)
+        assert all(0 <= t.between <= 1 for t in row.turns)
+        assert row.hot_samples_s
+    ceilings = [t.after for *_, t in heard.turns]
+    assert all(ceilings[i] == heard.turns[i + 1][3].before for i in range(3)), "neighbours share a moment"
+    assert sorted(heard.worked_on) == sorted((s, n) for s in SPECS for n in range(2))
 
-    def script(job: dict[str, Any]) -> Any:
-        for spec in job["works"]:
-            grade = "contended" if spec == bad and job["replicate"] in (1, 3) else "clean"
-            yield {"event": "result", "work": spec, "row": case_row(job, spec, grade=grade)}
 
-    scripted.script = staticmethod(script)
+def test_order_is_shuffled_by_the_seed(tmp_path: Path, workers: Workers) -> None:
+    orders = []
+    for number, seed in enumerate((1, 1, 2)):
+        workers.log.clear()
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        backends = [f"numba:cpu+{letter}" for letter in "abcde"]
+        executed(folder, planned(backends, seed=seed))
+        orders.append([who for who, c in workers.log if isinstance(c, m.TakeTurn) and not c.hot])
+    assert orders[0] == orders[1] != orders[2]
+    firsts = {order[i] for order in orders for i in range(0, len(order), 5)}
+    assert len(firsts) == 5, "nobody always plays first"
+
+
+def test_a_process_serves_all_works_of_a_replicate_and_no_other(tmp_path: Path, workers: Workers) -> None:
+    executed(tmp_path, planned(replicates=3))
+    assert [c.backend for c in workers.said(m.Open)].count("numba:cpu") == 3
+    assert len(workers.said(m.Prepare, "numba:cpu")) == 3 * 2
+    assert len(workers.said(m.Release, "numba:cpu")) == 3 * 2
+    assert len(workers.said(m.Close)) == 3 * 2
+    assert not workers.alive
+
+
+def test_what_others_moved_through_the_caches_is_told_with_the_turn(tmp_path: Path, workers: Workers) -> None:
+    """100 bytes a turn and 1000 of the ceilings: between two turns of one backend lie those of all others."""
+    executed(tmp_path, planned(works=WORKS[:1], ceilings=True, replicates=1))
+    moved, seen = 0, dict.fromkeys(BACKENDS, 0)
+    for who, command in workers.log:
+        if isinstance(command, m.TakeCeilingTurn):
+            moved += 1000
+        elif isinstance(command, m.TakeTurn):
+            assert command.passed_bytes == moved - seen[who]
+            moved += 100
+            seen[who] = moved
+    assert min(seen.values()) > 4 * 1000
+
+
+def test_cases_that_memory_bandwidth_alone_binds_meet_the_read_ceiling_alone(
+    tmp_path: Path, workers: Workers
+) -> None:
+    """1 GB/s and 10 GFLOP/s: one row of x is far below a fifth of the ridge, 2000 are above it."""
+    many = "linear:n=64,k=64,m=2000,weight=f32"
+    rows, _ = executed(tmp_path, planned(BACKENDS[:1], [WORKS[0], many], ceilings=True, replicates=1))
+    played = {parse(r.work).m: set(r.turns[0].after) for r in cases(rows)}  # type: ignore[union-attr]
+    assert played == {1: {"read"}, 2000: {"read", "fma_f32"}}
+    assert workers.said(m.OpenCeiling) == [m.OpenCeiling(["f32"])]
+
+
+# Again
+
+
+def test_an_invalid_process_is_kept_and_repeated(tmp_path: Path, workers: Workers) -> None:
+    bad, opened = SPECS[0], workers.said
+
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.TakeTurn) and worker.works[0] == bad:
+            share = 0.5 if len(opened(m.Open)) in (2, 4) else 0.0
+            return turned(0.01, disturbance=share)
+        return None
+
+    workers.acts = acts
     for repeats, expected in ((0, 6), (1, 7), (3, 8)):
         folder = tmp_path / str(repeats)
         folder.mkdir()
-        plan = replace(make_plan(["numba:cpu"], WORKS, OPTIONS, 10**9), repeats=repeats)
-        rows, _, _ = executed(folder, plan)
+        workers.log.clear()
+        rows, _ = executed(folder, replace(planned(BACKENDS[:1]), repeats=repeats))
         assert len(rows) == expected
         assert [(r.work, r.replicate) for r in rows[6:]] == [(bad, 3), (bad, 4)][: expected - 6]
-        assert sum(r.grade == "contended" for r in rows) == min(2, 1 + min(repeats, 1))
+        assert sum(r.grade == "invalid" for r in rows) == min(2, 1 + min(repeats, 1))
 
 
-def test_high_rigor_adds_replicates_until_the_mean_is_known(
-    tmp_path: Path, scripted: type[FakeWorker]
-) -> None:
-    noisy = sorted(SPECS)[0]
+def test_a_case_that_was_invalid_twice_is_measured_twice_more(tmp_path: Path, workers: Workers) -> None:
+    """In two processes: one has room for a work once."""
 
-    def script(job: dict[str, Any]) -> Any:
-        for spec in job["works"]:
-            time_s = 0.01 * (1 + (0.05 if spec == noisy and job["replicate"] % 2 else 0.0))
-            yield {"event": "result", "work": spec, "row": case_row(job, spec, time_s)}
+    def acts(worker: Any, command: Any) -> Any:
+        bad = isinstance(command, m.TakeTurn) and len(workers.said(m.Open)) <= 2
+        return turned(0.01, disturbance=0.5) if bad else None
 
-    scripted.script = staticmethod(script)
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, rigor="high"), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
+    workers.acts = acts
+    rows, _ = executed(tmp_path, replace(planned(BACKENDS[:1]), repeats=1))
+    assert [r.grade for r in rows].count("invalid") == 4
+    assert sorted((r.replicate, r.work) for r in rows) == sorted((n, s) for n in range(5) for s in SPECS)
+
+
+def test_high_rigor_adds_replicates_until_the_mean_is_known(tmp_path: Path, workers: Workers) -> None:
+    noisy = SPECS[0]
+
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.TakeTurn):
+            odd = worker.works[0] == noisy and len(workers.said(m.Open)) % 2
+            return turned(0.01 * (1.05 if odd else 1.0))
+        return None
+
+    workers.acts = acts
+    rows, _ = executed(tmp_path, make_plan(BACKENDS[:1], WORKS, replace(OPTIONS, rigor="high"), 10**9))
     counts = {spec: sum(r.work == spec for r in rows) for spec in SPECS}
-    assert counts[max(SPECS)] == 10
-    times = [r.samples_s[0] for r in rows if r.work == noisy]
+    assert counts[SPECS[1]] == 10
+    times = [median(r.times_s) for r in rows if r.work == noisy]
     assert 10 < len(times) < 40
     assert rounds.half_width(times) <= 0.01 < rounds.half_width(times[:-1])
 
@@ -203,186 +268,176 @@ def test_half_width_is_students() -> None:
     assert rounds.half_width([1.0]) == rounds.half_width([]) == float("inf")
 
 
-def test_failures_are_not_tried_again_but_crashes_are(tmp_path: Path, scripted: type[FakeWorker]) -> None:
-    crashing, unsupported = sorted(SPECS)
-
-    def script(job: dict[str, Any]) -> Any:
-        for spec in sorted(job["works"], reverse=True):
-            yield {"event": "phase", "work": spec, "phase": "preparing"}
-            if spec == crashing:
-                raise process.WorkerDiedError("SIGBUS: bye")
-            row = case_row(job, spec, status="unsupported", samples_s=[])
-            yield {"event": "result", "work": spec, "row": row}
-
-    scripted.script = staticmethod(script)
-    rows, _, _ = executed(tmp_path, make_plan(["numba:cpu"], WORKS, OPTIONS, 10**9))
-    assert [(r.work, r.status) for r in rows] == [(unsupported, "unsupported")] + 3 * [(crashing, "crashed")]
-    assert rows[-1].reason == "while preparing: SIGBUS: bye"
-    assert rows[-1].bytes == parse(crashing).traffic.total_bytes
+# What goes wrong
 
 
-def test_death_between_works_blames_none(tmp_path: Path, scripted: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Any:
-        yield {"event": "result", "work": job["works"][0], "row": case_row(job, job["works"][0])}
-        raise process.WorkerDiedError("SIGSEGV")
+def test_failures_are_not_tried_again_but_crashes_are(tmp_path: Path, workers: Workers) -> None:
+    crashing = SPECS[0]
 
-    scripted.script = staticmethod(script)
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, replicates=1), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    assert [r.status for r in rows] == ["ok", "ok"]
-    assert len(scripted.jobs) == 2
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.Prepare) and command.work == crashing:
+            raise WorkerDiedError("SIGBUS: bye")
+        return m.Failed("unsupported", "no such thing") if isinstance(command, m.Prepare) else None
 
-
-@pytest.mark.parametrize("at", [0, 1, 3])
-def test_ctrl_c_keeps_what_is_done(tmp_path: Path, scripted: type[FakeWorker], at: int) -> None:
-    seen = []
-
-    def script(job: dict[str, Any]) -> Any:
-        for event in measured(job):
-            if event["event"] == "result":
-                seen.append(event)
-                if len(seen) > at:
-                    raise KeyboardInterrupt
-            yield event
-
-    scripted.script = staticmethod(script)
-    rows, heard, path = executed(tmp_path, make_plan(["numba:cpu"], WORKS, OPTIONS, 10**9))
-    assert len(rows) == at
-    assert load_rows(path) == rows
-    assert heard.notes == [f"interrupted; the {at} cases measured so far are kept"]
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(BACKENDS[:1]))
+    found = sorted((r.replicate, r.status, r.reason) for r in rows)
+    crash = ("crashed", "while at Prepare: SIGBUS: bye")
+    assert found == [(0, *crash), (0, "unsupported", "no such thing"), (1, *crash), (2, *crash)]
+    assert {r.bytes for r in rows if r.work == crashing} == {parse(crashing).traffic.total_bytes}
+    assert not workers.alive
 
 
-def test_time_limit_leaves_later_replicates_out(
-    tmp_path: Path, scripted: type[FakeWorker], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        (WorkerDiedError("SIGSEGV"), "crashed", "while at TakeTurn: SIGSEGV"),
+        (WorkerTimeoutError("silent for 60 s"), "timeout", "while at TakeTurn: silent for 60 s"),
+        (m.Failed("oom", "MemoryError"), "oom", "MemoryError"),
+        (m.Failed("error", "RuntimeError: x"), "error", "RuntimeError: x"),
+        (m.Done(), "crashed", "it broke the protocol: Done answers timing"),
+    ],
+)
+def test_who_fails_in_its_second_turn_is_a_row_and_the_others_play_on(
+    tmp_path: Path, workers: Workers, answer: Any, status: str, reason: str
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    bad = "numba:cpu+b"
 
-    def script(job: dict[str, Any]) -> Any:
-        now[0] += 30
-        yield from measured(job)
+    def acts(worker: Any, command: Any) -> Any:
+        mine = isinstance(command, m.TakeTurn) and worker.who == bad
+        if not mine or len(workers.said(m.TakeTurn, bad)) != 2:
+            return None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    scripted.script = staticmethod(script)
-    plan = replace(make_plan(["numba:cpu", "numba:cpu+x"], WORKS, OPTIONS, 10**9), time_limit_s=100)
-    rows, heard, _ = executed(tmp_path, plan)
-    assert [r.replicate for r in rows] == [0, 0, 0, 0, 1, 1]
-    assert len(heard.notes) == 1
-    assert heard.notes[0].startswith("time limit of 100 s reached: 3 worker processes were left out")
-
-
-def ceilings(read: float) -> Any:
-    def script(job: dict[str, Any]) -> Any:
-        if job["job"] == "measure":
-            yield from measured(job, time_s=1e-6)
-            return
-        ceiling = {
-            "name": "read",
-            "value": read,
-            "unit": "bytes/s",
-            "config": {"threads": 1},
-            "samples": [0.1],
-        }
-        ceiling |= {"status": "ok", "reason": ""}
-        yield {"event": "phase", "work": "ceilings", "phase": "read"}
-        yield {"event": "ceilings", "ceilings": [ceiling], "telemetry": {}}
-
-    return script
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned([f"numba:cpu+{x}" for x in "abc"], replicates=1))
+    failed = [r for r in rows if r.status != "ok"]
+    assert [(r.backend, r.status, r.reason) for r in failed] == [(bad, status, reason)]
+    assert len(failed[0].turns) == 1, "kept, and never summarised"
+    played = {(r.backend, r.work): len(r.turns) for r in rows if r.status == "ok"}
+    assert len(played) == 5
+    assert set(played.values()) == {4}, "its own next work is measured too"
 
 
-@pytest.mark.parametrize(("read", "above"), [(1e9, True), (1e12, False)])
-def test_a_case_above_its_ceiling_has_it_measured_again(
-    tmp_path: Path, scripted: type[FakeWorker], read: float, above: bool
-) -> None:
-    scripted.script = staticmethod(ceilings(read))
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=1), 10**9)
-    rows, heard, _ = executed(tmp_path, plan)
-    kinds = [r.kind for r in rows]
-    assert kinds == ["ceiling", "case", "case", "ceiling"] + ["ceiling"] * above
-    assert [r.config.get("above_ceiling", False) for r in rows if r.kind == "case"] == [above] * 2
-    first = rows[0]
-    assert (first.work, first.value, first.unit, first.backend) == ("read", read, "bytes/s", "cpu")
-    assert (first.threads, first.samples_s, first.grade) == (1, [0.1], "unknown")
-    assert [j["job"] for j in scripted.jobs] == ["ceilings", "measure", "ceilings"] + ["ceilings"] * above
-    assert [j["only_read"] for j in scripted.jobs if j["job"] == "ceilings"] == [False, True, False][
-        : 2 + above
-    ]
-    assert rows[-1].replicate == (2 if above else 1)
-    assert len(heard.notes) == above
+def test_an_answer_that_turns_wrong_is_a_row_without_a_time(tmp_path: Path, workers: Workers) -> None:
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.Check) and worker.who == BACKENDS[0]:
+            return m.Failed("wrong", "error 0.5 exceeds 1e-05", 0.5)
+        return None
+
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(works=WORKS[:1], replicates=2))
+    assert [(r.backend, r.status, r.error) for r in rows if r.status != "ok"] == [(BACKENDS[0], "wrong", 0.5)]
+    assert [r.replicate for r in rows if r.status == "ok"] == [0, 1]
+    assert all(len(r.turns) == 4 for r in rows)
 
 
-def test_what_fits_the_cache_says_nothing_about_the_ceiling(
-    tmp_path: Path, scripted: type[FakeWorker]
-) -> None:
-    def script(job: dict[str, Any]) -> Any:
-        if job["job"] == "measure":
-            yield from measured(job, time_s=1e-6, working_set_bytes=1000)
-        else:
-            yield from ceilings(1e9)(job)
+def test_death_between_works_blames_none(tmp_path: Path, workers: Workers) -> None:
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.Release):
+            raise WorkerDiedError("SIGSEGV")
+        return None
 
-    scripted.script = staticmethod(script)
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=1), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    assert [r.kind for r in rows] == ["ceiling", "case", "case", "ceiling"]
-    assert all(r.config == {"above_ceiling": True} for r in rows[1:3])
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(BACKENDS[:1], replicates=1))
+    assert [(r.status, len(r.turns)) for r in rows] == [("ok", 4)] * 2
+    assert len(workers.said(m.Open)) == 2
 
 
-def test_the_read_ceiling_is_measured_again_after_each_replicate(
-    tmp_path: Path, scripted: type[FakeWorker]
-) -> None:
-    scripted.script = staticmethod(ceilings(1e12))
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=3), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    assert [r.kind for r in rows] == ["ceiling"] + ["case", "case", "ceiling"] * 3
-    assert [r.replicate for r in rows if r.kind == "ceiling"] == [0, 1, 2, 3]
+def test_a_device_that_cannot_be_opened_is_a_row_for_each_work(tmp_path: Path, workers: Workers) -> None:
+    def acts(worker: Any, command: Any) -> Any:
+        absent = isinstance(command, m.Open) and command.backend == BACKENDS[1]
+        return m.Failed("unavailable", "no device; buy one") if absent else None
+
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(replicates=2))
+    absent = [(r.status, r.reason, r.replicate) for r in rows if r.backend == BACKENDS[1]]
+    assert absent == [("unavailable", "no device; buy one", 0)] * 2
+    assert [r.status for r in rows if r.backend == BACKENDS[0]] == ["ok"] * 4
 
 
-def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, scripted: type[FakeWorker]) -> None:
-    def script(job: dict[str, Any]) -> Any:
-        if job["job"] == "ceilings":
-            raise process.WorkerDiedError("exit status 1: no OpenMP")
-        yield from measured(job)
+def test_interpreters_are_those_of_the_plan(tmp_path: Path, workers: Workers) -> None:
+    pythons: dict[str, str] = {}
 
-    scripted.script = staticmethod(script)
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, ceilings=True, replicates=1), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    assert (rows[0].kind, rows[0].status, rows[0].reason) == (
-        "ceiling",
-        "crashed",
+    def acts(worker: Any, command: Any) -> None:
+        if isinstance(command, m.Open):
+            pythons[command.backend] = worker.python
+
+    workers.acts = acts
+    backends = ["numba:cpu", "numba:cpu#2", "numpy:cpu"]
+    executed(tmp_path, planned(backends, pythons={"numba": "/env/python"}, replicates=1))
+    assert pythons["numba:cpu"] == pythons["numba:cpu#2"] == "/env/python"
+    assert pythons["numpy:cpu"] != "/env/python"
+
+
+# Ceilings that take no turns
+
+
+def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, workers: Workers) -> None:
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.MeasureMachine):
+            raise WorkerDiedError("exit status 1: no OpenMP")
+        return None
+
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(BACKENDS[:1], ceilings=True, replicates=1))
+    assert (rows[0].kind, rows[0].work, rows[0].status, rows[0].reason) == (
+        *("ceiling", "ceilings", "crashed"),
         "exit status 1: no OpenMP",
     )
-    assert [r.status for r in rows[1:]] == ["ok", "ok", "crashed"]
+    assert [r.status for r in cases(rows)] == ["ok"] * 2
+    assert all(t.ceiling("read") for r in cases(rows) for t in r.turns)
 
 
 def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case(
-    tmp_path: Path, scripted: type[FakeWorker]
+    tmp_path: Path, workers: Workers
 ) -> None:
-    def script(job: dict[str, Any]) -> Any:
-        if job["job"] == "ceilings":
-            return
-        if job["ceilings"]:
-            yield {"event": "phase", "work": "", "phase": "gemm_bf16"}
-            if job["backend"] == "numba:cpu":
-                raise process.WorkerDiedError("SIGILL")
-            ceiling = {"name": "gemm_f32", "value": 1e11, "unit": "FLOP/s", "config": {}, "samples": [0.1]}
-            ceiling |= {"status": "ok", "reason": ""}
-            yield {"event": "ceilings", "ceilings": [ceiling], "telemetry": {}}
-        yield from measured(job)
+    def acts(worker: Any, command: Any) -> Any:
+        if not isinstance(command, m.MeasureBackend):
+            return None
+        if worker.who == BACKENDS[0]:
+            raise WorkerDiedError("SIGILL")
+        return m.Ceilings([ceiling("gemm_f32", 1e11, "FLOP/s"), ceiling("launch", 1e-6, "s")], {})
 
-    scripted.script = staticmethod(script)
-    plan = make_plan(["numba:cpu", "numba:cpu+x"], WORKS, replace(OPTIONS, ceilings=True), 10**9)
-    rows, _, _ = executed(tmp_path, plan)
-    found = {r.backend: (r.work, r.status, r.reason, r.value) for r in rows if r.kind == "ceiling"}
-    assert found == {
-        "numba:cpu": ("ceilings", "crashed", "while gemm_bf16: SIGILL", None),
-        "numba:cpu+x": ("gemm_f32", "ok", "", 1e11),
-    }
-    assert [r.status for r in rows if r.kind == "case"] == ["ok"] * 12
-    assert [j["ceilings"] for j in scripted.jobs if j["job"] == "measure"].count(True) == 2
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(ceilings=True))
+    own = [r for r in rows if r.kind == "ceiling" and r.backend in BACKENDS]
+    assert sorted((r.backend, r.work, r.status, r.reason, r.value) for r in own) == [
+        (BACKENDS[0], "ceilings", "crashed", "while at MeasureBackend: SIGILL", None),
+        (BACKENDS[1], "gemm_f32", "ok", "", 1e11),
+        (BACKENDS[1], "launch", "ok", "", 1e-6),
+    ]
+    assert [r.status for r in cases(rows)] == ["ok"] * 12
+    assert len(workers.said(m.MeasureBackend)) == 2
+    assert workers.said(m.MeasureMachine) == [m.MeasureMachine(True)]
 
 
-def test_limits_depend_on_the_phase() -> None:
-    plan = make_plan(["numba:cpu"], WORKS, replace(OPTIONS, budget=Budget(1.0, 2.0)), 10**9)
-    limits = Limits()
-    assert limits.after({"event": "phase", "phase": "timing"}, plan) == 90
-    assert limits.after({"event": "phase", "phase": "compiling x"}, plan) == 300
-    assert limits.after({"event": "spawned"}, plan) == 300
+def test_without_ceilings_none_is_measured(tmp_path: Path, workers: Workers) -> None:
+    rows, _ = executed(tmp_path, planned(replicates=1))
+    assert {r.kind for r in rows} == {"case"}
+    assert not workers.said(m.TakeCeilingTurn)
+    assert all(t.before == t.after == {} for r in rows for t in r.turns)
+
+
+def test_a_cell_of_one_backend_runs_alone(tmp_path: Path, workers: Workers) -> None:
+    plan = replace(planned(), cells=(Cell(BACKENDS[1], 5, (SPECS[1],)),))
+    rows, _ = executed(tmp_path, plan)
+    assert [(r.backend, r.replicate, r.work, r.status) for r in rows] == [(BACKENDS[1], 5, SPECS[1], "ok")]
+
+
+def test_settings_and_prepared_figures_reach_the_row(tmp_path: Path, workers: Workers) -> None:
+    def acts(worker: Any, command: Any) -> Any:
+        if isinstance(command, m.Prepare):
+            return prepared(command.work, stored_bytes=123, slots=1, launches=7)
+        if isinstance(command, m.Check):
+            return m.Checked(3e-6, {"greedy_tokens": [3], "working_set_bytes": 999}, {"wall_s": 1.5})
+        return None
+
+    workers.acts = acts
+    (row,), _ = executed(tmp_path, planned(BACKENDS[:1], WORKS[:1], replicates=1))
+    assert (row.stored_bytes, row.slots, row.launches, row.error) == (123, 1, 7, 3e-6)
+    assert (row.config, row.working_set_bytes) == ({"greedy_tokens": [3]}, 999)
+    assert row.telemetry == {"wall_s": 1.5}
+    assert row.hot_samples_s == [], "one input set is hot anyway"

@@ -10,8 +10,8 @@ from rows import case, write
 from membound.backends import registry
 from membound.bench import cli
 from membound.results.row import RowError
-from membound.results.runs import find_run, rows_of
 from membound.results.store import StoreError, load_rows
+from membound.results.stored_runs import find_run, rows_of
 
 
 def stored(folder, name, rows, written_at):
@@ -66,7 +66,8 @@ LONG = "n" * 300
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_every_command_refuses_a_name_too_long_in_one_line(capsys, arguments):
+def test_every_command_refuses_a_name_too_long_in_one_line(capsys, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     out, err = capsys.readouterr()

@@ -10,50 +10,47 @@ import numpy.typing as npt
 import pytest
 from simd_probes import floats, ints, probe, result, rng, signed
 
-from membound.kernels.cpu.simd import (
-    BF16_DOT,
-    DOT_OFFSET,
-    LANES,
-    NIBBLE_WORDS,
+from membound.kernels.cpu.simd.arithmetic import (
     absolute,
     add,
     add_i32,
-    add_lanes,
     add_scaled_tile,
     add_tiles,
-    bf16_each,
     divide,
-    dot_bf16_broadcast,
-    dot_nibbles,
-    dot_s8_broadcast,
-    dot_u8_broadcast,
-    far_starts,
     fma,
     fma_broadcast,
     fma_chains,
     fma_tile,
-    load,
-    load_bytes,
-    load_next,
-    load_tile,
-    max_lanes,
     maximum,
     multiply,
+    scale_columns,
+    scale_tile,
+    subtract,
+)
+from membound.kernels.cpu.simd.conversions import (
+    bf16_each,
     nibble_values_each,
     round_i32,
     scale_by_power_of_two,
-    scale_columns,
-    scale_tile,
-    store,
-    store_tile,
-    subtract,
-    tile_of_columns,
     to_f32,
     to_f32_tile,
-    weigh_words,
-    zeros_i32,
 )
-from membound.kernels.inputs import from_bf16, to_bf16
+from membound.kernels.cpu.simd.dot_products import (
+    DOT_OFFSET,
+    NIBBLE_WORDS,
+    dot_bf16_broadcast,
+    dot_nibbles,
+    dot_s8_broadcast,
+    dot_u8_broadcast,
+    weigh_words,
+)
+from membound.kernels.cpu.simd.features import BF16_DOT, LANES
+from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
+from membound.kernels.cpu.simd.loads import load, load_bytes, load_next, load_tile
+from membound.kernels.cpu.simd.stores import store, store_tile
+from membound.kernels.cpu.simd.streams import far_starts
+from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros_i32
+from membound.kernels.weights.formats import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set
 

@@ -8,28 +8,21 @@ import numpy as np
 import pytest
 from simd_probes import floats, ints, probe, result, rng, signed
 
-from membound.kernels.cpu.simd import (
-    LANES,
-    add_scaled_each,
-    any_above,
-    dot_s16_tile,
-    fold_lanes,
+from membound.kernels.cpu.simd.dot_products import dot_s16_tile
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import any_above, fold_lanes, interleave_words, pair_lanes, sums_vector
+from membound.kernels.cpu.simd.loads import (
     gather_lanes,
-    interleave_words,
     load,
     load_bytes,
     load_grid,
     load_next,
     load_tile,
     load_words_each,
-    pair_lanes,
-    row_starts,
-    store,
-    store_int16,
-    store_tile,
-    sums_vector,
-    zeros_i32,
 )
+from membound.kernels.cpu.simd.stores import add_scaled_each, store, store_int16, store_tile
+from membound.kernels.cpu.simd.streams import row_starts
+from membound.kernels.cpu.simd.vectors import zeros_i32
 
 pytestmark = pytest.mark.instruction_set
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from simd_probes import floats, ints, probe, result, signed, stored
+from simd_probes import floats, ints, probe, result, rng, signed, stored
 
-from membound.kernels.cpu.simd import (
-    LANES,
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
     broadcast_next,
-    far_starts,
     load,
     load_bytes,
     load_bytes_each,
@@ -20,21 +20,20 @@ from membound.kernels.cpu.simd import (
     load_next,
     load_part,
     load_tile,
-    prefetch,
-    prefetch_each,
-    splat,
-    splat_i32,
+    widen_at,
+)
+from membound.kernels.cpu.simd.stores import (
     store,
     store_bf16,
     store_each,
+    store_f16,
     store_grid,
     store_int8,
     store_tile,
-    widen_at,
-    zeros,
-    zeros_i32,
 )
-from membound.kernels.inputs import to_bf16
+from membound.kernels.cpu.simd.streams import far_starts, prefetch, prefetch_each
+from membound.kernels.cpu.simd.vectors import splat, splat_i32, zeros, zeros_i32
+from membound.kernels.weights.formats import to_bf16
 
 pytestmark = pytest.mark.instruction_set
 
@@ -168,6 +167,31 @@ def test_stores_that_narrow() -> None:
     b[:2] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # ties, down and up to even
     np.testing.assert_array_equal(result(to_int8, a.view(np.int8), dtype=np.int8), a.astype(np.int8))
     np.testing.assert_array_equal(result(to_bf16_, b, dtype=np.uint16), to_bf16(b))
+
+
+def around_float16() -> npt.NDArray[np.float32]:
+    """Random float32 of every size that float16 tells apart, with ties and what lies beyond its ends."""
+    everywhere = floats(64 * LANES) * np.exp2(rng.integers(-30, 17, 64 * LANES)).astype(np.float32)
+    halves = rng.integers(0, 0x7BFF, 64 * LANES).astype(np.uint16)  # below the largest, subnormals among them
+    lower, upper = (h.view(np.float16).astype(np.float32) for h in (halves, halves + np.uint16(1)))
+    ties = (lower + upper) / 2 * rng.choice(np.array([-1, 1], np.float32), lower.size)
+    ends = np.zeros(LANES, np.float32)
+    ends[:4] = [-0.0, 65504, 65519.99, 2.0**-24]
+    beyond = np.full(LANES, 65520, np.float32)
+    beyond[1:4] = [-65536, 1e30, np.inf]
+    return np.concatenate([everywhere, ties, ends, beyond])
+
+
+def test_float16_is_rounded_to_nearest_even_everywhere() -> None:
+    @probe
+    def run(out: Any, a: Any) -> None:
+        for i in range(0, a.size, LANES):
+            store_f16(out, i, load(a, i, "f32"))
+
+    a = around_float16()
+    with np.errstate(over="ignore"):
+        expected = a.astype(np.float16).view(np.uint16)
+    np.testing.assert_array_equal(result(run, a, count=a.size, dtype=np.uint16), expected)
 
 
 def test_prefetching_beyond_an_array_is_harmless() -> None:

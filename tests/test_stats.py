@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows
 
+from membound.results.intervals import interval
 from membound.results.roofline import compute_ceilings, device_class, limits_of, settings
-from membound.results.stats import COLUMNS, interval, records, summarize, usable
+from membound.results.stats import COLUMNS, records, summarize, usable
 
 
 def line(rows, **where):

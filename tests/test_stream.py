@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.cpu.simd import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
-from membound.kernels.inputs import from_bf16
+from membound.kernels.cpu.simd.features import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
+from membound.kernels.weights.formats import from_bf16
 
 PATTERNS = list(product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS)))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8, tile_configuration
 from membound.kernels.cpu.instruments import tile_peak
-from membound.kernels.inputs import from_bf16
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8, tile_configuration
+from membound.kernels.weights.formats import from_bf16
 
 
 def test_every_register_is_sixteen_rows_of_64_bytes() -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from membound.backends.api import Backend, Device
-from membound.bench.measure.timing import Budget, launch_once, measure
+from membound.bench.api import measure
+from membound.bench.ceilings.backend import launch_once
+from membound.bench.claim.budget import Budget
 
 
 class Clocked(Backend):

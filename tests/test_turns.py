@@ -67,7 +67,7 @@ def test_a_disturbed_burst_is_repeated_after_longer_pauses(
 ) -> None:
     bursts_of(monkeypatch, [0.5, 0.04, 0.0, 0.0])
     turn = attempt(events)
-    assert turn == Turn(3.0, 0.0)
+    assert turn == Turn(3.0, 0.0, ((1.0, 0.5), (2.0, 0.04)))
     assert turn.clean
     assert [e for e in events if e.startswith("pause")] == ["pause 6", "pause 12", "pause 18"]
     assert events.count("before") == events.count("warm") == events.count("burst") == 3
@@ -78,9 +78,43 @@ def test_the_least_disturbed_of_six_attempts_counts(
 ) -> None:
     bursts_of(monkeypatch, [0.9, 0.5, 0.2, 0.4, 0.8, 0.7, 0.0])
     turn = attempt(events)
-    assert turn == Turn(3.0, 0.2)
+    assert (turn.time_s, turn.disturbance) == (3.0, 0.2)
+    assert sorted(turn.retaken) == [(1.0, 0.9), (2.0, 0.5), (4.0, 0.4), (5.0, 0.8), (6.0, 0.7)]
     assert not turn.clean
     assert events.count("burst") == 6
+
+
+def test_attempts_end_when_the_turn_has_lasted_long_enough(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a large model, disturbed as it is, does not hold up all others."""
+    now = [0.0]
+    bursts_of(monkeypatch, [0.9, 0.5, 0.2, 0.4, 0.8, 0.7])
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
+
+    def burst() -> None:
+        now[0] += 0.1
+
+    turn = take_turn(None, burst, limit_s=0.25)
+    assert (turn.time_s, turn.disturbance, len(turn.retaken)) == (3.0, 0.2, 2)
+    once = take_turn(None, burst, attempts=1, limit_s=0.0)
+    assert once == Turn(4.0, 0.4)
+
+
+def test_the_first_of_equally_disturbed_attempts_counts(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bursts_of(monkeypatch, [0.5] * 6)
+    assert attempt(events).time_s == 1.0
+
+
+def test_a_burst_that_fails_is_no_turn(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst() -> None:
+        raise RuntimeError("lost the device")
+
+    with pytest.raises(RuntimeError, match="lost the device"):
+        take_turn(lambda: events.append("warm"), burst)
+    assert events == ["pause 6", "warm"]
 
 
 def test_unknown_disturbance_is_neither_clean_nor_retaken(
@@ -131,3 +165,9 @@ def test_with_fewer_clean_turns_the_least_disturbed_third_counts() -> None:
     dirty = [Turn(float(i), 0.1 * (i + 1)) for i in range(12)]
     assert usable(dirty) == [0.0, 1.0, 2.0, 3.0]
     assert usable(dirty[5:7]) == [5.0, 6.0]
+
+
+def test_where_nobody_can_tell_all_turns_count() -> None:
+    unknown = [Turn(float(i + 1), None) for i in range(12)]
+    assert usable(unknown) == [turn.time_s for turn in unknown]
+    assert usable([*unknown, Turn(99.0, 0.5)])[0] == 99.0

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 
 from membound.bench.environments.build import interpreters, states
-from membound.bench.measure.timing import Budget
+from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.probe import probe
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Silent
 from membound.kernels import reference
 from membound.kernels.export import export_model
-from membound.kernels.inputs import ModelInputs, make_inputs
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import RunWriter
@@ -35,7 +36,7 @@ SEED = 5
 STEP = "step:model=tiny,batch=3,context=37,weight={0},kv={0},cache=prompt"
 SPECS = (STEP.format("f32"), STEP.format("bf16"), "prefill:model=tiny,batch=2,tokens=21,weight=f32,kv=f32")
 BACKENDS = ("numba:cpu", "vllm:cpu", "vllm:cpu+f32")
-BUDGET = Budget(warmup_s=0.01, timing_s=0.05)
+PACE = Pace(rounds=2, seconds=1.0, least=2)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,7 @@ def rows(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[st
         threads=2,
         replicates=1,
         seed=SEED,
-        budget=BUDGET,
+        pace=PACE,
         pythons={"vllm": python},
         ceilings=False,
         quick=True,
@@ -95,7 +96,7 @@ def test_the_engine_and_the_kernels_here_choose_alike(rows: dict[tuple[str, str]
 
 def test_what_the_engine_was_set_to_is_in_the_row(rows: dict[tuple[str, str], Row]) -> None:
     row = row_of(rows, "vllm:cpu", SPECS[1])
-    launches = 1 + len(row.warmup_s) + row.launches * len(row.samples_s)
+    launches = 1 + row.launches * len(row.turns)
     assert row.config["weights_stored"] == "bf16"
     assert row.config["dtype_computed"] == "bfloat16"
     assert row.config["eager"] is True

@@ -18,7 +18,7 @@ from membound.bench.measure.check import error_of
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference
 from membound.kernels.export import POSITIONS
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
 STEP = "step:model=tiny,batch=3,context=12,weight=f32,kv=f32,cache=prompt"

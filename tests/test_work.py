@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from membound.kernels.models import MODELS
+from membound.kernels.operations import kv_token_bytes
 from membound.kernels.work import (
     ACTS,
     FORMATS,
@@ -14,7 +15,6 @@ from membound.kernels.work import (
     SpecError,
     Step,
     Traffic,
-    kv_token_bytes,
     parse,
 )
 

@@ -8,13 +8,13 @@ from typing import Any
 import fake_backends
 import numpy as np
 import pytest
-
 from membound.bench.measure.case import Case, run_case
+
+from membound.bench.claim.budget import Budget
 from membound.bench.measure.check import cached_reference
-from membound.bench.measure.timing import Budget
 from membound.bench.protocol.process import POLICY_VARIABLES, SPIN_COUNT, worker_environment
 from membound.kernels import reference
-from membound.kernels.inputs import make_inputs
+from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 from membound.results.row import Row
 

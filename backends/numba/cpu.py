@@ -1,4 +1,4 @@
-"""`numba:cpu`: membound's own kernels on the processor, compiled by Numba.
+"""`numba:cpu`: membound's kernels on the processor, compiled by Numba.
 
 Matrices are packed once, in `prepare`; a launch is one call of a compiled function, a whole decode step
 included. Kernels: membound.kernels.cpu.
@@ -16,14 +16,13 @@ import numpy.typing as npt
 from membound.backends.api import Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.cpu.compile import ThreadingError, set_threads
-from membound.kernels.cpu.simd import INSTRUCTION_SET
+from membound.kernels.cpu.matmul.grouping import CACHES
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 MOST_ROWS = 64
-"""Rows of x that the packed matmul is made for; more are the business of a compute-bound GEMM."""
-CACHES = ("f32", "bf16", "int8")
-"""Cache formats of the attention kernels."""
+"""The most rows of x that the packed matmul is made for; with more, a GEMM is compute-bound."""
 
 
 class NumbaCpu(Backend):
@@ -49,7 +48,7 @@ class NumbaCpu(Backend):
         return Device("numba:cpu", cpu_name(), threads, versions)
 
     def supports(self, work: Work) -> str | None:
-        """Everything but prompts, large batches, and caches that GPUs are made for."""
+        """Supports everything but prompts, large batches, and caches that only GPUs handle."""
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, LatentAttention):
@@ -73,7 +72,7 @@ class NumbaCpu(Backend):
         self._extra_fmas = fmas
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Pack every input set; compile on the first launch of a kind."""
+        """Pack every input set; the first launch of a kind compiles."""
         self.close()
         extra_fmas, self._extra_fmas = self._extra_fmas, None
         if isinstance(inputs, LinearInputs):
@@ -98,7 +97,7 @@ class NumbaCpu(Backend):
         return self._output()
 
     def stored_bytes(self) -> int | None:
-        """Packed bytes where padding adds more than 1 % to what the work asks for."""
+        """The packed bytes, if padding adds more than 1 % to what the work asks for."""
         return self._stored
 
     def close(self) -> None:
@@ -134,17 +133,12 @@ class NumbaCpu(Backend):
         self._output = lambda: y.reshape(recipe.rows, -1)[: work.m, :n].copy()
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
-        from membound.kernels.cpu.attention.decode import attention_kernel
+        from membound.kernels.cpu.attention.decode import attention_kernel, flat_cache
         from membound.kernels.cpu.matmul.grouping import grouping
 
         work, threads = inputs.work, self._threads
         assert isinstance(work, DecodeAttention)
-        none = np.ones(1, np.float32)
-        slots = []
-        for slot in range(inputs.slots):
-            c = inputs.cache(slot)
-            scales = [none if a is None else a.reshape(-1) for a in (c.k_scales, c.v_scales)]
-            slots.append((c.k.reshape(-1), c.v.reshape(-1), *scales))
+        slots = [flat_cache(inputs.cache(slot)) for slot in range(inputs.slots)]
         group, dim = work.q_heads // work.kv_heads, work.head_dim
         shape = grouping(work.kv, group, dim)
         run = attention_kernel(work.kv, shape.heads, shape.method)

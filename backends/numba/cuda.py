@@ -1,9 +1,9 @@
-"""`numba:cuda`: membound's own kernels on NVIDIA GPUs, written in Numba's CUDA dialect.
+"""`numba:cuda`: membound's kernels on NVIDIA GPUs, written in Numba's CUDA dialect.
 
-Matrices and caches are packed and copied once, in `prepare`; a launch starts kernels whose arguments were
-packed then too. The variant `+graph` captures them, so that one call starts all. Kernels:
-membound.kernels.cuda.
+Matrices and caches are packed and copied once, in `prepare`, as are the arguments of the kernels that a launch
+starts. The variant `+graph` captures the kernels, so that one call starts all of them. Kernels: membound.kernels.cuda.
 
+>>> backend = NumbaCuda()
 >>> backend.open("cuda:0+graph", threads=2).accelerator.memory_bytes
 """
 
@@ -38,6 +38,8 @@ OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 class NumbaCuda(Backend):
     """Linear in every format, decode attention over every cache and whole decode steps, on one GPU."""
 
+    unopened = ("cuda",)
+
     _gpu: Gpu
     _ordinal = 0
     _graph = False
@@ -49,7 +51,7 @@ class NumbaCuda(Backend):
     @classmethod
     def devices(cls) -> Sequence[str]:
         """Every GPU that the driver has, plain and with graphs. Raises BackendUnavailable."""
-        driver = _import("driver")
+        driver = _import("device.driver")
         try:
             count = driver.count()
         except RuntimeError as error:
@@ -59,18 +61,18 @@ class NumbaCuda(Backend):
         return [name for i in range(count) for name in (f"cuda:{i}", f"cuda:{i}+graph")]
 
     def open(self, device: str, threads: int) -> Device:
-        """Take a GPU: `cuda`, `cuda:1`, `cuda:0+graph`. Raises BackendUnavailable."""
+        """Open a GPU: `cuda`, `cuda:1`, `cuda:0+graph`. Raises BackendUnavailable."""
         base, *variants = device.split("+")
         if unknown := [name for name in variants if name not in VARIANTS]:
             raise BackendUnavailable(f"unknown variant {unknown[0]!r}; known: {', '.join(VARIANTS)}")
         kind, _, index = base.partition(":")
         if kind != "cuda" or not (index or "0").isdigit():
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
-        module = _import("gpu")
+        driver = _import("device.driver")
         try:
             self._ordinal = int(index or 0)
-            self._gpu = module.open_gpu(self._ordinal)
-        except module.GpuError as error:
+            self._gpu = driver.open_gpu(self._ordinal)
+        except driver.GpuError as error:
             raise _no_gpu(error) from None
         self._graph = "graph" in variants
         gpu = self._gpu
@@ -78,24 +80,24 @@ class NumbaCuda(Backend):
         return Device(f"numba:{device}", gpu.name, threads, _versions(), facts)
 
     def supports(self, work: Work) -> str | None:
-        """None, or which kernel is missing."""
+        """None, or the kernel that is missing."""
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, DecodeAttention | LatentAttention):
-            return _told(_import("attention_plan").unsupported_attention(work))
+            return _told(_import("attention.plan").unsupported_attention(work))
         if isinstance(work, Linear):
-            return _too_many(work.m) or _told(_import("linear").unsupported(work.act))
-        return _too_many(work.batch) or _told(_import("step").unsupported_step(work))
+            return _too_many(work.m) or _told(_import("matmul.linear").unsupported(work.act))
+        return _too_many(work.batch) or _told(_import("step.step").unsupported_step(work))
 
     def add_arithmetic(self, work: Work, fmas: int) -> None:
         """One row of x, or decode attention over a 16-bit cache: see membound.kernels.cuda.instruments.free_compute."""
-        reason = _told(_import("free_compute").refusal(work))
+        reason = _told(_import("instruments.free_compute").refusal(work))
         if reason is not None:
             raise Unsupported(reason)
         self._extra_fmas = fmas
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Pack and copy every input set, run each once, capture them where graphs are asked for."""
+        """Pack and copy every input set, run each once, and capture them if graphs are asked for."""
         self.close()
         extra_fmas, self._extra_fmas = self._extra_fmas, None
         try:
@@ -116,7 +118,7 @@ class NumbaCuda(Backend):
             self._launches = [[self._gpu.capture(launches)] for launches in self._launches]
 
     def launch(self, slot: int) -> None:
-        """Put the kernels of that input set into the stream; returns at once."""
+        """Put the kernels of that input set into the stream and return at once."""
         _start(self._launches[slot])
 
     def sync(self) -> None:
@@ -128,7 +130,7 @@ class NumbaCuda(Backend):
         return self._output()
 
     def stored_bytes(self) -> int | None:
-        """Packed bytes where padding adds more than 1 % to what the work asks for."""
+        """The packed bytes, if padding adds more than 1 % to what the work asks for."""
         return self._stored
 
     def mark(self) -> object | None:
@@ -143,11 +145,11 @@ class NumbaCuda(Backend):
         """On a share of the multiprocessors, in a stream of its own: see membound.kernels.cuda.instruments.co_runner."""
         from membound.kernels.cuda.instruments.co_runner import GpuCoRunner
 
-        gpu = _import("gpu").open_gpu(self._ordinal)
+        gpu = _import("device.driver").open_gpu(self._ordinal)
         return GpuCoRunner(gpu, CO_RUNNER_CACHES * gpu.cache_bytes)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
-        """Memory, cache and arithmetic of the GPU; graphs would only measure them again."""
+        """Memory, cache and arithmetic of the GPU. The variant with graphs has none: they would be the same."""
         if not self._graph:
             from membound.backends.numba.cuda_limits import limits
 
@@ -155,13 +157,13 @@ class NumbaCuda(Backend):
             self._gpu.close()
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         self._launches, self._output, self._stored = (), _no_output, None
         if hasattr(self, "_gpu"):
             self._gpu.close()
 
     def _numbers(self, extra_fmas: int | None) -> Array | None:
-        """The constants of extra arithmetic on the GPU; None where there is none."""
+        """The constants of extra arithmetic on the GPU; None if there is no extra arithmetic."""
         from membound.kernels.cuda.instruments.chains import constants
 
         return None if extra_fmas is None else self._gpu.array(constants(extra_fmas))
@@ -209,7 +211,7 @@ class NumbaCuda(Backend):
 
 
 def _import(name: str) -> Any:
-    """A module of the CUDA kernels. Raises BackendUnavailable where Numba's CUDA target is not installed."""
+    """A module of the CUDA kernels. Raises BackendUnavailable if Numba's CUDA target is not installed."""
     from importlib import import_module
 
     try:

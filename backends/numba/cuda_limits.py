@@ -1,10 +1,10 @@
-"""The ceilings of a GPU through membound's own kernels: read, copy and triad, with several loads under way, and arithmetic.
+"""The ceilings of a GPU through membound's kernels: read, copy and triad with several loads in flight, and arithmetic.
 
 >>> for limit in limits(gpu, quick=False):
 ...     limit.launch(0)                      # the harness times it
 
-Arrays hold random numbers, never zeros. How many loads a thread has under way decides what a kernel
-reaches, so each is tried with several; the best counts.
+Arrays hold random numbers, never zeros. The number of loads that a thread has in flight decides what a kernel
+reaches, so each kernel is tried with several; the best counts.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ F32 = npt.NDArray[np.float32]
 ARRAY_BYTES = 1 << 30
 QUICK_ARRAY_BYTES = 256 << 20
 MEMORY_SHARE = 0.05
-"""Part of the GPU's memory that one array may take."""
+"""The part of the GPU's memory that one array may take."""
 CACHE_SHARE = 0.5
-"""Part of the cache that a working set takes, so that nothing else pushes it out."""
+"""The part of the cache that a working set takes, so that nothing else evicts it."""
 UNROLLS = (2, 4, 8)
 FACTOR = 0.5
 BLOCKS_PER_MULTIPROCESSOR = 8
 TILE_ROUNDS = 4000
-"""Products of a warp on each of its sums: 16 warps a multiprocessor take 0.6 ms or more (1024 multiply-adds a cycle)."""
+"""Products of a warp on each of its sums: 16 warps on a multiprocessor take 0.6 ms or more (1024 multiply-adds per cycle)."""
 FMA_DOSE = 1000
-"""Rounds of multiply-adds: 2048 threads do 1.3e8 of them on a multiprocessor, which takes an H100 0.6 ms (128 a cycle)."""
+"""Rounds of multiply-adds: 2048 threads do 1.3e8 of them on a multiprocessor, which takes an H100 0.6 ms (128 per cycle)."""
 
 
 def limits(gpu: Gpu, quick: bool) -> Iterator[Limit]:
@@ -89,7 +89,7 @@ def _tiles(gpu: Gpu, fmt: str) -> Limit:
 
 
 def _read(gpu: Gpu, name: str, source: Array, host: F32, size: int, unroll: int) -> Limit:
-    """Reads of the first `size` bytes; the exclusive or of what the warps leave is that of all words."""
+    """Reads of the first `size` bytes; the exclusive or of the warps' results must be that of all words."""
     blocks = BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors
     sums = gpu.zeros(read_sums(blocks), np.uint32)
     launch = bind_read(gpu, source, sums, size, unroll, blocks)
@@ -113,5 +113,5 @@ def _holds(array: Array, expected: F32) -> bool:
 
 
 def _values(count: int) -> F32:
-    """Random numbers from 1 to 2: half of one is exact, so that a triad is, and its bits tell words apart."""
+    """Random numbers from 1 to 2: half of one is exact, so a triad is too, and the random bits distinguish words."""
     return np.random.default_rng(1).random(count, np.float32) + np.float32(1)

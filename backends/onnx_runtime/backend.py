@@ -1,9 +1,11 @@
 """``onnxruntime:cpu`` and ``onnxruntime:<provider>``: ONNX Runtime on any of its execution providers.
 
->>> backend = create("onnxruntime:cpu"); backend.open("cpu", threads=2)
+>>> backend = OnnxRuntime(); backend.open("cpu", threads=2)
+>>> from membound.kernels.inputs import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
 A matrix is a session of its own, with memory of its own; attention and whole models are one session.
+Graphs are built here, node by node; ``onnxruntime:cpu+export`` runs a model as torch exports it instead.
 Everything is bound before the first launch, and the cache is bound as past and present at once, so that
 GroupQueryAttention appends in place. A provider that is not the one asked for is refused.
 """
@@ -11,38 +13,35 @@ GroupQueryAttention appends in place. A provider that is not the one asked for i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Backend, Device, cpu_name
-from membound.backends.onnx_runtime.session import create_session, runtime
+from membound.backends.background import Background
+from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
+from membound.backends.onnx_runtime.session import CPU, create_session, runtime
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
 
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
-    from membound.kernels.inputs import F32, Inputs
+    from membound.kernels.inputs import Inputs
+    from membound.kernels.weights.formats import F32
     from membound.kernels.work import Work
 
-SUFFIX = "ExecutionProvider"
-REMOTE = "AzureExecutionProvider"  # sends the work elsewhere
-EXPORT_REMEDY = 'pip install "membound[onnx-export]"'
-EXPORT_MODULES = ("torch", "onnxscript")
-# Builds of ONNX Runtime on PyPI that carry a provider; they replace one another (one import name).
-PACKAGES = {
-    "cann": "onnxruntime-cann",
-    "cuda": "onnxruntime-gpu",
-    "migraphx": "onnxruntime-migraphx",
-    "openvino": "onnxruntime-openvino",
-    "tensorrt": "onnxruntime-gpu",
-    "webgpu": "onnxruntime-webgpu",
+# Widths of heads that GroupQueryAttention takes, without and with RoPE: with others ONNX Runtime 1.31 builds
+# the session and fails in the first launch.
+HEAD_STEP, ROTATED_HEAD_STEP = 8, 16
+KV_REASONS = {
+    "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
+    "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
+    "fp8": "attention over an fp8 cache is not among the graphs built here",
 }
-# Where a provider's bound inputs and outputs live; all others take host memory.
+# Where a provider keeps bound inputs and outputs; all others use host memory.
 MEMORY = {"cann": "cann", "cuda": "cuda", "dml": "dml", "tensorrt": "cuda", "webgpu": "webgpu"}
 
 
@@ -51,48 +50,41 @@ class OnnxRuntime(Backend):
 
     _threads = 1
     _kind = "cpu"
-    _provider = f"CPU{SUFFIX}"
+    _provider = CPU
     _index = 0
+    _exports = False
     _extra_bytes = 0
     _asked_bytes = 0
 
     def __init__(self) -> None:
         self._launches: list[tuple[Any, Any]] = []
         self._values: list[Any] = []
+        self._settings: dict[str, Any] = {}
         self._shape: tuple[int, ...] = ()
         self._y: Any = None
 
     @classmethod
     def devices(cls) -> Sequence[str]:
-        """The providers that this build lists, ``cpu`` first."""
-        names = [p.removesuffix(SUFFIX).lower() for p in runtime().get_available_providers() if p != REMOTE]
-        return sorted(names, key=lambda name: name != "cpu")
+        """The providers that this build lists, ``cpu`` first. Each with ``+export`` opens where it is named."""
+        return list(providers())
 
     def open(self, device: str, threads: int) -> Device:
-        """Take ``cpu`` or another provider, with an index as in ``cuda:0``. Raises BackendUnavailable."""
-        kind, _, index = device.partition(":")
-        if index and not index.isdigit():
-            raise BackendUnavailable(f"onnxruntime:{device} has no number after the colon")
-        providers = [p for p in runtime().get_available_providers() if p != REMOTE]
-        found = [p for p in providers if p.lower() == f"{kind}{SUFFIX}".lower()]
-        if not found:
-            known = ", ".join(self.devices())
-            package = PACKAGES.get(kind.lower())
-            remedy = f"pip uninstall onnxruntime && pip install {package}" if package else ""
-            raise BackendUnavailable(
-                f"this onnxruntime has no provider for {device!r}; it has: {known}", remedy
-            )
-        self._kind, self._provider, self._index = kind.lower(), found[0], int(index or 0)
+        """Take ``cpu`` or another provider, with an index as in ``cuda:0``, ``+export`` behind it or not.
+
+        Raises BackendUnavailable.
+        """
+        wanted = find(device)
+        self._kind, self._provider, self._index = wanted.kind, wanted.provider, wanted.index
         self._threads = threads
         if self._kind != "cpu":
             self._probe()
-        versions = {name: _version(name) for name in ("onnxruntime", "onnx")}
+        self._exports = wanted.exports  # not before the probe, which is no model
         name = cpu_name() if self._kind == "cpu" else self._provider
-        return Device(f"onnxruntime:{device}", name, threads, versions)
+        return Device(f"onnxruntime:{device}", name, threads, wanted.versions())
 
     def _probe(self) -> None:
         """Multiply once: a provider can be listed and yet lack the libraries that it needs."""
-        from membound.kernels.inputs import make_inputs
+        from membound.kernels.seeded import make_inputs
 
         work = Linear(8, 8, weight="f32")
         try:
@@ -105,18 +97,29 @@ class OnnxRuntime(Backend):
 
     def supports(self, work: Work) -> str | None:
         """The formats that ONNX Runtime has kernels for."""
+        if self._exports and not isinstance(work, Step | Prefill):
+            return f"+{EXPORT} is for whole models; other works go without it"
         if isinstance(work, LatentAttention):
             return "ONNX Runtime has no operator of latent attention"
-        if isinstance(work, DecodeAttention):
-            return "ONNX Runtime has no paged attention on CPUs" if work.page else _kv_reason(work.kv)
-        if work.weight == "bf16":
+        if isinstance(work, DecodeAttention) and work.page:
+            return "ONNX Runtime has no paged attention on CPUs"
+        if not isinstance(work, DecodeAttention) and work.weight == "bf16":
             return "ONNX Runtime has no bfloat16 matmul on CPUs"
-        if isinstance(work, Linear):
-            return None
-        missing = [name for name in EXPORT_MODULES if find_spec(name) is None]
-        if missing:
-            return f"exporting a model needs {', '.join(missing)}: {EXPORT_REMEDY}"
-        return _kv_reason(work.kv)
+        return None if isinstance(work, Linear) else self._attention_reason(work)
+
+    def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:
+        """Why not over this cache or with heads of this width."""
+        if isinstance(work, DecodeAttention):
+            width, step, rotated = work.head_dim, HEAD_STEP, ""
+        else:
+            width, step, rotated = work.shape.head_dim, ROTATED_HEAD_STEP, " with RoPE"
+        if width % step:
+            return f"GroupQueryAttention takes heads of a multiple of {step}{rotated}, not {width}"
+        if work.kv == "f16" and self._exports:
+            return f"+{EXPORT} has a float32 cache only"
+        if work.kv == "f16" and self._kind != "cpu":
+            return "attention over a float16 cache is built for the CPU provider alone"
+        return KV_REASONS.get(work.kv)
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Build the sessions and bind their memory. Raises Unsupported, FallbackRefused."""
@@ -138,10 +141,14 @@ class OnnxRuntime(Backend):
         work = inputs.work
         x, self._y = self._value(inputs.x), self._value(np.zeros((work.m, work.n), np.float32))
         self._shape = (work.m, work.n)
-        for slot in range(inputs.slots):
-            graph = linear_graph(inputs.weight(slot), work.act, work.m)
-            self._extra_bytes = graph.extra_bytes
-            self._bind(self._session(graph), {"x": x}, {"y": self._y})
+        sessions = []
+        with Background(self._threads if self._kind == "cpu" else 1) as background:
+            for slot in range(inputs.slots):
+                graph = linear_graph(inputs.weight(slot), work.act, work.m)
+                self._extra_bytes = graph.extra_bytes
+                sessions.append(background.submit(partial(self._session, graph)))
+        for session in sessions:
+            self._bind(session.result(), {"x": x}, {"y": self._y})
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
         from membound.backends.onnx_runtime.graph import attention_graph
@@ -149,6 +156,7 @@ class OnnxRuntime(Backend):
         work = inputs.work
         assert isinstance(work, DecodeAttention)
         session = self._session(attention_graph(work))
+        self._extra_bytes = _widened_bytes(work)
         rows = (work.batch, 1, work.q_heads * work.head_dim)
         q, self._y = self._value(inputs.q.reshape(rows)), self._value(np.zeros(rows, np.float32))
         self._shape = inputs.q.shape
@@ -162,20 +170,18 @@ class OnnxRuntime(Backend):
             self._bind(session, {"q": q, **newest, **past}, {"y": self._y, **present})
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
-        try:
-            from membound.backends.onnx_runtime.export import cache_tokens, decoder_graph
-        except ImportError as error:
-            raise Unsupported(f"exporting a model failed: {error} ({EXPORT_REMEDY})") from error
+        from membound.backends.onnx_runtime.decoder import cache_tokens
+        from membound.backends.onnx_runtime.graph import CACHE_TYPES
 
-        graph = decoder_graph(inputs)
+        graph = self._model_graph(inputs)
         session = self._session(graph)
-        self._extra_bytes = graph.extra_bytes
+        self._extra_bytes = graph.extra_bytes + _widened_bytes(inputs.work)
         del graph
         model, work = inputs.model, inputs.work
         shape = (work.batch, model.kv_heads, cache_tokens(inputs), model.head_dim)
         caches = []
         for index in range(model.layers):
-            k, v = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            k, v = (np.zeros(shape, CACHE_TYPES[work.kv]) for _ in "kv")
             if isinstance(work, Step):
                 held = inputs.cache(index)
                 k[:, :, :-1], v[:, :, :-1] = held.k, held.v
@@ -185,10 +191,24 @@ class OnnxRuntime(Backend):
         self._y = self._value(np.zeros(self._shape, np.float32))
         self._bind(session, {"x": self._value(inputs.x), **past}, {"y": self._y, **present})
 
+    def _model_graph(self, inputs: ModelInputs) -> Graph:
+        """The whole model, built node by node or exported."""
+        if not self._exports:
+            from membound.backends.onnx_runtime.decoder import decoder_graph
+
+            self._settings = {"graph": "built"}
+            return decoder_graph(inputs)
+        try:
+            from membound.backends.onnx_runtime.export import exported_graph
+        except ImportError as error:
+            raise Unsupported(f"exporting a model failed: {error} ({EXPORT_REMEDY})") from error
+        self._settings = {"graph": "exported"}
+        return exported_graph(inputs)
+
     def _cache(
         self, layers: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The same memory as past and as present, so that nothing is copied."""
+        """Bind the same memory as past and as present, so that nothing is copied."""
         past = {
             f"past_{name}.{index}": self._value(values)
             for index, pair in enumerate(layers)
@@ -197,7 +217,7 @@ class OnnxRuntime(Backend):
         return past, {name.replace("past", "present"): value for name, value in past.items()}
 
     def _value(self, array: npt.NDArray[Any]) -> Any:
-        """The array in the provider's memory; on host memory it is not copied."""
+        """The array in the provider's memory; in host memory it is not copied."""
         value = runtime().OrtValue.ortvalue_from_numpy(
             np.ascontiguousarray(array), MEMORY.get(self._kind, "cpu"), self._index
         )
@@ -216,7 +236,7 @@ class OnnxRuntime(Backend):
         self._launches.append((session.run_with_iobinding, binding))
 
     def launch(self, slot: int) -> None:
-        """Run the session of that slot; returns when done."""
+        """Run the session of that slot and return when it is done."""
         run, binding = self._launches[slot]
         run(binding)
 
@@ -224,32 +244,28 @@ class OnnxRuntime(Backend):
         """Nothing runs behind the call: ONNX Runtime waits for its provider at the end of a run."""
 
     def output(self) -> F32:
-        """The last launch's result, a copy."""
+        """A copy of the last launch's result."""
         y: F32 = np.array(self._y.numpy(), np.float32)
         return y.reshape(self._shape)
 
     def stored_bytes(self) -> int | None:
-        """Bytes with widened weights (f16, int8 with float activations) and widened int4 scales."""
+        """Bytes with widened weights (f16, int8 with float activations), int4 scales and caches (f16)."""
         return self._asked_bytes + self._extra_bytes if self._extra_bytes else None
+
+    def settings(self) -> dict[str, Any]:
+        """Of a model, where its graph comes from: ``built`` here, or ``exported`` by torch."""
+        return self._settings
 
     def close(self) -> None:
         """Drop sessions and memory."""
         self._launches, self._values, self._y = [], [], None
-        self._extra_bytes = 0
+        self._extra_bytes, self._settings = 0, {}
 
 
-def _kv_reason(kv: str) -> str | None:
-    return {
-        "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
-        "f16": "attention over a float16 cache is not among the graphs built here",
-        "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
-        "fp8": "attention over an fp8 cache is not among the graphs built here",
-    }.get(kv)
+def _widened_bytes(work: DecodeAttention | Step | Prefill) -> int:
+    """Bytes of the float32 copy of an f16 cache, which stays float16 in memory.
 
-
-def _version(package: str) -> str:
-    """Its version; onnxruntime's other builds have other distribution names and the same module."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return str(getattr(runtime(), "__version__", "")) if package == "onnxruntime" else ""
+    GroupQueryAttention makes it a head at a time, in every launch (ONNX Runtime 1.31, seen in its memory).
+    Counted once a KV head; each query head of a group makes a copy of its own.
+    """
+    return 2 * work.traffic.kv_read_bytes if work.kv == "f16" else 0

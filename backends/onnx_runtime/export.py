@@ -1,12 +1,12 @@
-"""A whole decoder as an ONNX graph: torch's layer exported once, then written out for every layer's weights.
+"""A whole decoder as an ONNX graph of torch's making: its layer exported once, then written out for every layer.
 
->>> graph = decoder_graph(inputs)
+>>> graph = exported_graph(inputs)
 >>> graph.serialize(), graph.weights()
 
-One layer of `membound.backends.pytorch.model` goes through `torch.onnx.export`, with its linears as
-placeholder operators and GroupQueryAttention as the attention (`torch.onnx.ops.symbolic_multi_out`), and so
-do the final norm and the LM head. The nodes are then repeated for each layer, every placeholder replaced
-by the nodes of that matrix's format. So an export takes seconds and no weights, however deep the model.
+`torch.onnx.export` exports one layer of `membound.backends.pytorch.model`, with its linears as placeholder operators and
+GroupQueryAttention as the attention (`torch.onnx.ops.symbolic_multi_out`), and the final norm with the LM head. The nodes
+are then repeated for each layer, and every placeholder is replaced by the nodes of that matrix's format. An export
+therefore takes seconds and needs no weights, however deep the model is.
 
 Imports torch and onnx; imported only in a worker.
 """
@@ -20,47 +20,32 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph
+from membound.backends.onnx_runtime.decoder import SHARED, cache_tokens, declare_decoder, shared_arrays
+from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph, stack
 from membound.backends.pytorch.linear import FormatLinear
 from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
-from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import LayerWeights, ModelInputs, Weight
 from membound.kernels.models import Model
-from membound.kernels.reference import rope_frequencies
-from membound.kernels.work import Step
+from membound.kernels.weights.formats import F32
 
 PLACEHOLDER = "membound"
-# Shared by all layers: where the new tokens stand and the angles of every position.
-SHARED = ("seqlens_k", "total", "cos", "sin")
 
 
-def decoder_graph(inputs: ModelInputs) -> Graph:
-    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
-
-    Caches are float32 [B, Hkv, `cache_tokens`, D], to be bound to the same memory as past and present.
-    """
+def exported_graph(inputs: ModelInputs) -> Graph:
+    """As `decoder_graph` of `membound.backends.onnx_runtime.decoder`, of torch's nodes; the cache is float32."""
     model, work = inputs.model, inputs.work
+    graph = declare_decoder(inputs)
     tokens = len(inputs.x) // work.batch
-    places = cache_tokens(inputs)
-    cache_shape = (work.batch, model.kv_heads, places, model.head_dim)
-    graph = Graph()
-    graph.declare_input("x", (len(inputs.x), model.hidden))
-    graph.declare_output("y", (work.batch, model.vocab))
-    for name, values in _shared(model, work.batch, places).items():
-        graph.array(name, values)
-    template = _layer_template(model, work.batch, tokens, places)
+    template = _layer_template(model, work.batch, tokens, cache_tokens(inputs))
     x = "x"
     for index in range(model.layers):
         names = {"x": x, "past_k": f"past_k.{index}", "past_v": f"past_v.{index}"}
         names |= {f"present_{n}": f"present_{n}.{index}" for n in "kv"} | {n: n for n in SHARED}
-        for name in "kv":
-            graph.declare_input(f"past_{name}.{index}", cache_shape)
-            graph.declare_output(f"present_{name}.{index}", cache_shape)
         x = f"layer{index}.y"
         layer = _layer(model, inputs.layer(index), len(inputs.x))
         _write(graph, template, f"layer{index}.", names, layer, work.act)
@@ -69,14 +54,8 @@ def decoder_graph(inputs: ModelInputs) -> Graph:
     return graph
 
 
-def cache_tokens(inputs: ModelInputs) -> int:
-    """Places in each cache: the step's context and its new token, or the prompt's tokens."""
-    work = inputs.work
-    return work.context + 1 if isinstance(work, Step) else work.tokens
-
-
 class Placeholder(FormatLinear):
-    """Stands for a linear while the module is exported; keeps the matrix for `Graph.linear`."""
+    """Takes the place of a linear while the module is exported, and keeps the matrix for `Graph.linear`."""
 
     def __init__(self, name: str, weights: Sequence[Weight], bias: F32 | None) -> None:
         super().__init__(sum(w.n for w in weights), weights[0].k, None)
@@ -88,21 +67,6 @@ class Placeholder(FormatLinear):
         shape = (x.shape[0], self.n)
         name = f"{PLACEHOLDER}::Linear"
         return ops.symbolic(name, [x], attrs={"linear": self.name}, dtype=x.dtype, shape=shape)
-
-
-def _stack(weights: Sequence[Weight]) -> Weight:
-    """Matrices that share their input as one, row on row."""
-    first = weights[0]
-    if len(weights) == 1:
-        return first
-    scales = [w.scales for w in weights if w.scales is not None]
-    return Weight(
-        first.format,
-        sum(w.n for w in weights),
-        first.k,
-        np.concatenate([w.values for w in weights]),
-        np.concatenate(scales) if scales else None,
-    )
 
 
 def _layer(model: Model, weights: LayerWeights, rows: int) -> DecoderLayer:
@@ -120,16 +84,8 @@ def _head(model: Model, gain: F32, lm_head: Weight, tokens: int) -> Head:
     return Head(RmsNorm(gain, model.norm_eps), Placeholder("lm_head", [lm_head], None), tokens)
 
 
-def _shared(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]]:
-    """GroupQueryAttention's lengths (index of the last token, tokens in all) and RoPE tables [places, D/2]."""
-    angles = np.arange(places)[:, None] * rope_frequencies(model)
-    lengths = np.full(batch, places - 1, np.int32), np.array(places, np.int32)
-    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return dict(zip(SHARED, (*lengths, *tables), strict=True))
-
-
 class _LayerCall(nn.Module):
-    """A layer as a function of x, its cache, `SHARED` and its own gains, so that all of them are inputs."""
+    """A layer as a function of x, its cache, `SHARED` and its gains, so that all of them are inputs."""
 
     def __init__(self, layer: DecoderLayer, model: Model) -> None:
         super().__init__()
@@ -181,7 +137,7 @@ def _call(module: nn.Module, gains: list[Tensor], args: tuple[Any, ...]) -> Any:
 
 @cache
 def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.GraphProto:
-    """A layer's exported graph; made from shapes alone, so that every format and layer shares it."""
+    """The exported graph of a layer, made from shapes alone, so that all formats and layers share it."""
     ones = np.ones(max(model.hidden, model.head_dim), np.float32)
     head_norm = ones[: model.head_dim] if model.qk_norm else None
     matrices = {name: _no_weight(n, k) for name, (n, k) in model.layer_matrices.items()}
@@ -189,7 +145,7 @@ def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.
     layer = _layer(model, LayerWeights(matrices, norm, norm, head_norm, head_norm), batch * tokens)
     gains = dict(layer.named_buffers())
     past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
-    shared = [torch.from_numpy(a) for a in _shared(model, batch, places).values()]
+    shared = [torch.from_numpy(a) for a in shared_arrays(model, batch, places).values()]
     args = (torch.empty(batch * tokens, model.hidden), past, shared, list(gains.values()))
     names = ["x", "past_k", "past_v", *SHARED, *gains]
     return _export(_LayerCall(layer, model), args, names, ["y", "present_k", "present_v"])
@@ -213,8 +169,8 @@ def _no_weight(n: int, k: int) -> Weight:
 def _export(
     module: nn.Module, args: tuple[Any, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.GraphProto:
-    """Nodes and constants of a module, by torch's own exporter."""
-    # It tells of optional packages (torchvision) that nothing here uses.
+    """Nodes and constants of a module, from torch's exporter."""
+    # It reports optional packages (torchvision) that nothing here uses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what torch and Python deprecate
@@ -240,7 +196,7 @@ def _write(
     module: nn.Module,
     act: str,
 ) -> None:
-    """Copy an exported graph: names as in `names`, else prefixed; gains and matrices are `module`'s."""
+    """Copy an exported graph. Names are as in `names`, or else prefixed; gains and matrices are those of `module`."""
     linears = {m.name: m for m in module.modules() if isinstance(m, Placeholder)}
 
     def rename(name: str) -> str:
@@ -254,7 +210,7 @@ def _write(
         inputs, outputs = [[rename(n) for n in side] for side in (node.input, node.output)]
         if node.domain == PLACEHOLDER:
             linear = linears[_linear_name(node)]
-            graph.linear(inputs[0], outputs[0], _stack(linear.weights), act, linear.linear_bias)
+            graph.linear(inputs[0], outputs[0], stack(linear.weights), act, linear.linear_bias)
             continue
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

@@ -1,11 +1,11 @@
-"""ONNX graphs of one matrix and of one attention, made node by node; larger ones are put together from these.
+"""ONNX graphs of one matrix and of one attention, made node by node; larger ones are composed of these.
 
 >>> graph = Graph()
 >>> graph.declare_input("x", (1, k)); graph.linear("x", "y", weight, act="int8"); graph.declare_output("y", (1, n))
 >>> session_options.add_external_initializers(*graph.weights()); session_options, graph.serialize()
 
-Weights stay out of the protobuf message (which ends at 2 GB): the message names them, the session is
-handed the arrays. Operators of the domain com.microsoft are ONNX Runtime's own:
+Weights stay out of the protobuf message (which is limited to 2 GB): the message names them, and the session gets the
+arrays. Operators of the domain com.microsoft are ONNX Runtime's own:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
 Imports onnx; imported only in a worker.
@@ -13,6 +13,7 @@ Imports onnx; imported only in a worker.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,19 +22,22 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from membound.kernels.inputs import F32, Weight, dequantize
-from membound.kernels.work import FORMATS, DecodeAttention
+from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize
+from membound.kernels.weights.transpose import transposed
+from membound.kernels.work import DecodeAttention
 
 Array = npt.NDArray[Any]
+Kind = type[np.floating[Any]]
 
 OPSET = 23  # the first with RMSNormalization; 24 makes the exporter take it apart again
 CONTRIB = "com.microsoft"
 IR_VERSION = 10  # what OPSET asks for
-# Smaller arrays travel in the message, where ONNX Runtime can fold them into its plan.
+# Smaller arrays are part of the message, where ONNX Runtime can fold them into its plan.
 EXTERNAL_BYTES = 1024
-TRANSPOSED_ROWS = 256
 # MatMulNBits: 1 computes in float32, 4 quantises activations to int8 in blocks (ContribOperators.md).
 ACCURACY_LEVEL = {"float": 1, "int8": 4}
+CACHE_TYPES: dict[str, Kind] = {"f32": np.float32, "f16": np.float16}
+"""Cache formats that GroupQueryAttention takes on CPUs as they are."""
 
 
 class Graph:
@@ -50,16 +54,16 @@ class Graph:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
-    def declare_input(self, name: str, shape: Sequence[int]) -> None:
-        """A float32 input of fixed shape."""
-        self._inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    def declare_input(self, name: str, shape: Sequence[int], kind: Kind = np.float32) -> None:
+        """An input of fixed shape."""
+        self._inputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
-    def declare_output(self, name: str, shape: Sequence[int]) -> None:
-        """A float32 output of fixed shape."""
-        self._outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    def declare_output(self, name: str, shape: Sequence[int], kind: Kind = np.float32) -> None:
+        """An output of fixed shape."""
+        self._outputs.append(helper.make_tensor_value_info(name, _element(kind), shape))
 
     def array(self, name: str, values: Array) -> str:
-        """A constant; returns its name. Large ones are handed over beside the message."""
+        """Add a constant and return its name. Large ones are kept out of the message."""
         if values.nbytes < EXTERNAL_BYTES:
             self._small.append(numpy_helper.from_array(values, name))
         else:
@@ -77,16 +81,21 @@ class Graph:
         """An operator from another graph, its names already made unique."""
         self._nodes.append(node)
 
+    def cast(self, x: str, y: str, kind: Kind) -> str:
+        """y: x in another type; returns its name."""
+        self.node("Cast", [x], [y], to=_element(kind))
+        return y
+
     def linear(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None = None) -> None:
         """y [m, n] = x [m, k] · Wᵀ + bias for one stored matrix.
 
-        f32 is Gemm. f16, and int8 with float activations, are Gemm too, widened here: the CPU provider
-        itself widens float16 at load and has no float16 product; for int8 its MatMulNBits unpacks the
-        matrix at each call, 4 to 10 times slower than Gemm on the widened one, and DequantizeLinear +
-        MatMul silently becomes a kernel that quantises the activations. int8 with int8 activations is
+        f32 is Gemm. f16, and int8 with float activations, are Gemm too, after being widened here: the CPU provider
+        itself widens float16 when it loads it and has no float16 product. For int8 its MatMulNBits unpacks the
+        matrix at each call, 4 to 10 times slower than Gemm on the widened one, and DequantizeLinear + MatMul
+        silently becomes a kernel that quantises the activations. int8 with int8 activations is
         DynamicQuantizeLinear + MatMulInteger, fused by ONNX Runtime: at one row as fast as MatMulNBits
         with 8 bits, at 16 rows 3 to 4 times as fast (2048 x 2048, AVX-512 VNNI, 2 threads). Its activations
-        have one scale and one zero point for all rows. int4 is MatMulNBits with the stored values as they
+        have one scale and one zero point for all rows; its weights are unsigned where sums of signed ones saturate. int4 is MatMulNBits with the stored values as they
         are and the scales widened to float32, as the operator asks.
         """
         if weight.format.startswith("int4"):
@@ -120,11 +129,13 @@ class Graph:
 
     def _matmul_integer(self, x: str, y: str, weight: Weight, bias: F32 | None) -> None:
         assert weight.scales is not None
-        w = self.array(f"{y}.w", _transposed(weight.values))
+        unsigned = _int8_sums_saturate()
+        w = [self.array(f"{y}.w", transposed(weight.values.view(np.int8), unsigned))]
+        w_zero = [self.array(f"{y}.w_zero", np.array(128, np.uint8))] if unsigned else []
         scales = self.array(f"{y}.scales", weight.scales)
         quantized = [f"{y}.{part}" for part in ("xq", "x_scale", "x_zero")]
         self.node("DynamicQuantizeLinear", [x], quantized)
-        self.node("MatMulInteger", [quantized[0], w, quantized[2]], [f"{y}.sum"])
+        self.node("MatMulInteger", [quantized[0], *w, quantized[2], *w_zero], [f"{y}.sum"])
         self.node("Cast", [f"{y}.sum"], [f"{y}.float"], to=onnx.TensorProto.FLOAT)
         self.node("Mul", [quantized[1], scales], [f"{y}.scale"])
         scaled = y if bias is None else f"{y}.scaled"
@@ -137,7 +148,7 @@ class Graph:
         self.extra_bytes += stored_bytes - asked
 
     def weights(self) -> dict[str, Array]:
-        """The arrays that the session must be handed."""
+        """The arrays that the session must be given."""
         return self._large
 
     def serialize(self) -> bytes:
@@ -152,17 +163,37 @@ class Graph:
         return serialized
 
 
-def _transposed(matrix: Array) -> Array:
-    """A contiguous transpose, some rows at a time: NumPy's own takes 5 times as long on int8."""
-    out = np.empty(matrix.shape[::-1], matrix.dtype)
-    for start in range(0, len(matrix), TRANSPOSED_ROWS):
-        rows = slice(start, start + TRANSPOSED_ROWS)
-        out[:, rows] = matrix[rows].T
-    return out
+def _int8_sums_saturate() -> bool:
+    """Whether two products of an unsigned and a signed byte may be added in 16 bits: on x86.
+
+    ONNX Runtime can make signed weights unsigned as it loads them (session.x64quantprecision), to the same
+    graph, but a byte at a time: for a matrix of 14336 x 4096 that took 0.4 s, three times as long as packing it.
+    """
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _element(kind: Kind) -> int:
+    """The number by which ONNX knows a NumPy type."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+
+
+def stack(weights: Sequence[Weight]) -> Weight:
+    """Matrices that share their input as one, row on row."""
+    first = weights[0]
+    if len(weights) == 1:
+        return first
+    scales = [w.scales for w in weights if w.scales is not None]
+    return Weight(
+        first.format,
+        sum(w.n for w in weights),
+        first.k,
+        np.concatenate([w.values for w in weights]),
+        np.concatenate(scales) if scales else None,
+    )
 
 
 def _stub(name: str, values: Array) -> onnx.TensorProto:
-    """A tensor said to lie in a file, which `add_external_initializers` replaces; the file never exists."""
+    """A tensor declared to be in a file that never exists; `add_external_initializers` replaces it."""
     stub = onnx.TensorProto()
     stub.name = name
     stub.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
@@ -186,27 +217,32 @@ def linear_graph(weight: Weight, act: str, m: int) -> Graph:
 def attention_graph(work: DecodeAttention) -> Graph:
     """q, k, v of one token [B, 1, H·D] with the cache [B, Hkv, S, D] -> y [B, 1, Hq·D].
 
-    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens.
+    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens. Over a float16
+    cache it is in float16 altogether: with q in float32 ONNX Runtime would widen the whole cache at each call.
+    q and y are float32 all the same, k, v and the cache in the cache's format.
     """
-    graph = Graph()
+    graph, kind = Graph(), CACHE_TYPES[work.kv]
     q_dim, kv_dim = work.q_heads * work.head_dim, work.kv_heads * work.head_dim
     cache = (work.batch, work.kv_heads, work.context, work.head_dim)
-    for name, shape in (("q", (work.batch, 1, q_dim)), *((n, (work.batch, 1, kv_dim)) for n in "kv")):
-        graph.declare_input(name, shape)
+    graph.declare_input("q", (work.batch, 1, q_dim))
     lengths = [
         graph.array("seqlens_k", np.full(work.batch, work.context - 1, np.int32)),
         graph.array("total", np.array(work.context, np.int32)),
     ]
     graph.declare_output("y", (work.batch, 1, q_dim))
     for name in "kv":
-        graph.declare_input(f"past_{name}.0", cache)
-        graph.declare_output(f"present_{name}.0", cache)
+        graph.declare_input(name, (work.batch, 1, kv_dim), kind)
+        graph.declare_input(f"past_{name}.0", cache, kind)
+        graph.declare_output(f"present_{name}.0", cache, kind)
+    half = kind is np.float16
     graph.node(
         "GroupQueryAttention",
-        ["q", "k", "v", "past_k.0", "past_v.0", *lengths],
-        ["y", "present_k.0", "present_v.0"],
+        [graph.cast("q", "q16", kind) if half else "q", "k", "v", "past_k.0", "past_v.0", *lengths],
+        ["y16" if half else "y", "present_k.0", "present_v.0"],
         CONTRIB,
         num_heads=work.q_heads,
         kv_num_heads=work.kv_heads,
     )
+    if half:
+        graph.cast("y16", "y", np.float32)
     return graph

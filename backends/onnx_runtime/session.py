@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: threads and spinning, weights handed over from memory, no fallback.
+"""Sessions of ONNX Runtime: threads and spinning, weights passed from memory, no fallback.
 
 >>> session = create_session(graph, "CPUExecutionProvider", index=0, threads=2)
 >>> session.run_with_iobinding(binding)
@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
 
 CPU = "CPUExecutionProvider"
-REMEDY = 'pip install "membound[onnx]"'
-# Threads spin for the next operator within a launch, which a 60-layer chain of 4 MB matrices took 20 %
-# less time with, and stop when it ends: by default they burn 15 to 20 % of a core for 0.2 s after it,
-# to the harm of whoever is measured next. Spinning is cut off after 50 µs, which cost nothing on an
-# idle machine. Pools stay private to a session, as the shared one ignores both settings; blocked
-# threads of other slots' sessions do no harm.
+REMEDY = "pip install onnxruntime onnx"
+# Threads spin for the next operator within a launch, which made a 60-layer chain of 4 MB matrices 20 %
+# faster, and stop when it ends: by default they use 15 to 20 % of a core for 0.2 s after it, which
+# disturbs whatever is measured next. Spinning ends after 50 µs, which cost nothing on an idle machine.
+# Pools are private to a session, since the shared one ignores both settings; blocked threads of other
+# slots' sessions do no harm.
 SESSION = {
     "session.force_spinning_stop": "1",
     "session.intra_op.spin_duration_us": "50",
-    # Without VNNI, int8 sums saturate on x86 unless weights are made unsigned at load.
-    "session.x64quantprecision": "1",
 }
 
 
@@ -59,14 +57,14 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = runtime().ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what goes wrong is raised; warnings would litter the screen
+    options.log_severity_level = 4  # errors are raised; warnings would only clutter the screen
     for key, value in SESSION.items():
         options.add_session_config_entry(key, value)
     return options
 
 
 def _create(model: bytes, options: Any, provider: str, settings: dict[str, int]) -> Any:
-    """The session, or ONNX Runtime's own error as one of ours."""
+    """The session; an error of ONNX Runtime becomes one of ours."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:

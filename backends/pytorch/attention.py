@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
-from membound.kernels.inputs import KVCache
 from membound.kernels.models import Model
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import KVCache
 
 DecodeForm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -30,7 +30,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """SDPA with the query heads of one KV head as its rows, so that K and V are never expanded.
 
     q [B, Hkv, G, D], k and v [B, Hkv, T, D] -> [B, Hkv, G, D]. A single query token sees the whole
-    cache, so no mask is due.
+    cache, so it needs no mask.
     """
     return functional.scaled_dot_product_attention(q, k, v)
 
@@ -48,7 +48,7 @@ def matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _through(kernel: SDPBackend) -> DecodeForm:
-    """`grouped` through one of SDPA's implementations or none: what it does not take raises RuntimeError."""
+    """`grouped` through one of SDPA's implementations; raises RuntimeError if it does not take these tensors."""
 
     def named(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(kernel):
@@ -84,7 +84,7 @@ class RopeTable(nn.Module):
 
 
 class CachedAttention(nn.Module):
-    """One new token a sequence at the last place of the cache, which is written anew at every call.
+    """One new token for each sequence at the last position of the cache, which every call writes anew.
 
     `cache` is (k, v), each [B, Hkv, context + 1, D] in the stored dtype.
     """
@@ -110,7 +110,7 @@ class CachedAttention(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """All tokens of a prompt: the cache [B, Hkv, tokens, D] is written, then read causally."""
+    """All tokens of a prompt: writes the cache [B, Hkv, tokens, D], then reads it causally."""
 
     k: Tensor
     v: Tensor

@@ -1,6 +1,6 @@
 """PyTorch on the CPU and on every accelerator that torch.accelerator knows: `torch:cpu`, `torch:npu:0`, …
 
-Variants follow a plus sign (`torch_variants`): `cpu+compile`, `npu+compile+graph`, `npu+flash`, `npu+offload`.
+Variants follow a plus sign (`variants.py`): `cpu+compile`, `npu+compile+graph`, `npu+flash`, `npu+offload`.
 
 >>> backend = PyTorch()
 >>> backend.open("cpu+compile", threads=2).id
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Accelerator, Backend, Device, Limit, cpu_name
+from membound.backends.background import Background
 from membound.backends.pytorch.device import (
     accelerator_kind,
     accelerator_name,
@@ -39,11 +40,11 @@ LINK = "host_to_device_pinned"
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
 NO_KERNEL = "No available kernel"
-"""How SDPA begins to say that the implementation asked for does not take these tensors."""
+"""The start of SDPA's message that the implementation asked for does not take these tensors."""
 
 
 class PyTorch(Backend):
-    """torch's own operators: F.linear, weight-only and dynamic int8, SDPA, and a decoder made of them."""
+    """torch's operators: F.linear, weight-only and dynamic int8, SDPA, and a decoder made of them."""
 
     def __init__(self) -> None:
         self._device = "cpu"
@@ -63,7 +64,7 @@ class PyTorch(Backend):
         return names + [variant for name in names for variant in offered(name)]
 
     def open(self, device: str, threads: int) -> Device:
-        """Take `cpu` or an accelerator, with variants. Raises BackendUnavailable that lists what there is."""
+        """Open `cpu` or an accelerator, with variants. Raises BackendUnavailable, which lists what there is."""
         torch = import_torch()
         base, *variants = device.split("+")
         self._variants = Variants.parse(variants, on_cpu=base == "cpu")
@@ -84,7 +85,7 @@ class PyTorch(Backend):
         return self._device == "cpu"
 
     def supports(self, work: Work) -> str | None:
-        """None, or what torch has no operator for."""
+        """None, or the format or operation for which torch has no operator."""
         from membound.backends.pytorch.linear import linear_unsupported
 
         if isinstance(work, LatentAttention):
@@ -120,9 +121,9 @@ class PyTorch(Backend):
         return reason
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
-        """Make one callable an input set, compiled and run once where asked for. Raises Unsupported.
+        """Make a callable for each input set; compile it and run it once if asked to. Raises Unsupported.
 
-        A model is compiled a layer at a time: all layers share one graph, or compiling would take minutes.
+        A model is compiled one layer at a time: the layers share one graph, as otherwise compiling would take minutes.
         """
         import torch
 
@@ -151,7 +152,7 @@ class PyTorch(Backend):
             self._runs = [capture(run, self._device) for run in self._runs]
 
     def _try_kernel(self) -> None:
-        """Run the attention kernel that was named once. Raises Unsupported where SDPA refuses it."""
+        """Run the named attention kernel once. Raises Unsupported if SDPA refuses it."""
         try:
             self.launch(0)
             self.sync()
@@ -164,11 +165,13 @@ class PyTorch(Backend):
         from membound.backends.pytorch.linear import as_tensor, make_linear
 
         work, stored = inputs.work, 0
-        for slot in range(inputs.slots):
-            linear = make_linear([inputs.weight(slot)], None, work.act, work.m, self._device).to(self._device)
-            x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
-            self._add(linear, x)
-            stored = linear.stored_bytes
+        with self._background() as background:
+            for slot in range(inputs.slots):
+                weight = inputs.weight(slot)
+                linear = make_linear([weight], None, work.act, work.m, self._device, background)
+                x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
+                self._add(linear.to(self._device), x)
+                stored = linear.stored_bytes
         self._note_stored(work, stored)
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
@@ -192,16 +195,17 @@ class PyTorch(Backend):
 
         work = inputs.work
         home = "cpu" if self._variants.offload else self._device
-        decoder = build_decoder(
-            inputs,
-            lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home),
-            attention_maker(inputs, FORMS[self._variants.form]),
-            self._device,
-            home,
-        )
+        with self._background() as background:
+            decoder = build_decoder(
+                inputs,
+                lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home, background),
+                attention_maker(inputs, FORMS[self._variants.form]),
+                self._device,
+                home,
+            )
         if self._variants.compiled:
             decoder.compile_parts()
-        with torch.inference_mode():  # or the first layer's input would differ in kind from the others'
+        with torch.inference_mode():  # otherwise the first layer alone would get an ordinary tensor
             x = as_tensor(inputs.x, "f32").to(self._device, copy=True)
         if self._variants.offload:
             from membound.backends.pytorch.offload import OffloadedDecoder
@@ -211,12 +215,18 @@ class PyTorch(Backend):
             self._append(decoder, x)
         self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
 
+    def _background(self) -> Background:
+        """As many threads as torch has, for what it does in one."""
+        import torch
+
+        return Background(torch.get_num_threads())
+
     def _add(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
-        """One more input set: the function, compiled where asked for, on these arguments."""
+        """Add an input set: the function, compiled if asked for, on these arguments."""
         import torch
 
         if self._variants.compiled:
-            # One graph or an error: parts left to the interpreter would be a silent fallback.
+            # It must be one graph: parts left to the interpreter would be a silent fallback.
             function = torch.compile(function, fullgraph=True, dynamic=False)
         self._append(function, *arguments)
 
@@ -270,7 +280,7 @@ class PyTorch(Backend):
         return array
 
     def stored_bytes(self) -> int | None:
-        """Weights and cache as torch's packing stores them, where that is not what was asked for."""
+        """The bytes of weights and cache as torch packs them, if these differ from what was asked for."""
         return self._stored_bytes
 
     def _release(self) -> None:
@@ -278,7 +288,7 @@ class PyTorch(Backend):
         if self._variants.compiled:
             import torch
 
-            torch.compiler.reset()  # graphs of earlier works count towards its limit of recompilations
+            torch.compiler.reset()  # graphs of earlier works count towards torch's limit of recompilations
 
     def close(self) -> None:
         """Drop all tensors."""

@@ -1,10 +1,10 @@
-"""The devices of torch: which there are, what they are, and their clocks, streams and graphs by torch.accelerator.
+"""The devices of torch: which there are, what they are, and their clocks, streams and graphs, by torch.accelerator.
 
 >>> device = check_device("npu")               # "npu:0"; raises BackendUnavailable that lists what there is
 >>> describe(device).memory_bytes
 
-torch is imported in the functions, so that its absence is told by `import_torch` and not by this module.
-Nothing here knows a vendor: what only some of them have is looked for by name and may be missing.
+torch is imported in the functions, so that `import_torch` reports its absence and importing this module never fails.
+Nothing here knows a vendor: what only some vendors have is looked up by name and may be missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 CAPTURE_WARMUP = 3
-"""Runs before a graph is captured: libraries choose kernels and take their workspaces in the first ones."""
+"""Runs before a graph is captured: in the first ones libraries choose kernels and allocate workspaces."""
 
 
 def import_torch() -> Any:
@@ -42,7 +42,7 @@ def compiler() -> str:
 
 
 def accelerator_kind() -> str | None:
-    """The kind of accelerator that this torch drives here: "cuda", "npu", "xpu", …; None without one."""
+    """The kind of accelerator that this torch can use here: "cuda", "npu", "xpu", …; None without one."""
     import torch
 
     if not torch.accelerator.is_available():
@@ -52,7 +52,7 @@ def accelerator_kind() -> str | None:
 
 
 def check_device(name: str) -> str:
-    """The device as torch names it, with its index. Raises BackendUnavailable that lists what there is."""
+    """The device as torch names it, with its index. Raises BackendUnavailable, which lists what there is."""
     import torch
 
     if name == "cpu":
@@ -71,14 +71,14 @@ def check_device(name: str) -> str:
 
 
 def accelerator_name(device: str) -> str:
-    """What the hardware calls itself."""
+    """The name of the hardware."""
     import torch
 
     return str(torch.get_device_module(device).get_device_name(device))
 
 
 def describe(device: str) -> Accelerator:
-    """Memory, cache and address of an accelerator; what its properties do not have stays 0 or ""."""
+    """Memory, cache and address of an accelerator; 0 or "" for what its properties do not have."""
     import torch
 
     properties = torch.get_device_module(device).get_device_properties(device)
@@ -119,16 +119,16 @@ def new_event(device: str) -> torch.Event:
 
 
 def new_stream(device: str) -> torch.Stream:
-    """A stream beside the current one."""
+    """Another stream than the current one."""
     import torch
 
     return torch.Stream(device)
 
 
 def capture(run: Callable[[], torch.Tensor], device: str) -> Callable[[], torch.Tensor]:
-    """`run` as a graph: one replay starts all of its kernels. Its output has one place.
+    """`run` as a graph: one replay starts all of its kernels. Every replay writes its output to the same memory.
 
-    Raises Unsupported where the device has no graphs.
+    Raises Unsupported if the device has no graphs.
     """
     import torch
 
@@ -154,7 +154,7 @@ def capture(run: Callable[[], torch.Tensor], device: str) -> Callable[[], torch.
 
 
 def _graph_class(device: str) -> Any:
-    """torch.accelerator's graph since torch 2.12, that of the device's module before."""
+    """torch.accelerator's graph since torch 2.12, before that the one of the device's module."""
     import torch
 
     if hasattr(torch.accelerator, "Graph"):

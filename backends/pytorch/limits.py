@@ -1,9 +1,10 @@
 """The ceilings of an accelerator through torch: its memory, its cache, its matrix units, the link to the host.
 
+>>> from membound.backends.pytorch.device import describe
 >>> for limit in limits("npu:0", describe("npu:0"), quick=False):
 ...     limit.launch(0)                      # the harness times it
 
-One at a time: the tensors of a limit are freed before the next one is made. Values are small whole numbers,
+Limits are made one at a time: the tensors of one are freed before the next is made. Values are small whole numbers,
 never zeros, so that sums are exact and the power drawn is that of data.
 """
 
@@ -18,12 +19,12 @@ from membound.backends.api import Accelerator, Limit
 from membound.backends.pytorch.device import has_operator
 
 ARRAY_BYTES = 1 << 30
-"""Of each array that is streamed: 0.3 ms and more, so that starting it does not count."""
+"""The size of each array that is streamed: it takes at least 0.3 ms, so that the start does not matter."""
 QUICK_ARRAY_BYTES = 256 << 20
 MEMORY_SHARE = 0.05
-"""Part of the device's memory that one array may take."""
+"""The part of the device's memory that one array may take."""
 CACHE_SHARE = 0.5
-"""Part of the cache that a working set takes, so that nothing else pushes it out."""
+"""The part of the cache that a working set takes, so that nothing else evicts it."""
 CACHE_PASSES = 64
 LINK_BYTES = 256 << 20
 GEMM_SIZE = 8192
@@ -98,7 +99,7 @@ def _cache(device: str, size: int) -> Limit:
 
 
 def _link(device: str, size: int) -> Iterator[Limit]:
-    """Copies between host and device, both ways, from page-locked memory and from ordinary."""
+    """Copies between host and device in both directions, with page-locked and with ordinary memory."""
     here = _values(size // 4, device)
     for kind, pinned in (("pinned", True), ("pageable", False)):
         there = torch.empty(here.shape, dtype=here.dtype, pin_memory=pinned and device != "cpu")
@@ -123,7 +124,7 @@ def _same(source: Tensor, target: Tensor) -> Callable[[], bool]:
 
 
 def _gemms(device: str, size: int) -> Iterator[Limit]:
-    """Square products that a work of ours cannot ask for: int8 into int32, and fp8 where there is hardware for it."""
+    """Square products that no work asks for: int8 into int32, and fp8 if the hardware has it."""
     if has_operator("_int_mm", device):
         a, b = (_values(size * size, device).to(torch.int8).view(size, size) for _ in range(2))
         yield _product("gemm_int8", a, b, lambda: torch._int_mm(a, b.t()), "_int_mm")
@@ -137,13 +138,13 @@ def _gemms(device: str, size: int) -> Iterator[Limit]:
 
     try:
         fp8()
-    except RuntimeError:  # no fp8 matrix units: compute capability below 8.9
+    except RuntimeError:  # no fp8 matrix units: the compute capability is below 8.9
         return
     yield _product("gemm_fp8", x, w, fp8, "_scaled_mm, e4m3")
 
 
 def _product(name: str, x: Tensor, w: Tensor, run: Callable[[], Tensor], variant: str) -> Limit:
-    """x · wᵀ; its first rows are held against float64."""
+    """x · wᵀ; its first rows are compared with float64."""
     y = Result()
     expected = x[:CHECKED_ROWS].double() @ w.double().t()
     return Limit(
@@ -157,7 +158,7 @@ def _product(name: str, x: Tensor, w: Tensor, run: Callable[[], Tensor], variant
 
 
 class Result:
-    """What the last launch gave, until it is checked."""
+    """The result of the last launch, until it is checked."""
 
     value: Tensor
 
@@ -172,7 +173,7 @@ def _values(count: int, device: str) -> Tensor:
 
 
 def _close(value: Tensor, expected: Tensor) -> bool:
-    """Within 1 % in root mean square: float32 sums and bfloat16 products lose less."""
+    """Whether the two agree within 1 % in root mean square: float32 sums and bfloat16 products lose less."""
     difference = (value.double() - expected).norm()
     return bool(difference <= 0.01 * expected.norm())
 

@@ -1,4 +1,4 @@
-"""A matrix in each weight format as a torch module: the op that torch itself offers for that format.
+"""A matrix in each weight format as a torch module, through the op that torch offers for that format.
 
 >>> linear = make_linear([weight], bias=None, act="float", rows=1)
 >>> y = linear(x.to(linear.activation))        # x [rows, k] -> y [rows, n]
@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +19,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from membound.backends.background import Background
 from membound.backends.pytorch.device import has_operator
-from membound.kernels.inputs import F32, Weight, unpack_int4
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import F32, FORMATS, Weight, unpack_int4
 
 FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 # From this many rows on oneDNN is the faster of torch's int8 engines, below it FBGEMM ("x86"). Measured
 # on 4096 x 4096 with AVX-512: FBGEMM ahead at 1 and 4 rows, oneDNN 2 x ahead at 16, 64 and 256.
 ONEDNN_ROWS = 8
-# `_convert_weight_to_int4pack_for_cpu` packs blocks of 16, 32 or 64 rows: whole blocks can be packed apart.
+# `_convert_weight_to_int4pack_for_cpu` packs blocks of 16, 32 or 64 rows, so whole blocks can be packed separately.
 INT4_ROWS = 16
 # `_weight_int8pack_mm` takes this many columns at a time and reads past the end of other rows.
 INT8_COLUMNS = 16
 INT4_CHUNK_ROWS = 4096
-# Of `_weight_int4pack_mm`, the op for accelerators: rows and columns in whole tiles.
+# `_weight_int4pack_mm`, the op for accelerators, takes rows and columns in whole tiles.
 INT4_TILE_ROWS = 8
 INT4_TILE_COLUMNS = 16
 
 
 class FormatLinear(nn.Module):
-    """What the formats have in common: `activation` is the dtype of x, `stored_bytes` what a call streams."""
+    """What the formats have in common: `activation` is the dtype of x, `stored_bytes` the bytes that a call streams."""
 
     activation: torch.dtype
     stored_bytes: int
@@ -95,8 +96,8 @@ class Int8WeightLinear(FormatLinear):
 class Int4WeightLinear(FormatLinear):
     """int4 weights in groups, bfloat16 activations: `aten::_weight_int4pack_mm_for_cpu`.
 
-    The op keeps a bfloat16 zero beside each bfloat16 scale and wants 16 rows at a time, so it stores
-    more than was asked for; rows are filled up with weights of 0 that the output leaves out.
+    The op stores a bfloat16 zero with each bfloat16 scale and needs 16 rows at a time, so it stores more than
+    was asked for. Missing rows are filled up with weights of 0, which the output leaves out.
     """
 
     packed: Tensor
@@ -126,7 +127,7 @@ class Int4WeightLinear(FormatLinear):
 class Int4TileLinear(FormatLinear):
     """int4 weights in groups, bfloat16 activations, on an accelerator: `aten::_weight_int4pack_mm`.
 
-    The op wants the even column in the high nibble and keeps a bfloat16 zero beside each bfloat16 scale.
+    The op expects the even column in the high nibble and stores a bfloat16 zero with each bfloat16 scale.
     """
 
     packed: Tensor
@@ -138,7 +139,7 @@ class Int4TileLinear(FormatLinear):
         self.activation = torch.bfloat16
         self.group = group
         rows = -(-n // INT4_TILE_ROWS) * INT4_TILE_ROWS
-        swapped = torch.full((rows, half), 0x88, dtype=torch.uint8)  # 8 stands for 0
+        swapped = torch.full((rows, half), 0x88, dtype=torch.uint8)  # 8 means 0
         swapped[:n] = (values << 4) | (values >> 4)
         tiles = next(t for t in (8, 4, 2) if self.k % (t * INT4_TILE_COLUMNS) == 0)
         packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(swapped.to(device), tiles)
@@ -157,26 +158,34 @@ class Int4TileLinear(FormatLinear):
 class Int8DynamicLinear(FormatLinear):
     """int8 weights and activations quantised on the way: `quantized::linear_dynamic`, x and y float32.
 
-    torch takes one scale and zero point for all rows of x, an unsigned byte an element. Packed by
-    FBGEMM or oneDNN, whichever is faster at this many rows.
+    torch uses one scale and zero point for all rows of x, and an unsigned byte for each element. The weights are
+    packed by FBGEMM or oneDNN, whichever is faster at this many rows.
     """
 
-    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, rows: int) -> None:
+    packed: torch.ScriptObject
+
+    def __init__(
+        self, weight: Tensor, scales: Tensor, bias: Tensor | None, rows: int, background: Background | None
+    ) -> None:
         super().__init__(weight.shape[0], weight.shape[1], None)
         self.activation = torch.float32
         self.stored_bytes = weight.nbytes + scales.nbytes + _bytes(bias)
         self.reduce_range = _int8_sums_saturate()
-        zeros = torch.zeros(self.n, dtype=torch.int64)
-        with warnings.catch_warnings():
-            # Deprecated with no successor that prepacks for FBGEMM (pytorch issue 184982).
-            warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
-            quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
-        default = torch.backends.quantized.engine
-        torch.backends.quantized.engine = _int8_engine(rows)
+        pack = partial(self._pack, _quantized(weight, scales), bias)
+        engine, default = _int8_engine(rows), torch.backends.quantized.engine
+        if background is not None and engine == default:
+            background.submit(pack)  # FBGEMM packs in one thread
+            return
+        if background is not None:
+            background.wait()  # the engine is set for all threads
+        torch.backends.quantized.engine = engine
         try:
-            self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
+            pack()
         finally:
             torch.backends.quantized.engine = default
+
+    def _pack(self, quantized: Tensor, bias: Tensor | None) -> None:
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] float32 -> y [rows, n] float32."""
@@ -185,7 +194,7 @@ class Int8DynamicLinear(FormatLinear):
 
 
 class Int4DynamicLinear(FormatLinear):
-    """int4 weights, int8 activations a row: `aten::_dyn_quant_matmul_4bit`, x and y float32."""
+    """int4 weights, activations quantised to int8 by row: `aten::_dyn_quant_matmul_4bit`, x and y float32."""
 
     packed: Tensor
 
@@ -207,12 +216,17 @@ class Int4DynamicLinear(FormatLinear):
 
 
 def make_linear(
-    weights: Sequence[Weight], bias: F32 | None, act: str, rows: int, device: str = "cpu"
+    weights: Sequence[Weight],
+    bias: F32 | None,
+    act: str,
+    rows: int,
+    device: str = "cpu",
+    background: Background | None = None,
 ) -> FormatLinear:
     """The module for matrices of one format that share their input, stacked to one: y [rows, sum of n].
 
-    `rows` is how many rows x will have and `device` where the module goes: they decide between engines, not
-    what is computed.
+    `rows` is the number of rows that x will have, and `device` is where the module goes. They decide between
+    engines and do not change what is computed. With a `background` a module is ready only when that has ended.
     """
     fmt = weights[0].format
     values = _stack([as_tensor(w.values, fmt) for w in weights])
@@ -222,7 +236,7 @@ def make_linear(
     scales = _stack([_scales(w) for w in weights])
     if fmt == "int8":
         if act == "int8":
-            return Int8DynamicLinear(values, scales, bias_tensor, rows)
+            return Int8DynamicLinear(values, scales, bias_tensor, rows, background)
         return Int8WeightLinear(values, scales, bias_tensor)
     if device != "cpu":
         return Int4TileLinear(values, scales, FORMATS[fmt].group, bias_tensor, device)
@@ -269,6 +283,18 @@ def _scales(weight: Weight) -> Tensor:
     return as_tensor(weight.scales, "")
 
 
+def _quantized(weight: Tensor, scales: Tensor) -> Tensor:
+    """int8 values [n, k] and scales [n] as a tensor of torch's own quantised kind, in the same memory."""
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    with warnings.catch_warnings():
+        # Deprecated with no successor that prepacks for FBGEMM (pytorch issue 184982).
+        warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
+        quantized = torch._empty_per_channel_affine_quantized(
+            weight.shape, scales=scales.double(), zero_points=zeros, axis=0, dtype=torch.qint8
+        )
+    return quantized.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
+
+
 def _bytes(bias: Tensor | None) -> int:
     return 0 if bias is None else bias.nbytes
 
@@ -278,7 +304,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def _pack_int4(values: npt.NDArray[np.uint8], rows: int) -> Tensor:
-    """Nibbles [n, k/2] in the CPU op's layout [rows, k/2]; a few thousand rows at a time, as it takes int32."""
+    """Nibbles [n, k/2] in the CPU op's layout [rows, k/2], a few thousand rows at a time, since the op takes int32."""
     packed = torch.empty(rows, values.shape[1], dtype=torch.uint8)
     for start in range(0, rows, INT4_CHUNK_ROWS):
         chunk = unpack_int4(values[start : start + INT4_CHUNK_ROWS]).astype(np.int32)
@@ -291,7 +317,7 @@ def _pack_int4(values: npt.NDArray[np.uint8], rows: int) -> Tensor:
 
 
 def _int8_engine(rows: int) -> str:
-    """Name of the quantised engine to pack for, among those of this build."""
+    """The name of the quantised engine to pack for, among those of this build."""
     engines = torch.backends.quantized.supported_engines
     wanted = "onednn" if rows >= ONEDNN_ROWS else "x86"
     return wanted if wanted in engines else torch.backends.quantized.engine
@@ -303,5 +329,5 @@ def _has_kleidiai() -> bool:
 
 
 def _int8_sums_saturate() -> bool:
-    """Whether products must be kept to 7 bits: x86 without VNNI adds two of them in 16 bits."""
+    """Whether operands must be limited to 7 bits: x86 without VNNI adds two products in 16 bits."""
     return platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_vnni_supported()

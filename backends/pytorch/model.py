@@ -7,7 +7,7 @@
 row: q, k, v; o; gate, up; down; the LM head. It states the dtype of its input as `activation`.
 `make_attention(index)` gives the module of a layer that takes heads [rows, Hq + 2·Hkv, D] before RoPE
 and returns [rows, Hq·D]: RoPE, the append and the cache belong to it. An exporter with the cache as
-graph input calls the layers itself, each with an attention of its own:
+graph input calls the layers itself, each with its own attention:
 
     for index, layer in enumerate(decoder.layers):
         x = layer(x, lambda heads: attend(index, heads))
@@ -33,8 +33,10 @@ from membound.backends.pytorch.attention import (
     make_cache,
 )
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
-from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
@@ -57,7 +59,7 @@ class RmsNorm(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP. The residual stream is float32, each matmul in its own dtype."""
+    """Pre-norm attention and MLP. The residual stream is float32; each matmul has its own dtype."""
 
     def __init__(self, model: Model, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class Decoder(nn.Module):
         return logits
 
     def compile_parts(self) -> None:
-        """Compile a layer and the head, each as one graph: layers share theirs, so depth costs no time."""
+        """Compile a layer and the head, each as one graph. The layers share one, so depth costs no time."""
         for part in (*self.layers, self.head):
             part.compile(fullgraph=True, dynamic=False)
 
@@ -139,24 +141,25 @@ def build_decoder(
     device: str = "cpu",
     home: str | None = None,
 ) -> Decoder:
-    """The decoder of a step's or a prompt's inputs, made and moved a layer at a time.
+    """The decoder for the inputs of a step or a prompt, made and moved one layer at a time.
 
-    Caches go to `device`, weights to `home`: the same, unless they are to stay in host memory.
+    Caches go to `device`, weights to `home`, which is the same unless they should stay in host memory.
     """
     home = device if home is None else home
     model, work = inputs.model, inputs.work
     rows = len(inputs.x)
+    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
+    # The largest matrix first: where matrices are packed in the background, all others go beside it.
+    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
     layers, attentions = [], []
     for index in range(model.layers):
         layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(home))
         attentions.append(make_attention(index).to(device))
-    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
-    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
     return Decoder(layers, attentions, head.to(home)).eval()
 
 
 def attention_maker(inputs: ModelInputs, form: DecodeForm) -> MakeAttention:
-    """The attention of each layer with a cache of its own: `form` over context + 1 tokens, or causal."""
+    """The attention of each layer, with its cache: `form` over context + 1 tokens, or causal."""
     work, model = inputs.work, inputs.model
     if isinstance(work, Step):
         table = RopeTable(model, range(work.context, work.context + 1))

@@ -3,7 +3,7 @@
 >>> offloaded = OffloadedDecoder(decoder, "npu:0")
 >>> logits = offloaded(x)              # x [rows, hidden] on the device -> float32 [batch, vocab]
 
-Two places on the device take turns: a layer is copied into one while the other is used. The link is then
+Two buffers on the device take turns: a layer is copied into one while the other is used. The link is then
 the ceiling of a step, since every launch moves all layers and the head over it. Caches stay on the device.
 Imported only where torch is.
 """
@@ -21,12 +21,12 @@ from membound.backends.pytorch.device import new_event, new_stream
 from membound.backends.pytorch.model import Decoder
 
 ALIGNMENT = 256
-"""Bytes between tensors in a flat buffer: what accelerators' allocators keep to."""
+"""The alignment of tensors in a flat buffer, in bytes: that of accelerators' allocators."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor of a module lies in a flat buffer."""
+    """The place of a module's tensor in a flat buffer."""
 
     module: str
     name: str
@@ -55,13 +55,13 @@ def flatten(module: nn.Module, pinned: bool) -> Tensor:
 
 
 def view(flat: Tensor, place: Place) -> Tensor:
-    """A tensor of a module, where it lies in `flat`."""
+    """A tensor of a module as a view of `flat`."""
     size = place.shape.numel() * place.dtype.itemsize
     return flat[place.offset : place.offset + size].view(place.dtype).view(place.shape)
 
 
 def bind(module: nn.Module, flat: Tensor) -> nn.Module:
-    """A module of the same shape whose buffers are views of `flat`: what is copied there are its weights."""
+    """A module of the same shape whose buffers are views of `flat`, so that what is copied there becomes its weights."""
     places, _ = lay_out(module)
     bound = copy.deepcopy(module)
     for place in places:
@@ -70,7 +70,7 @@ def bind(module: nn.Module, flat: Tensor) -> nn.Module:
 
 
 class OffloadedDecoder:
-    """All layers and the head in host memory, two places on the device; the attentions stay there."""
+    """All layers and the head in host memory, and two buffers on the device; the attentions stay on the device."""
 
     def __init__(self, decoder: Decoder, device: str, pinned: bool = True) -> None:
         parts: Sequence[nn.Module] = [*decoder.layers, decoder.head]
@@ -78,7 +78,7 @@ class OffloadedDecoder:
         self._attentions = decoder.attentions
         self._host = [flatten(part, pinned) for part in parts]
         for part in parts:
-            part.to("meta")  # its shapes are needed, its memory is not
+            part.to("meta")  # only its shapes are needed, not its memory
         size = max(flat.nbytes for flat in self._host)
         self._places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
         self._layers = [bind(decoder.layers[0], place) for place in self._places]
@@ -89,7 +89,7 @@ class OffloadedDecoder:
         self._device = device
 
     def __call__(self, x: Tensor) -> Tensor:
-        """X [rows, hidden] -> logits [batch, vocab]; the next part is on its way while one runs."""
+        """X [rows, hidden] -> logits [batch, vocab]; the next part is being copied while one runs."""
         last = len(self._attentions)
         stream = self._current()
         self._fetch(0)
@@ -103,7 +103,7 @@ class OffloadedDecoder:
         return x
 
     def _fetch(self, index: int) -> None:
-        """Start copying a part to its place, once what was there has been used."""
+        """Start copying a part to its buffer, once the part that was there has been used."""
         side = index % 2
         self._stream.wait_event(self._used[side])
         host = self._host[index]

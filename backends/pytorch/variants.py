@@ -26,7 +26,7 @@ KERNELS = {
     "efficient": "EFFICIENT_ATTENTION",
     "math": "MATH",
 }
-"""SDPA's own implementations by the names of torch.nn.attention.SDPBackend; the plain variant lets torch choose."""
+"""SDPA's implementations by the names of torch.nn.attention.SDPBackend; the plain variant lets torch choose."""
 NAMES = ("compile", "graph", "offload", *FORMS, *KERNELS)
 
 
@@ -61,12 +61,12 @@ class Variants:
 
     @property
     def plain(self) -> bool:
-        """Nothing asked for besides the device."""
+        """Whether nothing was asked for besides the device."""
         return self == Variants()
 
 
 def offered(base: str) -> list[str]:
-    """Variants worth trying on a device without being named; SDPA's kernels are there by name."""
+    """The variants worth trying on a device unasked; SDPA's kernels are only tried by name."""
     words = [] if base == "cpu" else ["graph", "offload"]
     if shutil.which(compiler()):
         words += ["compile"] if base == "cpu" else ["compile", "compile+graph"]

@@ -1,11 +1,11 @@
-"""vLLM's engine, in process: `vllm:cpu`, `vllm:cuda`; a launch is one step of the engine, scheduler and all.
+"""vLLM's engine within the worker process: `vllm:cpu`, `vllm:cuda`; a launch is one step of the engine, scheduler and all.
 
 Variants follow a plus sign: `cpu+f32` and `cuda+f32` widen 16-bit weights to float32 on loading;
 `cuda+eager` runs without CUDA graphs. Without one, it computes in the format that the work's weights have.
 
-The engine loads a folder that membound exports with the work's weights, runs a prompt of the work's
-tokens, and then steps; so it takes steps with cache=prompt and prompts. Its output are the tokens chosen
-greedily and the logarithms of their probabilities.
+The engine loads a folder that membound exports with the work's weights, runs a prompt of the work's tokens, and then
+steps; so it takes steps with cache=prompt, and prompts. It outputs the tokens that it chooses greedily and the
+logarithms of their probabilities.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ VARIANTS = {"cpu": ("f32",), "cuda": ("f32", "eager")}
 class VLLMEngine(Backend):
     """Whole steps and prompts of dense models in plain formats."""
 
+    unopened = tuple(VARIANTS)
+
     def __init__(self) -> None:
         self._kind = "cpu"
         self._variants: tuple[str, ...] = ()
@@ -46,9 +48,9 @@ class VLLMEngine(Backend):
         return [kind, *(f"{kind}+{variant}" for variant in VARIANTS[kind])]
 
     def open(self, device: str, threads: int) -> Device:
-        """Take `cpu` or `cuda`; its threads are the OpenMP threads that the environment sets.
+        """Open `cpu` or `cuda`; the environment has set the number of OpenMP threads.
 
-        Raises BackendUnavailable: vLLM is not installed, cannot be imported, or is built for another device.
+        Raises BackendUnavailable if vLLM is not installed, cannot be imported, or is built for another device.
         """
         from membound.backends.vllm_engine.start import device_kind, device_name, versions
 
@@ -66,7 +68,7 @@ class VLLMEngine(Backend):
         return Device(f"vllm:{device}", name, threads, versions())
 
     def supports(self, work: Work) -> str | None:
-        """None, or what keeps an engine from running the work as it stands."""
+        """None, or the reason why an engine cannot run the work as it is."""
         if not isinstance(work, Step | Prefill):
             return "an engine runs whole steps and prompts only"
         if isinstance(work, Step) and work.cache != "prompt":
@@ -103,7 +105,7 @@ class VLLMEngine(Backend):
         return replace(self._work, weight="f32", kv="f32") if "f32" in self._variants else self._work
 
     def launch(self, slot: int) -> None:
-        """One step of the engine; for prompts, the requests with it."""
+        """One step of the engine; for prompts, adding the requests too."""
         self._prepared.step()
 
     def sync(self) -> None:
@@ -114,7 +116,7 @@ class VLLMEngine(Backend):
         return self._prepared.tokens()
 
     def stored_bytes(self) -> int | None:
-        """The work's bytes in float32, where it was widened."""
+        """The work's bytes in float32, if it was widened."""
         return self.computed_work.traffic.total_bytes if "f32" in self._variants else None
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests to an engine: sequences that decode, a token a step; and prompts that end with their first token."""
+"""Requests to an engine: sequences that decode one token in each step, and prompts that end with their first token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from membound.kernels.work import Step
 
 
 class EngineStepError(RuntimeError):
-    """A step did something else than give each sequence its next token."""
+    """A step did something other than give each sequence its next token."""
 
 
 class _Requests:
@@ -34,7 +34,7 @@ class _Requests:
             max_tokens=most_tokens,
             ignore_eos=True,
             detokenize=False,
-            logprobs=0,  # of the chosen token alone
+            logprobs=0,  # only of the chosen token
             output_kind=RequestOutputKind.DELTA,
         )
 
@@ -53,7 +53,7 @@ class _Requests:
         self._steps.append(outputs)
 
     def tokens(self) -> Tokens:
-        """What was chosen, in the order of the sequences. Raises EngineStepError if a step gave none or several."""
+        """The chosen tokens, in the order of the sequences. Raises EngineStepError if a step gave none or several."""
         chosen, logprobs = [], []
         for outputs in self._steps:
             ordered = sorted(outputs, key=lambda output: str(output.request_id))
@@ -92,18 +92,18 @@ class Decoding(_Requests):
         self._take(self._engine.step())
 
     def settings(self) -> dict[str, Any]:
-        """Tokens that the first and the last launch found in the cache."""
+        """The number of tokens that the first and the last launch found in the cache."""
         return {"context_first": self._context, "context_last": self._context + len(self._steps) - 1}
 
 
 class Prompts(_Requests):
-    """A prompt's sequences: every launch adds them anew and takes them through one step."""
+    """A prompt's sequences: every launch adds them anew and runs them in one step."""
 
     def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes) -> None:
         super().__init__(engine, inputs, 1)
 
     def step(self) -> None:
-        """Requests, and the step in which all of them begin and end."""
+        """Add the requests, and run the step in which all of them begin and end."""
         self._steps.clear()
         self._add()
         self._take(self._engine.step())

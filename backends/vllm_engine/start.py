@@ -1,6 +1,6 @@
-"""Importing vLLM and starting an engine: offline, in this process, sized for one work.
+"""Imports vLLM and starts an engine: offline, in this process, sized for one work.
 
-Nothing is downloaded and nothing reported: the Hub is offline, usage statistics are off. The prefix cache
+Nothing is downloaded and nothing is reported: the Hub is offline, usage statistics are off. The prefix cache
 is off, so that no prompt is served from an earlier one.
 """
 
@@ -29,27 +29,27 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core in this process, where launches are timed
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core runs in this process, where launches are timed
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 UNSET = ("VLLM_CPU_KVCACHE_SPACE",)
-"""Would overrule the size of the cache that the work needs."""
+"""It would overrule the size of the cache that the work needs."""
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 GROWTH_BYTES = 256 << 20
 FEWEST_STEPS, MOST_STEPS = 256, 4096
-"""A sequence may grow by so many tokens, and within these by what fits GROWTH_BYTES: far more than a case
-times, as the shortest step of an engine takes over a millisecond."""
+"""A sequence may grow by this many tokens, as far as they fit GROWTH_BYTES: far more than a case times, since the
+shortest step of an engine takes more than a millisecond."""
 BLOCK_TOKENS = 128
-"""Tokens of a cache block of vLLM on CPUs, the largest in use: sequences are rounded up to it."""
+"""The tokens in a cache block of vLLM on CPUs, the largest in use: sequences are rounded up to it."""
 PROMPT_TOKENS = 8192
-"""Tokens of a step while prompts are run, untimed: long prompts are cut, to save memory."""
+"""The tokens in a step while prompts are run, untimed: long prompts are split, to save memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What an engine needs for a work. `chunk` are the tokens of each prompt that one step takes."""
+    """What an engine needs for a work. `chunk` is the number of tokens of each prompt that one step takes."""
 
     growth: int
     chunk: int
@@ -59,7 +59,7 @@ class Sizes:
 
 
 def device_kind() -> str:
-    """``cpu`` or ``cuda``: what this build of vLLM is for. Raises BackendUnavailable, told apart by reason."""
+    """``cpu`` or ``cuda``: what this build of vLLM is for. Raises BackendUnavailable with the reason."""
     os.environ.update(ENVIRONMENT)
     for name in UNSET:
         os.environ.pop(name, None)
@@ -85,14 +85,14 @@ def _broken(error: Exception) -> BackendUnavailable:
 
 
 def device_name() -> str:
-    """What the GPU calls itself."""
+    """The name of the GPU."""
     from vllm.platforms import current_platform
 
     return str(current_platform.get_device_name())
 
 
 def versions() -> dict[str, str]:
-    """vLLM under the name of the distribution that brought it (``vllm``, ``vllm-cpu``), torch, transformers."""
+    """The versions of vLLM, by the name of its distribution (``vllm``, ``vllm-cpu``), torch and transformers."""
     found = {}
     for name in ("vllm", "vllm-cpu", "torch", "transformers"):
         try:
@@ -115,16 +115,16 @@ def sizes_of(work: Step | Prefill) -> Sizes:
     positions = prompt + growth
     if positions > POSITIONS:
         raise Unsupported(f"{positions} positions are more than the {POSITIONS} of the exported config.json")
-    blocks = batch * -(-positions // BLOCK_TOKENS) + 2  # vLLM sets one block aside
+    blocks = batch * -(-positions // BLOCK_TOKENS) + 2  # vLLM reserves one block
     table = 0 if model.tied else model.vocab * model.hidden
     weights_bytes = (model.parameters + table) * value_bytes
     return Sizes(growth, chunk, positions, blocks * BLOCK_TOKENS * token_bytes, weights_bytes)
 
 
 def chunk_of(context: int, most: int) -> int:
-    """The largest divisor of `context` up to `most`, so that a step is left with each prompt's last token alone.
+    """The largest divisor of `context` up to `most`, so that a step remains with only the last token of each prompt.
 
-    All of `context` where that would be tiny: a prime context is run at once.
+    All of `context` if that divisor is tiny: a prime context is run at once.
     """
     chunk = next(size for size in range(min(most, context), 0, -1) if context % size == 0)
     return chunk if chunk >= min(64, context) else context
@@ -133,7 +133,7 @@ def chunk_of(context: int, most: int) -> int:
 def start(inputs: ModelInputs, weight: str, sizes: Sizes, eager: bool) -> tuple[Any, dict[str, Any]]:
     """An engine with the model loaded, and the settings that decide its speed.
 
-    Raises MemoryError before anything is allocated that does not fit, Unsupported with vLLM's reason.
+    Raises MemoryError before anything that does not fit is allocated, and Unsupported with vLLM's reason.
     """
     _check_memory(sizes)
     with tempfile.TemporaryDirectory(prefix="membound-") as folder:
@@ -182,8 +182,8 @@ def _engine(model: Path, work: Step | Prefill, dtype: str, sizes: Sizes, eager: 
 
 @contextmanager
 def _hidden_from_scans() -> Iterator[None]:
-    """vLLM reads `__dict__` of every attribute of every module when it starts on a CPU (0.32,
-    triton_utils/dispatcher.py), and llvmlite's library answers to any name with something that is no dict."""
+    """When it starts on a CPU, vLLM reads `__dict__` of every attribute of every module (0.32,
+    triton_utils/dispatcher.py), and llvmlite's library answers to any name with something that is not a dict."""
     name = "llvmlite.binding.ffi"
     hidden = sys.modules.pop(name, None)
     try:

@@ -40,7 +40,7 @@ from membound.kernels.cpu.instruments import stream
 FINALISTS = 3
 ATTEMPTS = 3
 PAUSE_S = 0.002
-"""The same kernels follow each other: nobody else's threads have to come to rest."""
+"""The same kernels follow each other, so no other threads have to come to rest."""
 LEVEL_SHARE = 0.5
 """Part of a cache level that its working set takes, so that nothing else pushes it out."""
 
@@ -48,7 +48,7 @@ LEVEL_SHARE = 0.5
 def measure_ceilings(threads: int, quick: bool, tell: Tell) -> list[Ceiling]:
     """Bandwidths of memory and caches and arithmetic peaks of up to `threads` CPU threads, a few seconds.
 
-    `tell` is called with what is being measured. Raises CeilingError.
+    `tell` is called with the name of what is measured next. Raises CeilingError.
     """
     set_threads(threads)
     seconds = 0.4 if quick else 1.0
@@ -76,7 +76,7 @@ def _thread_counts(threads: int) -> list[int]:
 
 
 def _ladder(values: stream.F32, threads: int, seconds: float, tell: Tell) -> Iterator[Ceiling]:
-    """Reads of a working set that stays in each level of cache; a level that is not described is left out."""
+    """Reads of a working set that stays in a cache, for each level that the system describes."""
     for name, set_bytes, read_bytes in _levels(threads):
         group = cached_read_patterns(values, threads, set_bytes, read_bytes)
         yield _best(f"read_{name}", [group], seconds, tell)
@@ -103,17 +103,17 @@ def _best(
     tell: Tell,
     unit: str = "bytes/s",
 ) -> Ceiling:
-    """Check all patterns, try each once, time the best ones of a group in turn; the best of all.
+    """Check all patterns, try each once, then time the best ones of a group in turns; returns the best of all.
 
-    A group walks through the same windows in the same order, so that no pattern finds what another one
-    left in the cache; where a further group is no better at the first try, it is not timed again.
+    The patterns of a group walk through the same windows in the same order, so that none finds what another one
+    left in the cache. A further group that is no better at the first try is not timed again.
     """
     best: Pattern | None = None
     for group in groups:
         tell(f"{name}, {group[0].config['threads']} threads")
         for pattern in group:
             pattern.check()
-        numbers = count(WINDOWS // 2)  # checks read the first window
+        numbers = count(WINDOWS // 2)  # the checks read the first window
         _round(group, numbers, 1)
         group = sorted(group, key=lambda p: p.rate, reverse=True)[:FINALISTS]
         if best is None or group[0].rate > best.rate:
@@ -129,12 +129,12 @@ def _best(
 
 
 def _rounds_due(end: float, seconds: float) -> int:
-    """Three rounds at least, or one where a loaded machine has taken twice the time for it."""
+    """At least three rounds, or one if a loaded machine has taken twice the time for it."""
     return 3 if time.perf_counter() < end + seconds or not seconds else 1
 
 
 def _round(patterns: Sequence[Pattern], numbers: Iterator[int], attempts: int) -> None:
-    """A turn of each pattern, with the next windows."""
+    """Give each pattern a turn, with the next windows."""
     for pattern in patterns:
 
         def call(pattern: Pattern = pattern) -> None:

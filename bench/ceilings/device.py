@@ -4,8 +4,8 @@
 ...     print(ceiling.name, ceiling.value, ceiling.unit)
 read 2987654321098.7 bytes/s
 
-Of several limits of one name the best counts. Each result is checked before it is timed; launches are queued,
-so that starting them does not count. A limit that fails is a ceiling with status and reason; others go on.
+Of several limits with one name the best counts. Each result is checked before it is timed; launches are queued, so that
+starting them does not count. A limit that fails becomes a ceiling with status and reason, and the others continue.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ import time
 from collections.abc import Iterator
 from math import ceil
 from statistics import median
+from typing import Any
 
 from membound.backends.api import Backend, Device, Limit
 from membound.bench.ceilings.ceiling import Ceiling, Tell
+from membound.bench.ceilings.in_turn import timed_queue
+from membound.bench.measure.failures import failure_of
+from membound.bench.measure.figures import rate_of
 
 SAMPLES = 11
 QUICK_SAMPLES = 5
 SAMPLE_S = 2e-3
-"""A sample is a queue of launches of this length: long beside the clock's grain and a launch."""
+"""A sample is a queue of launches that takes this long: much longer than the clock's resolution and than a launch."""
 MOST_LAUNCHES = 1000
 WARMUP = 2
 
 
 def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell: Tell) -> list[Ceiling]:
-    """Every limit of an opened backend, the best of each name; a few seconds."""
+    """Every limit of an opened backend, the best of each name. It takes a few seconds."""
     best: dict[str, Ceiling] = {}
     for ceiling in _measured(backend, device, quick, tell):
         known = best.get(ceiling.name)
@@ -38,51 +42,36 @@ def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell:
 
 
 def _measured(backend: Backend, device: Device, quick: bool, tell: Tell) -> Iterator[Ceiling]:
-    offered = backend.limits(quick)
-    while True:
-        try:
-            limit = next(offered, None)
-        except RuntimeError as error:  # what runtimes raise, out of device memory included
-            yield Ceiling("limits", None, "", (), {"backend": device.id}, "error", _first_line(error))
-            return
-        if limit is None:
-            return
-        tell(f"{device.id}: {limit.name}, {limit.config.get('variant', '')}")
-        yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES)
-
-
-def _one(backend: Backend, device: Device, limit: Limit, count: int) -> Ceiling:
-    config = {"backend": device.id, "threads": device.threads} | limit.config
     try:
+        for limit in backend.limits(quick):
+            yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES, tell)
+    except Exception as error:  # the boundary around a runtime: what it offered before is kept
+        failure = failure_of(error)
+        yield Ceiling("limits", None, "", (), {"backend": device.id}, failure.status, failure.reason)
+
+
+def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell) -> Ceiling:
+    config: dict[str, Any] = {"backend": device.id, "threads": device.threads}
+    try:
+        config |= limit.config
+        tell(f"{device.id}: {limit.name}, {config.get('variant', '')}")
         limit.launch(0)
         backend.sync()
         if not limit.check():
             return Ceiling(limit.name, None, limit.unit, (), config, "wrong", "its result is wrong")
         samples = _samples(backend, limit, count)
-    except RuntimeError as error:
-        return Ceiling(limit.name, None, limit.unit, (), config, "error", _first_line(error))
-    return Ceiling(limit.name, limit.amount / median(samples), limit.unit, tuple(samples), config)
+        rate = rate_of(limit, median(samples))
+    except Exception as error:  # the boundary around a runtime: the next limit may do
+        failure = failure_of(error)
+        return Ceiling(limit.name, None, limit.unit, (), config, failure.status, failure.reason)
+    return Ceiling(limit.name, rate, limit.unit, tuple(samples), config)
 
 
 def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:
-    """Seconds a launch, by the device's clock; by ours where it has none."""
+    """Seconds per launch, by the device's clock, or by the host's if it has none."""
     numbers, start = itertools.count(1), time.perf_counter()
     for _ in range(WARMUP):
         limit.launch(next(numbers))
         backend.sync()
     queue = min(MOST_LAUNCHES, ceil(SAMPLE_S * WARMUP / (time.perf_counter() - start)))
-    samples = []
-    for _ in range(count):
-        first, start = backend.mark(), time.perf_counter()
-        for number in itertools.islice(numbers, queue):
-            limit.launch(number)
-        last = backend.mark()
-        backend.sync()
-        wall_s = time.perf_counter() - start
-        by_device = first is not None and last is not None
-        samples.append((backend.elapsed_s(first, last) if by_device else wall_s) / queue)
-    return samples
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+    return [timed_queue(backend, lambda: limit.launch(next(numbers)), queue) for _ in range(count)]

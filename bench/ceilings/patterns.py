@@ -1,4 +1,4 @@
-"""The ways in which ceilings are reached: access patterns and register kernels, each checked against NumPy.
+"""The ways to reach a ceiling: access patterns and register kernels, each checked against NumPy.
 
 >>> patterns = read_patterns(values, threads=2, streams=(4, 8))
 >>> patterns[0].check()                     # raises CeilingError if the kernel gives a wrong result
@@ -20,16 +20,16 @@ import numpy as np
 
 from membound.bench.measure.turns import Turn, usable
 from membound.errors import MemboundError
-from membound.kernels.cpu.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.instruments import stream, tile_peak
-from membound.kernels.cpu.simd import BF16_DOT, LANES
-from membound.kernels.inputs import from_bf16
+from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
+from membound.kernels.cpu.simd.features import BF16_DOT, LANES
+from membound.kernels.weights.formats import from_bf16
 
 WINDOWS, FEWEST_WINDOWS = 32, 6
-"""A rotation's windows at most and at least: so short that some are undisturbed on a machine that others use too."""
+"""The most and the fewest windows of a rotation: so short that some are undisturbed on a machine that others use too."""
 THREAD_WINDOW_BYTES = 32 << 20
-"""A thread's part of a window, if it fits: 1 to 3 ms. What a call costs at its start, when nothing is on its way
-yet, hides in it: 6 MB a call read 10-20 % slower than 64 MB on an AMD Milan."""
+"""A thread's part of a window, if it fits: 1 to 3 ms, which makes the start of a call, when no load is in flight yet,
+negligible: on an AMD Milan, calls of 6 MB read 10-20 % slower than calls of 64 MB."""
 FMA_ITERATIONS = 400_000
 DOT_REPEATS = 10_000
 TILE_REPEATS = 20_000
@@ -58,13 +58,13 @@ class Pattern:
 
 
 def window_bytes(values: stream.F32, threads: int, arrays: int = 1) -> int:
-    """Bytes of a window in each of the arrays that share the memory."""
+    """The bytes of a window in each of the arrays that share the memory."""
     wanted = min(threads * THREAD_WINDOW_BYTES, values.nbytes // FEWEST_WINDOWS)
     return max(wanted, values.nbytes // WINDOWS) // arrays
 
 
 def read_patterns(values: stream.F32, threads: int, streams: Sequence[int]) -> list[Pattern]:
-    """Reads of rotating windows by that many threads, each without prefetch and with it, near and far ahead."""
+    """Reads of rotating windows by that many threads, without prefetch, and with it near and far ahead."""
     patterns = []
     for parts, ahead in product(streams, (0, *stream.PREFETCH_FLOATS)):
         place = stream.arrange(values.size, threads, parts, window_bytes(values, threads))
@@ -144,7 +144,7 @@ def fma_pattern(threads: int) -> Pattern:
 
 
 def dot_patterns(fmt: str, threads: int) -> list[Pattern]:
-    """Dot products, operands in L1 and registers: int8 into int32; bf16 where the processor has them; else none."""
+    """Dot products with operands in L1 and registers: int8 into int32, and bf16 if the processor has them."""
     if not {"int8": True, "bf16": BF16_DOT}.get(fmt, False):
         return []
     rows, columns = stream.dot_operands(fmt)
@@ -159,7 +159,7 @@ def dot_patterns(fmt: str, threads: int) -> list[Pattern]:
 
 
 def tile_patterns(fmt: str, threads: int) -> list[Pattern]:
-    """Products on matrix tiles, for bf16 and int8 where the processor has them; else none."""
+    """Products on matrix tiles for bf16 and int8, if the processor has them."""
     if not {"bf16": AMX_BF16, "int8": AMX_INT8}.get(fmt, False):
         return []
     x, w = tile_peak.tile_operands(fmt)

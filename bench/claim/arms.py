@@ -15,16 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from membound.bench.claim.scene import Scene
-from membound.kernels.work import (
-    FORMATS,
-    DecodeAttention,
-    LatentAttention,
-    Linear,
-    Prefill,
-    Step,
-    Work,
-    parse,
-)
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work, parse
 
 WIDE = 4096
 """Rows and columns of the matrices: a 7B to 8B model's attention projections, 34 MB in bf16."""

@@ -105,7 +105,7 @@ class TurningCeilings:
         if kind in (None, KeyboardInterrupt):
             for (device, threads), one in self._playing.items():
                 about = (self._claim.run_id, one.backend or device, 0, threads)
-                for row in turned_rows(one.moments, one.units, one.seen_variants, *about):
+                for row in turned_rows(one.moments, one.seen_variants, *about):
                     self._claim.keep_ceiling(row)
 
     def between(self, cell: ExperimentCell, arms: Sequence[Arm]) -> dict[str, CeilingProcess]:

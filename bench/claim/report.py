@@ -1,7 +1,7 @@
-"""Reports of stored claims: judged again from their observations, as Markdown, as one HTML page, into a document.
+"""Reports of stored claims, judged again from their observations: as Markdown, as one HTML page, or within a document.
 
->>> claims = told_of([Path("results/published")])
->>> write_html(claims, Path("claim.html"))
+>>> reports = load_reports([Path("results/published")])
+>>> write_html(reports, Path("claim.html"))
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from membound.bench.claim.map_grid import points_for
@@ -21,24 +22,28 @@ from membound.results.claim.region import region_of
 from membound.results.report.charts import charts_of
 from membound.results.report.markdown import (
     CLAIMS,
-    EXPERIMENTS,
     claim_markdown,
     experiments_markdown,
     replaced,
 )
 from membound.results.report.page import claim_page
-from membound.results.report.text import Told, tell
+from membound.results.report.summary import EXPERIMENTS, by_place, page_of, summary_markdown
+from membound.results.report.text import ClaimReport, report_of
 from membound.results.store import StoreError
+
+PAGES = "claims"
+"""The folder beside a document for the pages that it leads to."""
 
 
 class ReportError(MemboundError):
     """A report cannot be made or written; the message names the file and what to do."""
 
 
-def told_of(paths: Iterable[Path]) -> list[Told]:
-    """Every claim in these files and below these folders, judged. Raises ReportError where there is none."""
+def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
+    """Every claim in these files and below these folders, judged. Raises ReportError if there is none."""
     named = list(paths)
-    missing = [path for path in named if not os.path.exists(path)]  # False for a name too long, unlike Path's
+    # os.path gives False for a name that is too long, where Path's methods raise.
+    missing = [path for path in named if not os.path.exists(path)]
     if missing:
         raise StoreError(f"no such claim file or folder: {missing[0]}")
     files = [file for path in named for file in (claim_files(path) if path.is_dir() else [path])]
@@ -47,19 +52,19 @@ def told_of(paths: Iterable[Path]) -> list[Told]:
             f"no claim file in {', '.join(map(str, named))}: `membound claim` makes one (claim-….jsonl)"
         )
     register = load_experiments()
-    return [judged(load_claim(file), register) for file in files]
+    return [replace(judged(load_claim(file), register), place=file.resolve().parent.name) for file in files]
 
 
-def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> Told:
+def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> ClaimReport:
     """A claim with its findings (judged here unless given), its map and its paragraph."""
     found = findings
     if found is None:
         found = judge_claim(claim.observations, register, claim.meta.only)
-    return tell(claim, register, found, region_of(claim, found, points_for(claim)))
+    return report_of(claim, register, found, region_of(claim, found, points_for(claim)))
 
 
 def check_reports(html: Path | None, markdown: Path | None) -> None:
-    """Before minutes are spent: that what was asked for can be drawn, and has a place.
+    """Makes sure, before minutes are spent, that what was asked for can be drawn and has a place.
 
     Raises ReportUnavailable, ReportError.
     """
@@ -73,8 +78,8 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
             raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
-def write_reports(claims: Sequence[Told], html: Path | None, markdown: Path | None) -> list[Path]:
-    """The reports that were asked for; returns their paths. Raises as `write_html`."""
+def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Path | None) -> list[Path]:
+    """Write the reports that were asked for and return their paths. Raises as `write_html`."""
     written = []
     for write, path in ((write_html, html), (write_markdown, markdown)):
         if path is not None:
@@ -83,39 +88,50 @@ def write_reports(claims: Sequence[Told], html: Path | None, markdown: Path | No
     return written
 
 
-def write_html(claims: Sequence[Told], path: Path) -> None:
-    """One page with everything in it. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
-    _write(path, claim_page((told, _charts(told)) for told in claims))
+def write_html(claims: Sequence[ClaimReport], path: Path) -> None:
+    """Write one page with everything. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
+    _write(path, claim_page((report, _charts(report)) for report in claims))
 
 
-def write_markdown(claims: Sequence[Told], path: Path) -> None:
-    """Markdown, its charts as SVG files in a folder beside it. Raises as `write_html`."""
+def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> None:
+    """Write Markdown, `top` before it, and its charts as SVG files in a folder beside it. Raises as `write_html`."""
     folder = path.with_name(f"{path.stem}-plots")
     links: dict[str, dict[str, str]] = {}
-    for told in claims:
-        claim_id = told.claim.meta.claim_id
-        for name, svg in _charts(told).items():
+    for report in claims:
+        claim_id = report.claim.meta.claim_id
+        for name, svg in _charts(report).items():
             file = folder / f"{re.sub(r'[^a-z0-9-]+', '-', claim_id.lower())}-{name.replace(' ', '-')}.svg"
             _write(file, svg)
             links.setdefault(claim_id, {})[name] = f"{folder.name}/{file.name}"
-    _write(path, claim_markdown(claims, links))
+    _write(path, top + claim_markdown(claims, links))
 
 
-def write_into(claims: Sequence[Told], path: Path) -> None:
-    """The parts of a document between its marks: the experiments, and these claims without charts.
+def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
+    """Write the summary between the marks of a document and, in the folder `claims` beside it, a page for each machine.
 
-    Raises MarksMissing, ReportError.
+    A machine is a folder of claim files. One more page has the experiments. Returns the paths of the documents written.
+    Raises MarksMissing, ReportError, ReportUnavailable.
     """
+    charts_of([], [], [])
     try:
         document = path.read_text()
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
-    document = replaced(document, EXPERIMENTS, experiments_markdown(load_experiments()))
-    _write(path, replaced(document, CLAIMS, claim_markdown(claims, {})))
+    document = replaced(document, CLAIMS, summary_markdown(claims, PAGES))
+    pages = path.with_name(PAGES)
+    written = [path, pages / EXPERIMENTS]
+    note = f"Made by `membound claim-report --into {path.name}`. What it is about: [{path.name}](../{path.name}).\n\n"
+    _write(written[1], f"# The experiments\n\n{note}{experiments_markdown(load_experiments())}")
+    for place, reports in by_place(claims).items():
+        page = pages / page_of(place)
+        write_markdown(reports, page, f"# {place}\n\n{note}")
+        written.append(page)
+    _write(path, document)
+    return written
 
 
-def _charts(told: Told) -> dict[str, str]:
-    return charts_of(told.claim.observations, told.findings, told.cells)
+def _charts(report: ClaimReport) -> dict[str, str]:
+    return charts_of(report.claim.observations, report.findings, report.cells)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,8 +14,8 @@ from membound.kernels.work import Linear, Prefill, parse
 from membound.results.claim.observation import Observation, median_s
 from membound.results.roofline import limits_of
 from membound.results.row import Row
-from membound.results.runs import rows_of
 from membound.results.shares import shares_of
+from membound.results.stored_runs import rows_of
 
 PAIR = 9
 FEW_ROWS = 4

@@ -1,4 +1,4 @@
-"""The commands on the claim: `membound claim` measures and judges, `membound claim-report` judges what is stored."""
+"""`membound claim` tests the claim and judges it; `membound claim-report` judges what is stored."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import (
-    MOST_SEED,
     Backends,
     Debug,
     Json,
     Out,
     Pythons,
+    Seed,
     Threads,
     console,
+    number_within,
     print_json,
 )
-from membound.results.runs import DEFAULT_OUT
+from membound.results.stored_runs import DEFAULT_OUT
 
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="One page with charts that needs nothing from outside."),
+    typer.Option(
+        "--html", metavar="FILE", help="Write one page with charts that loads nothing from outside."
+    ),
 ]
 MarkdownFile = Annotated[
     Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Markdown, with charts in a folder beside it."),
+    typer.Option("--markdown", metavar="FILE", help="Write Markdown, with charts in a folder beside it."),
 ]
 
 
@@ -39,16 +42,25 @@ def claim(
     backends: Backends = None,
     replicates: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Worker processes of each experiment; default: its sample size."),
+        typer.Option(
+            parser=number_within(1, 1000),
+            metavar="N",
+            help="Worker processes of each experiment, 1 to 1000; default: its sample size.",
+        ),
     ] = None,
     rigor: Annotated[
-        str, typer.Option(help="normal: ten minutes at most; high: 10 processes, however long they take.")
+        str,
+        typer.Option(
+            metavar="LEVEL", help="normal: ten minutes at most; high: 10 processes, however long they take."
+        ),
     ] = "normal",
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of inputs and order.")] = 1,
+    seed: Seed = 1,
     pair: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="RUN RUN", help="Stored runs of two machines with other memory: experiment 9."),
+        typer.Option(
+            metavar="RUN RUN", help="Stored runs of two machines that differ in memory: experiment 9."
+        ),
     ] = None,
     html: Html = None,
     markdown: MarkdownFile = None,
@@ -59,7 +71,7 @@ def claim(
 ) -> None:
     """Test the claim that memory bandwidth, not compute, limits decoding, by experiments that could refute it.
 
-    Prints each experiment and the rule that would refute it before anything is measured, then verdicts.
+    Prints each experiment with the rule that would refute it before anything is measured, and verdicts at the end.
     """
     from membound.bench.claim.plan import parse_only
     from membound.bench.claim.report import check_reports, judged, write_reports
@@ -83,14 +95,14 @@ def claim(
     talk = console(stderr=as_json)
     asked = [] if only is None else parse_only(only)
     session = run_claim(asked, split(backends or ()), options, pair, talk, console(stderr=True))
-    told = judged(session.claim, load_experiments(), session.findings)
+    report = judged(session.claim, load_experiments(), session.findings)
     if as_json:
-        print_json(record(told) | {"file": str(session.path)})
+        print_json(record(report) | {"file": str(session.path)})
     else:
         talk.print(claim_view(session.findings))
-        talk.print(f"\n{told.paragraph}\n", markup=False, highlight=False)
+        talk.print(f"\n{report.paragraph}\n", markup=False, highlight=False)
     talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
-    for file in write_reports([told], html, markdown):
+    for file in write_reports([report], html, markdown):
         talk.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(session.exit_status)
 
@@ -106,7 +118,7 @@ def claim_report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Renew a document between its marks: its experiments and its claims (docs/claim.md).",
+            help="Renew the summary in a document (docs/claim.md), and beside it a page for each folder of claims.",
         ),
     ] = None,
     as_json: Json = False,
@@ -116,18 +128,17 @@ def claim_report(
 
     Without --html, --markdown, --into or --json the Markdown goes to standard output, without charts.
     """
-    from membound.bench.claim.report import told_of, write_into, write_reports
+    from membound.bench.claim.report import load_reports, write_into, write_reports
     from membound.results.report.markdown import claim_markdown
     from membound.results.report.text import record
 
-    claims = told_of(paths)
+    claims = load_reports(paths)
     written = write_reports(claims, html, markdown)
     if into is not None:
-        write_into(claims, into)
-        written.append(into)
+        written += write_into(claims, into)
     for file in written:
         console(stderr=True).print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print_json([record(told) for told in claims])
+        print_json([record(report) for report in claims])
     elif not any((html, markdown, into)):
         typer.echo(claim_markdown(claims, {}), nl=False)

@@ -1,4 +1,4 @@
-"""`membound cuda-build`: machine code for GPUs, compiled where there is none, to be carried to where no compiler is.
+"""`membound cuda-build`: compiles kernels for a GPU on a machine without one, for a machine without a compiler.
 
 membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, print_json
+from membound.bench.commands.options import Debug, Json, number_within, print_json
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
@@ -29,12 +29,22 @@ def cuda_build(
             metavar="WORK", help="Specs whose kernels are compiled; default: the suite for accelerators."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the machine code.")] = Path("cubins"),
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the machine code.")] = Path(
+        "cubins"
+    ),
     target: Annotated[
-        str, typer.Option(help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100.")
+        str,
+        typer.Option(
+            metavar="VERSION", help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100."
+        ),
     ] = "9.0a",
     multiprocessors: Annotated[
-        int, typer.Option(min=1, max=1024, help="Multiprocessors of the GPU, which decide between variants.")
+        int,
+        typer.Option(
+            parser=number_within(1, 1024),
+            metavar="N",
+            help="Multiprocessors of the GPU, 1 to 1024; they decide between variants.",
+        ),
     ] = 132,
     claim: Annotated[
         bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")
@@ -44,7 +54,7 @@ def cuda_build(
 ) -> None:
     """Compile CUDA kernels without a GPU, for a machine without a compiler; name the folder in MEMBOUND_CUBINS there.
 
-    The folder's manifest says from which sources the code was compiled: a membound of other sources refuses it.
+    The folder's manifest records the sources from which the code was compiled; a membound with other sources refuses it.
     """
     from membound.backends.api import BackendUnavailable
     from membound.bench.planning.choice import split_works
@@ -81,7 +91,7 @@ def cuda_build(
 
 
 def _claimed() -> Iterator[Arm]:
-    """The arms of all experiments on any GPU: doses are data, so that any ridge and any knee will do."""
+    """The arms of all experiments on any GPU. Doses are arguments of the kernels, so any ridge and any knee will do."""
     from membound.bench.claim.arms import arms_of
     from membound.bench.claim.scene import DEVICE_FLOATS, Scene
     from membound.results.claim.experiments import load_experiments

@@ -1,4 +1,4 @@
-"""`membound env`: make and list the environments of runtimes that cannot share membound's own.
+"""`membound env`: makes and lists the environments of runtimes that cannot share membound's.
 
 membound env create vllm
 membound env list --json
@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from membound.bench.commands.help import Command, Group
 from membound.bench.commands.options import Debug, Json, print_json
 
 if TYPE_CHECKING:
     from membound.bench.environments.build import State
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 
 @app.callback()
 def group(debug: Debug = False) -> None:
-    """Make and list environments of their own for runtimes whose pins clash with membound's."""
+    """Make and list separate environments for runtimes whose pins clash with membound's."""
 
 
-@app.command()
+@app.command("create", cls=Command)
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `membound env list` has it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `membound env list`.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the environment that is there.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an environment from its committed lock, with uv where it can be had and pip otherwise.
+    """Make an environment from its committed lock, with uv if it can be installed and pip otherwise.
 
-    pip's own settings count: indexes, folders of wheels, certificates. `membound run` finds it by itself.
+    pip's settings apply: indexes, folders of wheels, certificates. `membound run` finds the environment by itself.
     """
     from membound.bench.environments.build import create, recipe, states
 
@@ -45,9 +46,9 @@ def create(
         typer.echo(str(python))
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(as_json: Json = False, debug: Debug = False) -> None:
-    """List the environments there could be, which were made, what they hold and what is wrong with them."""
+    """List the possible environments: which of them were made, what they hold, and what is wrong with them."""
     from membound.bench.environments.build import states
 
     found = states()

@@ -10,22 +10,25 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import MOST_SEED, Debug, Json, print_json
+from membound.bench.commands.options import Debug, Json, Seed, print_json
 
 
 def export_model(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A step or prefill whose model is written.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder, or one to be made.")],
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the weights.")] = 1,
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The step or prefill whose model is written.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty folder, or one that does not exist yet.")
+    ],
+    seed: Seed = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a work's model as a Hugging Face folder, with the weights that every backend gets for it.
 
-    config.json, a small tokenizer and safetensors: any engine can load it, and membound too, as model=DIR.
+    It holds config.json, a small tokenizer and safetensors, so any engine can load it, and membound too, as model=DIR.
     """
     from membound.kernels.export import ExportError, export_model
-    from membound.kernels.inputs import ModelInputs, make_inputs
+    from membound.kernels.inputs import ModelInputs
+    from membound.kernels.seeded import make_inputs
     from membound.kernels.work import parse
 
     inputs = make_inputs(parse(spec), seed)

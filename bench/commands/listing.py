@@ -1,102 +1,26 @@
-"""What `membound list` shows: backends and devices, models, and the ceilings of the latest run.
+"""`membound list`: what there is to measure with.
 
->>> listing = Listing.gather(threads=2, pythons={}, out=Path("results/runs"))
->>> [device.id for device in listing.devices if device.available]
+membound list --json
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from membound.backends import registry
-from membound.bench.planning.choice import told
-from membound.bench.planning.probe import Found, probe
-from membound.kernels.models import MODELS
-from membound.results.roofline import best_ceilings
-from membound.results.row import Row
-from membound.results.runs import stored_runs
-from membound.results.store import load_rows
-from membound.results.wording import amount, rate
+from membound.bench.commands.options import Debug, Json, Out, Pythons, console, print_json
+from membound.results.stored_runs import DEFAULT_OUT
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Devices found or absent, and (value, row) of the ceilings measured last; `run` names their file."""
+def list_(
+    out: Out = DEFAULT_OUT, python: Pythons = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """List backends with their devices, models, and the ceilings known from the latest run.
 
-    devices: tuple[Found, ...]
-    ceilings: tuple[tuple[float, Row], ...]
-    run: str
+    A backend that is not there is listed with the reason and, where one helps, the command to install it.
+    """
+    from membound.bench.planning.choice import check_threads, parse_pythons
+    from membound.bench.planning.inventory import Inventory, inventory_view
 
-    @classmethod
-    def gather(cls, threads: int, pythons: Mapping[str, str], out: Path) -> Listing:
-        """Ask every backend in a worker of its own; read the latest run in `out` that measured ceilings.
-
-        Raises RowError or StoreError if a run cannot be read.
-        """
-        devices = tuple(probe(registry.entries(), threads, pythons))
-        for path in reversed(stored_runs(out)):
-            ceilings = tuple(best_ceilings(load_rows(path)))
-            if ceilings:
-                return cls(devices, ceilings, str(path))
-        return cls(devices, (), "")
-
-    def as_json(self) -> dict[str, Any]:
-        """backends, models and ceilings, each a list of objects; sizes in bytes."""
-        return {
-            "backends": [asdict(device) for device in self.devices],
-            "models": [asdict(model) | {"parameters": model.parameters} for model in MODELS.values()],
-            "ceilings": [
-                {"name": row.work, "backend": row.backend, "value": value, "unit": row.unit, "run": self.run}
-                for value, row in self.ceilings
-            ],
-        }
-
-
-def listing_view(listing: Listing) -> Group:
-    """The listing for people."""
-    parts: list[RenderableType] = [_devices(listing), Text(), _models(), Text()]
-    if not listing.ceilings:
-        return Group(*parts, Text("ceilings: none known yet; `membound run` measures them"))
-    table = _table("ceiling", "measured", "through")
-    for value, row in listing.ceilings:
-        table.add_row(row.work, rate(value, row.unit), row.backend)
-    return Group(*parts, table, Text(f"from {listing.run}", style="dim"))
-
-
-def _devices(listing: Listing) -> Table:
-    table = _table("backend", "here", "device, or why not and what would help")
-    for found in listing.devices:
-        if found.available:
-            versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-            table.add_row(found.id, "yes", Text("; ".join(filter(None, (found.name, versions)))))
-        else:
-            table.add_row(found.id, "no", Text(told(found)))
-    return table
-
-
-def _models() -> Table:
-    table = _table("model", "1e9 parameters", "layers", "hidden", "heads (KV)", "in bf16")
-    for m in MODELS.values():
-        table.add_row(
-            m.name,
-            f"{m.parameters / 1e9:.3g}",
-            str(m.layers),
-            str(m.hidden),
-            f"{m.q_heads} ({m.kv_heads})",
-            amount(2 * m.parameters, "B"),
-        )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
+    inventory = Inventory.gather(check_threads(None), parse_pythons(python or ()), out)
+    if as_json:
+        print_json(inventory.as_json())
+    else:
+        console().print(inventory_view(inventory))

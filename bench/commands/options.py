@@ -1,8 +1,9 @@
-"""What several commands share: their options, and where they print."""
+"""What several commands share: options, and ways to print."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,26 @@ Markdown = Annotated[
 ]
 
 
+def number(text: str) -> int:
+    """Parse a whole number. Raises BadParameter."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def number_within(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`, inclusive. It raises BadParameter with the value and both bounds."""
+
+    def parse(text: str) -> int:
+        value = number(text)
+        if not low <= value <= high:
+            raise typer.BadParameter(f"{value} must be from {low} to {high}")
+        return value
+
+    return parse
+
+
 def _folder(text: str) -> Path:
     if not str(text).strip():
         raise typer.BadParameter("it is empty; name a folder")
@@ -24,12 +45,24 @@ def _folder(text: str) -> Path:
 
 
 MOST_SEED = 2**63 - 1
-"""A seed is a whole number of a table's column, which has 64 bits."""
+"""Tables hold seeds in a column of 64-bit whole numbers."""
 Out = Annotated[
     Path, typer.Option("--out", parser=_folder, metavar="FOLDER", help="Folder of the row files.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; default: the physical cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", parser=number, metavar="N", help="CPU threads; default: the physical cores."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        parser=number_within(0, MOST_SEED),
+        metavar="N",
+        help="Seed of everything random: inputs, weights, order.",
+    ),
+]
 Pythons = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,9 +72,21 @@ Pythons = Annotated[
 Backends = Annotated[
     list[str] | None,
     typer.Option(
-        "--backends", "-b", help="backend or backend:device, with commas or repeated; default: all found."
+        "--backends",
+        "-b",
+        metavar="NAMES",
+        help="backend or backend:device, with commas or repeated; default: all found.",
     ),
 ]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A file, a folder, `latest`, or the start of a run's name.")
+]
+
+
+def one_format(as_json: bool, as_markdown: bool) -> None:
+    """Raises BadParameter if both are asked for."""
+    if as_json and as_markdown:
+        raise typer.BadParameter("--json and --markdown exclude each other")
 
 
 def console(stderr: bool = False) -> Console:

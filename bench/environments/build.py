@@ -1,11 +1,11 @@
-"""Environments of their own for runtimes whose pins clash with membound's: built from committed locks.
+"""Separate environments for runtimes whose pins clash with membound's, built from committed locks.
 
->>> create(recipe("mine"), force=False, tell=print)          # uv where it is there, pip otherwise
+>>> create(recipe("mine"), force=False, tell=print)          # with uv if it is there, pip otherwise
 >>> interpreters()
 {'mine': '/…/membound/environments/mine/bin/python'}
 
 A lock is `backends/environments/NAME.txt`, pins for ``pip install --no-deps -r``; the part of NAME before
-a dash is the backend. An environment lies in `home()` and runs this very membound: its site-packages hold
+a dash is the backend. An environment lies in `home()` and runs the membound that made it: its site-packages hold
 a link to the package and a copy of its metadata, so a worker there is never older than the harness.
 """
 
@@ -33,7 +33,7 @@ LOCKS = Path(api.__file__).parent / "environments"
 MARKER = "membound-environment.json"
 """Written when an environment is complete."""
 HOLDS = "# holds:"
-"""Begins the line of a lock that names the packages worth showing."""
+"""The start of the line in a lock that names the packages worth showing."""
 UV = "uv==0.13.9"
 VENV = ("-m", "venv")
 CHECK = "import membound.bench.worker, membound.bench.measure.case"
@@ -45,7 +45,7 @@ class EnvironmentFailed(MemboundError):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A committed lock. `shown` are the packages of note, `pins` all of them by name."""
+    """A committed lock. `pins` has all packages by name, `shown` those worth showing."""
 
     name: str
     path: Path
@@ -54,17 +54,17 @@ class Recipe:
 
     @property
     def backend(self) -> str:
-        """The backend that runs there."""
+        """The backend that runs in the environment."""
         return self.name.partition("-")[0]
 
     @property
     def folder(self) -> Path:
-        """Where the environment lies, made or not."""
+        """The folder of the environment, whether it was made or not."""
         return home() / self.name
 
     @property
     def aside(self) -> Path:
-        """Where it waits while a new one is made in its place."""
+        """Where the old one is kept while a new one is made in its place."""
         return home() / f".{self.name}.before"
 
     @property
@@ -91,7 +91,7 @@ class State:
 
 
 def home() -> Path:
-    """Where environments lie: $MEMBOUND_ENVIRONMENTS, or the user's data folder."""
+    """The folder of all environments: $MEMBOUND_ENVIRONMENTS, or one in the user's data folder."""
     named = os.environ.get("MEMBOUND_ENVIRONMENTS")
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(named) if named else Path(data) / "membound" / "environments"
@@ -119,7 +119,7 @@ def _read(path: Path) -> Recipe:
 
 
 def states() -> tuple[State, ...]:
-    """Every recipe with what was made of it."""
+    """The state of every recipe's environment."""
     return tuple(_state(one) for one in recipes())
 
 
@@ -132,7 +132,7 @@ def _state(one: Recipe) -> State:
 
 
 def _problem(one: Recipe) -> str:
-    """What keeps a folder from being an environment that can be used, or ''."""
+    """Why a folder cannot be used as an environment, or ''."""
     if not (one.folder / MARKER).is_file():
         return "it was not finished"
     if not (one.python.is_file() and os.access(one.python, os.X_OK)):
@@ -144,9 +144,9 @@ def _problem(one: Recipe) -> str:
 
 
 def interpreters() -> dict[str, str]:
-    """Backend to interpreter, for each environment that was made and is named as its backend.
+    """From backend to interpreter, for each environment that was made and has the name of its backend.
 
-    One that is broken is there too: asking it says why, and using another in its place would not.
+    Broken ones are included: asking such an interpreter gives the reason, which using another in its place would not.
     """
     return {
         s.recipe.backend: str(s.recipe.python)
@@ -156,7 +156,7 @@ def interpreters() -> dict[str, str]:
 
 
 def remedy_for(python: str) -> tuple[str, str]:
-    """(what is wrong, the command that would help) where `python` is of a broken environment; else two ''."""
+    """(what is wrong, the command that would help) if `python` belongs to a broken environment; else two ''."""
     for state in states():
         if state.made and state.problem and str(state.recipe.python) == python:
             return f"environment {state.recipe.name} cannot be used: {state.problem}", state.remedy
@@ -164,10 +164,10 @@ def remedy_for(python: str) -> tuple[str, str]:
 
 
 def create(one: Recipe, force: bool, tell: Tell) -> Path:
-    """Make the environment; returns its interpreter. A failure or Ctrl-C leaves what was there before, or nothing.
+    """Make the environment and return its interpreter. A failure or Ctrl-C leaves what was there before, or nothing.
 
-    Raises EnvironmentFailed: it is there already and not `force`, its folder cannot be written, packages
-    cannot be had, or what was installed cannot run a worker.
+    Raises EnvironmentFailed if it exists and `force` is not set, if its folder cannot be written, if packages
+    cannot be installed, or if what was installed cannot run a worker.
     """
     _restore(one)
     if one.folder.exists() and not force:
@@ -183,9 +183,9 @@ def create(one: Recipe, force: bool, tell: Tell) -> Path:
 
 @contextmanager
 def _kept_aside(one: Recipe) -> Iterator[None]:
-    """The old environment, if any, under another name; it comes back on any failure, and goes when all went well.
+    """Move the old environment, if any, aside; bring it back on any failure, and remove it on success.
 
-    The new one is built in its own place, since environments hold their path and cannot be moved.
+    The new one is built in its final place, since environments contain their path and cannot be moved.
     """
     if one.folder.exists():
         one.folder.rename(one.aside)
@@ -200,7 +200,7 @@ def _kept_aside(one: Recipe) -> Iterator[None]:
 
 
 def _restore(one: Recipe) -> None:
-    """An old environment that a killed `create` left aside: back, unless the new one was finished."""
+    """Bring back an old environment that a killed `create` left aside, unless the new one was finished."""
     if one.aside.exists():
         if (one.folder / MARKER).is_file():
             _clear(one.aside)
@@ -227,12 +227,12 @@ def _build(one: Recipe, tell: Tell) -> None:
 
 
 def _sites(one: Recipe) -> list[Path]:
-    """site-packages of an environment: one, or none where it was not begun."""
+    """The site-packages folders of an environment: one, or none if there is no environment."""
     return sorted(one.folder.glob("lib/python*/site-packages"))
 
 
 def _install(one: Recipe, tell: Tell) -> None:
-    """The pins, with the user's own settings of pip: indexes, folders of wheels, certificates."""
+    """Install the pins with the user's settings of pip: indexes, folders of wheels, certificates."""
     settings = pip_settings()
     uv = shutil.which("uv") or _fetched_uv(one)
     pip = [str(one.python), "-m", "pip", "install", "--no-deps", "-r", str(one.path)]
@@ -258,7 +258,7 @@ def _fetched_uv(one: Recipe) -> str | None:
 
 
 def _link(site: Path) -> None:
-    """This membound: a link to the package, and its metadata, which name the backends."""
+    """Add this membound: a link to the package, and its metadata, which name the backends."""
     (site / "membound").symlink_to(Path(membound.__file__).parent, target_is_directory=True)
     info = site / f"membound-{membound.__version__}.dist-info"
     info.mkdir()
@@ -268,7 +268,7 @@ def _link(site: Path) -> None:
 
 
 def _run(command: Sequence[str], failure: str, environment: dict[str, str] | None = None) -> None:
-    """Run to the end. Raises EnvironmentFailed with `failure` and the words that say why."""
+    """Run a command to its end. Raises EnvironmentFailed with `failure` and the reason that it printed."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, errors="replace"
     )
@@ -278,7 +278,7 @@ def _run(command: Sequence[str], failure: str, environment: dict[str, str] | Non
 
 
 def _last_words(lines: Sequence[str]) -> str:
-    """The last line that speaks of an error, or the last of all."""
+    """The last line that mentions an error, or the last line."""
     told = [line.strip() for line in lines if line.strip()]
     errors: Iterator[str] = (line for line in reversed(told) if "error" in line.lower() or "×" in line)
     return next(errors, told[-1] if told else "")[:300]

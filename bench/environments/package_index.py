@@ -1,4 +1,4 @@
-"""Where the user's pip gets packages from, and the same for uv, which does not read pip's settings.
+"""Where the user's pip gets packages from, and the same settings for uv, which does not read pip's.
 
 >>> uv_arguments({"find-links": ["wheels"], "index-url": ["https://example.org/simple"]})
 ['--find-links', 'wheels', '--default-index', 'https://example.org/simple']
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 
 Settings = dict[str, list[str]]
-"""An option of pip's without its dashes to its values; those of several sources add up, as in pip."""
+"""From an option of pip, without its dashes, to its values; those of several sources add up, as in pip."""
 
 TO_UV = {
     "find-links": "--find-links",
@@ -22,11 +22,11 @@ TO_UV = {
     "trusted-host": "--allow-insecure-host",
 }
 SINGLE = ("index-url", "cert")
-"""Options of which the last source wins: pip lists files first, then the environment."""
+"""Options for which the last source wins: pip lists files first, then the environment."""
 
 
 def pip_settings() -> Settings:
-    """What ``pip config list`` says, files and environment variables; empty without pip."""
+    """The settings that ``pip config list`` prints, from files and environment variables; empty without pip."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
@@ -48,7 +48,7 @@ def parse(text: str) -> Settings:
 
 
 def uv_arguments(settings: Settings) -> list[str]:
-    """Options of ``uv pip install``. Among several indexes the best match counts, as with pip."""
+    """The options of ``uv pip install``. Of several indexes the best match counts, as with pip."""
     found = [
         text for name, option in TO_UV.items() for value in settings.get(name, ()) for text in (option, value)
     ]
@@ -58,6 +58,6 @@ def uv_arguments(settings: Settings) -> list[str]:
 
 
 def uv_environment(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for uv: certificates of the system, or the bundle that pip was given."""
+    """The environment variables for uv: the system's certificates, or the bundle that pip was given."""
     bundle = settings.get("cert", [""])[-1]
     return {**environ, "UV_NATIVE_TLS": "1", **({"SSL_CERT_FILE": bundle} if bundle else {})}

@@ -2,8 +2,8 @@
 
 >>> open_amd("0000:23:00.0").read().power_w
 
-Units are those of AMD SMI's reference: MHz, W, degrees; energy is a count times its resolution in µJ. What a
-device does not offer is the text "N/A" or raises there, and is None here.
+Units are those of AMD SMI's reference: MHz, W, degrees; energy is a count times its resolution in µJ. For what a
+device does not offer, the library returns the text "N/A" or raises; here it is None.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Amd:
         return None if count is None else 1e-6 * count["energy_accumulator"] * count["counter_resolution"]
 
     def _throttle(self) -> tuple[str, ...] | None:
-        """What the violation status calls active; None where the device has no such status."""
+        """What the violation status reports as active; None if the device has no such status."""
         status = self._ask(lambda: self._library.amdsmi_get_violation_status(self._handle))
         if status is None:
             return None

@@ -1,4 +1,4 @@
-"""Counters of an accelerator beside a replicate: clocks, throttling, power, energy, heat, errors, other processes.
+"""Counters of an accelerator during a replicate: clocks, throttling, power, energy, heat, errors, other processes.
 
 >>> counters = open_counters(device.accelerator)
 >>> before = counters.read()
@@ -6,7 +6,7 @@
 >>> device_delta(before, counters.read())["device_energy_j"]
 61.3
 
-They come from the vendor's management library, found by the device's PCI address. What cannot be read is
+They come from the vendor's management library, which finds the device by its PCI address. What cannot be read is
 None, which means unknown and never healthy. Nothing is ever set: clocks, limits and modes stay as they are.
 """
 
@@ -34,7 +34,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An accelerator about which no library tells anything; every counter is unknown."""
+    """An accelerator that no library describes; every counter is unknown."""
 
     reason: str
 

@@ -3,8 +3,8 @@
 >>> fingerprint()["cpu"], last_level_cache_bytes()
 ('AMD EPYC 9654 96-Core Processor', 402653184)
 
-Everything is read, nothing assumed: what cannot be read is None, but for the last-level cache, which the
-protocol needs; its fingerprint says where the figure comes from.
+Everything is read and nothing assumed: what cannot be read is None. The exception is the last-level cache, which the
+protocol needs; the fingerprint says where its figure comes from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROC = Path("/proc")
 SYS = Path("/sys")
 
 ASSUMED_CACHE_BYTES = 32 << 20
-"""Used where no cache is described: the last-level cache of a common desktop processor, said in the row."""
+"""Used if the system describes no cache: the last-level cache of a common desktop processor. The row says so."""
 
 HARNESS_PACKAGES = ("membound", "numpy", "numba", "llvmlite")
 """Packages that decide speed whatever the backend; each backend names its own besides."""
@@ -34,7 +34,7 @@ ISA_FLAGS = (
     *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
 )
-"""Instruction sets that decode kernels are written for, by the names of /proc/cpuinfo."""
+"""The instruction sets that decode kernels are written for, by their names in /proc/cpuinfo."""
 
 
 def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
 
 
 def last_level_cache_bytes(sys: Path = SYS) -> int:
-    """Bytes of all last-level caches together: what rotating input sets must defeat."""
+    """The bytes of all last-level caches together, which rotating input sets must exceed."""
     return _last_level_cache(sys)[0]
 
 
 def available_memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
-    """Bytes this process may still take: the machine's free memory, or less where a cgroup limits it."""
+    """The bytes that this process may still allocate: the machine's free memory, or less if a cgroup limits it."""
     limits = [_cgroup_room(folder) for folder in _cgroups(proc, sys)]
     return min([psutil.virtual_memory().available, *(room for room in limits if room is not None)])
 
@@ -89,14 +89,14 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def default_threads(proc: Path = PROC, sys: Path = SYS) -> int:
-    """Physical cores this process may use, or fewer where a cgroup's quota allows no more."""
+    """The physical cores that this process may use, or fewer if a cgroup's quota allows no more."""
     cores = len(_cores(sorted(os.sched_getaffinity(0)), sys))
     quotas = [_cgroup_cpus(folder) for folder in _cgroups(proc, sys)]
     return max(1, min([cores, *(q for q in quotas if q is not None)]))
 
 
 def pick_cpus(threads: int, sys: Path = SYS) -> list[int]:
-    """The CPUs for a worker of so many threads: one a physical core first, then their siblings."""
+    """The CPUs for a worker with that many threads: first one of each physical core, then their siblings."""
     allowed = sorted(os.sched_getaffinity(0))
     first = _cores(allowed, sys)
     return [*first, *(cpu for cpu in allowed if cpu not in first)][:threads]
@@ -119,7 +119,7 @@ def _cpuinfo(proc: Path) -> dict[str, str]:
 
 
 def _cpu_model(info: dict[str, str]) -> str | None:
-    """Family, model and stepping: what tells processors apart whose hypervisor names the maker alone."""
+    """Family, model and stepping, which distinguish processors of which a hypervisor gives only the maker's name."""
     names = {"family": "cpu family", "model": "model", "stepping": "stepping"}
     found = [f"{word} {info[key]}" for word, key in names.items() if key in info]
     return ", ".join(found) or None
@@ -164,7 +164,7 @@ def _cgroups(proc: Path, sys: Path) -> list[Path]:
 
 
 def _cgroup_room(folder: Path) -> int | None:
-    """Bytes left under a cgroup's memory limit; page cache that can be dropped counts as free."""
+    """The bytes left under a cgroup's memory limit; page cache that can be dropped counts as free."""
     for limit_name, usage_name in (
         ("memory.max", "memory.current"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -177,7 +177,7 @@ def _cgroup_room(folder: Path) -> int | None:
 
 
 def _cgroup_cpus(folder: Path) -> int | None:
-    """Whole CPUs that a cgroup's quota pays for, rounded up; None without one."""
+    """The number of CPUs that a cgroup's quota allows, rounded up; None without one."""
     quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
     if not quota:
         quota, period = (_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))

@@ -2,8 +2,8 @@
 
 >>> open_nvidia("0000:04:00.0").read().energy_j
 
-Names and units are those of NVML's reference: MHz, mW, mJ, violation times in ns. A counter that the
-device or the driver does not offer (guests, consumer cards, old drivers) raises there and is None here.
+Names and units are those of NVML's reference: MHz, mW, mJ, violation times in ns. For a counter that the
+device or the driver does not offer (guests, consumer cards, old drivers) NVML raises; here it is None.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ THROTTLES = {
     0x40: "heat (hardware)",
     0x80: "power brake",
 }
-"""Bits of nvmlDeviceGetCurrentClocksEventReasons that slow the device down against its will. Left out: idle
-(0x1), clocks set by the user (0x2), synchronised boost (0x10) and the display's setting (0x100)."""
+"""Bits of nvmlDeviceGetCurrentClocksEventReasons for a device that is throttled. Left out: idle (0x1), clocks set by
+the user (0x2), synchronised boost (0x10) and the display's setting (0x100)."""
 
 
 class Nvidia:
@@ -86,14 +86,14 @@ class Nvidia:
         return None if bits is None else tuple(name for bit, name in THROTTLES.items() if bits & bit)
 
     def _violation(self, policy: int) -> float | None:
-        """Seconds so far in which that policy held the clocks down."""
+        """The seconds so far in which that policy held the clocks down."""
         status = self._ask(lambda: self._library.nvmlDeviceGetViolationStatus(self._handle, policy))
         return None if status is None else status.violationTime / 1e9
 
     def _others(self) -> int | None:
-        """Compute processes beside this one, which holds the device and so must be in the list; None if it is empty.
+        """The number of other compute processes. This one uses the device, so the list cannot be empty; if it is, None.
 
-        Counted, not looked up: in a container the list has the host's process ids.
+        They are counted and not looked up: in a container the list has the host's process ids.
         """
         found = self._ask(lambda: self._library.nvmlDeviceGetComputeRunningProcesses(self._handle))
         return len(found) - 1 if found else None

@@ -1,4 +1,4 @@
-"""Counters beside a replicate: was the machine quiet while it was timed?
+"""Counters during a replicate: was the machine quiet while it was timed?
 
 >>> before = snapshot()
 >>> ...                                            # the timed part
@@ -27,7 +27,7 @@ class Snapshot:
     """Running totals at one moment. None is unknown.
 
     Pressure totals are seconds in which some task waited (PSI). CPU ticks are of all processors together.
-    `run_queue_s` holds seconds each thread of this process was ready but not running, by thread id.
+    `run_queue_s` holds, by thread id, the seconds for which a thread of this process was ready but not running.
     """
 
     wall_s: float
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 def snapshot(proc: Path = PROC, sys: Path = SYS) -> Snapshot:
-    """Read all counters of this process and its machine; under a millisecond."""
+    """Read all counters of this process and its machine, in less than a millisecond."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     ticks = _cpu_ticks(proc)
     return Snapshot(
@@ -104,7 +104,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _waited(before: dict[str, float] | None, after: dict[str, float] | None) -> float | None:
-    """Seconds waited by the threads alive at the end; one that ended in between is not seen."""
+    """Seconds that the threads alive at the end have waited; those that ended in between are not counted."""
     if before is None or after is None:
         return None
     return sum(wait - before.get(thread, 0.0) for thread, wait in after.items())

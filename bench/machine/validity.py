@@ -1,5 +1,6 @@
 """Was a replicate disturbed? Grades from telemetry, every threshold in this one place.
 
+>>> from membound.bench.machine.telemetry import delta
 >>> grade(delta(before, after), threads=2)
 ('contended', ['CPU pressure 7.1 % > 5 %'])
 
@@ -8,9 +9,9 @@ contended  others used the machine; the time may be long, never short
 invalid    the time says more about the disturbance than about the work; kept, flagged, measured again
 unknown    a counter that the grade rests on cannot be read, and no other one is over
 
-The first set of thresholds is what a quiet machine keeps; measured on a shared 2-core machine, nearly
-all samples break it, which is why that alone does not make a replicate invalid. The second set is five
-times as wide. The clock is judged only where the system tells it; most guests do not.
+A quiet machine stays below the first set of thresholds. On a shared 2-core machine nearly all samples exceed it, which is
+why that alone does not make a replicate invalid. The second set is five times as wide. The clock is judged only if the
+system reports it; most guests do not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ IDLE_SHARE = 0.05
 MEMORY_PRESSURE = 0.01
 """Share of the time in which some task waited for memory: reclaim or swap."""
 INVALID_FACTOR = 5
-"""A counter at so many times its threshold makes a replicate invalid."""
+"""A counter above this many times its threshold makes a replicate invalid."""
 CLOCK_RATIO = 0.75
 """Below this share of its base frequency a processor is throttled; of its highest clock, an accelerator."""
 DEVICE_LIMITED = 0.01
@@ -45,11 +46,11 @@ DEVICE_COUNTERS = {
     "device_throttle": "what throttles the device",
     "device_other_processes": "other processes on the device",
 }
-"""Counters of an accelerator that its grade rests on; a row without an accelerator has none of them."""
+"""The counters that an accelerator's grade rests on; a row without an accelerator has none of them."""
 
 
 def grade(telemetry: Mapping[str, Any], threads: int) -> tuple[str, list[str]]:
-    """Judge what `telemetry.delta` gave: (grade, reasons), the reasons empty when clean."""
+    """Judge what `telemetry.delta` returned: (grade, reasons); there are no reasons if it is clean."""
     invalid, contended = _disturbances(telemetry, threads)
     unknown = [f"{name} cannot be read" for name, value, _ in _shares(telemetry, threads) if value is None]
     if telemetry.get("major_faults") is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from hashlib import sha256
+from io import BytesIO
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -22,29 +24,50 @@ from membound.kernels import reference
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.prompt import key_of, scores
 from membound.kernels.reference import F64
+from membound.results.fields import LARGEST
 
 LOGIT_SPREAD = 6.0
 """A logit may miss by so many times the root mean square error that the tolerance allows. Of normally
 distributed errors four times is passed once in 16 000, and a long case compares thousands."""
 SHOWN_TOKENS = 8
+DIGEST_BYTES = 32
 
 
 def cached_reference(inputs: Inputs, slot: int, folder: Path) -> F64:
     """The float64 reference of an input set, from `folder` if a worker computed it before.
 
-    Written to a file of its own and renamed, so that another worker sees all of it or nothing.
+    It is kept behind its SHA-256: a damaged one would call every right backend wrong. Written to a file of its own and
+    renamed, so that another worker sees all of it or nothing.
     """
-    path = folder / f"{key_of(inputs, slot)}.npy"
-    with suppress(FileNotFoundError, ValueError, EOFError):  # the latter two: torn by a power failure
-        known: F64 = np.load(path, allow_pickle=False)
-        return known
+    path = folder / f"{key_of(inputs, slot)}.reference"
+    with suppress(OSError, ValueError, EOFError):  # not there, torn, damaged
+        return _stored(path)
     expected = reference.compute(inputs, slot)
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"{path.name}.{os.getpid()}.tmp"
-    with scratch.open("wb") as file:
-        np.save(file, expected, allow_pickle=False)
-    scratch.rename(path)
+    with suppress(OSError):  # where it cannot be kept, the next worker computes it again
+        _store(path, expected)
     return expected
+
+
+def _stored(path: Path) -> F64:
+    content = path.read_bytes()
+    digest, array = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if sha256(array).digest() != digest:
+        raise ValueError(f"{path} is damaged")
+    known: F64 = np.load(BytesIO(array), allow_pickle=False)
+    return known
+
+
+def _store(path: Path, expected: F64) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = BytesIO()
+    np.save(array, expected, allow_pickle=False)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_bytes(sha256(array.getvalue()).digest() + array.getvalue())
+        scratch.rename(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def check_output(
@@ -56,11 +79,9 @@ def check_output(
     that is no array of real numbers of the right shape, holds values that are not finite, or misses the tolerance.
     """
     expected = reference.compute(inputs, slot) if folder is None else cached_reference(inputs, slot, folder)
-    is_array = isinstance(output, np.ndarray)
-    if not isinstance(output, Tokens) and not (is_array and output.dtype.kind in "fiu"):
-        kind = f"an array of {output.dtype}" if is_array else f"of type {type(output).__name__}"
-        raise WrongAnswerError(f"output is {kind}, not an array of float32", None)
-    wanted = expected.shape if isinstance(output, np.ndarray) else (len(expected), output.launches)
+    if wrong := _wrong_kind(output, inputs):
+        raise WrongAnswerError(f"output is {wrong}, not an array of float32", None)
+    wanted = (len(expected), output.launches) if isinstance(output, Tokens) else expected.shape
     if output.shape != wanted or not output.shape[-1]:
         raise WrongAnswerError(f"output has shape {output.shape}, the reference {wanted}", None)
     tokens = first_tokens(output) if isinstance(inputs, ModelInputs) else []
@@ -68,8 +89,38 @@ def check_output(
     if not isfinite(error):
         raise WrongAnswerError(f"output on input set {slot} holds values that are not finite", None)
     if error > tolerance:
-        raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {tolerance:.2g}", error)
+        told = error if error <= LARGEST else None  # memory that was never written holds any number
+        raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {tolerance:.2g}", told)
     return error, tokens
+
+
+def _wrong_kind(output: Any, inputs: Inputs) -> str:
+    """What an output is that no reference can be compared with, or ''."""
+    if isinstance(output, Tokens) and isinstance(inputs, ModelInputs):
+        chosen, logprobs = output.chosen, output.logprobs
+        if not (_is_array(chosen, "i") and chosen.ndim == 2):
+            return f"tokens that are {_kind(chosen)}"
+        if logprobs is not None and not (_is_array(logprobs, "f") and logprobs.shape == chosen.shape):
+            return f"tokens with probabilities that are {_kind(logprobs)}"
+        return ""
+    return "" if _is_array(output, "fiu") else _kind(output)
+
+
+def _is_array(value: Any, kinds: str) -> bool:
+    """Of these kinds of dtype; one that hides some of its values is none, as the rest alone would be compared."""
+    return (
+        isinstance(value, np.ndarray)
+        and not isinstance(value, np.ma.MaskedArray)
+        and value.dtype.kind in kinds
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ma.MaskedArray):
+        return f"a masked array of {value.dtype}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}, shape {value.shape}"
+    return f"of type {type(value).__name__}"
 
 
 def error_of(output: npt.NDArray[np.float32] | Tokens, inputs: Inputs, expected: F64) -> float:

@@ -17,7 +17,7 @@ from membound.bench.ceilings.rotating import ROTATION, rotating_bytes
 from membound.bench.machine.fingerprint import last_level_cache_bytes
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.inputs import slots_to_defeat
+from membound.kernels.seeded import slots_to_defeat
 from membound.kernels.work import Prefill, Step, Work
 
 DEVICE_SHARE = 0.5

@@ -6,12 +6,22 @@ Failure(status='unavailable', reason='no device; pip install one', error=None)
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 
 LONGEST_REASON = 500
+SEARCHED = 20_000
+"""Characters of a message that are looked at for what it means: some hold a whole graph."""
+OUT_OF_MEMORY = re.compile(
+    r"out[ _]of[ _](?:\w+[ _])?memory"  # CUDA, HIP, XPU, NPU; CUDA_ERROR_OUT_OF_MEMORY, …_OUT_OF_DEVICE_MEMORY
+    r"|(?:can't|cannot|could not|failed to) allocate (?:\w+ )?memory"  # PyTorch on the CPU, ENOMEM, ONNX Runtime
+    r"|not enough (?:\w+ )?memory|alloc_failed|bad[ _]alloc",  # cuBLAS and its like, C++
+    re.IGNORECASE,
+)
+"""How runtimes say that memory ran out, in classes of their own: most raise a RuntimeError."""
 
 
 class WrongAnswerError(Exception):
@@ -20,6 +30,10 @@ class WrongAnswerError(Exception):
     def __init__(self, reason: str, error: float | None) -> None:
         super().__init__(reason)
         self.error = error
+
+
+class FigureError(Exception):
+    """A backend says of itself what cannot be. The text names the figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +45,45 @@ class Failure:
     error: float | None = None
 
 
+SAID_BY_US: tuple[tuple[type[Exception], str], ...] = (
+    (WorkerUnavailableError, "unavailable"),
+    (Unsupported, "unsupported"),
+    (WorkerTimeoutError, "timeout"),
+    (WorkerDiedError, "crashed"),
+    (FallbackRefused, "error"),
+    (FigureError, "error"),
+)
+"""Classes whose text is a reason as it stands."""
+
+
 def failure_of(error: BaseException) -> Failure:
     """What an exception of a backend, or the end of a worker, makes of the work at hand."""
     if isinstance(error, BackendUnavailable):
-        return Failure("unavailable", f"{error.reason}; {error.remedy}".removesuffix("; "))
-    if isinstance(error, WorkerUnavailableError):
-        return Failure("unavailable", str(error))
-    if isinstance(error, Unsupported):
-        return Failure("unsupported", str(error))
+        told = f"{said(error.reason)}; {said(error.remedy)}".removesuffix("; ")
+        return Failure("unavailable", told[:LONGEST_REASON])
     if isinstance(error, WrongAnswerError):
-        return Failure("wrong", str(error), error.error)
-    if isinstance(error, WorkerTimeoutError):
-        return Failure("timeout", str(error))
-    if isinstance(error, WorkerDiedError):
-        return Failure("crashed", str(error))
-    if isinstance(error, MemoryError):
-        return Failure("oom", one_line(error))
-    if isinstance(error, FallbackRefused):
-        return Failure("error", str(error))
-    return Failure("error", one_line(error))
+        return Failure("wrong", said(error), error.error)
+    for cls, status in SAID_BY_US:
+        if isinstance(error, cls):
+            return Failure(status, said(error))
+    memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_text(error)[:SEARCHED])
+    return Failure("oom" if memory else "error", one_line(error))
 
 
 def one_line(error: BaseException) -> str:
     """The class and the first line of an exception: a row's reason."""
-    try:
-        text = str(error).strip().split("\n")[0]
-    except Exception:  # the boundary around a runtime: an exception that cannot be printed is still one
-        text = "it cannot be printed"
+    text = said(error)
     return f"{type(error).__name__}: {text}"[:LONGEST_REASON] if text else type(error).__name__
+
+
+def said(value: object) -> str:
+    """The first line of its text, short, as any file can hold it: names of files need not be UTF-8."""
+    lines = _text(value).strip().splitlines() or [""]
+    return lines[0].strip()[:LONGEST_REASON].encode(errors="backslashreplace").decode()[:LONGEST_REASON]
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # the boundary around a runtime: an exception that cannot be printed is still one
+        return "it cannot be printed"

@@ -91,11 +91,16 @@ def take_turn(
 
 
 def usable(turns: Sequence[Turn]) -> list[float]:
-    """Seconds of the clean turns; with fewer than three of them, of the least disturbed third (at least 3)."""
+    """Seconds of the clean turns; with fewer than three of them, of the least disturbed third (at least 3).
+
+    Of all, where the system does not tell who was disturbed.
+    """
     clean = [turn.time_s for turn in turns if turn.clean]
     if len(clean) >= FEWEST_CLEAN:
         return clean
-    ranked = sorted(turns, key=lambda turn: turn.disturbance or 0.0)
+    if all(turn.disturbance is None for turn in turns):
+        return [turn.time_s for turn in turns]
+    ranked = sorted(turns, key=lambda turn: inf if turn.disturbance is None else turn.disturbance)
     return [turn.time_s for turn in ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]]
 
 

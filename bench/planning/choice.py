@@ -1,4 +1,4 @@
-"""What a run is to use: backends, threads and interpreters as the user named them, checked one by one.
+"""What a run will use: the backends, threads and interpreters that the user named, checked one by one.
 
 >>> choice = choose_backends(["mine", "other:cpu"], threads=2, pythons={})
 >>> choice.chosen
@@ -27,10 +27,10 @@ class OptionError(MemboundError):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`chosen` are the ``backend:device`` names to measure, `absent` what was found not to be there.
+    """`chosen` are the ``backend:device`` names to measure, `absent` the devices that are not there.
 
-    `device_memory` holds the bytes of those that have memory of their own, `device_cache` those of its cache,
-    `variants` what each device is also offered as: ``graph`` where ``backend:device+graph`` is there too.
+    For devices that have their own memory, `device_memory` holds its bytes and `device_cache` those of its cache.
+    `variants` are the other forms of each device: ``graph`` if ``backend:device+graph`` is there too.
     """
 
     chosen: tuple[str, ...]
@@ -51,7 +51,7 @@ def split_works(texts: Iterable[str]) -> list[str]:
 
 
 def check_threads(threads: int | None) -> int:
-    """The threads asked for, or this machine's default. Raises OptionError beyond the CPUs at hand."""
+    """The threads asked for, or this machine's default. Raises OptionError if there are fewer CPUs."""
     if threads is None:
         return default_threads()
     available = len(os.sched_getaffinity(0))
@@ -61,7 +61,7 @@ def check_threads(threads: int | None) -> int:
 
 
 def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
-    """Backend to interpreter: ``BACKEND=PATH``, over the environments that were made for backends.
+    """From backend to interpreter. ``BACKEND=PATH`` takes precedence over the environment that was made for a backend.
 
     PATH may be the name of an environment that was made. Raises OptionError, UnknownBackend.
     """
@@ -72,9 +72,8 @@ def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
             raise OptionError(f"--python {text!r} is not BACKEND=PATH")
         registry.entry_for(backend)
         path = made.get(path, path)
-        if not (
-            os.path.isfile(path) and os.access(path, os.X_OK)
-        ):  # False for a name too long, unlike Path's
+        # os.path gives False for a name that is too long, where Path's methods raise.
+        if not (os.path.isfile(path) and os.access(path, os.X_OK)):
             raise OptionError(
                 f"--python {backend}: {path} is not an interpreter that can be run, nor an environment "
                 f"({', '.join(made) or 'none'} made; see membound env list)"
@@ -120,9 +119,9 @@ def choose_backends(asked: Sequence[str], threads: int, pythons: Mapping[str, st
 def _choose(asked: Sequence[str], threads: int, pythons: Mapping[str, str]) -> Choice:
     """Every device that is there; or, of the backends asked for, all devices of a bare name.
 
-    ``backend:device`` is taken at its word unless probing found it absent, and becomes a row beside others; where
-    nothing else was asked for it is opened first. Raises UnknownBackend, and BackendUnavailable with the reason if
-    something that probing lists, or all that was asked for, is not there.
+    ``backend:device`` is accepted unless probing found it absent: if it cannot be opened it becomes a row, provided that
+    another device was asked for; otherwise it is opened first. Raises UnknownBackend, and BackendUnavailable with the
+    reason if a device that probing lists is absent, or if everything that was asked for is.
     """
     for name in asked:
         registry.entry_for(name)
@@ -159,7 +158,7 @@ def _device_bytes(name: str, chosen: Sequence[str], found: Sequence[Found]) -> d
 
 
 def _variants(chosen: Sequence[str], found: Sequence[Found]) -> dict[str, tuple[str, ...]]:
-    """Words that may follow each chosen device, by what is there; ``alpha:npu`` is ``alpha:npu:0``."""
+    """The variants of each chosen device that are there; ``alpha:npu`` is ``alpha:npu:0``."""
     offered: dict[str, tuple[str, ...]] = {}
     for device in found:
         base, _, variant = device.id.rpartition("+")
@@ -197,7 +196,7 @@ def _refuse_absent(name: str, found: Sequence[Found]) -> None:
 
 
 def _refuse_all_absent(found: Sequence[Found]) -> None:
-    """Raises BackendUnavailable if none of these devices is there: a run of them would measure ceilings alone."""
+    """Raises BackendUnavailable if none of these devices is there: a run would measure nothing but ceilings."""
     if not any(device.available for device in found):
         reasons = "; ".join(f"{device.id} is not available: {told(device)}" for device in found)
         raise BackendUnavailable(reasons, found[0].remedy)

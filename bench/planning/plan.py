@@ -1,6 +1,6 @@
 """What a run will do, decided and checked before anything is allocated: cells, order, pace, sizes.
 
->>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=available_memory_bytes())
+>>> plan = make_plan(["numba:cpu", "torch:cpu"], [], Options(), memory=24 * 10**9)
 >>> plan.cells[0]
 Cell(backend='torch:cpu', replicate=0, works=('linear:n=14336,k=4096,m=16,weight=bf16', ...))
 
@@ -33,9 +33,9 @@ LONGEST_S = 1e9
 """Seconds that no run lasts: a pace whose rounds alone count."""
 
 DEFAULT_LIMIT_S = 285.0
-"""The default suite's aim of five minutes, less the time a last worker needs to end."""
+"""The default suite should take five minutes; this is less by what the last worker needs to finish."""
 DEVICE_LIMIT_S = 420.0
-"""The same where an accelerator takes part: larger works on more variants, within eight minutes."""
+"""The same if an accelerator takes part: larger works on more variants, in eight minutes."""
 HIGH_REPLICATES = 10
 MAX_REPLICATES = 40
 RIGORS = ("normal", "high")
@@ -46,7 +46,7 @@ ROTATION_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose. Zeros and None mean: decide for this machine."""
+    """What a user may choose. Zero and None mean that membound decides for this machine."""
 
     threads: int = 0
     replicates: int = 0
@@ -56,7 +56,7 @@ class Options:
     pace: Pace | None = None
     time_limit_s: float | None = None
     pythons: Mapping[str, str] = field(default_factory=dict)
-    """Backend name (before the colon) to the Python interpreter of its environment."""
+    """From the name of a backend (before the colon) to the Python interpreter of its environment."""
     out: Path = Path("results/runs")
     command: str = ""
     ceilings: bool = True
@@ -79,7 +79,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run, fixed. `memory_bytes` is what the input sets of one case may take; `notes` what was picked."""
+    """A run as it will be done. `memory_bytes` is what the input sets of one case may take; `notes` say what was picked."""
 
     cells: tuple[Cell, ...]
     seed: int
@@ -117,9 +117,9 @@ def make_plan(
     memory: int,
     device_memory: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Check everything and fix the order. `works` empty: each backend's suite, cut to fit `memory` bytes.
+    """Check everything and fix the order. If `works` is empty, each backend gets its suite, cut to fit `memory` bytes.
 
-    `device_memory` is what backends on accelerators have of their own, in bytes.
+    `device_memory` is the memory of accelerators by backend, in bytes.
     Raises PlanError, UnknownBackend or SpecError, each with one line for the user.
     """
     if not backends:
@@ -165,7 +165,7 @@ def make_plan(
 def _suites(
     backends: Sequence[str], quick: bool, memory: int, device_memory: Mapping[str, int]
 ) -> tuple[dict[str, tuple[Work, ...]], dict[str, None]]:
-    """The suite of each backend, and what was changed to fit, said once."""
+    """The suite of each backend, and notes on what was changed to fit, each of them once."""
     found, notes = {}, dict[str, None]()
     for backend in backends:
         found[backend], changed = suite(backend, quick, memory, device_memory.get(backend, 0))

@@ -1,9 +1,10 @@
-"""Which devices this machine has: every backend is asked in a worker of its own.
+"""Which devices this machine has: every backend is asked in a separate worker.
 
+>>> from membound.backends import registry
 >>> [found.id for found in probe(registry.entries(), threads=2) if found.available]
 ['numba:cpu', 'torch:cpu', 'torch:cpu+compile']
 
-A runtime is imported only in its worker, so a broken one is a line with a reason and never an error here.
+A runtime is imported only in its worker, so a broken one becomes a device with a reason and never an error here.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LIMIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A device that is there, or why it is not. `id` is what `--backend` takes: ``torch:cpu``."""
+    """A device that is there, or why it is not. `id` is its name for `--backends`: ``torch:cpu``."""
 
     id: str
     entry: str
@@ -44,7 +45,7 @@ class Found:
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     accelerator: dict[str, Any] | None = None
-    """A device with memory of its own, as its runtime describes it."""
+    """The description of a device with its own memory, by its runtime."""
 
 
 def probe(

@@ -1,4 +1,4 @@
-"""The works of `membound run` without works named: on CPUs, on accelerators, short; and what of them fits memory.
+"""The works of `membound run` if none are named: for CPUs, for accelerators, short ones; and which of them fit memory.
 
 >>> works, notes = suite("one:cpu", quick=False, memory=24 * 10**9)
 >>> works[0].spec
@@ -51,7 +51,7 @@ DEVICE_WORKS = (
     "step:model=llama-3-8b,context=1024,weight=bf16,kv=bf16",
     "prefill:model=llama-3-8b,tokens=2048,weight=bf16,kv=bf16,layers=4",
 )
-"""The suite for accelerators: large enough that starting a kernel counts little beside 3 TB/s; a prompt as counterpart."""
+"""The suite for accelerators: works so large that at 3 TB/s the start of a kernel matters little, and a prompt for contrast."""
 
 DEVICE_QUICK_WORKS = (
     f"{_TALL},m=1,weight=bf16",
@@ -60,7 +60,7 @@ DEVICE_QUICK_WORKS = (
 )
 
 COPIES = 3
-"""Runtimes hold a work up to so many times while they prepare it: as given, as packed, as exported."""
+"""Runtimes hold up to this many copies of a work while they prepare it: as given, as packed, as exported."""
 DEVICE_SHARE = 0.6
 """Share of an accelerator's memory that a work of its suite may take."""
 
@@ -72,7 +72,7 @@ class PlanError(MemboundError):
 def suite(
     backend: str, quick: bool, memory: int, device_memory: int = 0
 ) -> tuple[tuple[Work, ...], tuple[str, ...]]:
-    """The works for ``backend:device``, cut to fit `memory` bytes and the device's own, 0 if it has none; and notes.
+    """The works for ``backend:device``, cut to fit `memory` bytes and the memory of the device (0 if it has none), and notes.
 
     Raises PlanError if none fits.
     """
@@ -89,7 +89,7 @@ def suite(
 
 
 def needed_bytes(work: Work) -> int:
-    """Memory that a work takes at least: one model, or two input sets, so that they can rotate."""
+    """The least memory that a work takes: one model, or two input sets, so that they can rotate."""
     return work.footprint_bytes * (1 if isinstance(work, Step | Prefill) else 2)
 
 
@@ -105,9 +105,9 @@ def check_memory(work: Work, memory: int) -> None:
 
 
 def check_weights(work: Work, seed: int) -> None:
-    """Raises PlanError where the model is a folder whose safetensors are damaged or are not those of its config.
+    """Raises PlanError if the model is a folder whose safetensors are damaged or do not match its config.
 
-    Headers, names, shapes and sizes are checked, so that no worker starts in vain; workers read the numbers.
+    Headers, names, shapes and sizes are checked, so that no worker starts in vain; the numbers are read by workers.
     """
     if isinstance(work, Step | Prefill) and work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
@@ -119,7 +119,7 @@ def check_weights(work: Work, seed: int) -> None:
 
 
 def _fit(works: list[Work], room: int, memory: int) -> tuple[list[Work], tuple[str, ...]]:
-    """The suite's works that fit with room for copies, steps cut to fewer layers; and what was changed."""
+    """The suite's works that fit with room for copies, with steps cut to fewer layers, and what was changed."""
     fitting: list[Work] = []
     notes = []
     for work in works:

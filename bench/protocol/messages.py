@@ -20,6 +20,8 @@ from membound.results.fields import read_json, wrong_field
 
 PROTOCOL = 1
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
+MOST_LINE = 4 << 20
+"""Bytes of a line at most: an answer has a few thousand, and what is read from one may take 30 times as many."""
 
 
 class ProtocolError(Exception):
@@ -35,6 +37,14 @@ class Probe:
 
     entry: str
     devices: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class AskCoverage:
+    """Which of these works each device of an entry point supports. Answer: Coverage."""
+
+    entry: str
+    works: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +109,12 @@ class AskOffers:
 class Prepare:
     """Prepare a work as that contestant, launch it once and check the output. Answer: Prepared, or Failed.
 
-    `arms` is what an experiment asks for besides, on the same prepared work; `inputs` the folder of inputs that were
-    made for all, or ''.
+    `arms` is what an experiment asks for besides, on the same prepared work.
     """
 
     contestant: int
     work: str
     arms: list[dict[str, Any]] = field(default_factory=list)
-    inputs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +147,13 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepInputs:
-    """Make the inputs of a work and keep them in a folder for all. Answer: InputsKept, or Failed."""
-
-    work: str
-    seed: int
-    slots: int
-    folder: str
-
-
-@dataclass(frozen=True, slots=True)
 class Close:
     """Give everything back and end. Answer: Done."""
 
 
 Command = (
     Probe
+    | AskCoverage
     | MeasureMachine
     | OpenCeiling
     | OpenDeviceCeiling
@@ -166,7 +165,6 @@ Command = (
     | TakeTurn
     | Check
     | Release
-    | KeepInputs
     | Close
 )
 
@@ -195,6 +193,13 @@ class Found:
     """The devices of an entry point, as fields of `planning.probe.Found`."""
 
     devices: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What each device says of all works, as fields of `planning.coverage.Answers`."""
+
+    answers: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,13 +297,6 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class InputsKept:
-    """The bytes that lie in the folder."""
-
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """The command could not be done: a row's status and its reason; `error` of a wrong output that is a number."""
 
@@ -316,6 +314,7 @@ Answer = (
     Hello
     | Phase
     | Found
+    | Coverage
     | Ceilings
     | CeilingOpened
     | CeilingTurned
@@ -324,7 +323,6 @@ Answer = (
     | Prepared
     | Turned
     | Checked
-    | InputsKept
     | Failed
     | Done
 )
@@ -334,12 +332,18 @@ ANSWERS: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Answer.__args__
 
 
 def encode(message: Command | Answer, number: int) -> str:
-    """One line without its end. Raises ValueError where a field is no JSON, as a NaN is not."""
+    """One line without its end. Raises ValueError where a field is no JSON, as a NaN is not, or far too long."""
     fields = asdict(message)
     if wrong := wrong_field(type(message), fields):
         raise ValueError(f"{type(message).__name__}: {wrong}")
     body = {"message": type(message).__name__, "number": number} | fields
-    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+    try:
+        line = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{type(message).__name__}: {error}") from None
+    if len(line) >= MOST_LINE:
+        raise ValueError(f"{type(message).__name__} takes {len(line)} bytes, more than {MOST_LINE}")
+    return line
 
 
 def decode(line: str, known: Mapping[str, type[Any]]) -> tuple[Any, int]:
@@ -348,9 +352,15 @@ def decode(line: str, known: Mapping[str, type[Any]]) -> tuple[Any, int]:
         body = read_json(line)
     except ValueError as error:
         raise ProtocolError(f"{line.strip()[:200]!r} is no message: {error}") from None
-    if not isinstance(body, dict) or body.get("message") not in known or type(body.get("number")) is not int:
+    if not isinstance(body, dict) or not _is_headed(body, known):
         raise ProtocolError(f"{line.strip()[:200]!r} is no message")
     cls, number = known[body.pop("message")], body.pop("number")
     if wrong := wrong_field(cls, body):
         raise ProtocolError(f"{cls.__name__}: {wrong}")
     return cls(**body), number
+
+
+def _is_headed(body: Mapping[str, Any], known: Mapping[str, type[Any]]) -> bool:
+    """Whether it says which message it is, and its number."""
+    name = body.get("message")
+    return isinstance(name, str) and name in known and type(body.get("number")) is int

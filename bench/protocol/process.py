@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -25,6 +27,7 @@ from typing import cast
 
 from membound.bench.protocol.messages import (
     ANSWERS,
+    MOST_LINE,
     PROTOCOL,
     Answer,
     Close,
@@ -35,6 +38,7 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
+from membound.results.fields import read_json
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -58,8 +62,8 @@ PIPE_GRACE_S = 2.0
 START_S = 120.0
 """How long an interpreter may take to import the worker module: it is slow from a cold network drive."""
 CLOSE_S = 10.0
-MOST_LINE = 64 << 20
-"""Bytes of a line, and of all lines that wait: an answer has a few thousand."""
+MOST_WAITING = 2 * MOST_LINE
+"""Bytes of memory that lines may take until they are asked for."""
 MOST_PHASES = 100_000
 
 
@@ -87,8 +91,10 @@ class Worker:
     def __init__(self, threads: int, python: str = sys.executable) -> None:
         self._threads, self._python = threads, python
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._waiting_bytes, self._counting = 0, threading.Lock()
         self._flooded = False
         self._number = 0
+        self._unanswered: set[int] = set()
 
     def __enter__(self) -> Worker:
         self._stderr = tempfile.TemporaryFile()
@@ -105,6 +111,8 @@ class Worker:
         except OSError as error:
             self._stderr.close()
             raise WorkerUnavailableError(f"{self._python} cannot be started: {error.strerror}") from None
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._waiter = threading.Thread(target=self._wait, daemon=True)
         self._reader.start()
@@ -131,16 +139,19 @@ class Worker:
         return self._process.pid
 
     def greet(self, limit_s: float = START_S) -> None:
-        """Wait until the worker has started. Raises as `ask`, and WorkerUnavailableError if it never speaks membound."""
-        while True:
-            line = self._next(limit_s, spoke=False)
-            with suppress(ProtocolError):  # a wrapper of the interpreter may talk first
-                hello, _ = decode(line, ANSWERS)
-                break
-        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
-            told = hello.protocol if isinstance(hello, Hello) else "another"
+        """Wait until the worker has started, `limit_s` in all: a wrapper of the interpreter may talk first.
+
+        Raises as `ask`, and WorkerUnavailableError if it speaks another membound, or never any.
+        """
+        end = time.monotonic() + limit_s
+        try:
+            while (protocol := _protocol_of(self._next(end - time.monotonic(), spoke=False))) is None:
+                pass
+        except WorkerTimeoutError:
+            raise WorkerTimeoutError(f"no word of membound for {limit_s:.0f} s") from None
+        if protocol != PROTOCOL:
             raise WorkerUnavailableError(
-                f"the membound of {self._python} speaks protocol {told}, this one {PROTOCOL}: install this version there"
+                f"the membound of {self._python} speaks protocol {protocol}, this one {PROTOCOL}: install this version there"
             )
 
     def ask(
@@ -148,28 +159,32 @@ class Worker:
     ) -> Answer:
         """Send a command and wait for its answer, `limit_s` at most between any two signs of life.
 
-        Raises WorkerDiedError if the worker ends, says what is no message, answers another command or floods the
-        pipe; WorkerTimeoutError. After either the worker is of no more use.
+        An answer to an earlier command, whose wait Ctrl-C broke off, is passed by. Raises WorkerDiedError if the
+        worker ends, says what is no message, answers a command that was never sent or floods the pipe;
+        WorkerTimeoutError. After either the worker is of no more use.
         """
         self._number += 1
+        self._unanswered.add(self._number)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its last words say why it ended
-            self._process.stdin.write(encode(command, self._number).encode() + b"\n")
-            self._process.stdin.flush()
+            self._send(encode(command, self._number).encode() + b"\n", limit_s)
         for _ in range(MOST_PHASES):
             line = self._next(limit_s, spoke=True)
             try:
                 answer, number = decode(line, ANSWERS)
             except ProtocolError as error:
                 raise WorkerDiedError(f"it broke the protocol: {error}") from None
-            if number != self._number:
+            if number not in self._unanswered:
                 what = type(answer).__name__
                 raise WorkerDiedError(
                     f"it broke the protocol: {what} answers command {number}, not {self._number}"
                 )
             if not isinstance(answer, Phase):
-                return cast(Answer, answer)
-            on_phase(answer)
+                self._unanswered.discard(number)
+                if number == self._number:
+                    return cast(Answer, answer)
+            elif number == self._number:
+                on_phase(answer)
         raise WorkerDiedError(f"it flooded the pipe: {MOST_PHASES} signs of life and no answer")
 
     def close(self, limit_s: float = CLOSE_S) -> None:
@@ -177,8 +192,21 @@ class Worker:
         with suppress(WorkerDiedError, WorkerTimeoutError):
             self.ask(Close(), limit_s)
 
+    def _send(self, line: bytes, limit_s: float) -> None:
+        """All of a command; a worker that does not read takes no more than the pipe holds."""
+        assert self._process.stdin is not None
+        pipe, end = self._process.stdin.fileno(), time.monotonic() + limit_s
+        ready = select.poll()
+        ready.register(pipe, select.POLLOUT)
+        while line:
+            if not ready.poll(1e3 * max(0.0, end - time.monotonic())):
+                raise WorkerTimeoutError(f"took no command for {limit_s:.0f} s")
+            line = line[os.write(pipe, line) :]
+
     def _next(self, limit_s: float, spoke: bool) -> str:
         try:
+            if limit_s <= 0:
+                raise queue.Empty
             line = self._lines.get(timeout=limit_s)
         except queue.Empty:
             raise WorkerTimeoutError(f"silent for {limit_s:.0f} s") from None
@@ -188,20 +216,23 @@ class Worker:
             )
         if line is None:
             raise self._death(spoke)
+        with self._counting:
+            self._waiting_bytes -= sys.getsizeof(line)
         return line
 
     def _read(self) -> None:
-        """Hand whole lines over as they come; stop where they are longer or more than any answer."""
+        """Hand whole lines over as they come; stop where one, or all that wait, are longer than any answer."""
         assert self._process.stdout is not None
-        waiting = 0
         while line := self._process.stdout.readline(MOST_LINE):
-            waiting = 0 if self._lines.empty() else waiting + len(line)
-            if (len(line) >= MOST_LINE and not line.endswith(b"\n")) or waiting > MOST_LINE:
-                self._flooded = True
+            whole, text = line.endswith(b"\n"), line.decode(errors="replace")
+            with self._counting:  # an empty line takes a hundred bytes of memory too
+                self._waiting_bytes += sys.getsizeof(text) if whole else 0
+                self._flooded = self._waiting_bytes > MOST_WAITING or (not whole and len(line) >= MOST_LINE)
+            if self._flooded:
                 self._lines.put(None)
                 return
-            if line.endswith(b"\n"):
-                self._lines.put(line.decode(errors="replace"))
+            if whole:
+                self._lines.put(text)
 
     def _wait(self) -> None:
         """When the worker has ended, end what it left behind and say so, after its last line.
@@ -227,7 +258,7 @@ class Worker:
                 else "it ended without a word; is it a Python with membound?"
             )
             return WorkerUnavailableError(f"{self._python} cannot run a worker: {words or silent}")
-        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        how = _signal_name(-status) if status < 0 else f"exit status {status}"
         if status == -signal.SIGKILL:
             how += " (killed from outside; most likely by the kernel because memory ran out)"
         return WorkerDiedError(f"{how}: {words}" if words else how)
@@ -238,3 +269,21 @@ class Worker:
         self._stderr.seek(max(0, self._stderr.tell() - 4096))
         lines = self._stderr.read().decode(errors="replace").split("\n")
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
+def _protocol_of(line: str) -> int | None:
+    """What a worker's greeting says that it speaks, whatever else that holds; None if the line is no greeting."""
+    try:
+        body = read_json(line)
+    except ValueError:
+        return None
+    if not isinstance(body, dict) or body.get("message") != Hello.__name__:
+        return None
+    protocol = body.get("protocol")
+    return protocol if type(protocol) is int else None
+
+
+def _signal_name(number: int) -> str:
+    """``SIGSEGV``; real-time signals have names for the first and the last alone."""
+    known = {one.value: one.name for one in signal.Signals}
+    return known.get(number, f"signal {number}")

@@ -62,7 +62,7 @@ class SessionCeilings:
         rows = []
         for one in self._playing:
             about = (self.run_id, one.backend or "cpu", 1, self.threads)
-            rows += turned_rows(one.moments, one.units, one.seen_variants, *about)
+            rows += turned_rows(one.moments, one.seen_variants, *about)
         self._playing.clear()
         self._stack.close()
         return rows

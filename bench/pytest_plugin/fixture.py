@@ -1,8 +1,9 @@
-"""What the pytest fixture `bandwidth_benchmark` does: any callable, timed cold and held against the ceilings.
+"""What the pytest fixture `bandwidth_benchmark` does: it times any callable cold and compares it with the ceilings.
 
->>> inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
->>> sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
->>> bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+>>> def test_product(bandwidth_benchmark: BandwidthBenchmark):
+...     inputs = bandwidth_benchmark.inputs("linear:n=4096,k=4096,weight=f32")
+...     sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+...     bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 
 pytest-benchmark does the timing. Around it stands the protocol of `membound run`: the ceilings take a turn between any
 two rounds, input sets rotate through all launches, the output is compared with the float64 reference before and after,
@@ -41,8 +42,10 @@ from membound.bench.planning.plan import DUEL_ROUNDS, ROTATION_SHARE
 from membound.bench.planning.suites import check_memory, check_weights
 from membound.bench.pytest_plugin.between import Between
 from membound.bench.pytest_plugin.rotation import Rotation
+from membound.bench.run.neighbours import due_ceilings
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, make_inputs, slots_to_defeat
+from membound.kernels.inputs import Inputs
+from membound.kernels.seeded import make_inputs, slots_to_defeat
 from membound.kernels.work import parse
 from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class
@@ -54,7 +57,7 @@ PACKAGES = (*HARNESS_PACKAGES, "pytest-benchmark")
 
 
 class DeclarationError(ValueError):
-    """A benchmark declares its work wrongly: the message says what is wrong and what to write."""
+    """A benchmark's arguments are wrong; the message says what is wrong and what to write."""
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ class Table:
         return [*measured, *self.moved, *self.cases]
 
     def add(self, row: Row) -> dict[str, Any]:
-        """Keep a case and return its line of the summary."""
+        """Add a case and return its line of the summary."""
         self.cases.append(row)
         limits = (r for rows, _ in self._limits.values() for r in rows)
         (line,) = records(summarize([*limits, row]))
@@ -121,14 +124,14 @@ class BandwidthBenchmark:
 
     @property
     def threads(self) -> int:
-        """CPU threads of the ceilings: what the callable is to use."""
+        """The CPU threads of the ceilings, which the callable should use too."""
         return self.table.threads
 
     def inputs(self, work: str, device: Device | None = None) -> Inputs:
-        """Seeded inputs of a work (`kernels/inputs.py`), with as many input sets as defeat the device's cache.
+        """Seeded inputs of a work (`kernels/seeded.py`), with as many input sets as defeat the device's cache.
 
-        Where nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError with the
-        bytes that are needed where they do not fit memory, or where a model folder is damaged.
+        If nothing is timed (``--benchmark-disable``) there are two. Raises SpecError, and PlanError if they do not fit
+        memory, with the bytes that they need, or if a model folder is damaged.
         """
         parsed = parse(work)
         check_memory(parsed, available_memory_bytes())
@@ -159,10 +162,10 @@ class BandwidthBenchmark:
         """Time ``function(*arguments)`` with the `sets` of arguments in rotation; returns its last result.
 
         inputs: what `inputs` made; its work gives bytes and FLOPs, and the result (or what `output` returns)
-        is held against the float64 reference before and after, an AssertionError if it is wrong.
-        bytes, flops: of one call, where there is no such work; nothing can be checked then.
-        sync: called after each call within the time, for a device that returns early.
-        label: how the row is called, default the test. device: as a backend's `open` returned it, default the CPU.
+        is compared with the float64 reference before and after.
+        bytes, flops: of one call, if there is no such work; nothing can be checked then.
+        sync: called after each call within the timed part, for a device that returns early.
+        label: the name of the row, default that of the test. device: as a backend's `open` returned it, default the CPU.
         Raises DeclarationError, AssertionError.
         """
         declared = self._declare(inputs, bytes, flops)
@@ -180,9 +183,11 @@ class BandwidthBenchmark:
         row.config = {"ceilings": limits[0].config["from"]} if limits and "from" in limits[0].config else {}
         row.slots, row.first_s = len(rotation.sets), first_s
         row.working_set_bytes = row.slots * declared.footprint_bytes
+        if playing is not None:
+            playing.names = due_ceilings(row, limits)
         result = self._time(row, Between(rotation, playing, self.table.began))
         self.benchmark.has_error = (
-            True  # until it is known to be right: such a benchmark is left out of files
+            True  # until the result is known to be right: files leave such a benchmark out
         )
         if error is not None:
             row.error = max(error, _error(declared, rotation) or 0.0)

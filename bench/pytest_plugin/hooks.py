@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from membound.bench.pytest_plugin.fixture import BandwidthBenchmark, Table
     from membound.results.row import Row
 
-TABLE = pytest.StashKey["Table"]()
-STORED = pytest.StashKey["list[Row]"]()
-PLAYING = pytest.StashKey["SessionCeilings"]()
+TABLE: pytest.StashKey[Table] = pytest.StashKey()
+STORED: pytest.StashKey[list[Row]] = pytest.StashKey()
+PLAYING: pytest.StashKey[SessionCeilings] = pytest.StashKey()
 NO_CEILINGS = "none"
 
 
@@ -55,7 +55,7 @@ if find_spec("pytest_benchmark"):
 
     @pytest.fixture
     def bandwidth_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> BandwidthBenchmark:
-        """Time any callable cold and hold it against this machine's measured ceilings."""
+        """Time any callable cold and compare it with this machine's measured ceilings."""
         from membound.bench.pytest_plugin.fixture import BandwidthBenchmark
 
         return BandwidthBenchmark(benchmark, _table(request.config), request.node.name, request.config)
@@ -64,12 +64,12 @@ else:
 
     @pytest.fixture
     def bandwidth_benchmark() -> BandwidthBenchmark:
-        """Fail with what is missing."""
+        """Fail and say what is missing."""
         pytest.fail("bandwidth_benchmark needs pytest-benchmark: pip install pytest-benchmark", pytrace=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read what the options name, so that a wrong one is told before anything runs. Raises UsageError."""
+    """Read what the options name, so that a wrong one is refused before anything runs. Raises UsageError."""
     name, threads = config.getoption("membound_ceilings"), config.getoption("membound_threads")
     if name in ("", NO_CEILINGS) and not threads:
         return
@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _stored(name: str) -> list[Row]:
     """The ceilings of a stored run of this processor. Raises UsageError, StoreError, RowError."""
     from membound.bench.machine.fingerprint import fingerprint
-    from membound.results.runs import rows_of
+    from membound.results.stored_runs import rows_of
 
     found = [row for row in rows_of(name) if row.kind == "ceiling"]
     if not found:
@@ -136,7 +136,7 @@ def _tell(config: pytest.Config, what: str) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the processes of the ceilings."""
-    playing = session.config.stash.get(PLAYING, None)
+    playing: SessionCeilings | None = session.config.stash.get(PLAYING, None)
     if playing is not None:
         session.config.stash[TABLE].moved += playing.close()
 
@@ -145,7 +145,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: Sequence[Any], output_json: dict[str, Any]
 ) -> None:
-    """Store the ceilings beside the benchmarks that were held against them."""
+    """Store the ceilings in the file of the benchmarks that were compared with them."""
     if TABLE in config.stash:
         from membound.results.exchange.pytest_benchmark import KEY, file_info
 

@@ -1,6 +1,6 @@
 """A callable over input sets that rotate, so that each call finds its operands in memory and not in a cache.
 
->>> rotation = Rotation(np.matmul, [(x, w) for w in weights])
+>>> rotation = Rotation(np.matmul, [(x, w) for w in weights], sync=None, output=lambda: rotation.result)
 >>> rotation.launch()                   # the next set; rotation.slot and rotation.result say which and what
 """
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
 
@@ -15,6 +15,9 @@ from membound.bench.machine.validity import grade
 from membound.bench.measure.ceiling_process import Moment
 from membound.bench.protocol.messages import Ceilings
 from membound.results.row import Row
+
+ARITHMETIC = ("fma_", "dot_", "tile_", "gemm_")
+"""How the names of arithmetic peaks begin; every other ceiling that takes turns is a bandwidth."""
 
 
 def ceiling_rows(answer: Ceilings, run_id: str, backend: str, replicate: int, threads: int) -> list[Row]:
@@ -45,8 +48,7 @@ def ceiling_rows(answer: Ceilings, run_id: str, backend: str, replicate: int, th
 
 def turned_rows(
     moments: Sequence[Moment],
-    units: dict[str, str],
-    variants: dict[str, str],
+    variants: Mapping[str, str],
     run_id: str,
     backend: str,
     replicate: int,
@@ -57,32 +59,31 @@ def turned_rows(
     What cases are compared with stands in their own turns; these rows say how far the machine moved.
     """
     rows = []
-    for name, unit in units.items():
+    for name in dict.fromkeys(name for moment in moments for name in moment.rates):
         rates = [moment.rates[name] for moment in moments if name in moment.rates]
-        if rates:
-            config = {
-                "variant": variants.get(name, ""),
-                "threads": threads,
-                "turns": len(rates),
-                "lowest": min(rates),
-                "highest": max(rates),
-            }
-            rows.append(
-                Row(
-                    run_id,
-                    "ceiling",
-                    backend,
-                    name,
-                    "ok",
-                    "",
-                    replicate,
-                    threads=threads,
-                    started_at=now(),
-                    value=median(rates),
-                    unit=unit,
-                    config=config,
-                )
+        config = {
+            "variant": variants.get(name, ""),
+            "threads": threads,
+            "turns": len(rates),
+            "lowest": min(rates),
+            "highest": max(rates),
+        }
+        rows.append(
+            Row(
+                run_id,
+                "ceiling",
+                backend,
+                name,
+                "ok",
+                "",
+                replicate,
+                threads=threads,
+                started_at=now(),
+                value=median(rates),
+                unit="FLOP/s" if name.startswith(ARITHMETIC) else "bytes/s",
+                config=config,
             )
+        )
     return rows
 
 

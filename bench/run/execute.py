@@ -27,8 +27,9 @@ from membound.bench.protocol.process import (
     WorkerUnavailableError,
 )
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings
-from membound.bench.run.journal import Journal, read_journal
+from membound.bench.run.journal import Journal
 from membound.bench.run.minutes import Minutes
+from membound.bench.run.neighbours import unwritten_rows
 from membound.bench.run.progress import Reporter
 from membound.bench.run.replicate import Replicate
 from membound.bench.run.rounds import imprecise, invalid_again
@@ -57,7 +58,6 @@ def execute(
     Raises StoreError if rows cannot be written; what was written stays in the partial file.
     """
     began = time.perf_counter()
-    left = read_journal(writer.path)
     with Journal(writer.path) as journal:
         run = Running(
             plan,
@@ -69,11 +69,11 @@ def execute(
             fingerprint(),
             began,
             Minutes(plan.time_limit_s, began),
-            left,
             list(known),
+            with_ceilings=_with_ceilings(known),
             products=_products(plan),
         )
-        run.with_ceilings |= {row.backend for row in known if row.kind == "ceiling" and row.unit == "s"}
+        journal.settle((row.backend, row.replicate, row.work) for row in run.cases)
         for note in plan.notes:
             progress.note(note)
         progress.start(scope_of(plan))
@@ -81,8 +81,17 @@ def execute(
             _run_all(run)
         except KeyboardInterrupt:
             progress.note(f"interrupted; the {len(run.cases)} cases measured so far are kept")
+        for row in unwritten_rows(run.rows, run.run_id, plan.threads):
+            run.keep(row)
         writer.finish()
     return run.rows
+
+
+def _with_ceilings(known: Sequence[Row]) -> set[str]:
+    """Backends whose own ceilings an earlier process has measured or tried: of the last one, half if no case follows."""
+    tried = [row.backend for row in known if row.kind == "ceiling" and row.backend != MACHINE]
+    begun = any(row.kind == "case" for row in known)
+    return set(tried) if begun else set(tried) - set(tried[-1:])
 
 
 def _products(plan: Plan) -> tuple[str, ...]:
@@ -100,10 +109,9 @@ def _run_all(run: Running) -> None:
     rounds = [list(cells) for _, cells in groupby(plan.cells, key=lambda cell: cell.replicate)]
     for index, cells in enumerate(rounds):
         _run_replicate(run, cells, rounds[index + 1 :])
-    judged = 0
+    _run_together(run, [Cell(backend, number, (work,)) for backend, number, work in run.journal.left])
     for _ in range(plan.repeats):
-        fresh, judged = run.rows[judged:], len(run.rows)
-        _run_together(run, invalid_again(fresh, run.rows))
+        _run_together(run, invalid_again(plan, run.rows))
     while cells := imprecise(plan, run.rows):
         before = len(run.rows)
         _run_together(run, cells)
@@ -117,7 +125,7 @@ def _run_all(run: Running) -> None:
 
 
 def _run_together(run: Running, cells: Sequence[Cell]) -> None:
-    """Cells that are measured again, those of one number at once."""
+    """Cells beyond the plan, those of one number at once."""
     ordered = sorted(cells, key=lambda cell: cell.replicate)
     for _, same in groupby(ordered, key=lambda cell: cell.replicate):
         _run_replicate(run, list(same), [])
@@ -134,18 +142,20 @@ def _run_replicate(run: Running, cells: Sequence[Cell], coming: Sequence[Sequenc
                 players.setdefault(work, []).append(cell.backend)
     works = Random(f"{run.plan.seed} {number} works").sample(sorted(players), len(players))
     later = [work for one in coming for work in dict.fromkeys(w for cell in one for w in cell.works)]
-    pace, start = run.plan.pace, time.perf_counter()
+    begun = {work for _, replicate, work in run.journal.left if replicate == number}
+    pace, start, opened = run.plan.pace, time.perf_counter(), False
     with Replicate(run, number, list(dict.fromkeys(b for found in players.values() for b in found))) as one:
         for index, work in enumerate(works):
-            if number and not run.minutes.has_time(work, pace.least):
+            if number and work not in begun and not run.minutes.has_time(work, pace.least):
                 run.skipped += 1
                 continue
-            if not index:
+            if not opened:
+                opened = True
                 one.open_all()
+                run.minutes.enter("")
                 run.minutes.start_s = time.perf_counter() - start
             due = run.minutes.pace(work, pace, [*works[index:], *later], len(coming))
             one.play(work, players[work], due)
-            run.minutes.enter("")
 
 
 def _measure_machine(run: Running) -> None:

@@ -2,7 +2,8 @@
 
 >>> with Journal(path) as journal:
 ...     journal.add("mine:cpu", 0, "linear:n=8,k=32", turn)
->>> read_journal(path)[("mine:cpu", 0, "linear:n=8,k=32")]
+>>> with Journal(path) as journal:                                # of a run that is gone on with
+...     journal.left["mine:cpu", 0, "linear:n=8,k=32"]
 [StoredTurn(round=0, ...)]
 
 A row is written when its work is done and its last output was right; until then its turns lie here, beside the rows.
@@ -11,13 +12,15 @@ A row is written when its work is done and its last output was right; until then
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO, cast
 
-from membound.results.store import StoreError
+from membound.results.fields import read_json
+from membound.results.row import RowError
+from membound.results.store import StoreError, parsed_lines
 from membound.results.turns import StoredTurn
 
 JOURNAL = ".turns"
@@ -31,56 +34,77 @@ def journal_of(path: Path) -> Path:
 
 
 class Journal:
-    """Appends turns; `clear` when their rows are on disk. A context manager: leaving it normally removes the file."""
+    """Appends turns; `settle` when their rows are on disk. A context manager: leaving it normally removes the file.
+
+    Entering it reads what a killed run has left: a torn last line is cut off, any other that cannot be read raises
+    RowError. Raises StoreError where the file system refuses.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = journal_of(path)
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
+        self._open: set[Key] = set()
+        self.left: dict[Key, list[StoredTurn]] = {}
+        """Turns that an earlier process took of cases that have no row yet."""
 
     def __enter__(self) -> Journal:
         try:
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = cast(BinaryIO, self._path.open("ab", buffering=0))
+            self._file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
         except OSError as error:
+            self._close()
             raise StoreError(f"{self._path} cannot be written: {error.strerror}") from None
+        try:
+            for key, turn in parsed_lines(self._path, _parsed, RowError):
+                self.left.setdefault(key, []).append(turn)
+                self._open.add(key)
+        except RowError as error:
+            self._close()
+            raise RowError(f"{error}; remove that file to go on without the turns in it") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        self._close()
         if kind is None:
             self._path.unlink(missing_ok=True)
 
     def add(self, backend: str, replicate: int, work: str, turn: StoredTurn) -> None:
-        """Write a turn. Raises StoreError."""
+        """Write a turn, which then outlives this process. Raises StoreError."""
         assert self._file is not None
-        line = {"backend": backend, "replicate": replicate, "work": work, "turn": turn.as_json()}
+        fields = {"backend": backend, "replicate": replicate, "work": work, "turn": turn.as_json()}
+        self._open.add((backend, replicate, work))
+        line = memoryview(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         try:
-            self._file.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise StoreError(
                 f"{self._path} cannot be written: {error.strerror}; the rows so far are kept"
             ) from None
 
-    def clear(self) -> None:
-        """Forget the turns so far: their rows are on disk."""
-        assert self._file is not None
-        self._file.truncate(0)
+    def settle(self, done: Iterable[Key]) -> None:
+        """The rows of these cases are on disk: their turns are forgotten as soon as none of other cases lie among them."""
+        for key in done:
+            self.left.pop(key, None)
+            self._open.discard(key)
+        if not self._open:
+            assert self._file is not None
+            with suppress(OSError):  # turns whose rows are on disk are passed by as well
+                self._file.truncate(0)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def read_journal(path: Path) -> Mapping[Key, list[StoredTurn]]:
-    """The turns that a killed run has left, by case; a torn last line is dropped, and so is what cannot be read."""
-    found: dict[Key, list[StoredTurn]] = {}
+def _parsed(line: str) -> tuple[Key, StoredTurn]:
+    """A line as `Journal.add` writes it. Raises ValueError."""
+    stored = read_json(line)
     try:
-        lines = journal_of(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
-            stored = json.loads(line)
-            key = (str(stored["backend"]), int(stored["replicate"]), str(stored["work"]))
-            found.setdefault(key, []).append(StoredTurn.from_fields(stored["turn"]))
-    return found
+        key = (str(stored["backend"]), int(stored["replicate"]), str(stored["work"]))
+        return key, StoredTurn.from_fields(stored["turn"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a turn: {error!r}") from None

@@ -10,6 +10,7 @@ appear in the plan's order and keep their place; notes scroll above.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -22,8 +23,10 @@ from rich.text import Text
 
 from membound.bench.run.scope import Scope
 from membound.kernels.work import parse
+from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
+from membound.results.views.table import ABSENT
 from membound.results.wording import duration, short
 
 EVERY_S = 0.25
@@ -118,44 +121,48 @@ class Live:
         if self._scope is None or not self._works:
             return Text(self._status(), style="dim", no_wrap=True, overflow="ellipsis")
         backends = list(self._scope.backends)
-        shown = [work for work in self._works if any((work, b) in self._turns for b in backends)]
-        shown = shown[-max(1, height - 5) :]
         room = width - NARROWEST_WORK
         wide = room >= len(backends) * (CELL + SHARE + 2)
-        fitting = backends[: max(1, room // (CELL + 1 + (SHARE + 1 if wide else 0)))]
+        column = CELL + (SHARE + 1 if wide else 0)
+        fitting = backends[: max(1, room // (column + 1))]
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", expand=True)
-        table.add_column(
-            "time a launch" + (", share of memory" if wide else ""),
-            ratio=1,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-        for backend in fitting:
-            table.add_column(
-                _heading(backend), justify="right", no_wrap=True, width=CELL + (SHARE + 1 if wide else 0)
-            )
-        for work in shown:
+        title = "time a launch" + (", share of memory" if wide else "")
+        table.add_column(title, ratio=1, no_wrap=True, overflow="ellipsis")
+        for heading in _headings(fitting, column):
+            table.add_column(heading, justify="right", no_wrap=True, width=column)
+        for work in self._shown(max(1, height - 5)):
             table.add_row(Text(short(work)), *(self._cell(work, b, backends, wide) for b in fitting))
-        hidden = backends[len(fitting) :]
-        more = [Text(f"not shown: {', '.join(hidden)}", style="dim")] if hidden else []
-        return Group(table, *more, Text(self._status(), style="dim", no_wrap=True, overflow="ellipsis"))
+        below = [f"not shown: {', '.join(backends[len(fitting) :])}"] if len(fitting) < len(backends) else []
+        lines = [Text(t, style="dim", no_wrap=True, overflow="ellipsis") for t in (*below, self._status())]
+        return Group(table, *lines)
+
+    def _shown(self, most: int) -> list[str]:
+        """Works that have come to something, in their order; the latest, if there are too many, and that at hand."""
+        seen = self._turns.keys() | self._failed.keys()
+        known = [work for work in self._works if any(work == one for one, _ in seen)]
+        start = max(0, len(known) - most)
+        if self._work in known:
+            start = min(start, known.index(self._work))
+        return known[start : start + most]
 
     def _cell(self, work: str, backend: str, backends: Sequence[str], wide: bool) -> Text:
-        turns = self._turns.get((work, backend))
+        turns, failed = self._turns.get((work, backend)), self._failed.get((work, backend))
+        if failed in ABSENT:
+            return Text("–")
+        if failed:
+            return Text(failed, style="red")
         if not turns:
-            return Text(
-                {"unsupported": "–", "unavailable": "–"}.get(self._failed.get((work, backend), ""), "")
-            )
+            return Text("")
         times = {
-            b: median(t.time_s for t in self._turns[work, b]) for b in backends if (work, b) in self._turns
+            b: median(t.time_s for t in self._turns[work, b])
+            for b in backends
+            if (work, b) in self._turns and (work, b) not in self._failed
         }
         text = duration(times[backend], 3)
         if wide:
             shares = [self._bytes[work] / t.time_s / read for t in turns if (read := t.ceiling("read"))]
             text += f" {median(shares):4.0%}" if shares else "     "
-        failed = self._failed.get((work, backend))
-        style = "red" if failed else "bold" if times[backend] == min(times.values()) else ""
-        return Text(failed or text, style=style)
+        return Text(text, style="bold" if times[backend] == min(times.values()) else "")
 
     def _status(self) -> str:
         if self._scope is None:
@@ -181,6 +188,14 @@ class Live:
         return left if limit_s is None else max(0.0, min(left, self._began + limit_s - now))
 
 
-def _heading(backend: str) -> str:
-    """A backend in few letters: its device is the last thing to be cut."""
-    return backend if len(backend) <= CELL else backend[: CELL - 1] + "…"
+def _headings(backends: Sequence[str], width: int) -> list[str]:
+    """Backends in few letters: without a device that all have in common, and cut in the middle."""
+    one_device = len(set(map(device_class, backends))) == 1
+    found = []
+    for backend in backends:
+        name, _, rest = backend.partition(":")
+        text = name + re.sub(r"^[^+#]*", "", rest) if one_device else backend
+        if len(text) > width:
+            text = f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
+        found.append(text)
+    return found

@@ -65,7 +65,7 @@ class Minutes:
         if self.limit_s is None or work not in self.around_s:
             return wanted
         fixed = self.start_s * starts + sum(self.around_s.get(one, 0.0) for one in coming)
-        least = {one: wanted.least * self.round_s.get(one, 0.0) for one in coming}
-        spare = self.left_s - fixed - sum(least.values())
-        seconds = least[work] + max(0.0, spare) / len(coming)
+        least = sum(wanted.least * self.round_s.get(one, 0.0) for one in coming)
+        spare = max(0.0, self.left_s - fixed - least)
+        seconds = wanted.least * self.round_s.get(work, 0.0) + spare / len(coming)
         return replace(wanted, seconds=min(wanted.seconds, seconds))

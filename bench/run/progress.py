@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Protocol
 
 from rich.console import Console
@@ -132,10 +133,10 @@ class Lines:
 
     def worked(self, work: str, replicate: int) -> None:
         """One line: the work, and what each backend took."""
-        ok = [r for r in self._rows if r.work == work and r.replicate == replicate and r.times_s]
+        done = [r for r in self._rows if (r.work, r.replicate, r.status) == (work, replicate, "ok")]
         self._rows = []
-        if ok:
-            self._say(f"{self._count()} {short(work)}: {', '.join(_times(ok))}")
+        if done:
+            self._say(f"{self._count()} {short(work)}: {', '.join(_times(done))}")
 
     def note(self, text: str) -> None:
         """Something worth a line, such as kernels being compiled."""
@@ -154,7 +155,7 @@ class Lines:
 
 def _times(rows: Sequence[Row]) -> Iterator[str]:
     """Backends with their median times, the fastest first."""
-    medians = {row.backend: sorted(row.times_s)[len(row.times_s) // 2] for row in rows if row.status == "ok"}
+    medians = {row.backend: median(row.times_s) for row in rows}
     for backend, seconds in sorted(medians.items(), key=lambda pair: pair[1]):
         yield f"{backend} {duration(seconds)}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 
@@ -27,11 +28,12 @@ from membound.bench.measure.failures import Failure, failure_of
 from membound.bench.measure.rounds import Pace, play
 from membound.bench.protocol.messages import Ceilings, MeasureBackend
 from membound.bench.protocol.process import WorkerUnavailableError
-from membound.bench.run.case_rows import About, failed_row, measured_row
+from membound.bench.run.case_rows import About, blank_row, failed_row, measured_row
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
 from membound.bench.run.running import Running
 from membound.kernels.work import Work, parse
-from membound.results.roofline import best_ceilings, compute_ceilings, device_class, limits_of
+from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 
@@ -39,8 +41,6 @@ COPIES = 3
 """Runtimes hold a work up to this many times while they prepare it: as given, as packed, as exported."""
 FREE_SHARE = 0.9
 """Part of the free memory that the next contestant may be thought to take."""
-BINDS = 0.2
-"""An arithmetic peak takes turns where FLOPs take at least this share of the time that the bytes do."""
 DEVICE_QUEUE_S = 0.5
 """An accelerator's counters run beside a queue of launches this long: their grain is some tens of milliseconds."""
 
@@ -67,14 +67,16 @@ class Replicate:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for device, one in self._ceilings.items() if kind in (None, KeyboardInterrupt) else ():
-            self._keep_ceilings(device, one)
-        self._stack.__exit__(kind, error, trace)
+        try:
+            for device, one in self._ceilings.items() if kind in (None, KeyboardInterrupt) else ():
+                self._keep_ceilings(device, one)
+        finally:
+            self._stack.__exit__(kind, error, trace)
 
     # Processes
 
     def open_all(self) -> None:
-        """Start every backend's process; the first time, measure what each backend can do at most."""
+        """Start every process, those of the ceilings too; the first time, measure what each backend can do at most."""
         for backend in self._backends:
             self._start(backend)
         for backend in self._backends:
@@ -141,87 +143,74 @@ class Replicate:
         )
 
     def _make_ceilings(self) -> None:
-        """A process for the ceilings of each device class that takes part; it starts with the first turn."""
+        """A process for the ceilings of each device that takes part; it starts now, and not in the time of a work."""
         run = self._run
-        best = {(row.work, device_class(row.backend)): row for _, row in best_ceilings(run.rows)}
-        for backend in self._backends:
-            device, process = device_class(backend), self._processes.get(backend)
-            opened = process.device if process is not None else None
-            if device in self._ceilings and device == "cpu":
-                continue
+        for device in dict.fromkeys(map(device_class, self._backends)):
             one = CeilingProcess(
                 self._setting, traffic=self._traffic, note=run.progress.note, on_phase=run.on_phase
             )
             if device == "cpu":
                 one.products = run.products
+            elif found := fastest_limits(run.rows, device, self._links(device)):
+                one.backend, one.variants = found
+                one.python = run.plan.python_for(one.backend) or ""
             else:
-                link = opened.memory_ceiling if opened is not None else ""
-                fastest = best.get((link, device))
-                known = self._ceilings.get(device)
-                if fastest is None or (known is not None and link in known.variants):
-                    continue
-                one.backend, one.python = fastest.backend, run.plan.python_for(fastest.backend) or ""
-                variant = str(fastest.config.get("variant", ""))
-                one.variants = {**(known.variants if known is not None else {}), link: variant}
-            self._ceilings[device] = one
-        for one in self._ceilings.values():
-            self._stack.enter_context(one)
+                continue
+            self._ceilings[device] = self._stack.enter_context(one)
+            one.take_turn()
+
+    def _links(self, device: str) -> list[str]:
+        """What the cases on a device are bound by: its memory, or a link to it."""
+        opened = [p.device for b, p in self._processes.items() if device_class(b) == device]
+        return list(dict.fromkeys(one.memory_ceiling for one in opened if one is not None))
 
     def _keep_ceilings(self, device: str, one: CeilingProcess) -> None:
+        """Rows that say how far they moved in this replicate, a killed process's part of it included."""
         run = self._run
+        mine = [r for r in run.cases if r.replicate == self.number and device_class(r.backend) == device]
         backend = one.backend or device
         about = (run.run_id, backend, self.number, run.plan.threads)
-        for row in turned_rows(one.moments, one.units, one.seen_variants, *about):
+        moments = {tuple(sorted(m.rates.items())): m for m in (*one.moments, *moments_of(mine))}
+        for row in turned_rows(list(moments.values()), one.seen_variants, *about):
             run.keep(row)
         if one.failure is not None:
             run.keep(failed_ceilings(*about, one.failure.status, one.failure.reason))
 
-    def _due(self, spec: str, backend: str) -> tuple[str, ...]:
-        """The ceilings that take turns with a work: bandwidth, and peaks of its arithmetic where they can bind."""
-        run, work = self._run, parse(spec)
-        process = self._processes.get(backend)
-        link = process.device.memory_ceiling if process is not None and process.device is not None else "read"
-        row = Row(run.run_id, "case", backend, spec, "ok", threads=run.plan.threads, memory_ceiling=link)
-        limits = limits_of(row, run.rows)
-        if limits.read_bytes_per_s is None or limits.compute_flops_per_s is None:
-            return (link, *compute_ceilings(spec))
-        bytes_s = work.traffic.total_bytes / limits.read_bytes_per_s
-        return (
-            (link, *compute_ceilings(spec))
-            if work.flops / limits.compute_flops_per_s >= BINDS * bytes_s
-            else (link,)
-        )
+    def _choose_ceilings(self, group: Sequence[Contestant]) -> None:
+        """Have those take turns that this work can run into."""
+        for device, ceilings in self._ceilings.items():
+            here = [one for one in group if device_class(one.backend) == device]
+            rows = [blank_row(self._about(one.backend, one.work)) for one in here]
+            names = dict.fromkeys(name for row in rows for name in due_ceilings(row, self._run.rows))
+            ceilings.names = tuple(names)
 
     # Works
 
     def play(self, spec: str, backends: Sequence[str], pace: Pace) -> None:
         """All backends on a work, in as many groups as memory demands; every outcome becomes a row."""
-        start, taken, playing_s, rounds = time.perf_counter(), 0, 0.0, 0
+        run, start, playing_s, rounds = self._run, time.perf_counter(), 0.0, [0]
+        once_s = run.minutes.once_s
         waiting = self._rng.sample(list(backends), len(backends))
         while waiting:
             group, waiting = self._gather(spec, waiting)
             if not group:
                 continue
-            for device in {device_class(one.backend) for one in group} & self._ceilings.keys():
-                names = [
-                    n
-                    for one in group
-                    if device_class(one.backend) == device
-                    for n in self._due(spec, one.backend)
-                ]
-                self._ceilings[device].names = tuple(dict.fromkeys(names))
-            began = time.perf_counter()
+            part = len(group) / (len(group) + len(waiting))
+            due = replace(pace, seconds=part * (pace.seconds - playing_s))
+            began, unfinished = time.perf_counter(), list(group)
             try:
-                done = self._rounds(group, pace, taken)
+                rounds.append(self._rounds(group, due, sum(rounds)))
+                playing_s += time.perf_counter() - began
+                self._finish(unfinished)
             except KeyboardInterrupt:
-                self._finish(group, further=False)
+                self._finish(unfinished, further=False)
                 raise
-            playing_s += time.perf_counter() - began
-            taken, rounds = taken + done, max(rounds, done)
-            self._finish(group)
-        self._run.progress.worked(spec, self.number)
-        around_s = time.perf_counter() - start - playing_s
-        self._run.minutes.learn(spec, around_s, playing_s / rounds if rounds else None)
+            for one in group:
+                one.process.release(one.number)
+        run.minutes.enter("")
+        run.progress.worked(spec, self.number)
+        around_s = time.perf_counter() - start - playing_s - (run.minutes.once_s - once_s)
+        run.minutes.learn(spec, around_s, playing_s / max(rounds) if max(rounds) else None)
 
     def _gather(self, spec: str, waiting: Sequence[str]) -> tuple[list[Contestant], list[str]]:
         """Prepare one backend after the other, as long as memory lasts; those that have to wait for the next group."""
@@ -260,7 +249,7 @@ class Replicate:
             return failure_of(error)
         size = one.prepared.resident_bytes + one.prepared.slots * one.prepared.footprint_bytes
         self._run.sizes[backend, spec] = size
-        one.turns += self._run.left_turns.get((backend, self.number, spec), ())
+        one.turns += self._run.journal.left.get((backend, self.number, spec), ())
         return one
 
     def _rounds(self, group: Sequence[Contestant], pace: Pace, first: int) -> int:
@@ -273,32 +262,34 @@ class Replicate:
             run.journal.add(one.backend, self.number, one.work, turn)
             run.progress.turn(one.backend, one.work, self.number, turn)
 
+        self._choose_ceilings(group)
         return play(group, self._ceilings, pace, self._rng, run.began, keep, first, process)
 
-    def _finish(self, group: Sequence[Contestant], further: bool = True) -> None:
-        """Check each again and write its row, then give back what it holds. `further`: figures of another kind too."""
-        for one in group:
+    def _finish(self, unfinished: list[Contestant], further: bool = True) -> None:
+        """Check each again, take it off the list and write its row. `further`: figures of another kind too."""
+        while unfinished:
+            one = unfinished[0]
             hot = long = None
             if further and one.turns:
                 hot = one.take_turn(hot=True) if one.prepared.slots > 1 else None
                 device = one.process.device
-                long = (
-                    one.take_turn(seconds=DEVICE_QUEUE_S)
-                    if device is not None and device.accelerator
-                    else None
-                )
+                on_device = device is not None and device.accelerator
+                long = one.take_turn(seconds=DEVICE_QUEUE_S) if on_device else None
             checked = one.check() if one.turns else None
             about = self._about(one.backend, one.work, one)
+            del unfinished[0]  # before its row is written: Ctrl-C meanwhile must not double it
             if checked is not None:
-                self._run.keep(measured_row(one, checked, about, hot, long))
+                self._keep(measured_row(one, checked, about, hot, long))
             elif one.failure is not None:
-                self._run.keep(failed_row(about, one.failure, one.turns))
-        for one in group:
-            one.process.release(one.number)
-        self._run.journal.clear()
+                self._keep(failed_row(about, one.failure, one.turns))
+
+    def _keep(self, row: Row) -> None:
+        self._run.keep(row)
+        self._run.journal.settle([(row.backend, row.replicate, row.work)])
 
     def _keep_failure(self, backend: str, spec: str, failure: Failure) -> None:
-        self._run.keep(failed_row(self._about(backend, spec), failure))
+        left = self._run.journal.left.get((backend, self.number, spec), ())
+        self._keep(failed_row(self._about(backend, spec), failure, left))
 
     def _about(self, backend: str, spec: str, one: Contestant | None = None) -> About:
         run, process = self._run, self._processes.get(backend)

@@ -25,8 +25,8 @@ from membound.bench.planning.plan import Cell, Plan
 from membound.bench.planning.suites import PlanError, check_memory
 from membound.kernels.work import parse
 from membound.results.row import Row
-from membound.results.runs import stored_runs
 from membound.results.store import PARTIAL, SUFFIX, StoreError
+from membound.results.stored_runs import stored_runs
 from membound.version import __version__
 
 PLAN = ".plan"

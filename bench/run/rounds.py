@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf, sqrt
 from statistics import fmean, median, stdev
 
@@ -18,16 +18,27 @@ PRECISION = 0.01
 """High rigor stops when the 95 % half-width of the mean of process medians is this share of it."""
 
 
-def invalid_again(fresh: Iterable[Row], rows: Sequence[Row]) -> list[Cell]:
-    """Cells that repeat what among the `fresh` rows was invalid; `rows` are all so far.
+def invalid_again(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
+    """Cells that repeat processes none of whose turns was clean; a disturbed turn was taken again at once.
 
-    A disturbed turn was taken again at once; here whole processes none of whose turns was clean are.
+    Each process beyond the plan has repeated an invalid one of its case, whichever run of the harness began it; one
+    that was invalid itself is repeated again, as often as `plan.repeats` says.
     """
-    groups: dict[tuple[str, int], list[str]] = {}
-    for row in fresh:
-        if row.kind == "case" and row.status == "ok" and row.grade == "invalid":
-            groups.setdefault((row.backend, row.replicate), []).append(row.work)
-    return _numbered([(backend, works) for (backend, _), works in groups.items()], rows)
+    waiting: dict[tuple[str, str], list[int]] = {}  # to be repeated, with the count of repeats before
+    for row in sorted((r for r in rows if r.kind == "case"), key=lambda r: r.replicate):
+        asked, before = waiting.setdefault((row.backend, row.work), []), 0
+        if row.replicate >= plan.replicates:
+            if not asked:
+                continue
+            before = asked.pop(0) + 1
+        if row.status == "ok" and row.grade == "invalid" and before < plan.repeats:
+            asked.append(before)
+    number, cells = _next_number(rows), []
+    for more in range(max(map(len, waiting.values()), default=0)):
+        for backend in dict.fromkeys(backend for backend, _ in waiting):
+            works = tuple(w for (b, w), asked in waiting.items() if b == backend and len(asked) > more)
+            cells += [Cell(backend, number + more, works)] if works else []
+    return cells
 
 
 def imprecise(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
@@ -44,7 +55,8 @@ def imprecise(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
         if len(known) < plan.max_replicates and half_width(medians) > PRECISION:
             wanted.setdefault(backend, []).append(work)
     order = random.Random(f"{plan.seed} {len(rows)}").sample(sorted(wanted), len(wanted))
-    return _numbered([(backend, wanted[backend]) for backend in order], rows)
+    number = _next_number(rows)  # one for all, so that they take turns with each other
+    return [Cell(backend, number, tuple(wanted[backend])) for backend in order]
 
 
 def half_width(medians: Sequence[float]) -> float:
@@ -57,7 +69,6 @@ def half_width(medians: Sequence[float]) -> float:
     return quantile * stdev(medians) / sqrt(len(medians)) / fmean(medians)
 
 
-def _numbered(wanted: Sequence[tuple[str, list[str]]], rows: Sequence[Row]) -> list[Cell]:
-    """Cells with the next free replicate number, so that they take turns with each other."""
-    number = max((r.replicate + 1 for r in rows if r.kind == "case"), default=0)
-    return [Cell(backend, number, tuple(works)) for backend, works in wanted]
+def _next_number(rows: Sequence[Row]) -> int:
+    """The next replicate number that no case has."""
+    return max((r.replicate + 1 for r in rows if r.kind == "case"), default=0)

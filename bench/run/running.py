@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from membound.bench.measure.contestant import Timeouts
 from membound.bench.planning.plan import Plan
-from membound.bench.run.journal import Journal, Key
+from membound.bench.run.journal import Journal
 from membound.bench.run.minutes import Minutes
 from membound.bench.run.progress import Reporter
 from membound.results.row import Row
 from membound.results.store import RunWriter
-from membound.results.turns import StoredTurn
 
 
 @dataclass(slots=True)
@@ -32,8 +30,6 @@ class Running:
     machine: dict[str, Any]
     began: float
     minutes: Minutes
-    left_turns: Mapping[Key, Sequence[StoredTurn]] = field(default_factory=dict)
-    """Turns of cases that a killed process had begun."""
     rows: list[Row] = field(default_factory=list)
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     """Bytes that a backend was seen to take for a work, preparing included."""
@@ -52,8 +48,8 @@ class Running:
         """Complete a row with what the harness knows, write it, report it."""
         row.run_id, row.machine, row.command = self.run_id, self.machine, self.plan.command
         row.seed, row.threads = self.plan.seed, self.plan.threads
-        self.writer.append(row)
         self.rows.append(row)
+        self.writer.append(row)
         self.progress.done(row)
 
     def on_phase(self, backend: str, phase: str) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console, RenderableType
 
+from membound.backends.registry import unlabelled
 from membound.bench.api import go_on, measure, prepare
 from membound.bench.planning.choice import Choice, OptionError, told
 from membound.bench.planning.plan import Options, Plan
@@ -28,6 +29,8 @@ from membound.results.views.table import duel_view, run_view
 from membound.results.wording import amount
 
 FAILED = ("wrong", "crashed", "timeout", "oom", "error")
+FAILED_IN_A_DUEL = (*FAILED, "unavailable")
+"""Who is not there has not been beaten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Session:
     path: Path
     rows: list[Row] = field(repr=False)
     interrupted: bool
+    failing: Sequence[str] = FAILED
+    """Statuses that make it fail."""
 
     @property
     def exit_status(self) -> int:
@@ -44,7 +49,7 @@ class Session:
         if self.interrupted:
             return 130
         measured = any(row.kind == "case" and row.status == "ok" for row in self.rows)
-        return 0 if measured and not any(row.status in FAILED for row in self.rows) else 1
+        return 0 if measured and not any(row.status in self.failing for row in self.rows) else 1
 
     def records(self) -> list[dict[str, Any]]:
         """The summary, a case an object, as JSON can hold it."""
@@ -66,22 +71,29 @@ def run_session(
 
     Raises SpecError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
     """
-    plan, choice = prepare(works, backends, options)
-    for line in picked(plan, choice):
-        talk.print(line, markup=False, highlight=False, soft_wrap=True)
-    with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
-        path, rows = measure(plan, reporter)
-    return Session(path, rows, bool(interrupts))
+    return _measured(*prepare(works, backends, options), talk, progress)
 
 
 def duel_session(
     work: str, backends: Sequence[str], options: Options, talk: Console, progress: Console
 ) -> Session:
     """A run of one work on two backends or more. Raises as `run_session`, and OptionError for fewer."""
-    if len(dict.fromkeys(backends)) == 1 and ":" in backends[0]:
-        again = f"{backends[0]},{backends[0]}#2"
-        raise OptionError(f"a duel needs two backends or more; with the same one twice, write {again}")
-    return run_session([work], backends, options, talk, progress)
+    plan, choice = prepare([work], backends, options)
+    if len(choice.chosen) == 1:
+        only = unlabelled(choice.chosen[0])
+        raise OptionError(
+            f"a duel needs two backends or more, and this one has {choice.chosen[0]} alone; to see what noise does, "
+            f"name it twice: {only},{only}#2"
+        )
+    return replace(_measured(plan, choice, talk, progress), failing=FAILED_IN_A_DUEL)
+
+
+def _measured(plan: Plan, choice: Choice, talk: Console, progress: Console) -> Session:
+    for line in picked(plan, choice):
+        talk.print(line, markup=False, highlight=False, soft_wrap=True)
+    with noticing_interrupts() as interrupts, progress_on(progress) as reporter:
+        path, rows = measure(plan, reporter)
+    return Session(path, rows, bool(interrupts))
 
 
 def resume_session(name: str, out: Path, talk: Console, progress: Console) -> Session:

@@ -1,5 +1,6 @@
 """Which kernels a work takes: what must be compiled before it can run on a machine without a compiler.
 
+>>> from membound.kernels.work import parse
 >>> [kernel.name for kernel in kernels_of(parse("linear:n=4096,k=4096,m=1,weight=bf16"), multiprocessors=132)]
 ['dot_bf16_m1_w1_r4_c1_s12']
 """
@@ -22,7 +23,8 @@ from membound.kernels.cuda.instruments.tile_peak import tile_kernel
 from membound.kernels.cuda.matmul.linear import plan_linear, unsupported
 from membound.kernels.cuda.step.elementwise import activation_kernel, copy_kernel, norm_kernel
 from membound.kernels.cuda.step.step import unsupported_step
-from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention, Linear, Step, Work
+from membound.kernels.operations import LATENT_VALUE_DIM
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 H100_MULTIPROCESSORS = 132
 """Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""

@@ -113,7 +113,7 @@ def load4_coherent(typingctx: Any, memory: Any, index: Any) -> Any:
 def stream4(typingctx: Any, memory: Any, index: Any) -> Any:
     """Sixteen bytes that are read once: past the first-level cache, 256 bytes at a time into the second.
 
-    It keeps its place in the program, so that loads written before a syncwarp are all under way behind it.
+    It keeps its place in the program, so that loads written before a syncwarp are all in flight after it.
     """
     return _stream(4, "ld.global.nc")(typingctx, memory, index)
 
@@ -186,7 +186,7 @@ def wait_copies(typingctx: Any) -> Any:
 
 @intrinsic
 def wait_copies_but(typingctx: Any, groups: Any) -> Any:
-    """Wait until all groups of this thread's copies but the last so many have arrived; at most MOST_GROUPS.
+    """Wait until all but the last `groups` groups of this thread's copies have arrived; at most MOST_GROUPS.
 
     The instruction takes a constant: of one branch for each, those that are not taken are optimised away.
     """

@@ -1,5 +1,6 @@
 """Real weights: a local Hugging Face folder (config.json and safetensors) as a source of a model's numbers.
 
+>>> from membound.kernels.models import get_model
 >>> model = get_model("/models/Llama-3.2-1B")
 >>> Checkpoint(model, "int8", seed=1).layer(0).matrices["q"].scales.shape
 (2048,)
@@ -19,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from membound.kernels.inputs import F32, I64, LayerWeights, Weight, from_bf16, prompt_tokens, quantize
 from membound.kernels.models import Model
+from membound.kernels.weights.formats import F32, Weight, from_bf16, quantize
+from membound.kernels.weights.generate import prompt_tokens
+from membound.kernels.weights.layers import I64, LayerWeights
 
 DTYPES = ("BF16", "F16", "F32")
 CHUNK_ELEMENTS = 1 << 22

@@ -1,5 +1,6 @@
 """A model whose every number comes from the generator: no download, no file, the same bits for the same seed.
 
+>>> from membound.kernels.models import get_model
 >>> RandomSource(get_model("tiny"), "bf16", seed=1).layer(0).matrices["q"].values.shape
 (256, 256)
 """
@@ -10,17 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from membound.kernels.inputs import (
-    F32,
-    I64,
-    LayerWeights,
-    Weight,
-    dequantize,
-    normal,
-    random_weight,
-    stream_of,
-)
 from membound.kernels.models import Model
+from membound.kernels.weights.formats import F32, Weight, dequantize
+from membound.kernels.weights.generate import normal, random_weight, stream_of
+from membound.kernels.weights.layers import I64, LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,7 @@ class RandomSource:
         return normal(np.random.default_rng((self.seed, 1 << 21)), rows, self.model.hidden)
 
     def embedding_table(self) -> Weight:
-        """The table [vocab, hidden]: the output matrix where the model ties them, else one of its own."""
+        """The table [vocab, hidden]: the output matrix if the model ties the two, else a separate one."""
         if self.model.tied:
             return self.lm_head()
         return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 8))

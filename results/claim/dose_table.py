@@ -1,4 +1,4 @@
-"""Observations of one arm as a table of processes by doses, which is what the statistics need.
+"""Observations of one arm as a table of processes by doses, the form that the statistics need.
 
 >>> panel = panel_of(observations, lambda seen: seen.number("k"))
 >>> panel.doses, panel.ln_time.shape
@@ -22,7 +22,7 @@ Chosen = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Times by process and dose, doses ascending. What a dose moves and computes is the same in all processes."""
+    """Times by process and dose, with doses ascending. A dose moves and computes the same in all processes."""
 
     processes: tuple[int, ...]
     doses: Floats
@@ -45,7 +45,7 @@ class Panel:
         return mean
 
     def complete(self, least: int = 0) -> Panel:
-        """Only the processes that have every dose; with fewer than `least` of them, only the doses that all have."""
+        """Only the processes that have every dose or, if they are fewer than `least`, only the doses that all have."""
         measured = ~np.isnan(self.ln_time)
         whole = np.asarray(measured.all(axis=1))
         if whole.sum() < min(least, len(self.processes)):
@@ -78,9 +78,9 @@ class Panel:
 
 
 def counted(observations: Iterable[Observation]) -> list[Observation]:
-    """The observations that count: with a time, and not invalid if the same dose has others.
+    """The observations that count: those with a time, without invalid ones if the same dose has others.
 
-    Empty if any gave a wrong answer: a backend that is sometimes wrong has no time.
+    There are none if any gave a wrong answer: a backend that is sometimes wrong has no time.
     """
     seen = list(observations)
     if any(o.status == "wrong" for o in seen):
@@ -91,7 +91,7 @@ def counted(observations: Iterable[Observation]) -> list[Observation]:
 
 
 def panel_of(observations: Sequence[Observation], dose: Callable[[Observation], float]) -> Panel:
-    """The table of these observations; where a process measured a dose twice, the mean of ln t counts."""
+    """The table of these observations; if a process measured a dose twice, the mean of ln t counts."""
     processes = sorted({o.replicate for o in observations})
     doses = sorted({dose(o) for o in observations})
     cells: dict[tuple[int, float], list[Observation]] = {}
@@ -123,6 +123,6 @@ def _limits(observations: list[Observation]) -> tuple[float, float]:
 
 
 def _dose(one: Observation) -> tuple[object, ...]:
-    """What was set; rates are measured beside it and differ in every process."""
+    """The factors that were set. Rates are measured with them and differ in every process."""
     setting = sorted((name, str(value)) for name, value in one.factors.items() if not name.endswith("_per_s"))
     return (one.experiment, one.backend, one.arm, one.work, tuple(setting))

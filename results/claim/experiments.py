@@ -5,7 +5,7 @@
 (1, 'free compute', 0.05)
 >>> print(register[1].falsified_if)     # its numbers are the thresholds, so text and rule cannot differ
 
-The file is `experiments.toml` beside this one. Its version and hash go with every result.
+The file is `experiments.toml`, beside this one. Every result names its version and hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEXTS = (
     "statistics",
     "sample_size",
 )
-"""What is said of an experiment, in the order in which it is shown."""
+"""The texts of an experiment, in the order in which they are shown."""
 REQUIRED_THRESHOLDS = ("processes", "doses")
 
 
@@ -51,19 +51,19 @@ class Experiment:
     statistics: str
     sample_size: str
     arms: Mapping[str, str]
-    """Names of the arms and what runs in each; "any name" where the experiment only groups by them."""
+    """The names of the arms and what runs in each; "any name" if the experiment only groups by them."""
     factors: Mapping[str, str]
-    """What each observation must say about its dose."""
+    """The factors that each observation must have, among them its dose."""
     thresholds: Mapping[str, float]
 
     @property
     def processes(self) -> int:
-        """Processes that a verdict needs."""
+        """The number of processes that a verdict needs."""
         return int(self.thresholds["processes"])
 
     @property
     def doses(self) -> int:
-        """Different doses that a verdict needs."""
+        """The number of different doses that a verdict needs."""
         return int(self.thresholds["doses"])
 
 
@@ -73,14 +73,14 @@ class Register:
 
     version: int
     sha256: str
-    """Of the bytes of the file, hexadecimal."""
+    """The hash of the file, hexadecimal."""
     claim: str
     region: str
-    """The claim as it can be tested: where it is said to hold."""
+    """The claim as it can be tested: the region in which it is said to hold."""
     experiments: tuple[Experiment, ...]
 
     def __getitem__(self, number: int) -> Experiment:
-        """The experiment with that id. Raises KeyError that lists the ids."""
+        """The experiment with that id. Raises KeyError, which lists the ids."""
         for experiment in self.experiments:
             if experiment.id == number:
                 return experiment
@@ -91,7 +91,7 @@ class Register:
 
 
 def load_experiments(path: Path = FILE) -> Register:
-    """Read and check the file. Raises ExperimentsError that names what is wrong with it."""
+    """Read and check the file. Raises ExperimentsError, which says what is wrong with it."""
     content = path.read_bytes()
     try:
         data = tomllib.loads(content.decode())
@@ -128,7 +128,7 @@ def _experiment(entry: dict[str, Any]) -> Experiment:
 
 
 def _filled(name: str, entry: dict[str, Any], numbers: dict[str, float]) -> dict[str, str]:
-    """The texts with their numbers, in the order of TEXTS."""
+    """The texts with their numbers filled in, in the order of TEXTS."""
     texts = {}
     for key in TEXTS:
         try:

@@ -1,5 +1,6 @@
-"""Claim files: one line of meta, the ceilings as rows, the observations. What `membound claim` measured.
+"""Claim files, which hold what `membound claim` measured: one line of meta, the ceilings as rows, the observations.
 
+>>> from membound.results.store import RunWriter, new_run_id
 >>> with RunWriter(new_claim_path(Path("results/runs"), new_run_id("AMD EPYC 9654"))) as writer:
 ...     writer.append(meta)                 # ClaimMeta first, then ceilings (Row) and Observations as they come
 ...     writer.append(ceiling)
@@ -7,8 +8,8 @@
 >>> claim = load_claim(writer.path)
 >>> claim.meta.experiments_version, len(claim.observations)
 
-Written as rows are (`store.py`): each line is on disk before `append` returns, a torn last line is dropped
-on load, a newer schema is refused. Such a file is named ``claim-<run>.jsonl``, and readers of rows pass it by.
+They are written as rows are (`store.py`): each line is on disk before `append` returns, a torn last line is dropped
+on load, a newer schema is refused. Their names are ``claim-<run>.jsonl``, and readers of rows skip them.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class Claim:
 
 
 def new_claim_path(out: Path, run_id: str) -> Path:
-    """The file of a new claim in folder `out`, which is made. Raises StoreError if it cannot be written."""
+    """The path of a new claim in folder `out`, which is made. Raises StoreError if it cannot be written."""
     return new_run_path(out, f"{CLAIM_PREFIX}{run_id}")
 
 
 def claim_files(folder: Path) -> list[Path]:
-    """Every claim file below a folder, those that were cut short too, by name."""
+    """Every claim file below a folder, including those that were cut short, by name."""
     found = [p for end in (SUFFIX, SUFFIX + PARTIAL) for p in folder.rglob(f"{CLAIM_PREFIX}*{end}")]
     return sorted(found)
 

@@ -50,13 +50,13 @@ class Finding:
     name: str
     backend: str
     arm: str
-    """The operation, format or work where an experiment judges each apart; empty otherwise."""
+    """The operation, format or work, if the experiment judges each separately; empty otherwise."""
     verdict: str
     sentence: str
     figures: tuple[Figure, ...] = ()
     processes: int = 0
     disturbed: int = 0
-    """Observations behind the verdict that were not graded clean."""
+    """The number of observations behind the verdict that were not graded clean."""
     observations: int = 0
 
     def figure(self, name: str) -> Figure:
@@ -67,7 +67,7 @@ class Finding:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: NaN and infinity become None."""
+        """As values for JSON: NaN and infinity become None."""
         found: dict[str, Any] = plain(asdict(self))
         return found
 
@@ -95,7 +95,7 @@ def estimated(name: str, estimate: Estimate, unit: str = "") -> Figure:
 
 
 def require(experiment: Experiment, processes: int, doses: int) -> None:
-    """Raises TooLittle with fewer processes or doses than the experiment asks for."""
+    """Raises TooLittle if there are fewer processes or doses than the experiment asks for."""
     if processes < experiment.processes:
         raise TooLittle(f"{processes} of {experiment.processes} processes measured every dose")
     if doses < experiment.doses:

@@ -1,4 +1,4 @@
-"""Statistics of the experiments: estimates with intervals over processes, and what may be called equal.
+"""Statistics of the experiments: estimates with intervals over processes, and tests of equality.
 
 >>> slope = elasticity(ln_bytes, ln_time)               # d ln t / d ln bytes, ln_time is [process, dose]
 >>> slope.value, slope.low, slope.high
@@ -8,7 +8,7 @@ The process is the sampling unit. Intervals are percentile bootstraps that resam
 them a percentile interval is too narrow, so its half-widths are stretched by √(n / (n - 1)) · t / z, the
 factor by which Student's interval of a mean exceeds it (Hesterberg, "What Teachers Should Know About the
 Bootstrap", The American Statistician 69, 2015, section 5.3, where quantiles are moved to the same end).
-Missing cells are NaN; whatever shifts a process as a whole drops out, as doses are compared within it.
+Missing cells are NaN. Whatever shifts a process as a whole cancels out, since doses are compared within a process.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RESAMPLES = 1000
 BOOTSTRAP_SEED = 20_250_101
 """Fixed, so that the same observations always give the same interval."""
 SIGNIFICANCE = 0.05
-"""Of tests: one-sided at this level for equivalence (as in TOST), at half of it for a rise."""
+"""The level of tests: one-sided at this level for equivalence (as in TOST), at half of it for a rise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % interval; low and high are NaN where one process is all there is."""
+    """A figure with its 95 % interval; low and high are NaN if there is only one process."""
 
     value: float
     low: float
@@ -56,18 +56,18 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """How flat times are over several doses, as ratios to the first dose."""
+    """How constant times are over several doses, as ratios to the first dose."""
 
     largest: Estimate
     """The largest mean ratio, with the interval of its dose (95 % for all doses together)."""
     p_equal: float
-    """TOST over all doses: the chance of such data were some dose off by the margin or more."""
+    """TOST over all doses: the chance of such data if some dose were off by the margin or more."""
     p_above: float
-    """The chance of such data were no dose above the margin, corrected for the number of doses."""
+    """The chance of such data if no dose were above the margin, corrected for the number of doses."""
 
 
 def stretch(processes: int) -> float:
-    """√(n / (n - 1)) · t / z: what a percentile interval over n processes lacks."""
+    """√(n / (n - 1)) · t / z: the factor by which a percentile interval over n processes is too narrow."""
     tail = (1 + CONFIDENCE) / 2
     return float(np.sqrt(processes / (processes - 1)) * stdtrit(processes - 1, tail) / ndtri(tail))
 
@@ -78,10 +78,10 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = BOOTSTRAP_SEED,
 ) -> Estimate:
-    """The estimate of a statistic of indices [resample, process], which gives a figure a resample.
+    """The estimate of a statistic that takes indices [resample, process] and returns a figure for each resample.
 
-    There is no interval where more resamples lack a figure (NaN) than it leaves out on a side, nor with one
-    process. Raises ValueError without a process.
+    There is no interval if more resamples lack a figure (NaN) than the interval leaves out on one side, nor with
+    a single process. Raises ValueError without any process.
     """
     if processes < 1:
         raise ValueError("no process to estimate from")
@@ -112,7 +112,7 @@ def mean(values: Floats) -> Estimate:
 def elasticity(ln_dose: Floats, ln_time: Floats) -> Estimate:
     """d ln t / d ln dose: least squares over doses within processes, ln_dose [dose], ln_time [process, dose].
 
-    Each process has a level of its own, so a slow process shifts nothing. Intervals resample processes.
+    Each process has its own level, so a slow process shifts nothing. Intervals resample processes.
     """
     x = np.where(np.isnan(ln_time), np.nan, ln_dose[None, :])
     x = np.nan_to_num(x - _row_mean(x))
@@ -138,7 +138,7 @@ def ratio_of_means(numerator: Floats, denominator: Floats) -> Estimate:
 
 
 def difference(first: Floats, second: Floats) -> Estimate:
-    """mean(first) - mean(second) of figures from unpaired processes, each resampled on its own."""
+    """mean(first) - mean(second) of figures from unpaired processes, resampled separately."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     fewest = min(len(first), len(second))
     value = float(first.mean() - second.mean())
@@ -154,7 +154,7 @@ def difference(first: Floats, second: Floats) -> Estimate:
 
 
 def plateau(ln_ratio: Floats, margin: float) -> Plateau:
-    """How equal times are to those of the first dose: ln_ratio [process, dose], margin a share as 0.05.
+    """How close times are to those of the first dose: ln_ratio [process, dose], margin as a share such as 0.05.
 
     Student's tests of the mean of each dose with a variance pooled over doses. All ratios of a process
     share the time of its first dose, so the variances are correlated (squared: 1/4), and D doses of n
@@ -182,7 +182,7 @@ def plateau(ln_ratio: Floats, margin: float) -> Plateau:
 
 
 def equivalent(estimate: Estimate, margin: float) -> bool:
-    """Whether a figure is 0 within ±margin. Its 95 % interval inside is stricter than TOST's 90 %."""
+    """Whether a figure is 0 within ±margin. The 95 % interval must lie inside, which is stricter than TOST's 90 %."""
     return estimate.low > -margin and estimate.high < margin
 
 

@@ -1,10 +1,11 @@
 """The judge: observations in, a finding for each experiment, backend and arm out.
 
+>>> from membound.results.claim.experiments import load_experiments
 >>> findings = judge_claim(claim.observations, load_experiments())
 >>> [(f.experiment, f.backend, f.verdict) for f in findings]
 
-A rule sees the observations of one backend that count, and raises TooLittle where they cannot decide. The
-residency control comes before everything: a backend on which it fails has no other verdict.
+A rule sees the observations of one backend that count, and raises TooLittle if they cannot decide. The residency
+control comes first: a backend on which it fails has no other verdict.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ RULES: dict[int, Rule] = {
     10: counterexamples,
 }
 BY_WORK = (4,)
-"""Experiments whose arms are compared with each other, on each work apart."""
+"""Experiments whose arms are compared with each other, separately for each work."""
 BY_BACKEND = (8, 9)
 """Experiments that take all arms and works of a backend together."""
 CONTROL = 5
 NEEDS_CONTROL = (1, 2, 3, 4, 6, 7, 10)
-"""Experiments that mean nothing on a backend whose control failed. 8 and 9 rest on rows of other runs."""
+"""Experiments that mean nothing on a backend whose control failed. 8 and 9 are based on the rows of other runs."""
 MOST_INVALID = 0.25
-"""With more than this share of invalid observations nothing is decided."""
+"""If a larger share of the observations is invalid, nothing is decided."""
 
 
 def judge_claim(
     observations: Iterable[Observation], register: Register, only: Sequence[int] = ()
 ) -> list[Finding]:
-    """A finding for each experiment, backend and arm, by experiment.
+    """A finding for each experiment, backend and arm, in the order of the experiments.
 
-    An experiment (of `only`, or of all) without any observation is "not run".
+    An experiment (of those in `only`, or of all) without any observation is "not run".
     """
     seen = list(observations)
     findings: list[Finding] = []
@@ -74,7 +75,7 @@ def judge_claim(
 def judge_group(
     experiment: Experiment, backend: str, arm: str, observations: Sequence[Observation]
 ) -> Finding:
-    """The finding of one group of observations: those of a backend, of one arm or work where these are apart."""
+    """The finding of one group of observations: those of a backend or, where they are judged separately, of one arm or work."""
     used = counted(observations)
     if not used:
         return _finding(experiment, backend, arm, _nothing(observations), [])
@@ -98,15 +99,15 @@ def _groups(number: int, seen: list[Observation]) -> dict[tuple[str, str], list[
 
 
 def _undecided(experiment: Experiment, observations: Sequence[Observation], error: Exception) -> Ruling:
-    """What is missing, and whether minutes ran out before it could be measured."""
-    passive = experiment.id == 8  # it sets nothing, so clocks that stand still are no failed attempt
+    """What is missing, and whether time ran out before it could be measured."""
+    passive = experiment.id == 8  # it sets no clocks, so clocks that do not move are no failed attempt
     reasons = {one.reason for one in observations if one.status == SKIPPED}
     why = "; ".join((str(error), *sorted(reasons)))
     return Ruling(NOT_RUN, f"Not run: {why}.") if passive else Ruling(INCONCLUSIVE, f"Not decided: {why}.")
 
 
 def _nothing(observations: Sequence[Observation]) -> Ruling:
-    """Why a group has no observation that counts: wrong answers first, then the first that went wrong."""
+    """Why no observation of a group counts: wrong answers if there are any, else the first failure."""
     wrong = (one for one in observations if one.status == "wrong")
     tried = (one for one in observations if one.status != SKIPPED)
     worst = next(wrong, next(tried, observations[0]))
@@ -133,7 +134,7 @@ def _finding(
 
 
 def _controlled(finding: Finding, findings: Iterable[Finding]) -> Finding:
-    """The finding, or that its instrument is broken: all controls of its backend failed."""
+    """The finding itself, or "instrument broken" if all controls of its backend failed."""
     controls = [
         f.verdict for f in findings if f.experiment == CONTROL and f.backend == finding.backend and f.figures
     ]

@@ -13,15 +13,15 @@ import numpy as np
 from membound.results.claim.inference import Estimate, Floats, Indices, bootstrap
 
 CANDIDATES = 121
-"""Places at which a knee is looked for, evenly over the doses."""
+"""The number of places at which a knee is looked for, evenly spaced over the doses."""
 LEAST_RISE = 0.05
-"""A rise over all doses of less than this (in ln) is none: there is no knee."""
+"""If the rise over all doses (in ln) is smaller, there is no knee."""
 
 
 def knee(x: Floats, y: Floats) -> Estimate:
     """Segmented regression: y = a for x ≤ K and a + s·(x - K) beyond, s > 0; the K of least squares.
 
-    Infinity where y does not rise by LEAST_RISE. x [dose] ascending, y [process, dose] without NaN.
+    It is infinity if y does not rise by LEAST_RISE. x [dose] ascending, y [process, dose] without NaN.
     """
     places = np.linspace(x[0], x[-1], CANDIDATES)[:-1]
     hinge = np.maximum(0.0, x[None, :] - places[:, None])
@@ -43,7 +43,7 @@ def knee(x: Floats, y: Floats) -> Estimate:
 
 
 def _within(x: Floats, place: Estimate, grain: float = 0.0) -> Estimate:
-    """The interval widened by what lies between two candidates, its ends on the curve or at infinity: no knee."""
+    """The interval, widened by the distance of two candidates. Its ends are on the curve, or at infinity (no knee)."""
     first, last = float(x[0]), float(x[-1])
     low = place.low if np.isinf(place.low) else max(first, place.low - grain)
     return Estimate(place.value, low, place.high if np.isinf(place.high) else min(last, place.high + grain))

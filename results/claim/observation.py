@@ -4,9 +4,9 @@
 >>> Observation.from_json(seen.to_json()) == seen
 True
 
-A claim file (`claim.py`) is a line of `ClaimMeta`, the ceilings as ordinary rows, and observations. What
-could not be measured is an observation with a status and a reason, never a missing one. Everything that
-a rule needs stands in the observation, its ceilings too, so that a stored file is judged as a fresh one.
+A claim file (`file.py`) is a line of `ClaimMeta`, the ceilings as ordinary rows, and observations. What
+could not be measured is an observation with a status and a reason; it is never missing. The observation has everything
+that a rule needs, its ceilings too, so that a stored file is judged like a fresh one.
 """
 
 # Schema history of claim files
@@ -31,9 +31,9 @@ from membound.results.turns import StoredTurn
 SCHEMA_VERSION = 3
 
 SKIPPED = "skipped"
-"""A status beside those of rows: nothing was measured and nothing went wrong; the reason says why."""
+"""A status that rows do not have: nothing was measured, but nothing went wrong; the reason says why."""
 NO_TIME = "no time left"
-"""The reason where minutes ran out."""
+"""The reason if time ran out."""
 
 
 class ObservationError(MemboundError, ValueError):
@@ -41,7 +41,7 @@ class ObservationError(MemboundError, ValueError):
 
 
 def read_object(cls: type[Any], line: str, kind: str) -> dict[str, Any]:
-    """The fields of `cls` in a line of that kind. Raises ObservationError; "not JSON" only where the text is cut."""
+    """The fields of `cls` in a line of that kind. Raises ObservationError, with "not JSON" only if the text is cut off."""
     try:
         data = read_json(line)
     except ValueError as error:
@@ -85,7 +85,7 @@ class ClaimMeta:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One arm at one dose on one backend in one worker process. Seconds, bytes, FLOPs a launch."""
+    """One arm at one dose on one backend in one worker process. Seconds, bytes and FLOPs are those of a launch."""
 
     experiment: int
     backend: str
@@ -94,12 +94,12 @@ class Observation:
     replicate: int
     """The process; observations of an experiment with the same backend and replicate are paired."""
     factors: dict[str, float | str]
-    """The dose and whatever else was set or measured beside it, by the names in experiments.toml."""
+    """The dose and whatever else was set or measured with it, by the names in experiments.toml."""
     work: str
     """Canonical spec of the work."""
     bytes: int
     flops: int
-    """All FLOPs that were done, the extra ones of a dose too."""
+    """All FLOPs that were done, including the extra ones of a dose."""
     time_s: float | None = None
     """Median of `samples_s`; None without a time."""
     samples_s: list[float] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Observation:
     read_bytes_per_s: float | None = None
     """Measured read ceiling of the same device with this many threads, at the moments of the turns."""
     compute_flops_per_s: float | None = None
-    """Measured peak of this arithmetic, the same."""
+    """Measured peak of this arithmetic, likewise."""
     launch_s: float | None = None
     """Measured launch overhead of the backend."""
     started_at: str = ""
@@ -147,7 +147,7 @@ class Observation:
         return self.time_s
 
     def number(self, factor: str) -> float:
-        """A factor as a number. Raises ObservationError that names it."""
+        """A factor as a number. Raises ObservationError, which names it."""
         value = self.factors.get(factor)
         if isinstance(value, str) or value is None:
             raise ObservationError(
@@ -176,5 +176,5 @@ class Observation:
 
 
 def median_s(samples_s: list[float]) -> float:
-    """Seconds: what `time_s` is of these samples."""
+    """The `time_s` of these samples: their median, in seconds."""
     return float(np.median(samples_s))

@@ -1,11 +1,11 @@
 """The map of the claim: batch × context × format, and which term bounds a decode step there.
 
->>> cells = region(points, limits, times_s={})
+>>> cells = region_of(claim, findings, points)
 >>> cells[0].bound, cells[0].how
 ('memory', 'predicted')
 
 A step that was measured is judged by its time (`verdict.py`). Every other cell is a prediction from measured
-ceilings: the longest of bytes / BW, FLOPs / F and t0 · operations, or the cache where everything fits it.
+ceilings: the longest of bytes / BW, FLOPs / F and t0 · operations, or the cache if everything fits it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from membound.results.shares import middle
 from membound.results.verdict import CACHE_FITS, Evidence, judge
 
 OVERHEAD = 7
-"""The experiment that splits the overhead off."""
+"""The experiment that separates the overhead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RegionPoint:
 
 @dataclass(frozen=True, slots=True)
 class RegionCell:
-    """One cell of the map on one backend. Seconds a step; None where a ceiling is missing."""
+    """One cell of the map on one backend. Seconds are those of a step; None if a ceiling is missing."""
 
     backend: str
     point: RegionPoint
@@ -64,7 +64,7 @@ class RegionCell:
 
 
 def region_of(claim: Claim, findings: Sequence[Finding], points: Sequence[RegionPoint]) -> list[RegionCell]:
-    """The map of every backend with a time in this claim, from its ceilings and the overhead that it fitted."""
+    """The map of every backend with a time in this claim, from its ceilings and the overhead that was fitted for it."""
     timed = counted(claim.observations)
     cells = []
     for backend in dict.fromkeys(one.backend for one in timed):
@@ -99,7 +99,7 @@ def _at_its_moments(limits: Limits, seen: Sequence[Observation]) -> Limits:
 
 
 def fitted_launch_s(findings: Iterable[Finding], backend: str) -> float | None:
-    """t0 of experiment 7, the smallest where several arms have one; None where none was fitted."""
+    """t0 of experiment 7, the smallest if several arms have one; None if none was fitted."""
     found = [
         one.figure("t0").value
         for one in findings
@@ -147,7 +147,7 @@ def _cell(
 
 
 def predicted(terms_s: Mapping[str, float | None], footprint_bytes: int, cache_bytes: int) -> str:
-    """The longest term; `cache` where bytes are the longest and fit it; inconclusive without both ceilings."""
+    """The longest term; `cache` if bytes are the longest and fit the cache; `inconclusive` unless both ceilings are known."""
     known = {name: term for name, term in terms_s.items() if term is not None}
     if len(known) < len(terms_s):
         return "inconclusive"
@@ -158,7 +158,7 @@ def predicted(terms_s: Mapping[str, float | None], footprint_bytes: int, cache_b
 
 
 def _limits(claim: Claim, backend: str, point: RegionPoint) -> Limits:
-    """The ceilings of a step on that backend, by the rules for rows; none where the claim measured none."""
+    """The ceilings of a step on that backend, by the rules for rows; none if the claim measured none."""
     if not claim.ceilings:
         return Limits(None, None, None)
     asked = Row(claim.ceilings[0].run_id, "case", backend, point.work, "ok", threads=claim.meta.threads)

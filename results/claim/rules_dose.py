@@ -25,7 +25,7 @@ from membound.results.claim.knee import knee
 from membound.results.claim.observation import Observation
 
 FORMAT_ARMS = ("kv_format", "weight_format")
-"""Arms of the byte dose that refute nothing, as formats change the arithmetic too."""
+"""Arms of the byte dose that refute nothing, since formats change the arithmetic too."""
 
 
 def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
@@ -92,7 +92,7 @@ def _formats(
     figures: tuple[Figure, ...],
     least: float,
 ) -> Ruling:
-    """Time a byte of each format beside that of the widest one: what dequantisation costs."""
+    """Time per byte of each format over that of the widest one: the cost of dequantisation."""
     names = {float(one.bytes): str(one.factors.get("format", "")) for one in seen}
     per_byte = panel.mean_s / panel.moved_bytes
     costs = tuple(

@@ -1,4 +1,4 @@
-"""The rules of experiments 4, 7, 8 and 9: what the machine around a work does to it. Texts in experiments.toml."""
+"""The rules of experiments 4, 7, 8 and 9: how the machine affects a work. Texts in experiments.toml."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from membound.results.claim.observation import Observation
 from membound.results.claim.terms import fit_terms
 
 THIEVES = {"bandwidth": "stolen_bytes_per_s", "fma": "stolen_flops_per_s"}
-"""Arms of the theft, and the factor that says how much was taken."""
+"""The arms of the theft, and for each the factor that says how much was taken."""
 SAME_BANDWIDTH = 1.05
-"""Two machines whose measured bandwidths are closer than this have nothing to tell apart."""
+"""Two machines whose measured bandwidths are closer than this cannot be told apart."""
 
 
 def theft(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
@@ -71,9 +71,9 @@ def theft(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 
 
 def _slopes(seen: Sequence[Observation]) -> tuple[dict[str, Floats], dict[str, Floats], int]:
-    """For each thief and process: slowdown at a whole core, slowdown for each unit a second; and the doses.
+    """For each thief and process, the slowdown at a whole core and for each unit per second; and the number of doses.
 
-    Least squares through the origin over shares, each slowdown beside the idle spinner of its process.
+    Least squares through the origin over shares. Each slowdown is relative to the idle spinner of its process.
     """
     per_share: dict[str, list[float]] = {thief: [] for thief in THIEVES}
     per_unit: dict[str, list[float]] = {thief: [] for thief in THIEVES}
@@ -112,13 +112,13 @@ def slowdowns(seen: Sequence[Observation], thief: str) -> list[tuple[float, floa
 
 
 def _idle_s(idle: list[Observation], duty: float) -> float:
-    """The victim's time beside the spinner: at the same share of the core if there is one."""
+    """The victim's time with the idle spinner, at the same share of the core if that was measured."""
     same = [one.seconds for one in idle if one.factors.get("duty") == duty]
     return float(np.exp(np.mean(np.log(same or [one.seconds for one in idle]))))
 
 
 def _taken(seen: Sequence[Observation]) -> float:
-    """The largest mean share of the machine's read ceiling that the thief of bandwidth took; 0 without one."""
+    """The largest mean share of the machine's read ceiling that the thief of bandwidth took; 0 without a ceiling."""
     shares: dict[float, list[float]] = {}
     for one in seen:
         ceiling = one.factors.get("machine_read_bytes_per_s")
@@ -160,7 +160,7 @@ def overhead(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 
 
 def clocks(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
-    """8: time follows the memory clock and not the core clock, where both moved by themselves."""
+    """8: time follows the memory clock and not the core clock, when both moved by themselves."""
     clock = _moved_clocks(experiment, seen)
     time = np.log([one.seconds for one in seen])
     for work in {one.work for one in seen}:
@@ -197,7 +197,7 @@ def clocks(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 
 
 def _moved_clocks(experiment: Experiment, seen: Sequence[Observation]) -> Floats:
-    """ln of the memory and the core clock, [observation, 2]. Raises TooLittle where one stood still."""
+    """ln of the memory and the core clock, [observation, 2]. Raises TooLittle if one did not move."""
     names = ("memory_clock_hz", "core_clock_hz")
     for name in names:
         if not all(isinstance(one.factors.get(name), int | float) for one in seen):
@@ -264,6 +264,6 @@ def _speed_up(seen: list[Observation], slow: str, fast: str) -> tuple[Floats, Fl
 
 
 def _paired(decode: Floats, prefill: Floats) -> Floats:
-    """Decode less prefill in each process, as far as both have processes."""
+    """Decode minus prefill, for the processes that have both."""
     both = min(len(decode), len(prefill))
     return np.asarray(decode[:both] - prefill[:both], np.float64)

@@ -1,11 +1,11 @@
-"""t = t0 · operations + bytes / BW + FLOPs / F: what a backend's times say about its three terms.
+"""t = t0 · operations + bytes / BW + FLOPs / F: the three terms of a backend, fitted to its times.
 
 >>> terms = fit_terms(operations, bytes_, flops, time_s)    # time_s is [process, work]
 >>> terms.launch_s.value, terms.read_bytes_per_s, terms.misfit
 (2.1e-06, 2.9e+10, 0.04)
 
-Coefficients cannot be negative (Lawson and Hanson's non-negative least squares); errors count relative to
-the time, as works differ by orders of magnitude.
+Coefficients cannot be negative (Lawson and Hanson's non-negative least squares). Errors count relative to the time,
+since works differ by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from membound.results.claim.inference import Estimate, Floats, Indices, bootstrap
 
 RESAMPLES = 200
-"""Each resample is a regression of its own."""
+"""Each resample is a separate regression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Terms:
     """The three terms of a backend; a rate is infinite where its term explains nothing."""
 
     launch_s: Estimate
-    """Seconds an operation, whatever it moves and computes."""
+    """Seconds per operation, whatever it moves and computes."""
     read_bytes_per_s: float
     flops_per_s: float
     misfit: float
@@ -40,7 +40,7 @@ class Terms:
 
 
 ROUNDING = 1e-9
-"""A term that explains no more than this part of any work's time is what arithmetic left over."""
+"""A term that explains no more than this part of any work's time is a rounding error."""
 
 
 def fit_terms(operations: Floats, moved_bytes: Floats, flops: Floats, time_s: Floats) -> Terms:

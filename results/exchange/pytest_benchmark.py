@@ -1,9 +1,9 @@
 """Files of pytest-benchmark (``--benchmark-json``, ``--benchmark-save``) as rows, and what membound adds to them.
 
 >>> rows_from(Path("bench.json"))                  # what `load_rows` does with a name that ends in .json
->>> benchmark.extra_info |= info_of(row, figures)  # what the fixture of bench/pytest_plugin/hooks.py leaves there
+>>> benchmark.extra_info |= info_of(row, figures)  # what the fixture of bench/pytest_plugin/hooks.py stores there
 
-A benchmark that was timed by that fixture comes back as the row that it was, ceilings included. Any other
+A benchmark that was timed by that fixture becomes the same row again, ceilings included. Any other
 benchmark becomes a row without bytes and FLOPs: its times can be shown and compared, its share of a ceiling
 is not known.
 """
@@ -19,13 +19,13 @@ from membound.results.row import Row, RowError
 
 SUFFIX = ".json"
 KEY = "membound"
-"""Under this name stand a row in a benchmark's ``extra_info`` and the ceilings at the top of the file."""
+"""The key of the row in a benchmark's ``extra_info``, and of the ceilings at the top of the file."""
 
 FIGURES = (
     *("achieved_bytes_per_s", "achieved_flops_per_s", "read_ceiling_bytes_per_s"),
     *("compute_ceiling_flops_per_s", "mbu", "mfu", "roofline", "verdict", "verdict_reason", "validity"),
 )
-"""Columns of the summary that a reader of the file finds in ``extra_info`` by themselves."""
+"""The columns of the summary that ``extra_info`` has as separate keys, for readers of the file."""
 
 FIVE_NUMBERS = ("min", "q1", "median", "q3", "max")
 
@@ -33,7 +33,7 @@ FIVE_NUMBERS = ("min", "q1", "median", "q3", "max")
 def info_of(row: Row, figures: Mapping[str, Any]) -> dict[str, Any]:
     """What goes into ``extra_info``: the FIGURES of the summary line, and the row without its samples.
 
-    The samples stand in the file already, as pytest-benchmark's own data.
+    The samples stand in the file already, as pytest-benchmark's own data; turns come with the row.
     """
     stored = json.loads(row.to_json())
     del stored["samples_s"]
@@ -48,7 +48,7 @@ def file_info(ceilings: Iterable[Row]) -> dict[str, Any]:
 def rows_from(path: Path) -> list[Row]:
     """The rows of a file: ceilings first, then a case for each benchmark.
 
-    Raises RowError that names the file and what is wrong with it. OSError where it cannot be read.
+    Raises RowError, which names the file and what is wrong with it, and OSError if it cannot be read.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -70,13 +70,15 @@ def _row(stored: Mapping[str, Any]) -> Row:
 
 
 def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> Row:
-    """One benchmark; with the raw samples where the file holds them, else with what summarises them."""
+    """One benchmark, with the raw samples if the file has them, else with their statistics."""
     stats = found["stats"]
     samples, note = stats.get("data"), {}
     if not samples:
         samples = [stats[name] for name in FIVE_NUMBERS]
         note = {"samples": f"{', '.join(FIVE_NUMBERS)} of {stats['rounds']}: the file holds no raw ones"}
     stored = found.get("extra_info", {}).get(KEY)
+    if stored is not None and stored.get("turns"):
+        return _row(stored)
     if stored is not None:
         return _row({**stored, "samples_s": samples, "config": {**stored["config"], **note}})
     processor = content.get("machine_info", {}).get("cpu", {}).get("brand_raw", "")

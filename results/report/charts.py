@@ -1,4 +1,4 @@
-"""The charts of a claim, as SVG texts that need nothing from outside.
+"""The charts of a claim, as SVG that loads nothing from outside.
 
 >>> charts_of(claim.observations, findings, cells)["free compute"][:4]
 '<svg'
@@ -39,7 +39,7 @@ BOUNDS = {
     "cache": "#72b7b2",
     "inconclusive": "#bab0ac",
 }
-"""Colours of the map, told apart in grey print by the letters in the cells."""
+"""The colours of the map. In grey print the letters in the cells distinguish them."""
 VERDICT_COLORS = {
     SUPPORTED: BOUNDS["memory"],
     REFUTED: BOUNDS["compute"],
@@ -52,8 +52,8 @@ CAPTIONS = {
     "is flat until the two cross.",
     "elasticities": "d ln t / d ln dose with 95 % intervals over processes: 1 means that time is proportional to the "
     "dose, 0 that the dose is free.",
-    "theft": "Slowdown of decoding against the share of another core that a thief uses; a point is a process.",
-    "residency": "Bytes a second over the measured read ceiling against the working set; left of 1 it fits the "
+    "theft": "Slowdown of decoding against the share of another core that a thief uses; each point is a process.",
+    "residency": "Bytes per second over the measured read ceiling, against the working set; left of 1 it fits the "
     "last-level cache.",
     "batch knee": "Time against the batch. Dashed: what the measured ceilings allow; they cross at the predicted knee.",
     "region": "What bounds a decode step, by batch and context. Letters: m memory, c compute, o overhead, "
@@ -68,7 +68,7 @@ class ReportUnavailable(MemboundError, RuntimeError):
 def charts_of(
     observations: Sequence[Observation], findings: Sequence[Finding], cells: Sequence[RegionCell]
 ) -> dict[str, str]:
-    """SVG by name, only those that have data. Raises ReportUnavailable."""
+    """SVG by the name of the chart, for those that have data. Raises ReportUnavailable."""
     alt = _altair()
     drawn: dict[str, tuple[pd.DataFrame, Callable[[Any, pd.DataFrame], Any]]] = {
         "free compute": (free_compute_table(observations), lambda a, t: _ceilings(a, t, "k", log=False)),
@@ -100,7 +100,7 @@ def _svg(chart: altair.TopLevelMixin) -> str:
 
 
 def _ceilings(alt: Any, table: pd.DataFrame, dose: str, log: bool) -> Any:
-    """Time against a dose with both ceilings, a panel a curve."""
+    """Time against a dose with both ceilings, one panel for each curve."""
     scale = alt.Scale(type="log", nice=False) if log else alt.Undefined
     x = alt.X(f"{dose}:Q", title=dose, scale=scale)
     bounds = table.melt(
@@ -128,7 +128,7 @@ def _ceilings(alt: Any, table: pd.DataFrame, dose: str, log: bool) -> Any:
 
 
 def _forest(alt: Any, table: pd.DataFrame) -> Any:
-    """Elasticities with intervals, grouped by what they are elasticities of, and lines at 0 and 1."""
+    """Elasticities with intervals, grouped by kind, and lines at 0 and 1."""
     table = table.assign(label=table.figure + ": " + table.kind).sort_values(["kind", "figure"])
     y = alt.Y("label:N", title=None, sort=list(table.label), axis=alt.Axis(labelLimit=500))
     scale = alt.Scale(domain=list(VERDICT_COLORS), range=list(VERDICT_COLORS.values()))
@@ -158,7 +158,7 @@ def _theft(alt: Any, table: pd.DataFrame) -> Any:
 
 
 def _residency(alt: Any, table: pd.DataFrame) -> Any:
-    """Share of the read ceiling against the working set, with both ones marked."""
+    """Share of the read ceiling against the working set, with 1 marked on both axes."""
     base = alt.Chart(table)
     x = alt.X("caches:Q", title="working set / last-level cache", scale=alt.Scale(type="log", nice=False))
     points = base.mark_circle(opacity=0.5, color="black").encode(

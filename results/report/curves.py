@@ -1,4 +1,4 @@
-"""Observations as tables for charts: a line a point, with the spread over processes and both ceilings.
+"""Observations as tables for charts: a line for each point, with the spread over processes and both ceilings.
 
 >>> free_compute_table(observations).columns
 Index(['curve', 'k', 'time_ms', 'low_ms', 'high_ms', 'memory_ms', 'compute_ms'], dtype='object')
@@ -19,7 +19,7 @@ from membound.results.claim.rules_machine import THIEVES, slowdowns
 
 FREE_COMPUTE, THEFT, RESIDENCY, BATCH = 1, 4, 5, 6
 ELASTICITY = "d ln t / d ln"
-"""How the name of every figure that is an elasticity begins."""
+"""The start of the name of every figure that is an elasticity."""
 
 
 def dose_table(observations: Iterable[Observation], experiment: int, factor: str) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def batch_table(observations: Iterable[Observation]) -> pd.DataFrame:
 
 
 def residency_table(observations: Iterable[Observation]) -> pd.DataFrame:
-    """Experiment 5: bytes a second, as a share of the measured read ceiling, against the working set."""
+    """Experiment 5: bytes per second, as a share of the measured read ceiling, against the working set."""
     lines = []
     for (backend, arm), seen in _curves(observations, RESIDENCY).items():
         for one in seen:
@@ -64,7 +64,7 @@ def residency_table(observations: Iterable[Observation]) -> pd.DataFrame:
 
 
 def theft_table(observations: Iterable[Observation]) -> pd.DataFrame:
-    """Experiment 4: slowdown of the victim against the share of the thief's core, a point a process."""
+    """Experiment 4: slowdown of the victim against the share of the thief's core, one point for each process."""
     lines = []
     of = [one for one in observations if one.experiment == THEFT]
     for key in dict.fromkeys((one.backend, one.work) for one in of):
@@ -96,7 +96,7 @@ def elasticity_table(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def region_table(cells: Sequence[RegionCell]) -> pd.DataFrame:
-    """The map, a line a cell."""
+    """The map, a line for each cell."""
     lines = [
         {
             "backend": cell.backend,
@@ -122,7 +122,7 @@ def _curves(observations: Iterable[Observation], experiment: int) -> dict[tuple[
 
 
 def _panels(seen: Sequence[Observation], factor: str) -> list[Panel]:
-    """The panel of a curve; none if its observations lack the factor, which its finding says."""
+    """The panel of a curve; none if its observations lack the factor, which the finding then says."""
     try:
         return [panel_of(seen, lambda one: one.number(factor))]
     except ObservationError:

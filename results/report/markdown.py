@@ -1,7 +1,7 @@
-"""Claims as Markdown: the section of a report, and the part of a document that is generated from claim files.
+"""Claims as Markdown: a section for each, the experiments, and the generated part of a document.
 
->>> path.write_text(claim_markdown([told], plots={}))
->>> document.write_text(replaced(document.read_text(), CLAIMS, claim_markdown([told], plots={})))
+>>> path.write_text(claim_markdown([report], plots={}))
+>>> document.write_text(replaced(document.read_text(), CLAIMS, "the new text"))
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from membound.results.report.text import (
     LEGEND,
     MAP_HEAD,
     VERDICT_HEAD,
+    ClaimReport,
     Lines,
-    Told,
     ceiling_lines,
     figure_lines,
     heading,
@@ -29,27 +29,27 @@ from membound.results.report.text import (
 )
 from membound.results.views.markdown import LEFT, table_lines
 
-CLAIMS, EXPERIMENTS = "claims", "experiments"
-"""Between ``<!-- name -->`` and ``<!-- /name -->`` a document holds what was generated."""
+CLAIMS = "claims"
+"""The generated part of a document is between ``<!-- claims -->`` and ``<!-- /claims -->``."""
 
 
 class MarksMissing(MemboundError, ValueError):
-    """A document has no place for what was generated; the message names the marks."""
+    """A document lacks the marks of its generated part; the message names them."""
 
 
-def claim_markdown(claims: Iterable[Told], plots: Mapping[str, Mapping[str, str]]) -> str:
-    """A section for each claim; `plots` are links to pictures by claim and name, as far as there are any."""
+def claim_markdown(claims: Iterable[ClaimReport], plots: Mapping[str, Mapping[str, str]]) -> str:
+    """A section for each claim; `plots` are links to its charts, if there are any, by claim and name."""
     lines: list[str] = []
-    for told in claims:
-        lines += _section(told, plots.get(told.claim.meta.claim_id, {}))
+    for report in claims:
+        lines += _section(report, plots.get(report.claim.meta.claim_id, {}))
     return "\n".join([*lines, LEGEND, ""])
 
 
 def experiments_markdown(register: Register) -> str:
-    """Every experiment as it was written down, with the numbers of its rule."""
+    """Every experiment as it was registered, with the numbers of its rule."""
     lines = [f"Version {register.version}.", ""]
     for one in register:
-        lines += [f"### {one.id}. {one.name}", "", *_texts(one)]
+        lines += [f"## {one.id}. {one.name}", "", *_texts(one)]
         lines += ["| arm | | | factor | |", "| :-- | :-- | :-- | :-- | :-- |"]
         for arm, factor in zip_longest(one.arms.items(), one.factors.items(), fillvalue=("", "")):
             lines.append(f"| {_code(arm[0])} | {arm[1]} | | {_code(factor[0])} | {factor[1]} |")
@@ -58,7 +58,7 @@ def experiments_markdown(register: Register) -> str:
 
 
 def replaced(document: str, name: str, generated: str) -> str:
-    """The document with what stands between the marks of that name replaced. Raises MarksMissing."""
+    """The document with a new text between the marks of that name. Raises MarksMissing."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, begins, rest = document.partition(begin)
     _, ends, after = rest.partition(end)
@@ -68,7 +68,7 @@ def replaced(document: str, name: str, generated: str) -> str:
 
 
 def _texts(experiment: Experiment) -> Iterator[str]:
-    """Its sentences as a list."""
+    """The texts of an experiment as a list."""
     for key in TEXTS:
         yield f"- **{key.replace('_', ' ').capitalize()}**: {getattr(experiment, key)}"
     yield ""
@@ -78,15 +78,15 @@ def _code(name: str) -> str:
     return f"`{name}`" if name else ""
 
 
-def _section(told: Told, plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"### {heading(told)}", "", told.paragraph, "", provenance(told), "")
-    yield from _table(VERDICT_HEAD, verdict_lines(told))
+def _section(report: ClaimReport, plots: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"## {heading(report)}", "", report.paragraph, "", provenance(report), "")
+    yield from _table(VERDICT_HEAD, verdict_lines(report))
     for name, link in plots.items():
         yield from (f"![{name}]({link})", "", CAPTIONS[name], "")
     yield from ("<details><summary>Figures, ceilings and the map</summary>", "")
-    yield from _table(FIGURE_HEAD, figure_lines(told))
-    yield from _table(CEILING_HEAD, ceiling_lines(told))
-    yield from _table(MAP_HEAD, map_lines(told))
+    yield from _table(FIGURE_HEAD, figure_lines(report))
+    yield from _table(CEILING_HEAD, ceiling_lines(report))
+    yield from _table(MAP_HEAD, map_lines(report))
     yield from ("</details>", "")
 
 

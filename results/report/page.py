@@ -1,6 +1,7 @@
-"""Claims as one HTML page that needs nothing from outside: its style and its pictures stand in it.
+"""Claims as one HTML page that loads nothing from outside: it contains its style and its charts.
 
->>> path.write_text(claim_page([(told, charts_of(claim.observations, findings, cells))]))
+>>> from membound.results.report.charts import charts_of
+>>> path.write_text(claim_page([(report, charts_of(claim.observations, findings, cells))]))
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from membound.results.report.text import (
     LEGEND,
     MAP_HEAD,
     VERDICT_HEAD,
+    ClaimReport,
     Lines,
-    Told,
     ceiling_lines,
     figure_lines,
     heading,
@@ -50,39 +51,39 @@ details { margin: 1rem 0; } summary { cursor: pointer; } dt { font-weight: 600; 
 """
 
 
-def claim_page(claims: Iterable[tuple[Told, Mapping[str, str]]]) -> str:
+def claim_page(claims: Iterable[tuple[ClaimReport, Mapping[str, str]]]) -> str:
     """The page of these claims, each with its charts as SVG by name."""
-    told = list(claims)
-    title = told[0][0].register.claim if told else "No claim"
+    reports = list(claims)
+    title = reports[0][0].register.claim if reports else "No claim"
     lines = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>membound: {escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
-        f"<p class=lead>As it can be tested: {escape(told[0][0].register.region)}</p>" if told else "",
+        f"<p class=lead>As it can be tested: {escape(reports[0][0].register.region)}</p>" if reports else "",
     ]
-    for one, charts in told:
+    for one, charts in reports:
         lines += _section(one, charts)
-    if told:
-        lines += _experiments(told[0][0].register)
+    if reports:
+        lines += _experiments(reports[0][0].register)
     return "\n".join([*lines, f"<p class=note>{escape(LEGEND)}</p></body></html>", ""])
 
 
-def _section(told: Told, charts: Mapping[str, str]) -> Iterator[str]:
-    yield f"<section><h2>{escape(heading(told))}</h2>"
-    yield f"<p class=lead>{escape(told.paragraph)}</p><p class=note>{escape(provenance(told))}</p>"
-    yield from _table(VERDICT_HEAD, verdict_lines(told))
+def _section(report: ClaimReport, charts: Mapping[str, str]) -> Iterator[str]:
+    yield f"<section><h2>{escape(heading(report))}</h2>"
+    yield f"<p class=lead>{escape(report.paragraph)}</p><p class=note>{escape(provenance(report))}</p>"
+    yield from _table(VERDICT_HEAD, verdict_lines(report))
     for name, svg in charts.items():
-        own = _own_names(svg, f"{told.claim.meta.claim_id} {name}")
+        own = _own_names(svg, f"{report.claim.meta.claim_id} {name}")
         yield f"<figure><h3>{escape(name.capitalize())}</h3>{own}"
         yield f"<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>"
     yield "<h3>Figures</h3>"
-    yield from _table(FIGURE_HEAD, figure_lines(told))
+    yield from _table(FIGURE_HEAD, figure_lines(report))
     yield "<h3>Ceilings</h3>"
-    yield from _table(CEILING_HEAD, ceiling_lines(told))
-    if told.cells:
+    yield from _table(CEILING_HEAD, ceiling_lines(report))
+    if report.cells:
         yield "<h3>The map in numbers</h3>"
-        yield from _table(MAP_HEAD, map_lines(told))
+        yield from _table(MAP_HEAD, map_lines(report))
     yield "</section>"
 
 
@@ -104,14 +105,14 @@ def _table(head: Sequence[str], lines: Lines) -> Iterator[str]:
 
 
 def _own_names(svg: str, prefix: str) -> str:
-    """The picture with names of its own: each is drawn alone and begins to count its clips at 0."""
+    """The picture with unique names: each is drawn alone, and the drawing library counts its clips from 0."""
     own = re.sub(r"[^a-z0-9]+", "-", prefix.lower())
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', svg)
     return re.sub(r'url\((["\']?)#([^)"\']+)\1\)', rf"url(#{own}-\2)", svg)
 
 
 def _experiments(register: Register) -> Iterator[str]:
-    """The experiments as they were written down."""
+    """The experiments as they were registered."""
     yield f"<h2>The experiments, version {register.version}</h2><p class=note>sha256 {register.sha256}</p>"
     for experiment in register:
         yield f"<details><summary>{experiment.id} {escape(experiment.name)}</summary><dl>"

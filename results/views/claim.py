@@ -1,5 +1,6 @@
 """What a claim found, for people: a line for each experiment, backend and arm.
 
+>>> from rich.console import Console
 >>> Console().print(claim_view(findings))
 """
 
@@ -14,7 +15,7 @@ from membound.results.claim.finding import Figure, Finding
 from membound.results.wording import duration, rate
 
 DOSES = ("k", "m", "batch")
-"""Units that are names of what was set."""
+"""Units that are the names of doses."""
 
 
 def claim_view(findings: Sequence[Finding]) -> RenderableType:
@@ -31,7 +32,7 @@ def claim_view(findings: Sequence[Finding]) -> RenderableType:
 
 
 def figure_text(figure: Figure) -> str:
-    """A figure with its unit and interval: ``3 % [1 %, 5 %]``; without its end where the interval has none."""
+    """A figure with its unit and interval: ``3 % [1 %, 5 %]``; an end at infinity is ``none``."""
     value = _number(figure.value, figure.unit)
     if figure.low is None or figure.high is None or figure.low != figure.low:
         return value

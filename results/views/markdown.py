@@ -1,5 +1,7 @@
 """Runs and comparisons as Markdown tables: for the summary of a CI job, an issue, a pull request.
 
+>>> import os
+>>> from pathlib import Path
 >>> Path(os.environ["GITHUB_STEP_SUMMARY"]).write_text(run_markdown(rows))
 
 The same figures and words as `table.py` has for terminals.
@@ -10,22 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from membound.results.roofline import best_ceilings
 from membound.results.row import Row
 from membound.results.stats import records, summarize
+from membound.results.views.sentences import sentences
 from membound.results.views.table import (
     ABSENT,
     COMPARE_LEGEND,
     LEGEND,
-    ceiling_config,
     failure,
     half_width,
+    lost_ceilings,
     notes,
     pair,
-    percent,
+    times_best,
+    used_ceilings,
     winner,
 )
-from membound.results.wording import amount, duration, rate, short
+from membound.results.wording import amount, duration, percent, short
 
 LEFT, RIGHT = ":--", "--:"
 
@@ -42,14 +45,11 @@ def _run(rows: list[Row]) -> Iterator[str]:
     machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
     threads = max(r.threads for r in rows)
     yield from (f"### {rows[0].run_id}", "", f"{machine}, {threads} thread{'s' * (threads != 1)}", "")
-    limits = best_ceilings(rows)
-    if limits:
-        yield from table_lines(
-            ("ceiling", "measured", "through", "with"),
-            (LEFT, RIGHT, LEFT, LEFT),
-            ([r.work, rate(value, r.unit), r.backend, ceiling_config(r.config)] for value, r in limits),
-        )
     cases = records(summarize(rows))
+    limits = list(used_ceilings(rows, cases))
+    if limits:
+        yield from table_lines(("ceiling", "measured"), (LEFT, LEFT), ([name, what] for name, what in limits))
+    yield from (f"**{text}**" for text in lost_ceilings(rows))
     for work in dict.fromkeys(x["work"] for x in cases):
         yield from _work([x for x in cases if x["work"] == work])
     absent = [x for x in cases if x["status"] in ABSENT]
@@ -57,11 +57,12 @@ def _run(rows: list[Row]) -> Iterator[str]:
         yield from ("<details><summary>What could not run</summary>", "")
         yield from (f"- `{x['backend']}` {x['status']}: {x['reason']} ({short(x['work'])})" for x in absent)
         yield from ("", "</details>", "")
+    yield from (*sentences(cases), "")
 
 
 def _work(cases: list[dict[str, Any]]) -> Iterator[str]:
     """One work: measured backends as a table, failures as a list."""
-    timed = sorted((x for x in cases if x["time_s"] is not None), key=lambda x: float(x["time_s"]))
+    timed = sorted((x for x in cases if x["time_s"] is not None), key=lambda x: float(x["ratio_to_fastest"]))
     failed = [x for x in cases if x["time_s"] is None and x["status"] not in ABSENT]
     if not timed and not failed:
         return
@@ -71,13 +72,13 @@ def _work(cases: list[dict[str, Any]]) -> Iterator[str]:
         yield from table_lines(
             ("backend", "time", "±", "GB/s", "MBU", "MFU", "×best", "verdict", "notes"),
             (LEFT, *(RIGHT,) * 6, LEFT, LEFT),
-            (_timed(x, timed[0]["time_s"]) for x in timed),
+            (_timed(x) for x in timed),
         )
     if failed:
         yield from (*(f"- **`{x['backend']}` {failure(x)}**" for x in failed), "")
 
 
-def _timed(case: dict[str, Any], fastest_s: float) -> list[str]:
+def _timed(case: dict[str, Any]) -> list[str]:
     return [
         f"`{case['backend']}`",
         duration(case["time_s"]),
@@ -85,14 +86,14 @@ def _timed(case: dict[str, Any], fastest_s: float) -> list[str]:
         f"{case['achieved_bytes_per_s'] / 1e9:.1f}",
         percent(case["mbu"]),
         percent(case["mfu"]),
-        f"{case['time_s'] / fastest_s:.2f}",
+        times_best(case),
         case["verdict"],
         ", ".join(notes(case)),
     ]
 
 
 def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
-    """A comparison (records of `compare`): a line a pair with its ratio, its interval, and who is faster."""
+    """A comparison (records of `compare`): a line for each pair with its ratio, its interval, and which is faster."""
     pairs = list(table)
     sides = " · ".join(
         f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
@@ -124,7 +125,7 @@ def _compared(x: dict[str, Any]) -> list[str]:
 def table_lines(
     names: Sequence[str], alignments: Sequence[str], lines: Iterable[Sequence[str]]
 ) -> Iterator[str]:
-    """Lines of a Markdown table and an empty one; bars within cells are escaped."""
+    """The lines of a Markdown table, and an empty one after it; bars within cells are escaped."""
     for line in (names, alignments, *lines):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
     yield ""

@@ -2,8 +2,8 @@
 
 >>> Console().print(run_view(rows))
 
-Times are medians over processes; GB/s is 1e9 bytes a second; MBU and MFU are shares of the ceilings
-measured in the same run.
+Times are medians over processes; GB/s is 1e9 bytes a second; MBU and MFU are shares of the ceilings measured beside
+each time.
 """
 
 from __future__ import annotations
@@ -11,62 +11,102 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from membound.results.roofline import best_ceilings
+from membound.results.roofline import best_ceilings, compute_ceilings
 from membound.results.row import Row
 from membound.results.stats import records, summarize
-from membound.results.wording import amount, duration, rate, short
+from membound.results.views.sentences import sentences
+from membound.results.wording import amount, duration, percent, rate, short
 
 NARROW = 80
 """Columns that are always enough."""
-MOVED = 0.1
-"""Measurements of a ceiling in one run that differ by more than this are told."""
 ABSENT = ("unsupported", "unavailable")
 LEGEND = (
-    "time: median over processes (±: half of its 95 % interval). GB/s: 1e9 bytes of the work a second. "
-    "MBU, MFU: share of the measured read bandwidth and of the measured peak of that arithmetic; the "
-    "larger is how much of the machine's limit is reached. ×best: time over the fastest backend's."
+    "time: median over processes. GB/s: 1e9 bytes of the work a second. MBU, MFU: share of the read bandwidth and of "
+    "the peak of that arithmetic, measured beside each time; the larger is how much of the machine's limit is reached "
+    "(±: half of its 95 % interval). ×best: time over the fastest backend's, in the same rounds (~: the interval does "
+    "not tell them apart)."
 )
 
 COMPARE_LEGEND = (
-    "B/A: time of B over time of A, below 1 B is faster; interval: 95 % bootstrap over processes; "
+    "B/A: time of B over time of A, below 1 B is faster; interval: 95 % over processes; "
     "a side is called faster only where the interval excludes 1."
 )
 
 
-def run_view(rows: Sequence[Row]) -> Group:
-    """Ceilings, a table for each work with its backends fastest first, what could not run, the legend."""
+def run_view(rows: Sequence[Row], ceilings: bool = False) -> Group:
+    """The ceilings that the verdicts use, a table for each work with its backends fastest first, what could not run.
+
+    Then what it came to, in sentences, and the legend. `ceilings`: all of them, as they were reached.
+    """
     parts: list[RenderableType] = []
     runs = list(dict.fromkeys(row.run_id for row in rows))
     for run in runs:
-        parts += _run([row for row in rows if row.run_id == run])
+        parts += _run([row for row in rows if row.run_id == run], ceilings)
     return Group(*parts, Text(LEGEND, style="dim") if rows else Text("no rows: nothing was measured"))
 
 
-def _run(rows: list[Row]) -> list[RenderableType]:
+def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
     lines = records(summarize(rows))
     machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
     threads = max(r.threads for r in rows)
     title = f"run {rows[0].run_id}, {machine}, {threads} thread{'s' * (threads != 1)}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text()]
-    parts += _ceilings(rows)
+    parts += _ceilings(rows) if ceilings else _used_ceilings(rows, lines)
     width = min(24, max((len(line["backend"]) for line in lines), default=0))
     works = dict.fromkeys(line["work"] for line in lines)
     for work in works:
         parts += _work([line for line in lines if line["work"] == work], width)
-    return [*parts, *_absent(lines), *_doubts(lines)]
+    said: list[RenderableType] = [Text(sentence) for sentence in sentences(lines)]
+    return [*parts, *_absent(lines), *_doubts(lines), *said, *([Text()] if said else [])]
+
+
+def _used_ceilings(rows: list[Row], lines: list[dict[str, Any]]) -> list[RenderableType]:
+    """A line a ceiling that shares are of: its median where it took turns, and how far it moved."""
+    lost: list[RenderableType] = [Text(text, style="red") for text in lost_ceilings(rows)]
+    parts: list[RenderableType] = [
+        Text.assemble((f"{name:10}", "bold"), what) for name, what in used_ceilings(rows, lines)
+    ]
+    return [*parts, *lost, Text()] if parts or lost else []
+
+
+def used_ceilings(rows: Sequence[Row], lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Names of the ceilings that the shares of these cases are of, each with its figure."""
+    timed = [line for line in lines if line["time_s"] is not None]
+    names = {line["memory_ceiling"] for line in timed}
+    for work in {line["work"] for line in timed}:
+        names |= set(compute_ceilings(work))
+    for value, row in best_ceilings(rows):
+        if row.work not in names:
+            continue
+        names.discard(row.work)
+        in_turn = [r for r in rows if r.kind == "ceiling" and r.work == row.work and "turns" in r.config]
+        if not in_turn:
+            yield row.work, f"{rate(value, row.unit)} through {row.backend}, before the works"
+            continue
+        low, high = min(r.config["lowest"] for r in in_turn), max(r.config["highest"] for r in in_turn)
+        turns = sum(r.config["turns"] for r in in_turn)
+        middle = median(r.value for r in in_turn if r.value is not None)
+        span = f"{rate(low, row.unit)} to {rate(high, row.unit)}"
+        yield row.work, f"{rate(middle, row.unit)} ({span} in {turns} turns)"
+
+
+def lost_ceilings(rows: Sequence[Row]) -> Iterator[str]:
+    """Ceilings that could not be measured, and why."""
+    failed = (r for r in rows if r.kind == "ceiling" and r.status not in ("ok", *ABSENT))
+    yield from (f"{r.work} {r.status}: {r.reason}" for r in failed)
 
 
 def _ceilings(rows: list[Row]) -> list[RenderableType]:
     """Each measured limit with the sizes and streams behind it."""
     best = best_ceilings(rows)
-    failed = [r for r in rows if r.kind == "ceiling" and r.status not in ("ok", *ABSENT)]
-    lost: list[RenderableType] = [Text(f"{r.work} {r.status}: {r.reason}", style="red") for r in failed]
+    lost: list[RenderableType] = [Text(text, style="red") for text in lost_ceilings(rows)]
     if not best:
         return [*lost, Text()] if lost else []
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
@@ -96,7 +136,7 @@ def ceiling_config(config: dict[str, Any]) -> str:
 
 def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
     """One work: its spec as heading, measured backends as a table, failures as sentences."""
-    timed = sorted((x for x in lines if x["time_s"] is not None), key=lambda x: float(x["time_s"]))
+    timed = sorted((x for x in lines if x["time_s"] is not None), key=lambda x: float(x["ratio_to_fastest"]))
     failed = [x for x in lines if x["time_s"] is None and x["status"] not in ABSENT]
     if not timed and not failed:
         return []
@@ -116,7 +156,6 @@ def _timed(lines: list[dict[str, Any]], width: int) -> Table:
         table.add_column(name, width=size, justify="right", no_wrap=True)
     table.add_column("verdict", width=12)
     table.add_column("notes", ratio=1, overflow="fold")
-    fastest = lines[0]["time_s"]
     for x in lines:
         table.add_row(
             x["backend"],
@@ -125,7 +164,7 @@ def _timed(lines: list[dict[str, Any]], width: int) -> Table:
             _three_digits(x["achieved_bytes_per_s"] / 1e9),
             percent(x["mbu"]),
             percent(x["mfu"]),
-            f"{x['time_s'] / fastest:.2f}",
+            times_best(x),
             x["verdict"],
             ", ".join(notes(x)),
         )
@@ -177,34 +216,21 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
     disturbed = [x for x in timed if x["validity"] in ("contended", "invalid")]
     if disturbed:
         reasons = (
-            re.split(r" \d", reason)[0] for x in disturbed for reason in x["validity_reasons"].split("; ")
+            re.split(r":? \d", reason)[0] for x in disturbed for reason in x["validity_reasons"].split("; ")
         )
         by = ", ".join(dict.fromkeys(filter(None, reasons))) or "unknown causes"
         yield Text(f"disturbed: {len(disturbed)} of {len(timed)} cases, by {by}", style="yellow")
-    moved = sorted(set(filter(None, map(_moved, timed))))
-    for text in moved:
-        yield Text(text, style="yellow")
     open_ = Counter(_same(x["verdict_reason"]) for x in timed if x["verdict"] == "inconclusive")
     if open_:
         yield Text("inconclusive: " + "; ".join(f"{why} ({n})" for why, n in open_.items()), style="yellow")
-    if disturbed or moved or open_:
+    if disturbed or open_:
         yield Text()
-
-
-def _moved(line: dict[str, Any]) -> str | None:
-    """A ceiling whose measurements differ by more than MOVED: others use the memory too."""
-    best, lowest = line["read_ceiling_bytes_per_s"], line["read_ceiling_lowest_bytes_per_s"]
-    if not best or not lowest or lowest >= (1 - MOVED) * best:
-        return None
-    name = line["memory_ceiling"]
-    return (
-        f"{name} moved: {rate(lowest, 'bytes/s')} to {rate(best, 'bytes/s')} in this run; "
-        f"MBU is of the best, so up to {best / lowest:.2f} times too low"
-    )
 
 
 def _same(reason: str) -> str:
     """A verdict's reason without the figures of one case."""
+    if reason.startswith("between "):
+        return "the interval of the share crosses a threshold"
     return reason.partition(": ")[0] if "ceiling moved" in reason else reason
 
 
@@ -288,7 +314,7 @@ def pair(line: dict[str, Any]) -> str:
 def winner(line: dict[str, Any]) -> str:
     """Who is faster, as far as the interval says."""
     if line["differs"] is None:
-        return "one process"
+        return "too few processes"
     if not line["differs"]:
         return "same within error"
     return "B faster" if line["time_ratio"] < 1 else "A faster"
@@ -322,15 +348,19 @@ def duel_view(lines: Sequence[dict[str, Any]]) -> Group:
     return Group(heading, table, *sentences, Text(legend, style="dim"))
 
 
-def percent(share: float | None) -> str:
-    """A share from 0 to 1 in %; ``–`` for None."""
-    return "–" if share is None else f"{share:.0%}"
-
-
 def half_width(line: dict[str, Any]) -> str:
-    """Half of the 95 % interval as a share of the time; ``–`` with one process."""
-    ci = line["time_ci_s"]
-    return "–" if ci is None else f"{(ci[1] - ci[0]) / 2 / line['time_s']:.0%}"
+    """Half of the 95 % interval of the share of the limit, of the time where there is none; ``–`` with too few processes."""
+    ci, middle = (line["of_bound_ci"], line["of_bound"]) if line["turns"] else (None, None)
+    if ci is None:
+        ci, middle = line["time_ci_s"], line["time_s"]
+    return "–" if ci is None else f"{(ci[1] - ci[0]) / 2 / middle:.0%}"
+
+
+def times_best(line: dict[str, Any]) -> str:
+    """Time over the fastest's; with ``~`` where the interval does not tell them apart."""
+    ci = line["ratio_to_fastest_ci"]
+    same = "~" if ci is not None and ci[0] <= 1 <= ci[1] else ""
+    return f"{same}{line['ratio_to_fastest']:.2f}"
 
 
 def _three_digits(value: float) -> str:

@@ -4,7 +4,7 @@
 >>> table = membound.run(["linear:n=4096,k=4096,weight=int8"], quick=True)
 >>> table[["backend", "time_s", "mbu", "verdict"]]
 
-`run` measures, `load` reads stored runs, `compare` sets two side by side; all return pandas DataFrames.
+`run` measures, `load` reads stored runs, `compare` compares two of them; all return pandas DataFrames.
 Errors that a user can do something about are `MemboundError` and its children: `membound.errors` draws the tree.
 
 Nothing heavy is imported before it is used.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from membound.bench.planning.choice import OptionError
     from membound.bench.planning.suites import PlanError
     from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
-    from membound.kernels.work import SpecError
+    from membound.kernels.operations import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError
     from membound.results.store import StoreError
@@ -53,7 +53,7 @@ _HOMES = {
     "OptionError": "bench.planning.choice",
     "PlanError": "bench.planning.suites",
     "RowError": "results.row",
-    "SpecError": "kernels.work",
+    "SpecError": "kernels.operations",
     "StoreError": "results.store",
     "UnknownBackend": "backends.registry",
     "Unsupported": "errors",

@@ -5,7 +5,7 @@
     except membound.MemboundError as error:
         print(error)
 
-Those that many modules raise stand here, the others beside what raises them:
+Errors that many modules raise are defined here, the others where they are raised:
 
     MemboundError
     ├── BackendUnavailable      the runtime or the device is not there; carries the command that would help
@@ -17,14 +17,14 @@ Those that many modules raise stand here, the others beside what raises them:
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
-    ├── MarksMissing            results.report.markdown: a document without the marks to write between
+    ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
-    ├── SpecError               kernels.work: a work's spec is malformed
+    ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
     └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row

@@ -16,7 +16,8 @@ import pytest
 from membound.backends import registry
 from membound.backends.api import Backend, Device
 from membound.errors import BackendUnavailable, MemboundError, Unsupported
-from membound.kernels.work import FORMATS, KV_FORMATS, parse
+from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+from membound.kernels.work import parse
 from membound.results.roofline import device_class
 from membound.results.wording import short
 

@@ -4,11 +4,11 @@
     attend(g.kv, g.heads, g.method, q, …, threads)        # from compiled code, the first three literal
     attention_kernel(g.kv, g.heads, g.method)             # one DecodeAttention, cached on disk
 
-The cache is read as it lies: row-major [batch, kv_heads, capacity, dim], float32, bfloat16 bits or int8
-with a float32 scale a row, so that a new token is one row to write. A thread gets an equal share of all
-(sequence, KV head, token) rows, in order. It walks a KV head's part of it in blocks: scores (scores.py),
-online softmax (softmax.py), weighted values (values.py). Where a share ends within a KV head, the parts
-are merged afterwards, as in Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+The cache is read as it lies: row-major [batch, kv_heads, capacity, dim], float32, the bits of bfloat16 or
+float16, or int8 with a float32 scale a row, so that a new token is one row to write. A thread gets an equal
+share of all (sequence, KV head, token) rows, in order. It walks a KV head's part of it in blocks: scores
+(scores.py), online softmax (softmax.py), weighted values (values.py). Where a share ends within a KV head,
+the parts are merged afterwards, as in Flash-Decoding (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import prange
 from numba.extending import overload
 
@@ -27,7 +28,22 @@ from membound.kernels.cpu.attention.values import make_values
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.matmul.parts import make_finish, make_merge, part_size
-from membound.kernels.cpu.simd import LANES, literal_value
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.weights.formats import F32, KVCache
+
+
+def flat_cache(cache: KVCache) -> tuple[npt.NDArray[Any], npt.NDArray[Any], F32, F32]:
+    """k, v, k_scales and v_scales as `attend` takes them; where there are no scales, one that nobody reads.
+
+    float16 goes as its bits: Numba has no such arrays on CPUs.
+    """
+    none = np.ones(1, np.float32)
+    k, v = cache.k.reshape(-1), cache.v.reshape(-1)
+    if cache.format == "f16":
+        k, v = k.view(np.uint16), v.view(np.uint16)
+    k_scales, v_scales = (none if a is None else a.reshape(-1) for a in (cache.k_scales, cache.v_scales))
+    return k, v, k_scales, v_scales
 
 
 def attend(
@@ -40,7 +56,7 @@ def attend(
 
     HEADS, METHOD: literals from `grouping(KV, group, dim)`; group: query heads a KV head.
     q, out: float32; sequence b's heads [kv_heads·group, dim] from q_at + b·q_stride (out_at + b·out_stride)
-    on. k, v: [batch, kv_heads, capacity, dim] from element `at` on, float32, uint16 (bf16) or int8;
+    on. k, v: [batch, kv_heads, capacity, dim] from element `at` on, float32, uint16 (bf16, f16) or int8;
     k_scales, v_scales: float32 [batch, kv_heads, capacity] from `scales_at` on for int8, else anything flat.
     """
     _attend(Grouping(KV, HEADS, METHOD))(

@@ -17,32 +17,22 @@ import numba
 import numpy as np
 
 from membound.kernels.cpu.matmul.grouping import Grouping
-from membound.kernels.cpu.simd import (
-    LANES,
-    absolute,
-    dot_s16_tile,
-    far_starts,
-    fma_tile,
+from membound.kernels.cpu.simd.arithmetic import absolute, fma_tile, maximum, multiply
+from membound.kernels.cpu.simd.conversions import round_i32, to_f32
+from membound.kernels.cpu.simd.dot_products import dot_s16_tile
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import max_lanes, sums_vector
+from membound.kernels.cpu.simd.loads import (
     gather_lanes,
     load,
     load_bytes_each,
     load_each,
     load_words_each,
-    max_lanes,
-    maximum,
-    multiply,
-    prefetch_each,
-    round_i32,
-    row_starts,
-    splat,
-    store,
-    store_int16,
-    sums_vector,
-    to_f32,
     widen_at,
-    zeros,
-    zeros_i32,
 )
+from membound.kernels.cpu.simd.stores import store, store_int16
+from membound.kernels.cpu.simd.streams import far_starts, prefetch_each, row_starts
+from membound.kernels.cpu.simd.vectors import splat, zeros, zeros_i32
 
 HIDDEN = np.float32(-1e30)
 _LOG2_E = log2(e)

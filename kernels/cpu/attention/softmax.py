@@ -16,22 +16,13 @@ import numba
 import numpy as np
 
 from membound.kernels.cpu.matmul.grouping import Grouping
-from membound.kernels.cpu.simd import (
-    LANES,
-    add,
-    any_above,
-    fma,
-    fold_lanes,
-    load,
-    maximum,
-    multiply,
-    round_i32,
-    scale_by_power_of_two,
-    splat,
-    store,
-    subtract,
-    to_f32,
-)
+from membound.kernels.cpu.simd.arithmetic import add, fma, maximum, multiply, subtract
+from membound.kernels.cpu.simd.conversions import round_i32, scale_by_power_of_two, to_f32
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import any_above, fold_lanes
+from membound.kernels.cpu.simd.loads import load
+from membound.kernels.cpu.simd.stores import store
+from membound.kernels.cpu.simd.vectors import splat
 
 _LEAST_EXPONENT = np.float32(-126)
 # 2^f on [−1/2, 1/2], relative error below 1e-7: Chebyshev nodes, reweighted least squares, constant fixed at 1.

@@ -19,35 +19,23 @@ import numpy as np
 
 from membound.kernels.cpu.attention.scores import padded_width
 from membound.kernels.cpu.matmul.grouping import Grouping
-from membound.kernels.cpu.simd import (
-    LANES,
-    add_scaled_each,
+from membound.kernels.cpu.simd.arithmetic import divide, fma_tile, maximum, multiply
+from membound.kernels.cpu.simd.conversions import round_i32, to_f32_tile
+from membound.kernels.cpu.simd.dot_products import weigh_words
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import fold_lanes, interleave_words, pair_lanes
+from membound.kernels.cpu.simd.loads import (
     broadcast_next,
-    divide,
-    far_starts,
-    fma_tile,
-    fold_lanes,
     gather_lanes,
-    interleave_words,
     load,
     load_grid,
     load_next,
     load_words_each,
-    maximum,
-    multiply,
-    pair_lanes,
-    prefetch,
-    prefetch_each,
-    round_i32,
-    row_starts,
-    splat,
-    store,
-    store_grid,
-    to_f32_tile,
-    weigh_words,
     widen_at,
-    zeros_i32,
 )
+from membound.kernels.cpu.simd.stores import add_scaled_each, store, store_grid
+from membound.kernels.cpu.simd.streams import far_starts, prefetch, prefetch_each, row_starts
+from membound.kernels.cpu.simd.vectors import splat, zeros_i32
 
 _LARGEST = np.float32(2**14 - 1)
 _LEAST = np.float32(1e-30)

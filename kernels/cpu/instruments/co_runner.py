@@ -1,4 +1,4 @@
-"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on cores of their own.
+"""A co-runner that takes bandwidth or FLOPs from others, in a measured dose: processes on separate cores.
 
     with CpuCoRunner(cpus=[1], memory_bytes=1 << 30) as co_runner:
         co_runner.work("bandwidth", duty=0.5)                 # returns when every process does so
@@ -7,7 +7,7 @@
         after = co_runner.taken()                             # bytes read and FLOPs done so far
         co_runner.rest()
 
-Three trades: ``bandwidth`` streams memory of its own as the read ceiling does, ``fma`` multiplies in registers
+Three trades: ``bandwidth`` streams its own memory as the read ceiling does, ``fma`` multiplies in registers
 as the peak does, ``idle`` counts integers with neither memory nor vectors. For the rest of its core's time
 it does what ``idle`` does, so that every dose keeps the core equally awake and clocked. What it took is
 counted, not assumed: one that its victim slows down takes less.

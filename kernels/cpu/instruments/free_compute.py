@@ -9,7 +9,7 @@ An instrument: if memory alone decides, time stays as it is until the arithmetic
 The loops are those of float_panels.py, scores.py and values.py for one row of x and a float cache, with
 `fmas` extra fused multiply-adds for each number that is loaded. They are independent of what is loaded:
 chains v = v/2 + 1/2 that stay in registers, as many as hide their latency, spread evenly between the
-loads. Each chain begins with numbers of its own and ends, times a zero that is not known when compiled, in
+loads. Each chain begins with different numbers and ends, times a zero that is not known when compiled, in
 the result: none can be merged or left out, and the result stays what it was. The dose is an argument, so
 that every dose runs the same machine code.
 """
@@ -35,28 +35,16 @@ from membound.kernels.cpu.matmul.linear import prepare
 from membound.kernels.cpu.matmul.pack import aligned_bytes
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe, choose
-from membound.kernels.cpu.simd import (
-    LANES,
-    add,
-    add_lanes,
-    add_tiles,
-    far_starts,
-    fma_chains,
-    fma_tile,
-    literal_value,
-    load,
-    load_each,
-    load_next,
-    prefetch_each,
-    row_starts,
-    splat,
-    store,
-    store_grid,
-    sums_vector,
-    tile_of_columns,
-    zeros,
-)
-from membound.kernels.work import FORMATS, DecodeAttention, Linear, Work
+from membound.kernels.cpu.simd.arithmetic import add, add_tiles, fma_chains, fma_tile
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.cpu.simd.lanes import add_lanes, sums_vector
+from membound.kernels.cpu.simd.loads import load, load_each, load_next
+from membound.kernels.cpu.simd.stores import store, store_grid
+from membound.kernels.cpu.simd.streams import far_starts, prefetch_each, row_starts
+from membound.kernels.cpu.simd.vectors import splat, tile_of_columns, zeros
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.work import DecodeAttention, Linear, Work
 
 CHAINS = 8
 """Two units times a latency of four cycles. Fewer cannot reach the peak: with four, the knee of float32

@@ -5,7 +5,7 @@
 >>> read(values, place, window=0, ahead=0)                      # the sum of what was read
 >>> place.window_bytes                                          # how many bytes that were
 
-Each thread walks a contiguous range of its own, as `streams` far-apart streams: on some processors 4 or
+Each thread walks its own contiguous range, as `streams` far-apart streams: on some processors 4 or
 8 streams a thread read a quarter more than one does. Every kernel gives a result that follows from all
 it did, so that nothing can be left out, and that a caller can check.
 
@@ -26,26 +26,15 @@ import numpy.typing as npt
 from numba import prange
 
 from membound.kernels.cpu.compile import kernel
-from membound.kernels.cpu.simd import (
-    LANES,
-    REGISTERS,
-    add_lanes,
-    add_tiles,
-    dot_bf16_broadcast,
-    dot_u8_broadcast,
-    fma_chains,
-    fma_tile,
-    load_each,
-    load_next,
-    load_tile,
-    prefetch_each,
-    splat,
-    store_each,
-    store_tile,
-    zeros,
-    zeros_i32,
-)
-from membound.kernels.inputs import to_bf16
+from membound.kernels.cpu.simd.arithmetic import add_tiles, fma_chains, fma_tile
+from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast, dot_u8_broadcast
+from membound.kernels.cpu.simd.features import LANES, REGISTERS
+from membound.kernels.cpu.simd.lanes import add_lanes
+from membound.kernels.cpu.simd.loads import load_each, load_next, load_tile
+from membound.kernels.cpu.simd.stores import store_each, store_tile
+from membound.kernels.cpu.simd.streams import prefetch_each
+from membound.kernels.cpu.simd.vectors import splat, zeros, zeros_i32
+from membound.kernels.weights.formats import to_bf16
 
 F32 = npt.NDArray[np.float32]
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from membound.kernels.cpu.amx import (
+from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.simd.amx import (
     clear_sums,
     configure_tiles,
     multiply_tiles,
@@ -21,7 +22,6 @@ from membound.kernels.cpu.amx import (
     store_sums,
     tile_configuration,
 )
-from membound.kernels.cpu.compile import kernel
 
 TILES = 4
 _SUM = 256

@@ -13,27 +13,18 @@ import numpy as np
 from numba import prange
 
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.cpu.simd import (
-    DOT_OFFSET,
-    LANES,
-    absolute,
-    add_i32,
-    add_lanes,
-    load,
-    load_part,
-    max_lanes,
-    maximum,
-    multiply,
-    round_i32,
-    splat,
-    splat_i32,
-    store_bf16,
-    store_int8,
-)
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.arithmetic import absolute, add_i32, maximum, multiply
+from membound.kernels.cpu.simd.conversions import round_i32
+from membound.kernels.cpu.simd.dot_products import DOT_OFFSET
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
+from membound.kernels.cpu.simd.loads import load, load_part
+from membound.kernels.cpu.simd.stores import store_bf16, store_int8
+from membound.kernels.cpu.simd.vectors import splat, splat_i32
+from membound.kernels.weights.formats import FORMATS
 
 FEW_ROWS = 4
-"""Up to so many rows one thread is done sooner than others have woken."""
+"""Up to this many rows one thread is done before others have woken."""
 
 COLUMNS = 256
 """Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""

@@ -16,24 +16,15 @@ import numpy as np
 
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
-from membound.kernels.cpu.simd import (
-    LANES,
-    bf16_each,
-    dot_bf16_broadcast,
-    far_starts,
-    fma_broadcast,
-    load_bytes_each,
-    load_each,
-    load_next,
-    load_tile,
-    nibble_values_each,
-    prefetch_each,
-    scale_tile,
-    store_grid,
-    store_tile,
-    zeros,
-)
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.arithmetic import fma_broadcast, scale_tile
+from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
+from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import load_bytes_each, load_each, load_next, load_tile
+from membound.kernels.cpu.simd.stores import store_grid, store_tile
+from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
+from membound.kernels.cpu.simd.vectors import zeros
+from membound.kernels.weights.formats import FORMATS
 
 X_BLOCK_BYTES = 16 << 10
 """A block of x of up to this size stays in the first-level cache while several panels meet it."""

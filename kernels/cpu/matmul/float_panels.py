@@ -13,21 +13,14 @@ import numpy as np
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
-from membound.kernels.cpu.simd import (
-    LANES,
-    add_scaled_tile,
-    bf16_each,
-    far_starts,
-    fma_broadcast,
-    load_bytes_each,
-    load_each,
-    nibble_values_each,
-    prefetch_each,
-    scale_tile,
-    store_grid,
-    zeros,
-)
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_tile
+from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import load_bytes_each, load_each
+from membound.kernels.cpu.simd.stores import store_grid
+from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
+from membound.kernels.cpu.simd.vectors import zeros
+from membound.kernels.weights.formats import FORMATS
 
 COLUMNS_A_ROUND = 4
 """Columns between two tests for the end. Where a load holds several, one load: 2-4 % faster than two (bfloat16, one row

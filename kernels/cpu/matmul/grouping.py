@@ -15,19 +15,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from membound.kernels.cpu.simd import AMD, AVX2, AVX512, LANES, VNNI
+from membound.kernels.cpu.simd.features import AMD, AVX2, AVX512, LANES, VNNI
 
 BLOCK_TOKENS = 512
 """Tokens whose scores are computed before their softmax: the scores of a block stay in the first-level cache, and
 the streams of K and V take turns seldom. On a Zen 5, 512 beat 256 by 1-11 % (f32, bf16, int8; one and two threads) and,
 compiled for AVX2, by 7-20 %."""
 
+CACHES = ("f32", "bf16", "f16", "int8")
+"""Formats of the cache that the kernels read."""
+
 PREFETCH_BYTES = (
-    {"f32": 2048, "bf16": 3072, "int8": 3072} if AMD else dict.fromkeys(("f32", "bf16", "int8"), 1024)
+    {"f32": 2048, "bf16": 3072, "f16": 3072, "int8": 3072} if AMD else dict.fromkeys(CACHES, 1024)
 )
 """How far ahead of each stream to ask for cache lines, with AVX-512. On a Zen 5 with one thread, asking 2048 bytes ahead beat
 1024 by 6 % (f32) and 24 % (bf16), and not asking by a third to two thirds; 3072 beat 2048 by 5 % in bf16 and by
-3 % in int8, and lost 2 % in f32. 1024 was measured on an Emerald Rapids; no help on a Zen 3, so AVX2 asks for nothing."""
+3 % in int8, and lost 2 % in f32. 1024 was measured on an Emerald Rapids; no help on a Zen 3, so AVX2 asks for nothing.
+f16 takes the distances of bf16, whose bytes it has."""
 
 INTEGER = VNNI or (AVX2 and not AVX512)
 """Whether the machine multiplies int8 and int16 faster than it widens them to float32."""
@@ -59,7 +63,7 @@ class Grouping:
     @property
     def line(self) -> int:
         """Elements of the cache in 64 bytes."""
-        return 64 // {"f32": 4, "bf16": 2, "int8": 1}[self.kv]
+        return 64 // {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}[self.kv]
 
     @property
     def ahead(self) -> int:

@@ -13,29 +13,21 @@ import numpy as np
 
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
-from membound.kernels.cpu.simd import (
-    LANES,
-    NIBBLE_WORDS,
-    add_scaled_tile,
+from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, scale_columns, scale_tile
+from membound.kernels.cpu.simd.conversions import to_f32_tile
+from membound.kernels.cpu.simd.dot_products import NIBBLE_WORDS, dot_nibbles, dot_s8_broadcast
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
     broadcast_next,
-    dot_nibbles,
-    dot_s8_broadcast,
-    far_starts,
     load_bytes_each,
     load_each,
     load_tile,
-    prefetch_each,
-    scale_columns,
-    scale_tile,
-    store_grid,
-    store_tile,
-    tile_of_columns,
-    to_f32_tile,
-    zeros,
-    zeros_i32,
 )
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.stores import store_grid, store_tile
+from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
+from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros, zeros_i32
+from membound.kernels.weights.formats import FORMATS
 
 
 def make_integer(recipe: Recipe) -> Any:

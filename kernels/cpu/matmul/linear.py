@@ -25,7 +25,7 @@ from membound.kernels.cpu.matmul.float_panels import make_float
 from membound.kernels.cpu.matmul.integer_panels import make_integer
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.matmul.tile_panels import make_tile
-from membound.kernels.cpu.simd import literal_value
+from membound.kernels.cpu.simd.ir import literal_value
 
 
 def prepare(FMT: str, ACT: str, M: int, x: Any, at: int, stride: int, k: int, scratch: Any) -> None:

@@ -18,8 +18,7 @@ from numba import prange
 
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.inputs import Weight
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS, Weight
 
 Bytes = npt.NDArray[np.uint8]
 _HUGE_PAGE = 2 << 20

@@ -17,16 +17,11 @@ from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_widt
 from membound.kernels.cpu.attention.softmax import exp2
 from membound.kernels.cpu.attention.values import make_column
 from membound.kernels.cpu.matmul.grouping import Grouping
-from membound.kernels.cpu.simd import (
-    LANES,
-    fma,
-    fold_lanes,
-    load,
-    maximum,
-    multiply,
-    store,
-    subtract,
-)
+from membound.kernels.cpu.simd.arithmetic import fma, maximum, multiply, subtract
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lanes import fold_lanes
+from membound.kernels.cpu.simd.loads import load
+from membound.kernels.cpu.simd.stores import store
 
 
 @numba.njit

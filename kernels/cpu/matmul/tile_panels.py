@@ -13,7 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.amx import (
+from membound.kernels.cpu.matmul.panels import make_share
+from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, TILE_ROWS, Recipe
+from membound.kernels.cpu.simd.amx import (
     clear_sums,
     configure_tiles,
     load_sums,
@@ -23,10 +25,8 @@ from membound.kernels.cpu.amx import (
     store_sums,
     tile_configuration,
 )
-from membound.kernels.cpu.matmul.panels import make_share
-from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, TILE_ROWS, Recipe
-from membound.kernels.cpu.simd import far_starts, prefetch
-from membound.kernels.work import FORMATS
+from membound.kernels.cpu.simd.streams import far_starts, prefetch
+from membound.kernels.weights.formats import FORMATS
 
 STEPS = 8
 """64-byte steps of k in a block of x: 8 × 64 rows × 64 bytes = 32 KiB."""

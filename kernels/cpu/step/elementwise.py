@@ -10,22 +10,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import types
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.softmax import exp2
-from membound.kernels.cpu.simd import (
-    LANES,
-    add,
-    divide,
-    load,
-    load_part,
-    maximum,
-    multiply,
-    splat,
-    store,
-    store_bf16,
-)
+from membound.kernels.cpu.simd.arithmetic import add, divide, maximum, multiply
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.cpu.simd.loads import load, load_part
+from membound.kernels.cpu.simd.stores import store, store_bf16, store_f16
+from membound.kernels.cpu.simd.vectors import splat
 
 _LOG2_E = np.float32(1.4426950408889634)
 _GELU = np.float32(2 * 0.7978845608028654)  # twice sqrt(2/pi): tanh(u) = 2·sigmoid(2u) − 1
@@ -54,38 +47,48 @@ def rope(x: Any, cosines: Any, sines: Any) -> None:
         high[i] = b * cosines[i] + a * sines[i]
 
 
-def store_row(x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+def store_row(KV: str, x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
     """One head's key or value [dim] to out[at:] in the cache's format; int8 with scales[scale_at].
 
-    Called from compiled code only; the format is that of `out`: float32, uint16 (bfloat16 bits) or int8.
+    Called from compiled code only, with a literal KV; `out` is float32, uint16 (the bits of bf16 or f16) or int8.
     """
     raise TypeError("store_row is for compiled code")
 
 
-@overload(store_row)
-def _store_row_in_kernels(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> Any:
-    return {types.float32: _store_f32, types.uint16: _store_bf16, types.int8: _store_int8}[out.dtype]
+@overload(store_row, prefer_literal=True)
+def _store_row_in_kernels(KV: Any, x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> Any:
+    kv = literal_value(KV)
+    if kv is None:
+        return None
+    if kv in ("bf16", "f16"):
+        return _store_words(store_bf16 if kv == "bf16" else store_f16)
+    return _store_f32 if kv == "f32" else _store_int8
 
 
-def _store_f32(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+def _store_f32(KV: Any, x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
     row = out[at : at + x.size]
     for i in range(x.size):
         row[i] = x[i]
 
 
-def _store_bf16(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
-    rounded = np.empty(x.size + LANES, np.uint16)
-    whole = x.size // LANES * LANES
-    for i in range(0, whole, LANES):
-        store_bf16(rounded, i, load(x, i, "f32"))
-    if whole < x.size:
-        store_bf16(rounded, whole, load_part(x, whole, x.size - whole, "f32"))
-    row = out[at : at + x.size]
-    for i in range(x.size):
-        row[i] = rounded[i]
+def _store_words(narrow: Any) -> Any:
+    """`store_row` in a format of 16 bits, to which `narrow` rounds a vector."""
+
+    def store_words(KV: Any, x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+        rounded = np.empty(x.size + LANES, np.uint16)
+        whole = x.size // LANES * LANES
+        for i in range(0, whole, LANES):
+            narrow(rounded, i, load(x, i, "f32"))
+        if whole < x.size:
+            narrow(rounded, whole, load_part(x, whole, x.size - whole, "f32"))
+        row = out[at : at + x.size]
+        for i in range(x.size):
+            row[i] = rounded[i]
+
+    return store_words
 
 
-def _store_int8(x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
+def _store_int8(KV: Any, x: Any, out: Any, at: Any, scales: Any, scale_at: Any) -> None:
     largest = np.float32(0)
     for value in x:
         largest = max(largest, abs(value))

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Sizes, step_kernel
-from membound.kernels.inputs import F32, LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import F32, KVCache, Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 
@@ -147,19 +150,18 @@ def _joined(*parts: F32 | None) -> F32:
 def _caches(inputs: ModelInputs) -> Caches:
     work, model = inputs.work, inputs.model
     assert isinstance(work, Step)
-    layers, rows = model.layers, (work.batch, model.kv_heads, work.context + 1)
+    rows = (model.layers, work.batch, model.kv_heads, work.context + 1)
     first = inputs.cache(0)
-    k = np.zeros((layers, *rows, model.head_dim), first.k.dtype)
+    k = np.zeros((*rows, model.head_dim), first.k.dtype)
     v = np.zeros_like(k)
-    scales = (layers, *rows) if work.kv == "int8" else (1, 1, 1, 1)
-    k_scales, v_scales = np.ones(scales, np.float32), np.ones(scales, np.float32)
-    for index in range(layers):
+    k_scales, v_scales = (np.ones(rows, np.float32) if work.kv == "int8" else None for _ in range(2))
+    for index in range(model.layers):
         cache = inputs.cache(index)
         k[index, :, :, : work.context], v[index, :, :, : work.context] = cache.k, cache.v
-        if cache.k_scales is not None and cache.v_scales is not None:
-            k_scales[index, :, :, : work.context] = cache.k_scales
-            v_scales[index, :, :, : work.context] = cache.v_scales
-    return Caches(k.reshape(-1), v.reshape(-1), k_scales.reshape(-1), v_scales.reshape(-1))
+        for held, scales in ((k_scales, cache.k_scales), (v_scales, cache.v_scales)):
+            if held is not None and scales is not None:
+                held[index, :, :, : work.context] = scales
+    return Caches(*flat_cache(KVCache(work.kv, k, v, k_scales, v_scales)))
 
 
 def _buffers(batch: int, model: Model, recipe: Recipe, matrices: tuple[_Matrix, ...]) -> Buffers:

@@ -23,7 +23,7 @@ from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
-from membound.kernels.inputs import F32
+from membound.kernels.weights.formats import F32
 
 
 class Gains(NamedTuple):
@@ -40,7 +40,7 @@ class Gains(NamedTuple):
 
 
 class Caches(NamedTuple):
-    """Keys and values, flat [layers, batch, kv_heads, capacity, head_dim]; scales without the last axis."""
+    """Keys and values, flat [layers, batch, kv_heads, capacity, head_dim], as `flat_cache` makes them; scales without the last axis."""
 
     k: npt.NDArray[np.generic]
     v: npt.NDArray[np.generic]
@@ -103,7 +103,7 @@ def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) ->
             _norm(M, b.x, gains.attention_norm[layer], s.eps, b.normed)
             prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
             multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
-            _new_heads(M, b.heads, head_stride, layer, gains, caches, s)
+            _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
             attend(
                 KV, HEADS, METHOD, b.heads, 0, head_stride,
                 caches.k, caches.v, caches.k_scales, caches.v_scales,
@@ -162,7 +162,7 @@ def _activate_parallel(M: Any, gated: Any, y: Any, stride: Any, width: Any, out:
 
 
 @numba.njit
-def _new_heads(M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
+def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every sequence's new heads: bias, head norm, RoPE, then key and value into the cache."""
     dim = s.dim
     q_heads = s.kv_heads * s.group
@@ -182,5 +182,5 @@ def _new_heads(M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: 
         for h in range(s.kv_heads):
             token = ((layer * M + row) * s.kv_heads + h) * s.capacity + s.context
             key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
-            store_row(key, caches.k, token * dim, caches.k_scales, token)
-            store_row(value, caches.v, token * dim, caches.v_scales, token)
+            store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
+            store_row(KV, value, caches.v, token * dim, caches.v_scales, token)

@@ -4,7 +4,7 @@
     formats("int8").value_pairs(a, b, pairs, 0)     # four columns of two tokens as four pairs of float16
 
 Floats of 16 bits are used as they are. int8 becomes float16 by its bits: 0x64 before a byte u is 1024 + u, so
-with u = v + 128 a subtraction of 1152 leaves v, exactly. fp8 (e4m3) has an instruction of its own.
+with u = v + 128 a subtraction of 1152 leaves v, exactly. fp8 (e4m3) has its own instruction.
 """
 
 from __future__ import annotations

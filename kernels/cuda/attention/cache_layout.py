@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from membound.kernels.cuda.attention.cache_tiles import Tiles
 from membound.kernels.cuda.device.gpu import Array, Gpu
-from membound.kernels.inputs import KVCache
+from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.pages import paged
 
 Words = npt.NDArray[np.uint32]

@@ -25,8 +25,8 @@ ROWS = 16
 """Query heads that one tensor-core product takes."""
 HEAD_DIMS = (32, 64, 128)
 _LOADS = 16
-"""Loads of 16 bytes that a lane has under way: with 8 warps a multiprocessor 64 KiB are, twice what Little's
-law asks of an H100 (25 GB/s a multiprocessor times 0.8 µs)."""
+"""Loads of 16 bytes that a lane has in flight: with 8 warps on a multiprocessor these are 64 KiB, twice what Little's
+law asks of an H100 (25 GB/s per multiprocessor times 0.8 µs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Tiles:
         return TOKENS * self.tiles_at_once
 
     def room(self, tokens: int) -> int:
-        """Tokens that memory must hold for so many in use; those beyond must not be NaN."""
+        """The tokens that memory must hold for that many in use; those beyond must not be NaN."""
         unit = self.page or self.stride
         return -(-tokens // unit) * unit
 

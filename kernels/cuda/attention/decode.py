@@ -43,7 +43,7 @@ from membound.kernels.cuda.compile import Kernel, cuda, device
 from membound.kernels.cuda.instruments.chains import CHAINS, begin, nothing_of, spinner
 
 BLOCKS_PER_SM = 2
-"""Blocks of four warps that share a multiprocessor: 8 warps with 16 loads of 512 bytes each under way are 64 KiB."""
+"""Blocks of four warps that share a multiprocessor: 8 warps with 16 loads of 512 bytes each in flight are 64 KiB."""
 MOST_SPLITS = 128
 _BLOCK_COST = 4
 """What starting and merging a block costs, in turns of its loop: splitting must save more than that."""

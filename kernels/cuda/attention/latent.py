@@ -32,13 +32,13 @@ from membound.kernels.cuda.attention.warp import (
     softmax_maker,
 )
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
+from membound.kernels.operations import LATENT_DIM, LATENT_VALUE_DIM
 from membound.kernels.reference import LATENT_HEAD_DIM
-from membound.kernels.work import LATENT_DIM, LATENT_VALUE_DIM
 
 WARPS = 4
 BLOCKS_PER_SM = 2
 AT_ONCE = 2
-"""Tiles of sixteen rows under way: with two blocks a multiprocessor 74 KB of 16-bit rows are."""
+"""Tiles of sixteen rows in flight: with two blocks on a multiprocessor these are 74 KB of 16-bit rows."""
 _SHARE = LATENT_VALUE_DIM // WARPS
 _ROPE_SHARE = (LATENT_DIM - LATENT_VALUE_DIM) // WARPS
 _STEPS = (_SHARE + _ROPE_SHARE) // 16

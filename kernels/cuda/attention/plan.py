@@ -26,7 +26,8 @@ from membound.kernels.cuda.attention.decode import (
 from membound.kernels.cuda.attention.latent import GAIN, latent_grid, latent_kernel, latent_tiles
 from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
 from membound.kernels.inputs import AttentionInputs
-from membound.kernels.work import LATENT_VALUE_DIM, DecodeAttention, LatentAttention
+from membound.kernels.operations import LATENT_VALUE_DIM
+from membound.kernels.work import DecodeAttention, LatentAttention
 
 
 @dataclass(frozen=True, slots=True)

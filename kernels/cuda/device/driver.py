@@ -1,5 +1,6 @@
 """A GPU through NVIDIA's driver: loads machine code, packs arguments once, starts launches, graphs, events.
 
+>>> from membound.kernels.cuda.instruments.stream import copy_kernel
 >>> gpu = DriverGpu(0)
 >>> gpu.bind(copy_kernel(4), 2, (gpu.array(source), target, 1000)).start()
 
@@ -20,7 +21,7 @@ from cuda.bindings import driver as cu
 
 from membound.kernels.cuda.compile import CompileError, Kernel, parse_target, target_of
 from membound.kernels.cuda.device import cubins
-from membound.kernels.cuda.device.gpu import GpuError, Grid, Launch, blocks, check_count
+from membound.kernels.cuda.device.gpu import Gpu, GpuError, Grid, Launch, blocks, check_count
 
 ALIGNMENT = 16
 _NUMBERS = {"i32": ctypes.c_int32, "u32": ctypes.c_uint32, "f32": ctypes.c_float}
@@ -42,6 +43,11 @@ def count() -> int:
         return int(_checked(cu.cuDeviceGetCount()))
     except RuntimeError as error:
         raise GpuError(" ".join(str(error).split())) from None
+
+
+def open_gpu(ordinal: int = 0) -> Gpu:
+    """GPU number `ordinal` of this machine. Raises GpuError if it is not there."""
+    return DriverGpu(ordinal)
 
 
 class DeviceArray:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.cuda.compile import WARP
-from membound.kernels.inputs import to_bf16
 from membound.kernels.weights import fp8
+from membound.kernels.weights.formats import to_bf16
 
 Exchange = Callable[[str, Any], tuple[list[Any], int]]
 """(operation, value) -> the values of all threads of the warp, and the caller's lane."""

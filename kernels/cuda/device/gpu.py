@@ -132,10 +132,3 @@ def dtype_of(parameter: str) -> np.dtype[Any]:
     """The NumPy type of a parameter's elements."""
     names = {"u8": "uint8", "u16": "uint16", "u32": "uint32", "i32": "int32", "f32": "float32"}
     return np.dtype(names[parameter.removesuffix("*")])
-
-
-def open_gpu(ordinal: int = 0) -> Gpu:
-    """GPU number `ordinal` of this machine. Raises GpuError if it is not there."""
-    from membound.kernels.cuda.device.driver import DriverGpu
-
-    return DriverGpu(ordinal)

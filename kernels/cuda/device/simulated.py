@@ -1,5 +1,6 @@
 """A GPU that is none: gpu.Gpu on NumPy arrays, every launch through the simulator at once.
 
+>>> from membound.kernels.cuda.instruments.stream import copy_kernel
 >>> gpu = SimulatedGpu()
 >>> gpu.bind(copy_kernel(4), 2, (gpu.array(source), target, 1000)).start()
 """

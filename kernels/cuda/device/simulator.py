@@ -1,6 +1,7 @@
 """CUDA kernels on NumPy arrays, without a GPU: the same source, one thread after another.
 
->>> simulator.launch(copy_kernel(4), grid=2, arguments=(source, target, 1000))
+>>> from membound.kernels.cuda.instruments.stream import copy_kernel
+>>> launch(copy_kernel(4), grid=2, arguments=(source, target, 1000))
 
 A kernel's function is rebuilt with a stand-in for `numba.cuda` and the doubles (emulation.py) of ptx.py's
 operations. Every CUDA thread is a Python thread of which exactly one runs at any time; it runs until it must

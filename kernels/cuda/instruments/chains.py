@@ -5,7 +5,7 @@
     spin(chains, half, dose)                              # of spinner(8): dose · 8 multiply-adds
     y += nothing_of(chains, nothing)                      # adds zero
 
-Each chain is v = v/2 + 1/2, from numbers of its own that differ from lane to lane, and ends, times a zero that is
+Each chain is v = v/2 + 1/2, from numbers that differ from chain to chain and from lane to lane, and ends, times a zero that is
 not known when compiled, in a result: none can be merged, left out or worked out beforehand. The dose is data as
 well, so that every dose runs the same machine code. `fma_kernel` does nothing else: the peak of float32.
 """

@@ -7,7 +7,7 @@
         after = co_runner.taken()                                     # bytes read and FLOPs done so far
         co_runner.rest()
 
-Three trades: ``bandwidth`` streams memory of its own, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
+Three trades: ``bandwidth`` streams its own memory, ``fma`` multiplies in registers, ``idle`` sleeps. `duty` is
 the share of the multiprocessors that get a block of half the threads that fit one; the victim has the others, and
 what is left of these. So ``idle`` at the same duty is the control: it holds as many threads and takes nothing.
 Blocks count their chunks in memory of the host, and look there for the word to end; whatever happens, they
@@ -178,7 +178,7 @@ class GpuCoRunner:
         words[:] = 0
 
     def taken(self) -> tuple[int, int]:
-        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was told to."""
+        """Bytes read and FLOPs done since it was made. Raises GpuError if it ended before it was asked to."""
         ended = self._words.values[FIRST + self._blocks : FIRST + 2 * self._blocks]
         if self._trade and ended.any():
             raise GpuError(f"the co-runner ended by itself after {self._limit_us / 1e6} s, before its victim")

@@ -2,7 +2,7 @@
 
 >>> launch = bind_copy(gpu, source, target, size_bytes=1 << 30, unroll=4)
 
-Packets of sixteen bytes, a warp's next to each other; `unroll` of them are under way in each thread. The names
+Packets of sixteen bytes, a warp's next to each other; each thread has `unroll` of them in flight. The names
 are STREAM's: copy b = a, triad a = b + s·c (https://www.cs.virginia.edu/stream/ref.html), on float32.
 """
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from membound.kernels.cuda.compile import WARP, Kernel, cuda
 from membound.kernels.cuda.device.gpu import Gpu, Launch
 from membound.kernels.cuda.ptx import load4, mma_bf16, mma_f16
-from membound.kernels.inputs import to_bf16
+from membound.kernels.weights.formats import to_bf16
 
 CHAINS = 8
 """Sums that do not wait for each other, enough for any latency of a product with four warps a scheduler."""

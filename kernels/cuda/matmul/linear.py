@@ -25,14 +25,14 @@ from membound.kernels.cuda.matmul.operands import operands
 from membound.kernels.cuda.matmul.pack import ROWS, pack, padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
 from membound.kernels.cuda.ptx import as_f32, load4, pack_bf16, pack_f16, store4
-from membound.kernels.inputs import Weight
+from membound.kernels.weights.formats import Weight
 
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
-"""Enough bytes under way: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
+"""Enough bytes in flight: 16 warps · RING_BYTES is four times what a latency of 0.8 µs needs at 3.35 TB/s."""
 RING_BYTES = 6 << 10
 """Of each warp; twice as much where many rows of x leave registers for few warps."""
 BLOCK_WARPS = 4
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def rounds(self) -> bool:
-        """Whether x is rounded to 16 bits by a launch of its own, before."""
+        """Whether a separate launch rounds x to 16 bits first."""
         return isinstance(self.variant, Tensor) and self.variant.packed
 
     @property

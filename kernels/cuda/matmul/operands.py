@@ -32,7 +32,7 @@ from membound.kernels.cuda.ptx import (
     subtract_bf16,
     subtract_f16,
 )
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 _F16_1024 = np.uint32(0x64646464)
 _F16_1152 = np.uint32(0x64806480)  # 1024 + 128

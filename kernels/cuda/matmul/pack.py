@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.inputs import Weight, unpack_int4
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS, Weight, unpack_int4
 
 ROWS = 16
 COLUMNS = 64

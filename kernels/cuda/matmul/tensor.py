@@ -17,7 +17,7 @@ import numpy as np
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.matmul.operands import operands
 from membound.kernels.cuda.ptx import as_f32, as_u32, commit_copies, high_f16, low_f16, wait_copies_but
-from membound.kernels.work import FORMATS
+from membound.kernels.weights.formats import FORMATS
 
 PARAMETERS = ("u32*", "u32*", "u32*", "f32*", "i32", "i32", "i32", "i32")
 """W and its scales as `pack` leaves them, x, y, rows n, padded columns k, rows m of x, elements from row to row of y."""

@@ -34,8 +34,10 @@ from membound.kernels.cuda.step.elementwise import (
     copy_kernel,
     norm_kernel,
 )
-from membound.kernels.inputs import LayerWeights, ModelInputs, Weight
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 F32 = npt.NDArray[np.float32]

@@ -12,11 +12,11 @@ from membound.results.row import Row
 from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows
 
 DEFAULT_OUT = Path("results/runs")
-"""Where runs go if nothing else is said, under the current folder."""
+"""The folder for runs unless another is named, under the current folder."""
 
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
-    """The row files in a folder, the latest last; those of runs that were cut short too. Raises StoreError."""
+    """The row files in a folder, including those of runs that were cut short, the latest last. Raises StoreError."""
     try:
         found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
     except OSError as error:
@@ -25,9 +25,9 @@ def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
 
 
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
-    """The file or folder that `name` means; ``latest`` passes by runs that were killed before their first row.
+    """The file or folder that `name` means; ``latest`` skips runs that were killed before their first row.
 
-    Raises StoreError that lists what is there; RowError where a run that was cut short cannot be read.
+    Raises StoreError, which lists what is there, and RowError if a run that was cut short cannot be read.
     """
     try:
         if Path(name).exists():
@@ -49,7 +49,7 @@ def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
 
 
 def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
-    """The rows of a run. Raises StoreError, RowError; StoreError too if there are none."""
+    """The rows of a run. Raises RowError, and StoreError, also if there are none."""
     path = find_run(name, out)
     rows = load_rows(path)
     if not rows:
@@ -58,7 +58,7 @@ def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
 
 
 def _holds_rows(path: Path) -> bool:
-    """Whether a run is finished, or was cut short with a row in it."""
+    """Whether a run has rows: it is finished, or was cut short after its first one."""
     return not path.name.endswith(PARTIAL) or bool(load_rows(path))
 
 

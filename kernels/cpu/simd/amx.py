@@ -24,7 +24,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from membound.kernels.cpu.simd import AVX512, FEATURES, literal_value
+from membound.kernels.cpu.simd.features import AVX512, FEATURES
+from membound.kernels.cpu.simd.ir import literal_value
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 _LOAD, _STORE = "llvm.x86.tileloadd64", "llvm.x86.tilestored64"

@@ -1,0 +1,181 @@
+"""A whole decoder as an ONNX graph, written node by node: nothing but onnx is needed for it.
+
+>>> graph = decoder_graph(inputs)
+>>> graph.serialize(), graph.weights()
+
+RMSNormalization, the linears of `Graph.linear`, GroupQueryAttention with RoPE and the cache in it, and the
+MLP, for each layer; then the final norm and the LM head. Matrices that share their input are stacked row on
+row. `membound.backends.onnx_runtime.export` fills the same frame, `declare_decoder`, with what torch exports.
+
+Imports onnx; imported only in a worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.backends.onnx_runtime.graph import CACHE_TYPES, CONTRIB, Graph, stack
+from membound.kernels.inputs import LayerWeights, ModelInputs
+from membound.kernels.models import Model
+from membound.kernels.reference import rope_frequencies
+from membound.kernels.weights.formats import F32
+from membound.kernels.work import Step
+
+SHARED = ("seqlens_k", "total", "cos", "sin")
+"""The names of `shared_arrays`."""
+FLAT, HEADS = "flat_shape", "heads_shape"
+
+
+def decoder_graph(inputs: ModelInputs) -> Graph:
+    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
+
+    Caches are [B, Hkv, `cache_tokens`, D] in the work's format, f32 or f16, to be bound to the same memory as
+    past and present.
+    """
+    model, work = inputs.model, inputs.work
+    graph = declare_decoder(inputs)
+    graph.array(FLAT, np.array([-1, model.q_dim]))
+    graph.array(HEADS, np.array([work.batch, -1, model.q_dim + 2 * model.kv_dim]))
+    x = "x"
+    for index in range(model.layers):
+        x = _layer(graph, inputs, index, x)
+    tokens = len(inputs.x) // work.batch
+    if tokens > 1:
+        x = _last_of_each(graph, x, tokens)
+    normed = _norm(graph, x, "final_norm", inputs.final_norm(), model.norm_eps)
+    graph.linear(normed, "y", inputs.lm_head(), work.act)
+    return graph
+
+
+def cache_tokens(inputs: ModelInputs) -> int:
+    """Places in each cache: the step's context and its new token, or the prompt's tokens."""
+    work = inputs.work
+    return work.context + 1 if isinstance(work, Step) else work.tokens
+
+
+def declare_decoder(inputs: ModelInputs) -> Graph:
+    """A graph with a decoder's inputs, outputs and `shared_arrays`, as yet without a node."""
+    model, batch, places = inputs.model, inputs.work.batch, cache_tokens(inputs)
+    kind = CACHE_TYPES[inputs.work.kv]
+    graph = Graph()
+    graph.declare_input("x", (len(inputs.x), model.hidden))
+    graph.declare_output("y", (batch, model.vocab))
+    shape = (batch, model.kv_heads, places, model.head_dim)
+    for name in (f"{part}.{index}" for index in range(model.layers) for part in "kv"):
+        graph.declare_input(f"past_{name}", shape, kind)
+        graph.declare_output(f"present_{name}", shape, kind)
+    for name, values in shared_arrays(model, batch, places).items():
+        graph.array(name, values.astype(kind) if values.dtype == np.float32 else values)
+    return graph
+
+
+def shared_arrays(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]]:
+    """What every GroupQueryAttention takes, in its order: lengths and RoPE's tables.
+
+    seqlens_k [B] is the index of the last token, total the tokens in all, both int32; cos and sin [places, D/2] float32.
+    """
+    angles = np.arange(places)[:, None] * rope_frequencies(model)
+    return {
+        "seqlens_k": np.full(batch, places - 1, np.int32),
+        "total": np.array(places, np.int32),
+        "cos": np.cos(angles).astype(np.float32),
+        "sin": np.sin(angles).astype(np.float32),
+    }
+
+
+def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str) -> str:
+    """The nodes of one layer on x [rows, hidden]; the name of what it gives."""
+    model, act, here = inputs.model, inputs.work.act, f"layer{index}."
+    weights = inputs.layer(index)
+    m = weights.matrices
+    normed = _norm(graph, x, f"{here}attention_norm", weights.attention_norm, model.norm_eps)
+    graph.linear(normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _qkv_bias(weights))
+    heads = _attend(graph, inputs, index, weights)
+    graph.linear(heads, f"{here}o", m["o"], act)
+    graph.node("Add", [x, f"{here}o"], [f"{here}x"])
+    normed = _norm(graph, f"{here}x", f"{here}mlp_norm", weights.mlp_norm, model.norm_eps)
+    matrices = [m["gate"], m["up"]] if model.gated else [m["up"]]
+    graph.linear(normed, f"{here}up", stack(matrices), act)
+    graph.linear(_activate(graph, here, model.gated), f"{here}down", m["down"], act)
+    graph.node("Add", [f"{here}x", f"{here}down"], [f"{here}y"])
+    return f"{here}y"
+
+
+def _norm(graph: Graph, x: str, y: str, gain: F32, eps: float) -> str:
+    """RMSNorm over the last axis."""
+    graph.node("RMSNormalization", [x, graph.array(f"{y}.gain", gain)], [y], axis=-1, epsilon=eps)
+    return y
+
+
+def _attend(graph: Graph, inputs: ModelInputs, index: int, weights: LayerWeights) -> str:
+    """From stacked q, k, v to attention's output [rows, Hq·D]: head norms, RoPE, the append, attention."""
+    model, here = inputs.model, f"layer{index}."
+    if weights.q_norm is None:
+        graph.node("Reshape", [f"{here}qkv", HEADS], [f"{here}heads"])
+        heads = [f"{here}heads", "", ""]
+    else:
+        heads = _normed_heads(graph, inputs, here, weights)
+    half = inputs.work.kv == "f16"
+    if half:
+        heads = [graph.cast(name, f"{name}16", np.float16) if name else "" for name in heads]
+    attended = f"{here}attended"
+    graph.node(
+        "GroupQueryAttention",
+        [*heads, *(f"past_{n}.{index}" for n in "kv"), *SHARED],
+        [f"{attended}16" if half else attended, *(f"present_{n}.{index}" for n in "kv")],
+        CONTRIB,
+        num_heads=model.q_heads,
+        kv_num_heads=model.kv_heads,
+        do_rotary=1,
+    )
+    if half:
+        graph.cast(f"{attended}16", attended, np.float32)
+    graph.node("Reshape", [attended, FLAT], [f"{here}flat"])
+    return f"{here}flat"
+
+
+def _normed_heads(graph: Graph, inputs: ModelInputs, here: str, weights: LayerWeights) -> list[str]:
+    """q, k and v apart, [B, T, H·D] each, every head of q and k under its RMSNorm."""
+    model, batch = inputs.model, inputs.work.batch
+    sizes = graph.array(f"{here}sizes", np.array([model.q_dim, model.kv_dim, model.kv_dim]))
+    graph.node("Split", [f"{here}qkv", sizes], [f"{here}split_{n}" for n in "qkv"], axis=1)
+    each = graph.array(f"{here}each_head", np.array([-1, model.head_dim]))
+    for name, gain in (("q", weights.q_norm), ("k", weights.k_norm)):
+        assert gain is not None
+        graph.node("Reshape", [f"{here}split_{name}", each], [f"{here}each_{name}"])
+        _norm(graph, f"{here}each_{name}", f"{here}normed_{name}", gain, model.norm_eps)
+    heads = {"q": ("normed_q", model.q_dim), "k": ("normed_k", model.kv_dim), "v": ("split_v", model.kv_dim)}
+    for name, (source, width) in heads.items():
+        shape = graph.array(f"{here}{name}_shape", np.array([batch, -1, width]))
+        graph.node("Reshape", [f"{here}{source}", shape], [f"{here}{name}"])
+    return [f"{here}{name}" for name in heads]
+
+
+def _activate(graph: Graph, here: str, gated: bool) -> str:
+    """SwiGLU of stacked gate and up, or the tanh approximation of GELU."""
+    y = f"{here}hidden"
+    if not gated:
+        graph.node("Gelu", [f"{here}up"], [y], approximate="tanh")
+        return y
+    gate, up, sigmoid, silu = (f"{here}{name}" for name in ("gate_half", "up_half", "sigmoid", "silu"))
+    graph.node("Split", [f"{here}up"], [gate, up], axis=1, num_outputs=2)
+    graph.node("Sigmoid", [gate], [sigmoid])
+    graph.node("Mul", [gate, sigmoid], [silu])
+    graph.node("Mul", [silu, up], [y])
+    return y
+
+
+def _last_of_each(graph: Graph, x: str, tokens: int) -> str:
+    """The last of each sequence's `tokens` rows of x, [batch, hidden]."""
+    bounds = {"starts": tokens - 1, "ends": np.iinfo(np.int64).max, "axes": 0, "steps": tokens}
+    names = [graph.array(f"last_{name}", np.array([value])) for name, value in bounds.items()]
+    graph.node("Slice", [x, *names], ["last"])
+    return "last"
+
+
+def _qkv_bias(weights: LayerWeights) -> F32 | None:
+    parts = [b for b in (weights.q_bias, weights.k_bias, weights.v_bias) if b is not None]
+    return np.concatenate(parts) if parts else None

@@ -1,0 +1,53 @@
+"""`membound compare`: two runs, or two backends of one run.
+
+membound compare 20260101 latest
+membound compare latest --backends numba:cpu torch:cpu
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import (
+    Debug,
+    Json,
+    Markdown,
+    Out,
+    RunName,
+    console,
+    one_format,
+    print_json,
+)
+from membound.results.stored_runs import DEFAULT_OUT
+
+
+def compare(
+    a: RunName,
+    b: Annotated[str | None, typer.Argument(metavar="RUN", help="The other run; or use --backends.")] = None,
+    backends: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--backends", "-b", metavar="A B", help="Two backends of one run."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
+    out: Out = DEFAULT_OUT,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
+    from membound.bench import api
+    from membound.results.stats import records
+    from membound.results.views.table import compare_view
+
+    one_format(as_json, as_markdown)
+    lines = records(api.compare(a, b, backends, force, out))
+    if as_json:
+        print_json(lines)
+    elif as_markdown:
+        from membound.results.views.markdown import compare_markdown
+
+        typer.echo(compare_markdown(lines), nl=False)
+    else:
+        console().print(compare_view(lines))

@@ -1,0 +1,52 @@
+"""`membound show`: stored runs as a table, JSON or Markdown.
+
+membound show latest --json
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import (
+    Debug,
+    Json,
+    Markdown,
+    Out,
+    RunName,
+    console,
+    one_format,
+    print_json,
+)
+from membound.results.stored_runs import DEFAULT_OUT
+
+
+def show(
+    run: RunName = "latest",
+    out: Out = DEFAULT_OUT,
+    ceilings: Annotated[
+        bool, typer.Option("--ceilings", help="All measured ceilings, and how each was reached.")
+    ] = False,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+    debug: Debug = False,
+) -> None:
+    """Show stored runs: each work with its backends, fastest first, and what it came to."""
+    from membound.results.stored_runs import rows_of
+
+    one_format(as_json, as_markdown)
+    rows = rows_of(run, out)
+    if as_json:
+        from membound.results.stats import records, summarize
+
+        print_json(records(summarize(rows)))
+        return
+    if as_markdown:
+        from membound.results.views.markdown import run_markdown
+
+        typer.echo(run_markdown(rows), nl=False)
+        return
+    from membound.results.views.table import run_view
+
+    console().print(run_view(rows, ceilings))

@@ -1,0 +1,102 @@
+"""What there is to measure with: backends and devices, models, and the ceilings of the latest run.
+
+>>> inventory = Inventory.gather(threads=2, pythons={}, out=Path("results/runs"))
+>>> [device.id for device in inventory.devices if device.available]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from membound.backends import registry
+from membound.bench.planning.choice import told
+from membound.bench.planning.probe import Found, probe
+from membound.kernels.models import MODELS
+from membound.results.roofline import best_ceilings
+from membound.results.row import Row
+from membound.results.store import load_rows
+from membound.results.stored_runs import stored_runs
+from membound.results.wording import amount, rate
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Devices, present or absent, and (value, row) of the ceilings measured last; `run` is the path of their file."""
+
+    devices: tuple[Found, ...]
+    ceilings: tuple[tuple[float, Row], ...]
+    run: str
+
+    @classmethod
+    def gather(cls, threads: int, pythons: Mapping[str, str], out: Path) -> Inventory:
+        """Ask every backend, each in a separate worker, and read the latest run in `out` that measured ceilings.
+
+        Raises RowError or StoreError if a run cannot be read.
+        """
+        devices = tuple(probe(registry.entries(), threads, pythons))
+        for path in reversed(stored_runs(out)):
+            ceilings = tuple(best_ceilings(load_rows(path)))
+            if ceilings:
+                return cls(devices, ceilings, str(path))
+        return cls(devices, (), "")
+
+    def as_json(self) -> dict[str, Any]:
+        """backends, models and ceilings, each a list of objects; sizes in bytes."""
+        return {
+            "backends": [asdict(device) for device in self.devices],
+            "models": [asdict(model) | {"parameters": model.parameters} for model in MODELS.values()],
+            "ceilings": [
+                {"name": row.work, "backend": row.backend, "value": value, "unit": row.unit, "run": self.run}
+                for value, row in self.ceilings
+            ],
+        }
+
+
+def inventory_view(inventory: Inventory) -> Group:
+    """The inventory for people."""
+    parts: list[RenderableType] = [_devices(inventory), Text(), _models(), Text()]
+    if not inventory.ceilings:
+        return Group(*parts, Text("ceilings: none known yet; `membound run` measures them"))
+    table = _table("ceiling", "measured", "through")
+    for value, row in inventory.ceilings:
+        table.add_row(row.work, rate(value, row.unit), row.backend)
+    return Group(*parts, table, Text(f"from {inventory.run}", style="dim"))
+
+
+def _devices(inventory: Inventory) -> Table:
+    table = _table("backend", "here", "device, or why not and what would help")
+    for found in inventory.devices:
+        if found.available:
+            versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+            table.add_row(found.id, "yes", Text("; ".join(filter(None, (found.name, versions)))))
+        else:
+            table.add_row(found.id, "no", Text(told(found)))
+    return table
+
+
+def _models() -> Table:
+    table = _table("model", "1e9 parameters", "layers", "hidden", "heads (KV)", "in bf16")
+    for m in MODELS.values():
+        table.add_row(
+            m.name,
+            f"{m.parameters / 1e9:.3g}",
+            str(m.layers),
+            str(m.hidden),
+            f"{m.q_heads} ({m.kv_heads})",
+            amount(2 * m.parameters, "B"),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table

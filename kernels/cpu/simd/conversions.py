@@ -1,0 +1,103 @@
+"""Conversions between integers, narrow floats and float32, and steps of a power of two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from membound.kernels.cpu.simd.features import AVX512
+from membound.kernels.cpu.simd.ir import (
+    _F,
+    _I,
+    _VF,
+    _VI,
+    F32,
+    I32,
+    _broadcast,
+    _call,
+    _splat,
+    _unpack,
+    literal_value,
+)
+
+
+@intrinsic
+def bf16_each(typing: Any, tile: Any, half: Any) -> Any:
+    """The lower (half=0) or upper (half=1) bfloat16 of every lane as float32, vector by vector."""
+    upper = literal_value(half)
+    if upper is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = _unpack(builder, args[0], tile.count)
+        if upper:
+            values = [builder.and_(v, _splat(_I, 0xFFFF0000)) for v in values]
+        else:
+            values = [builder.shl(v, _splat(_I, 16)) for v in values]
+        return context.make_tuple(builder, sig.return_type, [builder.bitcast(v, _VF) for v in values])
+
+    return types.UniTuple(F32, tile.count)(tile, half), codegen
+
+
+@intrinsic
+def to_f32(typing: Any, value: Any) -> Any:
+    """int32 to float32."""
+    return F32(I32), lambda cx, b, s, args: b.sitofp(args[0], _VF)
+
+
+@intrinsic
+def round_i32(typing: Any, value: Any) -> Any:
+    """float32 to int32, nearest even (|value| below 2^22: the sum with 1.5·2^23 leaves the integer's bits)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        magic = _splat(_F, 12582912.0)
+        bits = builder.bitcast(builder.fadd(args[0], magic), _VI)
+        return builder.sub(bits, builder.bitcast(magic, _VI))
+
+    return I32(F32), codegen
+
+
+@intrinsic
+def scale_by_power_of_two(typing: Any, value: Any, exponent: Any) -> Any:
+    """value · 2^exponent for normal results: the exponent is added to the float's own."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shifted = builder.shl(args[1], _splat(_I, 23))
+        return builder.bitcast(builder.add(builder.bitcast(args[0], _VI), shifted), _VF)
+
+    return F32(F32, I32), codegen
+
+
+def _nibble_value(builder: Any, value: Any, shift: Any) -> Any:
+    shifted = builder.lshr(value, shift)
+    if AVX512:  # vpermps looks at the low four bits of each index: a table of all sixteen values
+        table = ir.Constant(_VF, [float(q - 8) for q in range(16)])
+        return _call(builder, "llvm.x86.avx512.permvar.sf.512", _VF, [table, shifted])
+    nibble = builder.and_(shifted, _splat(_I, 15))
+    return builder.sitofp(builder.sub(nibble, _splat(_I, 8)), _VF)
+
+
+@intrinsic
+def nibble_values_each(typing: Any, tile: Any, position: Any) -> Any:
+    """Nibble number `position` (0 lowest) of each lane as float32, less 8, vector by vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shift = _broadcast(builder, builder.mul(args[1], _I(4)))
+        values = [_nibble_value(builder, v, shift) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(F32, tile.count)(tile, types.int32), codegen
+
+
+@intrinsic
+def to_f32_tile(typing: Any, tile: Any) -> Any:
+    """int32 to float32, vector by vector."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = [builder.sitofp(v, _VF) for v in _unpack(builder, args[0], tile.count)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(F32, tile.count)(tile), codegen

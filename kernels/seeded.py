@@ -1,0 +1,73 @@
+"""Seeded inputs: the same work and seed give the same numbers, to every backend and in every process.
+
+>>> from membound.kernels.work import parse
+>>> inputs = make_inputs(parse("attention:context=100"), seed=1, slots=2)
+>>> inputs.q.shape, inputs.cache(slot=1).k.shape
+((1, 32, 128), (1, 8, 100, 128))
+"""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
+from membound.kernels.prompt import held_caches
+from membound.kernels.steps import Prefill, Step
+from membound.kernels.weights.generate import normal, prompt_tokens
+from membound.kernels.weights.layers import WeightSource
+from membound.kernels.weights.random_model import RandomSource
+from membound.kernels.work import Work
+
+# Queries of a step are this much longer, so that attention over random caches is peaked as in trained
+# models. With flat attention a thousand values average out, and logits hardly change when a head or a
+# token is wrong. A prompt's keys are longer by themselves: the same gain there makes the depth chaotic.
+STEP_QUERY_GAIN = 4
+
+
+def make_inputs(work: Work, seed: int, slots: int = 1, folder: Path | None = None) -> Inputs:
+    """The inputs of a work. `slots` input sets for linear and attention, one for a model.
+
+    `folder` as in `ModelInputs`.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(work, Linear):
+        return LinearInputs(work, seed, slots, normal(rng, work.m, work.k))
+    if isinstance(work, DecodeAttention | LatentAttention):
+        # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot. Latent
+        # attention divides by sqrt(192) for 576 columns: as much spread comes of a third of the variance.
+        dim, gain = (LATENT_DIM, sqrt(3)) if isinstance(work, LatentAttention) else (work.head_dim, 3)
+        q = np.float32(gain) * normal(rng, work.batch, work.q_heads, dim)
+        return AttentionInputs(work, seed, slots, q)
+    return _model_inputs(work, seed, folder)
+
+
+def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None) -> ModelInputs:
+    prompted = isinstance(work, Prefill) or work.cache == "prompt"
+    source: WeightSource
+    if work.shape.folder:
+        from membound.kernels.weights.checkpoint import Checkpoint
+
+        source = Checkpoint(work.shape, work.weight, seed)
+    else:
+        source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN)
+    if not prompted:
+        return ModelInputs(work, work.shape, seed, source.hidden_states(work.batch), source)
+    count = work.tokens if isinstance(work, Prefill) else work.context + 1
+    tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
+    seen = tokens if isinstance(work, Prefill) else tokens[:, -1]
+    x = source.embedding(seen.reshape(-1))
+    return ModelInputs(
+        work, work.shape, seed, x, source, tokens=tokens, folder=folder, prompt_caches=held_caches
+    )
+
+
+def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
+    """Input sets whose bytes reach 4 × the last-level cache, at least 2, within a memory budget."""
+    if isinstance(work, Step | Prefill):
+        return 1
+    size = work.footprint_bytes
+    return max(2, min(ceil(4 * cache_bytes / size) + 1, budget_bytes // size))

@@ -1,0 +1,229 @@
+"""A whole model at work: a decode step and a prompt, with the bill of their operations.
+
+>>> [(one.name, one.count) for one in Step("tiny", layers=1).operations][:2]
+[('q', 1), ('k', 1)]
+
+Bytes and FLOPs are the sums over the bill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from membound.kernels.models import Model, get_model
+from membound.kernels.operations import (
+    ACTIVATION_BYTES,
+    MAX_DIMENSION,
+    DecodeAttention,
+    Linear,
+    SpecError,
+    Traffic,
+    check_one_of,
+    check_positive,
+    check_weight_and_act,
+    kv_token_bytes,
+    spec_of,
+)
+from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+
+CACHES = ("random", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line of a step's bill: `count` times an operation with this traffic and these FLOPs each."""
+
+    name: str
+    count: int
+    traffic: Traffic
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A whole decode step: one token for each of `batch` sequences that hold `context` tokens.
+
+    Norms, QKV, RoPE, cache append at position `context`, attention over context+1 tokens, output
+    projection, MLP, final norm, LM head. Input: hidden states [batch, hidden]; output: logits
+    [batch, vocab]. The cache read counts `context` tokens (the new one is still in registers or
+    cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
+    cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
+    those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
+    """
+
+    model: str
+    batch: int = 1
+    context: int = 1024
+    weight: str = "bf16"
+    kv: str = "bf16"
+    act: str = "float"
+    layers: int = 0
+    cache: str = "random"
+    kind: ClassVar[str] = "step"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch", "context")
+        check_weight_and_act(self)
+        check_one_of(self, "kv", KV_FORMATS)
+        check_one_of(self, "cache", CACHES)
+        _check_model(self)
+
+    @property
+    def spec(self) -> str:
+        """The text that `parse` turns back into this work."""
+        return spec_of(self)
+
+    @property
+    def shape(self) -> Model:
+        """The model, with as many layers as are run."""
+        return get_model(self.model).with_layers(self.layers)
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The step's bill, an operation a line."""
+        model = self.shape
+        attention = DecodeAttention(
+            self.context, model.q_heads, model.kv_heads, model.head_dim, self.batch, self.kv
+        )
+        values, scales = kv_token_bytes(self.kv, model.kv_heads, model.head_dim)
+        append = Traffic(kv_written_bytes=self.batch * (values + scales))
+        new_token_flops = 4 * self.batch * model.q_heads * model.head_dim
+        return (
+            *_linears(self, self.batch),
+            Operation("attention", model.layers, attention.traffic, attention.flops + new_token_flops),
+            Operation("cache append", model.layers, append, 0),
+        )
+
+    @property
+    def flops(self) -> int:
+        """The sum over `operations`."""
+        return sum(op.count * op.flops for op in self.operations)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The sum over `operations`."""
+        return _total(self.operations)
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Memory one input set takes."""
+        return self.traffic.total_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The compute-bound counterpart: `tokens` prompt tokens of `batch` sequences through the model at once.
+
+    Causal attention, cache written, logits for the last token of each sequence only.
+    """
+
+    model: str
+    batch: int = 1
+    tokens: int = 512
+    weight: str = "bf16"
+    kv: str = "bf16"
+    act: str = "float"
+    layers: int = 0
+    kind: ClassVar[str] = "prefill"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch", "tokens")
+        if self.batch * self.tokens > MAX_DIMENSION:
+            raise SpecError(
+                f"prefill: batch={self.batch} times tokens={self.tokens} must be at most {MAX_DIMENSION}"
+            )
+        check_weight_and_act(self)
+        check_one_of(self, "kv", KV_FORMATS)
+        _check_model(self)
+
+    @property
+    def spec(self) -> str:
+        """The text that `parse` turns back into this work."""
+        return spec_of(self)
+
+    @property
+    def shape(self) -> Model:
+        """The model, with as many layers as are run."""
+        return get_model(self.model).with_layers(self.layers)
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The prompt's bill, an operation a line."""
+        model = self.shape
+        values, scales = kv_token_bytes(self.kv, model.kv_heads, model.head_dim)
+        tokens = self.batch * self.tokens
+        q_bytes = tokens * model.q_heads * model.head_dim * ACTIVATION_BYTES
+        attention = Traffic(
+            kv_written_bytes=tokens * (values + scales),
+            kv_read_bytes=tokens * (values + scales),
+            activations_read_bytes=q_bytes,
+            activations_written_bytes=q_bytes,
+        )
+        pairs = self.batch * self.tokens * (self.tokens + 1) // 2
+        return (
+            *_linears(self, tokens),
+            Operation("attention", model.layers, attention, 4 * pairs * model.q_heads * model.head_dim),
+        )
+
+    @property
+    def flops(self) -> int:
+        """The sum over `operations`."""
+        return sum(op.count * op.flops for op in self.operations)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The sum over `operations`."""
+        return _total(self.operations)
+
+    @property
+    def footprint_bytes(self) -> int:
+        """Memory one input set takes, with the widest intermediate (gate and up) once."""
+        model = self.shape
+        return self.traffic.total_bytes + 2 * self.batch * self.tokens * model.intermediate * ACTIVATION_BYTES
+
+
+def _check_model(work: Step | Prefill) -> None:
+    try:
+        model = get_model(work.model)
+    except ValueError as error:
+        raise SpecError(f"{work.kind}: {error}") from None
+    if not isinstance(work.layers, int) or not 0 <= work.layers <= model.layers:
+        raise SpecError(
+            f"{work.kind}: layers={work.layers!r} must be from 1 to {model.layers} for {work.model} (0: all)"
+        )
+    tokens = work.context + 1 if isinstance(work, Step) else work.tokens
+    if model.window and tokens > model.window:
+        raise SpecError(
+            f"{work.kind}: {work.model} has layers that see {model.window} tokens only (sliding window), which are "
+            f"not implemented; up to there they are like others, and {tokens} tokens were asked for"
+        )
+    group = FORMATS[work.weight].group
+    for name in ("hidden", "intermediate", "q_dim"):
+        if group and getattr(model, name) % group:
+            raise SpecError(
+                f"{work.kind}: {work.model} has {name} {getattr(model, name)}, "
+                f"not a multiple of {group} as weight={work.weight} needs"
+            )
+
+
+def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:
+    """The matmuls and norms shared by a step and a prompt; the LM head sees one row a sequence."""
+    model = work.shape
+    for name, (n, k) in model.layer_matrices.items():
+        linear = Linear(n, k, rows, work.weight, work.act)
+        yield Operation(name, model.layers, linear.traffic, linear.flops)
+    norms = 2 * model.hidden + (2 * model.head_dim if model.qk_norm else 0)
+    bias = model.q_dim + 2 * model.kv_dim if model.qkv_bias else 0
+    yield Operation("norms and biases", model.layers, Traffic(weights_bytes=4 * (norms + bias)), 0)
+    yield Operation("final norm", 1, Traffic(weights_bytes=4 * model.hidden), 0)
+    head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
+    yield Operation("lm_head", 1, head.traffic, head.flops)
+
+
+def _total(operations: tuple[Operation, ...]) -> Traffic:
+    total = Traffic()
+    for op in operations:
+        total = total + op.traffic * op.count
+    return total

@@ -1,0 +1,134 @@
+"""Works too large for all backends at once: they play in groups, and everybody has turns and rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_workers import Workers, prepared
+from test_run import cases, executed, planned
+
+from membound.bench.measure.rounds import Pace
+from membound.bench.protocol import messages as m
+from membound.bench.run import replicate
+from membound.kernels.work import parse
+from membound.results.stats import records, summarize
+
+WORK = parse("linear:n=37,k=64,m=1,weight=f32").spec
+SIZE = parse(WORK).footprint_bytes
+BACKENDS = [f"numba:cpu+{letter}" for letter in "abc"]
+
+
+def groups(workers: Workers) -> list[set[str]]:
+    """Who was prepared at the same time."""
+    found: list[set[str]] = []
+    fresh = True
+    for who, command in workers.log:
+        if isinstance(command, m.Prepare):
+            found += [set()] if fresh else []
+            found[-1].add(who)
+            fresh = False
+        elif isinstance(command, m.Release):
+            fresh = True
+    return found
+
+
+def free(monkeypatch: pytest.MonkeyPatch, workers: Workers, room: int, size: int) -> None:
+    """Memory of `room` bytes, of which everything that is prepared holds `size`."""
+
+    def available() -> int:
+        held = len(workers.said(m.Prepare)) - len(workers.said(m.Release))
+        return room - held * size
+
+    monkeypatch.setattr(replicate, "available_memory_bytes", available)
+
+
+@pytest.mark.parametrize(
+    ("room", "sizes"),
+    [(1, [1, 1, 1]), (2, [2, 1]), (3, [3])],
+    ids=["one", "two", "all"],
+)
+def test_where_memory_is_short_groups_play_and_everybody_has_all_turns(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, room: int, sizes: list[int]
+) -> None:
+    one = replicate.COPIES * SIZE / replicate.FREE_SHARE
+    free(monkeypatch, workers, int(room * one) + 100, int(one))
+    rows, heard = executed(tmp_path, planned(BACKENDS, [WORK], replicates=1, ceilings=True))
+    played = {row.backend: row for row in cases(rows)}
+    assert set(played) == set(BACKENDS)
+    assert all(r.status == "ok" and len(r.turns) == 4 for r in played.values())
+    assert all(t.ceiling("read") for r in played.values() for t in r.turns)
+    assert [len(group) for group in groups(workers)] == sizes
+    rounds = [
+        sorted({t.round for t in played[backend].turns}) for group in groups(workers) for backend in group
+    ]
+    assert sorted({r for found in rounds for r in found}) == list(range(4 * len(sizes)))
+    assert heard.worked_on == [(WORK, 0)], "one work, however many groups"
+    ratios = [line["ratio_to_fastest"] for line in records(summarize(rows))]
+    assert min(ratios) == 1.0, "those that never met have a ratio all the same"
+
+
+def test_what_was_seen_to_be_smaller_than_thought_joins_the_next_time(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a work has been prepared, three copies of it are expected; it took none but its input sets."""
+    workers.acts = lambda worker, c: prepared(c.work, slots=1) if isinstance(c, m.Prepare) else None
+    free(monkeypatch, workers, int(3.5 * SIZE), SIZE // 2)
+    executed(tmp_path, planned(BACKENDS[:2], [WORK], replicates=2))
+    assert [len(group) for group in groups(workers)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_who_runs_out_of_memory_beside_others_is_tried_again_alone(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    monkeypatch.setattr(replicate, "available_memory_bytes", lambda: 1 << 40)
+    hungry, held = "", set[str]()
+
+    def acts(worker: Any, command: Any) -> Any:
+        nonlocal hungry
+        if isinstance(command, m.Release):
+            held.discard(worker.who)
+        elif isinstance(command, m.Prepare):
+            hungry = hungry or (worker.who if held else "")
+            if worker.who == hungry and (held or always):
+                return m.Failed("oom", "MemoryError")
+            held.add(worker.who)
+        return None
+
+    workers.acts = acts
+    rows, _ = executed(tmp_path, planned(BACKENDS, [WORK], replicates=1))
+    outcomes = {row.backend: (row.status, len(row.turns)) for row in rows}
+    assert outcomes == dict.fromkeys(BACKENDS, ("ok", 4)) | {hungry: ("oom", 0) if always else ("ok", 4)}
+    assert len(rows) == 3
+    tries = [who for who, c in workers.log if isinstance(c, m.Prepare)]
+    assert [i for i, who in enumerate(tries) if who == hungry] == [1, 3]
+    assert len(workers.said(m.Open, hungry)) == 2, "a fresh process has nothing left of what was too much"
+
+
+def test_everybody_is_prepared_alone_if_nobody_fits_beside_another(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicate, "available_memory_bytes", lambda: 0)
+    rows, _ = executed(tmp_path, planned(BACKENDS, [WORK], replicates=2))
+    assert [r.status for r in rows] == ["ok"] * 6
+    assert [len(group) for group in groups(workers)] == [1] * 6
+
+
+def test_groups_share_the_seconds_of_a_work_by_their_heads(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has more turns because it plays alone: three groups have a third of the seconds each."""
+    now, shares = [0.0], list[float]()
+    monkeypatch.setattr(replicate.time, "perf_counter", lambda: now[0])
+
+    def play(group: Any, ceilings: Any, pace: Pace, *rest: Any) -> int:
+        shares.append(pace.seconds)
+        now[0] += 1.1 * pace.seconds
+        return 1
+
+    monkeypatch.setattr(replicate, "play", play)
+    monkeypatch.setattr(replicate, "available_memory_bytes", lambda: 0)
+    executed(tmp_path, planned(BACKENDS, [WORK], replicates=1, pace=Pace(2, 900.0, 1)))
+    assert shares == pytest.approx([300, (900 - 330) / 2, 900 - 330 - 1.1 * 285])
