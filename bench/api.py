@@ -81,10 +81,10 @@ def run(
 def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
     """Stored runs (files or folders of row files) as a table, one line for each run, backend and work.
 
-    Columns, units and meanings: `membound.results.stats.COLUMNS`. Among them time_s (median over the
-    medians of the processes), time_ci_s (95 % bootstrap interval over processes or None), mbu and mfu
-    (shares of the ceilings measured in the same run, 0-1), roofline (the larger of the two), verdict.
-    What is not known is missing (NaN or None). Raises StoreError, RowError.
+    Columns, units and meanings: `membound.results.stats.COLUMNS`. Among them time_s (median over the medians of the
+    processes), time_ci_s (its 95 % interval over processes, or None), ratio_to_fastest (time over that of the fastest
+    backend in the same rounds), of_bound (how much of what the ceilings of the same moments allow is reached, 0-1),
+    verdict. What is not known is missing (NaN or None). Raises StoreError, RowError.
     """
     return summarize(load_rows(paths))
 
@@ -96,7 +96,7 @@ def compare(
     force: bool = False,
     out: Path | str = DEFAULT_OUT,
 ) -> pd.DataFrame:
-    """Two runs, or two backends of run `a`: ratios of time with bootstrap intervals over processes.
+    """Two runs, or two backends of run `a`: ratios of time, of the same rounds where there are any, with intervals.
 
     Runs are files, ``latest`` or the start of a run's name in `out`. Columns:
     `membound.results.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, nothing in

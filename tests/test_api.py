@@ -1,16 +1,18 @@
 import pandas as pd
 import pytest
-from rows import LINEAR, case, run_rows, write
+from fake_workers import turned
+from rows import LINEAR, run_rows, write
 
 import membound
 from membound.backends import registry
 from membound.bench import api
 from membound.bench.planning import choice as setup
 from membound.bench.planning.choice import choose_backends, split, split_works
-from membound.bench.planning.plan import HIGH_REPLICATES
+from membound.bench.planning.plan import DEFAULT_PACE, HIGH_REPLICATES
 from membound.bench.planning.probe import Found
-from membound.bench.run.progress import Lines, Silent, progress_on
-from membound.results.stats import COLUMNS
+from membound.bench.protocol.messages import TakeTurn
+from membound.bench.run.progress import Silent
+from membound.results.stats import COLUMNS, records
 
 NAME = registry.names()[0]
 SPEC = "linear:n=64,k=64,m=1,weight=f32,act=float"
@@ -68,34 +70,62 @@ def test_compare_takes_paths_and_names(tmp_path):
 
 
 @pytest.fixture
-def fakes(monkeypatch):
-    plans = []
+def fakes(monkeypatch, workers):
+    """One device is found and its workers answer at once; returns the plans that were executed."""
+    plans, execute = [], api.execute
 
     def probe(entries, threads, pythons=None):
         return [Found(f"{NAME}:cpu", registry.entry_for(NAME), True)]
 
-    def execute(plan, writer, progress):
+    def noted(plan, writer, progress):
         plans.append(plan)
-        rows = [case(c.backend, w, run_id="r", threads=plan.threads) for c in plan.cells for w in c.works]
-        for row in rows:
-            writer.append(row)
-            progress.done(row)
-        writer.finish()
-        return rows
+        return execute(plan, writer, progress)
 
     monkeypatch.setattr(setup, "probe", probe)
-    monkeypatch.setattr(api, "execute", execute)
+    monkeypatch.setattr(api, "execute", noted)
     return plans
 
 
 def test_run_measures_stores_and_summarises(fakes, tmp_path):
     table = membound.run([SPEC], threads=1, seed=5, out=tmp_path)
     assert list(table.backend) == [f"{NAME}:cpu"]
-    assert (table.replicates[0], table.status[0], table.time_s[0]) == (3, "ok", 0.01)
-    (path,) = tmp_path.glob("*.jsonl")
+    assert (table.replicates[0], table.status[0], table.turns[0]) == (3, "ok", 3 * DEFAULT_PACE.rounds)
+    assert 0.01 < table.time_ci_s[0][0] < table.time_s[0] < 0.02
+    assert table.mbu[0] > 0
+    (path,) = tmp_path.iterdir()
     assert table.attrs["path"] == str(path)
-    assert membound.load(path).drop(columns="time_ci_s").equals(table.drop(columns="time_ci_s"))
+    assert records(membound.load(path)) == records(table)
     assert (fakes[0].seed, fakes[0].threads) == (5, 1)
+
+
+def test_the_same_backend_twice_shows_the_noise(fakes, tmp_path):
+    """In the table of a run, in the stored file, and compared."""
+    names = [f"{NAME}:cpu", f"{NAME}:cpu#2", f"{NAME}:cpu#other"]
+    table = membound.run([SPEC], names, threads=1, out=tmp_path)
+    assert list(table.backend) == names
+    assert sorted(table.ratio_to_fastest)[0] == 1.0
+    assert all(0.5 <= ratio <= 2.0 for ratio in table.ratio_to_fastest)
+    ours = table.ratio_to_fastest_ci[table.ratio_to_fastest != 1.0]
+    assert all(low < high for low, high in ours)
+    assert records(membound.load(tmp_path)) == records(table)
+    pair = membound.compare(table.attrs["path"], backends=(names[0], names[2]))
+    assert (pair.backend_a[0], pair.backend_b[0], pair.paired[0]) == (names[0], names[2], True)
+    assert pair.time_ratio[0] > 0
+
+
+def test_run_tells_its_progress(fakes, tmp_path):
+    class Told(Silent):
+        turns, rows = 0, 0
+
+        def turn(self, backend, work, replicate, turn):
+            assert (backend, work, turn.round) == (f"{NAME}:cpu", SPEC, Told.turns)
+            Told.turns += 1
+
+        def done(self, row):
+            Told.rows += row.kind == "case"
+
+    membound.run([SPEC], replicates=1, out=tmp_path, progress=Told())
+    assert (Told.turns, Told.rows) == (DEFAULT_PACE.rounds, 1)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +139,8 @@ def test_run_takes_one_text_as_the_command_does(fakes, tmp_path, works, backends
     assert set(table.backend) == {f"{NAME}:cpu"}
 
 
-def test_run_has_the_options_of_the_command(fakes, tmp_path):
+def test_run_has_the_options_of_the_command(fakes, workers, tmp_path):
+    workers.acts = lambda worker, command: turned(0.01) if isinstance(command, TakeTurn) else None
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
@@ -146,61 +177,3 @@ def test_a_device_that_was_not_probed_is_taken_at_its_word(fakes):
     both = (f"{NAME}:cpu+other", f"{NAME}:cpu")
     assert choose_backends(both, 1, {}).chosen == both
     assert choose_backends([f"{NAME}:cpu", NAME], 1, {}).chosen == (f"{NAME}:cpu",)
-
-
-class Page:
-    """A console that keeps what it is told."""
-
-    is_terminal = False
-
-    def __init__(self):
-        self.lines = []
-
-    def print(self, text, **_):
-        self.lines.append(text)
-
-
-def test_progress_off_a_terminal_is_lines_for_what_matters():
-    page = Page()
-    with progress_on(page) as progress:
-        assert isinstance(progress, Lines)
-        progress.start(4)
-        for phase in ("preparing", "compiling a", "compiling b", "timing"):
-            progress.cell("alpha:cpu", SPEC, 0, phase)
-        progress.done(case(work=SPEC))
-        progress.done(case(work=SPEC, status="crashed", reason="SIGSEGV"))
-        progress.note("that is all")
-    assert page.lines[0] == "4 cells to measure"
-    assert [line for line in page.lines if "compiling" in line] == [
-        "[0/4] alpha:cpu linear n=64 k=64 m=1 f32: compiling kernels (kept for later runs)"
-    ]
-    assert any(line.endswith("alpha:cpu linear n=64 k=64 m=1 f32: crashed: SIGSEGV") for line in page.lines)
-    assert page.lines[-1] == "that is all"
-
-
-def test_progress_on_a_terminal_draws_bars():
-    import io
-
-    from rich.console import Console
-
-    stream = io.StringIO()
-    with progress_on(Console(file=stream, force_terminal=True, width=120)) as progress:
-        progress.start(2)
-        progress.cell("alpha:cpu", SPEC, 0, "timing [x]")
-        progress.done(case())
-        progress.done(case(status="error", reason="[red] y"))
-        progress.note("a note")
-    drawn = stream.getvalue()
-    assert "2/2" in drawn
-    assert "alpha:cpu linear n=64 k=64 m=1 f32: timing [x]" in drawn
-    assert "error: [red] y" in drawn
-    assert "a note" in drawn
-
-
-def test_silent_progress_says_nothing(capsys):
-    silent = Silent()
-    silent.start(1)
-    silent.cell("a", "b", 0, "c")
-    silent.done(case())
-    silent.note("d")
-    assert capsys.readouterr() == ("", "")

@@ -1,4 +1,5 @@
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_quick_suite_is_one_replicate_of_few_layers() -> None:
     plan = make_plan(["ok:cpu"], [], Options(quick=True), 24 * GB)
     assert len(plan.cells) == 1
     assert any("layers=2" in work for work in plan.cells[0].works)
-    assert plan.pace.timing_s < planning.DEFAULT_PACE.timing_s
+    assert plan.pace == planning.QUICK_PACE
 
 
 def test_layers_are_cut_to_fit_memory_and_that_is_said() -> None:
@@ -141,13 +142,40 @@ def test_high_rigor_measures_longer_and_more_often() -> None:
 
 
 def test_what_was_asked_for_is_kept() -> None:
-    pace = Pace(0.01, 0.02)
+    pace = Pace(5, 0.02, 2)
     options = Options(2, 2, seed=5, pace=pace, pythons={"ok": "/env/python"}, command="membound run")
     plan = make_plan(["ok:cpu", "ok:cpu", "segv:cpu"], [SMALL, parse(SMALL)], options, GB)
     assert [len(cell.works) for cell in plan.cells] == [1] * 4, "doubles count once"
     assert (plan.threads, plan.seed, plan.pace, plan.command) == (2, 5, pace, "membound run")
     assert (plan.python_for("ok:cpu"), plan.python_for("segv:cpu")) == ("/env/python", None)
     assert plan.time_limit_s is None, "asked for: measured in full"
+
+
+def test_paces_grow_with_the_care_that_is_asked_for() -> None:
+    paces = [planning.QUICK_PACE, planning.DEFAULT_PACE, planning.HIGH_PACE]
+    for less, more in pairwise(paces):
+        assert (less.rounds, less.seconds, less.least) < (more.rounds, more.seconds, more.least)
+    assert all(3 <= pace.least <= pace.rounds for pace in paces), (
+        "three turns at least, or none could be set aside"
+    )
+    assert make_plan(["ok:cpu"], [SMALL], Options(), GB).pace == planning.DEFAULT_PACE
+
+
+def test_a_duel_takes_as_many_rounds_as_it_was_told_to() -> None:
+    plan = make_plan(["ok:cpu", "ok:cpu#2"], [SMALL], planning.duel_options(7, seed=3, replicates=2), GB)
+    assert plan.pace == Pace(7, planning.LONGEST_S, 7)
+    assert (plan.seed, plan.replicates, plan.total_cells, plan.ceilings) == (3, 2, 4, True)
+    assert plan.time_limit_s is None
+
+
+def test_a_backend_may_take_part_twice_under_a_label() -> None:
+    names = ["ok:cpu", "ok:cpu#2", "ok:npu:0+graph#b"]
+    plan = make_plan(names, [], Options(pythons={"ok": "/env/python"}), 100 * GB, {names[2]: 80 * GB})
+    works = {cell.backend: set(cell.works) for cell in plan.cells}
+    assert works["ok:cpu"] == works["ok:cpu#2"] == specs(list(suites.DEFAULT_WORKS))
+    assert works[names[2]] == specs(list(suites.DEVICE_WORKS))
+    assert {plan.python_for(name) for name in names} == {"/env/python"}
+    assert plan.time_limit_s == planning.DEVICE_LIMIT_S
 
 
 def test_order_is_shuffled_by_the_seed_within_replicates() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from membound.bench.planning import choice as setup
-from membound.bench.planning.choice import choose_backends
+from membound.bench.planning.choice import OptionError, choose_backends
 from membound.bench.planning.probe import Found
 from membound.errors import BackendUnavailable
 
@@ -101,3 +101,47 @@ def test_where_nothing_that_was_asked_for_is_there_the_run_is_refused(
     # beside one that is known to be there it becomes a row, and nothing is opened beforehand
     assert choose_backends(["alpha:gpu7", "alpha:cpu"], 2, {}).chosen == ("alpha:gpu7", "alpha:cpu")
     assert len(opened) == 2
+
+
+# The same backend more than once
+
+
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        (["alpha:cpu", "alpha:cpu#2"], ("alpha:cpu", "alpha:cpu#2")),
+        (["alpha:cpu#a", "alpha:cpu#b"], ("alpha:cpu#a", "alpha:cpu#b")),
+        (["alpha:cpu#a", "alpha:cpu#a"], ("alpha:cpu#a",)),
+        (["alpha", "alpha:cpu#2"], ("alpha:cpu", "alpha:npu:0", "alpha:npu:0+graph", "alpha:cpu#2")),
+        (["alpha:npu:0+graph#x.1-b_2"], ("alpha:npu:0+graph#x.1-b_2",)),
+    ],
+)
+def test_a_label_makes_a_contestant_of_its_own(asked: list[str], chosen: tuple[str, ...]) -> None:
+    assert choose_backends(asked, 2, {}).chosen == chosen
+
+
+@pytest.mark.usefixtures("found")
+def test_a_labelled_device_has_what_the_plain_one_has() -> None:
+    choice = choose_backends(["alpha:npu:0", "alpha:npu:0#2"], 2, {})
+    assert choice.device_memory == dict.fromkeys(choice.chosen, GPU["memory_bytes"])
+    assert choice.device_cache == dict.fromkeys(choice.chosen, GPU["cache_bytes"])
+    assert choice.variants == dict.fromkeys(choice.chosen, ("graph",))
+
+
+@pytest.mark.usefixtures("found")
+@pytest.mark.parametrize(
+    "name",
+    ["alpha#2", "alpha:cpu#", "alpha:cpu#a b", "alpha:cpu#2#3", "alpha:cpu#ä:x", f"alpha:cpu#{'x' * 21}"],
+)
+def test_a_label_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="is not backend:device#LABEL, with a label of") as refused:
+        choose_backends([name], 2, {})
+    assert repr(name) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("found")
+def test_a_labelled_device_that_is_absent_is_refused_by_its_plain_name() -> None:
+    with pytest.raises(BackendUnavailable, match=r"^alpha:npu:1 is not available: gone"):
+        choose_backends(["alpha:cpu", "alpha:npu:1#2"], 2, {})
