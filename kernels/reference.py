@@ -1,6 +1,6 @@
 """The definition of every operation in NumPy float64: what a backend's output is compared with.
 
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> from membound.kernels.work import parse
 >>> inputs = make_inputs(parse("linear:n=8,k=32,m=2,weight=int8"), seed=1)
 >>> y = compute(inputs, slot=0)

@@ -6,16 +6,16 @@ from math import inf
 
 import pytest
 
-from membound.bench.claim.budget import PREFERENCE, RESERVE, Budget, named_pairs
+from membound.bench.claim.budget import PREFERENCE, RESERVE, CellClock, TimeBudget, named_pairs
 from membound.results.claim.conclusion import DIRECT
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.judge import CONTROL
 
 
-def budget(**costs_s: dict[int, float]) -> Budget:
+def budget(**costs_s: dict[int, float]) -> TimeBudget:
     """Three processes of each, eight of experiment 8; seconds by backend and experiment."""
     known = {(number, backend): s for backend, costs in costs_s.items() for number, s in costs.items()}
-    return Budget(lambda number: 8 if number == 8 else 3, known)
+    return TimeBudget(lambda number: 8 if number == 8 else 3, known)
 
 
 def test_the_control_comes_first_then_what_the_claim_says_then_its_edges() -> None:
@@ -75,3 +75,22 @@ def test_what_has_begun_and_what_is_preferred_have_the_first_right_to_the_time()
 
 def test_a_note_names_pairs_by_backend() -> None:
     assert named_pairs([(6, "a"), (1, "b"), (3, "a")]) == "3, 6 on a; 1 on b"
+
+
+def test_a_cell_costs_its_time_less_what_is_found_on_disk_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("membound.bench.claim.budget.time.perf_counter", lambda: now[0])
+    clock = CellClock()
+    now[0] = 50.0
+    clock.start()
+    for phase, seconds in (("opening", 1.0), ("compiling x", 100.0), ("checking", 20.0), ("", 7.0)):
+        clock.enter(phase)
+        now[0] += seconds
+    assert clock.cost_s == 8.0
+    clock.enter("checking")
+    now[0] += 30.0
+    assert clock.cost_s == 8.0
+    assert clock.cost_s == 8.0
+    clock.start()
+    now[0] += 2.0
+    assert clock.cost_s == 2.0

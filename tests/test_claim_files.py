@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from observations import meta, seen
 from rows import ceiling, run_rows, write
 
 from membound.results.claim.file import claim_files, load_claim, new_claim_path
-from membound.results.claim.observation import ObservationError
+from membound.results.claim.observation import SCHEMA_VERSION, ObservationError
 from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.stored_runs import stored_runs
+from membound.results.turns import StoredTurn
 
 
 def written(folder, run_id="20260101T000000-test-cpu-aaaa"):
@@ -41,6 +44,21 @@ def test_a_line_without_its_end_counts_if_it_is_whole(tmp_path):
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     assert len(load_claim(path).observations) == 2
+
+
+def test_lines_of_all_versions_may_stand_in_one_file(tmp_path):
+    """As they do in the published claim of the Emerald Rapids guest."""
+    path = written(tmp_path)
+    turn = StoredTurn(0, 1.0, 0.25, 1, before={"read": 2e10}, after={"read": 4e10})
+    lines = path.read_text().splitlines()
+    old = [json.dumps(json.loads(line) | {"schema_version": 1}) for line in lines[:3]]
+    old[2] = json.dumps({k: v for k, v in json.loads(old[2]).items() if k != "turns"})
+    skipped = seen(None, status="skipped", reason="no time left", schema_version=2)
+    path.write_text("\n".join([*old, skipped.to_json(), seen(0.25, turns=[turn]).to_json(), ""]))
+    found = load_claim(path).observations
+    assert [one.schema_version for one in found] == [1, 2, SCHEMA_VERSION]
+    assert [one.status for one in found] == ["ok", "skipped", "ok"]
+    assert [[t.ceiling("read") for t in one.turns] for one in found] == [[], [], [3e10]]
 
 
 def test_readers_of_rows_pass_it_by(tmp_path):

@@ -37,9 +37,10 @@ def test_all_experiments_with_the_processes_that_their_rules_need() -> None:
     assert [p.processes_of(1) for p in (plan, high, asked)] == [3, 10, 5]
 
 
-def test_a_victim_has_one_core() -> None:
+def test_a_victim_that_runs_on_cores_has_one() -> None:
     plan = make_claim_plan([], ["numba:cpu"], replace(OPTIONS, threads=2), REGISTER, 10**10)
-    assert [plan.threads_of(n) for n in (1, 4, 10)] == [2, 1, 2]
+    assert [plan.threads_of(n, "numba:cpu") for n in (1, 4, 10)] == [2, 1, 2]
+    assert [plan.threads_of(n, "numba:cuda:0") for n in (1, 4, 10)] == [2, 2, 2]
 
 
 def test_every_experiment_of_a_backend_once_in_an_order_of_its_own() -> None:

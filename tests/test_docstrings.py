@@ -136,7 +136,7 @@ def test_examples_are_found():
         "parse('linear:n=8,k=8', sead=1)",
         "nowhere(1)",
         "traffic = Traffic(8); traffic.nowhere",
-        "from membound.kernels.inputs import make_inputs\nmake_inputs(work)",
+        "from membound.kernels.seeded import make_inputs\nmake_inputs(work)",
         "with parse('x') as work: [parse(w, 2) for w in works]",
         "from membound.backends import registry\nregistry.nowhere()",
         "from membound.backends.registry import create\ncreate('x').open('cpu', 2, 3)",

@@ -14,6 +14,7 @@ from membound.results.claim.observation import (
     ObservationError,
     median_s,
 )
+from membound.results.turns import StoredTurn
 
 
 def test_an_observation_survives_its_line():
@@ -22,6 +23,48 @@ def test_an_observation_survives_its_line():
     assert "\n" not in line
     assert json.loads(line)["kind"] == "observation"
     assert Observation.from_json(line) == one
+
+
+def test_turns_survive_with_the_ceilings_of_their_moments():
+    turns = [
+        StoredTurn(
+            0, 1.5, 1e-3, 2, 0.25, {"read": 4e10}, {"read": 5e10, "fma_f32": 1e11}, 2e-3, 0.01, [3e-3]
+        ),
+        StoredTurn(1, 2.5, 2e-3, 2),
+    ]
+    one = seen(turns=turns)
+    line = one.to_json()
+    assert Observation.from_json(line) == one
+    assert Observation.from_json(line).turns[0].ceiling("read") == 4.25e10
+    assert json.loads(line)["turns"][1] == {"round": 1, "at_s": 2.5, "time_s": 2e-3, "launches": 2}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_lines_have_no_turns(version):
+    fields = json.loads(seen(0.25).to_json())
+    del fields["turns"]
+    one = Observation.from_json(json.dumps(fields | {"schema_version": version}))
+    assert (one.turns, one.seconds, one.schema_version) == ([], 0.25, version)
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ("x", "turns='x' is not a list of objects"),
+        ([1], "is not a list of objects"),
+        ([{"round": 0}], "turns: no field 'at_s'"),
+        ([{"round": 0, "at_s": 1, "time_s": 0, "launches": 1}], "turns: a turn of 0 s with 1 launches"),
+        ([{"round": 0, "at_s": 1, "time_s": 1, "launches": 1, "pause": 1}], "turns: unknown field 'pause'"),
+        (
+            [{"round": 0, "at_s": 1, "time_s": 1, "launches": 1, "after": {"read": 0}}],
+            "turns: a ceiling of a turn is 0",
+        ),
+    ],
+)
+def test_turns_that_are_none_are_refused(turns, message):
+    fields = json.loads(seen().to_json()) | {"turns": turns}
+    with pytest.raises(ObservationError, match=message):
+        Observation.from_json(json.dumps(fields))
 
 
 def test_meta_survives_its_line():

@@ -10,6 +10,7 @@ import pytest
 from membound.backends.api import Accelerator, Device
 from membound.bench.claim.arms import Arm
 from membound.bench.claim.offers import offered, refusal
+from membound.bench.protocol.messages import AskOffers, Failed, Offers, Open
 from membound.bench.protocol.process import Worker
 from membound.errors import BackendUnavailable
 from membound.kernels.work import Linear, Step
@@ -20,7 +21,7 @@ ARMS = [
     Arm("free", "a", PLAIN, extra_fmas=3),
     Arm("mixed", "b", STEP),
     Arm("mixed", "b", PLAIN),
-    Arm("idle", "c", PLAIN, thief="idle"),
+    Arm("idle", "c", PLAIN, trade="idle"),
 ]
 NO_ARITHMETIC = "no kernels with extra arithmetic"
 
@@ -43,17 +44,29 @@ def test_names_of_which_no_arm_can_be_done_are_refused_with_a_reason() -> None:
         offered("ok:npu", 1, asked)
 
 
-def test_no_thief_meets_a_device_of_its_own_memory() -> None:
-    backend, thief = fake_backends.Ok(), ARMS[3]
-    assert refusal(backend, Device("ok:cpu", "fake"), thief) is None
+def test_no_co_runner_of_the_cpus_meets_a_device_of_its_own_memory() -> None:
+    backend, victim = fake_backends.Ok(), ARMS[3]
+    assert refusal(backend, Device("ok:cpu", "fake"), victim) is None
     device = Device("ok:gpu", "fake", accelerator=Accelerator())
-    assert "no co-runner for this device" in (refusal(backend, device, thief) or "")
+    assert "no co-runner for this device" in (refusal(backend, device, victim) or "")
 
 
-def test_a_worker_answers_before_it_measures_ceilings_and_says_nothing_if_it_cannot() -> None:
-    asked = {"1": [ARMS[0].as_json()], "2": [ARMS[2].as_json()]}
-    for backend, answers in (("ok:cpu", [{"1": {"free": NO_ARITHMETIC}, "2": {}}]), ("ok:npu", [])):
-        job = {"job": "measure", "backend": backend, "threads": 1, "works": [], "asked": asked}
-        with Worker(job) as worker:
-            events = list(worker.events(lambda _: 60.0))
-        assert [event["refused"] for event in events if event["event"] == "offers"] == answers
+def test_a_worker_says_what_it_cannot_do_and_fails_where_it_has_no_device(tmp_path: Path) -> None:
+    """A real worker: what it is asked and what it answers cross a pipe."""
+    asked = {"1": [ARMS[0].as_json()], "2": [ARMS[2].as_json()], "4": [ARMS[3].as_json()]}
+    with Worker(1) as worker:
+        worker.greet()
+        worker.ask(Open("ok:cpu", 1, 1 << 30, str(tmp_path)), 60.0)
+        assert worker.ask(AskOffers(asked), 60.0) == Offers({"1": {"free": NO_ARITHMETIC}, "2": {}, "4": {}})
+        answer = worker.ask(Open("ok:npu", 1, 1 << 30, str(tmp_path)), 60.0)
+        assert answer == Failed("unavailable", "no device 'npu'; pip install another-machine")
+        worker.close()
+
+
+def test_a_backend_is_closed_whatever_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr(fake_backends.Ok, "close", lambda self: closed.append(True))
+    offered("ok:cpu", 1, {1: ARMS})
+    with pytest.raises(BackendUnavailable):
+        offered("ok:npu", 1, {1: ARMS})
+    assert closed == [True, True]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from membound.backends.api import cpu_name
+from membound.backends.background import Background
 from membound.backends.pytorch import linear as torch_linear
 from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
@@ -78,6 +79,29 @@ def test_int8_sums_do_not_saturate_on_full_scale_inputs() -> None:
         linear = torch_linear.make_linear([weight], None, "int8", rows)
         y = linear(torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(y, np.full((2, 16), 768.0), rtol=0.01)
+
+
+@pytest.mark.parametrize("rows", [1, 64], ids=["FBGEMM", "oneDNN"])
+def test_int8_packed_in_the_background_is_packed_as_ever(rows: int) -> None:
+    rng = np.random.default_rng()
+    weights = [random_weight("int8", n, 96, int(rng.integers(1 << 60))) for n in (37, 12, 200, 5)]
+    bias = rng.standard_normal(254, np.float32)
+    x = torch.from_numpy(rng.standard_normal((rows, 96), np.float32))
+    engine = torch.backends.quantized.engine
+    with Background(2) as background:
+        several = [
+            torch_linear.make_linear([w], bias[: w.n], "int8", rows, background=background) for w in weights
+        ]
+        stacked = torch_linear.make_linear(weights, bias, "int8", rows, background=background)
+    assert torch.backends.quantized.engine == engine
+    for weight, linear in zip(weights, several, strict=True):
+        values, stored_bias = torch.ops.quantized.linear_unpack(linear.packed)
+        assert values.int_repr().numpy().tolist() == weight.values.tolist()
+        assert values.q_per_channel_scales().tolist() == weight.scales.tolist()
+        assert stored_bias.tolist() == bias[: weight.n].tolist()
+        at_once = torch_linear.make_linear([weight], bias[: weight.n], "int8", rows)
+        assert torch.equal(linear(x), at_once(x))
+    assert torch.equal(stacked(x), torch_linear.make_linear(weights, bias, "int8", rows)(x))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from rows import MACHINE, case, ceiling
 
 from membound.bench.claim.plan import ClaimError
 from membound.bench.claim.stored_pair import pair_observations
+from membound.results.claim.observation import Observation
 from membound.results.row import Row
 from membound.results.store import RunWriter
+from membound.results.turns import StoredTurn
 
 DECODE = "linear:n=4096,k=4096,m=1,weight=bf16,act=float"
 BETWEEN = "linear:n=4096,k=4096,m=64,weight=bf16,act=float"
@@ -45,6 +47,36 @@ def test_works_of_both_runs_become_observations(tmp_path: Path) -> None:
     assert {o.number("read_bytes_per_s") for o in slow} == {1e10}
     assert sorted(o.seconds for o in slow) == pytest.approx([0.1, 0.11])
     assert len(found) == 8
+
+
+def test_a_work_that_took_turns_is_compared_with_the_ceilings_of_its_moments(tmp_path: Path) -> None:
+    """The run's own ceilings, of other minutes, are 1e10 and 2e10."""
+    names = []
+    for name, read, moments in (("a", 1e10, (3e10, 5e10, 4e10)), ("b", 2e10, (9e10, 8e10, 7e10))):
+        rows = [
+            ceiling("read", read, "bytes/s", run_id=name),
+            ceiling("fma_f32", 1e12, "FLOP/s", run_id=name),
+        ]
+        turns = [
+            StoredTurn(
+                at, float(at), 0.1 * (at + 1), 1, 0.5, {"read": seen - 1e9}, {"read": seen + 1e9}, None, 0.0
+            )
+            for at, seen in enumerate(moments)
+        ]
+        rows.append(case(work=DECODE, samples=(), turns=turns, run_id=name))
+        with RunWriter(tmp_path / f"{name}.jsonl") as writer:
+            for row in rows:
+                row.machine, row.device = MACHINE | {"cpu": name}, name
+                writer.append(row)
+        names.append(name)
+    first, second = pair_observations((names[0], names[1]), tmp_path)
+    assert (first.read_bytes_per_s, second.read_bytes_per_s) == (4e10, 8e10)
+    assert (first.number("read_bytes_per_s"), second.number("read_bytes_per_s")) == (4e10, 8e10)
+    assert first.samples_s == pytest.approx([0.1, 0.2, 0.3])
+    assert first.seconds == pytest.approx(0.2)
+    assert [len(one.turns) for one in (first, second)] == [3, 3]
+    assert first.compute_flops_per_s == 1e12
+    assert Observation.from_json(first.to_json()) == first
 
 
 @pytest.mark.parametrize(

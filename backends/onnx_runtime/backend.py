@@ -1,7 +1,7 @@
 """``onnxruntime:cpu`` and ``onnxruntime:<provider>``: ONNX Runtime on any of its execution providers.
 
 >>> backend = OnnxRuntime(); backend.open("cpu", threads=2)
->>> from membound.kernels.inputs import make_inputs
+>>> from membound.kernels.seeded import make_inputs
 >>> backend.prepare(work, make_inputs(work, seed=1, slots=4)); backend.launch(0); backend.output()
 
 A matrix is a session of its own, with memory of its own; attention and whole models are one session.
@@ -13,12 +13,14 @@ GroupQueryAttention appends in place. A provider that is not the one asked for i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Backend, Device, cpu_name
+from membound.backends.background import Background
 from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
 from membound.backends.onnx_runtime.session import CPU, create_session, runtime
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
@@ -139,10 +141,14 @@ class OnnxRuntime(Backend):
         work = inputs.work
         x, self._y = self._value(inputs.x), self._value(np.zeros((work.m, work.n), np.float32))
         self._shape = (work.m, work.n)
-        for slot in range(inputs.slots):
-            graph = linear_graph(inputs.weight(slot), work.act, work.m)
-            self._extra_bytes = graph.extra_bytes
-            self._bind(self._session(graph), {"x": x}, {"y": self._y})
+        sessions = []
+        with Background(self._threads if self._kind == "cpu" else 1) as background:
+            for slot in range(inputs.slots):
+                graph = linear_graph(inputs.weight(slot), work.act, work.m)
+                self._extra_bytes = graph.extra_bytes
+                sessions.append(background.submit(partial(self._session, graph)))
+        for session in sessions:
+            self._bind(session.result(), {"x": x}, {"y": self._y})
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
         from membound.backends.onnx_runtime.graph import attention_graph

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.backends.api import Accelerator, Backend, Device, Limit, cpu_name
+from membound.backends.background import Background
 from membound.backends.pytorch.device import (
     accelerator_kind,
     accelerator_name,
@@ -164,11 +165,13 @@ class PyTorch(Backend):
         from membound.backends.pytorch.linear import as_tensor, make_linear
 
         work, stored = inputs.work, 0
-        for slot in range(inputs.slots):
-            linear = make_linear([inputs.weight(slot)], None, work.act, work.m, self._device).to(self._device)
-            x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
-            self._add(linear, x)
-            stored = linear.stored_bytes
+        with self._background() as background:
+            for slot in range(inputs.slots):
+                weight = inputs.weight(slot)
+                linear = make_linear([weight], None, work.act, work.m, self._device, background)
+                x = as_tensor(inputs.x, "f32").to(self._device, linear.activation)
+                self._add(linear.to(self._device), x)
+                stored = linear.stored_bytes
         self._note_stored(work, stored)
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
@@ -192,13 +195,14 @@ class PyTorch(Backend):
 
         work = inputs.work
         home = "cpu" if self._variants.offload else self._device
-        decoder = build_decoder(
-            inputs,
-            lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home),
-            attention_maker(inputs, FORMS[self._variants.form]),
-            self._device,
-            home,
-        )
+        with self._background() as background:
+            decoder = build_decoder(
+                inputs,
+                lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home, background),
+                attention_maker(inputs, FORMS[self._variants.form]),
+                self._device,
+                home,
+            )
         if self._variants.compiled:
             decoder.compile_parts()
         with torch.inference_mode():  # otherwise the first layer alone would get an ordinary tensor
@@ -210,6 +214,12 @@ class PyTorch(Backend):
         else:
             self._append(decoder, x)
         self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
+
+    def _background(self) -> Background:
+        """As many threads as torch has, for what it does in one."""
+        import torch
+
+        return Background(torch.get_num_threads())
 
     def _add(self, function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
         """Add an input set: the function, compiled if asked for, on these arguments."""

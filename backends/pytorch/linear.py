@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from membound.backends.background import Background
 from membound.backends.pytorch.device import has_operator
 from membound.kernels.weights.formats import F32, FORMATS, Weight, unpack_int4
 
@@ -160,22 +162,30 @@ class Int8DynamicLinear(FormatLinear):
     packed by FBGEMM or oneDNN, whichever is faster at this many rows.
     """
 
-    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, rows: int) -> None:
+    packed: torch.ScriptObject
+
+    def __init__(
+        self, weight: Tensor, scales: Tensor, bias: Tensor | None, rows: int, background: Background | None
+    ) -> None:
         super().__init__(weight.shape[0], weight.shape[1], None)
         self.activation = torch.float32
         self.stored_bytes = weight.nbytes + scales.nbytes + _bytes(bias)
         self.reduce_range = _int8_sums_saturate()
-        zeros = torch.zeros(self.n, dtype=torch.int64)
-        with warnings.catch_warnings():
-            # Deprecated with no successor that prepacks for FBGEMM (pytorch issue 184982).
-            warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
-            quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
-        default = torch.backends.quantized.engine
-        torch.backends.quantized.engine = _int8_engine(rows)
+        pack = partial(self._pack, _quantized(weight, scales), bias)
+        engine, default = _int8_engine(rows), torch.backends.quantized.engine
+        if background is not None and engine == default:
+            background.submit(pack)  # FBGEMM packs in one thread
+            return
+        if background is not None:
+            background.wait()  # the engine is set for all threads
+        torch.backends.quantized.engine = engine
         try:
-            self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
+            pack()
         finally:
             torch.backends.quantized.engine = default
+
+    def _pack(self, quantized: Tensor, bias: Tensor | None) -> None:
+        self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] float32 -> y [rows, n] float32."""
@@ -206,12 +216,17 @@ class Int4DynamicLinear(FormatLinear):
 
 
 def make_linear(
-    weights: Sequence[Weight], bias: F32 | None, act: str, rows: int, device: str = "cpu"
+    weights: Sequence[Weight],
+    bias: F32 | None,
+    act: str,
+    rows: int,
+    device: str = "cpu",
+    background: Background | None = None,
 ) -> FormatLinear:
     """The module for matrices of one format that share their input, stacked to one: y [rows, sum of n].
 
     `rows` is the number of rows that x will have, and `device` is where the module goes. They decide between
-    engines and do not change what is computed.
+    engines and do not change what is computed. With a `background` a module is ready only when that has ended.
     """
     fmt = weights[0].format
     values = _stack([as_tensor(w.values, fmt) for w in weights])
@@ -221,7 +236,7 @@ def make_linear(
     scales = _stack([_scales(w) for w in weights])
     if fmt == "int8":
         if act == "int8":
-            return Int8DynamicLinear(values, scales, bias_tensor, rows)
+            return Int8DynamicLinear(values, scales, bias_tensor, rows, background)
         return Int8WeightLinear(values, scales, bias_tensor)
     if device != "cpu":
         return Int4TileLinear(values, scales, FORMATS[fmt].group, bias_tensor, device)
@@ -266,6 +281,18 @@ def as_tensor(values: npt.NDArray[np.generic], fmt: str) -> Tensor:
 def _scales(weight: Weight) -> Tensor:
     assert weight.scales is not None
     return as_tensor(weight.scales, "")
+
+
+def _quantized(weight: Tensor, scales: Tensor) -> Tensor:
+    """int8 values [n, k] and scales [n] as a tensor of torch's own quantised kind, in the same memory."""
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    with warnings.catch_warnings():
+        # Deprecated with no successor that prepacks for FBGEMM (pytorch issue 184982).
+        warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor", UserWarning)
+        quantized = torch._empty_per_channel_affine_quantized(
+            weight.shape, scales=scales.double(), zero_points=zeros, axis=0, dtype=torch.qint8
+        )
+    return quantized.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
 
 
 def _bytes(bias: Tensor | None) -> int:

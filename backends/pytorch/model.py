@@ -148,12 +148,13 @@ def build_decoder(
     home = device if home is None else home
     model, work = inputs.model, inputs.work
     rows = len(inputs.x)
+    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
+    # The largest matrix first: where matrices are packed in the background, all others go beside it.
+    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
     layers, attentions = [], []
     for index in range(model.layers):
         layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(home))
         attentions.append(make_attention(index).to(device))
-    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
-    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
     return Decoder(layers, attentions, head.to(home)).eval()
 
 

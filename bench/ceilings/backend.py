@@ -8,13 +8,14 @@ launch 1.7e-06 s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from membound.backends.api import Backend, Device, Tokens
 from membound.bench.ceilings.ceiling import Ceiling, Tell
-from membound.errors import Unsupported
+from membound.bench.measure.failures import failure_of
 from membound.kernels import reference
 from membound.kernels.inputs import LinearInputs
 from membound.kernels.seeded import make_inputs
@@ -44,29 +45,47 @@ NULL_WARMUP = 50
 
 def measure_backend_ceilings(
     backend: Backend, device: Device, tell: Tell, quick: bool = False
-) -> list[Ceiling]:
-    """The best GEMM per format, ``gemm_<format>``, and the seconds of a null launch, of an opened backend.
+) -> Iterator[Ceiling]:
+    """The seconds of a null launch, and the best GEMM per format, ``gemm_<format>``, of an opened backend.
 
     Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
-    support is left out; a wrong product has status "wrong".
+    support is left out; a wrong product of any size has status "wrong", and what fails that of its failure.
     """
-    found: list[Ceiling] = []
     for work in map(parse, NULL_WORKS):
         if backend.supports(work) is None:
             tell(f"{device.id}: launch overhead")
-            found.append(_launch_overhead(backend, device, work))
+            yield _tried("launch", "s", _launch_overhead, backend, device, work)
             break
     if device.accelerator is not None and "+" in device.id:
-        return found  # a variant's products are those of the plain device
+        return  # a variant's products are those of the plain device
     sizes = GEMM_SIZES if device.accelerator is None else DEVICE_GEMM_SIZES
     for fmt in GEMM_FORMATS:
         act = "int8" if fmt == "int8" else "float"
         works = [Linear(n, n, n, fmt, act) for n in (sizes[:1] if quick else sizes)]
         tell(f"{device.id}: gemm_{fmt}")
-        products = [_gemm(backend, device, work) for work in works if backend.supports(work) is None]
+        products = [
+            _tried(f"gemm_{fmt}", "FLOP/s", _gemm, backend, device, work)
+            for work in works
+            if backend.supports(work) is None
+        ]
         if products:
-            found.append(max(products, key=lambda c: (c.status != "ok", c.value or 0.0)))
-    return found
+            yield max(products, key=lambda c: (c.status == "wrong", c.status == "ok", c.value or 0.0))
+
+
+def _tried(
+    name: str,
+    unit: str,
+    measure: Callable[[Backend, Device, Any], Ceiling],
+    backend: Backend,
+    device: Device,
+    work: Work,
+) -> Ceiling:
+    """What `measure` finds, or why it could not: the others are still to come."""
+    try:
+        return measure(backend, device, work)
+    except Exception as error:  # the boundary around a runtime, which raises classes of its own
+        failure = failure_of(error)
+        return Ceiling(name, None, unit, (), _of(device, work), failure.status, failure.reason)
 
 
 def _launch_overhead(backend: Backend, device: Device, work: Work) -> Ceiling:
@@ -79,14 +98,11 @@ def _launch_overhead(backend: Backend, device: Device, work: Work) -> Ceiling:
 
 
 def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
-    """Repeated launches of one product; a backend that finds out in `prepare` that it cannot is "unsupported"."""
+    """Repeated launches of one product, after a check of some of its rows."""
     name, config = f"gemm_{work.weight}", _of(device, work)
     inputs = make_inputs(work, seed=0)
     assert isinstance(inputs, LinearInputs)
-    try:
-        backend.prepare(work, inputs)
-    except Unsupported as error:
-        return Ceiling(name, None, "FLOP/s", (), config, "unsupported", str(error))
+    backend.prepare(work, inputs)
     launch_once(backend, 0)
     some = slice(0, work.m, max(1, work.m // GEMM_CHECKED_ROWS))
     x = inputs.x[some]

@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from membound.bench.measure.figures import plain
+from membound.results.row import Row, RowError
 
 Tell = Callable[[str], None]
 """Called with what is being measured."""
@@ -29,3 +32,18 @@ class Ceiling:
     config: dict[str, Any]
     status: str = "ok"
     reason: str = ""
+
+    def as_told(self) -> dict[str, Any]:
+        """Its fields as plain values. One that no row could hold becomes an error that says why.
+
+        Limits and their descriptions are a backend's, which is not trusted: one bad figure must not cost the others.
+        """
+        fields = plain(asdict(self))
+        about = {"run_id": "", "kind": "ceiling", "backend": "", "work": fields["name"]}
+        figures = {name: fields[name] for name in ("value", "unit", "config", "status", "reason")}
+        try:
+            Row.from_json(Row(**about, **figures, samples_s=fields["samples"]).to_json())
+        except RowError as error:
+            bad = Ceiling(str(self.name), None, "", (), {}, "error", f"{self.name}: {error}")
+            return plain(asdict(bad))  # type: ignore[no-any-return]
+        return fields  # type: ignore[no-any-return]

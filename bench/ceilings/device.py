@@ -15,9 +15,13 @@ import time
 from collections.abc import Iterator
 from math import ceil
 from statistics import median
+from typing import Any
 
 from membound.backends.api import Backend, Device, Limit
 from membound.bench.ceilings.ceiling import Ceiling, Tell
+from membound.bench.ceilings.in_turn import timed_queue
+from membound.bench.measure.failures import failure_of
+from membound.bench.measure.figures import rate_of
 
 SAMPLES = 11
 QUICK_SAMPLES = 5
@@ -38,30 +42,29 @@ def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell:
 
 
 def _measured(backend: Backend, device: Device, quick: bool, tell: Tell) -> Iterator[Ceiling]:
-    offered = backend.limits(quick)
-    while True:
-        try:
-            limit = next(offered, None)
-        except RuntimeError as error:  # what runtimes raise, out of device memory included
-            yield Ceiling("limits", None, "", (), {"backend": device.id}, "error", _first_line(error))
-            return
-        if limit is None:
-            return
-        tell(f"{device.id}: {limit.name}, {limit.config.get('variant', '')}")
-        yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES)
-
-
-def _one(backend: Backend, device: Device, limit: Limit, count: int) -> Ceiling:
-    config = {"backend": device.id, "threads": device.threads} | limit.config
     try:
+        for limit in backend.limits(quick):
+            yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES, tell)
+    except Exception as error:  # the boundary around a runtime: what it offered before is kept
+        failure = failure_of(error)
+        yield Ceiling("limits", None, "", (), {"backend": device.id}, failure.status, failure.reason)
+
+
+def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell) -> Ceiling:
+    config: dict[str, Any] = {"backend": device.id, "threads": device.threads}
+    try:
+        config |= limit.config
+        tell(f"{device.id}: {limit.name}, {config.get('variant', '')}")
         limit.launch(0)
         backend.sync()
         if not limit.check():
             return Ceiling(limit.name, None, limit.unit, (), config, "wrong", "its result is wrong")
         samples = _samples(backend, limit, count)
-    except RuntimeError as error:
-        return Ceiling(limit.name, None, limit.unit, (), config, "error", _first_line(error))
-    return Ceiling(limit.name, limit.amount / median(samples), limit.unit, tuple(samples), config)
+        rate = rate_of(limit, median(samples))
+    except Exception as error:  # the boundary around a runtime: the next limit may do
+        failure = failure_of(error)
+        return Ceiling(limit.name, None, limit.unit, (), config, failure.status, failure.reason)
+    return Ceiling(limit.name, rate, limit.unit, tuple(samples), config)
 
 
 def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:
@@ -71,18 +74,4 @@ def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:
         limit.launch(next(numbers))
         backend.sync()
     queue = min(MOST_LAUNCHES, ceil(SAMPLE_S * WARMUP / (time.perf_counter() - start)))
-    samples = []
-    for _ in range(count):
-        first, start = backend.mark(), time.perf_counter()
-        for number in itertools.islice(numbers, queue):
-            limit.launch(number)
-        last = backend.mark()
-        backend.sync()
-        wall_s = time.perf_counter() - start
-        by_device = first is not None and last is not None
-        samples.append((backend.elapsed_s(first, last) if by_device else wall_s) / queue)
-    return samples
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+    return [timed_queue(backend, lambda: limit.launch(next(numbers)), queue) for _ in range(count)]

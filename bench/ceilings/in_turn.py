@@ -4,8 +4,8 @@
 >>> ceilings.take_turn(["read", "tile_bf16"]).rates
 {'read': 4.9e10, 'tile_bf16': 1.1e12}
 
-Of several patterns the fastest by the median of its latest turns counts, so that a single lucky turn cannot raise a
-ceiling; the others are tried in the first turns, and again when none has been for a while.
+Each of several patterns is tried a few times, the best ones play on, and of these the one with the higher median of its
+latest turns counts, so that a single lucky turn cannot raise a ceiling.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from membound.bench.ceilings.patterns import (
     tile_patterns,
 )
 from membound.bench.ceilings.rotating import rotating_bytes
+from membound.bench.measure.figures import rate_of, seconds_between
 from membound.bench.measure.turns import BURST_S, WARM_S, Turn, take_turn
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
@@ -172,9 +173,8 @@ class DeviceCeilings:
             if name not in self._limits:
                 raise CeilingError(f"there is no ceiling {name} here: {', '.join(self._limits) or 'none'}")
             limit = self._limits[name]
-            seen.rates[name] = limit.amount / timed_queue(
-                self._backend, self._next(limit), self._queues[name]
-            )
+            each_s = timed_queue(self._backend, self._next(limit), self._queues[name])
+            seen.rates[name] = rate_of(limit, each_s)
             seen.clean[name], seen.variants[name] = True, str(limit.config.get("variant", ""))
         return seen
 
@@ -202,7 +202,10 @@ def _limit(backend: Backend, name: str, variant: str) -> tuple[Limit, Iterator[L
 
 
 def timed_queue(backend: Backend, launch: Callable[[], None], launches: int) -> float:
-    """Seconds a launch of a queue that is not waited for in between: the device's, or ours where it has no clock."""
+    """Seconds a launch of a queue that is not waited for in between: the device's, or ours where it has no clock.
+
+    Raises FigureError where the clock tells what cannot be.
+    """
     first, start = backend.mark(), time.perf_counter()
     for _ in range(launches):
         launch()
@@ -211,4 +214,4 @@ def timed_queue(backend: Backend, launch: Callable[[], None], launches: int) -> 
     wall_s = time.perf_counter() - start
     if first is None or last is None:
         return wall_s / launches
-    return backend.elapsed_s(first, last) / launches
+    return seconds_between(backend, first, last) / launches

@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from membound.bench.measure.contestant import FailedError, Setting, Traffic
+from membound.bench.measure.contestant import BROKEN, Expected, FailedError, Setting, Traffic
 from membound.bench.measure.failures import Failure, failure_of
 from membound.bench.protocol.messages import (
-    Answer,
     CeilingOpened,
     CeilingTurned,
     Command,
@@ -24,15 +23,12 @@ from membound.bench.protocol.messages import (
     Open,
     OpenCeiling,
     OpenDeviceCeiling,
+    Opened,
     Phase,
     TakeCeilingTurn,
 )
-from membound.bench.protocol.process import (
-    Worker,
-    WorkerDiedError,
-    WorkerTimeoutError,
-    WorkerUnavailableError,
-)
+from membound.bench.protocol.process import Worker, WorkerDiedError
+from membound.results.turns import SLOWEST
 
 MOST_STARTS = 4
 """Processes of one ceiling in a replicate: one that dies every time measures nothing."""
@@ -94,8 +90,11 @@ class CeilingProcess:
             try:
                 worker = self._running()
                 due = [name for name in self.units if not self.names or name in self.names]
-                answer = self._ask(worker, TakeCeilingTurn(due), self.setting.timeouts.turn_s)
-            except (WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError) as error:
+                limit_s = self.setting.timeouts.turn_s
+                answer = self._ask(worker, TakeCeilingTurn(due), CeilingTurned, limit_s)
+                if not all(rate >= SLOWEST for rate in answer.rates.values()):
+                    raise WorkerDiedError(f"it told a rate that no ceiling has: {answer.rates}")
+            except BROKEN as error:
                 self._end()
                 if self.starts >= MOST_STARTS:
                     self.failure = failure_of(error)
@@ -103,9 +102,9 @@ class CeilingProcess:
                     self.note(f"the ceilings' process ended ({error}); it is started again")
                 continue
             except FailedError as error:
+                self._end()
                 self.failure = error.failure
                 continue
-            assert isinstance(answer, CeilingTurned)
             self.traffic.bytes += answer.moved_bytes
             self.seen_variants |= answer.variants
             self.moments.append(Moment(time.perf_counter(), answer.rates))
@@ -121,21 +120,22 @@ class CeilingProcess:
             limit_s = self.setting.timeouts.other_s
             if self.backend:
                 opening = Open(self.backend, 0, self.setting.memory_bytes, self.setting.reference_dir)
-                self._ask(worker, opening, limit_s)
-                opened = self._ask(worker, OpenDeviceCeiling(dict(self.variants)), limit_s)
+                self._ask(worker, opening, Opened, limit_s)
+                opened = self._ask(worker, OpenDeviceCeiling(dict(self.variants)), CeilingOpened, limit_s)
             else:
-                opened = self._ask(worker, OpenCeiling(list(self.products)), limit_s)
-            assert isinstance(opened, CeilingOpened)
+                opened = self._ask(worker, OpenCeiling(list(self.products)), CeilingOpened, limit_s)
             self.units = opened.units
         return self._worker
 
-    def _ask(self, worker: Worker, command: Command, limit_s: float) -> Answer:
+    def _ask(self, worker: Worker, command: Command, expected: type[Expected], limit_s: float) -> Expected:
         def phase(seen: Phase) -> None:
             self.on_phase("ceilings", seen.name)
 
         answer = worker.ask(command, limit_s, phase)
         if isinstance(answer, Failed):
             raise FailedError(Failure(answer.status, answer.reason))
+        if not isinstance(answer, expected):
+            raise WorkerDiedError(f"it broke the protocol: {type(answer).__name__} answers a ceiling's turn")
         return answer
 
     def _end(self) -> None:

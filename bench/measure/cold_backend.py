@@ -12,8 +12,9 @@ memory that nobody else uses.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from membound.backends import registry
 from membound.backends.api import Backend, Device
 from membound.bench.measure.check import check_output
 from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
+from membound.bench.measure.failures import FigureError
+from membound.bench.measure.figures import seconds_between
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
 from membound.kernels.inputs import Inputs
@@ -68,7 +71,7 @@ class ColdBackend:
     first_s: float = 0.0
     launch_s: float = 0.0
     reuse_bytes: int | None = None
-    """The fewest bytes that passed between two uses of a set in timed bursts."""
+    """The fewest bytes that passed between a set's use in a timed burst and its use before; None before the first one."""
     checked: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,8 +81,8 @@ class ColdBackend:
 
     @property
     def working_set_bytes(self) -> int:
-        """Bytes that pass through the caches before a set is used again: all sets', or more with what comes between."""
-        return max(self.slots * self.inputs.work.footprint_bytes, self.reuse_bytes or 0)
+        """Bytes that pass through the caches before a timed burst uses a set again; those of all sets where they rotate alone."""
+        return self.reuse_bytes or self.slots * self.inputs.work.footprint_bytes
 
     @property
     def warm(self) -> Callable[[], None] | None:
@@ -102,6 +105,9 @@ class ColdBackend:
     def _launch_on(self, slot: int) -> None:
         self.backend.launch(slot)
         self.backend.sync()
+        self._count_use(slot)
+
+    def _count_use(self, slot: int) -> None:
         self.last_use[slot] = self.cold.passed_bytes
         self.cold.passed_bytes += self.inputs.work.footprint_bytes
 
@@ -111,12 +117,15 @@ class ColdBackend:
             self.launch()
 
     def make_cold(self) -> None:
-        """Push out of the caches what the next burst will use."""
+        """Push out of the caches what the next burst will use, and note how many bytes that were."""
         ahead = [(self.slot + 1 + i) % self.slots for i in range(min(self.slots, self.launches))]
         size = self.inputs.work.footprint_bytes
-        self.cold.wait_until(
-            max(self.last_use[slot] + self.cold.need_bytes - i * size for i, slot in enumerate(ahead))
-        )
+        uses = [self.last_use[slot] - i * size for i, slot in enumerate(ahead)]
+        self.cold.wait_until(max(uses) + self.cold.need_bytes)
+        if self.device.accelerator is None:  # there it is rotation that defeats the cache
+            warmed_up_on_it = self.slots == 1 and self.warm is not None
+            passed = size if warmed_up_on_it else self.cold.passed_bytes - max(uses)
+            self.reuse_bytes = passed if self.reuse_bytes is None else min(passed, self.reuse_bytes)
 
     def fit_burst(self, burst_s: float = BURST_S) -> None:
         """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
@@ -130,6 +139,7 @@ class ColdBackend:
                 break
         self.launch_s = min(times)
         self.launches = self._launches_for(burst_s)
+        self.reuse_bytes = None  # of timed bursts alone
 
     def _launches_for(self, seconds: float) -> int:
         wanted = round(seconds / self.launch_s) if self.launch_s else 1
@@ -139,15 +149,7 @@ class ColdBackend:
 
     def take_turn(self, attempts: int = ATTEMPTS) -> Turn:
         """One timed burst; seconds of all of it."""
-        self._count_reuse()
         return take_turn(self.warm, self.burst, attempts, before=self.make_cold, limit_s=LONG_TURN_S)
-
-    def _count_reuse(self) -> None:
-        """The bytes that will have passed since the last use of the next set: at least what coldness needs."""
-        passed = max(
-            self.cold.passed_bytes - self.last_use[(self.slot + 1) % self.slots], self.cold.need_bytes
-        )
-        self.reuse_bytes = passed if self.reuse_bytes is None else min(passed, self.reuse_bytes)
 
     def hot_turn(self) -> Turn:
         """The same input set again and again: a second figure, never the headline."""
@@ -160,18 +162,24 @@ class ColdBackend:
         return take_turn(lambda: self._launch_on(slot), burst, 1)
 
     def device_turn(self, seconds: float = 0.0) -> tuple[float | None, int]:
-        """Seconds a launch by the device's own clock, launches queued without waiting, and how many; None: no clock."""
+        """Seconds a launch by the device's own clock, launches queued without waiting, and how many; None: no clock.
+
+        Raises FigureError where the clock tells what cannot be.
+        """
         launches = self._launches_for(seconds) if seconds else self.launches
-        first = self.backend.mark()
-        if first is None:
+        if self.backend.mark() is None:
             return None, 0
+        self.make_cold()
+        first = self.backend.mark()
         for _ in range(launches):
             self.slot = (self.slot + 1) % self.slots
             self.backend.launch(self.slot)
-        end = self.backend.mark()
-        assert end is not None
+            self._count_use(self.slot)
+        last = self.backend.mark()
         self.backend.sync()
-        return self.backend.elapsed_s(first, end) / launches, launches
+        if first is None or last is None:
+            raise FigureError("mark() told a moment at first, and none later")
+        return seconds_between(self.backend, first, last) / launches, launches
 
     def check(self) -> None:
         """Compare the last launch's output with the reference. Raises WrongAnswerError."""
@@ -231,11 +239,7 @@ def prepare_cold(
         how.tell("fitting the burst")
         one.fit_burst()
     except BaseException:
-        backend.close()
+        with suppress(Exception):  # the boundary around a runtime: what failed first is what is told
+            backend.close()
         raise
     return one
-
-
-def described(device: Device, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """An accelerator as a row holds it; empty where works run on the CPU."""
-    return {} if device.accelerator is None else asdict(device.accelerator) | dict(facts)

@@ -39,7 +39,7 @@ from membound.bench.protocol.process import (
     WorkerTimeoutError,
     WorkerUnavailableError,
 )
-from membound.results.turns import StoredTurn
+from membound.results.turns import SHORTEST_S, StoredTurn
 
 Expected = TypeVar("Expected")
 BROKEN = (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError)
@@ -219,8 +219,12 @@ class Contestant:
         command = TakeTurn(self.number, self.arm, self.process.passed_bytes(), seconds, hot)
         limit_s = self.process.setting.timeouts.of_turn(burst_s)
         turned = self._asked(command, Turned, limit_s, "timing")
-        if turned is not None:
-            self.process.moved(turned.moved_bytes)
+        if turned is None:
+            return None
+        self.process.moved(turned.moved_bytes)
+        if wrong := _impossible(turned):
+            self.failure = Failure("error", wrong)
+            return None
         return turned
 
     def check(self) -> Checked | None:
@@ -239,3 +243,12 @@ class Contestant:
         except (WorkerDiedError, WorkerTimeoutError) as error:
             self.failure = failure_of(error)
         return None
+
+
+def _impossible(turned: Turned) -> str:
+    """What no burst can have been, or '': a row of it could not be read again."""
+    if turned.launches < 1 or turned.time_s < SHORTEST_S:
+        return f"a turn of {turned.launches} launches of {turned.time_s:g} s"
+    if turned.device_s is not None and turned.device_s < SHORTEST_S:
+        return f"a turn of {turned.device_s:g} s by the device's clock"
+    return ""

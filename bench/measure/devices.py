@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from membound.backends import registry
 from membound.backends.api import Backend
-from membound.bench.measure.failures import one_line
+from membound.bench.measure.failures import FigureError, one_line, said
+from membound.bench.measure.figures import device_fields
 from membound.errors import BackendUnavailable, MemboundError
 
 
@@ -23,7 +23,7 @@ def try_devices(entry: str, devices: Sequence[str], threads: int) -> list[dict[s
         cls = registry.load(entry)
         listed = list(devices) or [str(device) for device in cls.devices()]
     except BackendUnavailable as error:
-        absent = {"available": False, "reason": error.reason, "remedy": error.remedy}
+        absent = {"available": False, "reason": said(error.reason), "remedy": said(error.remedy)}
         return [{"id": entry.replace(".", ":", 1), "entry": entry, **absent}]
     return [
         {"id": f"{prefix}:{device}", "entry": entry, **_try_device(cls, device, threads)} for device in listed
@@ -35,12 +35,12 @@ def _try_device(cls: type[Backend], device: str, threads: int) -> dict[str, Any]
         backend = cls()
         opened = backend.open(device, threads)
         backend.close()
-        found = asdict(opened)
+        found = device_fields(opened)
     except BackendUnavailable as error:
-        return {"available": False, "reason": error.reason, "remedy": error.remedy}
-    except MemboundError as error:
-        return {"available": False, "reason": str(error), "remedy": ""}
+        return {"available": False, "reason": said(error.reason), "remedy": said(error.remedy)}
+    except (MemboundError, FigureError) as error:
+        return {"available": False, "reason": said(error), "remedy": ""}
     except Exception as error:  # the outermost boundary around a runtime's start-up
         return {"available": False, "reason": one_line(error), "remedy": ""}
     # A backend is known by the name it was asked for, whatever its `Device.id` says.
-    return {"available": True, "reason": "", "remedy": ""} | {k: v for k, v in found.items() if k != "id"}
+    return {"available": True, "reason": "", "remedy": ""} | found

@@ -32,6 +32,10 @@ class WrongAnswerError(Exception):
         self.error = error
 
 
+class FigureError(Exception):
+    """A backend says of itself what cannot be. The text names the figure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A status of `results.row.STATUSES`, why, and the error of a wrong output that is a number."""
@@ -47,6 +51,7 @@ SAID_BY_US: tuple[tuple[type[Exception], str], ...] = (
     (WorkerTimeoutError, "timeout"),
     (WorkerDiedError, "crashed"),
     (FallbackRefused, "error"),
+    (FigureError, "error"),
 )
 """Classes whose text is a reason as it stands."""
 
@@ -54,25 +59,25 @@ SAID_BY_US: tuple[tuple[type[Exception], str], ...] = (
 def failure_of(error: BaseException) -> Failure:
     """What an exception of a backend, or the end of a worker, makes of the work at hand."""
     if isinstance(error, BackendUnavailable):
-        told = f"{_said(error.reason)}; {_said(error.remedy)}".removesuffix("; ")
+        told = f"{said(error.reason)}; {said(error.remedy)}".removesuffix("; ")
         return Failure("unavailable", told[:LONGEST_REASON])
     if isinstance(error, WrongAnswerError):
-        return Failure("wrong", _said(error), error.error)
+        return Failure("wrong", said(error), error.error)
     for cls, status in SAID_BY_US:
         if isinstance(error, cls):
-            return Failure(status, _said(error))
+            return Failure(status, said(error))
     memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_text(error)[:SEARCHED])
     return Failure("oom" if memory else "error", one_line(error))
 
 
 def one_line(error: BaseException) -> str:
     """The class and the first line of an exception: a row's reason."""
-    text = _said(error)
+    text = said(error)
     return f"{type(error).__name__}: {text}"[:LONGEST_REASON] if text else type(error).__name__
 
 
-def _said(value: object) -> str:
-    """The first line of its text as any file can hold it: names of files need not be UTF-8."""
+def said(value: object) -> str:
+    """The first line of its text, short, as any file can hold it: names of files need not be UTF-8."""
     lines = _text(value).strip().splitlines() or [""]
     return lines[0].strip()[:LONGEST_REASON].encode(errors="backslashreplace").decode()[:LONGEST_REASON]
 

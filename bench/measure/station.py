@@ -30,10 +30,11 @@ from membound.bench.machine.counters import device_delta, open_counters
 from membound.bench.machine.fingerprint import HARNESS_PACKAGES, package_versions
 from membound.bench.machine.reading import Counters, Reading
 from membound.bench.machine.telemetry import Snapshot, delta, snapshot
-from membound.bench.measure.cold_backend import ColdBackend, Preparation, described, prepare_cold
+from membound.bench.measure.cold_backend import ColdBackend, Preparation, prepare_cold
 from membound.bench.measure.cold_memory import ColdMemory, cold_memory, slots_for
 from membound.bench.measure.devices import try_devices
-from membound.bench.measure.failures import one_line
+from membound.bench.measure.failures import one_line, said
+from membound.bench.measure.figures import device_fields, plain, settings, stored_bytes
 from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
 from membound.errors import BackendUnavailable, Unsupported
@@ -102,7 +103,7 @@ class Station:
         before = snapshot()
         with self._watching([]):
             found = measure_ceilings(self.threads, command.quick, lambda text: self.tell(text, []))
-        return m.Ceilings([_fields(c) for c in found], delta(before, snapshot()))
+        return m.Ceilings([c.as_told() for c in found], delta(before, snapshot()))
 
     def open_ceiling(self, command: m.OpenCeiling) -> m.CeilingOpened:
         """Ceilings of the processor that take turns."""
@@ -134,11 +135,12 @@ class Station:
         self.opening = command
         backend, device = self._fresh()
         try:
-            facts = open_counters(device.accelerator).facts()
+            told = device_fields(device)
+            facts = open_counters(device.accelerator).facts() if told["accelerator"] is not None else {}
         finally:
             backend.close()
-        versions = package_versions(HARNESS_PACKAGES) | device.versions
-        return m.Opened(device.name, versions, described(device, facts), device.memory_ceiling)
+        versions = package_versions(HARNESS_PACKAGES) | told["versions"]
+        return m.Opened(told["name"], versions, (told["accelerator"] or {}) | facts, told["memory_ceiling"])
 
     def measure_backend(self, command: m.MeasureBackend) -> m.Ceilings:
         """What the backend can do at most, on its accelerator and in products of its own."""
@@ -164,23 +166,49 @@ class Station:
         finally:
             backend.close()
         telemetry = delta(before, snapshot()) | device_delta(device_before, counters.read())
-        return m.Ceilings([_fields(c) for c in found], telemetry)
+        return m.Ceilings([c.as_told() for c in found], telemetry)
 
     def ask_offers(self, command: m.AskOffers) -> m.Offers:
         """What the backend says it can do of the experiments asked about."""
         asked = {int(number): [Arm(**arm) for arm in arms] for number, arms in command.asked.items()}
         assert self.opening is not None
         refused = offered(self.opening.backend, self.threads, asked)
-        return m.Offers({str(number): arms for number, arms in refused.items()})
+        return m.Offers(
+            {str(n): {arm: said(why) for arm, why in arms.items()} for n, arms in refused.items()}
+        )
 
     # Contestants
 
     def prepare(self, command: m.Prepare) -> m.Prepared:
-        """Prepare a work, on inputs of its own; the first output is right when this returns."""
-        who, opening = [command.contestant], self.opening
-        assert opening is not None
+        """Prepare a work, on inputs of its own; the first output is right when this returns.
+
+        Nothing is left of one that fails.
+        """
+        who = command.contestant
+        self.release(m.Release(who))
+        before = _resident_bytes()
+        self.tell("opening", [who])
         arms = [Arm(**arm) for arm in command.arms]
-        work = parse(command.work)
+        with self._watching([who]):
+            one = self._prepared(command, arms)
+        try:
+            seat = Seat(one, open_counters(one.device.accelerator), [TimedArm(arm, one) for arm in arms])
+            self.seats[who] = seat
+            for arm in seat.arms:
+                arm.choose_burst()
+                if arm.arm.trade:
+                    self.tell("starting the co-runner", [who])
+                    arm.co_runner = self._co_runner(one)
+            gc.collect()
+            return _told(one, max(0, _resident_bytes() - before))
+        except BaseException:
+            with suppress(Exception):  # the boundary around a runtime: what failed first is what is told
+                self.release(m.Release(who))
+            raise
+
+    def _prepared(self, command: m.Prepare, arms: Sequence[Arm]) -> ColdBackend:
+        opening, who = self.opening, [command.contestant]
+        assert opening is not None
         how = Preparation(
             self.threads,
             opening.seed,
@@ -190,37 +218,13 @@ class Station:
         )
         if self.cold is None:
             self.cold = cold_memory(self.threads)
-        before = _resident_bytes()
-        self.tell("opening", who)
-        with self._watching(who):
-            one = prepare_cold(
-                named(opening.backend, arms[0].variant) if arms else opening.backend,
-                work,
-                how,
-                self.cold,
-                slots_of_arms(arms) if arms else slots_for,
-                _refusing(arms),
-            )
-        seat = Seat(one, open_counters(one.device.accelerator), [TimedArm(arm, one) for arm in arms])
-        self.seats[command.contestant] = seat
-        for arm in seat.arms:
-            arm.choose_burst()
-            if arm.arm.trade:
-                self.tell("starting the co-runner", who)
-                arm.co_runner = self._co_runner(one)
-        gc.collect()
-        return m.Prepared(
-            slots=one.slots,
-            working_set_bytes=one.working_set_bytes,
-            footprint_bytes=work.footprint_bytes,
-            resident_bytes=max(0, _resident_bytes() - before),
-            prepare_s=one.prepare_s,
-            first_s=one.first_s,
-            launch_s=one.launch_s,
-            launches=one.launches,
-            error=one.error,
-            tolerance=reference.tolerance(work),
-            stored_bytes=one.backend.stored_bytes(),
+        return prepare_cold(
+            named(opening.backend, arms[0].variant) if arms else opening.backend,
+            parse(command.work),
+            how,
+            self.cold,
+            slots_of_arms(arms) if arms else slots_for,
+            _refusing(arms),
         )
 
     def take_turn(self, command: m.TakeTurn) -> m.Turned:
@@ -246,7 +250,7 @@ class Station:
             disturbance=turn.disturbance,
             retaken_s=[seconds / launches for seconds, _ in turn.retaken],
             retaken_disturbances=[share for _, share in turn.retaken],
-            moved_bytes=one.cold.passed_bytes - passed,
+            moved_bytes=one.cold.passed_bytes - passed if one.device.accelerator is None else 0,
             dispatch_s=dispatch_s,
             stolen=seat.arms[command.arm].stolen if seat.arms else {},
             telemetry=telemetry,
@@ -280,9 +284,9 @@ class Station:
             )
         self.tell("checking", [command.contestant])
         seat.one.check()
-        settings = seat.one.backend.settings() | seat.one.checked
+        told = settings(seat.one.backend) | seat.one.checked
         return m.Checked(
-            seat.one.error, settings | {"working_set_bytes": seat.one.working_set_bytes}, telemetry
+            seat.one.error, told | {"working_set_bytes": seat.one.working_set_bytes}, plain(telemetry)
         )
 
     def release(self, command: m.Release) -> m.Done:
@@ -290,7 +294,8 @@ class Station:
         seat = self.seats.pop(command.contestant, None)
         if seat is not None:
             self._leave(seat)
-        gc.collect()
+            del seat
+            gc.collect()
         return m.Done()
 
     def close(self) -> None:
@@ -343,8 +348,21 @@ def _refusing(arms: Sequence[Arm]) -> Callable[[Backend, Device], None]:
     return ready
 
 
-def _fields(ceiling: Ceiling) -> dict[str, Any]:
-    return asdict(ceiling) | {"samples": list(ceiling.samples)}
+def _told(one: ColdBackend, resident_bytes: int) -> m.Prepared:
+    work = one.inputs.work
+    return m.Prepared(
+        slots=one.slots,
+        working_set_bytes=one.working_set_bytes,
+        footprint_bytes=work.footprint_bytes,
+        resident_bytes=resident_bytes,
+        prepare_s=one.prepare_s,
+        first_s=one.first_s,
+        launch_s=one.launch_s,
+        launches=one.launches,
+        error=one.error,
+        tolerance=reference.tolerance(work),
+        stored_bytes=stored_bytes(one.backend),
+    )
 
 
 def _resident_bytes() -> int:

@@ -1,0 +1,119 @@
+"""What a backend says of itself, as plain values that can be: it is asked for them, and never trusted.
+
+>>> stored_bytes(backend), settings(backend)
+(12345, {'threads': 2, 'precision': 'highest'})
+
+Runtimes answer with NumPy's numbers, with NaN and with objects of their own. What stands for a value becomes that value;
+what no backend can have is an error of the work at hand, before it can end the worker or spoil a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from membound.backends.api import Backend, Device, Limit
+from membound.bench.measure.failures import FigureError
+from membound.results.fields import LARGEST
+from membound.results.turns import SHORTEST_S
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON holds it: numbers, texts, lists and tables; everything else by its text, NaN too."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value).encode(errors="backslashreplace").decode()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else str(float(value))
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return plain(value.item())
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    return plain(str(value))
+
+
+def stored_bytes(backend: Backend) -> int | None:
+    """As `Backend.stored_bytes`. Raises FigureError."""
+    told = backend.stored_bytes()
+    return None if told is None else _count(told, "stored_bytes()")
+
+
+def settings(backend: Backend) -> dict[str, Any]:
+    """As `Backend.settings`. Raises FigureError if that is no table."""
+    return _table(backend.settings(), "settings()")
+
+
+def seconds_between(backend: Backend, first: object, last: object) -> float:
+    """As `Backend.elapsed_s`. Raises FigureError for what no clock can tell."""
+    told = backend.elapsed_s(first, last)
+    if not _is_number(told) or not SHORTEST_S <= told <= LARGEST:
+        raise FigureError(f"elapsed_s() is {_short(told)}, which no clock can tell")
+    return float(told)
+
+
+def rate_of(limit: Limit, seconds: float) -> float:
+    """What a limit moves or computes a second. Raises FigureError for what no device can do."""
+    told = limit.amount
+    if not _is_number(told) or not 0 < told / seconds <= LARGEST:
+        raise FigureError(f"amount of {limit.name} is {_short(told)} in {seconds:.3g} s")
+    return float(told) / seconds
+
+
+def device_fields(device: Device) -> dict[str, Any]:
+    """The fields of an opened device but for its id, checked. Raises FigureError that names one that cannot be."""
+    if not isinstance(device, Device):
+        raise FigureError(f"open() gave {type(device).__name__}, not a Device")
+    accelerator = None if device.accelerator is None else plain(asdict(device.accelerator))
+    for name, value in (accelerator or {}).items():
+        if name.endswith(("_bytes", "_units")):
+            _count(value, f"accelerator.{name}")
+    return {
+        "name": _text(device.name, "Device.name"),
+        "threads": _count(device.threads, "Device.threads"),
+        "versions": {name: str(value) for name, value in _table(device.versions, "Device.versions").items()},
+        "accelerator": accelerator,
+        "memory_ceiling": _text(device.memory_ceiling, "Device.memory_ceiling"),
+    }
+
+
+def _is_number(told: Any) -> bool:
+    return isinstance(told, int | float | np.integer | np.floating) and not isinstance(told, bool)
+
+
+def _count(told: Any, what: str) -> int:
+    if isinstance(told, bool) or not isinstance(told, int | np.integer) or not 0 <= told <= LARGEST:
+        raise FigureError(f"{what} is {_short(told)}, not a whole number from 0")
+    return int(told)
+
+
+def _text(told: Any, what: str) -> str:
+    if not isinstance(told, str):
+        raise FigureError(f"{what} is {_short(told)}, not text")
+    text: str = plain(told)
+    return text
+
+
+def _table(told: Any, what: str) -> dict[str, Any]:
+    if not isinstance(told, Mapping):
+        raise FigureError(f"{what} is {_short(told)}, not a dict")
+    table: dict[str, Any] = plain(told)
+    return table
+
+
+def _short(told: Any) -> str:
+    try:
+        text = repr(told)
+    except Exception:  # the boundary around a runtime; and a whole number of 5000 digits has no text
+        return f"{type(told).__name__} that cannot be printed"
+    return text if len(text) <= 60 else f"{text[:57]}..."

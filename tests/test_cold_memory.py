@@ -1,0 +1,146 @@
+"""Cold memory: as many bytes pass as were asked for, counted; input sets that make that possible within memory."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pytest
+
+from membound.backends.api import Accelerator, Device
+from membound.bench.ceilings import rotating
+from membound.bench.ceilings.patterns import CeilingError
+from membound.bench.measure import cold_memory as module
+from membound.bench.measure.cold_memory import (
+    BURST_BYTES,
+    MOST_SLOTS,
+    ColdMemory,
+    cache_and_room,
+    cold_memory,
+    no_cold_memory,
+    slots_for,
+)
+from membound.kernels.cpu.instruments import stream
+from membound.kernels.work import Linear, Prefill, Step, parse
+
+CACHE = 1 << 20
+CPU = Device("mine:cpu", "mine")
+
+
+def gpu(memory_bytes: int = 0, cache_bytes: int = 0) -> Device:
+    return Device("mine:gpu", "mine", accelerator=Accelerator(memory_bytes, cache_bytes))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a small cache, so that little memory rotates."""
+    for one in (module, rotating):
+        monkeypatch.setattr(one, "last_level_cache_bytes", lambda: CACHE)
+    monkeypatch.setattr(rotating, "BYTES_PER_THREAD", CACHE)
+
+
+def test_bytes_pass_until_there_are_enough_and_no_more() -> None:
+    reads = iter(np.random.default_rng().integers(1, 100, 1000).tolist())
+    cold = ColdMemory(1000, lambda: next(reads))
+    cold.wait_until(500)
+    assert 500 <= cold.passed_bytes < 600
+    cold.passed_bytes = 2000  # others' meanwhile
+    cold.wait_until(2000)
+    cold.wait_until(1)
+    assert cold.passed_bytes == 2000
+    cold.wait_until(2001)
+    assert 2000 < cold.passed_bytes < 2101
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_missing_is_read_from_memory_that_rotates(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, read = [], []
+    allocate, real = stream.allocate, stream.read
+
+    def counted(values: Any, place: Any, window: int, ahead: int) -> float:
+        read.append((window, place.window_bytes, place.windows))
+        return real(values, place, window, ahead)
+
+    monkeypatch.setattr(stream, "allocate", lambda size, n: taken.append(size) or allocate(size, n))
+    monkeypatch.setattr(stream, "read", counted)
+    cold = cold_memory(threads)
+    assert cold.need_bytes == 4 * CACHE
+    assert taken == [], "the memory is taken at the first need"
+    cold.wait_until(9 * CACHE)
+    assert taken == [4 * CACHE]
+    assert cold.passed_bytes == sum(size for _, size, _ in read)
+    assert 9 * CACHE <= cold.passed_bytes < 9 * CACHE + read[0][1]
+    windows = read[0][2]
+    assert windows * read[0][1] > 3 * CACHE, "a window has left the cache when it comes again"
+    assert [window for window, *_ in read] == [i % windows for i in range(len(read))]
+    cold.wait_until(12 * CACHE)
+    assert len(taken) == 1
+
+
+def test_on_an_accelerator_nothing_is_waited_for() -> None:
+    cold = no_cold_memory()
+    cold.wait_until(cold.need_bytes)
+    assert (cold.need_bytes, cold.passed_bytes) == (0, 0)
+
+
+def test_memory_is_four_caches_but_never_more_than_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rotating, "last_level_cache_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(rotating, "available_memory_bytes", lambda: 100 << 30)
+    assert rotating.rotating_bytes(2) == 4 << 30
+    assert rotating.rotating_bytes(64) == 64 * rotating.BYTES_PER_THREAD
+    monkeypatch.setattr(rotating, "available_memory_bytes", lambda: 2 << 30)
+    assert rotating.rotating_bytes(2) == 1 << 30
+    monkeypatch.setattr(rotating, "available_memory_bytes", lambda: 1 << 20)
+    with pytest.raises(CeilingError, match="memory"):
+        rotating.rotating_bytes(2)
+
+
+# Input sets
+
+
+def test_a_small_work_has_a_bursts_worth_of_sets_and_one_to_warm_up_on() -> None:
+    for n in (128, 1024, 4096):
+        work = Linear(n=n, k=1024, weight="f32")
+        slots = slots_for(work, CPU, 1 << 40)
+        assert slots == min(MOST_SLOTS, ceil(BURST_BYTES / work.footprint_bytes) + 1)
+        assert (slots - 1) * work.footprint_bytes >= min(BURST_BYTES, (MOST_SLOTS - 1) * work.footprint_bytes)
+
+
+def test_a_large_work_has_two_sets_and_all_stay_within_memory() -> None:
+    work = Linear(n=8192, k=8192, weight="f32")
+    assert slots_for(work, CPU, 1 << 40) == 2
+    small = Linear(n=128, k=1024, weight="f32")
+    for fitting in (2, 5, 32, 33, 34, 100):
+        assert slots_for(small, CPU, fitting * small.footprint_bytes) == min(fitting, MOST_SLOTS)
+    assert slots_for(small, CPU, small.footprint_bytes) == 2, "less than two cannot rotate"
+    assert slots_for(small, None, 1 << 40) == MOST_SLOTS
+
+
+@pytest.mark.parametrize("device", [CPU, gpu(80 << 30, 50 << 20)])
+def test_a_model_is_one_set(device: Device) -> None:
+    for work in (Step("tiny"), Prefill("tiny", tokens=7), parse("step:model=llama-3.2-1b,context=64")):
+        assert slots_for(work, device, 1 << 40) == 1
+
+
+def test_an_accelerators_sets_defeat_its_own_cache_within_half_of_its_memory() -> None:
+    work = Linear(n=1024, k=1024, weight="f32")
+    size = work.footprint_bytes
+    assert slots_for(work, gpu(1000 * size, 5 * size), 1 << 40) == 21
+    assert slots_for(work, gpu(20 * size, 5 * size), 1 << 40) == 10
+    assert slots_for(work, gpu(1000 * size, 5 * size), 7 * size) == 7
+    assert slots_for(work, gpu(2 * size, 5 * size), 1 << 40) == 2
+
+
+def test_what_an_accelerator_does_not_tell_is_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "last_level_cache_bytes", lambda: CACHE)
+    assert cache_and_room(CPU, 777) == (CACHE, 777)
+    assert cache_and_room(None, 777) == (CACHE, 777)
+    assert cache_and_room(gpu(), 777) == (CACHE, 777)
+    assert cache_and_room(gpu(cache_bytes=5), 777) == (5, 777)
+    assert cache_and_room(gpu(1000, 5), 777) == (5, 500)
