@@ -5,9 +5,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import fake_workers
 import pytest
-from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows, write
+from rows import LINEAR, MACHINE, case, run_rows, write
 
 import membound
 from membound.backends import registry
@@ -15,7 +17,10 @@ from membound.bench import api, cli
 from membound.bench.planning import choice as setup
 from membound.bench.planning import inventory
 from membound.bench.planning.probe import Found
+from membound.bench.protocol import messages as m
+from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError
 from membound.results.row import SCHEMA_VERSION
+from membound.results.store import load_rows
 
 HERE, ELSEWHERE = registry.names()[:2]
 SPEC = "linear:n=64,k=64,m=1,weight=f32,act=float"
@@ -84,42 +89,29 @@ def devices(monkeypatch):
 
 
 @pytest.fixture
-def fake_execute(monkeypatch):
-    """Stand in for the measuring: a row a case with the status that `statuses` names for its backend."""
-    statuses, plans = {}, []
+def measuring(monkeypatch, workers):
+    """Workers that answer at once: `statuses` has what becomes of a backend's works, `plans` what was executed."""
+    statuses, plans, execute = {}, [], api.execute
 
-    def execute(plan, writer, progress):
+    def acts(worker, command):
+        status = statuses.get(worker.who, "ok")
+        if isinstance(command, m.TakeTurn) and status in ("interrupt", "wrong"):
+            if status == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+            return m.Failed("wrong", "because", 0.5)
+        if not isinstance(command, m.Prepare) or status in ("ok", "interrupt", "wrong"):
+            return fake_workers.turned(0.01) if isinstance(command, m.TakeTurn) else None
+        if status in ("crashed", "timeout"):
+            raise (WorkerDiedError if status == "crashed" else WorkerTimeoutError)("because")
+        return m.Failed(status, "because")
+
+    def noted(plan, writer, progress):
         plans.append(plan)
-        run_id = writer.path.name.removesuffix(".jsonl")
-        rows = [ceiling("read", 11e9, "bytes/s", run_id=run_id, threads=plan.threads)]
-        progress.start(plan.total_cells)
-        for cell in plan.cells:
-            for work in cell.works:
-                progress.cell(cell.backend, work, cell.replicate, "compiling stream")
-                status = statuses.get(cell.backend, "ok")
-                if status == "interrupt":
-                    try:
-                        signal.raise_signal(signal.SIGINT)
-                    except KeyboardInterrupt:
-                        progress.note("interrupted")
-                        for row in rows:
-                            writer.append(row)
-                        writer.finish()
-                        return rows
-                make = case if status == "ok" else failed
-                extra = {} if status == "ok" else {"status": status, "reason": "because"}
-                rows.append(
-                    make(backend=cell.backend, work=work, run_id=run_id, threads=plan.threads, **extra)
-                )
-                progress.done(rows[-1])
-        for row in rows:
-            writer.append(row)
-        writer.finish()
-        return rows
+        return execute(plan, writer, progress)
 
-    monkeypatch.setattr(api, "execute", execute)
-    execute.statuses, execute.plans = statuses, plans
-    return execute
+    workers.acts = acts
+    monkeypatch.setattr(api, "execute", noted)
+    return SimpleNamespace(statuses=statuses, plans=plans, workers=workers)
 
 
 # --help, --version, imports
@@ -306,7 +298,7 @@ def test_list_json(membound_, devices, folder):
 # run
 
 
-def test_run_tells_what_it_picked_then_the_table_then_the_file(membound_, devices, fake_execute, folder):
+def test_run_tells_what_it_picked_then_the_table_then_the_file(membound_, devices, measuring, folder):
     status, out, err = membound_("run", SPEC, "--threads", 1)
     assert status == 0
     (path,) = (folder / "results/runs").glob("*.jsonl")
@@ -319,11 +311,11 @@ def test_run_tells_what_it_picked_then_the_table_then_the_file(membound_, device
         f"rows: results/runs/{path.name}",
     ]
     assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
-    assert "compiling kernels" in err
-    assert len(fake_execute.plans[0].cells) == 6
+    assert "6 cases to measure" in err
+    assert len(measuring.plans[0].cells) == 6
 
 
-def test_run_json_prints_nothing_else_on_stdout(membound_, devices, fake_execute):
+def test_run_json_prints_nothing_else_on_stdout(membound_, devices, measuring):
     status, out, err = membound_("run", SPEC, "--quick", "--json")
     assert status == 0
     lines = json.loads(out)
@@ -333,25 +325,25 @@ def test_run_json_prints_nothing_else_on_stdout(membound_, devices, fake_execute
     assert f"backends: {HERE}:cpu" in err
 
 
-def test_run_passes_its_options_on(membound_, devices, fake_execute, folder):
+def test_run_passes_its_options_on(membound_, devices, measuring, folder):
     more = ["--replicates", 2, "--seed", 7, "--out", "elsewhere", "--no-ceilings", "--rigor", "normal"]
     status, *_ = membound_("run", f"{SPEC},attention:context=64", "-b", f"{HERE}:cpu", *more)
     assert status == 0
-    (plan,) = fake_execute.plans
+    (plan,) = measuring.plans
     assert (plan.replicates, plan.seed, plan.ceilings, plan.out) == (2, 7, False, Path("elsewhere"))
     assert {cell.backend for cell in plan.cells} == {f"{HERE}:cpu"}
     assert {w.partition(":")[0] for w in plan.cells[0].works} == {"linear", "attention"}
     assert len(list((folder / "elsewhere").glob("*.jsonl"))) == 1
 
 
-def test_a_bare_backend_means_all_its_devices(membound_, devices, fake_execute):
+def test_a_bare_backend_means_all_its_devices(membound_, devices, measuring):
     membound_("run", SPEC, "--backends", HERE, "--quick")
-    assert {cell.backend for cell in fake_execute.plans[0].cells} == {f"{HERE}:cpu", f"{HERE}:cpu+x"}
+    assert {cell.backend for cell in measuring.plans[0].cells} == {f"{HERE}:cpu", f"{HERE}:cpu+x"}
 
 
 @pytest.mark.parametrize("bad", ["wrong", "crashed", "timeout", "oom", "error"])
-def test_a_failed_case_is_exit_status_one(membound_, devices, fake_execute, bad):
-    fake_execute.statuses[f"{HERE}:cpu+x"] = bad
+def test_a_failed_case_is_exit_status_one(membound_, devices, measuring, bad):
+    measuring.statuses[f"{HERE}:cpu+x"] = bad
     status, out, err = membound_("run", SPEC, "--quick")
     assert status == 1
     assert f"{HERE}:cpu+x {bad}" in out
@@ -361,14 +353,14 @@ def test_a_failed_case_is_exit_status_one(membound_, devices, fake_execute, bad)
 
 @pytest.mark.parametrize(("other", "expected"), [("ok", 0), ("unsupported", 1)])
 def test_unsupported_is_no_failure_unless_nothing_was_measured(
-    membound_, devices, fake_execute, other, expected
+    membound_, devices, measuring, other, expected
 ):
-    fake_execute.statuses |= {f"{HERE}:cpu+x": "unsupported", f"{HERE}:cpu": other}
+    measuring.statuses |= {f"{HERE}:cpu+x": "unsupported", f"{HERE}:cpu": other}
     assert membound_("run", SPEC, "--quick")[0] == expected
 
 
-def test_ctrl_c_keeps_what_is_done(membound_, devices, fake_execute, folder):
-    fake_execute.statuses[f"{HERE}:cpu+x"] = "interrupt"
+def test_ctrl_c_keeps_what_is_done(membound_, devices, measuring, folder):
+    measuring.statuses[f"{HERE}:cpu+x"] = "interrupt"
     status, out, _ = membound_("run", SPEC, "--replicates", 3)
     assert status == 130
     (path,) = (folder / "results/runs").glob("*.jsonl")
@@ -425,21 +417,21 @@ def test_ctrl_c_before_the_first_row(membound_, devices, monkeypatch):
         (["--frobnicate"], "No such option: --frobnicate"),
     ],
 )
-def test_bad_input_is_one_line(refused, devices, fake_execute, folder, arguments, message):
+def test_bad_input_is_one_line(refused, devices, measuring, folder, arguments, message):
     (folder / "file").write_text("in the way")
     assert message in refused("run", *arguments)
-    assert not fake_execute.plans
+    assert not measuring.plans
     assert (folder / "file").read_text() == "in the way"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(refused, devices, fake_execute, folder):
+def test_a_folder_without_permission_is_refused(refused, devices, measuring, folder):
     (folder / "locked").mkdir(mode=0o500)
     assert "is not writable" in refused("run", SPEC, "--out", "locked")
 
 
 def test_a_folder_that_refuses_writing_is_told_before_anything_starts(
-    refused, devices, fake_execute, folder, monkeypatch
+    refused, devices, measuring, folder, monkeypatch
 ):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "is not writable; name another with --out" in refused("run", SPEC, "--out", "locked")
@@ -447,70 +439,95 @@ def test_a_folder_that_refuses_writing_is_told_before_anything_starts(
 
 # duel
 
-
-@pytest.fixture
-def fake_duel(monkeypatch):
-    """Stand in for the duel: the first backend is twice as fast as the second, the third is wrong."""
-    duel = pytest.importorskip("membound.bench.measure.duel")
-    calls = []
-
-    def hold(work, backends, threads, rounds, seed, tell):
-        calls.append((work.spec, tuple(backends), threads, rounds, seed))
-        tell("round 1")
-        base = {"kind": "case", "status": "ok", "reason": "", "work": work.spec, "clean": 3, "rounds": rounds}
-        base |= {"p25_s": 0.001, "p75_s": 0.003, "achieved_flops_per_s": 1e9, "of_bound": 0.5}
-        rows = [
-            base | {"backend": name, "time_s": t, "time_ratio": t / 0.002, "achieved_bytes_per_s": 1e9 / t}
-            for name, t in zip(backends, (0.002, 0.004), strict=False)
-        ]
-        gone = dict.fromkeys(base) | {
-            "kind": "case",
-            "time_s": None,
-            "time_ratio": float("nan"),
-            "work": work.spec,
-        }
-        rows.append(gone | {"backend": "third:cpu", "status": hold.third, "reason": "because"})
-        limit = {
-            "backend": "compute ceiling",
-            "time_s": 0.001,
-            "time_ratio": None,
-            "achieved_bytes_per_s": None,
-        }
-        return [*rows, base | limit | {"kind": "ceiling", "of_bound": None}]
-
-    hold.third = "unsupported"
-    hold.calls = calls
-    monkeypatch.setattr(duel, "duel", hold)
-    return hold
+PAIR = f"{HERE}:cpu,{HERE}:cpu+x"
 
 
-def test_duel_shows_who_is_faster(membound_, devices, fake_duel):
-    status, out, err = membound_("duel", SPEC, "-b", HERE, "--threads", 1, "--rounds", 5, "--seed", 3)
-    assert (status, err) == (0, "round 1\n")
-    assert fake_duel.calls == [(SPEC, (f"{HERE}:cpu", f"{HERE}:cpu+x"), 1, 5, 3)]
-    lines = {" ".join(line.split()) for line in out.splitlines()}
-    assert f"{HERE}:cpu+x 4 ms 1 ms 3 ms 2.00 250.0 GB/s 50% 3/5" in lines
-    assert "compute ceiling 1 ms 1 ms 3 ms – 1 GFLOP/s – 3/5" in lines
-    assert "third:cpu unsupported: because" in lines
+def test_a_duel_is_a_stored_run_of_one_work_with_its_ratios(membound_, devices, measuring, folder):
+    options = ("--rounds", 6, "--replicates", 4, "--seed", 3, "--threads", 1, "--out", "duels")
+    status, out, _ = membound_("duel", SPEC, "-b", PAIR, *options)
+    assert status == 0
+    (plan,) = measuring.plans
+    assert (plan.seed, plan.threads, plan.replicates, plan.time_limit_s) == (3, 1, 4, None)
+    (path,) = (folder / "duels").iterdir()
+    assert f"rows: duels/{path.name}" in out
+    rows = [row for row in load_rows(path) if row.kind == "case"]
+    assert sorted((r.backend, r.replicate, len(r.turns)) for r in rows) == [
+        (name, number, 6) for name in PAIR.split(",") for number in range(4)
+    ]
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    header = next(line for line in lines if line.startswith("backend time"))
+    assert header.startswith("backend time ×fastest interval of bound")
+    for name in PAIR.split(","):
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert "10 ms 1.000" in line
+        assert line.endswith("24/24")
+    assert "1.000–1.000" in out
+    assert membound_("show", path)[0] == 0
+    assert membound_("compare", path, "--backends", *PAIR.split(","))[0] == 0
 
 
-@pytest.mark.parametrize("third", ["wrong", "unavailable", "error", "oom"])
-def test_duel_json_and_exit_status(membound_, devices, fake_duel, third):
-    fake_duel.third = third
-    status, out, _ = membound_("duel", SPEC, "-b", HERE, "--json")
-    assert status == 1
-    rows = json.loads(out, parse_constant=lambda name: pytest.fail(name))
-    assert [row["time_ratio"] for row in rows] == [1.0, 2.0, None, None]
+def test_a_duel_of_a_backend_with_itself(membound_, devices, measuring):
+    twice = f"{HERE}:cpu,{HERE}:cpu#2"
+    status, out, err = membound_("duel", SPEC, "-b", twice, "--json")
+    assert status == 0
+    assert f"backends: {HERE}:cpu, {HERE}:cpu#2" in err
+    lines = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert [line["backend"] for line in lines] == twice.split(",")
+    assert [(line["ratio_to_fastest"], line["replicates"]) for line in lines] == [(1.0, 3)] * 2
+    assert {str(line["ratio_to_fastest_ci"]) for line in lines} == {"None", "[1.0, 1.0]"}, "None: the fastest"
+    assert all(line["of_bound_ci"][0] <= line["of_bound"] <= line["of_bound_ci"][1] for line in lines)
 
 
-def test_duel_refuses(refused, devices, fake_duel):
+@pytest.mark.parametrize("status", ["wrong", "crashed", "timeout", "oom", "error", "unavailable"])
+def test_a_contestant_that_fails_or_is_absent_fails_a_duel(membound_, devices, measuring, status):
+    measuring.statuses[f"{HERE}:cpu+x"] = status
+    code, out, _ = membound_("duel", SPEC, "-b", PAIR)
+    assert code == 1
+    assert f"{HERE}:cpu+x {status}" in out
+    assert f"{HERE}:cpu 10 ms" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("other", "expected"), [("ok", 0), ("unsupported", 1)])
+def test_who_cannot_do_the_work_fails_no_duel_unless_nobody_can(
+    membound_, devices, measuring, other, expected
+):
+    measuring.statuses |= {f"{HERE}:cpu+x": "unsupported", f"{HERE}:cpu": other}
+    status, out, _ = membound_("duel", SPEC, "-b", PAIR)
+    assert status == expected
+    assert f"{HERE}:cpu+x unsupported: because" in out
+
+
+def test_a_duel_that_is_interrupted_keeps_its_turns(membound_, devices, measuring, folder):
+    measuring.statuses[f"{HERE}:cpu+x"] = "interrupt"
+    status, out, _ = membound_("duel", SPEC, "-b", PAIR)
+    assert status == 130
+    (path,) = (folder / "results/runs").iterdir()
+    assert f"rows: results/runs/{path.name}" in out
+
+
+def test_devices_with_memory_of_their_own_meet_in_a_duel(membound_, devices, measuring):
+    names = [f"{HERE}:cuda:0", f"{HERE}:cuda:0+graph", f"{HERE}:cpu"]
+    devices += [found(name, accelerator={"memory_bytes": 10**10, "cache_bytes": 10**6}) for name in names[:2]]
+    status, out, _ = membound_("duel", SPEC, "-b", ",".join(names), "--json")
+    assert status == 0
+    assert {line["backend"]: line["turns"] for line in json.loads(out)} == dict.fromkeys(names, 45)
+
+
+def test_duel_refuses(refused, devices, measuring):
     assert "Missing option '--backends'" in refused("duel", SPEC)
     assert "unknown backend 'nothere'" in refused("duel", SPEC, "-b", "nothere")
     assert "unknown work 'x'" in refused("duel", "x", "-b", HERE)
     assert "no such device; buy it" in refused("duel", SPEC, "-b", f"{HERE}:cpu+foo")
     assert "Invalid value for '--rounds'" in refused("duel", SPEC, "-b", HERE, "--rounds", 0)
     assert "threads=0" in refused("duel", SPEC, "-b", HERE, "--threads", 0)
-    assert not fake_duel.calls
+    assert "is not backend:device#LABEL" in refused("duel", SPEC, "-b", f"{HERE}:cpu,{HERE}:cpu#")
+    assert "is not backend:device#LABEL" in refused("duel", SPEC, "-b", f"{HERE}:cpu,{HERE}#2")
+    twice = f"name it twice: {HERE}:cpu,{HERE}:cpu#2"
+    for alone in (f"{HERE}:cpu", f"{HERE}:cpu,{HERE}:cpu", f"{HERE}:cpu#2"):
+        assert twice in refused("duel", SPEC, "-b", alone)
+    del devices[1:]
+    assert f"this one has {HERE}:cpu alone" in refused("duel", SPEC, "-b", HERE)
+    assert not measuring.plans
 
 
 def test_an_unknown_command_is_refused(refused):

@@ -11,25 +11,30 @@ from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
 
+import fake_workers
 import numpy as np
 import pytest
 from rows import case, ceiling, write
 
 import membound
-from membound.backends import registry
 from membound.backends.api import Accelerator, Device
-from membound.bench.claim.budget import Budget
 from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.measure import cold_memory
+from membound.bench.planning.plan import DUEL_ROUNDS
 from membound.bench.planning.suites import PlanError
+from membound.bench.protocol import messages as m
+from membound.bench.protocol.process import WorkerDiedError
+from membound.bench.pytest_plugin import between
 from membound.bench.pytest_plugin import ceilings as ceiling_run
 from membound.bench.pytest_plugin import fixture as bandwidth
 from membound.kernels.work import parse
+from membound.results.store import load_rows
 
 pytest_plugins = ["pytester"]
 
 DOC = Path(__file__).parent.parent / "docs/pytest.md"
 CACHE = 1 << 16
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-Wdefault", "--benchmark-max-time=0.02")
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-Wdefault")
 """Hypothesis would be imported and rewritten again in each session; pytest-benchmark warns of a test that failed
 before it was timed."""
 JSON = "--benchmark-json=bench.json"
@@ -48,9 +53,17 @@ def of(bandwidth_benchmark, spec="{SPEC}"):
 
 @pytest.fixture(autouse=True)
 def small_cache(monkeypatch):
-    """A last-level cache that a few input sets defeat, and a short warm-up."""
-    monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda: CACHE)
-    monkeypatch.setattr(bandwidth, "Budget", lambda: Budget(warmup_s=0.0))
+    """A last-level cache that a few input sets defeat; nobody sleeps, and warming up is one launch."""
+    monkeypatch.setattr(cold_memory, "last_level_cache_bytes", lambda: CACHE)
+    monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda: CACHE, raising=False)
+    monkeypatch.setattr(between, "PAUSE_S", 0.0)
+    monkeypatch.setattr(between, "WARM_S", 0.0)
+
+
+@pytest.fixture
+def playing(monkeypatch):
+    """Workers that answer at once, where a session measures its ceilings."""
+    return fake_workers.install(monkeypatch, ceiling_run)
 
 
 @pytest.fixture
@@ -65,8 +78,8 @@ def stored(tmp_path):
 
 
 @pytest.fixture
-def session(pytester, stored):
-    """Run pytest on a source with the stored ceilings; returns its result."""
+def session(pytester, stored, playing):
+    """Run pytest on a source with the stored ceilings, or those that are named; returns its result."""
 
     def run(source, *options, ceilings=stored):
         pytester.makepyfile(test_it=source)
@@ -118,7 +131,7 @@ def test_input_sets_rotate_through_all_calls(pytester, session):
         bandwidth_benchmark(lambda i: used.append(i), sets, bytes=30_000)
         assert len(sets) == 10       # 4 × the cache, rounded up, and one
         assert used == [i % 10 for i in range(len(used))]
-        assert len(used) > 30
+        assert len(used) > 10 + 15
     """
     session(source, JSON).assert_outcomes(passed=1)
     (found,) = benchmarks(pytester)
@@ -148,9 +161,12 @@ def test_sync_follows_each_call_and_output_gives_the_result(session):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("lambda x, w: 1.1 * product(x, w)", r"error 0\.1 against the float64 reference"),
-        ("lambda x, w: product(x, w).T", r"the result has shape \(32, 2\), not \(2, 32\)"),
-        ("lambda x, w: product(x, w) * float('nan')", "error inf against the float64 reference"),
+        ("lambda x, w: 1.1 * product(x, w)", r"error 0\.1 on input set 0 exceeds"),
+        ("lambda x, w: product(x, w).T", r"output has shape \(32, 2\), the reference \(2, 32\)"),
+        (
+            "lambda x, w: product(x, w) * float('nan')",
+            "output on input set 0 holds values that are not finite",
+        ),
     ],
     ids=["scale", "shape", "nan"],
 )
@@ -176,7 +192,7 @@ def test_a_result_that_turns_wrong_while_it_is_timed_is_seen(session):
     """
     result = session(PRODUCT + dedent(source))
     result.assert_outcomes(failed=1)
-    result.stdout.re_match_lines([".*error 2 against the float64 reference.*"])
+    result.stdout.re_match_lines([r".*error 2 on input set \d+ exceeds.*"])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +214,7 @@ def test_a_wrong_declaration_says_what_to_write(session, call, message):
 
 
 def test_a_work_that_does_not_fit_memory_is_refused_with_the_bytes_it_needs():
-    fixture = bandwidth.BandwidthBenchmark(SimpleNamespace(enabled=True), None, "mine")
+    fixture = bandwidth.BandwidthBenchmark(SimpleNamespace(enabled=True), None, "mine", None)
     with pytest.raises(
         PlanError, match=r"does not fit memory: it needs 16000\.0 GB \(160000\d+ bytes\), .* available"
     ):
@@ -235,55 +251,179 @@ def test_nothing_is_timed_but_all_is_checked_when_benchmarks_are_disabled(sessio
     assert not any("verdict" in line for line in result.outlines)
 
 
+# Rounds
+
+
+class Timed(SimpleNamespace):
+    """What the fixture needs of pytest-benchmark: rounds that take as long as `seconds` says, by a clock of its own."""
+
+    def __init__(self, seconds, clock):
+        super().__init__(enabled=True, extra_info={}, has_error=False, seconds=iter(seconds), clock=clock)
+
+    def pedantic(self, function, rounds, iterations, warmup_rounds, teardown):
+        assert warmup_rounds == 1
+        data = []
+        for number in range(warmup_rounds + rounds):
+            for _ in range(iterations):
+                result = function()
+            seconds = next(self.seconds)
+            self.clock[0] += seconds * iterations
+            data += [seconds] if number >= warmup_rounds else []
+            teardown()
+        self.stats = SimpleNamespace(iterations=iterations, stats=SimpleNamespace(data=data))
+        return result
+
+
+def options(name):
+    return {"benchmark_min_rounds": 5}[name]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what is added."""
+    now = [1000.0]
+    monkeypatch.setattr(between.time, "perf_counter", lambda: now[0])
+    return now
+
+
+class Playing:
+    """Ceilings that take a second each and come out as they are told to."""
+
+    def __init__(self, rates, clock):
+        self.rates, self.clock, self.names = iter(rates), clock, ()
+
+    def take_turn(self):
+        self.clock[0] += 1.0
+        return between.Moment(self.clock[0], {"read": next(self.rates)})
+
+
+def timed_rounds(monkeypatch, clock, seconds, rates, disturbances=()):
+    """A benchmark of 10 sets and its row; each call takes 0.5 ms while it is warmed up."""
+    shares = iter(disturbances)
+    monkeypatch.setattr(between.Watch, "disturbance", lambda self, time_s, alone=True: next(shares, 0.0))
+    device = Device("cpu", "a processor", 1)
+    limits = [ceiling("read", 1e9, "bytes/s", "cpu", run_id="r", threads=1)]
+    table = bandwidth.Table("r", 1, "pytest", lambda _: (limits, Playing(rates, clock)), began=clock[0])
+    used = []
+
+    def call(number):
+        used.append(number)
+        clock[0] += 0.5e-3
+        return number
+
+    fixture = bandwidth.BandwidthBenchmark(
+        Timed(seconds, clock), table, "test_it", SimpleNamespace(getoption=options)
+    )
+    fixture(call, [(i,) for i in range(10)], bytes=10**6, device=device)
+    assert used == [i % 10 for i in range(len(used))]
+    return table, fixture
+
+
+def test_each_round_lies_between_two_turns_of_the_ceilings(monkeypatch, clock):
+    seconds = [0.9e-3, *(1e-3 * (1 + i) for i in range(DUEL_ROUNDS))]
+    rates = [1e9 * (10 + i) for i in range(DUEL_ROUNDS + 1)]
+    shares = [0.5 if i == 3 else 0.0 for i in range(DUEL_ROUNDS)]
+    table, fixture = timed_rounds(monkeypatch, clock, seconds, rates, shares)
+    (row,) = table.cases
+    assert row.samples_s == []
+    assert row.launches == 4, "2 ms of calls that take half of one"
+    assert [t.time_s for t in row.turns] == seconds[1:]
+    assert [t.round for t in row.turns] == list(range(DUEL_ROUNDS))
+    assert [t.before["read"] for t in row.turns] == rates[:-1]
+    assert [t.after["read"] for t in row.turns] == rates[1:]
+    assert [t.disturbance for t in row.turns] == shares
+    assert all(0 <= t.between <= 1 and t.launches == 4 for t in row.turns)
+    ats = [t.at_s for t in row.turns]
+    assert ats == sorted(ats)
+    assert (row.slots, row.working_set_bytes, len(row.warmup_s)) == (10, 10**7, 10)
+    assert (row.grade, row.error) == ("clean", None)
+    clean = [t for t in row.turns if t.clean]
+    expected = np.median([1e6 / t.ceiling("read") / t.time_s for t in clean])
+    assert fixture.benchmark.extra_info["mbu"] == pytest.approx(expected)
+
+
+def test_a_burst_uses_no_input_set_twice(monkeypatch, clock):
+    """A call that takes no time at all would fit thousands of times into two milliseconds."""
+    monkeypatch.setattr(between, "WARM_S", 2e-3)
+    seconds, rates = [1e-7] * (1 + DUEL_ROUNDS), [1e9] * (1 + DUEL_ROUNDS)
+    monkeypatch.setattr(bandwidth, "BURST_S", 1.0)
+    (row,) = timed_rounds(monkeypatch, clock, seconds, rates)[0].cases
+    assert row.launches == 9
+
+
+def test_more_rounds_are_taken_if_more_are_asked_for(pytester, session):
+    session(TWO, JSON, "--benchmark-min-rounds=21").assert_outcomes(passed=2)
+    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [21, 21]
+    session(TWO, JSON, "--benchmark-min-rounds=3").assert_outcomes(passed=2)
+    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [DUEL_ROUNDS] * 2
+
+
 # Devices
 
 
-def test_a_device_of_its_own_memory_brings_its_cache_and_ceilings(monkeypatch, stored):
+def test_a_device_of_its_own_memory_brings_its_cache_and_ceilings(monkeypatch, clock):
     asked = []
 
-    def ceilings(backend):
-        asked.append(backend)
-        return [ceiling("read", 3e12, "bytes/s", backend or "cpu", run_id="r", threads=1)]
+    def ceilings(device):
+        asked.append(device.id)
+        playing = None if device.accelerator else Playing([1e9] * 99, clock)
+        return [ceiling("read", 3e12, "bytes/s", device.id, run_id="r", threads=1)], playing
 
     table = bandwidth.Table("r", 1, "pytest", ceilings)
     device = Device(
         "some:cuda", "A GPU", 1, {"driver": "1"}, Accelerator(memory_bytes=10**9, cache_bytes=50_000)
     )
-    timed = SimpleNamespace(
-        enabled=True,
-        extra_info={},
-        stats=SimpleNamespace(iterations=1, stats=SimpleNamespace(data=[1e-6])),
-    )
-
-    class Benchmark(SimpleNamespace):
-        def __call__(self, function):
-            return function()
-
-    fixture = bandwidth.BandwidthBenchmark(Benchmark(**vars(timed)), table, "test_it")
+    config = SimpleNamespace(getoption=options)
+    fixture = bandwidth.BandwidthBenchmark(Timed([1e-6] * 99, clock), table, "test_it", config)
     assert fixture.slots(10_000, device) == 21
     assert fixture.inputs(SPEC, device).slots == -(-4 * 50_000 // parse(SPEC).footprint_bytes) + 1
-    fixture(len, [("a",)], bytes=10**6, device=device, label="mine")
-    fixture(len, [("a",)], bytes=10**6, label="mine")
-    assert asked == ["some:cuda", ""]
+
+    def call(_):
+        clock[0] += 1e-6
+
+    fixture(call, [("a",)], bytes=10**6, device=device, label="mine")
+    fixture(call, [("a",)], bytes=10**6, label="mine")
+    assert asked == ["some:cuda", "cpu"]
     on_gpu, on_cpu = table.cases
     assert (on_gpu.backend, on_gpu.device, on_gpu.versions["driver"]) == ("mine:cuda", "A GPU", "1")
     assert on_gpu.accelerator["cache_bytes"] == 50_000
-    assert (on_cpu.backend, on_cpu.accelerator) == ("mine:cpu", {})
+    assert (on_gpu.turns, len(on_gpu.samples_s)) == ([], DUEL_ROUNDS), "nothing plays between its rounds"
+    assert (on_cpu.backend, on_cpu.accelerator, len(on_cpu.turns)) == ("mine:cpu", {}, DUEL_ROUNDS)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_ceilings_of_a_device_play_through_its_backend(playing, fails):
+    device = Device("torch:npu:0", "an NPU", 1, {}, Accelerator(memory_bytes=10**9, cache_bytes=3000), "link")
+
+    def acts(worker, command):
+        if isinstance(command, m.MeasureBackend):
+            found = fake_workers.ceiling("link", 5e10, "bytes/s", config={"variant": "sum"})
+            return m.Failed("error", "RuntimeError: out of order") if fails else m.Ceilings([found], {})
+        return None
+
+    playing.acts = acts
+    told = []
+    measured = ceiling_run.SessionCeilings("a-run", 1, told.append)
+    rows, process = measured.of(device)
+    assert told == ["torch:npu:0"]
+    (row,) = rows
+    if fails:
+        assert (row.work, row.status, row.reason, process) == (
+            "ceilings",
+            "error",
+            "RuntimeError: out of order",
+            None,
+        )
+        return
+    assert (row.run_id, row.backend, row.work, row.value) == ("a-run", "torch:npu:0", "link", 5e10)
+    assert set(process.take_turn().rates) == {"link"}
+    assert playing.said(m.OpenDeviceCeiling) == [m.OpenDeviceCeiling({"link": "sum"})]
+    (closing,) = measured.close()
+    assert (closing.backend, closing.work, closing.config["turns"]) == ("torch:npu:0", "link", 1)
+    assert not playing.alive
 
 
 # Ceilings
-
-
-def count_measurements(monkeypatch):
-    calls = []
-
-    def measure(run_id, threads, backend):
-        assert backend == ""
-        calls.append(threads)
-        return [ceiling("read", 2e9, "bytes/s", "cpu", run_id=run_id, threads=threads)]
-
-    monkeypatch.setattr(ceiling_run, "measure_machine", measure)
-    return calls
 
 
 TWO = "".join(
@@ -292,36 +432,100 @@ TWO = "".join(
 )
 
 
-def test_ceilings_are_measured_once_and_stored_with_the_benchmarks(pytester, session, monkeypatch):
-    calls = count_measurements(monkeypatch)
-    session(TWO, JSON, "--membound-threads=1", ceilings=None).assert_outcomes(passed=2)
-    assert calls == [1]
+def test_the_machines_ceilings_are_measured_once_and_play_between_all_rounds(pytester, session, playing):
+    result = session(TWO, JSON, "--membound-threads=1", ceilings=None)
+    result.assert_outcomes(passed=2)
+    assert sum("membound: measuring the ceilings of this machine" in line for line in result.outlines) == 1
+    assert len(playing.said(m.MeasureMachine)) == len(playing.said(m.OpenCeiling)) == 1
+    turns = playing.said(m.TakeCeilingTurn)
+    assert len(turns) == 2 * (1 + DUEL_ROUNDS), "after the warm-up and each round"
+    assert not playing.alive
+    content = json.loads((pytester.path / "bench.json").read_text())
+    assert [b["stats"]["rounds"] for b in content["benchmarks"]] == [DUEL_ROUNDS] * 2
+    rows = load_rows(pytester.path / "bench.json")
+    for row in (r for r in rows if r.kind == "case"):
+        assert len(row.turns) == DUEL_ROUNDS
+        assert row.samples_s == []
+        assert all(1e9 <= t.before["read"] <= 2e9 and t.after["read"] for t in row.turns)
+    closing = {r.work: r for r in rows if "turns" in r.config}
+    assert closing["read"].config["turns"] == len(turns)
+    assert {r.work for r in rows if r.kind == "ceiling"} >= {"read", "fma_f32"}
     table = membound.load(pytester.path / "bench.json")
-    assert list(table.read_ceiling_bytes_per_s) == [2e9, 2e9]
+    assert list(table.turns) == [DUEL_ROUNDS] * 2
+    info = [b["extra_info"]["mbu"] for b in content["benchmarks"]]
+    assert info == pytest.approx(list(table.mbu))
 
 
-def test_nothing_is_measured_where_no_benchmark_runs(session, monkeypatch):
-    calls = count_measurements(monkeypatch)
+def test_a_file_with_turns_loads_back_equal(pytester, session):
+    kept = """
+    import membound.bench.pytest_plugin.hooks as hooks
+    import pathlib
+
+    def pytest_unconfigure(config):
+        rows = config.stash[hooks.TABLE].rows
+        pathlib.Path("rows.jsonl").write_text("".join(row.to_json() + "\\n" for row in rows))
+    """
+    pytester.makeconftest(dedent(kept))
+    session(TWO, JSON, "--membound-threads=1", ceilings=None).assert_outcomes(passed=2)
+    stored = {(r.kind, r.backend, r.work, r.replicate): r for r in load_rows(pytester.path / "rows.jsonl")}
+    loaded = {(r.kind, r.backend, r.work, r.replicate): r for r in load_rows(pytester.path / "bench.json")}
+    assert loaded == stored
+    assert sum(len(row.turns) for row in loaded.values()) == 2 * DUEL_ROUNDS
+
+
+@pytest.mark.parametrize("what", [m.MeasureMachine, m.OpenCeiling])
+def test_ceilings_that_die_fail_no_test(pytester, session, playing, what):
+    def acts(worker, command):
+        if isinstance(command, what):
+            raise WorkerDiedError("SIGILL")
+
+    playing.acts = acts
+    session(TWO, JSON, "--membound-threads=1", ceilings=None).assert_outcomes(passed=2)
+    rows = load_rows(pytester.path / "bench.json")
+    cases = [r for r in rows if r.kind == "case"]
+    assert [(r.status, len(r.turns)) for r in cases] == [("ok", DUEL_ROUNDS)] * 2
+    failed = [(r.work, r.status, r.reason) for r in rows if r.status != "ok"]
+    assert failed == [("ceilings", "crashed", "SIGILL")]
+    assert all(bool(t.before) == (what is m.MeasureMachine) for r in cases for t in r.turns)
+
+
+def test_nothing_is_measured_where_no_benchmark_runs(session, playing):
     session("def test_it(benchmark):\n    benchmark(len, 'ab')\n", ceilings=None).assert_outcomes(passed=1)
     session(TWO, "--benchmark-disable", ceilings=None).assert_outcomes(passed=2)
     session(TWO, "--benchmark-skip", ceilings=None).assert_outcomes(skipped=2)
-    assert calls == []
+    assert playing.log == []
 
 
-def test_it_goes_without_ceilings_when_told(pytester, session, monkeypatch):
-    calls = count_measurements(monkeypatch)
+def test_it_goes_without_ceilings_when_told(pytester, session, playing):
     session(TWO, JSON, ceilings="none").assert_outcomes(passed=2)
-    assert calls == []
+    assert playing.log == []
+    rows = load_rows(pytester.path / "bench.json")
+    assert [(r.kind, len(r.samples_s), r.turns) for r in rows] == [("case", DUEL_ROUNDS, [])] * 2
     table = membound.load(pytester.path / "bench.json")
     assert set(table.verdict) == {"inconclusive"}
     assert table.mbu.isna().all()
 
 
-def test_ceilings_of_a_stored_run_say_where_they_are_from(pytester, session):
+def test_ceilings_of_a_stored_run_say_where_they_are_from(pytester, session, playing):
     session(TWO, JSON).assert_outcomes(passed=2)
+    assert playing.log == [], "a stored run is read, and nothing plays between the rounds"
     content = json.loads((pytester.path / "bench.json").read_text())
     assert {row["config"]["from"] for row in content["membound"]["ceilings"]} == {"before"}
     assert {b["extra_info"]["membound"]["config"]["ceilings"] for b in content["benchmarks"]} == {"before"}
+    assert set(membound.load(pytester.path / "bench.json").read_ceiling_bytes_per_s) == {1e9}
+
+
+def test_the_ceilings_of_an_earlier_session_can_be_taken_from_its_file(pytester, session, playing):
+    session(TWO, JSON, "--membound-threads=1", ceilings=None).assert_outcomes(passed=2)
+    rows = load_rows(pytester.path / "bench.json")
+    assert all(r.machine == fingerprint() and r.command.startswith("pytest ") for r in rows)
+    playing.log.clear()
+    session(TWO, "--benchmark-json=again.json", ceilings="bench.json").assert_outcomes(passed=2)
+    assert playing.log == []
+    table = membound.load(pytester.path / "again.json")
+    assert set(table.threads) == {1}
+    best = max(r.value for r in rows if r.work == "read")
+    assert set(table.read_ceiling_bytes_per_s) == {best}
 
 
 @pytest.mark.parametrize(
@@ -341,23 +545,6 @@ def test_a_wrong_option_is_one_line_before_anything_runs(pytester, options, mess
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line.strip()] == [result.errlines[0]]
     assert message in result.errlines[0]
-
-
-@pytest.mark.parametrize("backend", ["", f"{registry.names()[0]}:cpu"])
-def test_only_the_limits_are_measured(monkeypatch, backend):
-    plans = []
-
-    def execute(plan, writer, progress):
-        plans.append(plan)
-        writer.finish()
-        return [ceiling("read", 1e9, "bytes/s", run_id=writer.path.stem), case()]
-
-    monkeypatch.setattr(ceiling_run, "execute", execute)
-    (row,) = ceiling_run.measure_machine("a-run", 1, backend)
-    assert (row.run_id, row.value) == ("a-run", 1e9)
-    (plan,) = plans
-    assert (plan.ceilings, plan.quick, plan.threads) == (True, True, 1)
-    assert [(cell.backend, len(cell.works)) for cell in plan.cells] == ([(backend, 1)] if backend else [])
 
 
 # Other people's pytest

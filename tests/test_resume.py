@@ -291,6 +291,43 @@ def test_turns_of_a_case_that_cannot_go_on_are_kept_with_its_failure(plan, cut, 
     }
 
 
+@pytest.mark.parametrize("what", ["turns", "rows", "closing ceilings"])
+def test_a_disk_that_fills_up_ends_the_run_and_the_next_one_goes_on(
+    tmp_path, plan, workers, monkeypatch, what
+):
+    """One line says so, no process is left, and nothing that was written is lost."""
+    written = {"turns": 0, "rows": 0, "closing ceilings": 0}
+
+    def failing(real, kind_of):
+        def write(self, *given):
+            kind = kind_of(*given)
+            written[kind] += 1
+            if kind == what and written[kind] == 4:
+                raise StoreError("the disk is full")
+            real(self, *given)
+
+        return write
+
+    def of_row(row):
+        return "closing ceilings" if "turns" in row.config else "rows"
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "add", failing(Journal.add, lambda *_: "turns"))
+        full.setattr(RunWriter, "append", failing(RunWriter.append, of_row))
+        with pytest.raises(StoreError, match="the disk is full"):
+            api.measure(plan, Silent())
+    assert not workers.alive
+    _, path = find_cut("latest", tmp_path)
+    before = load_rows(partial_of(path))
+    assert len(before) == written["rows"] + written["closing ceilings"] - (what != "turns")
+    rows = api.go_on(plan, path, Silent())
+    assert rows[: len(before)] == before
+    cases = [(r.replicate, r.work) for r in rows if r.kind == "case"]
+    assert sorted(cases) == sorted((n, work) for n in range(3) for work in WORKS)
+    assert set(closing(rows)) >= {("read", n) for n in range(3)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_turns_beyond_the_plan_get_their_row(plan, cut, workers):
     """A process that repeated an invalid one was killed: its number is not among the cells that are left."""
     write(partial_of(cut), [turned_case(plan, n, work, [1e9, 2e9]) for n in range(3) for work in WORKS])

@@ -58,11 +58,13 @@ class SessionCeilings:
         return rows, playing
 
     def close(self) -> list[Row]:
-        """End the processes; rows that say how far the ceilings moved."""
+        """End the processes; rows that say how far the ceilings moved, or why they could not be measured."""
         rows = []
         for one in self._playing:
             about = (self.run_id, one.backend or "cpu", 1, self.threads)
             rows += turned_rows(one.moments, one.seen_variants, *about)
+            if one.failure is not None:
+                rows.append(failed_ceilings(*about, one.failure.status, one.failure.reason))
         self._playing.clear()
         self._stack.close()
         return rows

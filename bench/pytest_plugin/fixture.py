@@ -76,15 +76,25 @@ class Table:
     cases: list[Row] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     moved: list[Row] = field(default_factory=list)
-    """How far the ceilings moved, once the session has ended."""
     _limits: dict[str, tuple[list[Row], CeilingProcess | None]] = field(default_factory=dict)
 
     def limits(self, device: Device) -> tuple[list[Row], CeilingProcess | None]:
         """The ceilings of that kind of device, measured or read at the first use."""
         kind = device_class(device.id)
         if kind not in self._limits:
-            self._limits[kind] = self.ceilings(device)
+            rows, playing = self.ceilings(device)
+            self._limits[kind] = self._complete(rows), playing
         return self._limits[kind]
+
+    def close(self, moved: list[Row]) -> None:
+        """Add the rows that say how far the ceilings moved, once the session has ended."""
+        self.moved += self._complete(moved)
+
+    def _complete(self, rows: list[Row]) -> list[Row]:
+        """With what was not known where they were measured; rows of a stored run have all."""
+        for row in rows:
+            row.machine, row.command = row.machine or self.machine, row.command or self.command
+        return rows
 
     @property
     def rows(self) -> list[Row]:

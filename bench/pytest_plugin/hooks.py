@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -133,12 +133,13 @@ def _tell(config: pytest.Config, what: str) -> None:
         reporter.write_line(f"\nmembound: measuring the ceilings of {what}, once a session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the processes of the ceilings."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """End the processes of the ceilings, before pytest-benchmark, a wrapper too, writes its file."""
     playing: SessionCeilings | None = session.config.stash.get(PLAYING, None)
     if playing is not None:
-        session.config.stash[TABLE].moved += playing.close()
+        session.config.stash[TABLE].close(playing.close())
+    return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
