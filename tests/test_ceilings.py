@@ -14,6 +14,7 @@ from membound.bench.ceilings import cpu as ceilings
 from membound.bench.ceilings import patterns, rotating
 from membound.bench.ceilings.ceiling import Ceiling
 from membound.bench.ceilings.patterns import CeilingError, Pattern
+from membound.bench.measure import turns
 from membound.bench.measure.turns import Turn
 from membound.errors import Unsupported
 from membound.kernels import reference
@@ -34,6 +35,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings.psutil, "cpu_count", lambda logical: 2)
     monkeypatch.setattr(rotating, "BYTES_PER_THREAD", 1 << 20)
     monkeypatch.setattr(ceilings, "ATTEMPTS", 1)
+    monkeypatch.setattr(ceilings, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "WARM_S", 0.0)
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 20)
     monkeypatch.setattr(patterns, "TILE_REPEATS", 50)
