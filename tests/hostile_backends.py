@@ -251,9 +251,27 @@ class Troubled(fake_backends.Ok):
 CLASSES = {"liar": Liar, "gauge": Gauge, "forger": Forger, "troubled": Troubled}
 
 
+SMALL, CACHE = "FAKE_CACHE", 1 << 16
+
+
+def _shrink() -> None:
+    """Give this process, a worker, a small cache: what it reads to push others' operands out is little then."""
+    from membound.bench.ceilings import rotating
+    from membound.bench.measure import cold_memory
+
+    for module in (cold_memory, rotating):
+        module.last_level_cache_bytes = lambda: CACHE  # type: ignore[attr-defined]
+    rotating.BYTES_PER_THREAD = CACHE
+
+
+if os.environ.get(SMALL):
+    _shrink()
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `fake_backends.install`, with these besides."""
+    """As `fake_backends.install`, with these besides; workers that load one of these have a small cache."""
     fake_backends.install(folder, monkeypatch)
+    monkeypatch.setenv(SMALL, "1")
     info = folder / "hostile_backends-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile-backends\nVersion: 0\n")

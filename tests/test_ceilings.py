@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from membound.backends.api import Backend, Device
+from membound.bench.ceilings import backend as of_backend
 from membound.bench.ceilings import cpu as ceilings
-from membound.bench.ceilings import patterns
+from membound.bench.ceilings import patterns, rotating
+from membound.bench.ceilings.ceiling import Ceiling
 from membound.bench.ceilings.patterns import CeilingError, Pattern
+from membound.bench.measure import turns
 from membound.bench.measure.turns import Turn
 from membound.errors import Unsupported
 from membound.kernels import reference
@@ -27,11 +30,13 @@ LEVELS = {"l1_bytes": 64 << 10, "l2_bytes": 256 << 10, "l3_bytes": 4 << 20}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with small caches, so that a few MiB rotate."""
-    monkeypatch.setattr(ceilings, "last_level_cache_bytes", lambda: 4 << 20)
+    monkeypatch.setattr(rotating, "last_level_cache_bytes", lambda: 4 << 20)
     monkeypatch.setattr(ceilings, "fingerprint", lambda: LEVELS)
     monkeypatch.setattr(ceilings.psutil, "cpu_count", lambda logical: 2)
-    monkeypatch.setattr(ceilings, "BYTES_PER_THREAD", 1 << 20)
+    monkeypatch.setattr(rotating, "BYTES_PER_THREAD", 1 << 20)
     monkeypatch.setattr(ceilings, "ATTEMPTS", 1)
+    monkeypatch.setattr(ceilings, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "WARM_S", 0.0)
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 20)
     monkeypatch.setattr(patterns, "TILE_REPEATS", 50)
@@ -68,15 +73,6 @@ def test_every_ceiling_is_measured_and_described() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_short_measure_gives_the_read_ceiling_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "FINALISTS", 1)
-    ceiling = ceilings.measure_read_ceiling(1, tell=lambda _: None)
-    assert (ceiling.name, ceiling.unit) == ("read", "bytes/s")
-    assert ceiling.config["streams"] in (2, 4, 8)
-    assert ceiling.config["threads"] == 1
-
-
-@pytest.mark.usefixtures("small")
 def test_levels_that_are_not_described_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "fingerprint", lambda: dict.fromkeys(LEVELS))
     assert list(ceilings._levels(2)) == []
@@ -89,20 +85,6 @@ def test_levels_that_are_not_described_are_left_out(monkeypatch: pytest.MonkeyPa
 )
 def test_thread_counts_go_down_in_powers_of_two(threads: int, counts: list[int]) -> None:
     assert ceilings._thread_counts(threads) == counts
-
-
-def test_memory_is_four_caches_but_never_more_than_half_of_what_is_free(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ceilings, "last_level_cache_bytes", lambda: 1 << 30)
-    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 100 << 30)
-    assert ceilings.rotating_bytes(2) == 4 << 30
-    assert ceilings.rotating_bytes(64) == 64 * ceilings.BYTES_PER_THREAD
-    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 2 << 30)
-    assert ceilings.rotating_bytes(2) == 1 << 30
-    monkeypatch.setattr(ceilings, "available_memory_bytes", lambda: 1 << 20)
-    with pytest.raises(CeilingError, match="memory"):
-        ceilings.rotating_bytes(2)
 
 
 @pytest.mark.parametrize(
@@ -197,11 +179,11 @@ class Half(Backend):
 
 
 def test_a_backend_has_its_launch_overhead_and_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "GEMM_SIZES", (32, 64))
-    monkeypatch.setattr(ceilings, "GEMM_SECONDS", 0.0)
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (32, 64))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
     backend = Half()
     device = backend.open("cpu", 2)
-    found = {c.name: c for c in ceilings.measure_backend_ceilings(backend, device, lambda _: None)}
+    found = {c.name: c for c in of_backend.measure_backend_ceilings(backend, device, lambda _: None)}
     assert list(found) == ["launch", "gemm_f32", "gemm_bf16", "gemm_f16"]
     launch, f32, bf16, f16 = found.values()
     assert launch.unit == "s"
@@ -219,11 +201,108 @@ def test_a_backend_has_its_launch_overhead_and_its_products(monkeypatch: pytest.
 
 
 def test_quick_backend_ceilings_take_the_small_product_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ceilings, "GEMM_SIZES", (16, 64))
-    monkeypatch.setattr(ceilings, "GEMM_SECONDS", 0.0)
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (16, 64))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
     backend = Half()
-    found = ceilings.measure_backend_ceilings(
+    found = of_backend.measure_backend_ceilings(
         backend, Device("half:cpu", "half", 1), lambda _: None, quick=True
     )
     f32 = next(c for c in found if c.name == "gemm_f32")
     assert f32.config["work"] == "linear:n=16,k=16,m=16,weight=f32,act=float"
+
+
+class Broken(Half):
+    """Raises what runtimes raise, for some formats."""
+
+    def supports(self, work: Work) -> str | None:
+        return None if isinstance(work, Linear) else "products only"
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        assert isinstance(work, Linear)
+        if work.weight == "bf16":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 8 GiB\nsecond line")
+        if work.weight == "int8" and work.n == 64:
+            raise RuntimeError("no such size")
+        super().prepare(work, inputs)
+
+
+def test_what_fails_has_a_reason_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (32, 64))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
+    backend = Broken()
+    found = {c.name: c for c in of_backend.measure_backend_ceilings(backend, backend.open("cpu", 2), print)}
+    assert {name: (c.status, c.reason) for name, c in found.items()} == {
+        "launch": ("ok", ""),
+        "gemm_f32": ("ok", ""),
+        "gemm_bf16": ("oom", "RuntimeError: CUDA out of memory. Tried to allocate 8 GiB"),
+        "gemm_f16": ("unsupported", "no f16 after all"),
+        "gemm_int8": ("ok", ""),
+    }
+    assert found["gemm_int8"].config["work"] == "linear:n=32,k=32,m=32,weight=int8,act=int8"
+
+
+def test_a_wrong_product_of_any_size_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right one of another size must not hide it."""
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (32, 64))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
+
+    class SmallWrong(Half):
+        def output(self) -> Any:
+            return self.y + (self.prepared.n == 32)
+
+    found = {
+        c.name: c for c in of_backend.measure_backend_ceilings(SmallWrong(), Device("x:cpu", "x", 1), print)
+    }
+    assert (found["gemm_f32"].status, found["gemm_f32"].value) == ("wrong", None)
+
+
+def test_a_failing_launch_leaves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (32,))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
+
+    class Weak(Half):
+        def launch(self, slot: int) -> None:
+            if self.prepared.m == 1:
+                raise RuntimeError("one row is too few")
+
+    found = {c.name: c for c in of_backend.measure_backend_ceilings(Weak(), Device("x:cpu", "x", 1), print)}
+    assert (found["launch"].status, found["launch"].reason) == ("error", "RuntimeError: one row is too few")
+    assert found["gemm_f32"].status == "ok"
+
+
+# As they are told
+
+
+def told(**values: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {"name": "read", "value": 1e9, "unit": "bytes/s", "samples": (0.1,), "config": {}}
+    return Ceiling(**(base | values)).as_told()
+
+
+def test_a_ceiling_is_told_in_plain_values() -> None:
+    assert told(value=np.float64(2e9), config={"array_bytes": np.int64(5), "variant": "x"}) == {
+        **{"name": "read", "value": 2e9, "unit": "bytes/s", "samples": [0.1]},
+        **{"config": {"array_bytes": 5, "variant": "x"}, "status": "ok", "reason": ""},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"value": float("nan")}, "value='nan' is not a number from 0, nor null"),
+        ({"value": -1.0}, "value=-1.0 is not a number from 0"),
+        ({"value": 0.0}, "a ceiling that is ok has the value 0.0"),
+        ({"value": None}, "a ceiling that is ok has the value None"),
+        ({"unit": None}, "unit=None is not text"),
+        ({"samples": (0.1, 0.0)}, "samples_s holds a time of 0 s"),
+        ({"samples": (float("inf"),)}, "samples_s="),
+        ({"config": {"threads": "many"}}, "threads='many' of config is not a number"),
+        ({"config": {"work": 5}}, "work=5 of config is not text"),
+        ({"config": []}, "config=[] is not an object"),
+        ({"status": "odd"}, "status 'odd' is none of"),
+    ],
+    ids=str,
+)
+def test_one_that_no_row_could_hold_is_an_error_that_says_why(values: dict[str, Any], says: str) -> None:
+    found = told(**values)
+    assert (found["name"], found["status"], found["value"], found["samples"]) == ("read", "error", None, [])
+    assert says in found["reason"]

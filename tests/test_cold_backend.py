@@ -361,7 +361,7 @@ def test_a_clock_that_stops_is_an_error() -> None:
     one, backend = made(3, ColdMemory(10, lambda: 10))
     marks = iter([0.0, 0.0, None])
     backend.mark = lambda: next(marks)  # type: ignore[method-assign]
-    with pytest.raises(FigureError, match="a moment at first, and none later"):
+    with pytest.raises(FigureError, match="a moment once, and None another time"):
         one.device_turn()
     assert backend.pending == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,14 +27,16 @@ class Fake:
                 raise limit
             yield limit
 
-    def limit(self, name: str, cost_s: float, right: bool = True, fails: bool = False) -> Limit:
+    def limit(
+        self, name: str, cost_s: float, right: bool = True, fails: bool = False, amount: Any = 8e9
+    ) -> Limit:
         def launch(number: int) -> None:
             if fails and number:
                 raise RuntimeError("out of memory\nsecond line")
             self.launched += 1
             self.now_s += cost_s
 
-        return Limit(name, 8e9, "bytes/s", {"variant": f"{cost_s} s"}, launch, lambda: right)
+        return Limit(name, amount, "bytes/s", {"variant": f"{cost_s} s"}, launch, lambda: right)
 
     def sync(self) -> None: ...
 
@@ -70,7 +73,7 @@ def test_a_wrong_or_failing_limit_has_no_value_and_the_others_go_on() -> None:
     found = measured(fake)
     assert [(c.name, c.status, c.value is None) for c in found.values()] == [
         ("read", "wrong", True),
-        ("copy", "error", True),
+        ("copy", "oom", True),
         ("triad", "ok", False),
         ("limits", "error", True),
     ]
@@ -91,3 +94,48 @@ def test_a_device_without_a_clock_is_timed_by_ours() -> None:
     fake.offered = [fake.limit("read", 0.002)]
     (read,) = measured(fake).values()
     assert all(0 < seconds < 1 for seconds in read.samples)
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1.0, 0, 1e40, "1 GB", None], ids=str)
+def test_an_amount_that_cannot_be_hides_no_other_of_its_name(amount: Any) -> None:
+    fake = Fake([])
+    bad = fake.limit("read", 0.001, amount=amount)
+    for offered in ([bad, fake.limit("read", 0.002)], [fake.limit("read", 0.002), bad]):
+        fake.offered = offered
+        (read,) = measured(fake).values()
+        assert (read.status, read.value) == ("ok", pytest.approx(4e12))
+    fake.offered = [bad]
+    (read,) = measured(fake).values()
+    assert (read.status, read.value) == ("error", None)
+    assert read.reason.startswith("amount of read is ")
+
+
+@pytest.mark.parametrize("told", [0.0, -1.0, float("nan"), None], ids=str)
+def test_a_clock_that_tells_what_cannot_be_is_told(told: Any) -> None:
+    fake = Fake([])
+    fake.elapsed_s = lambda start, end: told  # type: ignore[method-assign]
+    fake.offered = [fake.limit("read", 0.001)]
+    (read,) = measured(fake).values()
+    assert (read.status, read.reason) == ("error", f"elapsed_s() is {told!r}, which no clock can tell")
+
+
+def test_any_class_of_error_is_that_of_its_limit_alone() -> None:
+    class OddError(Exception):
+        pass
+
+    def raises() -> bool:
+        raise OddError("no such comparison")
+
+    fake = Fake([])
+    fake.offered = [
+        replace(fake.limit("read", 0.001), check=raises),
+        replace(fake.limit("copy", 0.001), config=None),  # type: ignore[arg-type]
+        fake.limit("triad", 0.001),
+        OddError("no more"),
+    ]
+    assert {name: (c.status, c.reason) for name, c in measured(fake).items()} == {
+        "read": ("error", "OddError: no such comparison"),
+        "copy": ("error", "TypeError: 'NoneType' object is not iterable"),
+        "triad": ("ok", ""),
+        "limits": ("error", "OddError: no more"),
+    }

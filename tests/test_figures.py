@@ -141,7 +141,7 @@ def test_settings_that_are_no_table_are_an_error(told: Any) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_seconds_are_a_number_above_nothing(told: Any) -> None:
-    got = seconds_between(backend(elapsed_s=told), None, None)
+    got = seconds_between(backend(elapsed_s=told), 1, 2)
     assert got == float(told)
     assert type(got) is float
 
@@ -149,7 +149,7 @@ def test_seconds_are_a_number_above_nothing(told: Any) -> None:
 @pytest.mark.parametrize("told", [0, 0.0, -1e-3, nan, inf, 1e-13, 1e31, None, "1", True, np.array([1.0]), 1j])
 def test_seconds_that_no_clock_can_tell_are_an_error(told: Any) -> None:
     with pytest.raises(FigureError, match=r"^elapsed_s\(\) is .*, which no clock can tell$"):
-        seconds_between(backend(elapsed_s=told), None, None)
+        seconds_between(backend(elapsed_s=told), 1, 2)
 
 
 def limit(amount: Any) -> Limit:

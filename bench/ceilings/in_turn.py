@@ -212,6 +212,6 @@ def timed_queue(backend: Backend, launch: Callable[[], None], launches: int) -> 
     last = backend.mark()
     backend.sync()
     wall_s = time.perf_counter() - start
-    if first is None or last is None:
+    if first is None and last is None:
         return wall_s / launches
     return seconds_between(backend, first, last) / launches

@@ -55,7 +55,9 @@ def settings(backend: Backend) -> dict[str, Any]:
 
 
 def seconds_between(backend: Backend, first: object, last: object) -> float:
-    """As `Backend.elapsed_s`. Raises FigureError for what no clock can tell."""
+    """As `Backend.elapsed_s`. Raises FigureError for what no clock can tell, and for a clock that stopped."""
+    if first is None or last is None:
+        raise FigureError("mark() is a moment once, and None another time")
     told = backend.elapsed_s(first, last)
     if not _is_number(told) or not SHORTEST_S <= told <= LARGEST:
         raise FigureError(f"elapsed_s() is {_short(told)}, which no clock can tell")
