@@ -8,7 +8,7 @@ from typing import Any
 
 import fake_backends
 import pytest
-from test_run import cases, executed, planned
+from small_runs import cases, executed, planned
 
 from membound.kernels.work import parse
 from membound.results.row import Row

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_workers import Workers
-from test_run import WORKS, cases, executed, planned
+from small_runs import WORKS, cases, executed, planned
 
 from membound.bench.protocol import messages as m
 from membound.bench.protocol.process import Worker, WorkerDiedError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_workers import Workers
-from test_run import cases, executed, planned
+from small_runs import cases, executed, planned
 
 from membound.bench.measure.rounds import Pace
 from membound.bench.protocol import messages as m

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_workers import Workers, ceiling
 from rows import ceiling as ceiling_row
-from test_run import cases, executed, planned
+from small_runs import cases, executed, planned
 
 from membound.bench.measure.ceiling_process import MOST_STARTS
 from membound.bench.protocol import messages as m

@@ -9,7 +9,7 @@ import pytest
 from fake_workers import Workers
 from rich.console import Console
 from rows import case, failed
-from test_run import planned
+from small_runs import planned
 
 from membound.bench.protocol import messages as m
 from membound.bench.run import progress as module

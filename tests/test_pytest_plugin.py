@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -17,7 +14,6 @@ import pytest
 from rows import case, ceiling, write
 
 import membound
-from membound.backends.api import Accelerator, Device
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure import cold_memory
 from membound.bench.planning.plan import DUEL_ROUNDS
@@ -251,178 +247,6 @@ def test_nothing_is_timed_but_all_is_checked_when_benchmarks_are_disabled(sessio
     assert not any("verdict" in line for line in result.outlines)
 
 
-# Rounds
-
-
-class Timed(SimpleNamespace):
-    """What the fixture needs of pytest-benchmark: rounds that take as long as `seconds` says, by a clock of its own."""
-
-    def __init__(self, seconds, clock):
-        super().__init__(enabled=True, extra_info={}, has_error=False, seconds=iter(seconds), clock=clock)
-
-    def pedantic(self, function, rounds, iterations, warmup_rounds, teardown):
-        assert warmup_rounds == 1
-        data = []
-        for number in range(warmup_rounds + rounds):
-            for _ in range(iterations):
-                result = function()
-            seconds = next(self.seconds)
-            self.clock[0] += seconds * iterations
-            data += [seconds] if number >= warmup_rounds else []
-            teardown()
-        self.stats = SimpleNamespace(iterations=iterations, stats=SimpleNamespace(data=data))
-        return result
-
-
-def options(name):
-    return {"benchmark_min_rounds": 5}[name]
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that stands still but for what is added."""
-    now = [1000.0]
-    monkeypatch.setattr(between.time, "perf_counter", lambda: now[0])
-    return now
-
-
-class Playing:
-    """Ceilings that take a second each and come out as they are told to."""
-
-    def __init__(self, rates, clock):
-        self.rates, self.clock, self.names = iter(rates), clock, ()
-
-    def take_turn(self):
-        self.clock[0] += 1.0
-        return between.Moment(self.clock[0], {"read": next(self.rates)})
-
-
-def timed_rounds(monkeypatch, clock, seconds, rates, disturbances=()):
-    """A benchmark of 10 sets and its row; each call takes 0.5 ms while it is warmed up."""
-    shares = iter(disturbances)
-    monkeypatch.setattr(between.Watch, "disturbance", lambda self, time_s, alone=True: next(shares, 0.0))
-    device = Device("cpu", "a processor", 1)
-    limits = [ceiling("read", 1e9, "bytes/s", "cpu", run_id="r", threads=1)]
-    table = bandwidth.Table("r", 1, "pytest", lambda _: (limits, Playing(rates, clock)), began=clock[0])
-    used = []
-
-    def call(number):
-        used.append(number)
-        clock[0] += 0.5e-3
-        return number
-
-    fixture = bandwidth.BandwidthBenchmark(
-        Timed(seconds, clock), table, "test_it", SimpleNamespace(getoption=options)
-    )
-    fixture(call, [(i,) for i in range(10)], bytes=10**6, device=device)
-    assert used == [i % 10 for i in range(len(used))]
-    return table, fixture
-
-
-def test_each_round_lies_between_two_turns_of_the_ceilings(monkeypatch, clock):
-    seconds = [0.9e-3, *(1e-3 * (1 + i) for i in range(DUEL_ROUNDS))]
-    rates = [1e9 * (10 + i) for i in range(DUEL_ROUNDS + 1)]
-    shares = [0.5 if i == 3 else 0.0 for i in range(DUEL_ROUNDS)]
-    table, fixture = timed_rounds(monkeypatch, clock, seconds, rates, shares)
-    (row,) = table.cases
-    assert row.samples_s == []
-    assert row.launches == 4, "2 ms of calls that take half of one"
-    assert [t.time_s for t in row.turns] == seconds[1:]
-    assert [t.round for t in row.turns] == list(range(DUEL_ROUNDS))
-    assert [t.before["read"] for t in row.turns] == rates[:-1]
-    assert [t.after["read"] for t in row.turns] == rates[1:]
-    assert [t.disturbance for t in row.turns] == shares
-    assert all(0 <= t.between <= 1 and t.launches == 4 for t in row.turns)
-    ats = [t.at_s for t in row.turns]
-    assert ats == sorted(ats)
-    assert (row.slots, row.working_set_bytes, len(row.warmup_s)) == (10, 10**7, 10)
-    assert (row.grade, row.error) == ("clean", None)
-    clean = [t for t in row.turns if t.clean]
-    expected = np.median([1e6 / t.ceiling("read") / t.time_s for t in clean])
-    assert fixture.benchmark.extra_info["mbu"] == pytest.approx(expected)
-
-
-def test_a_burst_uses_no_input_set_twice(monkeypatch, clock):
-    """A call that takes no time at all would fit thousands of times into two milliseconds."""
-    monkeypatch.setattr(between, "WARM_S", 2e-3)
-    seconds, rates = [1e-7] * (1 + DUEL_ROUNDS), [1e9] * (1 + DUEL_ROUNDS)
-    monkeypatch.setattr(bandwidth, "BURST_S", 1.0)
-    (row,) = timed_rounds(monkeypatch, clock, seconds, rates)[0].cases
-    assert row.launches == 9
-
-
-def test_more_rounds_are_taken_if_more_are_asked_for(pytester, session):
-    session(TWO, JSON, "--benchmark-min-rounds=21").assert_outcomes(passed=2)
-    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [21, 21]
-    session(TWO, JSON, "--benchmark-min-rounds=3").assert_outcomes(passed=2)
-    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [DUEL_ROUNDS] * 2
-
-
-# Devices
-
-
-def test_a_device_of_its_own_memory_brings_its_cache_and_ceilings(monkeypatch, clock):
-    asked = []
-
-    def ceilings(device):
-        asked.append(device.id)
-        playing = None if device.accelerator else Playing([1e9] * 99, clock)
-        return [ceiling("read", 3e12, "bytes/s", device.id, run_id="r", threads=1)], playing
-
-    table = bandwidth.Table("r", 1, "pytest", ceilings)
-    device = Device(
-        "some:cuda", "A GPU", 1, {"driver": "1"}, Accelerator(memory_bytes=10**9, cache_bytes=50_000)
-    )
-    config = SimpleNamespace(getoption=options)
-    fixture = bandwidth.BandwidthBenchmark(Timed([1e-6] * 99, clock), table, "test_it", config)
-    assert fixture.slots(10_000, device) == 21
-    assert fixture.inputs(SPEC, device).slots == -(-4 * 50_000 // parse(SPEC).footprint_bytes) + 1
-
-    def call(_):
-        clock[0] += 1e-6
-
-    fixture(call, [("a",)], bytes=10**6, device=device, label="mine")
-    fixture(call, [("a",)], bytes=10**6, label="mine")
-    assert asked == ["some:cuda", "cpu"]
-    on_gpu, on_cpu = table.cases
-    assert (on_gpu.backend, on_gpu.device, on_gpu.versions["driver"]) == ("mine:cuda", "A GPU", "1")
-    assert on_gpu.accelerator["cache_bytes"] == 50_000
-    assert (on_gpu.turns, len(on_gpu.samples_s)) == ([], DUEL_ROUNDS), "nothing plays between its rounds"
-    assert (on_cpu.backend, on_cpu.accelerator, len(on_cpu.turns)) == ("mine:cpu", {}, DUEL_ROUNDS)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_ceilings_of_a_device_play_through_its_backend(playing, fails):
-    device = Device("torch:npu:0", "an NPU", 1, {}, Accelerator(memory_bytes=10**9, cache_bytes=3000), "link")
-
-    def acts(worker, command):
-        if isinstance(command, m.MeasureBackend):
-            found = fake_workers.ceiling("link", 5e10, "bytes/s", config={"variant": "sum"})
-            return m.Failed("error", "RuntimeError: out of order") if fails else m.Ceilings([found], {})
-        return None
-
-    playing.acts = acts
-    told = []
-    measured = ceiling_run.SessionCeilings("a-run", 1, told.append)
-    rows, process = measured.of(device)
-    assert told == ["torch:npu:0"]
-    (row,) = rows
-    if fails:
-        assert (row.work, row.status, row.reason, process) == (
-            "ceilings",
-            "error",
-            "RuntimeError: out of order",
-            None,
-        )
-        return
-    assert (row.run_id, row.backend, row.work, row.value) == ("a-run", "torch:npu:0", "link", 5e10)
-    assert set(process.take_turn().rates) == {"link"}
-    assert playing.said(m.OpenDeviceCeiling) == [m.OpenDeviceCeiling({"link": "sum"})]
-    (closing,) = measured.close()
-    assert (closing.backend, closing.work, closing.config["turns"]) == ("torch:npu:0", "link", 1)
-    assert not playing.alive
-
-
 # Ceilings
 
 
@@ -489,6 +313,13 @@ def test_ceilings_that_die_fail_no_test(pytester, session, playing, what):
     assert all(bool(t.before) == (what is m.MeasureMachine) for r in cases for t in r.turns)
 
 
+def test_more_rounds_are_taken_if_more_are_asked_for(pytester, session):
+    session(TWO, JSON, "--benchmark-min-rounds=21").assert_outcomes(passed=2)
+    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [21, 21]
+    session(TWO, JSON, "--benchmark-min-rounds=3").assert_outcomes(passed=2)
+    assert [b["stats"]["rounds"] for b in benchmarks(pytester)] == [DUEL_ROUNDS] * 2
+
+
 def test_nothing_is_measured_where_no_benchmark_runs(session, playing):
     session("def test_it(benchmark):\n    benchmark(len, 'ab')\n", ceilings=None).assert_outcomes(passed=1)
     session(TWO, "--benchmark-disable", ceilings=None).assert_outcomes(passed=2)
@@ -545,41 +376,3 @@ def test_a_wrong_option_is_one_line_before_anything_runs(pytester, options, mess
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line.strip()] == [result.errlines[0]]
     assert message in result.errlines[0]
-
-
-# Other people's pytest
-
-
-def child(folder, code_or_options, **environment):
-    return subprocess.run(
-        [sys.executable, *code_or_options],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def test_pytest_starts_without_loading_anything_heavy(tmp_path):
-    (tmp_path / "test_it.py").write_text(
-        "import sys\n\ndef test_it():\n"
-        "    heavy = {'numpy', 'numba', 'pandas', 'scipy', 'psutil', 'rich', 'torch', 'typer'}\n"
-        "    assert 'membound.bench.pytest_plugin.hooks' in sys.modules\n"
-        "    assert not heavy & set(sys.modules)\n"
-    )
-    options = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin.hooks")
-    done = child(tmp_path, options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_without_pytest_benchmark_only_the_fixture_fails_and_says_what_to_install(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as finder\n\nfind = finder.find_spec\n"
-        "finder.find_spec = lambda name, *a: None if name == 'pytest_benchmark' else find(name, *a)\n"
-    )
-    (tmp_path / "test_it.py").write_text("def test_other():\n    pass\n\n" + TWO)
-    options = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "membound.bench.pytest_plugin.hooks")
-    done = child(tmp_path, options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONPATH=str(tmp_path))
-    assert "1 passed, 2 errors" in done.stdout, done.stdout + done.stderr
-    assert "bandwidth_benchmark needs pytest-benchmark: pip install pytest-benchmark" in done.stdout

@@ -10,80 +10,21 @@ from typing import Any
 
 import fake_backends
 import pytest
-from fake_workers import CEILINGS, Workers, ceiling, prepared, turned
+from fake_workers import CEILINGS, Workers, prepared, turned
+from small_runs import BACKENDS, OPTIONS, SPECS, WORKS, cases, executed, planned
 
-from membound.bench.measure.rounds import Pace
-from membound.bench.planning.plan import Cell, Options, Plan, make_plan
+from membound.bench.planning.plan import Cell, make_plan
 from membound.bench.planning.probe import probe, probe_devices
 from membound.bench.protocol import messages as m
-from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError
 from membound.bench.run import rounds
-from membound.bench.run.execute import execute
-from membound.bench.run.journal import journal_of
-from membound.bench.run.progress import Silent
 from membound.bench.run.scope import Scope
 from membound.kernels.work import parse
-from membound.results.row import Row
-from membound.results.store import RunWriter, load_rows
-from membound.results.turns import StoredTurn
-
-WORKS = [f"linear:n=37,k=64,m={m},weight={w}" for m, w in ((1, "f32"), (3, "int4g32"))]
-SPECS = [parse(w).spec for w in WORKS]
-BACKENDS = ["numba:cpu", "numba:cpu+x"]
-OPTIONS = Options(threads=1, pace=Pace(4, 1e9, 2), command="membound run …", ceilings=False)
-
-
-class Heard(Silent):
-    """A progress that remembers."""
-
-    def __init__(self) -> None:
-        self.scopes: list[Scope] = []
-        self.rows: list[Row] = []
-        self.phases: list[str] = []
-        self.notes: list[str] = []
-        self.worked_on: list[tuple[str, int]] = []
-        self.turns: list[tuple[str, str, int, StoredTurn]] = []
-
-    def start(self, scope: Scope) -> None:
-        self.scopes.append(scope)
-
-    def phase(self, backend: str, phase: str) -> None:
-        self.phases.append(phase)
-
-    def turn(self, backend: str, work: str, replicate: int, turn: StoredTurn) -> None:
-        self.turns.append((backend, work, replicate, turn))
-
-    def done(self, row: Row) -> None:
-        self.rows.append(row)
-
-    def worked(self, work: str, replicate: int) -> None:
-        self.worked_on.append((work, replicate))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fake_backends.install(tmp_path / "site", monkeypatch)
     return tmp_path
-
-
-def planned(backends: list[str] = BACKENDS, works: list[str] = WORKS, **options: Any) -> Plan:
-    return replace(make_plan(backends, works, replace(OPTIONS, **options), 10**9), repeats=0)
-
-
-def executed(folder: Path, plan: Plan, **more: Any) -> tuple[list[Row], Heard]:
-    heard, path = Heard(), folder / "run.jsonl"
-    with RunWriter(path) as writer:
-        rows = execute(plan, writer, heard, **more)
-    assert load_rows(path) == rows
-    assert not journal_of(path).exists()
-    return rows, heard
-
-
-def cases(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row.kind == "case"]
 
 
 # Real workers
@@ -266,159 +207,6 @@ def test_high_rigor_adds_replicates_until_the_mean_is_known(tmp_path: Path, work
 def test_half_width_is_students() -> None:
     assert rounds.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302652729911275 / 3**0.5 / 2)
     assert rounds.half_width([1.0]) == rounds.half_width([]) == float("inf")
-
-
-# What goes wrong
-
-
-def test_failures_are_not_tried_again_but_crashes_are(tmp_path: Path, workers: Workers) -> None:
-    crashing = SPECS[0]
-
-    def acts(worker: Any, command: Any) -> Any:
-        if isinstance(command, m.Prepare) and command.work == crashing:
-            raise WorkerDiedError("SIGBUS: bye")
-        return m.Failed("unsupported", "no such thing") if isinstance(command, m.Prepare) else None
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(BACKENDS[:1]))
-    found = sorted((r.replicate, r.status, r.reason) for r in rows)
-    crash = ("crashed", "while at Prepare: SIGBUS: bye")
-    assert found == [(0, *crash), (0, "unsupported", "no such thing"), (1, *crash), (2, *crash)]
-    assert {r.bytes for r in rows if r.work == crashing} == {parse(crashing).traffic.total_bytes}
-    assert not workers.alive
-
-
-@pytest.mark.parametrize(
-    ("answer", "status", "reason"),
-    [
-        (WorkerDiedError("SIGSEGV"), "crashed", "while at TakeTurn: SIGSEGV"),
-        (WorkerTimeoutError("silent for 60 s"), "timeout", "while at TakeTurn: silent for 60 s"),
-        (m.Failed("oom", "MemoryError"), "oom", "MemoryError"),
-        (m.Failed("error", "RuntimeError: x"), "error", "RuntimeError: x"),
-        (m.Done(), "crashed", "it broke the protocol: Done answers timing"),
-    ],
-)
-def test_who_fails_in_its_second_turn_is_a_row_and_the_others_play_on(
-    tmp_path: Path, workers: Workers, answer: Any, status: str, reason: str
-) -> None:
-    bad = "numba:cpu+b"
-
-    def acts(worker: Any, command: Any) -> Any:
-        mine = isinstance(command, m.TakeTurn) and worker.who == bad
-        if not mine or len(workers.said(m.TakeTurn, bad)) != 2:
-            return None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned([f"numba:cpu+{x}" for x in "abc"], replicates=1))
-    failed = [r for r in rows if r.status != "ok"]
-    assert [(r.backend, r.status, r.reason) for r in failed] == [(bad, status, reason)]
-    assert len(failed[0].turns) == 1, "kept, and never summarised"
-    played = {(r.backend, r.work): len(r.turns) for r in rows if r.status == "ok"}
-    assert len(played) == 5
-    assert set(played.values()) == {4}, "its own next work is measured too"
-
-
-def test_an_answer_that_turns_wrong_is_a_row_without_a_time(tmp_path: Path, workers: Workers) -> None:
-    def acts(worker: Any, command: Any) -> Any:
-        if isinstance(command, m.Check) and worker.who == BACKENDS[0]:
-            return m.Failed("wrong", "error 0.5 exceeds 1e-05", 0.5)
-        return None
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(works=WORKS[:1], replicates=2))
-    assert [(r.backend, r.status, r.error) for r in rows if r.status != "ok"] == [(BACKENDS[0], "wrong", 0.5)]
-    assert [r.replicate for r in rows if r.status == "ok"] == [0, 1]
-    assert all(len(r.turns) == 4 for r in rows)
-
-
-def test_death_between_works_blames_none(tmp_path: Path, workers: Workers) -> None:
-    def acts(worker: Any, command: Any) -> Any:
-        if isinstance(command, m.Release):
-            raise WorkerDiedError("SIGSEGV")
-        return None
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(BACKENDS[:1], replicates=1))
-    assert [(r.status, len(r.turns)) for r in rows] == [("ok", 4)] * 2
-    assert len(workers.said(m.Open)) == 2
-
-
-def test_a_device_that_cannot_be_opened_is_a_row_for_each_work(tmp_path: Path, workers: Workers) -> None:
-    def acts(worker: Any, command: Any) -> Any:
-        absent = isinstance(command, m.Open) and command.backend == BACKENDS[1]
-        return m.Failed("unavailable", "no device; buy one") if absent else None
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(replicates=2))
-    absent = [(r.status, r.reason, r.replicate) for r in rows if r.backend == BACKENDS[1]]
-    assert absent == [("unavailable", "no device; buy one", 0)] * 2
-    assert [r.status for r in rows if r.backend == BACKENDS[0]] == ["ok"] * 4
-
-
-def test_interpreters_are_those_of_the_plan(tmp_path: Path, workers: Workers) -> None:
-    pythons: dict[str, str] = {}
-
-    def acts(worker: Any, command: Any) -> None:
-        if isinstance(command, m.Open):
-            pythons[command.backend] = worker.python
-
-    workers.acts = acts
-    backends = ["numba:cpu", "numba:cpu#2", "numpy:cpu"]
-    executed(tmp_path, planned(backends, pythons={"numba": "/env/python"}, replicates=1))
-    assert pythons["numba:cpu"] == pythons["numba:cpu#2"] == "/env/python"
-    assert pythons["numpy:cpu"] != "/env/python"
-
-
-# Ceilings that take no turns
-
-
-def test_failed_ceilings_are_a_row_and_cases_go_on(tmp_path: Path, workers: Workers) -> None:
-    def acts(worker: Any, command: Any) -> Any:
-        if isinstance(command, m.MeasureMachine):
-            raise WorkerDiedError("exit status 1: no OpenMP")
-        return None
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(BACKENDS[:1], ceilings=True, replicates=1))
-    assert (rows[0].kind, rows[0].work, rows[0].status, rows[0].reason) == (
-        *("ceiling", "ceilings", "crashed"),
-        "exit status 1: no OpenMP",
-    )
-    assert [r.status for r in cases(rows)] == ["ok"] * 2
-    assert all(t.ceiling("read") for r in cases(rows) for t in r.turns)
-
-
-def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case(
-    tmp_path: Path, workers: Workers
-) -> None:
-    def acts(worker: Any, command: Any) -> Any:
-        if not isinstance(command, m.MeasureBackend):
-            return None
-        if worker.who == BACKENDS[0]:
-            raise WorkerDiedError("SIGILL")
-        return m.Ceilings([ceiling("gemm_f32", 1e11, "FLOP/s"), ceiling("launch", 1e-6, "s")], {})
-
-    workers.acts = acts
-    rows, _ = executed(tmp_path, planned(ceilings=True))
-    own = [r for r in rows if r.kind == "ceiling" and r.backend in BACKENDS]
-    assert sorted((r.backend, r.work, r.status, r.reason, r.value) for r in own) == [
-        (BACKENDS[0], "ceilings", "crashed", "while at MeasureBackend: SIGILL", None),
-        (BACKENDS[1], "gemm_f32", "ok", "", 1e11),
-        (BACKENDS[1], "launch", "ok", "", 1e-6),
-    ]
-    assert [r.status for r in cases(rows)] == ["ok"] * 12
-    assert len(workers.said(m.MeasureBackend)) == 2
-    assert workers.said(m.MeasureMachine) == [m.MeasureMachine(True)]
-
-
-def test_without_ceilings_none_is_measured(tmp_path: Path, workers: Workers) -> None:
-    rows, _ = executed(tmp_path, planned(replicates=1))
-    assert {r.kind for r in rows} == {"case"}
-    assert not workers.said(m.TakeCeilingTurn)
-    assert all(t.before == t.after == {} for r in rows for t in r.turns)
 
 
 def test_a_cell_of_one_backend_runs_alone(tmp_path: Path, workers: Workers) -> None:
