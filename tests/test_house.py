@@ -30,6 +30,8 @@ MACHINE_LEVEL = {
 }
 """The only files and folders that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
+    "bench/ceilings/backend.py": "a product may fail in any way; the others are measured",
+    "bench/ceilings/device.py": "a limit may fail in any way; the others are measured",
     "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
     "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
     "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
