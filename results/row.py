@@ -89,7 +89,7 @@ class Row:
     """Bytes of weights and cache streamed a launch where the runtime stores them otherwise; None: as asked."""
     slots: int = 0
     working_set_bytes: int = 0
-    """Bytes of all input sets together: what rotates through the caches."""
+    """The fewest bytes that passed through the caches before a timed burst used a set again; of all sets where they rotate alone."""
     launches: int = 1
     """Launches behind each sample; samples are per launch."""
     prepare_s: float = 0.0

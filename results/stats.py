@@ -54,7 +54,7 @@ COLUMNS = {
     "bytes": "bytes the work must move",
     "flops": "FLOPs the work must do",
     "stored_bytes": "bytes the runtime streams a launch where it stores weights or cache otherwise",
-    "working_set_bytes": "bytes of all rotating input sets",
+    "working_set_bytes": "the fewest bytes that passed through the caches before an input set was used again",
     "achieved_bytes_per_s": "bytes / time_s",
     "achieved_flops_per_s": "flops / time_s",
     "memory_ceiling": "the bandwidth that the bytes run into: read, or a link's",

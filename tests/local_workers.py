@@ -24,7 +24,9 @@ from membound.bench.protocol.messages import (
     COMMANDS,
     Answer,
     Command,
+    Failed,
     Open,
+    Opened,
     Phase,
     decode,
     encode,
@@ -32,6 +34,9 @@ from membound.bench.protocol.messages import (
 
 CACHE = 1 << 16
 """The last-level cache that `shrink` gives this machine."""
+ODD = "linear:n=37,k=53,m=3,weight=int8"
+ODDEST = "linear:n=37,k=53,m=13,weight=int8"
+"""The work on which hostile backends are hostile."""
 
 
 class LocalWorker:
@@ -70,11 +75,23 @@ class LocalWorker:
         self._on_phase(phase)
 
 
+def ask(worker: LocalWorker, command: Any, expected: type[Any]) -> Any:
+    """The answer, of that kind and no other."""
+    answer = worker.ask(command, 0.0)
+    assert type(answer) is expected, answer
+    return answer
+
+
+def failed(worker: LocalWorker, command: Any) -> tuple[str, str]:
+    """Status and reason of a command that fails."""
+    answer = ask(worker, command, Failed)
+    return answer.status, answer.reason
+
+
 def opened(backend: str, folder: Path, **values: Any) -> LocalWorker:
     """A worker with that backend open; the caller asks the rest."""
     made = LocalWorker(1)
-    answer = made.ask(opening(backend, folder, **values), 0.0)
-    assert type(answer).__name__ == "Opened", answer
+    ask(made, opening(backend, folder, **values), Opened)
     return made
 
 
@@ -106,6 +123,4 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "TILE_REPEATS", 10)
     monkeypatch.setattr(turns, "WARM_S", 0.0)
     monkeypatch.setattr(turns.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(
-        gc, "collect", lambda: 0
-    )  # a quarter of a second in a process as large as that of the tests
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # takes long in a process as large as that of the tests

@@ -30,10 +30,12 @@ MACHINE_LEVEL = {
 }
 """The only files and folders that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
-    "bench/worker.py": "a runtime raises classes of its own; what it was asked for becomes an answer with a status",
-    "bench/measure/devices.py": "the same while it starts; the device is listed as absent",
-    "bench/measure/station.py": "the same; ceilings that were found before are kept, and everybody else is closed",
-    "bench/measure/failures.py": "an exception that cannot be printed is still one",
+    "bench/ceilings/backend.py": "a product may fail in any way; the others are measured",
+    "bench/ceilings/device.py": "a limit may fail in any way; the others are measured",
+    "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
+    "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
+    "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
+    "bench/worker.py": "a runtime raises classes of its own; the case becomes a row",
 }
 """The only files with `except Exception`, and why."""
 

@@ -116,6 +116,6 @@ def _table(told: Any, what: str) -> dict[str, Any]:
 def _short(told: Any) -> str:
     try:
         text = repr(told)
-    except Exception:  # the boundary around a runtime; and a whole number of 5000 digits has no text
+    except ValueError:  # a whole number of 5000 digits has no text
         return f"{type(told).__name__} that cannot be printed"
     return text if len(text) <= 60 else f"{text[:57]}..."
