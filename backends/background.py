@@ -1,5 +1,6 @@
 """Several threads for what a runtime does in one while it has let go of Python's lock: packing a matrix, say.
 
+>>> from functools import partial
 >>> with Background(threads=2) as background:
 ...     packed = [background.submit(partial(pack, weight)) for weight in weights]
 >>> packed[0].result()

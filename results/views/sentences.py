@@ -1,5 +1,6 @@
 """What a run came to, in a few plain sentences: who is fastest, how near the limit, what bounds it, what to do next.
 
+>>> from membound.results.stats import records, summarize
 >>> for sentence in sentences(records(summarize(rows))):
 ...     print(sentence)
 numba:cpu is fastest in 8 of 9 works, by 1.1 to 3.3 times over the next; torch:cpu in 1 (prefill tokens=128).
