@@ -21,7 +21,7 @@ from rich.console import Console
 
 from membound.backends import registry
 from membound.backends.api import Backend
-from membound.backends.numba.cuda import NumbaCuda
+from membound.backends.numba.gpu import NumbaCuda
 from membound.backends.vllm_engine import start as vllm_start
 from membound.backends.vllm_engine.backend import VLLMEngine
 from membound.bench import cli

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from membound.backends.numba.cuda import NumbaCuda
+from membound.backends.numba.gpu import NumbaCuda
 from membound.bench.cli import main
 from membound.kernels.cuda.attention.plan import prepare_attention
 from membound.kernels.cuda.catalogue import ceiling_kernels, kernels_of, loaded_kernels
@@ -168,7 +168,7 @@ def test_the_catalogue_has_what_a_step_binds(options):
 def test_the_catalogue_has_what_extra_arithmetic_binds(spec, monkeypatch):
     work, gpu = parse(spec), RecordingGpu(8)
     monkeypatch.setattr("membound.kernels.cuda.device.driver.open_gpu", lambda ordinal: gpu)
-    monkeypatch.setattr("membound.backends.numba.cuda._start", lambda launches: None)
+    monkeypatch.setattr("membound.backends.numba.gpu._start", lambda launches: None)
     backend = NumbaCuda()
     backend.open("cuda", 1)
     backend.add_arithmetic(work, 3)

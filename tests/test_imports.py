@@ -155,6 +155,14 @@ def entry_modules() -> list[str]:
     return sorted({v.partition(":")[0] for v in project["entry-points"]["membound.backends"].values()})
 
 
+def test_every_backend_can_be_loaded_whatever_its_module_is_called():
+    """numba-cuda takes imports for its own whose name has ``numba.cuda`` in it, and never returns."""
+    from membound.backends import registry
+
+    project = {e for e in registry.entries() if "membound" in registry.load(e).__module__}
+    assert {"numba.cpu", "numba.cuda", "numpy", "onnxruntime", "torch", "vllm"} <= project
+
+
 @pytest.mark.parametrize("entry", entry_modules())
 def test_a_backend_imports_no_runtime_at_its_top(entry):
     """Loading the class must be possible without the runtime, so that its absence is told by `open`."""

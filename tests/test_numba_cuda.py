@@ -9,7 +9,7 @@ import pytest
 
 from membound.backends.api import Accelerator
 from membound.backends.numba import cuda_limits
-from membound.backends.numba.cuda import CO_RUNNER_CACHES, MOST_ROWS, NumbaCuda
+from membound.backends.numba.gpu import CO_RUNNER_CACHES, MOST_ROWS, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings
 from membound.bench.ceilings.in_turn import timed_queue

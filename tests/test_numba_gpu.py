@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from membound.backends.numba.cuda import NumbaCuda
+from membound.backends.numba.gpu import NumbaCuda
 from membound.bench.ceilings.backend import launch_once
 from membound.bench.ceilings.device import measure_device_ceilings
 from membound.bench.ceilings.in_turn import timed_queue

@@ -5,6 +5,8 @@ starts. The variant `+graph` captures the kernels, so that one call starts all o
 
 >>> backend = NumbaCuda()
 >>> backend.open("cuda:0+graph", threads=2).accelerator.memory_bytes
+
+Not called cuda.py: numba-cuda takes every import whose name holds its own for one of its modules.
 """
 
 from __future__ import annotations
@@ -151,7 +153,7 @@ class NumbaCuda(Backend):
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Memory, cache and arithmetic of the GPU. The variant with graphs has none: they would be the same."""
         if not self._graph:
-            from membound.backends.numba.cuda_limits import limits
+            from membound.backends.numba.gpu_limits import limits
 
             yield from limits(self._gpu, quick)
             self._gpu.close()
