@@ -4,6 +4,7 @@ The process is the sampling unit: turns of one process agree with each other far
 so a case's time is the median over the medians of its processes, and its interval is over processes, never over turns.
 Shares are of the ceilings of each turn's own moment, ratios of turns of the same round.
 
+>>> from membound.results.store import load_rows
 >>> table = summarize(load_rows(["results/runs"]))
 >>> table.loc[table.work.str.startswith("linear"), ["backend", "time_s", "mbu", "verdict"]]
 """

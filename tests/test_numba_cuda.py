@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from membound.backends.api import Accelerator
-from membound.backends.numba import cuda_limits
+from membound.backends.numba import gpu_limits as cuda_limits
 from membound.backends.numba.gpu import CO_RUNNER_CACHES, MOST_ROWS, NumbaCuda
 from membound.bench.ceilings import device as device_ceilings
 from membound.bench.ceilings.device import measure_device_ceilings

@@ -2,7 +2,7 @@
 
 >>> measure_machine(claim, threads=2)
 >>> with TurningCeilings(claim) as ceilings:
-...     play(contestants, ceilings.between("mine:cpu", 2, arms), pace, ...)
+...     playing = ceilings.between(cell, arms)         # what `measure.rounds.play` has take turns between the arms
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """A claim under way and what it has so far: where observations go, who is told, how much time is left.
 
+>>> from membound.results.claim.experiments import load_experiments
 >>> claim = Claiming(plan, load_experiments(), writer, progress, run_id)
 >>> claim.keep(observation)                     # written, reported
 >>> claim.keep_unmeasured(cell, arms, OUT_OF_TIME)         # an observation for each arm that was not measured

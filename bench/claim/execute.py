@@ -1,5 +1,7 @@
 """Doing the experiments on the claim: ceilings, then a process a cell, every outcome an observation on disk.
 
+>>> from membound.results.claim.file import new_claim_path
+>>> from membound.results.store import RunWriter
 >>> with RunWriter(new_claim_path(plan.out, run_id)) as writer:
 ...     execute(Claiming(plan, register, writer, progress, run_id))
 

@@ -1,5 +1,6 @@
 """Which arms of the experiments a backend says it can do, by the contract and before anything is measured.
 
+>>> from membound.bench.claim.arms import arms_of
 >>> offered("mine:cpu", 2, {1: arms_of(1, scene), 2: arms_of(2, scene)})
 {1: {'linear_f32': 'no kernels with extra arithmetic', ...}, 2: {}}
 """

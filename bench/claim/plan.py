@@ -1,5 +1,6 @@
 """What a `membound claim` will do, decided before anything runs: experiments, backends, processes, minutes.
 
+>>> from membound.results.claim.experiments import load_experiments
 >>> plan = make_claim_plan([1, 4], ["mine:cpu"], Options(), load_experiments(), memory=8 << 30)
 >>> plan.experiments, plan.processes, plan.time_limit_s
 ((1, 4), 3, 570.0)

@@ -1,6 +1,6 @@
 """The ceilings as contestants: a process that plays between any two others, and is started again if it dies.
 
->>> with CeilingProcess(Setting(threads=2, ...), ["bf16"]) as ceilings:
+>>> with CeilingProcess(Setting(2, 1, 1 << 30, "references"), ("bf16",)) as ceilings:
 ...     ceilings.take_turn().rates["read"]
 4.9e10
 """

@@ -1,6 +1,7 @@
 """A backend with a work prepared on it, whose every launch finds its operands cold: what a worker times.
 
->>> one = prepare_cold("mine:cpu", parse("linear:n=4096,k=4096"), Preparation(threads=2, seed=1, ...), cold_memory(2))
+>>> how = Preparation(threads=2, seed=1, memory_bytes=1 << 30, reference_dir=Path("references"))
+>>> one = prepare_cold("mine:cpu", work, how, cold_memory(2))
 >>> turn = one.take_turn(attempts=3)
 >>> one.check()
 

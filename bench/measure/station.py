@@ -1,5 +1,6 @@
 """What a worker holds and does: an opened backend, the contestants prepared on it, ceilings; a method a command.
 
+>>> from membound.bench.protocol.messages import Open
 >>> station = Station(threads=2, tell=print)
 >>> station.open(Open("mine:cpu", seed=1, memory_bytes=1 << 30, reference_dir="references"))
 Opened(device='my processor', ...)

@@ -1,6 +1,6 @@
 """One timed turn on a machine that others use too: pause, warm up, time a burst, see who disturbed it.
 
->>> turn = take_turn(lambda: work(1), lambda: work(2))
+>>> turn = take_turn(lambda: sum(range(1000)), lambda: sum(range(100_000)))
 >>> turn.time_s, turn.clean
 (0.00213, True)
 

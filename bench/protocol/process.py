@@ -1,5 +1,6 @@
 """A worker process as the harness sees it: started, asked, and ended with all that it started itself.
 
+>>> from membound.bench.protocol.messages import Open
 >>> with Worker(threads=2) as worker:
 ...     worker.greet()
 ...     worker.ask(Open("mine:cpu", seed=1, memory_bytes=1 << 30, reference_dir="references"), limit_s=300)

@@ -1,5 +1,6 @@
 """Doing what a plan says: processes take turns, every outcome is a row, nothing is lost on a crash, a hang or Ctrl-C.
 
+>>> from membound.results.store import RunWriter, new_run_path
 >>> with RunWriter(new_run_path(plan.out, run_id)) as writer:
 ...     rows = execute(plan, writer, progress)
 

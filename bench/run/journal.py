@@ -2,9 +2,8 @@
 
 >>> with Journal(path) as journal:
 ...     journal.add("mine:cpu", 0, "linear:n=8,k=32", turn)
->>> with Journal(path) as journal:                                # of a run that is gone on with
-...     journal.left["mine:cpu", 0, "linear:n=8,k=32"]
-[StoredTurn(round=0, ...)]
+
+A run that is resumed finds them in `left`, by backend, replicate and work.
 
 A row is written when its work is done and its last output was right; until then its turns lie here, beside the rows.
 """

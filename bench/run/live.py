@@ -1,5 +1,6 @@
 """The table that fills on a terminal while a run goes on: works by backends, and what is being done.
 
+>>> from membound.bench.run.scope import scope_of
 >>> with Live(Console()) as live:
 ...     live.start(scope_of(plan))
 ...     live.turn("mine:cpu", work, replicate=0, turn=turn)

@@ -1,5 +1,6 @@
 """What a run says while it runs: on a terminal a table that fills, elsewhere a line a work.
 
+>>> from membound.bench.run.execute import execute
 >>> with progress_on(Console(stderr=True)) as progress:
 ...     rows = execute(plan, writer, progress)
 

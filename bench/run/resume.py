@@ -1,5 +1,6 @@
 """Going on with a run that was cut short: its plan lies beside its rows, and only what has no row is measured.
 
+>>> from membound.results.store import load_rows
 >>> keep_plan(plan, path)                       # before the first row, removed with the last: <run>.jsonl.plan
 >>> plan, path = find_cut("latest", Path("results/runs"))
 >>> remaining(plan, load_rows(partial_of(path)))

@@ -1,5 +1,6 @@
 """Runs and comparisons as text: 80 columns are enough, colour only on a terminal.
 
+>>> from rich.console import Console
 >>> Console().print(run_view(rows))
 
 Times are medians over processes; GB/s is 1e9 bytes a second; MBU and MFU are shares of the ceilings measured beside
