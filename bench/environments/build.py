@@ -36,7 +36,7 @@ HOLDS = "# holds:"
 """The start of the line in a lock that names the packages worth showing."""
 UV = "uv==0.13.9"
 VENV = ("-m", "venv")
-CHECK = "import membound.bench.worker, membound.bench.measure.case"
+CHECK = "import membound.bench.worker, membound.bench.measure.station"
 
 
 class EnvironmentFailed(MemboundError):
