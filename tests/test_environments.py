@@ -308,12 +308,3 @@ def test_an_interpreter_may_be_named_by_its_environment(home, nothing_installed)
     ):
         setup.parse_pythons(["onnxruntime=nowhere"])
     assert os.access(python, os.X_OK)
-
-
-def test_a_duel_refuses_what_cannot_share_its_process(home, capsys):
-    broken(home, "moved")
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["duel", "linear:n=8,k=32", "--backends", f"numba:cpu,{ENGINE}:cpu"])
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
-    assert f"{ENGINE}:cpu runs in a separate environment" in err

@@ -86,7 +86,7 @@ def test_the_table_of_the_kernels_is_in_the_summary(tmp_path):
     row = case(samples=[0.011, 0.010, 0.012, 0.010, 0.030])
     write_json(tmp_path / "benchmarks.json", stored(row, [ceiling("read", 2e10, "bytes/s")]))
     text = summary_of("Table of the kernels", tmp_path)
-    assert "| read | 20.0 GB/s | alpha:cpu |" in text
+    assert "| read | 20.0 GB/s through alpha:cpu, before the works |" in text
     assert re.search(r"^\| `alpha:cpu` \| 11 ms \| – \| 9\.1 \| 45% \|", text, re.M)
 
 
