@@ -1,6 +1,6 @@
-"""The worker process: does what the harness asks on standard input, one command a line, until it is told to end.
+"""The worker process: does what the harness asks on standard input, one command a line, until the harness closes it.
 
-    python -m membound.bench.worker 2            # with two threads; see protocol/messages.py for what it is told
+    python -m membound.bench.worker 2            # with two threads; see protocol/messages.py for the commands
 
 Answers go to a private copy of standard output; file descriptor 1 itself is pointed at standard error, so that
 nothing a runtime prints can break the conversation. Whatever a backend raises becomes an answer with a status.

@@ -117,7 +117,7 @@ class DecodeAttention:
     """One query token a sequence against its cache of `context` tokens; MHA, GQA and MQA.
 
     Bytes B·[Hq·d·4 + S·Hkv·2d·b_kv + Hq·d·4] plus a float32 scale a token and head for int8.
-    FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of so many tokens in any order: S is rounded
+    FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of that many tokens in any order: S is rounded
     up to whole pages and the page table is read.
     """
 

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 FEWEST = 3
-"""Processes below which there is no interval: that of two spans a factor of a hundred and says nothing."""
+"""Processes below which there is no interval: with two, t has one degree of freedom, and its quantile is 12.7."""
 
 MOST_LOG = 690.0
 """The logarithm of 1e299: a file may hold values that no machine gives."""

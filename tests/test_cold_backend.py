@@ -102,7 +102,7 @@ class Gaps:
 
 
 def scripted(gaps: Gaps, attempts: int, warm_calls: int) -> Callable[..., Turn]:
-    """A turn of so many attempts; what is not the burst is not timed."""
+    """A turn of that many attempts; what is not the burst is not timed."""
 
     def turn(warm: Any, burst: Any, *_: Any, before: Any = None, **__: Any) -> Turn:
         for _ in range(attempts):
@@ -155,6 +155,7 @@ def test_bytes_that_others_moved_are_not_read_again() -> None:
         cold.passed_bytes += NEED
         one.make_cold()
         one.burst()
+    assert cold.passed_bytes == 5 * (NEED + 4 * SIZE)
 
 
 def test_what_is_missing_is_read_to_the_byte() -> None:

@@ -250,6 +250,10 @@ def test_who_hangs_at_the_end_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("membound.bench.protocol.process.Worker.close.__defaults__", (SOON_S,))
     with process(backend(tmp_path, "Close", "signal.pause()")) as made:
         opened(made)
+        assert made.alive
+    assert not made.alive
+    with pytest.raises(ProcessLookupError):
+        os.kill(made.pid, 0)
 
 
 def test_after_a_death_the_others_of_its_process_say_that_it_has_ended(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_work_has_time_if_its_least_rounds_have(clock: Clock) -> None:
 
 
 def taking(workers: Workers, clock: Clock, turn_s: dict[str, float], prepare_s: float = 0.0) -> None:
-    """Turns and preparations take so many seconds by the clock."""
+    """Turns and preparations take that many seconds by the clock."""
 
     def acts(worker: Any, command: Any) -> None:
         if isinstance(command, m.TakeTurn):

@@ -224,7 +224,7 @@ def test_who_fails_leaves_and_the_others_play_on(clock: Clock) -> None:
 
 
 def test_a_hang_lies_between_no_turn_and_its_ceilings(clock: Clock) -> None:
-    """Whoever comes after a minute of silence is held against the ceiling after it."""
+    """Whoever comes after a minute of silence is compared with the ceiling after it."""
     players = [Player(clock, "a:cpu"), Player(clock, "b:cpu", cost_s=60.0, fails=(2,))]
     played(clock, players, {"cpu": Ceiling(clock, "read")}, Pace(4, inf))
     first = players[0].turns

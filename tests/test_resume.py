@@ -213,7 +213,7 @@ def closing(rows):
 
 
 def test_a_run_killed_after_its_last_case_gets_its_closing_ceilings(tmp_path, plan, cut, workers):
-    """Nothing is left to measure: they are those that its turns were held against, each moment once."""
+    """Nothing is left to measure: they are those that its turns were compared with, each moment once."""
     rates = {(n, work): [(n + 1) * 1e9, 8e9, 9e9 + i] for n in range(3) for i, work in enumerate(WORKS)}
     write(partial_of(cut), [turned_case(plan, n, work, seen) for (n, work), seen in rates.items()])
     found = api.go_on(plan, cut, Silent())

@@ -25,7 +25,7 @@ GEMM_SIZES = (1024, 2048)
 DEVICE_GEMM_SIZES = (4096, 8192)
 """On an accelerator, whose matrix units smaller products do not fill."""
 GEMM_CHECKED_ROWS = 256
-"""Rows of a product that are held against the reference, spread over all."""
+"""Rows of a product that are compared with the reference, spread over all."""
 GEMM_FORMATS = ("f32", "bf16", "f16", "int8")
 GEMM_SECONDS = 0.4
 GEMM_SAMPLES = 5

@@ -1,4 +1,4 @@
-"""A claim under way and what it has so far: where observations go, who is told, how much time is left.
+"""A claim under way and what it has so far: where observations and reports go, how much time is left.
 
 >>> from membound.results.claim.experiments import load_experiments
 >>> claim = Claiming(plan, load_experiments(), writer, progress, run_id)

@@ -5,7 +5,7 @@
 >>> with RunWriter(new_claim_path(plan.out, run_id)) as writer:
 ...     execute(Claiming(plan, register, writer, progress, run_id))
 
-Ceilings that take no turns come first, with the threads of the works that they are held against. Backends follow
+Ceilings that take no turns come first, with the threads of the works that are compared with them. Backends follow
 each other, the one that can do most experiments first; on each, a process of every experiment comes before the next
 one of any. Where minutes are short, an experiment is begun only if all its processes fit, and the run says which
 were not.

@@ -27,7 +27,7 @@ from membound.kernels.reference import F64
 from membound.results.fields import LARGEST
 
 LOGIT_SPREAD = 6.0
-"""A logit may miss by so many times the root mean square error that the tolerance allows. Of normally
+"""A logit may miss by this many times the root mean square error that the tolerance allows. Of normally
 distributed errors four times is passed once in 16 000, and a long case compares thousands."""
 SHOWN_TOKENS = 8
 DIGEST_BYTES = 32
@@ -124,7 +124,7 @@ def _kind(value: Any) -> str:
 
 
 def error_of(output: npt.NDArray[np.float32] | Tokens, inputs: Inputs, expected: F64) -> float:
-    """The error of an output, to be held against `reference.tolerance`; inf if it is not finite or ill-shaped.
+    """The error of an output, to be compared with `reference.tolerance`; inf if it is not finite or ill-shaped.
 
     `expected` is the work's own output, which is where an engine's tokens begin.
     """

@@ -238,7 +238,7 @@ def prepare_cold(
         how.tell("fitting the burst")
         one.fit_burst()
     except BaseException:
-        with suppress(Exception):  # the boundary around a runtime: what failed first is what is told
+        with suppress(Exception):  # the boundary around a runtime: what failed first is what is reported
             backend.close()
         raise
     return one

@@ -203,7 +203,7 @@ class Station:
             gc.collect()
             return _told(one, max(0, _resident_bytes() - before))
         except BaseException:
-            with suppress(Exception):  # the boundary around a runtime: what failed first is what is told
+            with suppress(Exception):  # the boundary around a runtime: what failed first is what is reported
                 self.release(m.Release(who))
             raise
 

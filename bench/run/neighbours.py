@@ -56,7 +56,7 @@ def due_ceilings(about: Row, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def moments_of(rows: Iterable[Row]) -> list[Moment]:
-    """What the turns of these cases were held against, each moment once."""
+    """What the turns of these cases were compared with, each moment once."""
     found: dict[tuple[tuple[str, float], ...], Moment] = {}
     for row in rows:
         for turn in row.turns:

@@ -1,4 +1,4 @@
-"""A run and what it has so far: where rows go, who is told, what is known of sizes and times.
+"""A run and what it has so far: where rows and reports go, what is known of sizes and times.
 
 >>> run.keep(row)           # completed with what the harness knows, written, reported
 """
