@@ -142,7 +142,7 @@ def prepared(spec: str, **more: Any) -> m.Prepared:
 def turned(time_s: float, **more: Any) -> m.Turned:
     """A clean burst of two launches."""
     base: dict[str, Any] = {"time_s": time_s, "launches": 2, "device_s": None, "disturbance": 0.0}
-    base |= {"retaken_s": [], "retaken_disturbances": [], "moved_bytes": 100, "dispatch_s": 1e-6}
+    base |= {"retaken_s": [], "moved_bytes": 100, "dispatch_s": 1e-6}
     return m.Turned(**(base | {"stolen": {}, "telemetry": {}} | more))
 
 

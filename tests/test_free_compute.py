@@ -18,7 +18,7 @@ from membound.kernels.cpu.instruments.free_compute import (
     refusal,
 )
 from membound.kernels.cpu.matmul.grouping import grouping
-from membound.kernels.cpu.simd.features import AVX512, LANES
+from membound.kernels.cpu.simd.features import AMD, AVX512, LANES
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import DecodeAttention, Linear, Step, Work
 
@@ -134,21 +134,17 @@ def test_a_round_is_a_multiply_add_for_each_chain_and_nothing_else(name: str, fm
         written = {line.rpartition("%")[2] for line in loop if line.startswith("vfmadd")}
         assert len(written) == CHAINS  # none was merged with another
     if name == "linear":
-        moved, multiply_adds = spills(assembly)
-        assert moved <= multiply_adds * MOST_SPILLED
+        assert len(spills(assembly)) <= (0 if AMD else SPILLED[fmt])
 
 
-MOST_SPILLED = 0.1
-"""Vectors on the stack for each multiply-add: a processor loads two beside each pair of them. None for AMD's Zen; seven for
-bf16 where LLVM takes the processor for a Sapphire Rapids."""
+SPILLED = {"f32": 0, "bf16": 7}
+"""Vectors on the stack. Seven is what LLVM 22 gives where it takes the processor for a Rocket Lake; AMD's Zen had none."""
 
 
-def spills(assembly: str) -> tuple[int, int]:
-    """Vectors that move to or from the stack between many multiply-adds, and how many multiply-adds those are."""
+def spills(assembly: str) -> list[str]:
+    """Vectors that move to or from the stack between many multiply-adds."""
     blocks = re.split(r"^(?=\.L\w+:)", assembly, flags=re.M)
     busy = [block for block in blocks if len(re.findall(r"^\tvfmadd", block, re.M)) >= 2 * CHAINS]
     assert busy
     moved = r"^\tvmovup.*%zmm.*rsp.*|^\tvmovup.*rsp.*%zmm.*"
-    return sum(len(re.findall(moved, b, re.M)) for b in busy), sum(
-        len(re.findall(r"^\tvfmadd", b, re.M)) for b in busy
-    )
+    return [line for block in busy for line in re.findall(moved, block, re.M)]

@@ -73,7 +73,7 @@ def test_a_right_backend_goes_all_the_way(folder: Path) -> None:
         assert turn.device_s is None
         assert turn.moved_bytes >= prepared.launches * work.footprint_bytes
         assert (turn.stolen, turn.telemetry) == ({}, {})
-        assert len(turn.retaken_s) == len(turn.retaken_disturbances) <= 5
+        assert len(turn.retaken_s) <= 5
     checked = worker.ask(Check(4), 0.0, phases.append)
     assert isinstance(checked, Checked)
     assert 0 <= checked.error < prepared.tolerance

@@ -250,7 +250,6 @@ class Station:
             device_s=device_s,
             disturbance=turn.disturbance,
             retaken_s=[seconds / launches for seconds, _ in turn.retaken],
-            retaken_disturbances=[share for _, share in turn.retaken],
             moved_bytes=one.cold.passed_bytes - passed if one.device.accelerator is None else 0,
             dispatch_s=dispatch_s,
             stolen=seat.arms[command.arm].stolen if seat.arms else {},

@@ -268,7 +268,7 @@ class Prepared:
 class Turned:
     """A burst. Seconds are of a launch, by the worker's clock and, where it has one, by the device's own.
 
-    retaken_s and retaken_disturbances are those of attempts that were more disturbed; disturbance is the share of
+    retaken_s are those of attempts that were more disturbed; disturbance is the share of
     the burst in which its threads waited or others ran, None where the system does not tell. dispatch_s is what
     passed between the command's arrival and the first thing that the turn did. moved_bytes is all that went
     through the caches, warm-up included.
@@ -279,7 +279,6 @@ class Turned:
     device_s: float | None
     disturbance: float | None
     retaken_s: list[float]
-    retaken_disturbances: list[float]
     moved_bytes: int
     dispatch_s: float
     stolen: dict[str, float]
