@@ -230,7 +230,7 @@ def measured(found: dict[str, tuple[float, str]]) -> Ceilings:
 
 def turned(time_s: float, **fields: Any) -> Turned:
     """An undisturbed turn."""
-    plain = Turned(time_s, 1, None, 0.0, [], [], 1 << 20, 0.0, {}, {})
+    plain = Turned(time_s, 1, None, 0.0, [], 1 << 20, 0.0, {}, {})
     return replace(plain, **fields)
 
 

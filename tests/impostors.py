@@ -69,7 +69,7 @@ def _executable(path: Path, text: str) -> str:
 ANSWERS: dict[str, Answer] = {
     "Open": Opened("a fake processor", {"fake": "1"}, {}, "read"),
     "Prepare": Prepared(2, 2000, 1000, 500, 0.1, 0.01, 1e-3, 2, 1e-6, 1e-2, None),
-    "TakeTurn": Turned(1e-3, 2, None, 0.0, [2e-3], [0.5], 2000, 1e-5, {}, {}),
+    "TakeTurn": Turned(1e-3, 2, None, 0.0, [2e-3], 2000, 1e-5, {}, {}),
     "Check": Checked(1e-6, {"mode": "fast"}, {"wall_s": 1.0}),
     "Release": Done(),
     "Close": Done(),

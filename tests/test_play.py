@@ -18,7 +18,7 @@ from membound.bench.measure.rounds import Pace, play, stored
 from membound.bench.protocol.messages import Turned
 from membound.results.turns import StoredTurn
 
-TURN = Turned(1e-3, 4, None, 0.01, [2e-3], [0.5], 100, 1e-5, {}, {})
+TURN = Turned(1e-3, 4, None, 0.01, [2e-3], 100, 1e-5, {}, {})
 BEGAN = 1000.0
 ENDLESS = Pace(10**9, inf)
 
