@@ -230,7 +230,7 @@ def test_what_is_no_json_cannot_be_sent(message: Any) -> None:
 
 def test_figures_survive_to_the_last_bit() -> None:
     times = [float(x) for x in 10 ** RNG.uniform(-300, 29, 200)]
-    sent = Turned(times[0], 1, times[1], times[2], times[3:9], 0, 5e-324, {"a": times[4]}, {})
+    sent = Turned(times[0], 1, times[1], times[2], times, 0, 5e-324, {"a": times[4]}, {})
     got, _ = decode(encode(sent, 1), ANSWERS)
     assert got == sent
     assert got.retaken_s == times
