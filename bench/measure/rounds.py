@@ -81,13 +81,12 @@ def stored(
     turned: Turned, number: int, at: float, began: float, before: Moment, after: Moment, process: int = 0
 ) -> StoredTurn:
     """A turn with its neighbours; `at` is the middle of its burst by `time.perf_counter`."""
-    span = after.at - before.at
     return StoredTurn(
         round=number,
         at_s=max(0.0, at - began),
         time_s=turned.time_s,
         launches=turned.launches,
-        between=min(1.0, max(0.0, (at - before.at) / span)) if span > 0 else 0.5,
+        between=between(at, before, after),
         before=before.rates,
         after=after.rates,
         device_s=turned.device_s,
@@ -95,3 +94,9 @@ def stored(
         retaken_s=turned.retaken_s,
         process=process,
     )
+
+
+def between(at: float, before: Moment, after: Moment) -> float:
+    """Where a moment stands between two ceilings, from 0 to 1; in the middle where they are one moment."""
+    span = after.at - before.at
+    return min(1.0, max(0.0, (at - before.at) / span)) if span > 0 else 0.5

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from membound.bench.measure.ceiling_process import CeilingProcess, Moment
+from membound.bench.measure.rounds import between
 from membound.bench.measure.turns import PAUSE_S, WARM_S, Watch
 from membound.bench.pytest_plugin.rotation import Rotation
 from membound.results.turns import StoredTurn
@@ -63,14 +64,14 @@ class Between:
                 self.moments[number + 1],
                 self.seen[number],
             )
-            at, span = ended - time_s * launches / 2, after.at - before.at
+            at = ended - time_s * launches / 2
             found.append(
                 StoredTurn(
                     round=number,
                     at_s=max(0.0, at - self.began),
                     time_s=time_s,
                     launches=launches,
-                    between=min(1.0, max(0.0, (at - before.at) / span)) if span > 0 else 0.5,
+                    between=between(at, before, after),
                     before=before.rates,
                     after=after.rates,
                     disturbance=disturbance,
