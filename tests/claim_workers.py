@@ -145,6 +145,12 @@ class FakeWorker:
         assert self.state == "started", "whoever has died is not asked to close"
         self.state = "closed"
 
+    def post(self, command: Command, limit_s: float) -> None:
+        self.posted = command
+
+    def answered(self, limit_s: float, on_phase: Callable[[Phase], None] = print) -> Answer:
+        return self.ask(self.posted, limit_s, on_phase)
+
     def ask(self, command: Command, limit_s: float, on_phase: Callable[[Phase], None] = print) -> Answer:
         assert self.state == "started", f"{command} to a worker that has {self.state}"
         self.faked.asked.append((self, command))

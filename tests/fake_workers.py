@@ -79,6 +79,12 @@ class FakeWorker:
     def greet(self, limit_s: float = 0.0) -> None:
         assert self.pid in self.workers.alive
 
+    def post(self, command: Any, limit_s: float) -> None:
+        self.posted = command
+
+    def answered(self, limit_s: float, on_phase: Any = lambda phase: None) -> Any:
+        return self.ask(self.posted, limit_s, on_phase)
+
     def close(self, limit_s: float = 0.0) -> None:
         self.ask(m.Close(), limit_s)
 

@@ -58,6 +58,12 @@ class LocalWorker:
 
     def greet(self, limit_s: float = 0.0) -> None: ...
 
+    def post(self, command: Command, limit_s: float) -> None:
+        self.posted = command
+
+    def answered(self, limit_s: float, on_phase: Callable[[Phase], None] = lambda phase: None) -> Answer:
+        return self.ask(self.posted, limit_s, on_phase)
+
     def ask(
         self, command: Command, limit_s: float, on_phase: Callable[[Phase], None] = lambda phase: None
     ) -> Answer:

@@ -4,8 +4,9 @@
 >>> ceilings.take_turn(["read", "tile_bf16"]).rates
 {'read': 4.9e10, 'tile_bf16': 1.1e12}
 
-Each of several patterns is tried a few times, the best ones play on, and of these the one with the higher median of its
-latest turns counts, so that a single lucky turn cannot raise a ceiling.
+Each of several patterns is tried a few times, and the best one leads: its turns are the ceiling. The next best ones
+challenge it, one in each turn, and the first that was faster beside it in most of its latest turns leads from then on.
+Which of two comes first changes from turn to turn, and a lucky turn changes nothing, since what counts is the median.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ from membound.bench.ceilings.patterns import (
 )
 from membound.bench.ceilings.rotating import rotating_bytes
 from membound.bench.measure.figures import rate_of, seconds_between
-from membound.bench.measure.turns import BURST_S, WARM_S, Turn, take_turn
+from membound.bench.measure.turns import BURST_S, PAUSE_S, WARM_S, Turn, take_turn
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
 
-TRIALS = 4
+TRIALS = 7
 """Turns of every pattern before the best ones play alone."""
-FINALISTS = 2
+FINALISTS = 4
 MEMORY_TURNS = 9
-"""Latest turns of a pattern that say how fast it is."""
+"""Latest turns of a challenger that say whether it is faster than the leader."""
+ENOUGH_TURNS = 5
+LEAD = 1.01
+"""What a challenger must have over the leader to take its place: so that two equal ones do not change places for ever."""
 ATTEMPTS = 3
-READ_STREAMS = (2, 4, 8)
+READ_STREAMS = (2, 4, 8, 16)
 MOST_QUEUED = 1000
 MANY_THREADS = 16
 """From this many threads on, half of them may read as fast as all."""
@@ -57,45 +61,60 @@ class CeilingTurn:
 
 @dataclass(slots=True)
 class Candidate:
-    """One way to reach a ceiling, and its latest rates."""
+    """One way to reach a ceiling, and how many times as fast as the leader it was lately."""
 
     pattern: Pattern
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY_TURNS))
-
-    @property
-    def rate(self) -> float:
-        """Median of the latest turns, amount a second; 0 before the first."""
-        return median(self.rates) if self.rates else 0.0
+    leads: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY_TURNS))
 
 
 @dataclass(slots=True)
 class PatternCeiling:
-    """A ceiling of the processor: patterns that are tried, then the best of them."""
+    """A ceiling of the processor: patterns that are tried, then the best of them, the leader first."""
 
     candidates: list[Candidate]
     numbers: Iterator[int]
+    turns: int = 0
 
     def settle(self) -> None:
-        """Try every pattern a few times, in turn, and keep the best ones."""
+        """Try every pattern a few times, in turn, and keep the best ones. They follow each other without a pause."""
         if len(self.candidates) > 1:
+            tried: list[list[float]] = [[] for _ in self.candidates]
             for _ in range(TRIALS):
-                for candidate in self.candidates:
-                    self._take(candidate)
-        self.candidates.sort(key=lambda one: one.rate, reverse=True)
-        del self.candidates[FINALISTS:]
+                for rates, one in zip(tried, self.candidates, strict=True):
+                    rates.append(self._take(one, warmed=any(tried))[0])
+            ranked = sorted(
+                zip(tried, self.candidates, strict=True), key=lambda t: median(t[0]), reverse=True
+            )
+            self.candidates = [one for _, one in ranked[:FINALISTS]]
 
     def take_turn(self) -> tuple[float, Turn, str, int]:
-        """The rate of the pattern that has been the fastest lately, its turn, its variant, and all bytes moved."""
-        moved = 0
-        taken: list[tuple[Candidate, float, Turn]] = []
-        for candidate in self.candidates:
-            rate, turn, bytes_ = self._take(candidate)
-            moved += bytes_
-            taken.append((candidate, rate, turn))
-        best, rate, turn = max(taken, key=lambda one: one[0].rate)
-        return rate, turn, str(best.pattern.config.get("variant", "")), moved
+        """The leader's rate, turn and variant, and all bytes that were moved."""
+        leader, others = self.candidates[0], self.candidates[1:]
+        if not others:
+            rate, turn, moved = self._take(leader)
+        else:
+            challenger = others[self.turns % len(others)]
+            if self.turns // len(others) % 2:
+                rate, turn, moved = self._take(leader)
+                theirs, _, more = self._take(challenger, warmed=True)
+            else:
+                theirs, _, more = self._take(challenger)
+                rate, turn, moved = self._take(leader, warmed=True)
+            moved += more
+            self._compare(challenger, theirs / rate)
+        self.turns += 1
+        return rate, turn, str(leader.pattern.config.get("variant", "")), moved
 
-    def _take(self, candidate: Candidate) -> tuple[float, Turn, int]:
+    def _compare(self, challenger: Candidate, lead: float) -> None:
+        challenger.leads.append(lead)
+        if len(challenger.leads) >= ENOUGH_TURNS and median(challenger.leads) > LEAD:
+            at = self.candidates.index(challenger)
+            self.candidates[0], self.candidates[at] = challenger, self.candidates[0]
+            for one in self.candidates:
+                one.leads.clear()
+
+    def _take(self, candidate: Candidate, warmed: bool = False) -> tuple[float, Turn, int]:
+        """Its rate, turn and bytes; one that is `warmed` follows another of this process at once."""
         pattern, calls = candidate.pattern, 0
 
         def call() -> None:
@@ -103,10 +122,8 @@ class PatternCeiling:
             calls += 1
             pattern.call(next(self.numbers))
 
-        turn = take_turn(call, call, ATTEMPTS)
-        rate = pattern.amount / turn.time_s
-        candidate.rates.append(rate)
-        return rate, turn, calls * int(pattern.config.get("window_bytes", 0))
+        turn = take_turn(None if warmed else call, call, ATTEMPTS, 0.0 if warmed else PAUSE_S)
+        return pattern.amount / turn.time_s, turn, calls * int(pattern.config.get("window_bytes", 0))
 
 
 class CpuCeilings:

@@ -10,8 +10,8 @@ from membound.bench.machine.fingerprint import available_memory_bytes, last_leve
 
 ROTATION = 4
 """The memory that rotates is this many last-level caches: a window, or an input set, has left the cache when it comes again."""
-BYTES_PER_THREAD = 192 << 20
-"""At least this much rotating memory a thread: six windows of `patterns.THREAD_WINDOW_BYTES`."""
+BYTES_PER_THREAD = 256 << 20
+"""At least this much rotating memory a thread: four windows of `patterns.THREAD_WINDOW_BYTES`."""
 MEMORY_SHARE = 0.5
 
 

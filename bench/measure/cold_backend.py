@@ -51,6 +51,8 @@ class Preparation:
     """What the input sets of one contestant may take."""
     reference_dir: Path
     tell: Callable[[str], None] = lambda phase: None
+    launch_s: float = 0.0
+    """What a launch took in an earlier process, 0 where that is not known."""
 
 
 @dataclass(slots=True)
@@ -128,8 +130,16 @@ class ColdBackend:
             passed = size if warmed_up_on_it else self.cold.passed_bytes - max(uses)
             self.reuse_bytes = passed if self.reuse_bytes is None else min(passed, self.reuse_bytes)
 
-    def fit_burst(self, burst_s: float = BURST_S) -> None:
-        """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on."""
+    def fit_burst(self, launch_s: float = 0.0) -> None:
+        """Choose the launches of a burst, which uses no input set twice and leaves one to warm up on.
+
+        `launch_s` as in `Preparation`.
+        """
+        self.launch_s = launch_s or self._measured_launch_s()
+        self.launches = self._launches_for(BURST_S)
+        self.reuse_bytes = None  # of timed bursts alone
+
+    def _measured_launch_s(self) -> float:
         times: list[float] = []
         for _ in range(FITTING_LAUNCHES):
             self.make_cold()
@@ -138,9 +148,7 @@ class ColdBackend:
             times.append(time.perf_counter() - start)
             if times[-1] > LONG_BURSTS * BURST_S:
                 break
-        self.launch_s = min(times)
-        self.launches = self._launches_for(burst_s)
-        self.reuse_bytes = None  # of timed bursts alone
+        return min(times)
 
     def _launches_for(self, seconds: float) -> int:
         wanted = round(seconds / self.launch_s) if self.launch_s else 1
@@ -236,7 +244,7 @@ def prepare_cold(
         how.tell("checking")
         one.check()
         how.tell("fitting the burst")
-        one.fit_burst()
+        one.fit_burst(how.launch_s)
     except BaseException:
         with suppress(Exception):  # the boundary around a runtime: what failed first is what is reported
             backend.close()

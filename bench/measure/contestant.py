@@ -107,6 +107,7 @@ class BackendProcess:
         self._on_phase, self._phase = on_phase, ""
         self.alive = False
         self.device: Opened | None = None
+        self._opening = False
 
     def __enter__(self) -> BackendProcess:
         self._worker.__enter__()
@@ -126,15 +127,10 @@ class BackendProcess:
         """Process id of the worker."""
         return self._worker.pid
 
-    def open(self) -> Opened:
-        """Start the runtime and open the device. Raises FailedError, and what `ask` raises."""
+    def begin_open(self) -> None:
+        """Have the runtime started and the device opened, and do not wait for it. Raises BROKEN."""
         setting = self.setting
         self._phase = "starting"
-        try:
-            self._worker.greet()
-        except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError):
-            self.alive = False
-            raise
         command = Open(
             self.backend,
             setting.seed,
@@ -142,13 +138,27 @@ class BackendProcess:
             setting.reference_dir,
             list(setting.co_runner_cpus),
         )
-        self.device = self.ask(command, Opened, setting.timeouts.other_s, "opening")
+        try:
+            self._worker.greet()
+            self._worker.post(command, setting.timeouts.other_s)
+        except BROKEN:
+            self.alive = False
+            raise
+        self._opening = True
+
+    def open(self) -> Opened:
+        """Start the runtime and open the device. Raises FailedError, and what `ask` raises."""
+        if not self._opening:
+            self.begin_open()
+        self._opening = False
+        self.device = self.ask(None, Opened, self.setting.timeouts.other_s, "opening")
         return self.device
 
-    def ask(self, command: Command, expected: type[Expected], limit_s: float, phase: str) -> Expected:
-        """The answer to a command. Raises FailedError; WorkerDiedError or WorkerTimeoutError, which end the process.
+    def ask(self, command: Command | None, expected: type[Expected], limit_s: float, phase: str) -> Expected:
+        """The answer to a command; None is the one that was sent last.
 
-        The text of the latter says what the worker was at.
+        Raises FailedError; WorkerDiedError or WorkerTimeoutError, which end the process. Their text says what the
+        worker was at.
         """
         if not self.alive:
             raise WorkerDiedError(ENDED)
@@ -159,7 +169,11 @@ class BackendProcess:
             self._on_phase(self.backend, seen.name)
 
         try:
-            answer: Answer = self._worker.ask(command, limit_s, note)
+            answer: Answer
+            if command is None:
+                answer = self._worker.answered(limit_s, note)
+            else:
+                answer = self._worker.ask(command, limit_s, note)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             self.alive = False
             self._worker.__exit__(None, None, None)
@@ -172,9 +186,14 @@ class BackendProcess:
             raise WorkerDiedError(f"it broke the protocol: {type(answer).__name__} answers {phase}")
         return answer
 
-    def prepare(self, number: int, work: str, arms: Sequence[dict[str, Any]] = ()) -> Contestant:
-        """A contestant whose first output is right. Raises FailedError, and what `ask` raises."""
-        command = Prepare(number, work, list(arms))
+    def prepare(
+        self, number: int, work: str, arms: Sequence[dict[str, Any]] = (), launch_s: float = 0.0
+    ) -> Contestant:
+        """A contestant whose first output is right. Raises FailedError, and what `ask` raises.
+
+        `launch_s` is what a launch took in an earlier process, 0 where that is not known: the burst follows from it.
+        """
+        command = Prepare(number, work, list(arms), launch_s)
         prepared = self.ask(command, Prepared, self.setting.timeouts.other_s, "preparing")
         return Contestant(self, number, work, prepared)
 

@@ -68,6 +68,7 @@ class Station:
     co_runners: CoRunners | None = None
     cold: ColdMemory | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
+    _phase: str = ""
 
     METHODS: ClassVar[Mapping[type[Any], str]] = {
         m.Probe: "probe",
@@ -103,14 +104,14 @@ class Station:
 
         before = snapshot()
         with self._watching([]):
-            found = measure_ceilings(self.threads, command.quick, lambda text: self.tell(text, []))
+            found = measure_ceilings(self.threads, command.quick, lambda text: self._enter(text, []))
         return m.Ceilings([c.as_told() for c in found], delta(before, snapshot()))
 
     def open_ceiling(self, command: m.OpenCeiling) -> m.CeilingOpened:
         """Ceilings of the processor that take turns."""
         from membound.bench.ceilings.in_turn import CpuCeilings
 
-        self.tell("checking the ceilings", [])
+        self._enter("checking the ceilings", [])
         with self._watching([]):
             self.ceilings = CpuCeilings(self.threads, command.products)
         return m.CeilingOpened(dict(self.ceilings.units))
@@ -149,7 +150,7 @@ class Station:
         from membound.bench.ceilings.device import measure_device_ceilings
 
         def tell(text: str) -> None:
-            self.tell(text, [])
+            self._enter(text, [])
 
         before, found = snapshot(), list[Ceiling]()
         backend, device = self._fresh()
@@ -188,7 +189,7 @@ class Station:
         who = command.contestant
         self.release(m.Release(who))
         before = _resident_bytes()
-        self.tell("opening", [who])
+        self._enter("opening", [who])
         arms = [Arm(**arm) for arm in command.arms]
         with self._watching([who]):
             one = self._prepared(command, arms)
@@ -198,7 +199,7 @@ class Station:
             for arm in seat.arms:
                 arm.choose_burst()
                 if arm.arm.trade:
-                    self.tell("starting the co-runner", [who])
+                    self._enter("starting the co-runner", [who])
                     arm.co_runner = self._co_runner(one)
             gc.collect()
             return _told(one, max(0, _resident_bytes() - before))
@@ -215,7 +216,8 @@ class Station:
             opening.seed,
             opening.memory_bytes,
             Path(opening.reference_dir),
-            lambda phase: self.tell(phase, who),
+            lambda phase: self._enter(phase, who),
+            command.launch_s,
         )
         if self.cold is None:
             self.cold = cold_memory(self.threads)
@@ -282,7 +284,7 @@ class Station:
             telemetry = delta(seat.before, snapshot()) | device_delta(
                 seat.device_before, seat.counters.read()
             )
-        self.tell("checking", [command.contestant])
+        self._enter("checking", [command.contestant])
         seat.one.check()
         told = settings(seat.one.backend) | seat.one.checked
         return m.Checked(
@@ -319,7 +321,14 @@ class Station:
             raise
 
     def _watching(self, who: list[int]) -> Any:
-        return watch_compilation(lambda name: self.tell(f"compiling {name}", who))
+        """Compiling interrupts the phase at hand, which goes on afterwards."""
+        return watch_compilation(
+            lambda name: self.tell(f"compiling {name}", who), lambda: self.tell(self._phase, who)
+        )
+
+    def _enter(self, phase: str, who: list[int]) -> None:
+        self._phase = phase
+        self.tell(phase, who)
 
     def _leave(self, seat: Seat) -> None:
         """Close a contestant, and before it the co-runner that lives on its device."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from membound.results.fields import read_json, wrong_field
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
 MOST_LINE = 4 << 20
 """Bytes of a line at most: an answer has a few thousand, and what is read from one may take 30 times as many."""
@@ -109,12 +109,14 @@ class AskOffers:
 class Prepare:
     """Prepare a work as that contestant, launch it once and check the output. Answer: Prepared, or Failed.
 
-    `arms` is what an experiment asks for besides, on the same prepared work.
+    `arms` is what an experiment asks for besides, on the same prepared work. launch_s: what a launch took in an earlier
+    process, from which the launches of a burst follow; 0: to be measured.
     """
 
     contestant: int
     work: str
     arms: list[dict[str, Any]] = field(default_factory=list)
+    launch_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,11 +164,19 @@ class Worker:
         worker ends, says what is no message, answers a command that was never sent or floods the pipe;
         WorkerTimeoutError. After either the worker is of no more use.
         """
+        self.post(command, limit_s)
+        return self.answered(limit_s, on_phase)
+
+    def post(self, command: Command, limit_s: float) -> None:
+        """Send a command; `answered` waits for what the worker says to it. Raises WorkerTimeoutError."""
         self._number += 1
         self._unanswered.add(self._number)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its last words say why it ended
             self._send(encode(command, self._number).encode() + b"\n", limit_s)
+
+    def answered(self, limit_s: float, on_phase: Callable[[Phase], None] = lambda phase: None) -> Answer:
+        """The answer to the latest command. Raises as `ask`."""
         for _ in range(MOST_PHASES):
             line = self._next(limit_s, spoke=True)
             try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from statistics import median
 from typing import Protocol
 
@@ -94,6 +95,7 @@ class Lines:
         self._console = console
         self._total = self._done = 0
         self._said_at = self._began_at = time.monotonic()
+        self._end_at = inf
         self._at = ("", "")
         self._compiled: set[tuple[str, str]] = set()
         self._rows: list[Row] = []
@@ -101,6 +103,7 @@ class Lines:
     def start(self, scope: Scope) -> None:
         """A run of that scope begins."""
         self._total, self._done, self._began_at = scope.cases, 0, time.monotonic()
+        self._end_at = inf if scope.limit_s is None else self._began_at + scope.limit_s
         self._say(f"{scope.cases} cases to measure")
 
     def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
@@ -144,10 +147,11 @@ class Lines:
         self._say(text)
 
     def _count(self) -> str:
-        spent = time.monotonic() - self._began_at
+        now = time.monotonic()
+        spent = now - self._began_at
         total = max(self._total, self._done)  # invalid cells are measured again, beyond the plan
-        left = spent / self._done * (total - self._done) if self._done else None
-        return f"[{self._done}/{total}{f', {left:.0f} s left' if left else ''}]"
+        left = min(spent / self._done * (total - self._done), self._end_at - now) if self._done else 0.0
+        return f"[{self._done}/{total}{f', {left:.0f} s left' if left >= 1 else ''}]"
 
     def _say(self, text: str) -> None:
         self._said_at = time.monotonic()

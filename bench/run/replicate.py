@@ -80,6 +80,8 @@ class Replicate:
         for backend in self._backends:
             self._start(backend)
         for backend in self._backends:
+            self._begin(backend)
+        for backend in self._backends:
             if self._opened(backend) is None:
                 continue
             if self._run.plan.ceilings and backend not in self._run.with_ceilings:
@@ -95,6 +97,14 @@ class Replicate:
             self._processes[backend] = self._stack.enter_context(process)
         except WorkerUnavailableError as error:
             self._broken[backend] = failure_of(error)
+
+    def _begin(self, backend: str) -> None:
+        """Runtimes take seconds to import: all do it at once, before anything is timed."""
+        if backend not in self._broken:
+            try:
+                self._processes[backend].begin_open()
+            except BROKEN as error:
+                self._broken[backend] = failure_of(error)
 
     def _opened(self, backend: str) -> BackendProcess | None:
         """The backend's process with its device open, started again if it has died; None if it cannot be had."""
@@ -240,7 +250,7 @@ class Replicate:
             return self._broken[backend]
         self._run.progress.cell(backend, spec, self.number, "preparing")
         try:
-            one = process.prepare(0, spec)
+            one = process.prepare(0, spec, launch_s=self._run.launches_s.get((backend, spec), 0.0))
         except FailedError as error:
             if error.failure.status == "oom":
                 process.__exit__(None, None, None)  # a fresh process has nothing left of what was too much
@@ -249,6 +259,7 @@ class Replicate:
             return failure_of(error)
         size = one.prepared.resident_bytes + one.prepared.slots * one.prepared.footprint_bytes
         self._run.sizes[backend, spec] = size
+        self._run.launches_s.setdefault((backend, spec), one.prepared.launch_s)
         one.turns += self._run.journal.left.get((backend, self.number, spec), ())
         return one
 

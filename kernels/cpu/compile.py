@@ -127,7 +127,7 @@ def set_threads(threads: int) -> None:
         )
 
 
-@numba.njit(parallel=True)
+@kernel(parallel=True)
 def _touch(n: int) -> int:
     total = 0
     for i in numba.prange(n):
@@ -140,10 +140,10 @@ def _start_pool() -> None:
 
 
 class _Watcher(event.Listener):  # type: ignore[misc]
-    """Tells a callback which function is being compiled."""
+    """Tells a callback which function is being compiled, and another when that is done."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[str], None], done: Callable[[], None]) -> None:
+        self._tell, self._done = tell, done
         self._depth = 0
 
     def on_start(self, happened: Any) -> None:
@@ -153,10 +153,12 @@ class _Watcher(event.Listener):  # type: ignore[misc]
 
     def on_end(self, happened: Any) -> None:
         self._depth -= 1
+        if self._depth == 0:
+            self._done()
 
 
 @contextmanager
-def watch_compilation(tell: Callable[[str], None]) -> Iterator[None]:
-    """Call `tell(name)` whenever a kernel is compiled (not when it is loaded from the cache)."""
-    with event.install_listener("numba:compile", _Watcher(tell)):
+def watch_compilation(tell: Callable[[str], None], done: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Call `tell(name)` whenever a kernel is compiled (not when it is loaded from the cache), then `done()`."""
+    with event.install_listener("numba:compile", _Watcher(tell, done)):
         yield

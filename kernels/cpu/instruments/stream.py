@@ -5,8 +5,8 @@
 >>> read(values, place, window=0, ahead=0)                      # the sum of what was read
 >>> place.window_bytes                                          # how many bytes that were
 
-Each thread walks its own contiguous range, as `streams` far-apart streams: on some processors 4 or
-8 streams a thread read a quarter more than one does. Every kernel gives a result that follows from all
+Each thread walks its own contiguous range, as `streams` far-apart streams: on some processors 8 streams
+a thread read a quarter more than one does, and 16 another 4 %. Every kernel gives a result that follows from all
 it did, so that nothing can be left out, and that a caller can check.
 
 Bytes are counted as STREAM does (McCalpin, https://www.cs.virginia.edu/stream/ref.html): one array for a
@@ -38,7 +38,7 @@ from membound.kernels.weights.formats import to_bf16
 
 F32 = npt.NDArray[np.float32]
 
-STREAMS = (1, 2, 4, 8)
+STREAMS = (1, 2, 4, 8, 16)
 LINE = 16
 """float32 numbers in a cache line of 64 bytes."""
 PAGE_LINES = 64
@@ -173,11 +173,12 @@ def triad(values: F32, place: Layout, window: int, mode: str, factor: float) -> 
 def _offsets(streams: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Eight places a step, as (streams away, numbers away); and the numbers a stream advances a step.
 
-    Fewer than eight streams take several neighbouring lines each, so that a step is always eight lines.
+    Fewer than eight streams take several neighbouring lines each, so that a step is always eight lines; of more,
+    these are the first eight.
     """
     away = tuple(i % streams for i in range(8))
     along = tuple(i // streams * LINE for i in range(8))
-    return away, along, 8 // streams * LINE
+    return away, along, max(1, 8 // streams) * LINE
 
 
 @numba.njit(inline="always")
@@ -197,8 +198,9 @@ def _places(o: Any, distance: Any, away: Any, along: Any) -> Any:
 
 @cache
 def read_kernel(streams: int, ahead: int) -> Any:
-    """A kernel that sums windows of all threads, `streams` streams each."""
+    """A kernel that sums windows of all threads, `streams` streams each: up to 8, or 16."""
     AWAY, ALONG, STEP = _offsets(streams)
+    MORE = streams > 8
 
     @kernel(parallel=True)
     def stream_read(
@@ -210,11 +212,16 @@ def read_kernel(streams: int, ahead: int) -> Any:
                 # Always zero, which the compiler cannot know: it must load every line each time.
                 nothing = r & (repeats >> 40)
                 starts = _places(t * stride + first + nothing, distance, AWAY, ALONG)
+                others = _places(t * stride + first + nothing + 8 * distance, distance, AWAY, ALONG)
                 for i in range(0, distance, STEP):
                     if ahead:
                         prefetch_each(values, starts, i + ahead)
+                    if ahead and MORE:
+                        prefetch_each(values, others, i + ahead)
                     for j in range(i, i + LINE, LANES):
                         acc = add_tiles(acc, load_each(values, starts, j, "f32"))
+                        if MORE:
+                            acc = add_tiles(acc, load_each(values, others, j, "f32"))
             store_tile(sums, 8 * LANES * t, acc)
 
     return stream_read
