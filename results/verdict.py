@@ -26,7 +26,8 @@ CACHE_FITS = 1.0
 ROTATION = 4.0
 """Input sets of this many last-level caches defeat the cache; with fewer, part of the bytes may come from it."""
 CEILING_SLACK = 0.05
-"""A case this far above a ceiling says that the ceiling is wrong, or that not all bytes came from memory."""
+"""A case this far above a ceiling says that the ceiling is wrong, or that not all bytes came from memory. No ceiling is known
+better than that, nor is a share: an interval that reaches over the line by less still lies on one side of it."""
 
 VERDICTS = ("memory", "compute", "overhead", "cache", "inconclusive")
 
@@ -69,9 +70,9 @@ def judge(case: Evidence) -> Verdict:
     4. `cache`: the working set fits the last-level cache, or the case beats the memory ceiling with a
        working set that the rotation does not push out.
     5. `inconclusive`: above a ceiling by more than CEILING_SLACK.
-    6. `memory`: bytes are the longer term and near their ceiling at both ends of the interval.
-    7. `overhead`: both ceilings are known and neither is near at either end, nor the lowest measurement of the
-       memory ceiling; else `inconclusive`.
+    6. `memory`: bytes are the longer term and near their ceiling, at the far end of the interval too but for CEILING_SLACK.
+    7. `overhead`: both ceilings are known and neither is near, at the near end of the interval too but for
+       CEILING_SLACK, nor at the lowest measurement of the memory ceiling; else `inconclusive`.
     """
     if not case.valid:
         return Verdict("inconclusive", "every replicate was disturbed")
@@ -106,10 +107,10 @@ def _cached(case: Evidence, above: bool) -> Verdict | None:
 def _near(case: Evidence, term: str, bound_s: float) -> Verdict:
     fast_s, slow_s = case.time_ci_s or (case.time_s, case.time_s)
     name = _named(case, term)
-    high, low = bound_s / fast_s, bound_s / slow_s
-    if low >= NEAR_CEILING:
-        return Verdict(term, f"{bound_s / case.time_s:.0%} of the {name} ceiling")
-    if high >= NEAR_CEILING:
+    share, high, low = bound_s / case.time_s, bound_s / fast_s, bound_s / slow_s
+    if share >= NEAR_CEILING and low >= NEAR_CEILING - CEILING_SLACK:
+        return Verdict(term, f"{share:.0%} of the {name} ceiling")
+    if share >= NEAR_CEILING or high >= NEAR_CEILING + CEILING_SLACK:
         return Verdict("inconclusive", f"between {low:.0%} and {high:.0%} of the {name} ceiling")
     most = (case.memory_most_s or 0.0) / fast_s
     if most >= NEAR_CEILING:

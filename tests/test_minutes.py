@@ -50,11 +50,11 @@ def test_what_is_left_is_shared_among_the_works_to_come(clock: Clock) -> None:
     minutes.learn("a", 6.0, 0.5)
     minutes.learn("b", 2.0, 1.0)
     clock.now += (
-        60  # of 40 s, 5 are for a start, 16 around works, 9 are least rounds, 10 are shared by 4 works
+        55  # of 45 s, 5 are kept back, 5 for a start, 16 around works, 9 are least rounds, 10 are shared by 4 works
     )
     assert minutes.pace("a", wanted, ["a", "b", "a", "b"], 1) == Pace(9, 1.5 + 10 / 4, 3)
     assert minutes.pace("b", wanted, ["b", "a", "b", "a"], 1) == Pace(9, 4.0, 3), "no more than was wanted"
-    clock.now += 30
+    clock.now += 35
     assert minutes.pace("a", wanted, ["a", "b", "a", "b"], 1) == Pace(9, 1.5, 3), (
         "its least rounds, at any rate"
     )

@@ -59,6 +59,22 @@ def test_a_verdict_must_hold_at_both_ends_of_the_interval(ci, expected):
     assert judge(evidence(time_s=middle, time_ci_s=ci, memory_s=0.75)).name == expected
 
 
+@pytest.mark.parametrize(
+    ("share", "interval", "expected"),
+    [
+        (0.72, (0.66, 0.78), "memory"),
+        (0.72, (0.64, 0.80), "inconclusive"),
+        (0.68, (0.62, 0.74), "overhead"),
+        (0.68, (0.60, 0.76), "inconclusive"),
+        (0.80, (0.60, 1.00), "inconclusive"),
+        (0.50, (0.30, 0.70), "overhead"),
+    ],
+)
+def test_an_interval_reaches_over_the_line_by_what_a_ceiling_is_unsure(share, interval, expected):
+    ends = tuple(0.6 / end for end in reversed(interval))
+    assert judge(evidence(time_s=0.6 / share, time_ci_s=ends, memory_s=0.6)).name == expected
+
+
 def test_thresholds_are_inclusive_where_they_say_at_least():
     assert judge(evidence(memory_s=NEAR_CEILING)).name == "memory"
     assert judge(evidence(memory_s=NEAR_CEILING - 1e-9)).name == "overhead"

@@ -107,7 +107,7 @@ class BackendProcess:
         self._on_phase, self._phase = on_phase, ""
         self.alive = False
         self.device: Opened | None = None
-        self._opening = False
+        self._opening = self.preparing = False
 
     def __enter__(self) -> BackendProcess:
         self._worker.__enter__()
@@ -193,9 +193,15 @@ class BackendProcess:
 
         `launch_s` is what a launch took in an earlier process, 0 where that is not known: the burst follows from it.
         """
-        command = Prepare(number, work, list(arms), launch_s)
-        prepared = self.ask(command, Prepared, self.setting.timeouts.other_s, "preparing")
-        return Contestant(self, number, work, prepared)
+        limit_s = self.setting.timeouts.other_s
+        command = None if self.preparing else Prepare(number, work, list(arms), launch_s)
+        self.preparing = False
+        return Contestant(self, number, work, self.ask(command, Prepared, limit_s, "preparing"))
+
+    def begin_prepare(self, number: int, work: str, launch_s: float = 0.0) -> None:
+        """Have a work prepared and do not wait for it; `prepare` does. Raises WorkerTimeoutError."""
+        self._worker.post(Prepare(number, work, [], launch_s), self.setting.timeouts.other_s)
+        self.preparing = True
 
     def release(self, number: int) -> None:
         """Have a contestant give back what it holds. What goes wrong now harms no figure; who hangs is ended."""

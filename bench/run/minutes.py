@@ -17,6 +17,8 @@ from math import inf
 
 from membound.bench.measure.rounds import Pace
 
+RESERVE = 0.05
+"""Part of the limit that is not planned with: machines slow down, and the last works are not to be left out for it."""
 ONCE = "compiling"
 """Phases that begin so leave on disk what later processes find."""
 
@@ -66,6 +68,6 @@ class Minutes:
             return wanted
         fixed = self.start_s * starts + sum(self.around_s.get(one, 0.0) for one in coming)
         least = sum(wanted.least * self.round_s.get(one, 0.0) for one in coming)
-        spare = max(0.0, self.left_s - fixed - least)
+        spare = max(0.0, self.left_s - RESERVE * self.limit_s - fixed - least)
         seconds = wanted.least * self.round_s.get(work, 0.0) + spare / len(coming)
         return replace(wanted, seconds=min(wanted.seconds, seconds))

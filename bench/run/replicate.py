@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from math import inf
 from random import Random
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from membound.bench.measure.contestant import (
 from membound.bench.measure.failures import Failure, failure_of
 from membound.bench.measure.rounds import Pace, play
 from membound.bench.protocol.messages import Ceilings, MeasureBackend
-from membound.bench.protocol.process import WorkerUnavailableError
+from membound.bench.protocol.process import WorkerTimeoutError, WorkerUnavailableError
 from membound.bench.run.case_rows import About, blank_row, failed_row, measured_row
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
@@ -223,11 +224,13 @@ class Replicate:
         run.minutes.learn(spec, around_s, playing_s / max(rounds) if max(rounds) else None)
 
     def _gather(self, spec: str, waiting: Sequence[str]) -> tuple[list[Contestant], list[str]]:
-        """Prepare one backend after the other, as long as memory lasts; those that have to wait for the next group."""
+        """Prepare backends as long as memory lasts; those that have to wait for the next group."""
         group: list[Contestant] = []
         later: list[str] = []
+        self._begin_together(spec, waiting)
         for backend in waiting:
-            if group and not self._fits(backend, parse(spec)):
+            begun = backend in self._processes and self._processes[backend].preparing
+            if group and not begun and not self._fits(backend, parse(spec)):
                 later.append(backend)
                 continue
             found = self._prepared(backend, spec)
@@ -238,6 +241,21 @@ class Replicate:
             else:
                 self._keep_failure(backend, spec, found)
         return group, later
+
+    def _begin_together(self, spec: str, backends: Sequence[str]) -> None:
+        """Have those prepare at once that fit together, going by what they took in an earlier process.
+
+        Preparing is packing and generating, most of it in one thread. In the first process each has the machine
+        to itself, so that its `prepare_s` is its own.
+        """
+        room = FREE_SHARE * available_memory_bytes()
+        for backend in backends:
+            room -= self._run.sizes.get((backend, spec), inf)
+            process = self._opened(backend) if room >= 0 else None
+            if process is not None:
+                self._run.progress.cell(backend, spec, self.number, "preparing")
+                with suppress(WorkerTimeoutError):  # who takes no command is found out when its answer is due
+                    process.begin_prepare(0, spec, self._run.launches_s.get((backend, spec), 0.0))
 
     def _fits(self, backend: str, work: Work) -> bool:
         known = self._run.sizes.get((backend, work.spec))

@@ -231,7 +231,7 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
 def _same(reason: str) -> str:
     """A verdict's reason without the figures of one case."""
     if reason.startswith("between "):
-        return "the interval of the share crosses a threshold"
+        return "the interval of the share reaches over a threshold"
     return reason.partition(": ")[0] if "ceiling moved" in reason else reason
 
 
