@@ -88,7 +88,8 @@ def test_thread_counts_go_down_in_powers_of_two(threads: int, counts: list[int])
 
 
 @pytest.mark.parametrize(
-    ("mebibytes", "threads", "window"), [(1536, 2, 64), (4096, 2, 128), (192, 2, 32), (64 * 192, 64, 2048)]
+    ("mebibytes", "threads", "window"),
+    [(1536, 2, 128), (1536, 1, 128), (8192, 2, 256), (192, 2, 48), (64 * 192, 64, 3072)],
 )
 def test_a_window_takes_milliseconds_and_comes_again_after_all_others(
     mebibytes: int, threads: int, window: int

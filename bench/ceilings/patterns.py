@@ -28,9 +28,10 @@ from membound.kernels.weights.formats import from_bf16
 WINDOWS, FEWEST_WINDOWS = 32, 4
 """The most and the fewest windows of a rotation: so short that some are undisturbed on a machine that others use too."""
 THREAD_WINDOW_BYTES = 64 << 20
-"""A thread's part of a window, if it fits: 2 to 6 ms, which makes the start of a call, when no load is in flight yet,
+"""A thread's part of a window, if it fits, where one thread has the part of two: 2 to 9 ms, which makes the start of a call, when no load is in flight yet,
 negligible: on an AMD Milan, calls of 6 MB read 10-20 % slower than calls of 64 MB; on an Intel Xeon with AMX, two threads
-read 24.7 GB/s in calls of 8 MB, 26.3 in calls of 64 MB and 27.5 in calls of 128 MB (medians of 60 in turn)."""
+read 24.7 GB/s in calls of 8 MB, 26.3 in calls of 64 MB and 27.5 in calls of 128 MB, one thread 13.4 in calls of 64 MB
+and 13.8 in calls of 128 MB (medians of 60 in turn)."""
 FMA_ITERATIONS = 400_000
 DOT_REPEATS = 10_000
 TILE_REPEATS = 20_000
@@ -60,7 +61,7 @@ class Pattern:
 
 def window_bytes(values: stream.F32, threads: int, arrays: int = 1) -> int:
     """The bytes of a window in each of the arrays that share the memory."""
-    wanted = min(threads * THREAD_WINDOW_BYTES, values.nbytes // FEWEST_WINDOWS)
+    wanted = min(max(threads, 2) * THREAD_WINDOW_BYTES, values.nbytes // FEWEST_WINDOWS)
     return max(wanted, values.nbytes // WINDOWS) // arrays
 
 

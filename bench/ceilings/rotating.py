@@ -11,13 +11,13 @@ from membound.bench.machine.fingerprint import available_memory_bytes, last_leve
 ROTATION = 4
 """The memory that rotates is this many last-level caches: a window, or an input set, has left the cache when it comes again."""
 BYTES_PER_THREAD = 256 << 20
-"""At least this much rotating memory a thread: four windows of `patterns.THREAD_WINDOW_BYTES`."""
+"""At least this much rotating memory a thread, that of two for one: four windows."""
 MEMORY_SHARE = 0.5
 
 
 def rotating_bytes(threads: int) -> int:
     """4 × the last-level cache or more, within half of the memory that is left."""
-    wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * threads)
+    wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * max(threads, 2))
     room = int(MEMORY_SHARE * available_memory_bytes())
     least = WINDOWS * threads << 20
     if room < least:
