@@ -27,7 +27,7 @@ TIME_LIMIT_S = 570.0
 """Ten minutes, less the time that a last worker needs to end and the verdicts take."""
 ROUNDS = {"normal": 7, "high": 15}
 LEAST_ROUNDS = 3
-GROUP_S = {"normal": 3.0, "high": 12.0}
+GROUP_S = {"normal": 3.0, "high": 6.0}
 """Seconds after which the turns of a group of arms end, a few rounds done."""
 HIGH_PROCESSES = 10
 THEFT, CLOCKS = 4, 8
