@@ -10,8 +10,11 @@ Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or no
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +32,7 @@ from membound.bench.commands.options import Debug
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
 from membound.errors import MemboundError
+from membound.results.plain_text import visible
 from membound.version import __version__
 
 app = typer.Typer(
@@ -77,7 +81,19 @@ app.command("cuda-build", cls=Command)(cuda_build)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit. `argv` is without the program's name; default: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_status(arguments, debug="--debug" in arguments))
+    os.environ.pop("NUMBA_DISABLE_JIT", None)  # kernels exist only compiled
+    closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if (
+            getattr(sys, name) is None
+        ):  # closed by whoever started us: what is measured is stored all the same
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    with _ended_in_order(), warnings.catch_warnings():
+        warnings.showwarning = _warn  # type: ignore[assignment]  # it needs the message alone
+        status = _status(arguments, debug="--debug" in arguments)
+    if closed:
+        status = _refuse("standard output is closed: nothing could be shown", debug=False)
+    sys.exit(status)
 
 
 def _status(arguments: list[str], debug: bool) -> int:
@@ -91,11 +107,40 @@ def _status(arguments: list[str], debug: bool) -> int:
     except UsageError as error:
         return _refuse(error.format_message(), debug)
     except BrokenPipeError:
-        # The reader went away, as `| head` does; Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader went away, as `| head` does
         return 1
     except MemboundError as error:
         return _refuse(str(error), debug)
+    except OSError as error:
+        if error.filename is not None:
+            return _refuse(f"{error.filename}: {error.strerror or error}", debug)
+        if "temporary directory" in str(error):
+            return _refuse(f"{error.strerror}; set TMPDIR to a folder that can be written", debug)
+        _drop_output()
+        return _refuse(f"the output cannot be written: {error.strerror or error}", debug)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have TERM and HUP end the command as Ctrl-C does, which finishes what was measured; nohup ignores one of them."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    for one, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(one, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"membound: {visible(str(message))}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Python would complain once more when it closes standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str, debug: bool) -> int:
@@ -104,5 +149,5 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"membound: {' '.join(message.split())}", file=sys.stderr)
+    print(f"membound: {visible(' '.join(message.split()))}", file=sys.stderr)
     return 2

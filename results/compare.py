@@ -117,6 +117,8 @@ def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
     machine = dict(next((r.machine for r in rows if r.machine), {}))
     if machine.get("memory_bytes"):
         machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
+    if not machine.get("environment"):
+        machine.pop("environment", None)  # older rows have none
     return machine
 
 

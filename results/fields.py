@@ -23,15 +23,24 @@ LARGEST = 1e30
 
 
 def read_json(line: str) -> Any:
-    """The content of the line. Raises ValueError on malformed text, NaN, 1e999, and nesting too deep to be read."""
+    """The content of the line. Raises ValueError on malformed text, NaN, 1e999, a key that stands twice, and deep nesting."""
     try:
-        return json.loads(line, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands twice")
+    return whole
 
 
 def _finite(text: str) -> float:

@@ -11,16 +11,20 @@ be read is an error that names file and line.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar, cast
+from zlib import crc32
 
 from membound.errors import MemboundError
 from membound.results.exchange import pytest_benchmark as exchange
@@ -30,6 +34,9 @@ SUFFIX = ".jsonl"
 PARTIAL = ".partial"
 CLAIM_PREFIX = "claim-"
 """The start of the names of `membound claim`'s files in the same folders. They do not hold only rows; claim/file.py reads them."""
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}\s*$')
 
 Parsed = TypeVar("Parsed")
 
@@ -84,7 +91,8 @@ class RunWriter:
             raise StoreError(f"{self.path} exists already; a run is never overwritten")
         try:
             self._file = cast(BinaryIO, self.partial.open(self._mode, buffering=0))
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress_missing_locks():
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._file.truncate(self.partial.read_bytes().rfind(b"\n") + 1)
             self._file.seek(0, os.SEEK_END)
         except BlockingIOError:
@@ -100,7 +108,7 @@ class RunWriter:
         if self._file is None:
             raise StoreError(f"{self.path} is finished or was never opened; no row can be added")
         end = self._file.tell()
-        line = memoryview((row.to_json() + "\n").encode())
+        line = memoryview(sealed(row.to_json().encode()) + b"\n")
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -140,6 +148,16 @@ class RunWriter:
         self._close()
 
 
+@contextmanager
+def suppress_missing_locks() -> Iterator[None]:
+    """Network file systems may know no locks; there nobody is kept from writing into a run that another one writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -167,10 +185,21 @@ def _files(path: Path) -> list[Path]:
         raise StoreError(f"no such run: {path}: {error.strerror}") from None
     if is_folder:
         found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
-        return sorted(p for p in found if not p.name.startswith(CLAIM_PREFIX))
+        return sorted(p for p in regular(found) if not p.name.startswith(CLAIM_PREFIX))
     if not is_there:
-        raise StoreError(f"no such run: {path}")
+        raise StoreError(f"no such run: {path}{', a link to nothing' if path.is_symlink() else ''}")
+    if not path.is_file():
+        raise StoreError(f"{path} is no file that could hold rows")
     return [path]
+
+
+def regular(paths: Iterable[Path]) -> Iterator[Path]:
+    """Those that are files; the others (links to nothing, pipes, devices) are passed by, with a warning."""
+    for path in paths:
+        if path.is_file():
+            yield path
+        elif not path.is_dir():
+            warnings.warn(f"{path} is passed by: it is no file that could be read", stacklevel=2)
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -198,9 +227,28 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield parse(line.decode())
+                yield parse(unsealed(line).decode())
             except ValueError as error:
                 raise malformed(f"{path}, line {number}: {error}") from None
+
+
+def sealed(line: bytes) -> bytes:
+    """A line of JSON, an object, with the CRC-32 of what it was as its last entry."""
+    return b'%s,"checksum":"%08x"}' % (line[:-1], crc32(line))
+
+
+def unsealed(line: bytes) -> bytes:
+    """The line as it was before; one of an older membound, without a checksum, as it is.
+
+    Raises ValueError if a character has changed since it was written.
+    """
+    found = SEAL.search(line)
+    if found is None:
+        return line
+    content = line[: found.start()] + b"}"
+    if b"%08x" % crc32(content) != found[1]:
+        raise ValueError("it has changed since it was written (its checksum does not fit)")
+    return content
 
 
 def _is_whole(line: bytes) -> bool:

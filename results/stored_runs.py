@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows
+from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows, regular
 
 DEFAULT_OUT = Path("results/runs")
 """The folder for runs unless another is named, under the current folder."""
@@ -21,7 +21,7 @@ def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
         found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
     except OSError as error:
         raise StoreError(f"results folder {out} cannot be read: {error.strerror}") from None
-    return sorted((p for p in found if not p.name.startswith(CLAIM_PREFIX)), key=_written_at)
+    return sorted((p for p in regular(found) if not p.name.startswith(CLAIM_PREFIX)), key=_written_at)
 
 
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:

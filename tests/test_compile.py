@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from membound.kernels.cpu import compile as compile_module
-from membound.kernels.cpu.compile import cache_folder, compiled_sources
+from membound.kernels.cpu import kernel_cache
+from membound.kernels.cpu.kernel_cache import cache_folder, compiled_sources
 
 PROGRAM = """
 import numpy as np
@@ -98,7 +99,7 @@ def test_cached_variants_and_new_ones_are_told_apart(tmp_path: Path) -> None:
 def test_the_folder_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path))
     source = tmp_path / "kernel.py"
-    monkeypatch.setattr(compile_module, "compiled_sources", lambda: [source])
+    monkeypatch.setattr(kernel_cache, "compiled_sources", lambda: [source])
     folders = set()
     for text in ("a = 1", "a = 2"):
         source.write_text(text)
@@ -115,7 +116,7 @@ def test_every_file_that_a_compiled_one_imports_is_hashed_too() -> None:
     for source in sources:
         # The other thing that kernels may import is membound.errors: classes, which are not compiled.
         for module in re.findall(r"^from membound\.(kernels\.\S+) import", source.read_text(), re.M):
-            path = compile_module.KERNELS.parent / (module.replace(".", "/") + ".py")
+            path = kernel_cache.KERNELS.parent / (module.replace(".", "/") + ".py")
             if path.with_suffix("").is_dir():  # `from package import module`: its files are hashed one by one
                 continue
             assert path in sources, f"{source.name} imports {path.name}, of which the cache knows nothing"

@@ -49,9 +49,7 @@ def test_what_is_left_is_shared_among_the_works_to_come(clock: Clock) -> None:
     minutes, wanted = Minutes(100.0, clock.now, start_s=5.0), Pace(9, 4.0, 3)
     minutes.learn("a", 6.0, 0.5)
     minutes.learn("b", 2.0, 1.0)
-    clock.now += (
-        55  # of 45 s, 5 are kept back, 5 for a start, 16 around works, 9 are least rounds, 10 are shared by 4 works
-    )
+    clock.now += 55  # of 45 s, 5 are kept back, 5 for a start, 16 around works, 9 are least rounds, 10 are shared by 4 works
     assert minutes.pace("a", wanted, ["a", "b", "a", "b"], 1) == Pace(9, 1.5 + 10 / 4, 3)
     assert minutes.pace("b", wanted, ["b", "a", "b", "a"], 1) == Pace(9, 4.0, 3), "no more than was wanted"
     clock.now += 35

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from impostors import HELLO, impostor, shell
 
+from membound.bench.machine.environment import POLICY_VARIABLES, SPIN_COUNT, recorded, worker_environment
 from membound.bench.protocol.messages import (
     PROTOCOL,
     AskOffers,
@@ -24,13 +25,10 @@ from membound.bench.protocol.messages import (
     TakeTurn,
 )
 from membound.bench.protocol.process import (
-    POLICY_VARIABLES,
-    SPIN_COUNT,
     Worker,
     WorkerDiedError,
     WorkerTimeoutError,
     WorkerUnavailableError,
-    worker_environment,
 )
 
 SOON_S = 0.2
@@ -342,3 +340,27 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
 
 def test_the_interpreter_is_this_one_unless_another_is_named() -> None:
     assert Worker(1)._python == sys.executable
+
+
+# The environment
+
+
+def test_what_changes_figures_is_in_the_row_and_no_secret_is() -> None:
+    base = {
+        **{
+            "OMP_STACKSIZE": "1G",
+            "LD_PRELOAD": "/lib/libjemalloc.so",
+            "ORT_DISABLE_X": "1",
+            "PYTHONOPTIMIZE": "2",
+        },
+        **{"OMP_NUM_THREADS": "64", "OMP_DYNAMIC": "true", "NUMBA_OPT": "0"},
+        **{"VLLM_API_KEY": "k", "TORCH_TOKEN": "t", "CUDA_HOME": "/usr", "HOME": "/root", "AWS_SECRET": "s"},
+        "GGML_VK": "x" * 999,
+    }
+    assert recorded(base) == {
+        "GGML_VK": "x" * 200,
+        "LD_PRELOAD": "/lib/libjemalloc.so",
+        "OMP_STACKSIZE": "1G",
+        "ORT_DISABLE_X": "1",
+        "PYTHONOPTIMIZE": "2",
+    }

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from membound.results.row import SCHEMA_VERSION, Row, RowError
-from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
+from membound.results.store import (
+    RunWriter,
+    StoreError,
+    load_rows,
+    new_run_id,
+    new_run_path,
+    sealed,
+    unsealed,
+)
+from membound.results.stored_runs import stored_runs
 
 
 def row(number: int, **fields: object) -> Row:
@@ -187,3 +196,66 @@ def test_a_row_of_the_first_schema_is_brought_to_this_one() -> None:
         "read",
     )
     assert new.samples_s == old["samples_s"]
+
+
+# Lines that are not what was written
+
+
+def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
+    """Every bit of the middle one of three lines."""
+    path = written(tmp_path / "run.jsonl", [row(i, error=1e-3, tolerance=1e-2) for i in range(3)])
+    content = path.read_bytes()
+    whole = load_rows(path)
+    first, last = content.index(b"\n") + 1, content.index(b"\n", content.index(b"\n") + 1)
+    read = []
+    for at in range(first, last):
+        for bit in range(8):
+            changed = bytes([content[at] ^ 1 << bit])
+            path.write_bytes(content[:at] + changed + content[at + 1 :])
+            try:
+                found = load_rows(path)
+            except RowError:
+                continue
+            read.append((at, bit, found == whole))
+    assert all(same for *_, same in read), read
+
+
+def test_lines_of_older_files_have_no_checksum(tmp_path: Path) -> None:
+    rows = [row(i) for i in range(3)]
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(f"{r.to_json()}\n" for r in rows))
+    assert load_rows(path) == rows
+    assert unsealed(sealed(b'{"a":1}')) == b'{"a":1}'
+    with pytest.raises(ValueError, match="has changed since it was written"):
+        unsealed(sealed(b'{"a":1}').replace(b"1}", b"2}").replace(b'"a":1', b'"a":2'))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    line = row(1).to_json()
+    with pytest.raises(RowError, match="the key 'reason' stands twice"):
+        Row.from_json(f'{line[:-1]},"reason":"another"}}')
+
+
+def test_a_case_above_its_tolerance_is_wrong_whoever_says_that_it_is_ok(tmp_path: Path) -> None:
+    (found,) = load_rows(written(tmp_path / "run.jsonl", [row(1, error=1.0, tolerance=1e-4)]))
+    assert (found.status, found.reason) == ("wrong", "error 1 above the tolerance of 0.0001")
+    (found,) = load_rows(written(tmp_path / "good.jsonl", [row(1, error=1e-4, tolerance=1e-4)]))
+    assert found.status == "ok"
+
+
+def test_what_is_no_file_is_passed_by_with_a_line(tmp_path: Path) -> None:
+    rows = [row(1)]
+    path = written(tmp_path / "a.jsonl", rows)
+    os.mkfifo(tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").symlink_to(tmp_path / "nothing")
+    (tmp_path / "d.jsonl").symlink_to(tmp_path / "d.jsonl")
+    (tmp_path / "e.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "f.jsonl").symlink_to(path)
+    with pytest.warns(UserWarning, match="passed by") as told:
+        assert load_rows(tmp_path) == rows + rows
+    assert sorted(str(w.message).partition(" ")[0][-7] for w in told) == ["b", "c", "d", "e"]
+    with pytest.warns(UserWarning, match="passed by"):
+        assert sorted(p.name for p in stored_runs(tmp_path)) == ["a.jsonl", "f.jsonl"]
+    for name, words in (("b", "no file"), ("c", "a link to nothing"), ("e", "no file")):
+        with pytest.raises(StoreError, match=words):
+            load_rows(tmp_path / f"{name}.jsonl")

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from test_process import gone
 
+from membound.bench.machine.environment import worker_environment
 from membound.bench.measure.contestant import BackendProcess, FailedError, Setting, Timeouts
 from membound.bench.measure.failures import Failure
 from membound.bench.protocol.messages import (
@@ -28,7 +29,7 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
-from membound.bench.protocol.process import WorkerDiedError, worker_environment
+from membound.bench.protocol.process import WorkerDiedError
 
 LATE_S, SOON_S = 120.0, 0.3
 HARMLESS = "linear:n=37,k=53,m=3,weight=int8"

@@ -20,6 +20,7 @@ from membound.bench.commands.options import (
     console,
     number_within,
     print_json,
+    print_text,
 )
 from membound.results.stored_runs import DEFAULT_OUT
 
@@ -141,4 +142,4 @@ def claim_report(
     if as_json:
         print_json([record(report) for report in claims])
     elif not any((html, markdown, into)):
-        typer.echo(claim_markdown(claims, {}), nl=False)
+        print_text(claim_markdown(claims, {}))

@@ -19,6 +19,7 @@ from membound.bench.commands.options import (
     console,
     one_format,
     print_json,
+    print_text,
 )
 from membound.results.stored_runs import DEFAULT_OUT
 
@@ -48,6 +49,6 @@ def compare(
     elif as_markdown:
         from membound.results.views.markdown import compare_markdown
 
-        typer.echo(compare_markdown(lines), nl=False)
+        print_text(compare_markdown(lines))
     else:
         console().print(compare_view(lines))

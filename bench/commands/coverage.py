@@ -5,9 +5,16 @@ membound coverage --markdown
 
 from __future__ import annotations
 
-import typer
-
-from membound.bench.commands.options import Debug, Json, Markdown, Pythons, console, one_format, print_json
+from membound.bench.commands.options import (
+    Debug,
+    Json,
+    Markdown,
+    Pythons,
+    console,
+    one_format,
+    print_json,
+    print_text,
+)
 
 
 def coverage(
@@ -27,6 +34,6 @@ def coverage(
     if as_json:
         print_json(records_of(table))
     elif as_markdown:
-        typer.echo(coverage_markdown(table), nl=False)
+        print_text(coverage_markdown(table))
     else:
         console().print(coverage_view(table))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, number_within, print_json
+from membound.bench.commands.options import Debug, Json, number_within, print_json, print_text
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
@@ -87,7 +87,7 @@ def cuda_build(
         print_json([str(path) for path in paths])
     else:
         size = sum(path.stat().st_size for path in paths)
-        typer.echo(f"{out}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes")
+        print_text(f"{out}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes\n")
 
 
 def _claimed() -> Iterator[Arm]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from membound.bench.commands.help import Command, Group
-from membound.bench.commands.options import Debug, Json, print_json
+from membound.bench.commands.options import Debug, Json, print_json, print_text
 
 if TYPE_CHECKING:
     from membound.bench.environments.build import State
@@ -38,12 +38,12 @@ def create(
     from membound.bench.environments.build import create, recipe, states
 
     chosen = recipe(name)
-    python = create(chosen, force, lambda text: typer.echo(text, err=True))
+    python = create(chosen, force, lambda text: print_text(f"{text}\n", err=True))
     if as_json:
         (state,) = [state for state in states() if state.recipe.name == name]
         print_json(_record(state))
     else:
-        typer.echo(str(python))
+        print_text(f"{python}\n")
 
 
 @app.command("list", cls=Command)
@@ -56,7 +56,7 @@ def list_(as_json: Json = False, debug: Debug = False) -> None:
         print_json([_record(state) for state in found])
         return
     for state in found:
-        typer.echo(f"{state.recipe.name}: {_told(state)}")
+        print_text(f"{state.recipe.name}: {_told(state)}\n")
 
 
 def _record(state: State) -> dict[str, Any]:

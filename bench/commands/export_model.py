@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, Seed, print_json
+from membound.bench.commands.options import Debug, Json, Seed, print_json, print_text
 
 
 def export_model(
@@ -38,4 +38,4 @@ def export_model(
     if as_json:
         print_json({"path": str(folder), "bytes": size})
     else:
-        typer.echo(f"{folder}: {size} bytes of weights")
+        print_text(f"{folder}: {size} bytes of weights\n")

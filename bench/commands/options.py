@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,11 +92,24 @@ def one_format(as_json: bool, as_markdown: bool) -> None:
 
 def console(stderr: bool = False) -> Console:
     """Standard output, or standard error, for text and tables."""
-    from rich.console import Console
+    from membound.results.views.console import PlainConsole
 
-    return Console(stderr=stderr)
+    return PlainConsole(stderr=stderr)
+
+
+def print_text(text: str, err: bool = False) -> None:
+    """Finished text on standard output, or standard error, ends of lines included."""
+    from membound.results.plain_text import visible
+
+    stream = sys.stderr if err else sys.stdout
+    typer.echo(visible(text, stream.encoding), nl=False, err=err)
 
 
 def print_json(value: Any) -> None:
     """JSON and nothing else on standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    from membound.results.plain_text import visible
+
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if visible(text, sys.stdout.encoding) != text:  # JSON has escapes of its own for what cannot be shown
+        text = json.dumps(value, indent=2, allow_nan=False)
+    typer.echo(text)

@@ -18,6 +18,7 @@ from membound.bench.commands.options import (
     console,
     one_format,
     print_json,
+    print_text,
 )
 from membound.results.stored_runs import DEFAULT_OUT
 
@@ -45,7 +46,7 @@ def show(
     if as_markdown:
         from membound.results.views.markdown import run_markdown
 
-        typer.echo(run_markdown(rows), nl=False)
+        print_text(run_markdown(rows))
         return
     from membound.results.views.table import run_view
 

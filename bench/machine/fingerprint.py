@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 
+from membound.bench.machine.environment import recorded
+
 PROC = Path("/proc")
 SYS = Path("/sys")
 
@@ -63,6 +65,7 @@ def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
         "governor": _text(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "huge_pages": _chosen(_text(sys / "kernel/mm/transparent_hugepage/enabled")),
         "python": platform.python_version(),
+        "environment": recorded(os.environ),
     }
 
 

@@ -46,6 +46,7 @@ from membound.kernels.work import (
     Work,
     parse,
 )
+from membound.results.plain_text import as_markdown
 from membound.results.roofline import device_class
 
 SHAPES: tuple[Work, ...] = (
@@ -285,7 +286,8 @@ def coverage_markdown(table: Sequence[Answers]) -> str:
         lines += [[idle, *(NONE for _ in keys_of(shape))]] if idle else []
         page += [f"## `{shape.kind}`", "", *table_lines(names, (LEFT,) * len(names), lines)]
     page += ["## Why not", ""]
-    page += table_lines(("backend", "works", "reason"), (LEFT,) * 3, reasons(table))
+    told_why = ((as_markdown(name), works, as_markdown(why)) for name, works, why in reasons(table))
+    page += table_lines(("backend", "works", "reason"), (LEFT,) * 3, told_why)
     unopened = [answers for answers in table if not answers.opened]
     for told, absent in (
         (ASKED, [answers.id for answers in unopened if answers.asked]),

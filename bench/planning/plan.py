@@ -21,7 +21,7 @@ from membound.backends import registry
 from membound.bench.machine.fingerprint import default_threads
 from membound.bench.measure.rounds import Pace
 from membound.bench.planning.suites import PlanError, check_memory, check_weights, suite
-from membound.kernels.cpu.compile import cache_folder
+from membound.kernels.cpu.kernel_cache import cache_folder
 from membound.kernels.work import Work, parse
 from membound.results.roofline import device_class
 

@@ -26,6 +26,7 @@ from membound.bench.protocol.process import (
     WorkerTimeoutError,
     WorkerUnavailableError,
 )
+from membound.kernels.cpu.kernel_cache import cache_folder
 
 LIMIT_S = 120.0
 """How long a runtime may take to import and open a device."""
@@ -56,6 +57,7 @@ def probe(
 ) -> list[Found]:
     """Every device of the named entry points, in their order. `pythons` as in `plan.Options`."""
     chosen = pythons or {}
+    cache_folder()  # workers find the one that is chosen here
 
     def ask(entry: str) -> list[Found]:
         python = chosen.get(entry.partition(".")[0], sys.executable)

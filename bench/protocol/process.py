@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import select
 import signal
 import subprocess
@@ -21,11 +22,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import cast
 
+from membound.bench.machine.environment import worker_environment
+from membound.bench.protocol import guardian
 from membound.bench.protocol.messages import (
     ANSWERS,
     MOST_LINE,
@@ -39,24 +42,8 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
+from membound.kernels.cpu.kernel_cache import runtime_caches
 from membound.results.fields import read_json
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-POLICY_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PROC_BIND", "OMP_PLACES")
-"""Unset in workers: spinning and pinning set for something else would favour one runtime."""
-
-SPIN_COUNT = 10_000
-"""Turns that a waiting thread of GNU OpenMP spins before it sleeps, a fraction of a millisecond. By its own
-choice it spins for several: where another process holds a core, the scheduler then keeps two threads of a
-team on one core, and every parallel region takes a whole time slice (8 ms measured, against 35 µs)."""
 
 PIPE_GRACE_S = 2.0
 """How long to read on after a worker's end if something of it still holds the pipe."""
@@ -80,17 +67,12 @@ class WorkerTimeoutError(Exception):
     """The worker was silent for longer than its phase allows."""
 
 
-def worker_environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: one thread count for every pool, spinning kept short."""
-    kept = {name: value for name, value in base.items() if name not in POLICY_VARIABLES}
-    return kept | {name: str(threads) for name in THREAD_VARIABLES} | {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
-
-
 class Worker:
-    """One worker process and the conversation with it. A context manager: leaving it ends the whole process group."""
+    """One worker process and the conversation with it. A context manager: leaving it ends all that the worker started."""
 
     def __init__(self, threads: int, python: str = sys.executable) -> None:
         self._threads, self._python = threads, python
+        self._mark = secrets.token_hex(16)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._waiting_bytes, self._counting = 0, threading.Lock()
         self._flooded = False
@@ -106,7 +88,9 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=worker_environment(self._threads, os.environ),
+                env=worker_environment(self._threads, os.environ)
+                | runtime_caches()
+                | {guardian.HARNESS: guardian.harness_mark(), guardian.WORKER: self._mark},
                 start_new_session=True,
             )
         except OSError as error:
@@ -256,6 +240,7 @@ class Worker:
     def _end_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        guardian.end_marked(guardian.WORKER, self._mark)
 
     def _death(self, spoke: bool) -> WorkerUnavailableError | WorkerDiedError:
         status = self._process.returncode

@@ -161,13 +161,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     from io import StringIO
 
-    from rich.console import Console
-
+    from membound.results.views.console import PlainConsole
     from membound.results.views.table import NARROW, benchmarks_view
 
     text = StringIO()
     width = max(NARROW, shutil.get_terminal_size().columns)
-    Console(file=text, width=width, force_terminal=False, color_system=None).print(
+    PlainConsole(file=text, width=width, force_terminal=False, color_system=None).print(
         benchmarks_view(table.rows)
     )
     terminalreporter.section("membound", sep="-")

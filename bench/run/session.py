@@ -31,6 +31,8 @@ from membound.results.wording import amount
 FAILED = ("wrong", "crashed", "timeout", "oom", "error")
 FAILED_IN_A_DUEL = (*FAILED, "unavailable")
 """Who is not there has not been beaten."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run in good order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +136,20 @@ def picked(plan: Plan, choice: Choice) -> Iterator[str]:
 
 @contextmanager
 def noticing_interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C while raising KeyboardInterrupt as ever: the run ends itself in good order."""
+    """Collects Ctrl-C while raising KeyboardInterrupt as ever: the run ends itself in good order.
+
+    TERM and HUP, which schedulers and closed terminals send, end it alike, unless they are ignored (nohup).
+    """
     seen: list[int] = []
 
     def notice(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         signal.default_int_handler(number, frame)
 
-    before = signal.signal(signal.SIGINT, notice)
+    heeded = [one for one in ENDING if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, notice) for one in heeded}
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -21,19 +21,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
-import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import llvmlite
 import numba
 from numba.core import config, event
 from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import IndexDataCacheFile
+
+from membound.kernels.cpu.kernel_cache import cache_folder
 
 NAMES_APART = 1 << 20
 """Functions that a process may compile before its names reach those of another."""
@@ -44,29 +44,15 @@ def _number_apart() -> None:
 
 
 _number_apart()
-
-KERNELS = Path(__file__).resolve().parent.parent
-
-
-def compiled_sources() -> list[Path]:
-    """The files that kernels for the CPU may import, in a fixed order."""
-    return [path for path in sorted(KERNELS.rglob("*.py")) if KERNELS / "cuda" not in path.parents]
-
-
-@cache
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: $MEMBOUND_CACHE_DIR or the user's cache folder, then a source hash."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in compiled_sources():
-        digest.update(path.read_bytes())
-    base = os.environ.get("MEMBOUND_CACHE_DIR")
-    if not base:
-        base = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "membound")
-    return Path(base) / "kernels" / digest.hexdigest()[:16]
+DIGEST_BYTES = 32
 
 
 class CacheFile(IndexDataCacheFile):  # type: ignore[misc]
-    """Numba's index of one function's compiled variants and their files, written by one process at a time."""
+    """Numba's index of one function's compiled variants and their files, written by one process at a time.
+
+    Each file ends with the SHA-256 of the rest: a damaged one could crash every process that loads it, or compute
+    wrong numbers. It counts as not there, so that the kernel is compiled again.
+    """
 
     def save(self, key: Any, data: Any) -> None:
         """Store an entry, as the base class does."""
@@ -86,8 +72,33 @@ class CacheFile(IndexDataCacheFile):  # type: ignore[misc]
             yield
             return
         with lock:
-            fcntl.flock(lock, kind)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, kind)
             yield
+
+    def _load_index(self) -> Any:
+        return super()._load_index() if _is_whole(self._index_path) else {}
+
+    def _load_data(self, name: str) -> Any:
+        if not _is_whole(self._data_path(name)):
+            raise FileNotFoundError(name)  # which counts as not there
+        return super()._load_data(name)
+
+    @contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[BinaryIO]:
+        with super()._open_for_write(filepath) as file:
+            content = BytesIO()
+            yield content
+            file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a file is there and its last bytes are the SHA-256 of the rest; pickle does not mind them."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

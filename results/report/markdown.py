@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 from membound.errors import MemboundError
 from membound.results.claim.experiments import TEXTS, Experiment, Register
+from membound.results.plain_text import as_markdown
 from membound.results.report.charts import CAPTIONS
 from membound.results.report.text import (
     CEILING_HEAD,
@@ -79,7 +80,8 @@ def _code(name: str) -> str:
 
 
 def _section(report: ClaimReport, plots: Mapping[str, str]) -> Iterator[str]:
-    yield from (f"## {heading(report)}", "", report.paragraph, "", provenance(report), "")
+    yield from (f"## {as_markdown(heading(report))}", "")
+    yield from (as_markdown(report.paragraph), "", as_markdown(provenance(report)), "")
     yield from _table(VERDICT_HEAD, verdict_lines(report))
     for name, link in plots.items():
         yield from (f"![{name}]({link})", "", CAPTIONS[name], "")
@@ -92,4 +94,4 @@ def _section(report: ClaimReport, plots: Mapping[str, str]) -> Iterator[str]:
 
 def _table(head: Sequence[str], lines: Lines) -> Iterator[str]:
     if lines:
-        yield from table_lines(head, [LEFT] * len(head), lines)
+        yield from table_lines(head, [LEFT] * len(head), ([as_markdown(c) for c in line] for line in lines))

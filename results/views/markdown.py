@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from membound.results.plain_text import as_markdown, markdown_record
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.views.sentences import sentences
@@ -42,14 +43,23 @@ def run_markdown(rows: Sequence[Row]) -> str:
 
 
 def _run(rows: list[Row]) -> Iterator[str]:
-    machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
+    machine = as_markdown(
+        next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
+    )
     threads = max(r.threads for r in rows)
-    yield from (f"### {rows[0].run_id}", "", f"{machine}, {threads} thread{'s' * (threads != 1)}", "")
+    yield from (
+        f"### {as_markdown(rows[0].run_id)}",
+        "",
+        f"{machine}, {threads} thread{'s' * (threads != 1)}",
+        "",
+    )
     cases = records(summarize(rows))
     limits = list(used_ceilings(rows, cases))
+    cases = [markdown_record(x) for x in cases]
     if limits:
-        yield from table_lines(("ceiling", "measured"), (LEFT, LEFT), ([name, what] for name, what in limits))
-    yield from (f"**{text}**" for text in lost_ceilings(rows))
+        lines = ([as_markdown(name), as_markdown(what)] for name, what in limits)
+        yield from table_lines(("ceiling", "measured"), (LEFT, LEFT), lines)
+    yield from (f"**{as_markdown(text)}**" for text in lost_ceilings(rows))
     for work in dict.fromkeys(x["work"] for x in cases):
         yield from _work([x for x in cases if x["work"] == work])
     absent = [x for x in cases if x["status"] in ABSENT]
@@ -94,7 +104,7 @@ def _timed(case: dict[str, Any]) -> list[str]:
 
 def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
     """A comparison (records of `compare`): a line for each pair with its ratio, its interval, and which is faster."""
-    pairs = list(table)
+    pairs = [markdown_record(x) for x in table]
     sides = " · ".join(
         f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
     )

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.cpu.compile import cache_folder
+from membound.kernels.cpu.kernel_cache import cache_folder
 from membound.kernels.cuda.compile import CompileError, Kernel, compile_cubin
 
 SOURCES = Path(__file__).resolve().parent.parent

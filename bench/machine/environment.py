@@ -1,0 +1,69 @@
+"""Inherited variables that change how fast runtimes are, or what they do: unset in workers, set alike, or in the row.
+
+>>> recorded({"OMP_STACKSIZE": "1G", "OMP_DYNAMIC": "true", "VLLM_API_KEY": "…", "HOME": "/root"})
+{'OMP_STACKSIZE': '1G'}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+POLICY_VARIABLES = (
+    *("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PROC_BIND", "OMP_PLACES", "KMP_BLOCKTIME"),
+    *(
+        "OMP_THREAD_LIMIT",
+        "OMP_DYNAMIC",
+        "OMP_NESTED",
+        "OMP_MAX_ACTIVE_LEVELS",
+        "OMP_SCHEDULE",
+        "MKL_DYNAMIC",
+    ),
+    *("NUMBA_DISABLE_JIT", "NUMBA_OPT", "NUMBA_BOUNDSCHECK", "NUMBA_DEBUG", "NUMBA_DEBUGINFO"),
+    *("NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_DISABLE_PERFORMANCE_WARNINGS"),
+)
+"""Unset in workers: spinning, pinning and limits that were set for something else would favour one runtime, or give it
+fewer threads than the row says; Numba without its optimiser is eight times slower."""
+SPIN_COUNT = 10_000
+"""Turns that a waiting thread of GNU OpenMP spins before it sleeps, a fraction of a millisecond. By its own
+choice it spins for several: where another process holds a core, the scheduler then keeps two threads of a
+team on one core, and every parallel region takes a whole time slice (8 ms measured, against 35 µs)."""
+SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+TELLING = re.compile(
+    r"(NUMBA|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHINDUCTOR|TRITON|PYTORCH|ATEN|ONEDNN|DNNL|ORT"
+    r"|OPENVINO|VLLM|LLAMA|GGML|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|ROCR|HSA|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
+    r"|LD_PRELOAD|MALLOC_CONF|PYTHONMALLOC|PYTHONOPTIMIZE"
+)
+"""Names of variables that a runtime, an allocator or a driver reads."""
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
+"""Where something lies is no setting, and names a machine's folders."""
+MOST_VALUE = 200
+
+
+def worker_environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: one thread count for every pool, spinning kept short."""
+    kept = {name: value for name, value in base.items() if name not in POLICY_VARIABLES}
+    return kept | {name: str(threads) for name in THREAD_VARIABLES} | SET
+
+
+def recorded(base: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment reaches the runtimes of workers and may change figures, for their rows. No secrets."""
+    handled = {*THREAD_VARIABLES, *POLICY_VARIABLES, *SET}
+    return {
+        name: base[name][:MOST_VALUE]
+        for name in sorted(base)
+        if TELLING.fullmatch(name)
+        and name not in handled
+        and not SECRET.search(name)
+        and not FOLDERS.fullmatch(name)
+    }

@@ -1,0 +1,112 @@
+"""What a worker has started ends with it and with the harness, whichever signal that gets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from membound.bench.protocol.guardian import end_marked
+from membound.bench.protocol.messages import PROTOCOL, Hello, encode
+from membound.bench.protocol.process import Worker
+
+WORKER = """#!/bin/sh
+sleep 1000 & echo $! >>{pids}
+setsid sleep 1000 & echo $! >>{pids}
+(setsid sh -c 'echo $$ >>{pids}; exec sleep 1000' &)
+trap "" TERM HUP INT
+echo '{hello}'
+exec cat >/dev/null
+"""
+HARNESS = """
+import sys, time
+from membound.bench.protocol.process import Worker
+with Worker(1, sys.argv[1]) as worker:
+    worker.greet()
+    print("ready", flush=True)
+    time.sleep(100)
+"""
+
+
+def python(folder: Path) -> tuple[str, Path]:
+    """An interpreter whose worker starts children of three kinds, and the file with their numbers."""
+    path, pids = folder / "python", folder / "pids"
+    path.write_text(WORKER.format(pids=pids, hello=encode(Hello("3", PROTOCOL), 0)))
+    path.chmod(0o755)
+    return str(path), pids
+
+
+def children(pids: Path) -> list[int]:
+    """The numbers of the three, once all are there."""
+    assert wait(lambda: pids.exists() and len(pids.read_text().split()) == 3)
+    found = list(map(int, pids.read_text().split()))
+    assert all(map(alive, found))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def wait(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGABRT", "SIGSEGV"])
+def test_all_that_a_worker_started_ends_with_the_harness(tmp_path: Path, name: str) -> None:
+    interpreter, pids = python(tmp_path)
+    harness = subprocess.Popen(
+        [sys.executable, "-c", HARNESS, interpreter],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert harness.stdout is not None
+    with harness:
+        assert harness.stdout.readline() == "ready\n"
+        found = children(pids)
+        harness.send_signal(getattr(signal, name))
+        harness.wait(20)
+    assert wait(lambda: not any(map(alive, found))), found
+
+
+def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
+    """Closed in order or not, and whoever died first."""
+    for kill in (False, True):
+        (tmp_path / str(kill)).mkdir()
+        interpreter, pids = python(tmp_path / str(kill))
+        with Worker(1, interpreter) as worker:
+            worker.greet()
+            found = children(pids)
+            if kill:
+                os.kill(worker.pid, signal.SIGKILL)
+                assert wait(lambda: not any(map(alive, found)))  # noqa: B023
+        assert wait(lambda: not any(map(alive, found))), found  # noqa: B023
+
+
+def test_only_those_that_carry_the_mark_are_ended() -> None:
+    environment = os.environ | {"MEMBOUND_TEST": "one"}
+    mine = subprocess.Popen(["sleep", "100"], env=environment, start_new_session=True)
+    another = subprocess.Popen(["sleep", "100"], env=environment | {"MEMBOUND_TEST": "one more"})
+    try:
+        time.sleep(0.1)  # until the new programs run, whose environments these are
+        assert end_marked("MEMBOUND_TEST", "one") == 1
+        assert mine.wait(10) == -signal.SIGKILL
+        assert another.poll() is None
+        assert end_marked("MEMBOUND_TEST", "one") == 0
+    finally:
+        another.kill()
+        another.wait()

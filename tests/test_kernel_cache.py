@@ -1,0 +1,184 @@
+"""The kernel cache: damaged files are made again, a folder of others is refused, none at all is no fault."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from membound.bench import cli
+from membound.kernels.cpu import kernel_cache
+from membound.kernels.cpu.kernel_cache import CacheRefused, cache_base, cache_folder, private_folder
+from membound.results.row import Row
+from membound.results.store import RunWriter, StoreError, load_rows
+
+PROGRAM = """
+import numpy as np
+from membound.kernels.cpu.compile import watch_compilation
+from membound.kernels.weights.generate import fill_f32
+names = []
+with watch_compilation(names.append):
+    out = np.zeros(4, np.float32)
+    fill_f32(out, 1, np.float32(1))
+print(out.tobytes().hex(), len(names))
+"""
+
+
+def run(cache: Path, program: str = PROGRAM) -> list[str]:
+    environment = os.environ | {"MEMBOUND_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Each test has a choice of its own."""
+    cache_folder.cache_clear()
+    yield
+    cache_folder.cache_clear()
+
+
+# Damage
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    at = random.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :]
+
+
+def scrambled(content: bytes) -> bytes:
+    return random.randbytes(len(content))
+
+
+@pytest.mark.parametrize("damage", [emptied, halved, flipped, scrambled])
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_damaged_files_are_noticed_and_made_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes], kind: str
+) -> None:
+    numbers, compiled = run(tmp_path / "cache")
+    assert int(compiled) > 0
+    files = list((tmp_path / "cache").rglob(f"*.{kind}"))
+    assert files
+    for path in files:
+        path.write_bytes(damage(path.read_bytes()))
+    again, compiled = run(tmp_path / "cache")
+    assert again == numbers
+    assert int(compiled) > 0, "it was compiled again"
+    assert run(tmp_path / "cache") == [numbers, "0"], "and kept"
+
+
+# Folders of others
+
+
+def test_folders_are_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path / "a" / "b"))
+    before = os.umask(0)
+    try:
+        folder = cache_folder()
+    finally:
+        os.umask(before)
+    assert folder.parent == tmp_path / "a" / "b" / "kernels"
+    assert {path.stat().st_mode & 0o777 for path in (folder.parent, folder.parents[1])} == {0o700}
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
+@pytest.mark.parametrize("where", ["", "kernels"])
+def test_a_folder_that_others_may_write_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mode: int,
+    where: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = private_folder(tmp_path / "cache")
+    folder = private_folder(base / where) if where else base
+    folder.chmod(mode)
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(base))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "linear:n=8,k=32,m=1,weight=f32", "--quick"])
+    _, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert err.count("\n") == 1
+    assert f"others may write to the cache folder {folder}" in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = private_folder(tmp_path / "cache")
+    os.chown(base, 65534, 65534)
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(base))
+    with pytest.raises(CacheRefused, match="belongs to user 65534"):
+        cache_folder()
+
+
+# None at all
+
+
+@pytest.mark.parametrize("why", ["a file", "no home"])
+def test_without_a_cache_one_is_made_for_the_workers_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "a file":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    else:
+        monkeypatch.setenv("MEMBOUND_CACHE_DIR", "")
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(kernel_cache.Path, "home", homeless)
+    with pytest.warns(UserWarning, match=r"kernels are not kept.*set MEMBOUND_CACHE_DIR"):
+        base = cache_base()
+    assert os.environ["MEMBOUND_CACHE_DIR"] == str(base)
+    assert cache_base() == base, "no second one"
+    assert base.stat().st_mode & 0o777 == 0o700
+
+
+# Locks
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    row = Row("r", "case", "fake:cpu", "linear:n=1", "ok", samples_s=[0.1])
+    with RunWriter(tmp_path / "run.jsonl") as writer:
+        writer.append(row)
+    assert load_rows(tmp_path) == [row]
+
+
+def test_another_error_of_a_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(StoreError, match="cannot be written: Input/output error"),
+        RunWriter(tmp_path / "r.jsonl"),
+    ):
+        pass

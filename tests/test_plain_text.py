@@ -1,0 +1,148 @@
+"""Text from outside is data: on terminals, in Markdown, in JSON, in errors, whatever it holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import case, ceiling, failed, write
+
+from membound.bench import cli
+from membound.results.plain_text import as_markdown, visible
+from membound.results.views.console import PlainConsole
+
+STEERING = "a\x1b]0;title\x07b\x1b[2Jc\x9bd\x7fe\u202ef\rg"
+DROPPED = str.maketrans("", "", "\a\b\v\f\r")
+"""What Rich leaves out of a text by itself."""
+HOSTILE = [
+    "[red]x[/red]",
+    "[/]",
+    "[/x",
+    "test_mm[f32]",
+    "[link=http://x.y]z[/link]",
+    ":skull:",
+    STEERING,
+    "<script>alert(1)</script>",
+    "<img src=x>",
+    "![x](http://x.y/z)",
+    "`code` | cell |",
+    "\n# heading\n</details>",
+    "half \udc80 of a character",
+    "=1+1",
+    "\u00e4\u4e2d\U0001f480",
+]
+TAGS = ("<script", "<img", "</details>\n#", "](http")
+
+
+def rows_of(text: str) -> list[Any]:
+    """Text from a stranger in every field of a row that is shown."""
+    about = {
+        "run_id": f"run {text}",
+        "device": text,
+        "machine": {"cpu": text, "last_level_cache_bytes": 1 << 20},
+    }
+    return [
+        ceiling("read", 11e9, "bytes/s", backend=f"a{text}:cpu", config={"variant": text}, **about),
+        case(f"a{text}:cpu", grade="contended", grade_reasons=[text], **about),
+        case(f"b{text}:cpu", work=f"linear:n=8,k=32,{text}", **about),
+        failed("error", text, backend=f"c{text}:cpu", **about),
+        failed("unsupported", text, backend=f"d{text}:cpu", **about),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return ended.value.code, out + err
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show",),
+        ("show", "--ceilings"),
+        ("show", "--markdown"),
+        ("show", "--json"),
+        ("compare", "--force"),
+        ("compare", "--force", "--markdown"),
+        ("compare", "--force", "--json"),
+    ],
+)
+def test_no_output_obeys_what_a_row_says(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, arguments: tuple[str, ...]
+) -> None:
+    paths = [str(write(folder / f"{name}.jsonl", rows_of(text))) for name in "ab"]
+    command, *options = arguments
+    status, out = called(capsys, command, *paths[: 1 + (command == "compare")], *options)
+    assert status == 0, out
+    assert visible(out) == out, "nothing steers a terminal"
+    out.encode()
+    if "--json" in options:
+        json.loads(out)
+    elif "--markdown" in options:
+        assert not any(tag in out for tag in TAGS)
+    else:
+        assert "".join(visible(text.translate(DROPPED)).split()) in "".join(out.split()), "it is shown"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_errors_are_one_line_whatever_was_typed(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    for arguments in (("show", text), ("run", f"linear:n={text}"), ("compare", text, text), (text,)):
+        status, out = called(capsys, *arguments)
+        assert status == 2
+        assert out.startswith("membound: ")
+        assert out.count("\n") == 1
+        assert visible(out) == out
+
+
+def test_a_console_shows_text_and_keeps_its_own_control_of_the_terminal() -> None:
+    file = io.StringIO()
+    console = PlainConsole(file=file, force_terminal=True, width=200, color_system=None)
+    console.print(STEERING, style="bold")
+    assert visible(STEERING.translate(DROPPED)) in file.getvalue()
+    console.show_cursor(False)
+    assert "\x1b[?25l" in file.getvalue()
+
+
+def test_what_an_encoding_lacks_becomes_an_escape() -> None:
+    assert visible("\u00e4\u2013", "ascii") == r"\xe4\u2013"
+    assert visible("tab\tand\nline") == "tab\tand\nline"
+    assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; &#124; &lt;c&gt; &amp; [d]&#40;e)"
+
+
+@pytest.mark.parametrize("options", [(), ("--markdown",), ("--json",), ("--ceilings",)])
+def test_a_terminal_that_knows_ascii_alone_gets_escapes(folder: Path, options: tuple[str, ...]) -> None:
+    path = write(folder / "a.jsonl", rows_of("\u00e4\u4e2d"))
+    done = subprocess.run(
+        [sys.executable, "-m", "membound", "show", str(path), *options],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u4e2d" in done.stdout
+
+
+@pytest.mark.parametrize(("redirection", "words"), [(">/dev/full", "No space left"), (">&-", "is closed")])
+def test_output_that_cannot_be_written_is_one_line(folder: Path, redirection: str, words: str) -> None:
+    path = write(folder / "a.jsonl", rows_of("x"))
+    command = f"exec {sys.executable} -m membound show {path} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("membound: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
