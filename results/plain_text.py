@@ -1,7 +1,7 @@
 """Text from outside as it can be shown: data and never commands, whoever wrote it.
 
->>> visible("torch\\x1b[2J"), as_markdown("a|<b>")
-('torch\\\\x1b[2J', 'a&#124;&lt;b&gt;')
+>>> visible("torch\\x1b[2J"), as_markdown("a <b>")
+('torch\\\\x1b[2J', 'a &lt;b&gt;')
 
 Names, reasons, paths and rows come from strangers. Whatever leaves the package for people goes through here: consoles
 (`views.console.PlainConsole`), lines (`visible`) and Markdown (`as_markdown`).
@@ -17,7 +17,7 @@ HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 """Control characters but the tab and the end of a line, marks that turn the direction of text, halves of characters."""
-ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "](": "]&#40;"}
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "](": "]&#40;"}
 MARKS = re.compile("|".join(map(re.escape, ENTITIES)))
 
 
@@ -29,7 +29,7 @@ def visible(text: str, encoding: str | None = "utf-8") -> str:
 
 
 def as_markdown(text: str) -> str:
-    """The text as one line within Markdown: no tags, no links, no code spans, no cells of its own."""
+    """The text as one line within Markdown: no tags, no links, no code spans. Tables escape its bars."""
     return MARKS.sub(lambda found: ENTITIES[found[0]], " ".join(visible(text).split("\n")))
 
 

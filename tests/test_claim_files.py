@@ -10,7 +10,7 @@ from rows import ceiling, run_rows, write
 
 from membound.results.claim.file import claim_files, load_claim, new_claim_path
 from membound.results.claim.observation import SCHEMA_VERSION, ObservationError
-from membound.results.store import RunWriter, StoreError, load_rows
+from membound.results.store import RunWriter, StoreError, load_rows, unsealed
 from membound.results.stored_runs import stored_runs
 from membound.results.turns import StoredTurn
 
@@ -51,7 +51,7 @@ def test_lines_of_all_versions_may_stand_in_one_file(tmp_path):
     path = written(tmp_path)
     turn = StoredTurn(0, 1.0, 0.25, 1, before={"read": 2e10}, after={"read": 4e10})
     lines = path.read_text().splitlines()
-    old = [json.dumps(json.loads(line) | {"schema_version": 1}) for line in lines[:3]]
+    old = [json.dumps(json.loads(unsealed(line.encode())) | {"schema_version": 1}) for line in lines[:3]]
     old[2] = json.dumps({k: v for k, v in json.loads(old[2]).items() if k != "turns"})
     skipped = seen(None, status="skipped", reason="no time left", schema_version=2)
     path.write_text("\n".join([*old, skipped.to_json(), seen(0.25, turns=[turn]).to_json(), ""]))

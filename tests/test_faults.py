@@ -15,7 +15,7 @@ from membound.bench.measure.contestant import Timeouts
 from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.probe import probe
-from membound.bench.protocol.messages import Open, Prepare
+from membound.bench.protocol.messages import PROTOCOL, Hello, Open, Prepare, encode
 from membound.bench.protocol.process import Worker, WorkerDiedError
 from membound.bench.run.execute import execute
 from membound.bench.run.journal import journal_of
@@ -146,7 +146,7 @@ def test_what_a_wrapper_of_the_interpreter_prints_before_it_is_passed_by(fakes: 
 
 
 def test_a_stray_line_among_the_answers_is_told_and_the_others_go_on(fakes: Path) -> None:
-    hello = '{"message":"Hello","number":0,"python":"3","protocol":1}'
+    hello = encode(Hello("3", PROTOCOL), 0)
     babbler = script(fakes / "python", f"echo '{hello}'", "echo oops", "read line")
     rows = run(fakes, ["ok:cpu", "ok:cpu+twin", "oom:cpu"], pythons={"ok": babbler})
     told = {(r.status, r.reason) for r in rows if r.backend.startswith("ok:")}
@@ -216,5 +216,4 @@ def test_a_killed_harness_keeps_its_rows_and_turns_and_takes_its_worker_along(fa
     assert [(r.status, len(r.turns)) for r in load_rows(fakes)] == [("ok", 3)]
     assert (fakes / "run.jsonl.partial").exists()
     assert len(journal_of(fakes / "run.jsonl").read_text().splitlines()) == 2
-    (worker,) = map(int, done.stdout.split())
-    assert gone(worker)
+    assert all(map(gone, map(int, done.stdout.split()))), "the worker, and the guardian of what it started"

@@ -68,8 +68,10 @@ def scrambled(content: bytes) -> bytes:
     return random.randbytes(len(content))
 
 
-@pytest.mark.parametrize("damage", [emptied, halved, flipped, scrambled])
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [("nbi", emptied), ("nbi", flipped), ("nbc", halved), ("nbc", flipped), ("nbc", scrambled)],
+)
 def test_damaged_files_are_noticed_and_made_again(
     tmp_path: Path, damage: Callable[[bytes], bytes], kind: str
 ) -> None:

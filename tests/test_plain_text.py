@@ -122,7 +122,7 @@ def test_a_console_shows_text_and_keeps_its_own_control_of_the_terminal() -> Non
 def test_what_an_encoding_lacks_becomes_an_escape() -> None:
     assert visible("\u00e4\u2013", "ascii") == r"\xe4\u2013"
     assert visible("tab\tand\nline") == "tab\tand\nline"
-    assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; &#124; &lt;c&gt; &amp; [d]&#40;e)"
+    assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; | &lt;c&gt; &amp; [d]&#40;e)"
 
 
 @pytest.mark.parametrize("options", [(), ("--markdown",), ("--json",), ("--ceilings",)])

@@ -27,6 +27,7 @@ from membound.bench.claim.report import (
 from membound.bench.cli import main
 from membound.results.claim.experiments import load_experiments
 from membound.results.claim.finding import NOT_RUN, REFUTED, Figure
+from membound.results.plain_text import as_markdown
 from membound.results.report.charts import CAPTIONS, ReportUnavailable, charts_of
 from membound.results.report.curves import (
     batch_table,
@@ -148,7 +149,9 @@ def test_markdown_has_a_line_for_each_finding_and_figure():
     lines = text.splitlines()
     assert REPORT.paragraph in lines
     for finding in REPORT.findings:
-        assert any(finding.sentence in line and f"| {finding.verdict} |" in line for line in lines)
+        assert any(
+            as_markdown(finding.sentence) in line and f"| {finding.verdict} |" in line for line in lines
+        )
     figures = sum(len(f.figures) for f in REPORT.findings)
     assert sum(line.startswith("| ") for line in lines) >= figures + len(REPORT.findings)
     assert {line.count(" | ") for line in lines if line.startswith("| 1 free compute")} == {4, 6}
