@@ -9,6 +9,7 @@ Errors that many modules raise are defined here, the others where they are raise
 
     MemboundError
     ├── BackendUnavailable      the runtime or the device is not there; carries the command that would help
+    ├── CacheRefused            kernels.cpu.kernel_cache: others may write to the folder of compiled kernels
     ├── CeilingError            bench.ceilings.patterns: no memory for a ceiling, or a kernel whose result is wrong
     ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
     ├── CompareError            results.compare: the two sides cannot be compared
