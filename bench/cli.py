@@ -84,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.pop("NUMBA_DISABLE_JIT", None)  # kernels exist only compiled
     closed = sys.stdout is None
     for name in ("stdout", "stderr"):
-        if (
-            getattr(sys, name) is None
-        ):  # closed by whoever started us: what is measured is stored all the same
+        if getattr(sys, name) is None:  # closed, but what is measured is stored all the same
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     with _ended_in_order(), warnings.catch_warnings():
         warnings.showwarning = _warn  # type: ignore[assignment]  # it needs the message alone

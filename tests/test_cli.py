@@ -92,12 +92,13 @@ def devices(monkeypatch):
 def measuring(monkeypatch, workers):
     """Workers that answer at once: `statuses` has what becomes of a backend's works, `plans` what was executed."""
     statuses, plans, execute = {}, [], api.execute
+    made = SimpleNamespace(statuses=statuses, plans=plans, workers=workers, number=signal.SIGINT)
 
     def acts(worker, command):
         status = statuses.get(worker.who, "ok")
         if isinstance(command, m.TakeTurn) and status in ("interrupt", "wrong"):
             if status == "interrupt":
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(made.number)  # SIGINT unless a test names another
             return m.Failed("wrong", "because", 0.5)
         if not isinstance(command, m.Prepare) or status in ("ok", "interrupt", "wrong"):
             return fake_workers.turned(0.01) if isinstance(command, m.TakeTurn) else None
@@ -111,7 +112,7 @@ def measuring(monkeypatch, workers):
 
     workers.acts = acts
     monkeypatch.setattr(api, "execute", noted)
-    return SimpleNamespace(statuses=statuses, plans=plans, workers=workers)
+    return made
 
 
 # --help, --version, imports
@@ -359,14 +360,16 @@ def test_unsupported_is_no_failure_unless_nothing_was_measured(
     assert membound_("run", SPEC, "--quick")[0] == expected
 
 
-def test_ctrl_c_keeps_what_is_done(membound_, devices, measuring, folder):
-    measuring.statuses[f"{HERE}:cpu+x"] = "interrupt"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_its_like_keep_what_is_done(membound_, devices, measuring, folder, number):
+    before = signal.getsignal(number)
+    measuring.statuses[f"{HERE}:cpu+x"], measuring.number = "interrupt", number
     status, out, _ = membound_("run", SPEC, "--replicates", 3)
     assert status == 130
     (path,) = (folder / "results/runs").glob("*.jsonl")
     assert f"rows: results/runs/{path.name}" in out
     assert membound_("show", "latest")[0] in (0, 2)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
 
 
 def test_ctrl_c_before_the_first_row(membound_, devices, monkeypatch):

@@ -28,8 +28,8 @@ from membound.kernels.weights.formats import from_bf16
 WINDOWS, FEWEST_WINDOWS = 32, 4
 """The most and the fewest windows of a rotation: so short that some are undisturbed on a machine that others use too."""
 THREAD_WINDOW_BYTES = 64 << 20
-"""A thread's part of a window, if it fits, where one thread has the part of two: 2 to 9 ms, which makes the start of a call, when no load is in flight yet,
-negligible: on an AMD Milan, calls of 6 MB read 10-20 % slower than calls of 64 MB; on an Intel Xeon with AMX, two threads
+"""A thread's part of a window, if it fits, where one thread has the part of two: 2 to 9 ms, which makes the start of a
+call, when no load is in flight yet, negligible: on an AMD Milan, calls of 6 MB read 10-20 % slower than calls of 64 MB; on an Intel Xeon with AMX, two threads
 read 24.7 GB/s in calls of 8 MB, 26.3 in calls of 64 MB and 27.5 in calls of 128 MB, one thread 13.4 in calls of 64 MB
 and 13.8 in calls of 128 MB (medians of 60 in turn)."""
 FMA_ITERATIONS = 400_000
