@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from membound.bench.protocol import guardian
 from membound.bench.protocol.guardian import end_marked
 from membound.bench.protocol.messages import PROTOCOL, Hello, encode
 from membound.bench.protocol.process import Worker
@@ -95,6 +97,22 @@ def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
                 os.kill(worker.pid, signal.SIGKILL)
                 assert wait(lambda: not any(map(alive, found)))  # noqa: B023
         assert wait(lambda: not any(map(alive, found))), found  # noqa: B023
+
+
+def test_threads_that_start_workers_at_once_share_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+
+    def slow(*_: object, **__: object) -> None:
+        started.append(None)
+        time.sleep(0.1)
+        raise OSError
+
+    monkeypatch.setattr(guardian.subprocess, "Popen", slow)
+    guardian._mark.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        marks = {one.result() for one in [pool.submit(guardian.harness_mark) for _ in range(4)]}
+    guardian._mark.cache_clear()
+    assert len(marks) == len(started) == 1
 
 
 def test_only_those_that_carry_the_mark_are_ended() -> None:

@@ -18,6 +18,7 @@ import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 PROC = Path("/proc")
 HARNESS, WORKER = "MEMBOUND_HARNESS", "MEMBOUND_WORKER"
@@ -25,6 +26,7 @@ HARNESS, WORKER = "MEMBOUND_HARNESS", "MEMBOUND_WORKER"
 PASSES = 20
 """A process may start another one while it is looked for: the search is repeated until it finds none."""
 FAREWELL_S = 5.0
+_STARTING = Lock()
 
 
 def end_marked(name: str, value: str) -> int:
@@ -61,9 +63,14 @@ def _kill(pid: int, mark: bytes) -> bool:
     return True
 
 
-@cache
 def harness_mark() -> str:
     """The mark of this process's workers. The first call starts the guardian that looks for it in the end."""
+    with _STARTING:  # workers are started by several threads at once
+        return _mark()
+
+
+@cache
+def _mark() -> str:
     mark = secrets.token_hex(16)
     kept = {name: value for name, value in os.environ.items() if name not in (HARNESS, WORKER)}
     with suppress(OSError):  # without one, workers still end with the harness
