@@ -1,0 +1,254 @@
+"""Rules of the house that no linter knows: who may know a backend's name, sizes of files, pins, layout."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("kernels", "backends", "bench", "results")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+MOST_LINES = 400
+LONG = {
+    "tests/bench/commands/test_cli.py": "every command with every kind of bad input",
+    "tests/kernels/test_reference.py": "every operation of the reference against a second way to compute it",
+}
+MACHINE_LEVEL = {
+    "kernels/cpu/simd/": "vectors, and Intel's matrix tiles",
+    "kernels/cuda/ptx.py": "PTX",
+    "kernels/cuda/compile.py": "hands numba.cuda's on: it must be imported before anything of numba.cuda",
+}
+"""The only files and folders that import llvmlite.ir or Numba's `intrinsic`, and for what."""
+BOUNDARIES = {
+    "bench/ceilings/backend.py": "a product may fail in any way; the others are measured",
+    "bench/ceilings/device.py": "a limit may fail in any way; the others are measured",
+    "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
+    "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
+    "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
+    "bench/worker.py": "a runtime raises classes of its own; the case becomes a row",
+}
+"""The only files with `except Exception`, and why."""
+
+
+def text_files() -> list[Path]:
+    """What people and programs read, generated files and rows left out."""
+    folders = (*FOLDERS, "docs", "examples", "tests", ".ci", ".github")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    found += [path for path in ROOT.glob("*") if path.suffix in (".toml", ".md", ".txt")]
+    found += (ROOT / "src/membound").glob("*.py")
+    skipped = {"__pycache__", "published", "runs", "build"}
+    return sorted(
+        p for p in found if not skipped & {*p.parts} and not re.search(r"\.egg-info|\.pyc$", str(p))
+    )
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# Backends' names
+
+
+def backend_names() -> set[str]:
+    return {entry.partition(".")[0] for entry in PROJECT["project"]["entry-points"]["membound.backends"]}
+
+
+def words(path: Path) -> Iterator[tuple[int, str]]:
+    """Names and strings of a source with their lines; docstrings, which show examples, left out."""
+    tree = ast.parse(path.read_text())
+    documented = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.alias):
+            yield node.lineno, node.name
+
+
+CORE = [*python_files("kernels", "bench", "results"), *sorted((ROOT / "src/membound").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_only_backends_know_a_backends_name(path):
+    """The kernels are Numba's and arrays NumPy's, so these two count only with a device."""
+    own = {"numba", "numpy"}
+    forbidden = [rf"\b{name}\b" for name in sorted(backend_names() - own)]
+    forbidden += [rf"\b{name}:(cpu|cuda)" for name in sorted(backend_names() & own)]
+    pattern = re.compile("|".join(forbidden))
+    found = [f"line {line}: {text!r}" for line, text in words(path) if pattern.search(text)]
+    assert not found, f"{name_of(path)} knows a backend: {found}"
+
+
+def test_the_rule_on_names_sees_what_it_forbids(tmp_path):
+    path = tmp_path / "core.py"
+    path.write_text('"""torch:cpu in a docstring."""\nif device == "torch:cpu":\n    import torch\n')
+    assert {text for _, text in words(path)} == {"device", "torch:cpu", "torch"}
+
+
+# Sources
+
+
+def test_no_path_of_a_machine_is_written_down():
+    homes = "|".join(("/ho" + "me/", "/ro" + "ot/", "/Us" + "ers/", "/wo" + "rk/", r"[A-Z]:\\\\"))
+    for path in text_files():
+        found = re.search(rf"(?<![\w.])({homes})", path.read_text())
+        assert not found, f"{name_of(path)}: {found and found[0]}"
+
+
+def test_long_files_are_listed_with_a_reason():
+    lines = {name_of(p): len(p.read_text().splitlines()) for p in python_files(*FOLDERS, "tests", "src")}
+    long = {name for name, count in lines.items() if count > MOST_LINES}
+    assert long - set(LONG) == set(), "split them, or give a reason that a reader would accept"
+    assert set(LONG) - long == set(), "no longer long: take them off the list"
+
+
+def test_tests_stand_in_the_folders_of_what_they_test():
+    own = {"benchmarks", "fakes", "house"}
+    rooms = {name_of(path.parent).removeprefix("tests/") for path in python_files("tests")} - own - {"tests"}
+    assert {room for room in rooms if not (ROOT / room).is_dir()} == set()
+    assert [path.name for path in (ROOT / "tests").glob("*.py")] == ["conftest.py"]
+    assert not [name_of(path) for path in python_files("tests/fakes") if path.name.startswith("test_")]
+
+
+def handlers(path: Path) -> Iterator[ast.ExceptHandler]:
+    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler))
+
+
+def names_caught(handler: ast.ExceptHandler) -> set[str]:
+    if handler.type is None:
+        return {"BaseException"}
+    return {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+
+
+def reraises(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
+
+
+def test_every_exception_is_named_but_at_the_boundary_around_runtimes():
+    broad = set()
+    for path in python_files(*FOLDERS, "src", "examples"):
+        for handler in handlers(path):
+            if names_caught(handler) & {"Exception", "BaseException"} and not reraises(handler):
+                broad.add(name_of(path))
+                assert "boundary" in path.read_text().splitlines()[handler.lineno - 1], path
+    assert broad == set(BOUNDARIES)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module and name that a file imports, dotted: ``llvmlite.ir``, ``numba.extending.intrinsic``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_llvm_ir_and_intrinsics_stay_where_they_are_listed():
+    low = re.compile(r"llvmlite\.ir\b|numba\..*\bintrinsic$")
+    found = {
+        name_of(p) for p in python_files(*FOLDERS, "src", "examples") if any(map(low.match, imported(p)))
+    }
+    listed = {place: {name for name in found if name.startswith(place)} for place in MACHINE_LEVEL}
+    assert found == set().union(*listed.values())
+    assert all(listed.values()), "no longer there: take them off the list"
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("from llvmlite import ir", {"llvmlite.ir"}),
+        ("import llvmlite.ir as x", {"llvmlite.ir"}),
+        (
+            "from numba.extending import intrinsic, models",
+            {"numba.extending.intrinsic", "numba.extending.models"},
+        ),
+        ("from numba import extending", {"numba.extending"}),
+    ],
+)
+def test_imports_are_seen_in_every_form(tmp_path, line, names):
+    path = tmp_path / "file.py"
+    path.write_text(line)
+    assert imported(path) == names
+
+
+# Layout
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_is_part_of_the_package_through_a_link(folder):
+    link = ROOT / "src/membound" / folder
+    assert link.is_symlink()
+    assert link.resolve() == (ROOT / folder).resolve()
+    assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+def test_the_suite_says_what_was_skipped():
+    options = PROJECT["tool"]["pytest"]["ini_options"]
+    assert "-ra" in options["addopts"].split()
+    assert options["filterwarnings"] == ["error"]
+
+
+# Pins and scripts
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    texts = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") for r in texts)
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in texts}
+
+
+def requirements_of_the_tests() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    for extra in ("torch", "onnx-export", "report", "test"):
+        texts += extras[extra]
+    return [r for r in map(Requirement, texts) if r.name != "membound"]
+
+
+def test_every_requirement_of_the_tests_is_pinned_to_a_version_that_it_admits():
+    pinned = pins()
+    for requirement in requirements_of_the_tests():
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
+
+
+def test_an_extra_that_became_part_of_every_installation_is_still_known():
+    core = {Requirement(text).name for text in PROJECT["project"]["dependencies"]}
+    assert {"onnx", "onnxruntime"} <= core
+    assert PROJECT["project"]["optional-dependencies"]["onnx"] == []
+
+
+def test_pins_name_no_host_and_no_build():
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"://|\+| @ ", text)
+
+
+def test_the_ci_script_is_sound_bash():
+    script = ROOT / ".ci/run"
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
+    assert "set -euo pipefail" in script.read_text()
+    assert script.stat().st_mode & 0o111

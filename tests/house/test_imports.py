@@ -1,0 +1,207 @@
+"""Who may import whom, read from the sources; and what the light commands load, asked of a fresh process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("kernels", "backends", "results", "bench")
+LEAVES = ("errors", "version")
+"""Modules of the package that import nothing of it."""
+
+ALLOWED = {
+    "kernels": {"membound.errors", "membound.kernels", "numpy", "numba", "llvmlite"},
+    "backends": {"membound.backends", "membound.errors", "membound.kernels"},
+    "results": {"membound.errors", "membound.results", "numpy", "pandas", "rich", "scipy"},
+    "bench": {
+        *("membound", "membound.backends", "membound.bench", "membound.kernels", "membound.results"),
+        *("membound.errors", "membound.version"),
+        *("numpy", "pandas", "psutil", "rich", "scipy", "typer"),
+    },
+}
+"""Outside the standard library. A backend imports its own runtime besides."""
+MORE = {
+    "kernels/weights/checkpoint.py": {"safetensors"},
+    "kernels/cuda/device/driver.py": {"cuda"},
+    "bench/machine/nvidia.py": {"pynvml"},
+    "bench/machine/amd.py": {"amdsmi"},
+    "bench/pytest_plugin/hooks.py": {"pytest"},
+    "results/report/charts.py": {"altair", "vl_convert"},
+}
+
+LATE = ("bench",)
+"""Folders in which a function may import what imports its module: machine/counters.py the readers of each vendor."""
+SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.background", "membound.backends.registry"}
+RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
+"""Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
+SLOW = ("numba", "llvmlite", "pandas", "scipy")
+"""Libraries that the command needs for its work, but not to say what it can do."""
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    return "membound." + name_of(path).removesuffix(".py").replace("/", ".")
+
+
+def imported(path: Path) -> Iterator[tuple[str, ast.stmt]]:
+    """Every module that a file imports, anywhere in it, relative imports refused."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            assert node.module
+            if node.module in ("membound", *(f"membound.{folder}" for folder in FOLDERS)):
+                yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+            else:
+                yield node.module, node
+
+
+def package(module: str) -> str:
+    """``membound.results.row`` is of membound.results, ``numpy.typing`` of numpy."""
+    parts = module.split(".")
+    inside = parts[0] == "membound" and parts[1:2] and parts[1] in (*FOLDERS, *LEAVES)
+    return ".".join(parts[:2]) if inside else parts[0]
+
+
+def test_folders_are_scanned():
+    assert {path.parent.name for path in sources()} >= {*FOLDERS, "cpu", "matmul", "protocol"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_a_file_imports_only_what_its_folder_may(path):
+    folder = name_of(path).partition("/")[0]
+    allowed = ALLOWED[folder] | MORE.get(name_of(path), set())
+    found = {package(module) for module, _ in imported(path)} - sys.stdlib_module_names
+    if folder == "backends":
+        found = {name for name in found if name.partition(".")[0] == "membound"}
+    assert found <= allowed, f"{name_of(path)} imports {sorted(found - allowed)}"
+
+
+def modules_named(path: Path, anywhere: bool) -> set[str]:
+    """Modules that a file imports by either form, anywhere in it or only when it is imported itself."""
+    tree, found = ast.parse(path.read_text()), set()
+    for node in ast.walk(tree) if anywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def refuse_circles(paths: dict[str, Path], anywhere: bool) -> None:
+    """Raise CycleError, with the modules, where one imports itself through others."""
+    graph = {module: modules_named(path, anywhere) & set(paths) for module, path in paths.items()}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_two_modules_import_each_other(folder):
+    """Directly or through others. Folders import one way, so that a circle lies within one."""
+    paths = {module_of(path): path for path in sources() if name_of(path).startswith(f"{folder}/")}
+    refuse_circles(paths, anywhere=folder not in LATE)
+
+
+def test_a_circle_is_seen(tmp_path):
+    sources = {"a": "from b import x", "b": "import c", "c": "def late():\n    from a import y"}
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    paths = {name: tmp_path / name for name in sources}
+    refuse_circles(paths, anywhere=False)
+    with pytest.raises(CycleError):
+        refuse_circles(paths, anywhere=True)
+
+
+def test_nothing_imports_bench_but_the_package_itself():
+    for path in [*sources(), *(ROOT / "src/membound").glob("*.py")]:
+        if ROOT / "bench" not in path.parents and path.parent != ROOT / "src/membound":
+            assert not [m for m, _ in imported(path) if m.startswith("membound.bench")], path
+
+
+def test_backends_do_not_import_each_other():
+    """A backend is its entry point's module; the parts of one (torch's decoder) may serve another's export."""
+    needs = {
+        module_of(path): {m for m, _ in imported(path) if m.startswith("membound.backends.")}
+        for path in (ROOT / "backends").rglob("*.py")
+    }
+    entries = set(entry_modules())
+    for module, found in needs.items():
+        assert not found & entries, f"{module} imports a backend"
+    used, fresh = set(), entries | SHARED_BY_BACKENDS
+    while fresh:
+        used |= fresh
+        fresh = {m for module in fresh for m in needs[module]} - used
+    assert used == set(needs), f"no backend uses {sorted(set(needs) - used)}"
+
+
+def entry_modules() -> list[str]:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return sorted({v.partition(":")[0] for v in project["entry-points"]["membound.backends"].values()})
+
+
+def test_every_backend_can_be_loaded_whatever_its_module_is_called():
+    """numba-cuda takes imports for its own whose name has ``numba.cuda`` in it, and never returns."""
+    from membound.backends import registry
+
+    project = {e for e in registry.entries() if "membound" in registry.load(e).__module__}
+    assert {"numba.cpu", "numba.cuda", "numpy", "onnxruntime", "torch", "vllm"} <= project
+
+
+@pytest.mark.parametrize("entry", entry_modules())
+def test_a_backend_imports_no_runtime_at_its_top(entry):
+    """Loading the class must be possible without the runtime, so that its absence is told by `open`."""
+    tree = ast.parse((ROOT / f"{entry.removeprefix('membound.').replace('.', '/')}.py").read_text())
+    names = {
+        alias.name if isinstance(node, ast.Import) else node.module or ""
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not {name.partition(".")[0] for name in names} & set(RUNTIMES)
+
+
+def loaded_by(code: str, folder: Path, *arguments: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after running `code`."""
+    report = "import atexit, sys; atexit.register(lambda: sys.stderr.write('\\nLOADED ' + ' '.join(sys.modules)))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", report + code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        check=True,
+    )
+    return {name.partition(".")[0] for name in done.stderr.rpartition("LOADED ")[2].split()}
+
+
+COMMAND = "from membound.bench.cli import main; main(sys.argv[1:])"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help")], ids=" ".join)
+def test_import_and_help_load_nothing_that_is_slow(arguments, tmp_path):
+    code = COMMAND if arguments else "import membound; dir(membound)"
+    loaded = loaded_by(code, tmp_path, *arguments)
+    assert "membound" in loaded
+    assert not loaded & {*RUNTIMES, *SLOW}
+
+
+def test_list_loads_no_runtime_though_it_asks_them_all(tmp_path):
+    loaded = loaded_by(COMMAND, tmp_path, "list", "--json")
+    assert "membound" in loaded
+    assert not loaded & set(RUNTIMES)

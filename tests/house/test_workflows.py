@@ -1,0 +1,151 @@
+"""The workflows run commands that exist, put tables into the summary, and exit as the docs say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from benchmark_files import stored
+from benchmark_files import write as write_json
+from rows import case, ceiling, run_rows, write
+
+from membound.bench.cli import app, main
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = {
+    path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")
+}
+COMMANDS = typer.main.get_command(app).commands
+DOC = (ROOT / "docs/ci.md").read_text()
+
+
+def steps(workflow):
+    return [step for job in WORKFLOWS[workflow]["jobs"].values() for step in job["steps"]]
+
+
+def scripts():
+    return [(name, step["run"]) for name in WORKFLOWS for step in steps(name) if "run" in step]
+
+
+def script(name):
+    (found,) = [step["run"] for step in steps("ci.yml") if step.get("name") == name]
+    return found
+
+
+def test_workflows_are_found():
+    assert "ci.yml" in WORKFLOWS
+    assert ("ci.yml", "bash .ci/run") in scripts()
+
+
+@pytest.mark.parametrize(("name", "text"), scripts())
+def test_a_step_is_sound_bash_and_its_commands_exist(name, text):
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=10)
+    for line in text.splitlines():
+        words = shlex.split(line.partition(" >> ")[0])
+        if words and words[0].rpartition("/")[2] == "membound":
+            COMMANDS[words[1]].make_context(words[1], words[2:])
+
+
+def test_jobs_end_and_actions_are_pinned_to_a_version():
+    for workflow in WORKFLOWS.values():
+        for job in workflow["jobs"].values():
+            assert job["timeout-minutes"] <= 60
+            assert all("@v" in step["uses"] for step in job["steps"] if "uses" in step)
+
+
+def test_the_benchmark_command_is_that_of_the_docs():
+    command = "pytest tests/benchmarks --benchmark-only"
+    assert script("Every kernel of every backend").startswith(command)
+    assert command in (ROOT / "docs/pytest.md").read_text()
+    assert "pytest --benchmark-only -m gpu" in (ROOT / "docs/pytest.md").read_text()
+    assert "pytest --benchmark-only -m gpu" in (ROOT / ".ci/gpu").read_text()
+
+
+def summary_of(step, folder):
+    """Run a step as the runner does, in `folder`; returns what it adds to the summary."""
+    summary = folder / "summary.md"
+    bin_folder = Path(sys.executable).parent
+    environment = os.environ | {
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+    }
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script(step)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return summary.read_text()
+
+
+def test_the_table_of_the_kernels_is_in_the_summary(tmp_path):
+    row = case(samples=[0.011, 0.010, 0.012, 0.010, 0.030])
+    write_json(tmp_path / "benchmarks.json", stored(row, [ceiling("read", 2e10, "bytes/s")]))
+    text = summary_of("Table of the kernels", tmp_path)
+    assert "| read | 20.0 GB/s through alpha:cpu, before the works |" in text
+    assert re.search(r"^\| `alpha:cpu` \| 11 ms \| – \| 9\.1 \| 45% \|", text, re.M)
+
+
+def test_the_table_of_the_commit_is_in_the_summary_of_every_event(tmp_path):
+    write(tmp_path / "after/run-a.jsonl", run_rows("run-a"))
+    text = summary_of("Table of this commit", tmp_path)
+    assert text.startswith("### run-a\n")
+    assert re.search(r"^\| `alpha:cpu` \| 10\.15 ms \|", text, re.M)
+    (step,) = [step for step in steps("ci.yml") if step.get("name") == "Table of this commit"]
+    assert step["if"] == "always()"
+
+
+def test_the_comparison_is_in_the_summary(tmp_path):
+    write(tmp_path / "before/run-a.jsonl", run_rows("run-a"))
+    write(tmp_path / "after/run-b.jsonl", run_rows("run-b", scale=2.0))
+    text = summary_of("Comparison", tmp_path)
+    assert text.startswith("### A: `run-a` · B: `run-b`")
+    assert re.search(r"\| alpha:cpu \| 10\.15 ms \| 20\.3 ms \| 2 \| [\d.]+–[\d.]+ \| A faster \|", text)
+
+
+# Exit codes
+
+
+def status_of(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return ended.value.code
+
+
+@pytest.fixture
+def files(tmp_path):
+    write(tmp_path / "a.jsonl", run_rows("run-a"))
+    write(tmp_path / "b.jsonl", run_rows("run-b", scale=3.0))
+    other = [case(run_id="run-c", machine={"cpu": "Another CPU"})]
+    write(tmp_path / "c.jsonl", other)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["show", "a.jsonl"], 0),
+        (["show", "a.jsonl", "--markdown"], 0),
+        (["show", "nothing"], 2),
+        (["show", "a.jsonl", "--json", "--markdown"], 2),
+        (["compare", "a.jsonl", "b.jsonl"], 0),
+        (["compare", "a.jsonl", "b.jsonl", "--markdown", "--json"], 2),
+        (["compare", "a.jsonl", "c.jsonl"], 2),
+        (["run", "linear:n=8"], 2),
+        (["duel", "linear:n=8,k=8", "-b", "nobody:cpu"], 2),
+    ],
+)
+def test_commands_exit_as_documented(files, monkeypatch, capsys, arguments, status):
+    monkeypatch.chdir(files)
+    assert status_of(*arguments) == status
+    out, err = capsys.readouterr()
+    assert (err.count("\n"), out) == (1, "") if status else out
+
+
+def test_every_code_is_in_the_docs():
+    codes = re.findall(r"^\| `(\d+)` \|", DOC, re.M)
+    assert codes == ["0", "1", "2", "4", "5", "130"]

@@ -1,0 +1,91 @@
+"""Files of pytest-benchmark as rows: membound's own benchmarks, other people's, and damaged ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from benchmark_files import SAMPLES, content, stored, write
+from rows import LINEAR, case, ceiling
+
+import membound
+from membound.bench.cli import main
+from membound.results.exchange.pytest_benchmark import FIGURES, info_of, rows_from
+from membound.results.row import RowError
+from membound.results.stats import COLUMNS, records, summarize
+
+
+def test_a_benchmark_of_the_fixture_comes_back_as_the_row_that_it_was(tmp_path):
+    row = case(samples=SAMPLES, launches=3, error=1e-5, telemetry={"wall_s": 1.0})
+    limits = [ceiling("read", 2e10, "bytes/s"), ceiling("fma_f32", 1e12, "FLOP/s")]
+    path = write(tmp_path / "bench.json", stored(row, limits))
+    assert rows_from(path) == [*limits, row]
+    table = membound.load(path)
+    assert list(table.columns) == list(COLUMNS)
+    (line,) = records(table)
+    assert (line["work"], line["time_s"], line["min_s"]) == (LINEAR, 0.011, 0.010)
+    assert line["mbu"] == pytest.approx(100e6 / 0.011 / 2e10)
+    info = json.loads(path.read_text())["benchmarks"][0]["extra_info"]
+    assert {name: info[name] for name in FIGURES} == {name: line[name] for name in FIGURES}
+
+
+def test_every_figure_is_a_column_of_the_summary():
+    assert set(FIGURES) <= set(COLUMNS)
+
+
+def test_another_projects_benchmark_has_times_and_nothing_else(tmp_path):
+    (row,) = rows_from(write(tmp_path / "0001_x.json", content()))
+    assert (row.run_id, row.backend, row.device) == ("0001_x", "test_it[x-1]:cpu", "Some CPU")
+    assert row.work == "custom:name=tests/test_a.py::test_it[x:1;2]"
+    assert (row.bytes, row.flops, row.samples_s, row.launches) == (0, 0, SAMPLES, 3)
+    (line,) = records(summarize([row]))
+    assert (line["time_s"], line["mbu"], line["verdict"]) == (0.011, None, "inconclusive")
+
+
+def test_a_file_without_raw_samples_keeps_their_summary_and_says_so(tmp_path):
+    (row,) = rows_from(write(tmp_path / "a.json", content(data=None)))
+    assert row.samples_s == [0.010, 0.010, 0.011, 0.0165, 0.030]
+    assert row.config == {"samples": "min, q1, median, q3, max of 5: the file holds no raw ones"}
+    ours = info_of(case(config={"a": 1}), dict.fromkeys(FIGURES))
+    (row,) = rows_from(write(tmp_path / "b.json", content(ours, data=None)))
+    assert np.median(row.samples_s) == 0.011
+    assert row.config == {"a": 1, "samples": "min, q1, median, q3, max of 5: the file holds no raw ones"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"benchmarks": [', "is not JSON"),
+        ("[]", "has no list of benchmarks"),
+        ('{"benchmarks": 3}', "has no list of benchmarks"),
+        ('{"benchmarks": [{"name": "a"}]}', "is not a file of pytest-benchmark: KeyError"),
+        ('{"benchmarks": [3]}', "is not a file of pytest-benchmark: TypeError"),
+        ('{"benchmarks": [], "membound": []}', "is not a file of pytest-benchmark: AttributeError"),
+        ('{"benchmarks": [], "membound": {"ceilings": [{"schema_version": 99}]}}', "newer membound"),
+        (
+            '{"benchmarks": [], "membound": {"ceilings": [{"schema_version": 1, "x": 2}]}}',
+            "unknown field 'x'",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "bench.json"
+    path.write_text(text)
+    with pytest.raises(RowError, match=message) as raised:
+        membound.load(path)
+    assert str(raised.value).startswith(str(path))
+
+
+def test_such_files_are_shown_and_compared_like_runs(tmp_path, capsys):
+    paths = []
+    for name, scale in (("before", 1.0), ("after", 0.5)):
+        row = case(samples=[scale * s for s in SAMPLES], run_id=name)
+        found = stored(row, [ceiling("read", 2e10, "bytes/s", run_id=name)])
+        found["benchmarks"][0]["stats"]["data"] = row.samples_s
+        paths.append(str(write(tmp_path / f"{name}.json", found)))
+        with pytest.raises(SystemExit, match="0"):
+            main(["show", paths[-1], "--json"])
+        (line,) = json.loads(capsys.readouterr().out)
+        assert line["time_s"] == pytest.approx(scale * 0.011)
+    assert membound.compare(*paths).time_ratio.iloc[0] == pytest.approx(0.5)
