@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "tests/benchmarks"
-A_TEST, A_BENCHMARK = ROOT / "tests/test_work.py", BENCHMARKS / "test_kernels.py"
+A_TEST, A_BENCHMARK = ROOT / "tests/kernels/test_work.py", BENCHMARKS / "test_kernels.py"
 
 
 def configuration(only, *arguments):
