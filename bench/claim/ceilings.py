@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple
 from types import TracebackType
 
 from membound.bench.claim.arms import Arm
 from membound.bench.claim.claiming import FAILING, SILENCE_S, Claiming, failure_in
 from membound.bench.claim.plan import ExperimentCell
 from membound.bench.measure.ceiling_process import CeilingProcess
-from membound.bench.measure.contestant import BROKEN, FailedError
-from membound.bench.measure.failures import failure_of
+from membound.bench.measure.contestant import FailedError
 from membound.bench.protocol.messages import (
     AskOffers,
     Ceilings,
-    Failed,
     MeasureBackend,
-    MeasureMachine,
     Offers,
 )
-from membound.bench.protocol.process import Worker
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.bench.run.machine_ceilings import machine_ceilings
 from membound.results.roofline import best_ceilings, compute_ceilings, device_class
 
 PRODUCTS = ("f32", "bf16")
@@ -41,20 +37,15 @@ Refused = dict[int, dict[str, str]]
 
 def measure_machine(claim: Claiming, threads: int) -> None:
     """The processor's limits that take no turns, as rows. A failure is a row as well."""
-    about = (claim.run_id, "cpu", 0, threads)
-    try:
-        with Worker(threads) as worker:
-            worker.greet()
-            command = MeasureMachine(claim.plan.rigor != "high")
-            answer = worker.ask(command, SILENCE_S, lambda seen: claim.progress.phase("ceilings", seen.name))
-            worker.close()
-    except BROKEN as error:
-        answer = Failed(*astuple(failure_of(error)))
-    if isinstance(answer, Ceilings):
-        for row in ceiling_rows(answer, *about):
-            claim.keep_ceiling(row)
-    elif isinstance(answer, Failed):
-        claim.keep_ceiling(failed_ceilings(*about, answer.status, answer.reason))
+    rows = machine_ceilings(
+        claim.run_id,
+        threads,
+        claim.plan.rigor != "high",
+        SILENCE_S,
+        lambda seen: claim.progress.phase("ceilings", seen.name),
+    )
+    for row in rows:
+        claim.keep_ceiling(row)
 
 
 def ask_backend(claim: Claiming, backend: str, asked: Mapping[int, Sequence[Arm]]) -> Refused | None:

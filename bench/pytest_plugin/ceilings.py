@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,9 +17,9 @@ from membound.backends.api import Device
 from membound.bench.measure.ceiling_process import CeilingProcess
 from membound.bench.measure.contestant import BROKEN, BackendProcess, FailedError, Setting
 from membound.bench.measure.failures import failure_of
-from membound.bench.protocol.messages import Ceilings, Failed, MeasureBackend, MeasureMachine
-from membound.bench.protocol.process import Worker
+from membound.bench.protocol.messages import Ceilings, MeasureBackend
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.bench.run.machine_ceilings import machine_ceilings
 from membound.results.roofline import best_ceilings
 from membound.results.row import Row
 
@@ -44,7 +43,7 @@ class SessionCeilings:
         if device.accelerator is None:
             self.note("this machine")
             playing = CeilingProcess(setting, PRODUCTS)
-            rows = self._machine()
+            rows = machine_ceilings(self.run_id, self.threads, True, LIMIT_S)
         else:
             self.note(device.id)
             rows = self._backend(device.id, setting)
@@ -68,21 +67,6 @@ class SessionCeilings:
         self._playing.clear()
         self._stack.close()
         return rows
-
-    def _machine(self) -> list[Row]:
-        about = (self.run_id, "cpu", 0, self.threads)
-        try:
-            with Worker(self.threads, sys.executable) as worker:
-                worker.greet()
-                answer = worker.ask(MeasureMachine(True), LIMIT_S)
-                worker.close()
-        except BROKEN as error:
-            failure = failure_of(error)
-            return [failed_ceilings(*about, failure.status, failure.reason)]
-        if isinstance(answer, Ceilings):
-            return ceiling_rows(answer, *about)
-        reason = answer.reason if isinstance(answer, Failed) else "it gave no ceilings"
-        return [failed_ceilings(*about, "error", reason)]
 
     def _backend(self, backend: str, setting: Setting) -> list[Row]:
         about = (self.run_id, backend, 0, self.threads)

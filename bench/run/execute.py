@@ -4,7 +4,7 @@
 >>> with RunWriter(new_run_path(plan.out, run_id)) as writer:
 ...     rows = execute(plan, writer, progress)
 
-Ceilings that do not take turns come first. Then replicates: in each, every backend has a process of its own, and the
+Ceilings that do not take turns come first, but in a quick run, whose verdicts rest on those that do. Then replicates: in each, every backend has a process of its own, and the
 works follow each other; for each work all backends are prepared, take turns with the ceilings between them, are
 checked again and released. What does not fit memory together plays in groups.
 """
@@ -18,17 +18,10 @@ from random import Random
 
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure.contestant import Timeouts
-from membound.bench.measure.failures import failure_of
 from membound.bench.planning.plan import Cell, Plan
-from membound.bench.protocol.messages import Ceilings, Failed, MeasureMachine, Phase
-from membound.bench.protocol.process import (
-    Worker,
-    WorkerDiedError,
-    WorkerTimeoutError,
-    WorkerUnavailableError,
-)
-from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings
+from membound.bench.protocol.messages import Phase
 from membound.bench.run.journal import Journal
+from membound.bench.run.machine_ceilings import MACHINE, machine_ceilings
 from membound.bench.run.minutes import Minutes
 from membound.bench.run.neighbours import unwritten_rows
 from membound.bench.run.progress import Reporter
@@ -40,8 +33,6 @@ from membound.results.roofline import compute_ceilings, device_class
 from membound.results.row import Row
 from membound.results.store import SUFFIX, RunWriter
 
-MACHINE = "cpu"
-"""Stands for the machine itself where a ceiling's row names a backend."""
 FINAL_STATUSES = ("unsupported", "unavailable", "timeout", "oom", "error", "wrong")
 """A case that ended so is not tried again in later replicates; a crash may have had an outer cause."""
 
@@ -105,7 +96,8 @@ def _products(plan: Plan) -> tuple[str, ...]:
 def _run_all(run: Running) -> None:
     plan = run.plan
     machine_known = any(r.kind == "case" or r.backend != MACHINE for r in run.rows)
-    if plan.ceilings and not machine_known and any(device_class(c.backend) == MACHINE for c in plan.cells):
+    on_machine = any(device_class(c.backend) == MACHINE for c in plan.cells)
+    if plan.ceilings and not plan.quick and on_machine and not machine_known:
         _measure_machine(run)
     rounds = [list(cells) for _, cells in groupby(plan.cells, key=lambda cell: cell.replicate)]
     for index, cells in enumerate(rounds):
@@ -160,27 +152,13 @@ def _run_replicate(run: Running, cells: Sequence[Cell], coming: Sequence[Sequenc
 
 
 def _measure_machine(run: Running) -> None:
-    """The machine's limits that take no turns, in a worker; a failure is a row as well."""
+    """The machine's limits that take no turns; a failure is a row as well."""
 
     def phase(seen: Phase) -> None:
         run.minutes.enter(seen.name)
         run.progress.phase("ceilings", seen.name)
 
-    about = (run.run_id, MACHINE, 0, run.plan.threads)
-    try:
-        with Worker(run.plan.threads) as worker:
-            worker.greet()
-            command = MeasureMachine(run.plan.quick or run.plan.rigor != "high")
-            answer = worker.ask(command, run.timeouts.other_s, phase)
-            worker.close()
-    except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
-        failure = failure_of(error)
-        run.keep(failed_ceilings(*about, failure.status, failure.reason))
-        return
-    finally:
-        run.minutes.enter("")
-    if isinstance(answer, Failed):
-        run.keep(failed_ceilings(*about, answer.status, answer.reason))
-    elif isinstance(answer, Ceilings):
-        for row in ceiling_rows(answer, *about):
-            run.keep(row)
+    plan = run.plan
+    for row in machine_ceilings(run.run_id, plan.threads, plan.rigor != "high", run.timeouts.other_s, phase):
+        run.keep(row)
+    run.minutes.enter("")

@@ -16,7 +16,7 @@ from random import Random
 from types import TracebackType
 
 from membound.bench.machine.fingerprint import available_memory_bytes
-from membound.bench.measure.ceiling_process import CeilingProcess
+from membound.bench.measure.ceiling_process import CeilingProcess, Moment
 from membound.bench.measure.contestant import (
     BROKEN,
     BackendProcess,
@@ -179,20 +179,25 @@ class Replicate:
         """Rows that say how far they moved in this replicate, a killed process's part of it included."""
         run = self._run
         mine = [r for r in run.cases if r.replicate == self.number and device_class(r.backend) == device]
-        backend = one.backend or device
-        about = (run.run_id, backend, self.number, run.plan.threads)
-        moments = {tuple(sorted(m.rates.items())): m for m in (*one.moments, *moments_of(mine))}
-        for row in turned_rows(list(moments.values()), one.seen_variants, *about):
+        for row in self._turned(device, one, moments_of(mine)):
             run.keep(row)
         if one.failure is not None:
-            run.keep(failed_ceilings(*about, one.failure.status, one.failure.reason))
+            run.keep(self._failed_ceilings(one.backend or device, one.failure))
+
+    def _turned(self, device: str, one: CeilingProcess, more: Sequence[Moment] = ()) -> list[Row]:
+        """A row for each ceiling that took turns until now."""
+        run = self._run
+        about = (run.run_id, one.backend or device, self.number, run.plan.threads)
+        moments = {tuple(sorted(m.rates.items())): m for m in (*one.moments, *more)}
+        return turned_rows(list(moments.values()), one.seen_variants, *about)
 
     def _choose_ceilings(self, group: Sequence[Contestant]) -> None:
         """Have those take turns that this work can run into."""
         for device, ceilings in self._ceilings.items():
             here = [one for one in group if device_class(one.backend) == device]
             rows = [blank_row(self._about(one.backend, one.work)) for one in here]
-            names = dict.fromkeys(name for row in rows for name in due_ceilings(row, self._run.rows))
+            known = [*self._run.rows, *self._turned(device, ceilings)]
+            names = dict.fromkeys(name for row in rows for name in due_ceilings(row, known))
             ceilings.names = tuple(names)
 
     # Works

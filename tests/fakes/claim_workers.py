@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from membound.bench.claim import budget, ceilings, claiming
+from membound.bench.claim import budget, claiming
 from membound.bench.claim.arms import Arm
 from membound.bench.claim.claiming import Claiming
 from membound.bench.claim.execute import execute
@@ -55,6 +55,7 @@ from membound.bench.protocol.messages import (
     encode,
 )
 from membound.bench.protocol.process import WorkerDiedError
+from membound.bench.run import machine_ceilings
 from membound.bench.run.progress import Silent
 from membound.bench.worker import _answer
 from membound.results.claim.experiments import load_experiments
@@ -254,7 +255,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Faked:
     class Scripted(FakeWorker):
         faked = shared
 
-    for module in (contestant, ceiling_process, ceilings):
+    for module in (contestant, ceiling_process, machine_ceilings):
         monkeypatch.setattr(module, "Worker", Scripted)
     return shared
 
@@ -283,7 +284,7 @@ def install_stations(monkeypatch: pytest.MonkeyPatch) -> Faked:
                 self.station.close()
             super().__exit__()
 
-    for module in (contestant, ceiling_process, ceilings):
+    for module in (contestant, ceiling_process, machine_ceilings):
         monkeypatch.setattr(module, "Worker", InProcess)
     return shared
 

@@ -20,7 +20,7 @@ import pytest
 
 from membound.bench.measure import ceiling_process, contestant
 from membound.bench.protocol import messages as m
-from membound.bench.run import execute
+from membound.bench.run import machine_ceilings
 from membound.kernels.work import parse
 
 CEILINGS = "ceilings"
@@ -160,6 +160,6 @@ def install(patch: pytest.MonkeyPatch, *modules: Any) -> Workers:
         pass
 
     Installed.workers, workers.kind = workers, Installed
-    for module in (contestant, ceiling_process, execute, *modules):
+    for module in (contestant, ceiling_process, machine_ceilings, *modules):
         patch.setattr(module, "Worker", Installed)
     return workers

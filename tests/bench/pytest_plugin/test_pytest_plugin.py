@@ -21,7 +21,6 @@ from membound.bench.planning.suites import PlanError
 from membound.bench.protocol import messages as m
 from membound.bench.protocol.process import WorkerDiedError
 from membound.bench.pytest_plugin import between
-from membound.bench.pytest_plugin import ceilings as ceiling_run
 from membound.bench.pytest_plugin import fixture as bandwidth
 from membound.kernels.work import parse
 from membound.results.store import load_rows
@@ -59,7 +58,7 @@ def small_cache(monkeypatch):
 @pytest.fixture
 def playing(monkeypatch):
     """Workers that answer at once, where a session measures its ceilings."""
-    return fake_workers.install(monkeypatch, ceiling_run)
+    return fake_workers.install(monkeypatch)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def no_pauses(monkeypatch):
 @pytest.fixture
 def playing(monkeypatch):
     """Workers that answer at once, where a session measures its ceilings."""
-    return fake_workers.install(monkeypatch, ceiling_run)
+    return fake_workers.install(monkeypatch)
 
 
 class Timed(SimpleNamespace):

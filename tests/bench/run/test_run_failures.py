@@ -12,6 +12,7 @@ from small_runs import BACKENDS, SPECS, WORKS, cases, executed, planned
 from membound.bench.protocol import messages as m
 from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError
 from membound.kernels.work import parse
+from membound.results.stats import records, summarize
 
 
 def test_failures_are_not_tried_again_but_crashes_are(tmp_path: Path, workers: Workers) -> None:
@@ -155,6 +156,18 @@ def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case
     assert [r.status for r in cases(rows)] == ["ok"] * 12
     assert len(workers.said(m.MeasureBackend)) == 2
     assert workers.said(m.MeasureMachine) == [m.MeasureMachine(True)]
+
+
+def test_a_quick_run_rests_on_the_ceilings_that_take_turns(tmp_path: Path, workers: Workers) -> None:
+    rows, _ = executed(tmp_path, planned(ceilings=True, quick=True, replicates=1))
+    assert not workers.said(m.MeasureMachine)
+    assert {(r.work, r.backend) for r in rows if r.kind == "ceiling"} == {
+        *((name, "cpu") for name in ("read", "fma_f32")),
+        *(("launch", backend) for backend in BACKENDS),
+    }
+    assert all(t.ceiling("read") for r in cases(rows) for t in r.turns)
+    lines = records(summarize(rows))
+    assert all(line["mbu"] > 0 and line["verdict"] for line in lines)
 
 
 def test_without_ceilings_none_is_measured(tmp_path: Path, workers: Workers) -> None:
