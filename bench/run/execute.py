@@ -20,6 +20,7 @@ from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure.contestant import Timeouts
 from membound.bench.planning.plan import Cell, Plan
 from membound.bench.protocol.messages import Phase
+from membound.bench.run.apart import is_complete, keep_apart
 from membound.bench.run.journal import Journal
 from membound.bench.run.machine_ceilings import MACHINE, machine_ceilings
 from membound.bench.run.minutes import Minutes
@@ -62,7 +63,7 @@ def execute(
             began,
             Minutes(plan.time_limit_s, began),
             list(known),
-            with_ceilings=_with_ceilings(known),
+            with_ceilings={one for one in {row.backend for row in known} if is_complete(known, one)},
             products=_products(plan),
         )
         journal.settle((row.backend, row.replicate, row.work) for row in run.cases)
@@ -79,13 +80,6 @@ def execute(
     return run.rows
 
 
-def _with_ceilings(known: Sequence[Row]) -> set[str]:
-    """Backends whose own ceilings an earlier process has measured or tried: of the last one, half if no case follows."""
-    tried = [row.backend for row in known if row.kind == "ceiling" and row.backend != MACHINE]
-    begun = any(row.kind == "case" for row in known)
-    return set(tried) if begun else set(tried) - set(tried[-1:])
-
-
 def _products(plan: Plan) -> tuple[str, ...]:
     """Formats of the arithmetic that any work of the plan is compared with."""
     names = {name for cell in plan.cells for work in cell.works for name in compute_ceilings(work)}
@@ -95,9 +89,8 @@ def _products(plan: Plan) -> tuple[str, ...]:
 
 def _run_all(run: Running) -> None:
     plan = run.plan
-    machine_known = any(r.kind == "case" or r.backend != MACHINE for r in run.rows)
-    on_machine = any(device_class(c.backend) == MACHINE for c in plan.cells)
-    if plan.ceilings and not plan.quick and on_machine and not machine_known:
+    on_machine = any(device_class(cell.backend) == MACHINE for cell in plan.cells)
+    if plan.ceilings and not plan.quick and on_machine and not is_complete(run.rows, MACHINE):
         _measure_machine(run)
     rounds = [list(cells) for _, cells in groupby(plan.cells, key=lambda cell: cell.replicate)]
     for index, cells in enumerate(rounds):
@@ -159,6 +152,6 @@ def _measure_machine(run: Running) -> None:
         run.progress.phase("ceilings", seen.name)
 
     plan = run.plan
-    for row in machine_ceilings(run.run_id, plan.threads, plan.rigor != "high", run.timeouts.other_s, phase):
-        run.keep(row)
+    rows = machine_ceilings(run.run_id, plan.threads, plan.rigor != "high", run.timeouts.other_s, phase)
+    keep_apart(run, rows)
     run.minutes.enter("")

@@ -29,6 +29,7 @@ from membound.bench.measure.failures import Failure, failure_of
 from membound.bench.measure.rounds import Pace, play
 from membound.bench.protocol.messages import Ceilings, MeasureBackend
 from membound.bench.protocol.process import WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.run.apart import FAILED, keep_apart
 from membound.bench.run.case_rows import About, blank_row, failed_row, measured_row
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
@@ -144,8 +145,7 @@ class Replicate:
         except BROKEN as error:
             run.keep(self._failed_ceilings(backend, failure_of(error)))
         else:
-            for row in ceiling_rows(answer, run.run_id, backend, self.number, run.plan.threads):
-                run.keep(row)
+            keep_apart(run, ceiling_rows(answer, run.run_id, backend, self.number, run.plan.threads))
 
     def _failed_ceilings(self, backend: str, failure: Failure) -> Row:
         run = self._run
@@ -181,8 +181,16 @@ class Replicate:
         mine = [r for r in run.cases if r.replicate == self.number and device_class(r.backend) == device]
         for row in self._turned(device, one, moments_of(mine)):
             run.keep(row)
+        self._keep_ceilings_failure(device, one)
+
+    def _keep_ceilings_failure(self, device: str, one: CeilingProcess) -> None:
+        """Say at once, and once, why turns have no neighbours any more: this process may be killed before its end."""
         if one.failure is not None:
-            run.keep(self._failed_ceilings(one.backend or device, one.failure))
+            told = replace(one.failure, reason=f"while they took turns: {one.failure.reason}")
+            failed = self._failed_ceilings(one.backend or device, told)
+            key = (failed.backend, self.number, FAILED, failed.reason)
+            if key not in ((r.backend, r.replicate, r.work, r.reason) for r in self._run.rows):
+                self._run.keep(failed)
 
     def _turned(self, device: str, one: CeilingProcess, more: Sequence[Moment] = ()) -> list[Row]:
         """A row for each ceiling that took turns until now."""
@@ -301,6 +309,8 @@ class Replicate:
 
     def _finish(self, unfinished: list[Contestant], further: bool = True) -> None:
         """Check each again, take it off the list and write its row. `further`: figures of another kind too."""
+        for device, ceilings in self._ceilings.items():
+            self._keep_ceilings_failure(device, ceilings)
         while unfinished:
             one = unfinished[0]
             hot = long = None

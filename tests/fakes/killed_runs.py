@@ -32,6 +32,7 @@ from membound.results.store import RunWriter, StoreError, load_rows, parsed_line
 WORKS = [f"linear:n=8,k=32,m={m},weight=f32,act=float" for m in (1, 2, 3)]
 BACKENDS = ("numba:cpu", "numpy:cpu")
 REFUSED = "linear:n=8,k=32,m=2,weight=f32,act=float"
+OWN = ("launch", "gemm_f32", "gemm_bf16")
 INVALID = 0.1
 """Share of cases none of whose turns is clean: they are measured again, beyond the plan."""
 Turn = tuple[tuple[str, int, str], str]
@@ -43,6 +44,8 @@ def acts(worker: Any, command: Any) -> Any:
         worker.disturbance = 0.5 if random.random() < INVALID else 0.0
         if (worker.who, command.work) == (BACKENDS[1], REFUSED):
             return m.Failed("unsupported", "no such product")
+    if isinstance(command, m.MeasureBackend):
+        return m.Ceilings([fake_workers.ceiling(name, 1e9, "FLOP/s") for name in OWN], {})
     if isinstance(command, m.TakeTurn):
         return fake_workers.turned(random.random() + 1e-6, disturbance=worker.disturbance)
     return None
@@ -131,6 +134,9 @@ def check(folder: Path, plan: Plan, before: list[Row], turns: set[Turn]) -> None
     wanted = {(name, r.replicate) for r in cases for turn in r.turns for name in turn.before}
     assert wanted <= set(closing), wanted - set(closing)
     assert set(closing.values()) == {1}, closing
+    apart = Counter((r.backend, r.work) for r in rows if r.kind == "ceiling" and "turns" not in r.config)
+    own = {(backend, name) for backend in BACKENDS for name in OWN}
+    assert apart == dict.fromkeys({("cpu", "read"), ("cpu", "fma_f32"), *own}, 1), apart
 
 
 def main(folder: Path, seed: int, times: int) -> None:

@@ -167,7 +167,7 @@ def test_ceilings_that_die_every_time_are_a_failed_row_and_cases_go_on(
     assert [(r.status, len(r.turns)) for r in cases(rows)] == [("ok", 4)]
     failed = [r for r in rows if r.kind == "ceiling" and r.status != "ok"]
     assert [(r.backend, r.work, r.status, r.reason) for r in failed] == [
-        ("cpu", "ceilings", "crashed", "SIGILL")
+        ("cpu", "ceilings", "crashed", "while they took turns: SIGILL")
     ]
     assert len(workers.said(m.OpenCeiling)) == len(heard.notes) + 1 == MOST_STARTS
     assert [r.work for r in rows if "turns" in r.config] == ["read"] * (first > 1) + ["fma_f32"] * (first > 1)
@@ -180,7 +180,9 @@ def test_a_ceiling_whose_result_is_wrong_is_a_failed_row(tmp_path: Path, workers
 
     workers.acts = acts
     rows, _ = executed(tmp_path, planned([CPU], [WORK], ceilings=True, replicates=1))
-    assert [r.reason for r in rows if r.status != "ok"] == ["CeilingError: read: its result is wrong"]
+    assert [r.reason for r in rows if r.status != "ok"] == [
+        "while they took turns: CeilingError: read: its result is wrong"
+    ]
     assert [(r.status, len(r.turns)) for r in cases(rows)] == [("ok", 4)]
     assert not workers.alive
 

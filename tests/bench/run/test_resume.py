@@ -23,7 +23,6 @@ from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
 from membound.bench.protocol import messages as m
 from membound.bench.run import resume
-from membound.bench.run.execute import execute
 from membound.bench.run.journal import Journal
 from membound.bench.run.progress import Silent
 from membound.bench.run.resume import check_resumable, find_cut, keep_plan, partial_of, remaining
@@ -159,36 +158,6 @@ def test_a_plan_lies_beside_its_rows_until_they_are_complete(tmp_path, plan, mon
     with pytest.raises(StoreError, match="full"):
         api.measure(plan, Silent())
     assert find_cut("latest", tmp_path)[0] == plan
-
-
-@pytest.mark.parametrize(
-    ("known", "machine", "own"),
-    [
-        ("nothing", True, True),
-        ("half of the machine's", True, True),
-        ("half of the backend's", False, True),
-        ("a case", False, False),
-        ("a case, and no launch overhead", False, False),
-    ],
-)
-def test_ceilings_are_measured_again_only_if_they_were_cut_short(
-    tmp_path, plan, workers, known, machine, own
-):
-    """They come before everything else: with a case or a backend's own ceiling there, the machine's are complete."""
-    half = [ceiling("read", 1e9, "bytes/s", "cpu")]
-    begun = [ceiling("launch", 1e-6, "s", NAME), case(NAME, WORKS[0])]
-    failed = [replace(ceiling("ceilings", None, "", NAME), status="crashed"), case(NAME, WORKS[0])]
-    rows = {
-        "nothing": [],
-        "half of the machine's": half,
-        "half of the backend's": [*half, begun[0]],
-        "a case": [*half, *begun],
-        "a case, and no launch overhead": [*half, *failed],
-    }[known]
-    plan = replace(plan, cells=plan.cells[:1], repeats=0)
-    with RunWriter(tmp_path / "run.jsonl") as writer:
-        execute(plan, writer, Silent(), known=rows)
-    assert (len(workers.said(m.MeasureMachine)), len(workers.said(m.MeasureBackend))) == (machine, own)
 
 
 def turned_case(plan, replicate, work, rates):
