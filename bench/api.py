@@ -22,9 +22,10 @@ from membound.bench.planning.choice import (
     split_works,
 )
 from membound.bench.planning.plan import Options, Plan, make_plan
+from membound.bench.protocol.interrupts import deferred
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Reporter, Silent
-from membound.bench.run.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
+from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
 from membound.results.stats import summarize
@@ -126,21 +127,23 @@ def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> 
 def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
     """Carry out the plan and return (row file, rows). Raises StoreError."""
     path = new_run_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
-    keep_plan(plan, path)
-    with RunWriter(path) as writer:
-        rows = execute(plan, writer, progress)
-    drop_plan(path)
+    with deferred():
+        keep_plan(plan, path)
+        with RunWriter(path) as writer:
+            rows = execute(plan, writer, progress)
+        sweep(plan.out)
     return path, rows
 
 
 def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
     """Measure what a run that was cut short lacks, and return all its rows. Raises StoreError, RowError, PlanError."""
-    with RunWriter(path, resume=True) as writer:
-        known = load_rows(partial_of(path))
-        cells = remaining(plan, known)
-        check_resumable(cells, known)
-        rows = execute(replace(plan, cells=cells), writer, progress, known=known)
-    drop_plan(path)
+    with deferred():
+        with RunWriter(path, resume=True) as writer:
+            known = load_rows(partial_of(path))
+            cells = remaining(plan, known)
+            check_resumable(cells, known)
+            rows = execute(replace(plan, cells=cells), writer, progress, known=known)
+        sweep(path.parent)
     return rows
 
 

@@ -23,6 +23,7 @@ from membound.bench.claim.cell import hopeful, run_cell
 from membound.bench.claim.claiming import OUT_OF_TIME, Claiming
 from membound.bench.claim.observe import BLIND
 from membound.bench.claim.plan import CLOCKS, ExperimentCell, fitting
+from membound.bench.protocol.interrupts import deferred
 from membound.bench.run.scope import Scope
 from membound.results.claim.observation import SKIPPED, Observation
 from membound.results.roofline import device_class
@@ -36,16 +37,17 @@ def execute(claim: Claiming, stored: Iterable[Observation] = ()) -> Claiming:
 
     Raises StoreError if nothing can be written any more; what was written stays in the partial file.
     """
-    claim.writer.append(claim.meta)
-    try:
-        for one in stored:
-            claim.keep(one)
-        with TurningCeilings(claim) as ceilings:
-            _Course(claim, ceilings, TimeBudget(claim.plan.processes_of)).run()
-    except KeyboardInterrupt:
-        claim.interrupted = True
-        claim.progress.note(f"interrupted; {len(claim.observations)} observations are kept")
-    claim.writer.finish()
+    with deferred() as interrupts:
+        claim.writer.append(claim.meta)
+        try:
+            for one in stored:
+                claim.keep(one)
+            with interrupts, TurningCeilings(claim) as ceilings:
+                _Course(claim, ceilings, TimeBudget(claim.plan.processes_of)).run()
+        except KeyboardInterrupt:
+            claim.interrupted = True
+            claim.progress.note(f"interrupted; {len(claim.observations)} observations are kept")
+        claim.writer.finish()
     return claim
 
 

@@ -11,11 +11,9 @@ known, and nothing is said.
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any
@@ -28,6 +26,7 @@ from membound.backends import registry
 from membound.backends.api import Backend
 from membound.bench.environments.build import remedy_for
 from membound.bench.measure.contestant import BROKEN
+from membound.bench.planning.asking import ask_all
 from membound.bench.planning.probe import LIMIT_S
 from membound.bench.protocol.messages import AskCoverage, Coverage, Failed
 from membound.bench.protocol.process import Worker
@@ -190,8 +189,7 @@ def gather(entries: Sequence[str], threads: int, pythons: Mapping[str, str]) -> 
         reason = answer.reason if isinstance(answer, Failed) else "it gave no answers"
         return [Answers(entry.replace(".", ":", 1), reason=f"asking it failed: {reason}")]
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return [answers for told in pool.map(ask_in_worker, entries) for answers in told]
+    return ask_all(ask_in_worker, entries)
 
 
 Box = tuple[tuple[str, ...], ...]

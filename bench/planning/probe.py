@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from membound.backends.registry import entry_for
 from membound.bench.environments.build import remedy_for
+from membound.bench.planning.asking import ask_all
 from membound.bench.protocol.messages import Failed, Probe
 from membound.bench.protocol.messages import Found as FoundDevices
 from membound.bench.protocol.process import (
@@ -62,8 +62,7 @@ def probe(
         python = chosen.get(entry.partition(".")[0], sys.executable)
         return _probe_one(entry, threads, python, limit_s)
 
-    with ThreadPoolExecutor(max_workers=len(entries) or 1) as pool:  # the slowest is not to begin last
-        return [found for answers in pool.map(ask, entries) for found in answers]
+    return ask_all(ask, entries)
 
 
 def probe_devices(

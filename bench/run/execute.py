@@ -19,6 +19,7 @@ from random import Random
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.measure.contestant import Timeouts
 from membound.bench.planning.plan import Cell, Plan
+from membound.bench.protocol.interrupts import deferred
 from membound.bench.protocol.messages import Phase
 from membound.bench.run.apart import is_complete, keep_apart
 from membound.bench.run.journal import Journal
@@ -51,7 +52,7 @@ def execute(
     Raises StoreError if rows cannot be written; what was written stays in the partial file.
     """
     began = time.perf_counter()
-    with Journal(writer.path) as journal:
+    with deferred() as interrupts, Journal(writer.path) as journal:
         run = Running(
             plan,
             writer,
@@ -71,7 +72,8 @@ def execute(
             progress.note(note)
         progress.start(scope_of(plan))
         try:
-            _run_all(run)
+            with interrupts:
+                _run_all(run)
         except KeyboardInterrupt:
             progress.note(f"interrupted; the {len(run.cases)} cases measured so far are kept")
         for row in unwritten_rows(run.rows, run.run_id, plan.threads):

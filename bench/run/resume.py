@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from membound.bench.machine.fingerprint import available_memory_bytes, fingerpri
 from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Cell, Plan
 from membound.bench.planning.suites import PlanError, check_memory
+from membound.bench.run.journal import journal_of
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import PARTIAL, SUFFIX, StoreError
@@ -44,21 +44,23 @@ def keep_plan(plan: Plan, path: Path) -> None:
     content = json.loads(json.dumps(asdict(plan), default=str))
     stored = {"membound": __version__, "hash": _hash(content), "plan": content}
     target = _plan_of(path)
-    scratch = target.with_name(f"{target.name}.tmp")
     try:
-        with scratch.open("w") as file:
+        with target.open("x") as file:
             json.dump(stored, file)
             file.flush()
             os.fsync(file.fileno())
-        scratch.rename(target)
     except OSError as error:
+        target.unlink(missing_ok=True)
         raise StoreError(f"{target} cannot be written: {error.strerror}") from None
 
 
-def drop_plan(path: Path) -> None:
-    """Remove the plan of a run that is finished."""
-    with suppress(FileNotFoundError):
-        _plan_of(path).unlink()
+def sweep(out: Path) -> None:
+    """Remove plans and turns of runs in `out` that are finished: of that which has just ended, and of killed ones."""
+    for plan in out.glob(f"*{SUFFIX}{PLAN}"):
+        path = plan.with_name(plan.name.removesuffix(PLAN))
+        if path.exists():
+            for left in (journal_of(path), plan):
+                left.unlink(missing_ok=True)
 
 
 def find_cut(name: str, out: Path) -> tuple[Plan, Path]:

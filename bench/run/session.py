@@ -20,6 +20,7 @@ from membound.backends.registry import unlabelled
 from membound.bench.api import go_on, measure, prepare
 from membound.bench.planning.choice import Choice, OptionError, told
 from membound.bench.planning.plan import Options, Plan
+from membound.bench.protocol.interrupts import ENDING
 from membound.bench.run.progress import progress_on
 from membound.bench.run.resume import find_cut, partial_of, remaining
 from membound.results.row import Row
@@ -31,8 +32,6 @@ from membound.results.wording import amount
 FAILED = ("wrong", "crashed", "timeout", "oom", "error")
 FAILED_IN_A_DUEL = (*FAILED, "unavailable")
 """Who is not there has not been beaten."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a run in good order."""
 
 
 @dataclass(frozen=True, slots=True)
