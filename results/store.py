@@ -222,8 +222,8 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     *lines, last = content.split(b"\n")
-    if last.strip() and _is_whole(last):
-        lines.append(last)
+    if last.strip() and (_is_whole(last) or _is_whole(last[:-1])):
+        lines.append(last)  # whole but for its last character: the newline itself has changed
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from membound.results.fields import read_json
+from membound.results.fields import read_json, wrong_field
 from membound.results.row import RowError
-from membound.results.store import StoreError, parsed_lines
+from membound.results.store import StoreError, parsed_lines, sealed
 from membound.results.turns import StoredTurn
 
 JOURNAL = ".turns"
@@ -30,6 +31,16 @@ Key = tuple[str, int, str]
 def journal_of(path: Path) -> Path:
     """Where the turns of the run with that row file lie."""
     return path.with_name(path.name + JOURNAL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a line of the file holds besides its checksum."""
+
+    backend: str
+    replicate: int
+    work: str
+    turn: dict[str, Any]
 
 
 class Journal:
@@ -74,7 +85,7 @@ class Journal:
         assert self._file is not None
         fields = {"backend": backend, "replicate": replicate, "work": work, "turn": turn.as_json()}
         self._open.add((backend, replicate, work))
-        line = memoryview(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        line = memoryview(sealed(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()) + b"\n")
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -102,8 +113,9 @@ class Journal:
 def _parsed(line: str) -> tuple[Key, StoredTurn]:
     """A line as `Journal.add` writes it. Raises ValueError."""
     stored = read_json(line)
-    try:
-        key = (str(stored["backend"]), int(stored["replicate"]), str(stored["work"]))
-        return key, StoredTurn.from_fields(stored["turn"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a turn: {error!r}") from None
+    if not isinstance(stored, dict):
+        raise ValueError("not a turn: no JSON object")
+    if wrong := wrong_field(_Line, stored):
+        raise ValueError(f"not a turn: {wrong}")
+    key = (stored["backend"], stored["replicate"], stored["work"])
+    return key, StoredTurn.from_fields(stored["turn"])

@@ -11,27 +11,22 @@ run was ended by its user and is finished.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
-from membound.bench.measure.rounds import Pace
 from membound.bench.planning.plan import Cell, Plan
 from membound.bench.planning.suites import PlanError, check_memory
 from membound.bench.run.journal import journal_of
+from membound.bench.run.stored_plan import UnfitPlanError, plan_of, text_of
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.store import PARTIAL, SUFFIX, StoreError
 from membound.results.stored_runs import stored_runs
-from membound.version import __version__
 
 PLAN = ".plan"
-PATHS = ("out", "reference_dir")
 
 
 def partial_of(path: Path) -> Path:
@@ -41,12 +36,10 @@ def partial_of(path: Path) -> Path:
 
 def keep_plan(plan: Plan, path: Path) -> None:
     """Write a run's plan beside its row file `path`, all or nothing. Raises StoreError."""
-    content = json.loads(json.dumps(asdict(plan), default=str))
-    stored = {"membound": __version__, "hash": _hash(content), "plan": content}
     target = _plan_of(path)
     try:
         with target.open("x") as file:
-            json.dump(stored, file)
+            file.write(text_of(plan))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -116,25 +109,13 @@ def _plan_of(path: Path) -> Path:
     return path.with_name(path.name + PLAN)
 
 
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _read_plan(path: Path) -> Plan:
     where = _plan_of(path)
     try:
-        stored = json.loads(where.read_text())
-        content, version = stored["plan"], stored["membound"]
-        intact = stored["hash"] == _hash(content)
+        return plan_of(where.read_text())
     except FileNotFoundError:
         raise PlanError(f"{where} is not there, so what was planned is not known: start afresh") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except UnfitPlanError as error:
+        raise PlanError(f"{where} {error}") from None
+    except (OSError, ValueError) as error:
         raise PlanError(f"{where} cannot be read: {error!r}") from None
-    if not intact:
-        raise PlanError(f"{where} was changed since the run began: start afresh")
-    if version != __version__ or set(content) != {f.name for f in fields(Plan)}:
-        raise PlanError(f"{where} was written by membound {version}, this is {__version__}: start afresh")
-    cells = tuple(Cell(c["backend"], c["replicate"], tuple(c["works"])) for c in content["cells"])
-    changes = {name: Path(content[name]) for name in PATHS}
-    pace = Pace(**content["pace"])
-    return Plan(**content | changes | {"cells": cells, "pace": pace, "notes": tuple(content["notes"])})

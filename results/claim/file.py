@@ -20,7 +20,15 @@ from pathlib import Path
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.fields import read_json
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, new_run_path, parsed_lines
+from membound.results.store import (
+    CLAIM_PREFIX,
+    PARTIAL,
+    SUFFIX,
+    StoreError,
+    new_run_path,
+    parsed_lines,
+    regular,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +46,9 @@ def new_claim_path(out: Path, run_id: str) -> Path:
 
 
 def claim_files(folder: Path) -> list[Path]:
-    """Every claim file below a folder, including those that were cut short, by name."""
+    """Every claim file below a folder, including those that were cut short, by name; what is no file is passed by."""
     found = [p for end in (SUFFIX, SUFFIX + PARTIAL) for p in folder.rglob(f"{CLAIM_PREFIX}*{end}")]
-    return sorted(found)
+    return sorted(regular(found))
 
 
 def load_claim(path: Path) -> Claim:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from flips import unnoticed
 
 from membound.results.row import SCHEMA_VERSION, Row, RowError
 from membound.results.store import (
@@ -202,22 +203,8 @@ def test_a_row_of_the_first_schema_is_brought_to_this_one() -> None:
 
 
 def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
-    """Every bit of the middle one of three lines."""
     path = written(tmp_path / "run.jsonl", [row(i, error=1e-3, tolerance=1e-2) for i in range(3)])
-    content = path.read_bytes()
-    whole = load_rows(path)
-    first, last = content.index(b"\n") + 1, content.index(b"\n", content.index(b"\n") + 1)
-    read = []
-    for at in range(first, last):
-        for bit in range(8):
-            changed = bytes([content[at] ^ 1 << bit])
-            path.write_bytes(content[:at] + changed + content[at + 1 :])
-            try:
-                found = load_rows(path)
-            except RowError:
-                continue
-            read.append((at, bit, found == whole))
-    assert all(same for *_, same in read), read
+    assert unnoticed(path, RowError, lambda: load_rows(path), range(1, 3), 5) == []
 
 
 def test_lines_of_older_files_have_no_checksum(tmp_path: Path) -> None:

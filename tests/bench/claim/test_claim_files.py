@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+from flips import unnoticed
 from observations import meta, seen
 from rows import ceiling, run_rows, write
 
@@ -93,3 +95,16 @@ def test_a_file_of_rows_or_none_is_no_claim_file(tmp_path):
         load_claim(write(tmp_path / "b.jsonl", []))
     with pytest.raises(StoreError, match="no such claim file"):
         load_claim(tmp_path / "c.jsonl")
+
+
+def test_every_flipped_bit_of_a_claim_is_noticed(tmp_path):
+    path = written(tmp_path)
+    assert unnoticed(path, ObservationError, lambda: load_claim(path), step=29) == []
+
+
+def test_what_is_no_file_is_passed_by(tmp_path):
+    path = written(tmp_path)
+    os.mkfifo(tmp_path / "claim-b.jsonl")
+    (tmp_path / "claim-c.jsonl").symlink_to(tmp_path / "nothing")
+    with pytest.warns(UserWarning, match="passed by"):
+        assert claim_files(tmp_path) == [path]

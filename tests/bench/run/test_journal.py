@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flips import unnoticed
 
 from membound.bench.run.journal import Journal, journal_of
 from membound.results.row import RowError
@@ -69,6 +70,12 @@ def test_a_line_torn_at_any_byte_is_cut_off_and_the_next_one_stands_alone(tmp_pa
         assert left(path) == {A: [first], B: [later]}, both[:size]
 
 
+def test_every_flipped_bit_of_a_whole_line_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    written(path, (A, turn(0)), (B, turn(1)), (A, turn(2)))
+    assert unnoticed(journal_of(path), RowError, lambda: left(path), range(2), 3) == []
+
+
 def test_turns_are_forgotten_with_their_rows_and_those_of_others_stay(tmp_path: Path) -> None:
     path, first, later = tmp_path / "run.jsonl", turn(0), turn(1)
     with suppress(ZeroDivisionError), Journal(path) as journal:
@@ -90,8 +97,8 @@ def test_turns_are_forgotten_with_their_rows_and_those_of_others_stay(tmp_path: 
     ("line", "says"),
     [
         ("not json", "not JSON|Expecting value"),
-        ("[]", "not a turn"),
-        ('{"backend":"b","replicate":0,"work":"w"}', "not a turn: KeyError"),
+        ("[]", "not a turn: no JSON object"),
+        ('{"backend":"b","replicate":0,"work":"w"}', "not a turn: no field 'turn'"),
         ('{"backend":"b","replicate":0,"work":"w","turn":3}', "not a turn"),
         (
             '{"backend":"b","replicate":0,"work":"w","turn":{"round":0,"at_s":1,"time_s":0,"launches":1}}',
