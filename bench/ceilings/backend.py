@@ -13,9 +13,11 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from membound.backends.api import Backend, Device, Tokens
+from membound.backends.api import Backend, Device
 from membound.bench.ceilings.ceiling import Ceiling, Tell
+from membound.bench.measure.check import wrong_kind
 from membound.bench.measure.failures import failure_of
+from membound.bench.measure.figures import reason_against
 from membound.kernels import reference
 from membound.kernels.inputs import LinearInputs
 from membound.kernels.seeded import make_inputs
@@ -52,7 +54,7 @@ def measure_backend_ceilings(
     support is left out; a wrong product of any size has status "wrong", and what fails that of its failure.
     """
     for work in map(parse, NULL_WORKS):
-        if backend.supports(work) is None:
+        if reason_against(backend, work) is None:
             tell(f"{device.id}: launch overhead")
             yield _tried("launch", "s", _launch_overhead, backend, device, work)
             break
@@ -66,7 +68,7 @@ def measure_backend_ceilings(
         products = [
             _tried(f"gemm_{fmt}", "FLOP/s", _gemm, backend, device, work)
             for work in works
-            if backend.supports(work) is None
+            if reason_against(backend, work) is None
         ]
         if products:
             yield max(products, key=lambda c: (c.status == "wrong", c.status == "ok", c.value or 0.0))
@@ -108,7 +110,10 @@ def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
     x = inputs.x[some]
     expected = reference.compute(replace(inputs, work=replace(work, m=len(x)), x=x), 0)
     y = backend.output()
-    assert not isinstance(y, Tokens)
+    if wrong := wrong_kind(y, inputs):
+        return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"output is {wrong}")
+    if y.shape != (work.m, work.n):
+        return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"output has shape {y.shape}")
     error_size = reference.relative_error(y[some], expected)
     if error_size > reference.tolerance(work):
         return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"error {error_size:.3g}")

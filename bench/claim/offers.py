@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from membound.backends import registry
 from membound.backends.api import Backend, Device
 from membound.bench.claim.arms import Arm
+from membound.bench.measure.closing import closed
+from membound.bench.measure.figures import reason_against
 from membound.errors import Unsupported
 
 
@@ -21,7 +23,7 @@ def refusal(backend: Backend, device: Device, arm: Arm) -> str | None:
     The extra arithmetic of an arm that has some is then asked for, so that the next `prepare` has it.
     """
     work = arm.parsed
-    reason = backend.supports(work)
+    reason = reason_against(backend, work)
     if reason is not None:
         return reason
     try:
@@ -44,7 +46,7 @@ def offered(name: str, threads: int, asked: Mapping[int, Sequence[Arm]]) -> dict
         device = backend.open(registry.device_of(name), threads)
         return {number: _refused(backend, device, arms) for number, arms in asked.items()}
     finally:
-        backend.close()
+        closed(backend)
 
 
 def _refused(backend: Backend, device: Device, arms: Sequence[Arm]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def check_output(
     that is no array of real numbers of the right shape, holds values that are not finite, or misses the tolerance.
     """
     expected = reference.compute(inputs, slot) if folder is None else cached_reference(inputs, slot, folder)
-    if wrong := _wrong_kind(output, inputs):
+    if wrong := wrong_kind(output, inputs):
         raise WrongAnswerError(f"output is {wrong}, not an array of float32", None)
     wanted = (len(expected), output.launches) if isinstance(output, Tokens) else expected.shape
     if output.shape != wanted or not output.shape[-1]:
@@ -94,7 +94,7 @@ def check_output(
     return error, tokens
 
 
-def _wrong_kind(output: Any, inputs: Inputs) -> str:
+def wrong_kind(output: Any, inputs: Inputs) -> str:
     """What an output is that no reference can be compared with, or ''."""
     if isinstance(output, Tokens) and isinstance(inputs, ModelInputs):
         chosen, logprobs = output.chosen, output.logprobs

@@ -1,6 +1,7 @@
 """A backend with a work prepared on it, whose every launch finds its operands cold: what a worker times.
 
->>> from membound.bench.measure.cold_memory import cold_memory
+>>> from membound.bench.measure.closing import closed
+from membound.bench.measure.cold_memory import cold_memory
 >>> how = Preparation(threads=2, seed=1, memory_bytes=1 << 30, reference_dir=Path("references"))
 >>> one = prepare_cold("mine:cpu", work, how, cold_memory(2))
 >>> turn = one.take_turn(attempts=3)
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from typing import Any
 from membound.backends import registry
 from membound.backends.api import Backend, Device
 from membound.bench.measure.check import check_output
+from membound.bench.measure.closing import closed
 from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
-from membound.bench.measure.figures import seconds_between
+from membound.bench.measure.figures import device_fields, reason_against, seconds_between
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
 from membound.kernels.inputs import Inputs
@@ -215,7 +216,8 @@ def prepare_cold(
     backend = registry.create(name)
     try:
         device = backend.open(registry.device_of(name), how.threads)
-        reason = backend.supports(work)
+        device_fields(device)
+        reason = reason_against(backend, work)
         if reason is not None:
             raise Unsupported(reason)
         ready(backend, device)
@@ -246,7 +248,6 @@ def prepare_cold(
         how.tell("fitting the burst")
         one.fit_burst(how.launch_s)
     except BaseException:
-        with suppress(Exception):  # the boundary around a runtime: what failed first is what is reported
-            backend.close()
+        closed(backend)
         raise
     return one

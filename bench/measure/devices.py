@@ -11,8 +11,9 @@ from typing import Any
 
 from membound.backends import registry
 from membound.backends.api import Backend
+from membound.bench.measure.closing import closed
 from membound.bench.measure.failures import FigureError, one_line, said
-from membound.bench.measure.figures import device_fields
+from membound.bench.measure.figures import device_fields, device_names
 from membound.errors import BackendUnavailable, MemboundError
 
 
@@ -21,7 +22,7 @@ def try_devices(entry: str, devices: Sequence[str], threads: int) -> list[dict[s
     prefix = entry.partition(".")[0]
     try:
         cls = registry.load(entry)
-        listed = list(devices) or [str(device) for device in cls.devices()]
+        listed = list(devices) or device_names(cls)
     except BackendUnavailable as error:
         absent = {"available": False, "reason": said(error.reason), "remedy": said(error.remedy)}
         return [{"id": entry.replace(".", ":", 1), "entry": entry, **absent}]
@@ -33,9 +34,10 @@ def try_devices(entry: str, devices: Sequence[str], threads: int) -> list[dict[s
 def _try_device(cls: type[Backend], device: str, threads: int) -> dict[str, Any]:
     try:
         backend = cls()
-        opened = backend.open(device, threads)
-        backend.close()
-        found = device_fields(opened)
+        try:
+            found = device_fields(backend.open(device, threads))
+        finally:
+            closed(backend)
     except BackendUnavailable as error:
         return {"available": False, "reason": said(error.reason), "remedy": said(error.remedy)}
     except (MemboundError, FigureError) as error:

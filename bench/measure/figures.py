@@ -9,17 +9,21 @@ what no backend can have is an error of the work at hand, before it can end the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import islice
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from membound.backends.api import Backend, Device, Limit
+from membound.backends.api import Accelerator, Backend, Device, Limit
 from membound.bench.measure.failures import FigureError
+from membound.kernels.work import Work
 from membound.results.fields import LARGEST
 from membound.results.turns import SHORTEST_S
+
+MOST_DEVICES = 1000
 
 
 def plain(value: Any) -> Any:
@@ -54,6 +58,23 @@ def settings(backend: Backend) -> dict[str, Any]:
     return _table(backend.settings(), "settings()")
 
 
+def reason_against(backend: Backend, work: Work) -> str | None:
+    """As `Backend.supports`. Raises FigureError for what is neither text nor None."""
+    told = backend.supports(work)
+    return None if told is None else _text(told, "supports()")
+
+
+def device_names(cls: type[Backend]) -> list[str]:
+    """As `Backend.devices`. Raises FigureError for what is no list, and for one without end."""
+    told = cls.devices()
+    if isinstance(told, str) or not isinstance(told, Iterable):
+        raise FigureError(f"devices() is {_short(told)}, not a list of texts")
+    names = [_text(name, "a name of devices()") for name in islice(told, MOST_DEVICES + 1)]
+    if len(names) > MOST_DEVICES:
+        raise FigureError(f"devices() lists more than {MOST_DEVICES}")
+    return names
+
+
 def seconds_between(backend: Backend, first: object, last: object) -> float:
     """As `Backend.elapsed_s`. Raises FigureError for what no clock can tell, and for a clock that stopped."""
     if first is None or last is None:
@@ -76,6 +97,8 @@ def device_fields(device: Device) -> dict[str, Any]:
     """The fields of an opened device but for its id, checked. Raises FigureError that names one that cannot be."""
     if not isinstance(device, Device):
         raise FigureError(f"open() gave {type(device).__name__}, not a Device")
+    if not isinstance(device.accelerator, Accelerator | None):
+        raise FigureError(f"Device.accelerator is {_short(device.accelerator)}, not an Accelerator")
     accelerator = None if device.accelerator is None else plain(asdict(device.accelerator))
     for name, value in (accelerator or {}).items():
         if name.endswith(("_bytes", "_units")):

@@ -31,6 +31,7 @@ from membound.bench.machine.counters import device_delta, open_counters
 from membound.bench.machine.fingerprint import HARNESS_PACKAGES, package_versions
 from membound.bench.machine.reading import Counters, Reading
 from membound.bench.machine.telemetry import Snapshot, delta, snapshot
+from membound.bench.measure.closing import closed
 from membound.bench.measure.cold_backend import ColdBackend, Preparation, prepare_cold
 from membound.bench.measure.cold_memory import ColdMemory, cold_memory, slots_for
 from membound.bench.measure.devices import try_devices
@@ -121,7 +122,7 @@ class Station:
         from membound.bench.ceilings.in_turn import DeviceCeilings
 
         backend, _ = self._fresh()
-        self._stack.callback(backend.close)
+        self._stack.callback(closed, backend)
         self.ceilings = DeviceCeilings(backend, command.variants)
         return m.CeilingOpened(dict(self.ceilings.units))
 
@@ -140,7 +141,7 @@ class Station:
             told = device_fields(device)
             facts = open_counters(device.accelerator).facts() if told["accelerator"] is not None else {}
         finally:
-            backend.close()
+            closed(backend)
         versions = package_versions(HARNESS_PACKAGES) | told["versions"]
         return m.Opened(told["name"], versions, (told["accelerator"] or {}) | facts, told["memory_ceiling"])
 
@@ -166,7 +167,7 @@ class Station:
             reason = one_line(error)
             found.append(Ceiling("backend", None, "", (), {"backend": device.id}, "error", reason))
         finally:
-            backend.close()
+            closed(backend)
         telemetry = delta(before, snapshot()) | device_delta(device_before, counters.read())
         return m.Ceilings([c.as_told() for c in found], telemetry)
 
@@ -315,10 +316,12 @@ class Station:
         assert self.opening is not None
         backend = registry.create(self.opening.backend)
         try:
-            return backend, backend.open(registry.device_of(self.opening.backend), self.threads)
+            device = backend.open(registry.device_of(self.opening.backend), self.threads)
+            device_fields(device)
         except BaseException:
-            backend.close()
+            closed(backend)
             raise
+        return backend, device
 
     def _watching(self, who: list[int]) -> Any:
         """Compiling interrupts the phase at hand, which goes on afterwards."""

@@ -25,7 +25,10 @@ from rich.text import Text
 from membound.backends import registry
 from membound.backends.api import Backend
 from membound.bench.environments.build import remedy_for
+from membound.bench.measure.closing import closed
 from membound.bench.measure.contestant import BROKEN
+from membound.bench.measure.failures import FigureError, one_line, said
+from membound.bench.measure.figures import device_fields, device_names, reason_against
 from membound.bench.planning.asking import ask_all
 from membound.bench.planning.probe import LIMIT_S
 from membound.bench.protocol.messages import AskCoverage, Coverage, Failed
@@ -118,17 +121,17 @@ def ask(entry: str, threads: int, specs: Sequence[str]) -> Iterator[Answers]:
         yield _absent(whole.id, error)
         return
     try:
-        for device in cls.devices():
+        for device in device_names(cls):
             name = _without_number(f"{prefix}:{device}")
             if name not in told or not told[name].opened:
-                told[name] = _opened(name, cls(), device, threads, works)
+                told[name] = _opened(name, cls, device, threads, works)
     except BackendUnavailable as error:
         whole = _absent(whole.id, error)
     for device in cls.unopened:
         name = f"{prefix}:{device}"
         before = told.get(name, whole)
         if not before.opened:
-            told[name] = _unopened(replace(before, id=name), cls(), works)
+            told[name] = _unopened(replace(before, id=name), cls, works)
     yield from told.values() or [whole]
 
 
@@ -139,31 +142,34 @@ def _without_number(name: str) -> str:
     return f"{name.partition(':')[0]}:{kind}{plus}{variants}"
 
 
-def _absent(name: str, error: MemboundError) -> Answers:
-    remedy = error.remedy if isinstance(error, BackendUnavailable) else ""
-    return Answers(name, reason=str(error), remedy=remedy)
+def _absent(name: str, error: Exception) -> Answers:
+    remedy = said(error.remedy) if isinstance(error, BackendUnavailable) else ""
+    ours = isinstance(error, MemboundError | FigureError)
+    return Answers(name, reason=said(error) if ours else one_line(error), remedy=remedy)
 
 
-def _opened(name: str, backend: Backend, device: str, threads: int, works: Sequence[Work]) -> Answers:
+def _opened(name: str, cls: type[Backend], device: str, threads: int, works: Sequence[Work]) -> Answers:
     try:
-        backend.open(device, threads)
-        refused = _refused(backend, works)
-        backend.close()
-    except MemboundError as error:
+        backend = cls()
+        try:
+            device_fields(backend.open(device, threads))
+            return Answers(name, opened=True, asked=True, refused=_refused(backend, works))
+        finally:
+            closed(backend)
+    except Exception as error:  # the boundary around a runtime: its other devices may do
         return _absent(name, error)
-    return Answers(name, opened=True, asked=True, refused=refused)
 
 
-def _unopened(before: Answers, backend: Backend, works: Sequence[Work]) -> Answers:
+def _unopened(before: Answers, cls: type[Backend], works: Sequence[Work]) -> Answers:
     """The answers of a class that needs no device for them; none if it needs a package that is not here."""
     try:
-        return replace(before, asked=True, refused=_refused(backend, works))
-    except BackendUnavailable as error:
+        return replace(before, asked=True, refused=_refused(cls(), works))
+    except Exception as error:  # the boundary around a runtime
         return _absent(before.id, error)
 
 
 def _refused(backend: Backend, works: Sequence[Work]) -> dict[str, str]:
-    return {work.spec: reason for work in works if (reason := backend.supports(work)) is not None}
+    return {work.spec: reason for work in works if (reason := reason_against(backend, work)) is not None}
 
 
 # In the harness

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,65 @@ class Troubled(fake_backends.Ok):
             TROUBLES[self.what]()
 
 
-CLASSES = {"liar": Liar, "gauge": Gauge, "forger": Forger, "troubled": Troubled}
+class Unclosing(fake_backends.Ok):
+    """Cannot be closed, ever; otherwise right."""
+
+    def close(self) -> None:
+        raise RuntimeError("cannot be closed")
+
+
+ODD: dict[str, tuple[str, Any]] = {
+    "supports_five": ("supports", 5),
+    "supports_false": ("supports", False),
+    "supports_bytes": ("supports", b"no"),
+    "open_none": ("open", None),
+    "open_class": ("open", Device),
+    "accelerator_dict": ("open", replace(HONEST, accelerator={"memory_bytes": 5})),  # type: ignore[arg-type]
+}
+"""What is asked, and what it answers, which is of no kind that the contract knows."""
+
+
+class Odd(fake_backends.Ok):
+    """Answers what `ODD` has under the variant's name."""
+
+    def open(self, device: str, threads: int) -> Device:
+        self.asked, self.told = ODD.get(device.partition("+")[2], ("", None))
+        return self.told if self.asked == "open" else HONEST  # type: ignore[no-any-return]
+
+    def supports(self, work: Work) -> str | None:
+        return self.told if self.asked == "supports" else super().supports(work)  # type: ignore[no-any-return]
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        return ["cpu", *(f"cpu+{name}" for name in ODD)]
+
+
+class Endless(fake_backends.Ok):
+    """Lists devices without end."""
+
+    @classmethod
+    def devices(cls) -> Any:
+        return (f"cpu+{number}" for number in count())
+
+
+class Deviceless(fake_backends.Ok):
+    """Lists no devices that have a name."""
+
+    @classmethod
+    def devices(cls) -> Any:
+        return [None]
+
+
+CLASSES = {
+    "unclosing": Unclosing,
+    "odd": Odd,
+    "endless": Endless,
+    "deviceless": Deviceless,
+    "liar": Liar,
+    "gauge": Gauge,
+    "forger": Forger,
+    "troubled": Troubled,
+}
 
 
 SMALL, CACHE = "FAKE_CACHE", 1 << 16

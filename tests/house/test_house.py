@@ -35,6 +35,7 @@ BOUNDARIES = {
     "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
     "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
     "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
+    "bench/planning/coverage.py": "a device may fail in any way; the others are asked",
     "bench/worker.py": "a runtime raises classes of its own; the case becomes a row",
 }
 """The only files with `except Exception`, and why."""

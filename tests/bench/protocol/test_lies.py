@@ -9,11 +9,16 @@ import hostile_backends
 import pytest
 from local_workers import CACHE, ODD, ODDEST, LocalWorker, ask, failed, opened, opening, shrink
 
+from membound.bench.ceilings import backend as ceilings
 from membound.bench.protocol.messages import (
+    AskCoverage,
+    Ceilings,
     Check,
     Checked,
+    Coverage,
     Done,
     Found,
+    MeasureBackend,
     Opened,
     Prepare,
     Prepared,
@@ -135,6 +140,45 @@ def test_a_device_becomes_plain_values(folder: Path, device: str, field: str, va
     assert told == value or told.items() >= value.items()
 
 
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("supports_five", "supports() is 5, not text"),
+        ("supports_false", "supports() is False, not text"),
+        ("supports_bytes", "supports() is b'no', not text"),
+    ],
+)
+def test_an_answer_that_is_neither_reason_nor_none_costs_its_works(
+    folder: Path, lie: str, reason: str
+) -> None:
+    worker = opened(f"odd:cpu+{lie}", folder)
+    assert failed(worker, Prepare(0, ODD)) == ("error", reason)
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("open_none", "open() gave NoneType, not a Device"),
+        ("open_class", "open() gave type, not a Device"),
+        ("accelerator_dict", "Device.accelerator is {'memory_bytes': 5}, not an Accelerator"),
+    ],
+)
+def test_a_device_that_is_none_is_told(folder: Path, lie: str, reason: str) -> None:
+    assert failed(LocalWorker(1), opening(f"odd:cpu+{lie}", folder)) == ("error", reason)
+
+
+def test_who_cannot_be_closed_is_measured_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "GEMM_FORMATS", ())
+    worker = opened("unclosing:cpu", folder)
+    ask(worker, Prepare(0, ODD), Prepared)
+    ask(worker, TakeTurn(0), Turned)
+    ask(worker, Check(0), Checked)
+    told = {one["name"]: one["status"] for one in ask(worker, MeasureBackend(True), Ceilings).ceilings}
+    assert told["launch"] == "ok"
+    (found,) = ask(LocalWorker(1), Probe("unclosing", ["cpu"]), Found).devices
+    assert found["available"]
+
+
 # Probing
 
 
@@ -162,6 +206,30 @@ def test_devices_that_lie_are_told_one_by_one(folder: Path) -> None:
         "ceiling_none": "Device.memory_ceiling is None, not text",
         "memory_negative": "accelerator.memory_bytes is -1, not a whole number from 0",
         "memory_float": "accelerator.memory_bytes is 1.5, not a whole number from 0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("endless", "devices() lists more than 1000"),
+        ("deviceless", "a name of devices() is None, not text"),
+    ],
+)
+def test_lists_of_devices_that_cannot_be_are_told(folder: Path, entry: str, reason: str) -> None:
+    assert failed(LocalWorker(1), Probe(entry, [])) == ("error", reason)
+
+
+def test_coverage_asks_the_other_devices_too(folder: Path) -> None:
+    told = {one["id"]: one for one in ask(LocalWorker(1), AskCoverage("odd", [ODD]), Coverage).answers}
+    assert told["odd:cpu"]["opened"]
+    assert {name.partition("+")[2]: one["reason"] for name, one in told.items() if not one["opened"]} == {
+        "supports_five": "supports() is 5, not text",
+        "supports_false": "supports() is False, not text",
+        "supports_bytes": "supports() is b'no', not text",
+        "open_none": "open() gave NoneType, not a Device",
+        "open_class": "open() gave type, not a Device",
+        "accelerator_dict": "Device.accelerator is {'memory_bytes': 5}, not an Accelerator",
     }
 
 
