@@ -65,7 +65,8 @@ class NumpyBlas(Backend):
         """Make the weight of each slot; x and y are shared."""
         if reason := self.supports(work):
             raise Unsupported(reason)
-        assert isinstance(inputs, LinearInputs)
+        if not isinstance(inputs, LinearInputs):
+            raise AssertionError(f"{type(inputs).__name__} is no LinearInputs")
         self._x = inputs.x
         self._weights = [np.asarray(inputs.weight(slot).values, np.float32).T for slot in range(inputs.slots)]
         self._y = np.empty((inputs.work.m, inputs.work.n), np.float32)

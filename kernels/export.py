@@ -195,7 +195,8 @@ def _write_safetensors(path: Path, tensors: list[_Tensor]) -> None:
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors:
                 values = np.ascontiguousarray(tensor.make())
-                assert (values.nbytes, values.shape) == (tensor.size_bytes, tensor.shape), tensor.name
+                if (values.nbytes, values.shape) != (tensor.size_bytes, tensor.shape):
+                    raise AssertionError(f"{tensor.name} has another size than its header says")
                 file.write(values.data.cast("B"))
         os.replace(scratch, path)
     finally:

@@ -122,7 +122,8 @@ class ModelInputs:
 
     def cache(self, index: int) -> KVCache:
         """The `context` tokens that layer `index` holds before the step."""
-        assert isinstance(self.work, Step)
+        if not isinstance(self.work, Step):
+            raise AssertionError(f"{type(self.work).__name__} is no Step")
         if self.prompt_caches is not None:
             return self.prompt_caches(self)[index]
         m, w = self.model, self.work

@@ -76,7 +76,8 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
     Raises ValueError for a prompt with n > 1: it ends with one choice.
     """
     work, (batch, count) = inputs.work, chosen.shape
-    assert inputs.tokens is not None
+    if inputs.tokens is None:
+        raise AssertionError("no inputs.tokens")
     if isinstance(work, Prefill):
         if count != 1:
             raise ValueError(f"a prompt ends with one token a sequence, not {count}")
@@ -89,7 +90,8 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
 
 def _compute(inputs: ModelInputs) -> Caches:
     """Run the prompt, all but its last token, and keep what each layer stores."""
-    assert inputs.tokens is not None
+    if inputs.tokens is None:
+        raise AssertionError("no inputs.tokens")
     caches: Caches = []
 
     def keep(index: int, new: KVCache) -> KVCache:
@@ -114,7 +116,8 @@ def _run(inputs: ModelInputs, tokens: I64, first: int, hold: Hold) -> F64:
 
 def _read(path: Path, inputs: ModelInputs) -> Caches | None:
     """Caches that another worker wrote; None if there are none, or a power failure tore the file."""
-    assert isinstance(inputs.work, Step)
+    if not isinstance(inputs.work, Step):
+        raise AssertionError(f"{type(inputs.work).__name__} is no Step")
     with suppress(FileNotFoundError, EOFError, BadZipFile, KeyError, ValueError), path.open("rb") as file:
         arrays = np.load(file)
         return [

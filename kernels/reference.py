@@ -72,7 +72,8 @@ def linear(x: Floats, weight: Weight, act: str) -> F64:
         chunk = slice(start, min(start + rows, weight.n))
         y[:, chunk] = x64 @ _widen(weight, chunk).T
     if weight.format == "int8":
-        assert weight.scales is not None
+        if weight.scales is None:
+            raise AssertionError("no weight.scales")
         y *= weight.scales.astype(np.float64)
     return y if scales is None else y * scales
 
@@ -217,7 +218,8 @@ def causal_attention(q: F64, cache: KVCache, first: int = 0) -> F64:
 def step(inputs: ModelInputs) -> F64:
     """Logits [batch, vocab] of a whole decode step; every sequence's new token stands at position `context`."""
     work, x = inputs.work, inputs.x.astype(np.float64)
-    assert isinstance(work, Step)
+    if not isinstance(work, Step):
+        raise AssertionError(f"{type(work).__name__} is no Step")
     positions = np.array([work.context])
     for index in range(inputs.model.layers):
         layer = inputs.layer(index)
@@ -230,7 +232,8 @@ def step(inputs: ModelInputs) -> F64:
 def prefill(inputs: ModelInputs) -> F64:
     """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
     work, x = inputs.work, inputs.x.astype(np.float64)
-    assert isinstance(work, Prefill)
+    if not isinstance(work, Prefill):
+        raise AssertionError(f"{type(work).__name__} is no Prefill")
     positions = np.arange(work.tokens)
     for index in range(inputs.model.layers):
         layer = inputs.layer(index)

@@ -82,7 +82,8 @@ class NumbaCpu(Backend):
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
         else:
-            assert isinstance(work, Step)
+            if not isinstance(work, Step):
+                raise AssertionError(f"{type(work).__name__} is no Step")
             self._prepare_step(inputs)
 
     def launch(self, slot: int) -> None:
@@ -137,7 +138,8 @@ class NumbaCpu(Backend):
         from membound.kernels.cpu.matmul.grouping import grouping
 
         work, threads = inputs.work, self._threads
-        assert isinstance(work, DecodeAttention)
+        if not isinstance(work, DecodeAttention):
+            raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
         slots = [flat_cache(inputs.cache(slot)) for slot in range(inputs.slots)]
         group, dim = work.q_heads // work.kv_heads, work.head_dim
         shape = grouping(work.kv, group, dim)
@@ -155,7 +157,8 @@ class NumbaCpu(Backend):
         from membound.kernels.cpu.matmul.grouping import grouping
 
         work, threads = inputs.work, self._threads
-        assert isinstance(work, DecodeAttention)
+        if not isinstance(work, DecodeAttention):
+            raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
         caches = [inputs.cache(slot) for slot in range(inputs.slots)]
         slots = [(c.k.reshape(-1), c.v.reshape(-1)) for c in caches]
         group, dim = work.q_heads // work.kv_heads, work.head_dim

@@ -154,7 +154,8 @@ class OnnxRuntime(Backend):
         from membound.backends.onnx_runtime.graph import attention_graph
 
         work = inputs.work
-        assert isinstance(work, DecodeAttention)
+        if not isinstance(work, DecodeAttention):
+            raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
         session = self._session(attention_graph(work))
         self._extra_bytes = _widened_bytes(work)
         rows = (work.batch, 1, work.q_heads * work.head_dim)

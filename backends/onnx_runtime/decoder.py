@@ -144,7 +144,8 @@ def _normed_heads(graph: Graph, inputs: ModelInputs, here: str, weights: LayerWe
     graph.node("Split", [f"{here}qkv", sizes], [f"{here}split_{n}" for n in "qkv"], axis=1)
     each = graph.array(f"{here}each_head", np.array([-1, model.head_dim]))
     for name, gain in (("q", weights.q_norm), ("k", weights.k_norm)):
-        assert gain is not None
+        if gain is None:
+            raise AssertionError("no gain")
         graph.node("Reshape", [f"{here}split_{name}", each], [f"{here}each_{name}"])
         _norm(graph, f"{here}each_{name}", f"{here}normed_{name}", gain, model.norm_eps)
     heads = {"q": ("normed_q", model.q_dim), "k": ("normed_k", model.kv_dim), "v": ("split_v", model.kv_dim)}

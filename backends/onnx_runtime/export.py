@@ -183,7 +183,8 @@ def _export(
             input_names=input_names,
             output_names=output_names,
         )
-    assert program is not None
+    if program is None:
+        raise AssertionError("no program")
     graph: onnx.GraphProto = program.model_proto.graph
     return graph
 

@@ -109,7 +109,8 @@ class Graph:
             self._count(weight, 4 * weight.n * weight.k)
 
     def _matmul_nbits(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None) -> None:
-        assert weight.scales is not None
+        if weight.scales is None:
+            raise AssertionError("no weight.scales")
         group = FORMATS[weight.format].group
         packed = self.array(f"{y}.w", weight.values.reshape(weight.n, weight.k // group, group // 2))
         scales = self.array(f"{y}.scales", weight.scales.astype(np.float32))
@@ -128,7 +129,8 @@ class Graph:
         self._count(weight, weight.values.nbytes + 2 * weight.scales.nbytes)
 
     def _matmul_integer(self, x: str, y: str, weight: Weight, bias: F32 | None) -> None:
-        assert weight.scales is not None
+        if weight.scales is None:
+            raise AssertionError("no weight.scales")
         unsigned = _int8_sums_saturate()
         w = [self.array(f"{y}.w", transposed(weight.values.view(np.int8), unsigned))]
         w_zero = [self.array(f"{y}.w_zero", np.array(128, np.uint8))] if unsigned else []

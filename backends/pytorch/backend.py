@@ -179,7 +179,8 @@ class PyTorch(Backend):
         from membound.backends.pytorch.linear import FLOATS, as_tensor
 
         work, form = inputs.work, FORMS[self._variants.form]
-        assert isinstance(work, DecodeAttention)
+        if not isinstance(work, DecodeAttention):
+            raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
         grouped = (work.batch, work.kv_heads, work.q_heads // work.kv_heads, work.head_dim)
         q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).view(grouped)
         for slot in range(inputs.slots):
@@ -259,8 +260,10 @@ class PyTorch(Backend):
         """Seconds between two events."""
         import torch
 
-        assert isinstance(start, torch.Event)
-        assert isinstance(end, torch.Event)
+        if not isinstance(start, torch.Event):
+            raise AssertionError(f"{type(start).__name__} is no torch.Event")
+        if not isinstance(end, torch.Event):
+            raise AssertionError(f"{type(end).__name__} is no torch.Event")
         return 1e-3 * start.elapsed_time(end)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
@@ -272,7 +275,8 @@ class PyTorch(Backend):
 
     def output(self) -> npt.NDArray[np.float32]:
         """The last result: [m, n]; [batch, q_heads, head_dim]; [batch, vocab]."""
-        assert self._result is not None, "output before launch"
+        if self._result is None:
+            raise AssertionError("output before launch")
         result = self._result.float().cpu()
         if result.ndim == 4:
             result = result.flatten(1, 2)

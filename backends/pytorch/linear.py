@@ -279,7 +279,8 @@ def as_tensor(values: npt.NDArray[np.generic], fmt: str) -> Tensor:
 
 
 def _scales(weight: Weight) -> Tensor:
-    assert weight.scales is not None
+    if weight.scales is None:
+        raise AssertionError("no weight.scales")
     return as_tensor(weight.scales, "")
 
 

@@ -91,7 +91,8 @@ class VLLMEngine(Backend):
         self.close()
         if (reason := self.supports(work)) is not None:
             raise Unsupported(reason)
-        assert isinstance(inputs, ModelInputs)
+        if not isinstance(inputs, ModelInputs):
+            raise AssertionError(f"{type(inputs).__name__} is no ModelInputs")
         self._work = inputs.work
         sizes = sizes_of(self.computed_work)
         engine, self._settings = start(inputs, self.computed_work.weight, sizes, "eager" in self._variants)
@@ -101,7 +102,8 @@ class VLLMEngine(Backend):
     @property
     def computed_work(self) -> Step | Prefill:
         """The work in the formats that the engine stores and computes in."""
-        assert self._work is not None
+        if self._work is None:
+            raise AssertionError("no work")
         return replace(self._work, weight="f32", kv="f32") if "f32" in self._variants else self._work
 
     def launch(self, slot: int) -> None:

@@ -24,7 +24,8 @@ class _Requests:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        assert inputs.tokens is not None
+        if inputs.tokens is None:
+            raise AssertionError("no inputs.tokens")
         self._engine = engine
         self._prompts: list[list[int]] = inputs.tokens.tolist()
         self._steps: list[list[Any]] = []
@@ -76,7 +77,8 @@ class Decoding(_Requests):
 
     def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes) -> None:
         super().__init__(engine, inputs, sizes.growth)
-        assert isinstance(inputs.work, Step)
+        if not isinstance(inputs.work, Step):
+            raise AssertionError(f"{type(inputs.work).__name__} is no Step")
         self._context, self._growth = inputs.work.context, sizes.growth
         self._add()
         for _ in range(self._context // sizes.chunk):

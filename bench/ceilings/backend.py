@@ -103,7 +103,8 @@ def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
     """Repeated launches of one product, after a check of some of its rows."""
     name, config = f"gemm_{work.weight}", _of(device, work)
     inputs = make_inputs(work, seed=0)
-    assert isinstance(inputs, LinearInputs)
+    if not isinstance(inputs, LinearInputs):
+        raise AssertionError(f"{type(inputs).__name__} is no LinearInputs")
     backend.prepare(work, inputs)
     launch_once(backend, 0)
     some = slice(0, work.m, max(1, work.m // GEMM_CHECKED_ROWS))

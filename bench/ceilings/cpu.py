@@ -122,7 +122,8 @@ def _best(
                 _round(group if done % 2 else group[::-1], numbers, ATTEMPTS)
                 done += 1
             best = max([*group, *([best] if best else [])], key=lambda p: p.rate)
-    assert best is not None
+    if best is None:
+        raise AssertionError("no pattern was tried")
     clean = sum(turn.clean for turn in best.turns)
     samples = tuple(turn.time_s for turn in best.turns)
     return Ceiling(name, best.rate, unit, samples, best.config | {"clean_samples": clean})

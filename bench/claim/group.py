@@ -101,7 +101,8 @@ class _Group:
             if checked is not None:
                 self.claim.keep(observed(self.cell, arm, one, checked, about))
                 continue
-            assert one.failure is not None  # a contestant without a turn has failed in its first one
+            if one.failure is None:  # a contestant without a turn has failed in its first one
+                raise AssertionError("neither a turn nor a failure")
             if one.failure.reason == ENDED:
                 self.left.append(arm)
             else:

@@ -50,7 +50,8 @@ class TimedArm:
         """One timed burst, the co-runner at work if the arm has one: it rests again whatever happens."""
         one = self.one
         if self.arm.trade:
-            assert self.co_runner is not None
+            if self.co_runner is None:
+                raise AssertionError("no co_runner")
             try:
                 self.co_runner.work(self.arm.trade, self.arm.duty)
                 return take_turn(one.warm, self._watched, attempts=1, before=one.make_cold, alone=False)
@@ -66,7 +67,8 @@ class TimedArm:
         self.one.launch()
 
     def _watched(self) -> None:
-        assert self.co_runner is not None
+        if self.co_runner is None:
+            raise AssertionError("no co_runner")
         (read, done), start = self.co_runner.taken(), time.perf_counter()
         self.one.burst()
         seconds, (read_after, done_after) = time.perf_counter() - start, self.co_runner.taken()

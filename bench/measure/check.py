@@ -130,7 +130,8 @@ def error_of(output: npt.NDArray[np.float32] | Tokens, inputs: Inputs, expected:
     """
     if not isinstance(output, Tokens):
         return reference.relative_error(output, expected)
-    assert isinstance(inputs, ModelInputs)
+    if not isinstance(inputs, ModelInputs):
+        raise AssertionError(f"{type(inputs).__name__} is no ModelInputs")
     chosen = output.chosen
     if chosen.min() < 0 or chosen.max() >= inputs.model.vocab:
         return inf

@@ -174,8 +174,7 @@ class Station:
     def ask_offers(self, command: m.AskOffers) -> m.Offers:
         """What the backend says it can do of the experiments asked about."""
         asked = {int(number): [Arm(**arm) for arm in arms] for number, arms in command.asked.items()}
-        assert self.opening is not None
-        refused = offered(self.opening.backend, self.threads, asked)
+        refused = offered(self._asked.backend, self.threads, asked)
         return m.Offers(
             {str(n): {arm: said(why) for arm, why in arms.items()} for n, arms in refused.items()}
         )
@@ -210,8 +209,7 @@ class Station:
             raise
 
     def _prepared(self, command: m.Prepare, arms: Sequence[Arm]) -> ColdBackend:
-        opening, who = self.opening, [command.contestant]
-        assert opening is not None
+        opening, who = self._asked, [command.contestant]
         how = Preparation(
             self.threads,
             opening.seed,
@@ -311,12 +309,18 @@ class Station:
 
     # Parts
 
+    @property
+    def _asked(self) -> m.Open:
+        """How the backend of this worker was asked for."""
+        if self.opening is None:
+            raise AssertionError("no backend was opened")
+        return self.opening
+
     def _fresh(self) -> tuple[Backend, Device]:
         """The backend of this worker, opened anew."""
-        assert self.opening is not None
-        backend = registry.create(self.opening.backend)
+        backend = registry.create(self._asked.backend)
         try:
-            device = backend.open(registry.device_of(self.opening.backend), self.threads)
+            device = backend.open(registry.device_of(self._asked.backend), self.threads)
             device_fields(device)
         except BaseException:
             closed(backend)
@@ -343,8 +347,7 @@ class Station:
 
     def _co_runner(self, one: ColdBackend) -> CoRunner:
         if self.co_runners is None:
-            assert self.opening is not None
-            self.co_runners = self._stack.enter_context(CoRunners(self.opening.co_runner_cpus))
+            self.co_runners = self._stack.enter_context(CoRunners(self._asked.co_runner_cpus))
         return self.co_runners.for_device(one)
 
 

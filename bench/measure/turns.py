@@ -86,7 +86,8 @@ def take_turn(
             retaken.append((worse.time_s, worse.disturbance or 0.0))
         if best.clean or best.disturbance is None or time.perf_counter() - begun > limit_s:
             break
-    assert best is not None
+    if best is None:
+        raise AssertionError("no attempt was made")
     return replace(best, retaken=tuple(retaken))
 
 
@@ -129,12 +130,8 @@ class Watch:
     def disturbance(self, time_s: float, alone: bool = True) -> float | None:
         """The share of `time_s` in which own threads waited or, if it should be `alone`, others ran; None: unknown."""
         own_s, waited_s, busy_s = time.process_time() - self._own_s, _waited_s(), _busy_s()
-        if None in (self._waited_s, waited_s, self._busy_s, busy_s):
+        if self._waited_s is None or waited_s is None or self._busy_s is None or busy_s is None:
             return None
-        assert self._waited_s is not None
-        assert waited_s is not None
-        assert self._busy_s is not None
-        assert busy_s is not None
         others_s = max(0.0, busy_s - self._busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
         return max(0.0, (waited_s - self._waited_s + others_s) / time_s)
 

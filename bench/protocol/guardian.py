@@ -88,7 +88,8 @@ def _mark() -> str:
 
 def _dismiss(watching: subprocess.Popen[bytes]) -> None:
     """Let it look once more and end."""
-    assert watching.stdin is not None
+    if watching.stdin is None:
+        raise AssertionError("it has no standard input")
     with suppress(OSError, subprocess.TimeoutExpired):
         watching.stdin.close()
         watching.wait(FAREWELL_S)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import cast
+from typing import IO, cast
 
 from membound.bench.machine.environment import worker_environment
 from membound.bench.protocol import guardian
@@ -96,8 +96,7 @@ class Worker:
         except OSError as error:
             self._stderr.close()
             raise WorkerUnavailableError(f"{self._python} cannot be started: {error.strerror}") from None
-        assert self._process.stdin is not None
-        os.set_blocking(self._process.stdin.fileno(), False)
+        os.set_blocking(self._commands.fileno(), False)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._waiter = threading.Thread(target=self._wait, daemon=True)
         self._reader.start()
@@ -110,13 +109,21 @@ class Worker:
         if self._process.poll() is None:
             self._end_group()
         self._waiter.join()
-        assert self._process.stdin is not None
         with suppress(OSError):
-            self._process.stdin.close()
+            self._commands.close()
         if not self._reader.is_alive():
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+            self._answers.close()
         self._stderr.close()
+
+    @property
+    def _commands(self) -> IO[bytes]:
+        """The pipe to the worker."""
+        return cast(IO[bytes], self._process.stdin)
+
+    @property
+    def _answers(self) -> IO[bytes]:
+        """The pipe from it."""
+        return cast(IO[bytes], self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -155,7 +162,6 @@ class Worker:
         """Send a command; `answered` waits for what the worker says to it. Raises WorkerTimeoutError."""
         self._number += 1
         self._unanswered.add(self._number)
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its last words say why it ended
             self._send(encode(command, self._number).encode() + b"\n", limit_s)
 
@@ -187,8 +193,7 @@ class Worker:
 
     def _send(self, line: bytes, limit_s: float) -> None:
         """All of a command; a worker that does not read takes no more than the pipe holds."""
-        assert self._process.stdin is not None
-        pipe, end = self._process.stdin.fileno(), time.monotonic() + limit_s
+        pipe, end = self._commands.fileno(), time.monotonic() + limit_s
         ready = select.poll()
         ready.register(pipe, select.POLLOUT)
         while line:
@@ -215,8 +220,7 @@ class Worker:
 
     def _read(self) -> None:
         """Hand whole lines over as they come; stop where one, or all that wait, are longer than any answer."""
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline(MOST_LINE):
+        while line := self._answers.readline(MOST_LINE):
             whole, text = line.endswith(b"\n"), line.decode(errors="replace")
             with self._counting:  # an empty line takes a hundred bytes of memory too
                 self._waiting_bytes += sys.getsizeof(text) if whole else 0

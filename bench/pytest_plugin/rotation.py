@@ -32,7 +32,8 @@ class Rotation:
 
         def launch_and_wait() -> Any:
             result = launch()
-            assert sync is not None
+            if sync is None:
+                raise AssertionError("no sync")
             sync()
             return result
 

@@ -82,7 +82,8 @@ class Journal:
 
     def add(self, backend: str, replicate: int, work: str, turn: StoredTurn) -> None:
         """Write a turn, which then outlives this process. Raises StoreError."""
-        assert self._file is not None
+        if self._file is None:
+            raise AssertionError("the journal is not open")
         fields = {"backend": backend, "replicate": replicate, "work": work, "turn": turn.as_json()}
         self._open.add((backend, replicate, work))
         line = memoryview(sealed(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()) + b"\n")
@@ -100,7 +101,8 @@ class Journal:
             self.left.pop(key, None)
             self._open.discard(key)
         if not self._open:
-            assert self._file is not None
+            if self._file is None:
+                raise AssertionError("the journal is not open")
             with suppress(OSError):  # turns whose rows are on disk are passed by as well
                 self._file.truncate(0)
 

@@ -48,7 +48,8 @@ def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> t
         return ()
     if isinstance(work, Linear):
         return loaded_plan(plan_linear(work.weight, work.n, work.k, work.m, multiprocessors)).kernels
-    assert isinstance(work, DecodeAttention)
+    if not isinstance(work, DecodeAttention):
+        raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
     return tuple(_attention(_tiles(work), loaded=True))
 
 

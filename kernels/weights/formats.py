@@ -125,7 +125,8 @@ def dequantize(weight: Weight, rows: slice = slice(None)) -> F32:
         return from_bf16(values.view(np.uint16))
     if weight.format in ("f32", "f16"):
         return values.astype(np.float32, copy=False)
-    assert weight.scales is not None
+    if weight.scales is None:
+        raise AssertionError("no weight.scales")
     scales = weight.scales[rows].astype(np.float32)
     if weight.format == "int8":
         return values.astype(np.float32) * scales[:, None]

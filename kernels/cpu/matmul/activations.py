@@ -124,8 +124,6 @@ def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
 
 
 def _bf16_rows(recipe: Recipe) -> Any:
-    ROWS = recipe.rows
-
     @numba.njit
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
         padded = (k + 31) // 32 * 32
@@ -134,7 +132,6 @@ def _bf16_rows(recipe: Recipe) -> Any:
         for i in range((k + LANES - 1) // LANES * LANES, padded):
             out[i] = 0
 
-    assert ROWS * (2 * 32 + 64) <= ROWS * (4 * 32 + 64)
     return _over_rows(recipe, one_row)
 
 

@@ -64,7 +64,8 @@ class _Panels:
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
         if FORMATS[weight.format].group:
             scales = weight.scales
-            assert scales is not None
+            if scales is None:
+                raise AssertionError("no scales")
             group = FORMATS[weight.format].group
             _write_int4(
                 weight.values.view(np.uint8),

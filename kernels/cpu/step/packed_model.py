@@ -52,7 +52,8 @@ class PackedModel:
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
         work, model = inputs.work, inputs.model
-        assert isinstance(work, Step)
+        if not isinstance(work, Step):
+            raise AssertionError(f"{type(work).__name__} is no Step")
         self._work, self._model = work, model
         self._recipe = choose(work.weight, work.act, work.batch)
         self._matrices = _layer_matrices(model)
@@ -125,7 +126,8 @@ class _SmallWeights:
 
     def gains(self) -> Gains:
         work = self._inputs.work
-        assert isinstance(work, Step)
+        if not isinstance(work, Step):
+            raise AssertionError(f"{type(work).__name__} is no Step")
         angles = work.context * rope_frequencies(self._inputs.model)
         return Gains(
             _stack([r.attention_norm for r in self._rows]),
@@ -149,7 +151,8 @@ def _joined(*parts: F32 | None) -> F32:
 
 def _caches(inputs: ModelInputs) -> Caches:
     work, model = inputs.work, inputs.model
-    assert isinstance(work, Step)
+    if not isinstance(work, Step):
+        raise AssertionError(f"{type(work).__name__} is no Step")
     rows = (model.layers, work.batch, model.kv_heads, work.context + 1)
     first = inputs.cache(0)
     k = np.zeros((*rows, model.head_dim), first.k.dtype)

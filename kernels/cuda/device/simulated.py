@@ -102,8 +102,10 @@ class SimulatedGpu:
 
     def elapsed_s(self, start: object, end: object) -> float:
         """Seconds between two marks."""
-        assert isinstance(start, float)
-        assert isinstance(end, float)
+        if not isinstance(start, float):
+            raise AssertionError(f"{type(start).__name__} is no float")
+        if not isinstance(end, float):
+            raise AssertionError(f"{type(end).__name__} is no float")
         return end - start
 
     def close(self) -> None:

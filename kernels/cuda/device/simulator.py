@@ -192,7 +192,8 @@ class _Block:
         wait(lives)
         if self.failed is not None:
             error = lives[self.failed.index].exception()
-            assert error is not None
+            if error is None:
+                raise AssertionError("no error")
             error.add_note(f"thread {self.failed.index} of {self.kernel.name}, block {self.module.place}")
             raise error
 
@@ -321,7 +322,8 @@ class _CudaModule:
 
     def grid(self, dimensions: int) -> int:
         """The thread's number in a grid of one dimension."""
-        assert dimensions == 1, "only grids of one dimension"
+        if dimensions != 1:
+            raise AssertionError("only grids of one dimension")
         return int(self.blockIdx.x * self.blockDim.x + self.threadIdx.x)
 
     def nanosleep(self, nanoseconds: Any) -> None:

@@ -41,5 +41,6 @@ def refusal(work: Work) -> str | None:
 
 def loaded_plan(plan: Plan) -> Plan:
     """The plan of a product with one row, with extra arithmetic. Its matrix has `constants` for scales."""
-    assert isinstance(plan.variant, Dot)
+    if not isinstance(plan.variant, Dot):
+        raise AssertionError(f"{type(plan.variant).__name__} is no Dot")
     return replace(plan, variant=replace(plan.variant, loaded=True))

@@ -76,7 +76,8 @@ class _Builder:
     """Memory that all layers share, and the launches so far."""
 
     def __init__(self, gpu: Gpu, inputs: ModelInputs) -> None:
-        assert isinstance(inputs.work, Step)
+        if not isinstance(inputs.work, Step):
+            raise AssertionError(f"{type(inputs.work).__name__} is no Step")
         self._gpu, self._inputs, self._work, model = gpu, inputs, inputs.work, inputs.model
         self._model, rows = model, inputs.work.batch
         self._launches: list[Launch] = []
@@ -170,7 +171,8 @@ class _Builder:
 
 def _turns(inputs: ModelInputs) -> F32:
     """Cos, then sin, of the angles at position `context`, [2, D / 2]."""
-    assert isinstance(inputs.work, Step)
+    if not isinstance(inputs.work, Step):
+        raise AssertionError(f"{type(inputs.work).__name__} is no Step")
     angles = inputs.work.context * rope_frequencies(inputs.model)
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
