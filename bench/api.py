@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,12 @@ def compare(
     left = _one_run(str(a), Path(out))
     if backends is not None:
         return compare_backends(left, *backends)
-    return compare_runs(left, _one_run(str(b), Path(out)), force)
+    right = _one_run(str(b), Path(out))
+    if any(row in right for row in left[:1]):
+        warnings.warn(
+            f"{a} and {b} are the same run, or copies of it: it is compared with itself", stacklevel=2
+        )
+    return compare_runs(left, right, force)
 
 
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:

@@ -80,6 +80,8 @@ COLUMNS = {
     "verdict_reason": "what the verdict rests on",
 }
 """Columns of `summarize` and what they hold."""
+MOST_DIGITS = 18
+"""Of a batch in a stranger's row: Python refuses to read thousands."""
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
@@ -290,8 +292,10 @@ def _energy(used: Sequence[Row], first: Row) -> dict[str, float | None]:
     ]
     energy_j = float(np.median(told)) if told else None
     batch = settings(first.work).get("batch", "1")
-    if not batch.isdecimal():
-        raise RowError(f"work {first.work!r}: batch={batch!r} is not a number")
+    if not batch.isdecimal() or len(batch) > MOST_DIGITS:
+        raise RowError(
+            f"work {first.work[:200]!r}: batch={batch[:MOST_DIGITS]!r} is not a number of sequences"
+        )
     tokens = int(batch) if first.work.startswith("step:") else None
     return {"energy_j": energy_j, "energy_per_token_j": _quotient(energy_j, tokens)}
 

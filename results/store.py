@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar, cast
@@ -172,10 +173,30 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
 
     A file that ends in .json is one of pytest-benchmark (results/exchange/pytest_benchmark.py). In a row
     file a torn last line is dropped. Raises RowError with file and line number on any other line that cannot
-    be read and on a newer schema; StoreError if a path does not exist or cannot be read.
+    be read and on a newer schema; StoreError if a path does not exist or cannot be read. A row that is there twice,
+    in a copy of its file or in the same one, is counted once, with a warning.
     """
     given = [paths] if isinstance(paths, Path | str) else paths
-    return [row for path in given for file in _files(Path(path)) for row in _rows(file)]
+    return list(_once(file for path in given for file in _files(Path(path))))
+
+
+def _once(files: Iterable[Path]) -> Iterator[Row]:
+    """The rows of all files, each once: what they hold makes them one, and not where they lie."""
+    seen: set[bytes] = set()
+    for file in files:
+        before, copies = len(seen), 0
+        for row in _rows(file):
+            content = sha256(row.to_json().encode()).digest()
+            if content in seen:
+                copies += 1
+                continue
+            seen.add(content)
+            yield row
+        if copies:
+            whole = "nothing but" if len(seen) == before else "also"
+            warnings.warn(
+                f"{file} holds {whole} {copies} rows that were read before: they count once", stacklevel=3
+            )
 
 
 def _files(path: Path) -> list[Path]:

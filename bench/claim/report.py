@@ -15,7 +15,7 @@ from pathlib import Path
 from membound.bench.claim.map_grid import points_for
 from membound.errors import MemboundError
 from membound.results.claim.experiments import Register, load_experiments
-from membound.results.claim.file import Claim, claim_files, load_claim
+from membound.results.claim.file import Claim, claim_files, load_claims
 from membound.results.claim.finding import Finding
 from membound.results.claim.judge import judge_claim
 from membound.results.claim.region import region_of
@@ -52,7 +52,10 @@ def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
             f"no claim file in {', '.join(map(str, named))}: `membound claim` makes one (claim-….jsonl)"
         )
     register = load_experiments()
-    return [replace(judged(load_claim(file), register), place=file.resolve().parent.name) for file in files]
+    return [
+        replace(judged(claim, register), place=file.resolve().parent.name)
+        for file, claim in load_claims(files)
+    ]
 
 
 def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None = None) -> ClaimReport:

@@ -9,7 +9,10 @@ that leaves little room for words.
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterable
+from textwrap import dedent
 from typing import Any
 
 import typer
@@ -19,6 +22,10 @@ from typer.core import TyperCommand, TyperGroup
 class Command(TyperCommand):
     """A command whose help describes each argument and option."""
 
+    def __init__(self, name: str | None, **more: Any) -> None:
+        super().__init__(name, **more)
+        self.help = self.help or _docstring(self.callback)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of arguments and options."""
         _write_parameters(self.get_params(ctx), ctx, formatter)
@@ -26,6 +33,10 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands, whose help describes its options and shows the first paragraph of each command's help, uncut."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.help = self.help or _docstring(self.callback)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Show the help if no command is named, and end with exit status 2."""
@@ -58,6 +69,12 @@ def _called(parameter: Any) -> str:
         return str(parameter.metavar)
     names = "/".join((", ".join(sorted(parameter.opts, key=len)), *parameter.secondary_opts))
     return names if parameter.is_flag else f"{names} {parameter.metavar}"
+
+
+def _docstring(function: Any) -> str:
+    """As it stands in the source: `python -OO` leaves docstrings out, which are the help here."""
+    (defined,) = ast.parse(dedent(inspect.getsource(inspect.unwrap(function)))).body
+    return (ast.get_docstring(defined) if isinstance(defined, ast.FunctionDef) else None) or ""
 
 
 def _first(command: Any) -> str:

@@ -14,6 +14,8 @@ on load, a newer schema is refused. Their names are ``claim-<run>.jsonl``, and r
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,25 @@ def claim_files(folder: Path) -> list[Path]:
     """Every claim file below a folder, including those that were cut short, by name; what is no file is passed by."""
     found = [p for end in (SUFFIX, SUFFIX + PARTIAL) for p in folder.rglob(f"{CLAIM_PREFIX}*{end}")]
     return sorted(regular(found))
+
+
+def load_claims(paths: Iterable[Path]) -> Iterator[tuple[Path, Claim]]:
+    """The claims of these files, each once: of files that hold the same one, the first, with a warning for each other.
+
+    Raises as `load_claim`.
+    """
+    homes: dict[str, tuple[Path, Claim]] = {}
+    for path in paths:
+        claim = load_claim(path)
+        home, known = homes.setdefault(claim.meta.claim_id, (path, claim))
+        if known is claim:
+            yield path, claim
+        elif known == claim:
+            warnings.warn(f"{path} is a copy of {home}: it counts once", stacklevel=2)
+        else:
+            raise ObservationError(
+                f"{path} and {home} both hold claim {claim.meta.claim_id}, and differ: name one of them"
+            )
 
 
 def load_claim(path: Path) -> Claim:

@@ -69,6 +69,14 @@ def test_compare_takes_paths_and_names(tmp_path):
         membound.compare(a)
 
 
+def test_a_run_compared_with_its_copy_is_told(tmp_path):
+    path, copy = write(tmp_path / "a.jsonl", run_rows()), tmp_path / "b.jsonl"
+    copy.write_bytes(path.read_bytes())
+    with pytest.warns(UserWarning, match="are the same run, or copies of it: it is compared with itself"):
+        table = membound.compare(path, copy)
+    assert set(table["time_ratio"].dropna()) == {1.0}
+
+
 @pytest.fixture
 def fakes(monkeypatch, workers):
     """One device is found and its workers answer at once; returns the plans that were executed."""

@@ -7,6 +7,7 @@ from rows import LINEAR, MACHINE, case, ceiling, failed, run_rows
 
 from membound.results.intervals import interval
 from membound.results.roofline import compute_ceilings, device_class, limits_of, settings
+from membound.results.row import RowError
 from membound.results.stats import COLUMNS, records, summarize, usable
 
 
@@ -239,3 +240,10 @@ def test_a_row_names_the_ceiling_that_its_bytes_run_into():
     assert (line["memory_ceiling"], line["read_ceiling_bytes_per_s"]) == ("host_to_device_pinned", 5e10)
     assert line["mbu"] == pytest.approx(2 / 2.1)
     assert (line["verdict"], line["verdict_reason"]) == ("memory", "95% of the host_to_device_pinned ceiling")
+
+
+@pytest.mark.parametrize("batch", ["9" * 5000, "x", "-1", ""])
+def test_a_batch_that_is_no_number_of_sequences_is_refused(batch):
+    with pytest.raises(RowError, match="is not a number of sequences") as raised:
+        summarize([case("numba:cpu", f"step:model=tiny,batch={batch},context=8")])
+    assert len(str(raised.value)) < 400

@@ -39,7 +39,6 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     path = written(tmp_path / "run.jsonl", rows)
     assert load_rows(path) == rows
     assert load_rows(str(tmp_path)) == rows
-    assert load_rows([path, tmp_path]) == rows + rows
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.jsonl"]
 
 
@@ -230,6 +229,25 @@ def test_a_case_above_its_tolerance_is_wrong_whoever_says_that_it_is_ok(tmp_path
     assert found.status == "ok"
 
 
+def test_copies_count_once_by_what_they_hold(tmp_path: Path) -> None:
+    """The same file twice, a copy of it elsewhere, one that has more rows, one that was put together from both."""
+    rows = [row(i) for i in range(3)]
+    path = written(tmp_path / "a.jsonl", rows[:2])
+    (tmp_path / "copies").mkdir()
+    content = path.read_bytes()
+    (tmp_path / "copies/b.jsonl.partial").write_bytes(content[: content.index(b"\n") + 1])
+    (tmp_path / "copies/c.jsonl").write_bytes(content + content)
+    written(tmp_path / "copies/d.jsonl", rows)
+    with pytest.warns(UserWarning, match="count once") as told:
+        assert load_rows([path, path, tmp_path / "copies"]) == rows
+    assert [str(w.message).replace(str(tmp_path), "") for w in told] == [
+        "/a.jsonl holds nothing but 2 rows that were read before: they count once",
+        "/copies/b.jsonl.partial holds nothing but 1 rows that were read before: they count once",
+        "/copies/c.jsonl holds nothing but 4 rows that were read before: they count once",
+        "/copies/d.jsonl holds also 2 rows that were read before: they count once",
+    ]
+
+
 def test_what_is_no_file_is_passed_by_with_a_line(tmp_path: Path) -> None:
     rows = [row(1)]
     path = written(tmp_path / "a.jsonl", rows)
@@ -238,9 +256,9 @@ def test_what_is_no_file_is_passed_by_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").symlink_to(tmp_path / "d.jsonl")
     (tmp_path / "e.jsonl").symlink_to("/dev/zero")
     (tmp_path / "f.jsonl").symlink_to(path)
-    with pytest.warns(UserWarning, match="passed by") as told:
-        assert load_rows(tmp_path) == rows + rows
-    assert sorted(str(w.message).partition(" ")[0][-7] for w in told) == ["b", "c", "d", "e"]
+    with pytest.warns(UserWarning, match="passed by|count once") as told:
+        assert load_rows(tmp_path) == rows
+    assert sorted(str(w.message).partition(" ")[0][-7] for w in told) == ["b", "c", "d", "e", "f"]
     with pytest.warns(UserWarning, match="passed by"):
         assert sorted(p.name for p in stored_runs(tmp_path)) == ["a.jsonl", "f.jsonl"]
     for name, words in (("b", "no file"), ("c", "a link to nothing"), ("e", "no file")):

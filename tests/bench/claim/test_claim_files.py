@@ -10,7 +10,7 @@ from flips import unnoticed
 from observations import meta, seen
 from rows import ceiling, run_rows, write
 
-from membound.results.claim.file import claim_files, load_claim, new_claim_path
+from membound.results.claim.file import claim_files, load_claim, load_claims, new_claim_path
 from membound.results.claim.observation import SCHEMA_VERSION, ObservationError
 from membound.results.store import RunWriter, StoreError, load_rows, unsealed
 from membound.results.stored_runs import stored_runs
@@ -108,3 +108,14 @@ def test_what_is_no_file_is_passed_by(tmp_path):
     (tmp_path / "claim-c.jsonl").symlink_to(tmp_path / "nothing")
     with pytest.warns(UserWarning, match="passed by"):
         assert claim_files(tmp_path) == [path]
+
+
+def test_copies_count_once_by_what_they_hold(tmp_path):
+    path = written(tmp_path)
+    copy = tmp_path / "claim-copy.jsonl"
+    copy.write_bytes(path.read_bytes())
+    with pytest.warns(UserWarning, match=r"is a copy of .*aaaa\.jsonl: it counts once"):
+        assert [one for one, _ in load_claims([path, path, copy])] == [path]
+    copy.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
+    with pytest.raises(ObservationError, match=r"both hold claim .*, and differ: name one of them"):
+        list(load_claims([path, copy]))
