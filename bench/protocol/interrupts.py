@@ -64,12 +64,15 @@ class Heeded:
 
 @contextmanager
 def deferred() -> Iterator[Heeded]:
-    """Keep signals waiting, but for what happens within what this gives. Within another one, or in another thread, it is that."""
+    """Keep signals waiting, but within the context that this gives. Nested, it is the outer one.
+
+    In a thread other than the main one, to which signals go, nothing waits.
+    """
     current = signal.getsignal(signal.SIGINT)
     if isinstance(current, Heeded):
         yield current
         return
-    handlers = {one: signal.getsignal(one) for one in ENDING}
+    handlers: dict[int, Any] = {one: signal.getsignal(one) for one in ENDING}
     heeded = Heeded({one: handler for one, handler in handlers.items() if callable(handler)})
     if threading.current_thread() is not threading.main_thread():  # signals go to the main one
         yield heeded
