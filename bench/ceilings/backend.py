@@ -110,7 +110,7 @@ def _gemm(backend: Backend, device: Device, work: Linear) -> Ceiling:
     some = slice(0, work.m, max(1, work.m // GEMM_CHECKED_ROWS))
     x = inputs.x[some]
     expected = reference.compute(replace(inputs, work=replace(work, m=len(x)), x=x), 0)
-    y = backend.output()
+    y: Any = backend.output()
     if wrong := wrong_kind(y, inputs):
         return Ceiling(name, None, "FLOP/s", (), config, "wrong", f"output is {wrong}")
     if y.shape != (work.m, work.n):

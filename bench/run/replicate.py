@@ -309,8 +309,8 @@ class Replicate:
 
     def _finish(self, unfinished: list[Contestant], further: bool = True) -> None:
         """Check each again, take it off the list and write its row. `further`: figures of another kind too."""
-        for device, ceilings in self._ceilings.items():
-            self._keep_ceilings_failure(device, ceilings)
+        for kind, ceilings in self._ceilings.items():
+            self._keep_ceilings_failure(kind, ceilings)
         while unfinished:
             one = unfinished[0]
             hot = long = None
