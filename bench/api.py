@@ -147,7 +147,7 @@ def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
         with RunWriter(path, resume=True) as writer:
             known = load_rows(partial_of(path))
             cells = remaining(plan, known)
-            check_resumable(cells, known)
+            check_resumable(cells, known, plan.seed)
             rows = execute(replace(plan, cells=cells), writer, progress, known=known)
         sweep(path.parent)
     return rows

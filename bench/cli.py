@@ -3,7 +3,7 @@
     membound run --quick
     membound show latest --json
 
-Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or nothing could be measured;
+Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or no device was there;
 2 bad input; 130 interrupted, and what was measured is kept. Heavy modules are imported inside the commands.
 """
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from membound.errors import MemboundError
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
 from membound.kernels.weights.layers import LayerWeights
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.operations import (
     LATENT_DIM,
     LATENT_VALUE_DIM,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from membound.errors import MemboundError
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+from membound.spec_text import quoted
 
 ACTIVATION_BYTES = 4
 MAX_DIMENSION = 1 << 31
@@ -262,7 +263,11 @@ def check_weight_and_act(work: Any) -> None:
 
 
 def spec_of(work: Any) -> str:
-    """Canonical text: every field but those that are at a default of 0, and cache=random."""
-    values = {f.name: getattr(work, f.name) for f in fields(work)}
-    parts = [f"{n}={v}" for n, v in values.items() if v != 0 and (n, v) != ("cache", "random")]
+    """Canonical text: every field but those that are at a default of 0 or empty, and cache=random."""
+    values = {f.name: getattr(work, f.name) for f in fields(work) if f.init}
+    parts = [
+        f"{n}={quoted(v) if isinstance(v, str) else v}"
+        for n, v in values.items()
+        if v not in (0, "") and (n, v) != ("cache", "random")
+    ]
     return f"{work.kind}:{','.join(parts)}"

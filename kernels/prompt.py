@@ -59,10 +59,12 @@ def held_caches(inputs: ModelInputs) -> Caches:
 
 
 def key_of(inputs: Inputs, slot: int = 0) -> str:
-    """A hash of work, seed and input set, and of the files' sizes and times where a folder is the model."""
+    """A hash of work, seed and input set, and of its weights' sizes and times where a folder is the model."""
     digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
     folder = inputs.model.folder if isinstance(inputs, ModelInputs) else ""
-    for path in sorted(Path(folder).iterdir()) if folder else ():
+    for path in sorted(Path(folder).glob("*.safetensors*")) if folder else ():
+        if not path.is_file():
+            continue  # a link to nothing is no part of the model
         stat = path.stat()
         digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import KVCache, Weight, dequantize, from_bf16, to_bf16
 from membound.kernels.weights.layers import LayerWeights

@@ -9,10 +9,11 @@ Bytes and FLOPs are the sums over the bill.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from membound.kernels.models import Model, get_model
+from membound.kernels.model import Model, ModelError
+from membound.kernels.models import get_model
 from membound.kernels.operations import (
     ACTIVATION_BYTES,
     MAX_DIMENSION,
@@ -51,6 +52,7 @@ class Step:
     cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
     cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
+    Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
     """
 
     model: str
@@ -61,6 +63,8 @@ class Step:
     act: str = "float"
     layers: int = 0
     cache: str = "random"
+    content: str = ""
+    _model: Model = field(init=False, repr=False, compare=False)
     kind: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
@@ -77,8 +81,8 @@ class Step:
 
     @property
     def shape(self) -> Model:
-        """The model, with as many layers as are run."""
-        return get_model(self.model).with_layers(self.layers)
+        """The model as it was when the work was made, with as many layers as are run."""
+        return self._model
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -126,6 +130,8 @@ class Prefill:
     kv: str = "bf16"
     act: str = "float"
     layers: int = 0
+    content: str = ""
+    _model: Model = field(init=False, repr=False, compare=False)
     kind: ClassVar[str] = "prefill"
 
     def __post_init__(self) -> None:
@@ -145,8 +151,8 @@ class Prefill:
 
     @property
     def shape(self) -> Model:
-        """The model, with as many layers as are run."""
-        return get_model(self.model).with_layers(self.layers)
+        """The model as it was when the work was made, with as many layers as are run."""
+        return self._model
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -185,19 +191,26 @@ class Prefill:
 
 
 def _check_model(work: Step | Prefill) -> None:
+    """Look the model up, once, and check the work against it. Raises SpecError."""
     try:
         model = get_model(work.model)
-    except ValueError as error:
+    except ModelError as error:
         raise SpecError(f"{work.kind}: {error}") from None
     if not isinstance(work.layers, int) or not 0 <= work.layers <= model.layers:
         raise SpecError(
             f"{work.kind}: layers={work.layers!r} must be from 1 to {model.layers} for {work.model} (0: all)"
         )
+    if work.content and work.content != model.content:
+        now = f"is {model.content} now: it changed since" if model.folder else "is built in and has none"
+        raise SpecError(f"{work.kind}: content={work.content} was asked for, and {work.model} {now}")
+    model = model.with_layers(work.layers)
+    object.__setattr__(work, "content", model.content)
+    object.__setattr__(work, "_model", model)
     tokens = work.context + 1 if isinstance(work, Step) else work.tokens
     if model.window and tokens > model.window:
         raise SpecError(
-            f"{work.kind}: {work.model} has layers that see {model.window} tokens only (sliding window), which are "
-            f"not implemented; up to there they are like others, and {tokens} tokens were asked for"
+            f"{work.kind}: {work.model} has layers that see {model.window} tokens only (sliding window{_silent(model)}), "
+            f"which are not implemented; up to there they are like others, and {tokens} tokens were asked for"
         )
     group = FORMATS[work.weight].group
     for name in ("hidden", "intermediate", "q_dim"):
@@ -206,6 +219,12 @@ def _check_model(work: Step | Prefill) -> None:
                 f"{work.kind}: {work.model} has {name} {getattr(model, name)}, "
                 f"not a multiple of {group} as weight={work.weight} needs"
             )
+
+
+def _silent(model: Model) -> str:
+    """Where the window comes from, if not from the file."""
+    assumed = any(text.startswith("sliding_window=") for text in model.assumed)
+    return "; config.json has no sliding_window, and Transformers assumes that" if assumed else ""
 
 
 def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:

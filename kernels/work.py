@@ -13,12 +13,15 @@ against the same count. Single operations are defined in operations.py, whole st
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import MISSING, fields
 from typing import Any
 
+from membound.kernels.models import MODELS
 from membound.kernels.operations import ACTS, DecodeAttention, LatentAttention, Linear, SpecError, Traffic
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+from membound.spec_text import pieces, quoted, unquoted
 
 __all__ = [
     "ACTS",
@@ -43,22 +46,22 @@ KINDS: dict[str, type[Work]] = {w.kind: w for w in (Linear, DecodeAttention, Lat
 def parse(text: str) -> Work:
     """Turn a spec such as ``linear:n=4096,k=4096,m=1,weight=bf16`` into a work.
 
-    Raises SpecError that names the wrong part and lists what is allowed.
+    Values may stand in quotes (`membound.spec_text`). Raises SpecError that names the wrong part and lists what is allowed.
     """
     kind, _, rest = text.strip().partition(":")
     if kind not in KINDS:
         raise SpecError(f"unknown work {kind!r}; allowed: {', '.join(KINDS)} (as in linear:n=4096,k=4096)")
     cls = KINDS[kind]
-    known = {f.name: f for f in fields(cls)}
+    known = {f.name: f for f in fields(cls) if f.init}
     values: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in rest.split(","))):
-        key, equals, value = (s.strip() for s in part.partition("="))
-        if not equals or not value:
-            raise SpecError(f"{kind}: {part!r} is not key=value")
+    for part in filter(None, (p.strip() for p in pieces(rest))):
+        key, value = _pair(kind, part, values)
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise SpecError(f"{kind}: unknown key {key!r}{hint}; allowed: {', '.join(known)}")
+            raise SpecError(
+                f"{kind}: unknown key {key!r}{hint}; allowed: {', '.join(known)}{_quotes(part, values)}"
+            )
         if key in values:
             raise SpecError(f"{kind}: {key} is given twice")
         values[key] = _whole(kind, key, value) if known[key].type == "int" else value
@@ -66,6 +69,25 @@ def parse(text: str) -> Work:
     if missing:
         raise SpecError(f"{kind}: {', '.join(missing)} missing; keys: {', '.join(known)}")
     return cls(**values)
+
+
+def _pair(kind: str, part: str, values: dict[str, Any]) -> tuple[str, str]:
+    """The key and the value of one part. Raises SpecError."""
+    key, equals, value = (s.strip() for s in part.partition("="))
+    if not equals or not value:
+        raise SpecError(f"{kind}: {part!r} is not key=value{_quotes(part, values)}")
+    try:
+        return key, unquoted(value)
+    except ValueError as error:
+        raise SpecError(f"{kind}: {key}={error}") from None
+
+
+def _quotes(part: str, values: dict[str, Any]) -> str:
+    """What to do if the odd part belongs to a folder's name."""
+    if "model" not in values or values["model"] in MODELS or os.path.exists(values["model"]):
+        return ""
+    name = quoted(f"{values['model']},{part}")
+    return f"; a folder with a comma in its name goes in quotes: model={name}"
 
 
 def _whole(kind: str, key: str, value: str) -> int:

@@ -20,6 +20,7 @@ from membound.results.ratios import process_medians, ratio_of
 from membound.results.row import Row
 from membound.results.shares import middle
 from membound.results.stats import usable
+from membound.spec_text import identity
 
 COLUMNS = {
     "work": "canonical spec of the work",
@@ -77,11 +78,11 @@ def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
 
 
 def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
-    """Replicates by (backend, work, threads)."""
+    """Replicates by (backend, work, threads); a model folder is the same wherever it lies."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         if row.kind == "case":
-            groups.setdefault((row.backend, row.work, row.threads), []).append(row)
+            groups.setdefault((row.backend, identity(row.work), row.threads), []).append(row)
     return groups
 
 

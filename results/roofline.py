@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from membound.results.row import Row
+from membound.spec_text import settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,6 @@ def device_class(backend: str) -> str:
     device = backend.partition("#")[0].partition(":")[2] or "cpu"
     kind, _, index = device.partition("+")[0].partition(":")
     return kind if kind == "cpu" else f"{kind}:{index or 0}"
-
-
-def settings(work: str) -> dict[str, str]:
-    """The keys of a canonical spec: ``linear:n=8,k=32`` gives ``{"n": "8", "k": "32"}``."""
-    parts = (part.partition("=") for part in work.partition(":")[2].split(","))
-    return {key: value for key, _, value in parts if key}
 
 
 def compute_ceilings(work: str) -> tuple[str, ...]:

@@ -21,10 +21,11 @@ import pandas as pd
 
 from membound.results.intervals import interval
 from membound.results.ratios import Ratio, process_medians, ratio_of
-from membound.results.roofline import Limits, limits_of, settings
+from membound.results.roofline import Limits, limits_of
 from membound.results.row import Row, RowError
 from membound.results.shares import middle, shares_of
 from membound.results.verdict import CEILING_SLACK, Evidence, judge
+from membound.spec_text import settings
 
 WORST_FIRST = ("wrong", "crashed", "oom", "timeout", "error", "unavailable", "unsupported", "ok")
 GRADES_WORST_FIRST = ("invalid", "contended", "unknown", "clean")

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+from membound.spec_text import CONTENT, pieces
+
 
 def short(work: str) -> str:
-    """A spec in fewer words: numbers keep their keys, names lose them, and act=float is left out."""
+    """A spec in fewer words: numbers keep their keys, names lose them; act=float and a folder's content are left out."""
     kind, _, rest = work.partition(":")
     words = []
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, pieces(rest)):
         key, _, value = part.partition("=")
-        if part != "act=float":
+        if part != "act=float" and key != CONTENT:
             words.append(part if value.isdigit() else f"act {value}" if key == "act" else value)
     return " ".join([kind, *words])
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from membound.backends.onnx_runtime.graph import CACHE_TYPES, CONTRIB, Graph, stack
 from membound.kernels.inputs import LayerWeights, ModelInputs
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.reference import rope_frequencies
 from membound.kernels.weights.formats import F32
 from membound.kernels.work import Step

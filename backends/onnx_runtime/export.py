@@ -30,7 +30,7 @@ from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph, stack
 from membound.backends.pytorch.linear import FormatLinear
 from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
 from membound.kernels.inputs import LayerWeights, ModelInputs, Weight
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.weights.formats import F32
 
 PLACEHOLDER = "membound"

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.reference import rope_frequencies
 from membound.kernels.weights.formats import KVCache
 

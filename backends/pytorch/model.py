@@ -34,7 +34,7 @@ from membound.backends.pytorch.attention import (
 )
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step

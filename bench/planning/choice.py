@@ -19,6 +19,7 @@ from membound.bench.machine.fingerprint import default_threads
 from membound.bench.planning.probe import Found, probe, probe_devices
 from membound.errors import BackendUnavailable, MemboundError
 from membound.results.roofline import device_class
+from membound.spec_text import split_specs
 
 
 class OptionError(MemboundError):
@@ -47,7 +48,7 @@ def split(texts: Iterable[str]) -> list[str]:
 
 def split_works(texts: Iterable[str]) -> list[str]:
     """Specs given one at a time or with commas between them: a comma before ``kind:`` starts a new one."""
-    return [spec for text in texts for spec in re.split(r",\s*(?=[a-z]+:)", text)]
+    return [spec for text in texts for spec in split_specs(text)]
 
 
 def check_threads(threads: int | None) -> int:

@@ -22,8 +22,9 @@ from membound.bench.machine.fingerprint import default_threads
 from membound.bench.measure.rounds import Pace
 from membound.bench.planning.suites import PlanError, check_memory, check_weights, suite
 from membound.kernels.cpu.kernel_cache import cache_folder
-from membound.kernels.work import Work, parse
+from membound.kernels.work import Prefill, Step, Work, parse
 from membound.results.roofline import device_class
+from membound.spec_text import identity
 
 DEFAULT_PACE = Pace(rounds=11, seconds=4.0, least=4)
 QUICK_PACE = Pace(rounds=7, seconds=2.0, least=3)
@@ -127,11 +128,11 @@ def make_plan(
     for backend in backends:
         registry.entry_for(backend)
     threads, replicates = _counts(options)
-    asked = [parse(work) if isinstance(work, str) else work for work in works]
+    parsed = [parse(work) if isinstance(work, str) else work for work in works]
+    asked, notes = _distinct(parsed)
     for work in asked:
         check_memory(work, memory)
         check_weights(work, options.seed)
-    notes: dict[str, None] = {}
     suites = {backend: tuple(asked) for backend in backends}
     if not asked:
         suites, notes = _suites(backends, options.quick, memory, device_memory or {})
@@ -160,6 +161,20 @@ def make_plan(
         ceilings=options.ceilings,
         notes=tuple(notes),
     )
+
+
+def _distinct(works: Sequence[Work]) -> tuple[list[Work], dict[str, None]]:
+    """Each work once, and notes on what a name may not have meant: the same folder under two paths, a built-in model."""
+    found: dict[str, Work] = {}
+    notes: dict[str, None] = {}
+    for work in works:
+        first = found.setdefault(identity(work.spec), work)
+        if isinstance(work, Step | Prefill):
+            if first != work and isinstance(first, Step | Prefill):
+                notes[f"{work.model} and {first.model} are the same model: it is measured once"] = None
+            if not work.shape.folder and os.path.isfile(os.path.join(work.model, "config.json")):
+                notes[f"{work.model} is the built-in model; the folder of that name is ./{work.model}"] = None
+    return list(found.values()), notes
 
 
 def _suites(

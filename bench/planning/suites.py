@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from membound.errors import MemboundError
+from membound.kernels.model import ModelError
 from membound.kernels.work import Prefill, Step, Work, parse
 from membound.results.roofline import device_class
 
@@ -105,16 +106,17 @@ def check_memory(work: Work, memory: int) -> None:
 
 
 def check_weights(work: Work, seed: int) -> None:
-    """Raises PlanError if the model is a folder whose safetensors are damaged or do not match its config.
+    """Raises PlanError if the model is a folder whose safetensors are damaged, do not match its config, or hold no numbers.
 
-    Headers, names, shapes and sizes are checked, so that no worker starts in vain; the numbers are read by workers.
+    Headers, names, shapes and sizes are checked, and every number is read once, so that no worker starts in vain and no
+    backend is blamed for what is in the files.
     """
     if isinstance(work, Step | Prefill) and work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
 
         try:
-            Checkpoint(work.shape, work.weight, seed)
-        except ValueError as error:
+            Checkpoint(work.shape, work.weight, seed).check_numbers()
+        except ModelError as error:
             raise PlanError(str(error)) from None
 
 

@@ -51,6 +51,7 @@ from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.stats import records, summarize
+from membound.spec_text import quoted
 
 SEED = 1
 PACKAGES = (*HARNESS_PACKAGES, "pytest-benchmark")
@@ -124,7 +125,7 @@ class _Declared:
 
 @dataclass(slots=True)
 class BandwidthBenchmark:
-    """The fixture. `benchmark` is that of pytest-benchmark; `name` is the test's, with its parameters."""
+    """The fixture. `benchmark` is that of pytest-benchmark; `name` tells the test from others of the session."""
 
     benchmark: Any
     table: Table
@@ -218,8 +219,9 @@ class BandwidthBenchmark:
             )
         if bytes < 0 or flops < 0:
             raise DeclarationError(f"bytes={bytes} and flops={flops} must not be negative")
-        name = self.name.replace(",", ";")
-        return _Declared(f"custom:name={name},bytes={bytes},flops={flops}", bytes, flops, bytes, {}, None)
+        return _Declared(
+            f"custom:name={quoted(self.name)},bytes={bytes},flops={flops}", bytes, flops, bytes, {}, None
+        )
 
     def _check_sets(self, declared: _Declared, rotation: Rotation) -> None:
         if not rotation.sets or not all(isinstance(arguments, tuple) for arguments in rotation.sets):

@@ -58,7 +58,7 @@ if find_spec("pytest_benchmark"):
         """Time any callable cold and compare it with this machine's measured ceilings."""
         from membound.bench.pytest_plugin.fixture import BandwidthBenchmark
 
-        return BandwidthBenchmark(benchmark, _table(request.config), request.node.name, request.config)
+        return BandwidthBenchmark(benchmark, _table(request.config), _name(request), request.config)
 
 else:
 
@@ -66,6 +66,12 @@ else:
     def bandwidth_benchmark() -> BandwidthBenchmark:
         """Fail and say what is missing."""
         pytest.fail("bandwidth_benchmark needs pytest-benchmark: pip install pytest-benchmark", pytrace=False)
+
+
+def _name(request: pytest.FixtureRequest) -> str:
+    """The test's name; with its file and class where another test of the session has the same."""
+    name: str = request.node.name
+    return name if sum(item.name == name for item in request.session.items) == 1 else request.node.nodeid
 
 
 def pytest_configure(config: pytest.Config) -> None:

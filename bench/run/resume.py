@@ -18,7 +18,7 @@ from pathlib import Path
 
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
 from membound.bench.planning.plan import Cell, Plan
-from membound.bench.planning.suites import PlanError, check_memory
+from membound.bench.planning.suites import PlanError, check_memory, check_weights
 from membound.bench.run.journal import journal_of
 from membound.bench.run.stored_plan import UnfitPlanError, plan_of, text_of
 from membound.kernels.work import parse
@@ -89,8 +89,8 @@ def remaining(plan: Plan, rows: Iterable[Row]) -> tuple[Cell, ...]:
     return tuple(cell for cell in cells if cell.works)
 
 
-def check_resumable(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
-    """Raises PlanError on another machine than that of `rows`, or where what is left does not fit its memory."""
+def check_resumable(cells: Sequence[Cell], rows: Sequence[Row], seed: int) -> None:
+    """Raises PlanError on another machine than that of `rows`, where what is left does not fit its memory, or for a damaged folder."""
     here = fingerprint()["cpu"]
     there = next((row.machine["cpu"] for row in rows if row.machine.get("cpu")), here)
     if here != there:
@@ -98,7 +98,9 @@ def check_resumable(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
             f"that run was begun on {there}, this is {here}: rows of two machines do not make a run"
         )
     for spec in dict.fromkeys(work for cell in cells for work in cell.works):
-        check_memory(parse(spec), available_memory_bytes())
+        work = parse(spec)
+        check_memory(work, available_memory_bytes())
+        check_weights(work, seed)
 
 
 def _finished(partial: Path) -> Path:

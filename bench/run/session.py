@@ -32,6 +32,8 @@ from membound.results.wording import amount
 FAILED = ("wrong", "crashed", "timeout", "oom", "error")
 FAILED_IN_A_DUEL = (*FAILED, "unavailable")
 """Who is not there has not been beaten."""
+ANSWERED, ANSWERED_IN_A_DUEL = ("ok", "unsupported"), ("ok",)
+"""That a backend cannot do a work is an answer; a duel that timed nobody has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,16 @@ class Session:
     interrupted: bool
     failing: Sequence[str] = FAILED
     """Statuses that make it fail."""
+    answered: Sequence[str] = ANSWERED
+    """Statuses of which a case must have one, or the run came to nothing."""
 
     @property
     def exit_status(self) -> int:
-        """130 interrupted; 1 a case or the ceilings failed, or no case was measured; else 0."""
+        """130 interrupted; 1 a case or the ceilings failed, or no case was answered; else 0."""
         if self.interrupted:
             return 130
-        measured = any(row.kind == "case" and row.status == "ok" for row in self.rows)
-        return 0 if measured and not any(row.status in self.failing for row in self.rows) else 1
+        answered = any(row.kind == "case" and row.status in self.answered for row in self.rows)
+        return 0 if answered and not any(row.status in self.failing for row in self.rows) else 1
 
     def records(self) -> list[dict[str, Any]]:
         """The summary, a case an object, as JSON can hold it."""
@@ -86,7 +90,8 @@ def duel_session(
             f"a duel needs two backends or more, and this one has {choice.chosen[0]} alone; to see what noise does, "
             f"name it twice: {only},{only}#2"
         )
-    return replace(_measured(plan, choice, talk, progress), failing=FAILED_IN_A_DUEL)
+    done = _measured(plan, choice, talk, progress)
+    return replace(done, failing=FAILED_IN_A_DUEL, answered=ANSWERED_IN_A_DUEL)
 
 
 def _measured(plan: Plan, choice: Choice, talk: Console, progress: Console) -> Session:

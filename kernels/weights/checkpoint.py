@@ -11,21 +11,20 @@ thousand rows at a time, and stored in the format of the work. Nothing is downlo
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
+from functools import lru_cache
+from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-from membound.kernels.models import Model
-from membound.kernels.weights.formats import F32, Weight, from_bf16, quantize
+from membound.kernels.model import Model, ModelError
+from membound.kernels.weights.formats import F32, Weight, quantize
 from membound.kernels.weights.generate import prompt_tokens
 from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.tensor_files import TensorFiles
 
-DTYPES = ("BF16", "F16", "F32")
 CHUNK_ELEMENTS = 1 << 22
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -40,6 +39,17 @@ MATRICES = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
+BUFFERS = (".rotary_emb.inv_freq", ".self_attn.masked_bias")
+"""Ends of names that old versions of Transformers stored and that follow from config.json."""
+LARGEST_F16, LARGEST_BF16 = 65504.0, (2 - 2**-7) * 2.0**127
+LARGEST_STORED = {
+    "f16": LARGEST_F16,
+    "bf16": LARGEST_BF16,
+    "int4g32": 8 * LARGEST_F16,
+    "int4g128": 8 * LARGEST_F16,
+}
+"""The largest weight that a format holds, by its float16 scale where it has one; the others hold all of float32."""
 
 
 class Checkpoint:
@@ -48,23 +58,40 @@ class Checkpoint:
     def __init__(self, model: Model, format: str, seed: int) -> None:
         """Open the folder's safetensors.
 
-        Raises ValueError with one line that names the file and the tensor: no safetensors, a damaged
-        file, a missing tensor, a shape that is not config.json's, a dtype or bias that is not supported.
+        Raises ModelError with one line that names the file and the tensor: no safetensors, a damaged
+        file, a missing tensor, a shape that is not config.json's, a dtype or a tensor that is not supported.
         """
         self._model = model
         self._format = format
         self._seed = seed
-        self._tensors = _Tensors(Path(model.folder))
-        self._head = EMBEDDING if model.tied else LM_HEAD
+        self._tensors = TensorFiles(Path(model.folder))
+        self._head, self._embedding = self._tables()
+        assumed = [text for text in model.assumed if "window" not in text]
         for name, shape in self._expected():
-            self._tensors.check(name, shape)
-        self._refuse_other_biases()
+            self._tensors.check(name, shape, assumed)
+        self._refuse_others()
+
+    def _tables(self) -> tuple[str, str]:
+        """Tensors of the LM head and of the embedding: one where they are tied, under either of its names.
+
+        A matrix that two modules share is stored once, and safetensors' `save_model` keeps the first name by alphabet.
+        """
+        names = self._tensors.names()
+        if not self._model.tied:
+            if LM_HEAD not in names and EMBEDDING in names:
+                raise ModelError(
+                    f"{self._tensors.listing} has no tensor {LM_HEAD}, and tie_word_embeddings is not true in config.json: "
+                    "set it if the LM head is the embedding"
+                )
+            return LM_HEAD, EMBEDDING
+        only = LM_HEAD if LM_HEAD in names and EMBEDDING not in names else EMBEDDING
+        return only, only
 
     def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Every tensor that the model reads, with its shape."""
         m = self._model
         table = (m.vocab, m.hidden)
-        yield from ((EMBEDDING, table), (FINAL_NORM, (m.hidden,)), (self._head, table))
+        yield from ((self._embedding, table), (FINAL_NORM, (m.hidden,)), (self._head, table))
         for index in range(m.layers):
             for name, shape in m.layer_matrices.items():
                 yield tensor_name(index, MATRICES[name]), shape
@@ -77,12 +104,54 @@ class Checkpoint:
                 for name, width in (("q", m.q_dim), ("k", m.kv_dim), ("v", m.kv_dim)):
                     yield tensor_name(index, MATRICES[name], "bias"), (width,)
 
-    def _refuse_other_biases(self) -> None:
-        """A bias that this model shape has no place for would be dropped in silence."""
+    def _refuse_others(self) -> None:
+        """A tensor that this model has no place for would be dropped in silence. Layers that are not run do not matter."""
         expected = {name for name, _ in self._expected()}
         for name in self._tensors.names():
-            if name.endswith(".bias") and name not in expected:
-                raise ValueError(f"{self._tensors.file(name)}: {name} is a bias that is not supported")
+            layer = LAYER.match(name)
+            if name in expected or name.endswith(BUFFERS) or (layer and int(layer[1]) >= self._model.layers):
+                continue
+            if self._model.tied and name == LM_HEAD:
+                continue  # `check_numbers` compares it with the embedding
+            what = "a bias" if name.endswith(".bias") else "a tensor"
+            raise ModelError(f"{self._tensors.file(name)}: {name} is {what} that is not supported")
+
+    def check_numbers(self) -> None:
+        """Read every number once. Raises ModelError that names the file and the tensor.
+
+        NaN or infinity, a number that the work's format does not hold, or an LM head that config.json ties to the embedding
+        and that differs from it. What was read before and has not changed since is not read again.
+        """
+        _check_numbers(self._model, self._format, self._tensors.stamps())
+
+    def _refuse_numbers(self) -> None:
+        most = LARGEST_STORED.get(self._format, np.inf)
+        for name, shape in dict(self._expected()).items():
+            largest = self._tensors.largest(name, _rows_at_once(shape))
+            where = f"{self._tensors.file(name)}: {name} holds"
+            if not isfinite(largest):
+                kind = "NaN (not a number)" if largest != largest else "infinity"
+                raise ModelError(f"{where} {kind}: the file is damaged, or the model was when it was saved")
+            if len(shape) == 2 and largest > most:
+                raise ModelError(
+                    f"{where} {largest:.6g}, which weight={self._format} cannot store (up to {most:.6g})"
+                )
+        if self._model.tied and {LM_HEAD, EMBEDDING} <= set(self._tensors.names()):
+            self._refuse_untied()
+
+    def _refuse_untied(self) -> None:
+        n, k = self._model.vocab, self._model.hidden
+        self._tensors.check(LM_HEAD, (n, k))
+        rows = _rows_at_once((n, k))
+        for start in range(0, n, rows):
+            part = slice(start, min(start + rows, n))
+            if not np.array_equal(
+                self._tensors.float32(LM_HEAD, part), self._tensors.float32(EMBEDDING, part)
+            ):
+                raise ModelError(
+                    f"{self._tensors.file(LM_HEAD)}: {LM_HEAD} differs from {EMBEDDING}, and config.json ties them: set "
+                    "tie_word_embeddings to false, or remove the one that is left over"
+                )
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
@@ -110,7 +179,7 @@ class Checkpoint:
 
     def embedding_table(self) -> Weight:
         """The embedding table [vocab, hidden] in the work's format."""
-        return self._matrix(EMBEDDING)
+        return self._matrix(self._embedding)
 
     def hidden_states(self, rows: int) -> F32:
         """Embeddings [rows, hidden] of random token ids, the same for the same seed."""
@@ -118,12 +187,14 @@ class Checkpoint:
 
     def embedding(self, tokens: I64) -> F32:
         """Rows of the embedding table."""
-        return np.concatenate([self._tensors.float32(EMBEDDING, slice(i, i + 1)) for i in tokens.tolist()])
+        return np.concatenate(
+            [self._tensors.float32(self._embedding, slice(i, i + 1)) for i in tokens.tolist()]
+        )
 
     def _matrix(self, name: str) -> Weight:
         """A matrix in the work's format. Every format's scales lie within a row, so rows go in chunks."""
         n, k = self._tensors.shape(name)
-        rows = max(1, CHUNK_ELEMENTS // k)
+        rows = _rows_at_once((n, k))
         parts = [
             quantize(self._tensors.float32(name, slice(start, min(start + rows, n))), self._format)
             for start in range(0, n, rows)
@@ -138,91 +209,12 @@ def tensor_name(index: int, part: str, kind: str = "weight") -> str:
     return f"model.layers.{index}.{part}.{kind}"
 
 
-class _Tensors:
-    """The tensors of a folder by name, over one file or the shards of an index."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[str, Path] = {}
-        self._handles: dict[Path, Any] = {}
-        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-        if index.is_file():
-            self._files = {name: folder / file for name, file in _weight_map(index).items()}
-            self._listing = index
-        elif single.is_file():
-            self._files = dict.fromkeys(self._open(single).keys(), single)
-            self._listing = single
-        else:
-            raise ValueError(f"model folder {folder} has no model.safetensors and no {index.name}")
-
-    def names(self) -> tuple[str, ...]:
-        """Names of all tensors."""
-        return tuple(self._files)
-
-    def file(self, name: str) -> Path:
-        """The file that holds a tensor. Raises ValueError if none does."""
-        if name not in self._files:
-            raise ValueError(f"{self._listing} has no tensor {name}")
-        return self._files[name]
-
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless the tensor is there with this shape and a dtype that can be read."""
-        found, dtype = self.shape(name), self._slice(name).get_dtype()
-        if found != shape:
-            raise ValueError(
-                f"{self.file(name)}: {name} has shape {list(found)}, config.json says {list(shape)}"
-            )
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"{self.file(name)}: {name} is stored as {dtype}; supported: {', '.join(DTYPES)}"
-            )
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
-        return tuple(self._slice(name).get_shape())
-
-    def float32(self, name: str, rows: slice = slice(None)) -> F32:
-        """Rows of a tensor as float32, exact."""
-        part = self._slice(name)
-        if part.get_dtype() == "BF16":
-            return from_bf16(np.array(self._bf16(name)[rows]))
-        values: F32 = part[rows].astype(np.float32)
-        return values
-
-    def _slice(self, name: str) -> Any:
-        path = self.file(name)
-        try:
-            return self._open(path).get_slice(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} has no tensor {name}: {error}") from None
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._handles:
-            try:
-                self._handles[path] = safe_open(path, framework="numpy")
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from None
-        return self._handles[path]
-
-    def _bf16(self, name: str) -> npt.NDArray[np.uint16]:
-        """A bfloat16 tensor's bits, mapped. NumPy has no such dtype, so safetensors cannot hand it over.
-
-        Layout (github.com/safetensors/safetensors, README): 8 bytes with the header's length, the
-        header as JSON, the data; offsets count from the data's start. `safe_open` has checked them.
-        """
-        path = self.file(name)
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[name]
-        offset = 8 + length + entry["data_offsets"][0]
-        return np.memmap(path, np.dtype("<u2"), "r", offset, tuple(entry["shape"]))
+def _rows_at_once(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor that are read together."""
+    return max(1, CHUNK_ELEMENTS // (shape[1] if len(shape) > 1 else 1))
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor to shard. Raises ValueError that names the file."""
-    try:
-        table = json.loads(index.read_text())["weight_map"]
-        return {str(name): str(file) for name, file in table.items()}
-    except KeyError:
-        raise ValueError(f"{index} has no weight_map") from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} cannot be read: {error}") from None
+@lru_cache(maxsize=32)
+def _check_numbers(model: Model, format: str, stamps: tuple[tuple[str, int, int], ...]) -> None:
+    """`Checkpoint.check_numbers`, once for files as `stamps` has them."""
+    Checkpoint(model, format, seed=0)._refuse_numbers()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.weights.formats import F32, Weight, dequantize
 from membound.kernels.weights.generate import normal, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.results.row import Row, RowError
+from membound.spec_text import quoted
 
 SUFFIX = ".json"
 KEY = "membound"
@@ -86,7 +87,7 @@ def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> R
         run_id=path.stem,
         kind="case",
         backend=f"{found['name'].replace(':', '-')}:cpu",
-        work=f"custom:name={found['fullname'].replace(',', ';')}",
+        work=f"custom:name={quoted(found['fullname'])}",
         status="ok",
         device=processor,
         started_at=content.get("datetime", ""),

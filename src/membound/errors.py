@@ -19,6 +19,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
+    ├── ModelError              kernels.model: a model is unknown, or its folder cannot be taken
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked

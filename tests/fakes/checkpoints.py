@@ -1,6 +1,12 @@
 """A small model's config.json and weights, under the names of Hugging Face."""
 
+import json
+
 import numpy as np
+from safetensors.numpy import save_file
+
+from membound.kernels.models import get_model
+from membound.kernels.weights.formats import to_bf16
 
 CONFIG = {
     "hidden_size": 128,
@@ -37,3 +43,34 @@ def tensors_of(model, seed=1):
     return {
         name: rng.standard_normal(shape).astype(np.float32) / np.float32(8) for name, shape in shapes.items()
     }
+
+
+def save_bf16(tensors, path):
+    """safetensors' layout by hand: NumPy has no bfloat16 to hand to the library."""
+    header, data = {}, b""
+    for name, values in tensors.items():
+        bits = to_bf16(values).tobytes()
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(values.shape),
+            "data_offsets": [len(data), len(data) + len(bits)],
+        }
+        data += bits
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def folder_of(path, drop=(), edit=None, dtype=np.float32, **config):
+    """A model folder of CONFIG with changes, without the tensors `drop`; `edit` changes them in place. Returns its path."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "llama"} | config))
+    tensors = {name: values for name, values in tensors_of(get_model(str(path))).items() if name not in drop}
+    if edit:
+        edit(tensors)
+    if dtype == "bf16":
+        save_bf16(tensors, path / "model.safetensors")
+    else:
+        save_file(
+            {name: values.astype(dtype) for name, values in tensors.items()}, path / "model.safetensors"
+        )
+    return str(path)

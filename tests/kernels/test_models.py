@@ -188,10 +188,21 @@ def test_unknown_models(tmp_path):
         ("llama", {}, 0),
         ("mistral", {"sliding_window": None}, 0),
         ("mistral", {"sliding_window": 40}, 40),
-        ("mistral", {"sliding_window": 40, "layer_types": ["full_attention"] * 2}, 0),
+        ("mistral", {"sliding_window": 40, "layer_types": ["full_attention"] * 2}, 40),
+        ("mistral", {}, 4096),
+        ("qwen2", {}, 0),
         ("qwen2", {"sliding_window": 40, "use_sliding_window": False}, 0),
-        ("qwen2", {"sliding_window": 40, "use_sliding_window": True}, 40),
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": True}, 0),  # from layer 28 on
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 2}, 0),
+        ("qwen2", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}, 40),
+        ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
+        ("qwen3", {"sliding_window": None, "use_sliding_window": True, "max_window_layers": 0}, 0),
         ("qwen3", {"sliding_window": 40, "layer_types": ["full_attention", "sliding_attention"]}, 40),
+        (
+            "qwen3",
+            {"sliding_window": 40, "layer_types": ["full_attention"] * 2, "use_sliding_window": True},
+            0,
+        ),
     ],
 )
 def test_sliding_windows_are_found(tmp_path, family, config, window):

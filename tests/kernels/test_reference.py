@@ -259,7 +259,6 @@ def test_whole_models_agree_with_torch(spec, shape, monkeypatch):
         "ungated": replace(tiny, gated=False, rope_theta=5e5),
     }[shape]
     monkeypatch.setitem(models.MODELS, "tiny", changed)
-    get_model.cache_clear()
     try:
         inputs = make_inputs(parse(spec), 5)
         causal = inputs.work.kind == "prefill"
@@ -269,7 +268,6 @@ def test_whole_models_agree_with_torch(spec, shape, monkeypatch):
         assert relative_error(compute(inputs, 0), in_torch(inputs, tokens, positions, causal)) < 1e-6
     finally:
         monkeypatch.undo()
-        get_model.cache_clear()
 
 
 def test_qk_norm_is_applied_before_rope(monkeypatch):

@@ -63,5 +63,4 @@ def test_step(spec: str, bound: float) -> None:
 def test_model_features(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     model: Model = replace(models.MODELS["tiny"], name="variant", **change)  # type: ignore[arg-type]
     monkeypatch.setitem(models.MODELS, "variant", model)
-    models.get_model.cache_clear()
     assert error("step:model=variant,context=37,weight=f32,kv=f32") < BOUNDS["float"]

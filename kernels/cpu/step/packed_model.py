@@ -21,7 +21,7 @@ from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Sizes, step_kernel
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.models import Model
+from membound.kernels.model import Model
 from membound.kernels.reference import rope_frequencies
 from membound.kernels.weights.formats import F32, KVCache, Weight
 from membound.kernels.weights.layers import LayerWeights

@@ -352,12 +352,15 @@ def test_a_failed_case_is_exit_status_one(membound_, devices, measuring, bad):
     assert "rows: " in out
 
 
-@pytest.mark.parametrize(("other", "expected"), [("ok", 0), ("unsupported", 1)])
-def test_unsupported_is_no_failure_unless_nothing_was_measured(
-    membound_, devices, measuring, other, expected
-):
+@pytest.mark.parametrize("other", ["ok", "unsupported", "unavailable"])
+def test_unsupported_is_an_answer_and_no_failure(membound_, devices, measuring, other):
     measuring.statuses |= {f"{HERE}:cpu+x": "unsupported", f"{HERE}:cpu": other}
-    assert membound_("run", SPEC, "--quick")[0] == expected
+    assert membound_("run", SPEC, "--quick")[0] == 0
+
+
+def test_a_run_that_no_device_was_there_for_fails(membound_, devices, measuring):
+    measuring.statuses |= {f"{HERE}:cpu+x": "unavailable", f"{HERE}:cpu": "unavailable"}
+    assert membound_("run", SPEC, "--quick")[0] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -112,11 +112,11 @@ def test_a_plan_in_doubt_is_refused(tmp_path, cut, damage, says):
 
 def test_another_machine_or_too_little_memory_is_refused(plan, monkeypatch):
     with pytest.raises(PlanError, match="begun on Test CPU, this is"):
-        check_resumable(plan.cells, [case()])
-    check_resumable(plan.cells, [case(machine=fingerprint())])
+        check_resumable(plan.cells, [case()], 1)
+    check_resumable(plan.cells, [case(machine=fingerprint())], 1)
     monkeypatch.setattr(resume, "available_memory_bytes", lambda: 1000)
     with pytest.raises(PlanError, match="does not fit memory"):
-        check_resumable(plan.cells, [])
+        check_resumable(plan.cells, [], 1)
 
 
 def test_a_torn_line_is_cut_off_before_rows_are_added(cut):

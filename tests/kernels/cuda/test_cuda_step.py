@@ -11,7 +11,7 @@ from membound.kernels import models
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.step.step import prepare_step, unsupported_step
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.models import Model, get_model
+from membound.kernels.models import Model
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Step, parse
@@ -32,7 +32,6 @@ def step_error(
     """The error of the simulated step, run `runs` times, as a fraction of the tolerance."""
     if shape is not None:
         monkeypatch.setitem(models.MODELS, shape.name, shape)
-        get_model.cache_clear()
     work = parse(spec)
     assert isinstance(work, Step)
     assert unsupported_step(work) is None
@@ -47,7 +46,6 @@ def step_error(
     assert np.array_equal(outputs[0], outputs[-1])
     asked = work.traffic.weights_bytes + work.traffic.scales_bytes
     assert prepared.weights_bytes <= 1.5 * asked
-    get_model.cache_clear()
     return relative_error(outputs[0], expected) / tolerance(work)
 
 
@@ -97,8 +95,6 @@ def test_what_cannot_run_has_a_reason(spec: str, reason: str) -> None:
 
 def test_odd_widths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.MODELS, "small", replace(GQA, intermediate=72))
-    get_model.cache_clear()
     work = parse("step:model=small")
     assert isinstance(work, Step)
     assert unsupported_step(work) == "the CUDA step takes widths of multiples of 64, not intermediate=72"
-    get_model.cache_clear()

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from checkpoints import CONFIG, tensors_of
+from checkpoints import CONFIG, save_bf16, tensors_of
 from safetensors.numpy import save_file
 
 from membound.bench import cli
@@ -17,21 +17,6 @@ from membound.kernels.weights.formats import FORMATS, dequantize, from_bf16, qua
 from membound.kernels.work import parse
 
 
-def save_bf16(tensors, path):
-    """safetensors' layout by hand: NumPy has no bfloat16 to hand to the library."""
-    header, data = {}, b""
-    for name, values in tensors.items():
-        bits = to_bf16(values).tobytes()
-        header[name] = {
-            "dtype": "BF16",
-            "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + len(bits)],
-        }
-        data += bits
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Write a model folder; returns (model, its tensors)."""
@@ -39,7 +24,6 @@ def folder(tmp_path):
     def write(family="llama", dtype="f32", edit=None, **config):
         text = json.dumps(CONFIG | {"model_type": family} | config)
         (tmp_path / "config.json").write_text(text)
-        get_model.cache_clear()
         model = get_model(str(tmp_path))
         tensors = tensors_of(model)
         if edit:

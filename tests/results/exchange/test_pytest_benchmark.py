@@ -37,7 +37,7 @@ def test_every_figure_is_a_column_of_the_summary():
 def test_another_projects_benchmark_has_times_and_nothing_else(tmp_path):
     (row,) = rows_from(write(tmp_path / "0001_x.json", content()))
     assert (row.run_id, row.backend, row.device) == ("0001_x", "test_it[x-1]:cpu", "Some CPU")
-    assert row.work == "custom:name=tests/test_a.py::test_it[x:1;2]"
+    assert row.work == 'custom:name="tests/test_a.py::test_it[x:1,2]"'
     assert (row.bytes, row.flops, row.samples_s, row.launches) == (0, 0, SAMPLES, 3)
     (line,) = records(summarize([row]))
     assert (line["time_s"], line["mbu"], line["verdict"]) == (0.011, None, "inconclusive")

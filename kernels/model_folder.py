@@ -1,0 +1,347 @@
+"""A local Hugging Face folder as a model: what its config.json means, and what the folder is known by.
+
+>>> read_folder(Path("/models/Llama-3.2-1B")).head_dim
+64
+
+Where the file is silent, Transformers' defaults hold (huggingface/transformers, models/*/configuration_*.py, version 5).
+What is not computed here is refused by name; nothing is ignored that would change the arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from membound.kernels.model import Model, ModelError
+
+MAX_COUNT = 1 << 31
+CONTENT_DIGITS = 12
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as safetensors itself limits them."""
+LFS_POINTER = b"version https://git-lfs"
+NOT_CONTENT = ("_name_or_path", "transformers_version")
+"""Fields of config.json that say who wrote it, and nothing about the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A model_type of Transformers. `kv_heads` and `head_dim` are taken where the file lacks them; 0: from other fields.
+
+    `windows` says which layers slide: none, all of them, or the `late` ones, from max_window_layers on.
+    """
+
+    architecture: str
+    kv_heads: int = 0
+    head_dim: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    windows: str = "none"
+
+
+_FAMILIES = {
+    "llama": _Family("LlamaForCausalLM"),
+    "mistral": _Family("MistralForCausalLM", kv_heads=8, windows="all"),
+    "qwen2": _Family("Qwen2ForCausalLM", kv_heads=32, qkv_bias=True, windows="late"),
+    "qwen3": _Family("Qwen3ForCausalLM", kv_heads=32, head_dim=128, qk_norm=True, windows="late"),
+}
+_WINDOW, _LATE_LAYERS = 4096, 28
+"""sliding_window and max_window_layers of Mistral, Qwen2 and Qwen3 where the file lacks them."""
+
+_ONLY: dict[str, tuple[Any, str]] = {
+    "hidden_act": ("silu", "silu"),
+    "mlp_bias": (False, "an MLP without biases"),
+    "num_experts": (0, "dense models"),
+    "num_local_experts": (0, "dense models"),
+    "n_routed_experts": (0, "dense models"),
+    "partial_rotary_factor": (1, "1, all of a head is rotated"),
+    "quantization_config": ({}, "float weights, which membound quantises itself"),
+    "compression_config": ({}, "float weights, which membound quantises itself"),
+    "is_encoder_decoder": (False, "decoders alone"),
+    "add_cross_attention": (False, "decoders alone"),
+}
+"""Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
+
+_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+_LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+@dataclass(slots=True)
+class _Config:
+    """The fields of a config.json. Each reader raises ModelError with the file, the field and what it must be."""
+
+    path: Path
+    fields: dict[str, Any]
+    assumed: list[str] = field(default_factory=list)
+
+    def bad(self, name: str, must: str) -> ModelError:
+        """The error of a field whose value cannot be."""
+        return ModelError(f"{self.path}: {name}={self.fields.get(name)!r:.60} must be {must}")
+
+    def assume(self, name: str, value: int) -> int:
+        """A default of Transformers for a field that the file lacks."""
+        self.assumed.append(f"{name}={value}")
+        return value
+
+    def count(self, name: str, least: int = 1) -> int:
+        """A field that counts something."""
+        if name not in self.fields:
+            raise ModelError(f"{self.path} lacks {name!r}")
+        value = self.fields[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.bad(
+                name, "a positive whole number" if least else "a whole number that is not negative"
+            )
+        if value > MAX_COUNT:
+            raise self.bad(name, f"a positive whole number up to {MAX_COUNT}")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A field that measures something."""
+        if name not in self.fields:
+            if default is None:
+                raise ModelError(f"{self.path} lacks {name!r}")
+            return default
+        value = self.fields[name]
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value <= sys.float_info.max
+        ):
+            raise self.bad(name, "a positive number")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """A field that is true or false; false where it is missing or null."""
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.bad(name, "true or false")
+        return bool(value)
+
+
+def read_folder(folder: Path) -> Model:
+    """The model that a folder holds. Raises ModelError that names the file, the field and what is supported."""
+    path = folder / "config.json"
+    fields = _read_config(path)
+    name = fields.get("model_type")
+    family = _FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise ModelError(
+            f"{path}: model_type {name!r:.60} is not supported; supported: {', '.join(_FAMILIES)}"
+        )
+    config = _Config(path, fields)
+    rope = _rope(config)
+    _refuse_foreign(_Config(path, fields | rope.fields), family)
+    hidden, q_heads = config.count("hidden_size"), config.count("num_attention_heads")
+    layers = config.count("num_hidden_layers")
+    window, window_from = _window(config, family, layers)
+    return Model(
+        name=str(folder),
+        hidden=hidden,
+        layers=layers,
+        q_heads=q_heads,
+        kv_heads=_kv_heads(config, family, q_heads),
+        head_dim=_head_dim(config, family, hidden, q_heads),
+        intermediate=config.count("intermediate_size"),
+        vocab=config.count("vocab_size"),
+        rope_theta=_Config(path, fields | rope.fields).real("rope_theta", 10000.0),
+        norm_eps=config.real("rms_norm_eps", 1e-6),
+        tied=config.flag("tie_word_embeddings"),
+        qkv_bias=family.qkv_bias or config.flag("attention_bias"),
+        qk_norm=family.qk_norm,
+        rope_scaling=_rope_scaling(rope),
+        folder=str(folder),
+        window=window,
+        window_from=window_from,
+        content=_content(folder, fields),
+        assumed=tuple(config.assumed),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The object in a config.json."""
+    try:
+        if not path.is_file():
+            raise ModelError(f"model folder {path.parent} has no config.json")
+        text = path.read_bytes()
+        if text.startswith(LFS_POINTER):
+            raise pointer_error(path)
+        fields = json.loads(text.decode())
+    except ModelError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if not isinstance(fields, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return fields
+
+
+def pointer_error(path: Path) -> ModelError:
+    """The error of a file that Git LFS has not fetched."""
+    return ModelError(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
+
+
+def _kv_heads(config: _Config, family: _Family, q_heads: int) -> int:
+    """Transformers takes as many as query heads where the field is null, the family's default where it is missing."""
+    name = "num_key_value_heads"
+    if config.fields.get(name, 0) is None:
+        kv_heads = q_heads
+    elif name in config.fields:
+        kv_heads = config.count(name)
+    else:
+        kv_heads = config.assume(name, family.kv_heads or q_heads)
+    if q_heads % kv_heads:
+        taken = "" if name in config.fields else f", Transformers' default for {config.fields['model_type']}"
+        raise config.bad("num_attention_heads", f"a multiple of {name}={kv_heads}{taken}")
+    return kv_heads
+
+
+def _head_dim(config: _Config, family: _Family, hidden: int, q_heads: int) -> int:
+    """The width of a head, which RoPE turns in pairs."""
+    given = config.fields.get("head_dim") is not None or ("head_dim" in config.fields and family.head_dim)
+    if given:
+        head_dim = config.count("head_dim")
+    elif family.head_dim:
+        head_dim = config.assume("head_dim", family.head_dim)
+    elif hidden % q_heads:
+        raise config.bad(
+            "hidden_size", f"a multiple of num_attention_heads={q_heads} where there is no head_dim"
+        )
+    else:
+        head_dim = hidden // q_heads
+    if head_dim % 2:
+        source = "head_dim" if given else f"hidden_size={hidden} / num_attention_heads={q_heads}"
+        raise ModelError(
+            f"{config.path}: heads of {head_dim} numbers ({source}) are not supported: RoPE turns them in pairs, so "
+            "the width must be even"
+        )
+    return head_dim
+
+
+def _refuse_foreign(config: _Config, family: _Family) -> None:
+    """Raises ModelError where a known model_type stands over arithmetic that is not computed here."""
+    kind, named, own = config.fields["model_type"], config.fields.get("architectures"), family.architecture
+
+    def refusal(name: str, supported: str) -> ModelError:
+        value = f"{config.fields[name]!r:.60}"
+        return ModelError(f"{config.path}: {name}={value} is not supported; supported{supported}")
+
+    if named is not None and named != [own]:
+        raise refusal("architectures", f" for model_type {kind}: {own}")
+    code = config.fields.get("auto_map")
+    if code and not (isinstance(code, dict) and not any(str(key).startswith("AutoModel") for key in code)):
+        raise refusal("auto_map", ": models that Transformers computes itself, not code beside the weights")
+    for name, (only, supported) in _ONLY.items():
+        if config.fields.get(name) is not None and config.fields[name] != only:
+            raise refusal(name, f": {supported}")
+    if kind == "mistral" and config.flag("attention_bias"):
+        raise refusal("attention_bias", f" for model_type {kind}: attention without biases")
+
+
+def _window(config: _Config, family: _Family, layers: int) -> tuple[int, int]:
+    """Tokens that a sliding layer sees, or 0, and the first layer that slides.
+
+    All layers of Mistral slide unless sliding_window is null, whatever layer_types says; Qwen's where use_sliding_window
+    is true, from layer max_window_layers on, or where layer_types says so.
+    """
+    first = 0
+    kinds = _layer_types(config, layers)
+    if family.windows == "none":
+        if "sliding_attention" in kinds:
+            raise ModelError(
+                f"{config.path}: layer_types has sliding_attention, which its model_type has not"
+            )
+        return 0, 0
+    if family.windows == "late" and kinds:
+        if "sliding_attention" not in kinds:
+            return 0, 0
+        first = kinds.index("sliding_attention")
+    elif family.windows == "late":
+        if not config.flag("use_sliding_window"):
+            return 0, 0
+        name = "max_window_layers"
+        first = config.count(name, 0) if name in config.fields else config.assume(name, _LATE_LAYERS)
+    if "sliding_window" not in config.fields:
+        window = config.assume("sliding_window", _WINDOW)
+    elif config.fields["sliding_window"] is not None:
+        window = config.count("sliding_window")
+    elif kinds and family.windows == "late":
+        raise config.bad("sliding_window", "a positive whole number, since layer_types has sliding_attention")
+    else:
+        return 0, 0
+    return (window, first) if first < layers else (0, 0)
+
+
+def _layer_types(config: _Config, layers: int) -> list[str]:
+    """What each layer does where the file says so, else an empty list."""
+    kinds = config.fields.get("layer_types")
+    if kinds is None:
+        return []
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise config.bad("layer_types", f"a list with one kind for each of num_hidden_layers={layers}")
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise ModelError(
+                f"{config.path}: layer_types has {kind!r:.60}, which is not supported; supported: full_attention, "
+                "sliding_attention"
+            )
+    return kinds
+
+
+def _rope(config: _Config) -> _Config:
+    """The RoPE block under either of the names in use (`rope_parameters` since Transformers 5)."""
+    block: dict[str, Any] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        found = config.fields.get(name) or {}
+        if not isinstance(found, dict):
+            raise ModelError(f"{config.path}: RoPE settings {found!r:.60} are not a JSON object")
+        for key in found:
+            if key in block and block[key] != found[key]:
+                raise ModelError(
+                    f"{config.path}: rope_parameters and rope_scaling differ in {key}: keep one of them"
+                )
+        block |= found
+    return _Config(config.path, block)
+
+
+def _rope_scaling(rope: _Config) -> tuple[float, ...]:
+    """Llama 3's four numbers, or (). What a kind does not know is refused: Gemma has a block for each kind of layer."""
+    kind = rope.fields.get("rope_type", rope.fields.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise ModelError(
+            f"{rope.path}: RoPE scaling {kind!r:.60} is not supported; supported: default, llama3"
+        )
+    known = _ROPE_KEYS + (_LLAMA3_KEYS if kind == "llama3" else ())
+    for name, value in rope.fields.items():
+        if name not in known:
+            raise ModelError(
+                f"{rope.path}: RoPE setting {name}={value!r:.60} is not supported; {kind} has {', '.join(known)}"
+            )
+    return tuple(rope.real(name) for name in _LLAMA3_KEYS) if kind == "llama3" else ()
+
+
+def _content(folder: Path, fields: dict[str, Any]) -> str:
+    """What the folder is known by, wherever it lies: a hash of config.json's fields and of its weights' headers.
+
+    Numbers are not read: it is the shape of the work. Files that cannot be read are passed by; `checkpoint` names them.
+    """
+    told = {name: value for name, value in fields.items() if name not in NOT_CONTENT}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors*")):
+        try:
+            if path.is_file():
+                digest.update(_header(path))
+        except OSError:
+            continue
+    return digest.hexdigest()[:CONTENT_DIGITS]
+
+
+def _header(path: Path) -> bytes:
+    """The names, dtypes and shapes of a safetensors file as it stores them; an index or a damaged file's first bytes."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = int.from_bytes(start, "little") if path.suffix == ".safetensors" else LONGEST_HEADER
+        return start + file.read(min(size, LONGEST_HEADER))
