@@ -147,5 +147,14 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"membound: {visible(' '.join(message.split()))}", file=sys.stderr)
+    print(f"membound: {visible(' '.join(message.split()))}{_without_folder()}", file=sys.stderr)
     return 2
+
+
+def _without_folder() -> str:
+    """Why relative names cannot be found where the folder that the command was started in is no more."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "; the current folder was deleted: change to one that is there"
+    return ""

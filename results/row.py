@@ -25,6 +25,9 @@ from membound.results.turns import SHORTEST_S, StoredTurn, usable
 
 SCHEMA_VERSION = 3
 
+SUMMARY = "samples"
+"""A key of `config`: samples are not raw ones but a summary, and say only what they are."""
+
 STATUSES = (
     "ok",
     "unsupported",  # the runtime cannot do this work; reason says why

@@ -17,12 +17,13 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from membound.results.intervals import interval
 from membound.results.ratios import Ratio, process_medians, ratio_of
 from membound.results.roofline import Limits, limits_of
-from membound.results.row import Row, RowError
+from membound.results.row import SUMMARY, Row, RowError
 from membound.results.shares import middle, shares_of
 from membound.results.verdict import CEILING_SLACK, Evidence, judge
 from membound.spec_text import settings
@@ -50,15 +51,15 @@ COLUMNS = {
     "ratio_to_fastest": "time over that of the fastest backend on this work: the median over rounds, then over processes",
     "ratio_to_fastest_ci": "95 % interval over processes; None with fewer than three, and for the fastest itself",
     "min_s": "fastest turn",
-    "p95_s": "95th percentile of all turns",
+    "p95_s": "95th percentile of all turns; None with fewer than twenty, or where a file has only their summary",
     "device_time_s": "median over processes by the device's own clock, launches queued without waiting",
     "hot_time_s": "the same input set again and again; never the headline",
     "bytes": "bytes the work must move",
     "flops": "FLOPs the work must do",
     "stored_bytes": "bytes the runtime streams a launch where it stores weights or cache otherwise",
     "working_set_bytes": "the fewest bytes that passed through the caches before an input set was used again",
-    "achieved_bytes_per_s": "bytes / time_s",
-    "achieved_flops_per_s": "flops / time_s",
+    "achieved_bytes_per_s": "bytes / time_s; None where the bytes are not known",
+    "achieved_flops_per_s": "flops / time_s; None where the FLOPs are not known",
     "memory_ceiling": "the bandwidth that the bytes run into: read, or a link's",
     "read_ceiling_bytes_per_s": "measured bandwidth of memory_ceiling at the moments of the turns, median",
     "read_ceiling_lowest_bytes_per_s": "the lowest of its measurements beside these turns",
@@ -83,6 +84,10 @@ COLUMNS = {
 """Columns of `summarize` and what they hold."""
 MOST_DIGITS = 18
 """Of a batch in a stranger's row: Python refuses to read thousands."""
+
+
+FEWEST_FOR_P95 = 20
+"""Samples of which one lies beyond the 95th percentile."""
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
@@ -242,13 +247,13 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
         "time_s": time_s,
         "time_ci_s": ci,
         "min_s": float(samples.min()),
-        "p95_s": float(np.quantile(samples, 0.95)),
+        "p95_s": _p95_s(used, samples),
         "turns": sum(len(row.turns) for row in used),
         "turns_clean": sum(turn.clean for row in used for turn in row.turns),
         "device_time_s": device_s,
         "hot_time_s": float(np.median(hot)) if hot else None,
-        "achieved_bytes_per_s": first.bytes / time_s,
-        "achieved_flops_per_s": first.flops / time_s,
+        "achieved_bytes_per_s": _quotient(first.bytes or None, time_s),
+        "achieved_flops_per_s": _quotient(first.flops or None, time_s),
         "read_ceiling_bytes_per_s": read,
         "read_ceiling_lowest_bytes_per_s": lowest,
         "read_ceiling_highest_bytes_per_s": max(
@@ -267,6 +272,13 @@ def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
         "verdict": verdict.name,
         "verdict_reason": verdict.why,
     }
+
+
+def _p95_s(used: Sequence[Row], samples: npt.NDArray[np.float64]) -> float | None:
+    """Of fewer samples the 95th percentile would be made of the slowest two, of a summary of numbers that are no samples."""
+    if len(samples) < FEWEST_FOR_P95 or any(SUMMARY in row.config for row in used):
+        return None
+    return float(np.quantile(samples, 0.95))
 
 
 def _device_s(row: Row) -> float | None:

@@ -39,6 +39,14 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+def gigabytes_per_s(bytes_per_s: float | None) -> str:
+    """A bandwidth below a heading that names the unit: three digits; ``–`` for None."""
+    if bytes_per_s is None:
+        return "–"
+    value = bytes_per_s / 1e9
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
 def percent(share: float | None) -> str:
     """A share from 0 to 1 in %; ``–`` for None."""
     return "–" if share is None else f"{share:.0%}"

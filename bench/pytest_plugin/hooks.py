@@ -168,7 +168,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from io import StringIO
 
     from membound.results.views.console import PlainConsole
-    from membound.results.views.table import NARROW, benchmarks_view
+    from membound.results.views.table import benchmarks_view
+    from membound.results.views.timed import NARROW
 
     text = StringIO()
     width = max(NARROW, shutil.get_terminal_size().columns)

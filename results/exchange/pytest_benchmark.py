@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from membound.results.row import Row, RowError
+from membound.results.row import SUMMARY, Row, RowError
 from membound.spec_text import quoted
 
 SUFFIX = ".json"
@@ -28,7 +29,8 @@ FIGURES = (
 )
 """The columns of the summary that ``extra_info`` has as separate keys, for readers of the file."""
 
-FIVE_NUMBERS = ("min", "q1", "median", "q3", "max")
+PAIRS = (("min", "max"), ("q1", "q3"))
+"""Numbers around the median that files have instead of raw samples; a pair leaves the median what it is."""
 
 
 def info_of(row: Row, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,42 +60,80 @@ def rows_from(path: Path) -> list[Row]:
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise RowError(f"{path} is not a file of pytest-benchmark: it has no list of benchmarks")
     try:
-        ceilings = [_row(stored) for stored in content.get(KEY, {}).get("ceilings", ())]
-        return ceilings + [_case(path, content, found) for found in content["benchmarks"]]
+        ceilings = [_row(stored) for stored in _object(content, KEY, "the file").get("ceilings") or ()]
+        cases = [
+            _case(path, content, found, f"benchmarks[{i}]") for i, found in enumerate(content["benchmarks"])
+        ]
     except RowError as error:
         raise RowError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RowError(f"{path} is not a file of pytest-benchmark: {error!r}") from None
+    return ceilings + cases
 
 
-def _row(stored: Mapping[str, Any]) -> Row:
+def _object(holder: Any, name: str, where: str) -> Mapping[str, Any]:
+    """A part of the file; empty where it is missing or null, as versions of pytest-benchmark leave it. Raises RowError."""
+    found = holder.get(name) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or not isinstance(found, dict | None):
+        raise RowError(f"not a file of pytest-benchmark: {name} of {where} is no object")
+    return found or {}
+
+
+def _text(holder: Mapping[str, Any], name: str, where: str = "") -> str:
+    """A text of the file; empty where it is missing or null, unless `where` says who needs it. Raises RowError."""
+    found = holder.get(name)
+    if found is None and not where:
+        return ""
+    if not isinstance(found, str):
+        raise RowError(
+            f"not a file of pytest-benchmark: {name} of {where or 'the file'} is {found!r:.60}, not a text"
+        )
+    return found
+
+
+def _row(stored: Any) -> Row:
+    if not isinstance(stored, dict):
+        raise RowError(f"not a row: {stored!r:.60}")
     return Row.from_json(json.dumps(stored))
 
 
-def _case(path: Path, content: Mapping[str, Any], found: Mapping[str, Any]) -> Row:
-    """One benchmark, with the raw samples if the file has them, else with their statistics."""
-    stats = found["stats"]
-    samples, note = stats.get("data"), {}
-    if not samples:
-        samples = [stats[name] for name in FIVE_NUMBERS]
-        note = {"samples": f"{', '.join(FIVE_NUMBERS)} of {stats['rounds']}: the file holds no raw ones"}
-    stored = found.get("extra_info", {}).get(KEY)
+def _samples(stats: Mapping[str, Any], where: str) -> tuple[list[float], dict[str, str]]:
+    """The raw samples, or the numbers that the file has of them and a note that says which. Raises RowError."""
+    if stats.get("data"):
+        return list(stats["data"]), {}
+    if stats.get("median") is None:
+        raise RowError(f"not a file of pytest-benchmark: stats of {where} has neither data nor a median")
+    held = {"median": stats["median"]}
+    for low, high in PAIRS:
+        if stats.get(low) is not None and stats.get(high) is not None:
+            held |= {low: stats[low], high: stats[high]}
+    names = [name for name in ("min", "q1", "median", "q3", "max") if name in held]
+    rounds = f" of {stats['rounds']}" if stats.get("rounds") else ""
+    return [held[name] for name in names], {
+        SUMMARY: f"{', '.join(names)}{rounds}: the file holds no raw ones"
+    }
+
+
+def _case(path: Path, content: Mapping[str, Any], found: Any, where: str) -> Row:
+    """One benchmark, with the raw samples if the file has them, else with their statistics. Raises RowError."""
+    stats = _object(found, "stats", where)
+    stored = _object(found, "extra_info", where).get(KEY)
+    if stored is not None and not (isinstance(stored, dict) and isinstance(stored.get("config", {}), dict)):
+        raise RowError(f"{KEY} in extra_info of {where} is no row")
     if stored is not None and stored.get("turns"):
         return _row(stored)
+    samples, note = _samples(stats, where)
     if stored is not None:
-        return _row({**stored, "samples_s": samples, "config": {**stored["config"], **note}})
-    processor = content.get("machine_info", {}).get("cpu", {}).get("brand_raw", "")
-    row = Row(
-        run_id=path.stem,
-        kind="case",
-        backend=f"{found['name'].replace(':', '-')}:cpu",
-        work=f"custom:name={quoted(found['fullname'])}",
-        status="ok",
-        device=processor,
-        started_at=content.get("datetime", ""),
-        launches=stats["iterations"],
-        samples_s=list(samples),
-        config=note,
-        machine={"cpu": processor} if processor else {},
-    )
-    return Row.from_json(row.to_json())  # what a foreign file holds is checked as a stored row is
+        return _row({**stored, "samples_s": samples, "config": {**stored.get("config", {}), **note}})
+    cpu = _object(_object(content, "machine_info", "the file"), "cpu", "machine_info")
+    processor = _text(cpu, "brand_raw") or _text(cpu, "brand")  # so called before version 3.4
+    stored = {
+        **asdict(Row(path.stem, "case", "", "", "ok")),
+        "backend": f"{_text(found, 'name', where).replace(':', '-')}:cpu",
+        "work": f"custom:name={quoted(_text(found, 'fullname', where))}",
+        "device": processor,
+        "started_at": _text(content, "datetime"),
+        "launches": stats.get("iterations") or 1,
+        "samples_s": samples,
+        "config": note,
+        "machine": {"cpu": processor} if processor else {},
+    }
+    return _row(stored)  # what a foreign file holds is checked as a stored row is

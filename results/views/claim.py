@@ -57,5 +57,5 @@ def _number(value: float, unit: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("backend", "verdict"))
+        table.add_column(name, overflow="fold")
     return table

@@ -21,15 +21,14 @@ from membound.results.views.table import (
     COMPARE_LEGEND,
     LEGEND,
     failure,
-    half_width,
     lost_ceilings,
-    notes,
     pair,
-    times_best,
     used_ceilings,
     winner,
+    work_size,
 )
-from membound.results.wording import amount, duration, percent, short
+from membound.results.views.timed import half_width, notes, times_best
+from membound.results.wording import duration, gigabytes_per_s, percent, short
 
 LEFT, RIGHT = ":--", "--:"
 
@@ -76,8 +75,7 @@ def _work(cases: list[dict[str, Any]]) -> Iterator[str]:
     failed = [x for x in cases if x["time_s"] is None and x["status"] not in ABSENT]
     if not timed and not failed:
         return
-    size = f"{amount(cases[0]['bytes'], 'B')}, {amount(cases[0]['flops'], 'FLOP')}"
-    yield from (f"**`{cases[0]['work']}`** {size}", "")
+    yield from (f"**`{cases[0]['work']}`** {work_size(cases[0])}".strip(), "")
     if timed:
         yield from table_lines(
             ("backend", "time", "±", "GB/s", "MBU", "MFU", "×best", "verdict", "notes"),
@@ -93,7 +91,7 @@ def _timed(case: dict[str, Any]) -> list[str]:
         f"`{case['backend']}`",
         duration(case["time_s"]),
         half_width(case),
-        f"{case['achieved_bytes_per_s'] / 1e9:.1f}",
+        gigabytes_per_s(case["achieved_bytes_per_s"]),
         percent(case["mbu"]),
         percent(case["mfu"]),
         times_best(case),

@@ -23,10 +23,9 @@ from membound.results.roofline import best_ceilings, compute_ceilings
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.views.sentences import sentences
-from membound.results.wording import amount, duration, percent, rate, short
+from membound.results.views.timed import NARROW, WIDEST_BACKEND, Timed, notes, number_column
+from membound.results.wording import amount, duration, gigabytes_per_s, percent, rate, short
 
-NARROW = 80
-"""Columns that are always enough."""
 ABSENT = ("unsupported", "unavailable")
 LEGEND = (
     "time: median over processes. GB/s: 1e9 bytes of the work a second. MBU, MFU: share of the read bandwidth and of "
@@ -60,7 +59,7 @@ def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
     title = f"run {rows[0].run_id}, {machine}, {threads} thread{'s' * (threads != 1)}"
     parts: list[RenderableType] = [Text(title, style="bold"), Text()]
     parts += _ceilings(rows) if ceilings else _used_ceilings(rows, lines)
-    width = min(24, max((len(line["backend"]) for line in lines), default=0))
+    width = min(WIDEST_BACKEND, max((len(line["backend"]) for line in lines), default=0))
     works = dict.fromkeys(line["work"] for line in lines)
     for work in works:
         parts += _work([line for line in lines if line["work"] == work], width)
@@ -112,7 +111,7 @@ def _ceilings(rows: list[Row]) -> list[RenderableType]:
         return [*lost, Text()] if lost else []
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("ceiling")
-    table.add_column("measured", justify="right", no_wrap=True)
+    number_column(table, "measured")
     table.add_column("through")
     table.add_column("with", overflow="fold")
     for value, row in best:
@@ -141,54 +140,20 @@ def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
     failed = [x for x in lines if x["time_s"] is None and x["status"] not in ABSENT]
     if not timed and not failed:
         return []
-    spec, size = lines[0]["work"], f"{amount(lines[0]['bytes'], 'B')}, {amount(lines[0]['flops'], 'FLOP')}"
+    spec, size = lines[0]["work"], work_size(lines[0])
     gap = "  " if len(spec) + 2 + len(size) <= NARROW else "\n"
-    parts: list[RenderableType] = [Text.assemble((spec, "bold"), gap, (size, "dim"))]
+    parts: list[RenderableType] = [Text.assemble((spec, "bold"), gap if size else "", (size, "dim"))]
     if timed:
-        parts.append(_timed(timed, width))
+        parts.append(Timed(timed, width))
     parts += [Text(f"{x['backend']} {failure(x)}", style="red") for x in failed]
     return [*parts, Text()]
 
 
-def _timed(lines: list[dict[str, Any]], width: int) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", expand=True)
-    table.add_column("backend", width=width, overflow="fold")
-    for name, size in (("time", 8), ("±", 4), ("GB/s", 5), ("MBU", 4), ("MFU", 4), ("×best", 5)):
-        table.add_column(name, width=size, justify="right", no_wrap=True)
-    table.add_column("verdict", width=12)
-    table.add_column("notes", ratio=1, overflow="fold")
-    for x in lines:
-        table.add_row(
-            x["backend"],
-            duration(x["time_s"]),
-            half_width(x),
-            _three_digits(x["achieved_bytes_per_s"] / 1e9),
-            percent(x["mbu"]),
-            percent(x["mfu"]),
-            times_best(x),
-            x["verdict"],
-            ", ".join(notes(x)),
-        )
-    return table
-
-
-def notes(line: dict[str, Any]) -> Iterator[str]:
-    """What to know of a time beside the figures: disturbed, above a ceiling, other bytes."""
-    if line["status"] != "ok":
-        yield f"{line['status']} in {line['reason'].partition(':')[0]}"
-    if line["validity"] in ("contended", "invalid"):
-        yield str(line["validity"])
-    if line["above_ceiling"]:
-        yield "above ceiling"
-    if line["stored_bytes"] and round(line["stored_bytes"] / line["bytes"], 1) != 1.0:
-        yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
-    if line["device_time_s"]:
-        share = f" ({percent(line['device_of_bound'])})" if line["device_of_bound"] else ""
-        yield f"device {duration(line['device_time_s'])}{share}"
-    if line["memory_ceiling"] != "read":
-        yield f"of {line['memory_ceiling']}"
-    if line["energy_per_token_j"]:
-        yield f"{line['energy_per_token_j']:.3g} J a token"
+def work_size(line: dict[str, Any]) -> str:
+    """What a work moves and does; empty for a benchmark that says neither."""
+    if not (line["bytes"] or line["flops"]):
+        return ""
+    return f"{amount(line['bytes'], 'B')}, {amount(line['flops'], 'FLOP')}"
 
 
 def failure(line: dict[str, Any]) -> str:
@@ -241,15 +206,15 @@ def benchmarks_view(rows: Sequence[Row]) -> Group:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("benchmark", overflow="fold", min_width=12)
     for name in ("time", "GB/s", "MBU", "MFU", "ceiling"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+        number_column(table, name)
+    table.add_column("verdict", overflow="fold")
     table.add_column("notes", overflow="fold")
     for work in dict.fromkeys(line["work"] for line in lines):
         for x in (line for line in lines if line["work"] == work):
             table.add_row(
                 x["backend"] if work.startswith("custom:") else f"{x['backend']} {short(work)}",
                 duration(x["time_s"]),
-                _three_digits(x["achieved_bytes_per_s"] / 1e9),
+                gigabytes_per_s(x["achieved_bytes_per_s"]),
                 percent(x["mbu"]),
                 percent(x["mfu"]),
                 _nearer_ceiling(x),
@@ -289,7 +254,7 @@ def _compared(lines: list[dict[str, Any]]) -> list[RenderableType]:
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("A · B", overflow="fold", max_width=30)
         for name, size in (("time A", 8), ("time B", 8), ("B/A", 5), ("interval", 11)):
-            table.add_column(name, width=size, justify="right", no_wrap=True)
+            number_column(table, name, size)
         table.add_column("", overflow="fold")
         for x in rated:
             ci = x["time_ratio_ci"]
@@ -326,7 +291,7 @@ def duel_view(lines: Sequence[dict[str, Any]]) -> Group:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("backend", overflow="fold")
     for name in ("time", "×fastest", "interval", "of bound", "clean"):
-        table.add_column(name, justify="right", no_wrap=True)
+        number_column(table, name)
     timed = sorted(
         (x for x in lines if x["time_s"] is not None), key=lambda x: float(x["ratio_to_fastest"] or 0.0)
     )
@@ -347,22 +312,3 @@ def duel_view(lines: Sequence[dict[str, Any]]) -> Group:
     sentences = [Text(f"{x['backend']} {failure(x)}", style="red") for x in lines if x["time_s"] is None]
     heading = Text(str(lines[0]["work"]) if lines else "", style="bold")
     return Group(heading, table, *sentences, Text(legend, style="dim"))
-
-
-def half_width(line: dict[str, Any]) -> str:
-    """Half of the 95 % interval of the share of the limit, of the time where there is none; ``–`` with too few processes."""
-    ci, middle = (line["of_bound_ci"], line["of_bound"]) if line["turns"] else (None, None)
-    if ci is None:
-        ci, middle = line["time_ci_s"], line["time_s"]
-    return "–" if ci is None else f"{(ci[1] - ci[0]) / 2 / middle:.0%}"
-
-
-def times_best(line: dict[str, Any]) -> str:
-    """Time over the fastest's; with ``~`` where the interval does not tell them apart."""
-    ci = line["ratio_to_fastest_ci"]
-    same = "~" if ci is not None and ci[0] <= 1 <= ci[1] else ""
-    return f"{same}{line['ratio_to_fastest']:.2f}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"

@@ -90,3 +90,14 @@ def test_runs_on_unlike_accelerators_are_refused_unless_forced():
     ):
         compare_runs([on("GPU A", "a")], [on("GPU B", "b")])
     assert len(compare_runs([on("GPU A", "a")], [on("GPU B", "b")], force=True)) == 1
+
+
+def test_a_folder_that_was_moved_is_compared_with_itself():
+    def at(path, content="0123456789ab", run_id="run-a"):
+        work = f"step:model={path},batch=1,context=16,weight=f32,kv=f32,act=float,content={content}"
+        return case(work=work, run_id=run_id)
+
+    (line,) = records(compare_runs([at("here")], [at('"over, there"', run_id="run-b")]))
+    assert (line["work"], line["time_ratio"]) == (at("here").work, 1.0)
+    with pytest.raises(CompareError, match="share no work"):
+        compare_runs([at("here")], [at("here", content="ba9876543210", run_id="run-b")])

@@ -551,3 +551,22 @@ def test_debug_shows_the_traceback_before_the_line(membound_):
 def test_nothing_here_at_all_is_refused(refused, devices):
     devices[:] = [replace(d, available=False, reason="gone") for d in devices]
     assert "no backend to measure" in refused("run", SPEC)
+
+
+@pytest.mark.parametrize("command", [("show", "latest"), ("run", SPEC), ("compare", "a", "b")], ids=" ".join)
+def test_a_deleted_current_folder_is_named(tmp_path, command):
+    """The folder must go after Python has started: an interpreter itself may need it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); from membound.bench.cli import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("; the current folder was deleted: change to one that is there\n")

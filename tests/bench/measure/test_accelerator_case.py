@@ -21,7 +21,7 @@ from membound.bench.run.case_rows import About, measured_row
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.stats import records, summarize
-from membound.results.views.table import notes
+from membound.results.views.timed import notes
 
 WORK = "linear:n=16,k=32,m=2,weight=f32"
 LINK = "host_to_device_pinned"

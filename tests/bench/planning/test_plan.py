@@ -3,6 +3,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from checkpoints import folder_of
 
 from membound.backends.registry import UnknownBackend
 from membound.bench.measure.rounds import Pace
@@ -193,3 +194,25 @@ def test_order_is_shuffled_by_the_seed_within_replicates() -> None:
         orders.append([c.backend for c in block])
     assert len({tuple(o) for o in orders}) > 1
     assert len({c.works for c in cells}) > 1
+
+
+def test_a_folder_and_its_copy_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "se,cond"):
+        folder_of(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    both = [f"step:model={name},weight=f32" for name in ("first", '"se,cond"')]
+    plan = make_plan(["ok:cpu"], both, Options(), 24 * GB)
+    assert plan.cells[0].works == (parse(both[0]).spec,)
+    assert plan.notes == ("se,cond and first are the same model: it is measured once",)
+    other = make_plan(["ok:cpu"], [both[0], both[1].replace("f32", "int8")], Options(), 24 * GB)
+    assert len(other.cells[0].works) == 2
+
+
+def test_a_built_in_name_beside_a_folder_of_that_name_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["ok:cpu"], ["step:model=tiny"], Options(), 24 * GB)
+    assert plan.notes == ("tiny is the built-in model; the folder of that name is ./tiny",)
+    assert make_plan(["ok:cpu"], ["step:model=./tiny"], Options(), 24 * GB).notes == ()

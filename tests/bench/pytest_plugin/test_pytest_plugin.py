@@ -218,6 +218,15 @@ def test_a_work_that_does_not_fit_memory_is_refused_with_the_bytes_it_needs():
         fixture.inputs("step:model=llama-3-70b,batch=4096,context=131072,weight=f32,kv=f32")
 
 
+def test_tests_of_one_name_in_two_folders_are_two_benchmarks(session, pytester):
+    body = "def test_it(bandwidth_benchmark):\n    i, s = of(bandwidth_benchmark)\n    bandwidth_benchmark(product, s, inputs=i)\n"
+    pytester.makepyfile(**{f"{name}/test_{name}": PRODUCT + body for name in "ab"})
+    result = session(PRODUCT + body.replace("test_it", "test_alone"), JSON)
+    result.assert_outcomes(passed=3)
+    names = {row.backend for row in load_rows(pytester.path / "bench.json") if row.kind == "case"}
+    assert names == {"test_alone:cpu", "a/test_a.py--test_it:cpu", "b/test_b.py--test_it:cpu"}
+
+
 def test_two_benchmarks_of_one_name_on_one_work_are_refused(session):
     source = "".join(
         f"def test_{name}(bandwidth_benchmark):\n    i, s = of(bandwidth_benchmark)\n"

@@ -13,7 +13,7 @@ from small_runs import cases, executed, planned
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.stats import records, summarize
-from membound.results.views.table import notes
+from membound.results.views.timed import notes
 
 WORK = parse("linear:n=16,k=32,m=2,weight=f32").spec
 LINK = "host_to_device_pinned"

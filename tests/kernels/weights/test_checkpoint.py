@@ -7,9 +7,11 @@ from checkpoints import CONFIG, save_bf16, tensors_of
 from safetensors.numpy import save_file
 
 from membound.bench import cli
+from membound.bench.measure.check import cached_reference
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
 from membound.kernels.models import get_model
+from membound.kernels.prompt import key_of
 from membound.kernels.reference import compute, relative_error
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
@@ -218,3 +220,34 @@ def test_a_command_refuses_a_folder_that_misses_a_tensor_in_one_line(folder, tmp
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert err == f"membound: {tmp_path}/model.safetensors has no tensor model.norm.weight\n"
+
+
+def test_a_plan_refuses_numbers_that_are_none_before_a_worker_starts(folder, tmp_path):
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"][3, 3] = np.nan
+
+    folder(edit=spoil)
+    spec = f"step:model={tmp_path},weight=f32"
+    assert make_plan(["numpy:cpu"], [f"{spec},layers=1"], Options(), 10**10).total_cells == 3
+    with pytest.raises(PlanError, match=r"model\.safetensors: .*down_proj\.weight holds NaN"):
+        make_plan(["numpy:cpu"], [spec], Options(), 10**10)
+
+
+def test_a_link_to_nothing_beside_the_weights_does_not_matter(folder, tmp_path):
+    model, _ = folder()
+    inputs = make_inputs(parse(f"step:model={model.folder},context=4,weight=f32,layers=1"), 1)
+    before = key_of(inputs)
+    (tmp_path / "tokenizer.model").symlink_to("../../blobs/gone")
+    (tmp_path / "adapter.safetensors").symlink_to("../../blobs/gone")
+    assert key_of(inputs) == before
+    assert cached_reference(inputs, 0, tmp_path / "cache").shape == (1, 70)
+
+
+def test_an_export_of_a_damaged_folder_is_refused_in_one_line(folder, tmp_path, capsys):
+    folder()
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export-model", f"step:model={tmp_path},weight=f32", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"membound: {tmp_path}/model.safetensors is a Git LFS pointer")

@@ -59,9 +59,9 @@ def test_a_file_without_raw_samples_keeps_their_summary_and_says_so(tmp_path):
         ('{"benchmarks": [', "is not JSON"),
         ("[]", "has no list of benchmarks"),
         ('{"benchmarks": 3}', "has no list of benchmarks"),
-        ('{"benchmarks": [{"name": "a"}]}', "is not a file of pytest-benchmark: KeyError"),
-        ('{"benchmarks": [3]}', "is not a file of pytest-benchmark: TypeError"),
-        ('{"benchmarks": [], "membound": []}', "is not a file of pytest-benchmark: AttributeError"),
+        ('{"benchmarks": [{"name": "a"}]}', r"stats of benchmarks\[0\] has neither data nor a median"),
+        ('{"benchmarks": [3]}', r"stats of benchmarks\[0\] is no object"),
+        ('{"benchmarks": [], "membound": []}', "membound of the file is no object"),
         ('{"benchmarks": [], "membound": {"ceilings": [{"schema_version": 99}]}}', "newer membound"),
         (
             '{"benchmarks": [], "membound": {"ceilings": [{"schema_version": 1, "x": 2}]}}',
@@ -89,3 +89,71 @@ def test_such_files_are_shown_and_compared_like_runs(tmp_path, capsys):
         (line,) = json.loads(capsys.readouterr().out)
         assert line["time_s"] == pytest.approx(scale * 0.011)
     assert membound.compare(*paths).time_ratio.iloc[0] == pytest.approx(0.5)
+
+
+# What versions of pytest-benchmark leave out or null
+
+
+@pytest.mark.parametrize("version", ["2.5.0", "4.0.0", "5.3.1"])
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda file, one: None, {"device": "Some CPU"}),
+        (lambda file, one: file.update(machine_info=None), {"device": "", "machine": {}}),
+        (lambda file, one: file["machine_info"].update(cpu=None), {"device": "", "machine": {}}),
+        (lambda file, one: file["machine_info"].update(cpu={"brand_raw": None}), {"device": ""}),
+        (lambda file, one: file["machine_info"].update(cpu={"brand": "Old CPU"}), {"device": "Old CPU"}),
+        (lambda file, one: file.update(datetime=None, commit_info=None, membound=None), {"started_at": ""}),
+        (lambda file, one: file.pop("datetime"), {"started_at": ""}),
+        (lambda file, one: one.update(extra_info=None, params=None, group=None, options=None), {}),
+        (lambda file, one: one["stats"].update(iterations=None, rounds=None, data=None), {"launches": 1}),
+        (
+            lambda file, one: one["stats"].update(data=None, q1=None, max=None),
+            {"samples_s": [0.011], "config": {"samples": "median of 5: the file holds no raw ones"}},
+        ),
+    ],
+)
+def test_what_a_version_leaves_out_or_null_is_not_known(tmp_path, version, edit, expected):
+    file = content()
+    file["version"] = version
+    edit(file, file["benchmarks"][0])
+    (row,) = rows_from(write(tmp_path / "a.json", file))
+    assert {name: getattr(row, name) for name in expected} == expected
+    (line,) = records(summarize([row]))
+    assert line["time_s"] == 0.011
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda one: one.update(name=None), r"name of benchmarks\[0\] is None, not a text"),
+        (lambda one: one.update(fullname=3), r"fullname of benchmarks\[0\] is 3, not a text"),
+        (lambda one: one.update(stats=None), r"stats of benchmarks\[0\] has neither data nor a median"),
+        (lambda one: one.update(stats=[1]), r"stats of benchmarks\[0\] is no object"),
+        (lambda one: one.update(extra_info="x"), r"extra_info of benchmarks\[0\] is no object"),
+        (
+            lambda one: one.update(extra_info={"membound": "x"}),
+            r"membound in extra_info of benchmarks\[0\] is no row",
+        ),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_without_a_word_of_python(tmp_path, edit, says):
+    file = content()
+    edit(file["benchmarks"][0])
+    with pytest.raises(RowError, match=says) as raised:
+        rows_from(write(tmp_path / "a.json", file))
+    assert "Error(" not in str(raised.value)
+    assert "NoneType" not in str(raised.value)
+
+
+def test_a_summary_has_no_percentile_that_would_be_made_of_five_numbers(tmp_path):
+    (line,) = records(summarize(rows_from(write(tmp_path / "a.json", content(data=None)))))
+    assert (line["min_s"], line["time_s"], line["p95_s"]) == (0.010, 0.011, None)
+    assert (line["achieved_bytes_per_s"], line["achieved_flops_per_s"]) == (None, None)
+
+
+def test_names_that_differ_in_a_comma_alone_are_two_benchmarks(tmp_path):
+    file = content()
+    file["benchmarks"].append(file["benchmarks"][0] | {"fullname": "tests/test_a.py::test_it[x:1;2]"})
+    first, second = rows_from(write(tmp_path / "a.json", file))
+    assert first.work != second.work

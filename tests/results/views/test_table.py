@@ -6,7 +6,8 @@ from rows import LINEAR, case, ceiling, failed, run_rows
 
 from membound.results.compare import compare_backends, compare_runs
 from membound.results.stats import records, summarize
-from membound.results.views.table import compare_view, notes, run_view
+from membound.results.views.table import compare_view, run_view
+from membound.results.views.timed import notes
 from membound.results.wording import amount, duration, rate, short
 
 
