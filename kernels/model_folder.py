@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from membound.kernels.config_json import Config, read_config
 from membound.kernels.model import Model, ModelError
 
-MAX_COUNT = 1 << 31
 CONTENT_DIGITS = 12
 LONGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself limits them."""
-LFS_POINTER = b"version https://git-lfs"
 NOT_CONTENT = ("_name_or_path", "transformers_version")
 """Fields of config.json that say who wrote it, and nothing about the model."""
 
@@ -69,72 +67,19 @@ _ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-@dataclass(slots=True)
-class _Config:
-    """The fields of a config.json. Each reader raises ModelError with the file, the field and what it must be."""
-
-    path: Path
-    fields: dict[str, Any]
-    assumed: list[str] = field(default_factory=list)
-
-    def bad(self, name: str, must: str) -> ModelError:
-        """The error of a field whose value cannot be."""
-        return ModelError(f"{self.path}: {name}={self.fields.get(name)!r:.60} must be {must}")
-
-    def assume(self, name: str, value: int) -> int:
-        """A default of Transformers for a field that the file lacks."""
-        self.assumed.append(f"{name}={value}")
-        return value
-
-    def count(self, name: str, least: int = 1) -> int:
-        """A field that counts something."""
-        if name not in self.fields:
-            raise ModelError(f"{self.path} lacks {name!r}")
-        value = self.fields[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.bad(
-                name, "a positive whole number" if least else "a whole number that is not negative"
-            )
-        if value > MAX_COUNT:
-            raise self.bad(name, f"a positive whole number up to {MAX_COUNT}")
-        return value
-
-    def real(self, name: str, default: float | None = None) -> float:
-        """A field that measures something."""
-        if name not in self.fields:
-            if default is None:
-                raise ModelError(f"{self.path} lacks {name!r}")
-            return default
-        value = self.fields[name]
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not 0 < value <= sys.float_info.max
-        ):
-            raise self.bad(name, "a positive number")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        """A field that is true or false; false where it is missing or null."""
-        value = self.fields.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.bad(name, "true or false")
-        return bool(value)
-
-
 def read_folder(folder: Path) -> Model:
     """The model that a folder holds. Raises ModelError that names the file, the field and what is supported."""
     path = folder / "config.json"
-    fields = _read_config(path)
+    fields = read_config(path)
     name = fields.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         raise ModelError(
             f"{path}: model_type {name!r:.60} is not supported; supported: {', '.join(_FAMILIES)}"
         )
-    config = _Config(path, fields)
+    config = Config(path, fields)
     rope = _rope(config)
-    _refuse_foreign(_Config(path, fields | rope.fields), family)
+    _refuse_foreign(Config(path, fields | rope.fields), family)
     hidden, q_heads = config.count("hidden_size"), config.count("num_attention_heads")
     layers = config.count("num_hidden_layers")
     window, window_from = _window(config, family, layers)
@@ -147,7 +92,7 @@ def read_folder(folder: Path) -> Model:
         head_dim=_head_dim(config, family, hidden, q_heads),
         intermediate=config.count("intermediate_size"),
         vocab=config.count("vocab_size"),
-        rope_theta=_Config(path, fields | rope.fields).real("rope_theta", 10000.0),
+        rope_theta=Config(path, fields | rope.fields).real("rope_theta", 10000.0),
         norm_eps=config.real("rms_norm_eps", 1e-6),
         tied=config.flag("tie_word_embeddings"),
         qkv_bias=family.qkv_bias or config.flag("attention_bias"),
@@ -161,30 +106,7 @@ def read_folder(folder: Path) -> Model:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The object in a config.json."""
-    try:
-        if not path.is_file():
-            raise ModelError(f"model folder {path.parent} has no config.json")
-        text = path.read_bytes()
-        if text.startswith(LFS_POINTER):
-            raise pointer_error(path)
-        fields = json.loads(text.decode())
-    except ModelError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    if not isinstance(fields, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return fields
-
-
-def pointer_error(path: Path) -> ModelError:
-    """The error of a file that Git LFS has not fetched."""
-    return ModelError(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
-
-
-def _kv_heads(config: _Config, family: _Family, q_heads: int) -> int:
+def _kv_heads(config: Config, family: _Family, q_heads: int) -> int:
     """Transformers takes as many as query heads where the field is null, the family's default where it is missing."""
     name = "num_key_value_heads"
     if config.fields.get(name, 0) is None:
@@ -199,7 +121,7 @@ def _kv_heads(config: _Config, family: _Family, q_heads: int) -> int:
     return kv_heads
 
 
-def _head_dim(config: _Config, family: _Family, hidden: int, q_heads: int) -> int:
+def _head_dim(config: Config, family: _Family, hidden: int, q_heads: int) -> int:
     """The width of a head, which RoPE turns in pairs."""
     given = config.fields.get("head_dim") is not None or ("head_dim" in config.fields and family.head_dim)
     if given:
@@ -221,7 +143,7 @@ def _head_dim(config: _Config, family: _Family, hidden: int, q_heads: int) -> in
     return head_dim
 
 
-def _refuse_foreign(config: _Config, family: _Family) -> None:
+def _refuse_foreign(config: Config, family: _Family) -> None:
     """Raises ModelError where a known model_type stands over arithmetic that is not computed here."""
     kind, named, own = config.fields["model_type"], config.fields.get("architectures"), family.architecture
 
@@ -241,7 +163,7 @@ def _refuse_foreign(config: _Config, family: _Family) -> None:
         raise refusal("attention_bias", f" for model_type {kind}: attention without biases")
 
 
-def _window(config: _Config, family: _Family, layers: int) -> tuple[int, int]:
+def _window(config: Config, family: _Family, layers: int) -> tuple[int, int]:
     """Tokens that a sliding layer sees, or 0, and the first layer that slides.
 
     All layers of Mistral slide unless sliding_window is null, whatever layer_types says; Qwen's where use_sliding_window
@@ -275,7 +197,7 @@ def _window(config: _Config, family: _Family, layers: int) -> tuple[int, int]:
     return (window, first) if first < layers else (0, 0)
 
 
-def _layer_types(config: _Config, layers: int) -> list[str]:
+def _layer_types(config: Config, layers: int) -> list[str]:
     """What each layer does where the file says so, else an empty list."""
     kinds = config.fields.get("layer_types")
     if kinds is None:
@@ -291,7 +213,7 @@ def _layer_types(config: _Config, layers: int) -> list[str]:
     return kinds
 
 
-def _rope(config: _Config) -> _Config:
+def _rope(config: Config) -> Config:
     """The RoPE block under either of the names in use (`rope_parameters` since Transformers 5)."""
     block: dict[str, Any] = {}
     for name in ("rope_parameters", "rope_scaling"):
@@ -304,10 +226,10 @@ def _rope(config: _Config) -> _Config:
                     f"{config.path}: rope_parameters and rope_scaling differ in {key}: keep one of them"
                 )
         block |= found
-    return _Config(config.path, block)
+    return Config(config.path, block)
 
 
-def _rope_scaling(rope: _Config) -> tuple[float, ...]:
+def _rope_scaling(rope: Config) -> tuple[float, ...]:
     """Llama 3's four numbers, or (). What a kind does not know is refused: Gemma has a block for each kind of layer."""
     kind = rope.fields.get("rope_type", rope.fields.get("type", "default"))
     if kind not in ("default", "llama3"):
@@ -329,7 +251,10 @@ def _content(folder: Path, fields: dict[str, Any]) -> str:
     Numbers are not read: it is the shape of the work. Files that cannot be read are passed by; `checkpoint` names them.
     """
     told = {name: value for name, value in fields.items() if name not in NOT_CONTENT}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    try:
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    except RecursionError as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     for path in sorted(folder.glob("*.safetensors*")):
         try:
             if path.is_file():

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from membound.kernels.config_json import LFS_POINTER, pointer_error
 from membound.kernels.model import ModelError
-from membound.kernels.model_folder import LFS_POINTER, pointer_error
 from membound.kernels.weights.formats import F32, from_bf16
 
 DTYPES = ("BF16", "F16", "F32")
@@ -186,8 +186,12 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ModelError(f"{index} has no weight_map") from None
     except ModelError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} cannot be read: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{index} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ModelError(
+            f"{index} cannot be read: it is no JSON with a weight_map of tensors to files"
+        ) from None
 
 
 def _absent(path: Path, named_by: str) -> str:
