@@ -22,7 +22,7 @@ import numpy.typing as npt
 from membound.backends.api import Backend, Device, cpu_name
 from membound.backends.background import Background
 from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
-from membound.backends.onnx_runtime.session import CPU, create_session, runtime
+from membound.backends.onnx_runtime.session import CPU, create_session, refusals, refused, runtime
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
@@ -62,6 +62,7 @@ class OnnxRuntime(Backend):
         self._settings: dict[str, Any] = {}
         self._shape: tuple[int, ...] = ()
         self._y: Any = None
+        self._refusals: tuple[type[Exception], ...] = ()
 
     @classmethod
     def devices(cls) -> Sequence[str]:
@@ -134,6 +135,7 @@ class OnnxRuntime(Backend):
             self._prepare_attention(inputs)
         else:
             self._prepare_model(inputs)
+        self._refusals = refusals()
 
     def _prepare_linear(self, inputs: LinearInputs) -> None:
         from membound.backends.onnx_runtime.graph import linear_graph
@@ -237,9 +239,16 @@ class OnnxRuntime(Backend):
         self._launches.append((session.run_with_iobinding, binding))
 
     def launch(self, slot: int) -> None:
-        """Run the session of that slot and return when it is done."""
+        """Run the session of that slot and return when it is done.
+
+        Raises Unsupported in the first one: some operators look at their shapes only when they run.
+        """
         run, binding = self._launches[slot]
-        run(binding)
+        try:
+            run(binding)
+        except self._refusals as error:
+            raise refused(error, self._provider) from error
+        self._refusals = ()
 
     def sync(self) -> None:
         """Nothing runs behind the call: ONNX Runtime waits for its provider at the end of a run."""

@@ -65,21 +65,30 @@ def _options(threads: int) -> Any:
 
 def _create(model: bytes, options: Any, provider: str, settings: dict[str, int]) -> Any:
     """The session; an error of ONNX Runtime becomes one of ours."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     try:
         return runtime().InferenceSession(model, options, providers=[(provider, settings)], enable_fallback=0)
-    except (
+    except (*refusals(), ValueError) as error:
+        raise refused(error, provider) from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a graph or a shape that it has no kernel for: as it loads the graph, or as it first runs it."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
         state.NotImplemented,
         state.RuntimeException,
-        ValueError,
-    ) as error:
-        text = str(error).splitlines()[0]
-        if "bad_alloc" in text or "Failed to allocate memory" in text:
-            raise MemoryError(text) from error
-        if "explicitly disabled" in text:
-            raise FallbackRefused(f"{provider} would leave operators to the CPU: {text}") from error
-        raise Unsupported(f"ONNX Runtime refuses the graph: {text}") from error
+    )
+
+
+def refused(error: Exception, provider: str) -> Exception:
+    """One of our errors for one of `refusals`."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if "bad_alloc" in text or "Failed to allocate memory" in text:
+        return MemoryError(text)
+    if "explicitly disabled" in text:
+        return FallbackRefused(f"{provider} would leave operators to the CPU: {text}")
+    return Unsupported(f"ONNX Runtime refuses the graph: {text}")

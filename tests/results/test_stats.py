@@ -25,7 +25,15 @@ def test_time_is_the_median_over_process_medians_not_over_samples():
     assert figures["time_s"] == 2.0
     assert figures["min_s"] == 1.0
     assert figures["replicates"] == 3
-    assert figures["p95_s"] == pytest.approx(np.quantile([1.0] * 9 + [2.0, 2.0, 50.0, 3.0], 0.95))
+    assert figures["p95_s"] is None
+
+
+def test_a_95th_percentile_needs_twenty_samples():
+    samples = [1.0] * 9 + [2.0, 2.0, 50.0] + [3.0] * 7
+    assert line([case(samples=samples)])["p95_s"] is None
+    expected = np.quantile([*samples, 4.0], 0.95)
+    assert line([case(samples=samples), case(samples=[4.0])])["p95_s"] == pytest.approx(expected)
+    assert line([case(samples=[*samples, 4.0], config={"samples": "a summary"})])["p95_s"] is None
 
 
 def test_interval_resamples_processes_and_repeats_exactly():
