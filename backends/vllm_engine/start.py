@@ -156,6 +156,7 @@ def _check_memory(sizes: Sizes) -> None:
 
 
 def _engine(model: Path, work: Step | Prefill, dtype: str, sizes: Sizes, eager: bool) -> Any:
+    """The engine; widths of heads and the like that vLLM has no kernel for are Unsupported with its reason."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -176,8 +177,14 @@ def _engine(model: Path, work: Step | Prefill, dtype: str, sizes: Sizes, eager: 
         kv_cache_memory_bytes=sizes.cache_bytes,
         disable_log_stats=True,
     )
-    with _hidden_from_scans():
-        return LLMEngine.from_engine_args(arguments)
+    try:
+        with _hidden_from_scans():
+            return LLMEngine.from_engine_args(arguments)
+    except (ValueError, NotImplementedError) as error:
+        if "memory" in str(error).lower():
+            raise  # it is no limit of the shapes
+        text = " ".join(str(error).split())[:300]
+        raise Unsupported(f"vLLM refuses the model: {text or type(error).__name__}") from error
 
 
 @contextmanager

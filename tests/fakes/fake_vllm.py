@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -146,7 +147,8 @@ class LLMEngine:
 
     def _choose(self, request: Request) -> Any:
         tokens = np.array([request.tokens])
-        work = replace(self.model.work, tokens=len(request.tokens))
+        work = copy(self.model.work)  # `replace` would look for the folder, which is gone
+        object.__setattr__(work, "tokens", len(request.tokens))
         x = self.model.source.embedding(tokens[0])
         logits = reference.compute(replace(self.model, work=work, tokens=tokens, x=x), 0)[0]
         token = self.pick(logits)

@@ -149,6 +149,28 @@ def test_an_engine_that_dies_while_loading_leaves_no_folder(monkeypatch, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (
+            ValueError("head_size 8 not\nsupported"),
+            Unsupported,
+            "vLLM refuses the model: head_size 8 not supported",
+        ),
+        (NotImplementedError(), Unsupported, "vLLM refuses the model: NotImplementedError"),
+        (ValueError("No available memory for the cache blocks"), ValueError, "No available memory"),
+    ],
+    ids=["head", "other", "memory"],
+)
+def test_a_shape_that_the_engine_has_no_kernel_for_is_unsupported(monkeypatch, error, raised, says):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(fake_vllm.LLMEngine, "from_engine_args", refuse)
+    with pytest.raises(raised, match=says):
+        prepared(STEP)
+
+
 def test_what_does_not_fit_memory_is_told_in_bytes_before_anything_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(
