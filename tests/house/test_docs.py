@@ -190,7 +190,7 @@ def test_a_kind_is_documented_with_its_keys(kind):
     example = re.search(rf"^ {{4}}({kind}:\S+)$", section[1], re.M)
     assert example
     assert parse(example[1]).kind == kind
-    for field in fields(KINDS[kind]):
+    for field in (one for one in fields(KINDS[kind]) if one.init):
         assert f"`{field.name}`" in section[1] or (
             kind == "prefill" and "keys are those of `step`" in section[1]
         )
