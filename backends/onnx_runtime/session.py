@@ -81,6 +81,7 @@ def refusals() -> tuple[type[Exception], ...]:
         state.InvalidGraph,
         state.NotImplemented,
         state.RuntimeException,
+        RuntimeError,  # of a run with bound memory
     )
 
 
