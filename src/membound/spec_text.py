@@ -22,9 +22,7 @@ CONTENT = "content"
 def pieces(text: str) -> list[str]:
     """The parts of a text between commas, those within quoted values aside."""
     found, at = [], 0
-    while at <= len(text):
-        match = _PIECE.match(text, at)
-        assert match is not None
+    while at <= len(text) and (match := _PIECE.match(text, at)):  # it matches everywhere, if nothing
         found.append(match[0])
         at = match.end() + 1
     return found
