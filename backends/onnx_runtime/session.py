@@ -73,8 +73,9 @@ def _create(model: bytes, options: Any, provider: str, settings: dict[str, int])
 
 def refusals() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises for a graph or a shape that it has no kernel for: as it loads the graph, or as it first runs it."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    from onnxruntime.capi import onnxruntime_pybind11_state
 
+    state: Any = onnxruntime_pybind11_state
     return (
         state.Fail,
         state.InvalidArgument,
