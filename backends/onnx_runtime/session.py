@@ -65,9 +65,10 @@ def _options(threads: int) -> Any:
 
 def _create(model: bytes, options: Any, provider: str, settings: dict[str, int]) -> Any:
     """The session; an error of ONNX Runtime becomes one of ours."""
+    raised: tuple[type[Exception], ...] = (*refusals(), ValueError)
     try:
         return runtime().InferenceSession(model, options, providers=[(provider, settings)], enable_fallback=0)
-    except (*refusals(), ValueError) as error:
+    except raised as error:
         raise refused(error, provider) from error
 
 
