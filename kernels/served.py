@@ -131,7 +131,9 @@ def _dense(name: str, hidden: int, layers: int, q: int, kv: int, dim: int, mlp: 
     return shape_of_model(Model(name, hidden, layers, q, kv, dim, mlp, vocab))
 
 
-def _grouped(name: str, hidden: int, layers: int, heads: tuple[int, int, int], vocab: int, routed: tuple[int, int, int]) -> Shape:
+def _grouped(
+    name: str, hidden: int, layers: int, heads: tuple[int, int, int], vocab: int, routed: tuple[int, int, int]
+) -> Shape:
     """Grouped-query attention and an expert MLP in every layer; routed is (experts, chosen, width)."""
     q, kv, dim = heads
     attention = 2 * hidden * q * dim + 2 * hidden * kv * dim
@@ -142,7 +144,15 @@ def _grouped(name: str, hidden: int, layers: int, heads: tuple[int, int, int], v
     )  # fmt: skip
 
 
-def _latent(name: str, hidden: int, layers: int, heads: int, vocab: int, dense: tuple[int, int], routed: tuple[int, int, int]) -> Shape:
+def _latent(
+    name: str,
+    hidden: int,
+    layers: int,
+    heads: int,
+    vocab: int,
+    dense: tuple[int, int],
+    routed: tuple[int, int, int],
+) -> Shape:
     """DeepSeek's latent attention (q rank 1536, KV rank 512, 128 + 64 wide heads) and experts with a shared one."""
     q_rank, kv_rank, head, rope = 1536, LATENT_VALUE_DIM, 128, LATENT_DIM - LATENT_VALUE_DIM
     attention = hidden * q_rank + q_rank * heads * (head + rope) + hidden * LATENT_DIM

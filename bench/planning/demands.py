@@ -16,6 +16,9 @@ from membound.results.predict.demand import Demand
 PREDICTED = {**KINDS, "step": ServedStep, "prefill": ServedPrefill}
 """The kinds of work, with more models and formats of steps and prompts than are run here."""
 INT8_BITS, INT4_BITS = 8.5, 7.0
+"""The most bits a weight that count as int8 and as int4."""
+LAYER_LAUNCHES = 8
+"""Operations of a layer, whose launches are learnt together: q, k, v, o, gate, up, down, attention."""
 
 
 def parse_predicted(spec: str) -> Any:
@@ -43,7 +46,7 @@ def demand_of(spec: str, batch: int | None = None) -> Demand:
         weights_bytes=weights,
         cache_bytes=float(cache),
         flops=float(work.flops),
-        layers=1,
+        layers=1 / LAYER_LAUNCHES,
         hidden=1,
         batch=1,
         resident_bytes=weights,

@@ -45,7 +45,9 @@ class MeasuredError(MemboundError, ValueError):
     """A file of measurements is malformed; the message names the line."""
 
 
-def measured_rows(catalogue: Catalogue, path: Path = BUILT_IN) -> tuple[list[Measured], list[tuple[str, str]]]:
+def measured_rows(
+    catalogue: Catalogue, path: Path = BUILT_IN
+) -> tuple[list[Measured], list[tuple[str, str]]]:
     """(rows that can be used, (id, reason) of those that cannot). Raises MeasuredError, OSError."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -60,7 +62,9 @@ def measured_rows(catalogue: Catalogue, path: Path = BUILT_IN) -> tuple[list[Mea
         except (HardwareError, MeasuredError, SpecError) as error:
             refused.append((line["id"] or "?", str(error)))
     if not rows:
-        raise MeasuredError(f"{path} has no row that can be used; the first: {refused[0][1] if refused else 'none'}")
+        raise MeasuredError(
+            f"{path} has no row that can be used; the first: {refused[0][1] if refused else 'none'}"
+        )
     return rows, refused
 
 
@@ -161,4 +165,3 @@ def _tokens(text: str, otherwise: float) -> float:
         return CHAT_PROMPT
     numbers = [float(one) for one in re.findall(r"\d+(?:\.\d+)?", text)]
     return sum(numbers) / len(numbers) if numbers else otherwise
-

@@ -27,7 +27,7 @@ RANGES = {
     "tdp_w": (1, 1e5, "W"),
     "llc_mb": (0.1, 1e5, "MB"),
     "peer_gb_per_s": (0.1, 1e5, "GB/s"),
-    **{field: (0.01, 5e5, "TFLOP/s") for field in PEAKS.values()},
+    **dict.fromkeys(PEAKS.values(), (0.01, 500000.0, "TFLOP/s")),
 }
 """The numbers a device can have: (least, most, unit). What lies outside was written in another unit."""
 WORDS = ("link", "pcie")
@@ -52,8 +52,12 @@ class Catalogue:
             if wanted in {_plain(one) for one in (device.id, device.name, *device.aliases)}:
                 return device
         names = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
-        close = difflib.get_close_matches(wanted, names, 4, 0.5) + [n for n in names if wanted and wanted in n]
-        near = ", ".join(dict.fromkeys(names[one] for one in close[:4])) or "none; `membound hardware` lists all"
+        close = difflib.get_close_matches(wanted, names, 4, 0.5) + [
+            n for n in names if wanted and wanted in n
+        ]
+        near = (
+            ", ".join(dict.fromkeys(names[one] for one in close[:4])) or "none; `membound hardware` lists all"
+        )
         raise HardwareError(f"unknown device {name!r}; nearest: {near}")
 
 
@@ -124,9 +128,7 @@ def _device(path: Path, key: str, line: Any, sources: dict[str, Source], own: So
     )
 
 
-def _figures(
-    where: str, name: str, found: Any, sources: dict[str, Source], own: Source
-) -> Iterator[Any]:
+def _figures(where: str, name: str, found: Any, sources: dict[str, Source], own: Source) -> Iterator[Any]:
     """The figure in use or None, then the tuple of the others. Raises HardwareError."""
     entries = found if isinstance(found, list) else [[found]]
     figures = [_figure(where, name, entry, sources, own) for entry in entries]
@@ -136,9 +138,7 @@ def _figures(
     yield tuple(one for one in figures[1:] if one is not None)
 
 
-def _figure(
-    where: str, name: str, entry: Any, sources: dict[str, Source], own: Source
-) -> Figure | None:
+def _figure(where: str, name: str, entry: Any, sources: dict[str, Source], own: Source) -> Figure | None:
     if not isinstance(entry, list) or not 1 <= len(entry) <= 3:
         raise HardwareError(f'{where}: {entry!r} is not [value, "sources", "remark"]')
     value, keys, remark = (*entry, "", "")[:3]
@@ -169,7 +169,12 @@ def _check_number(where: str, name: str, value: Any) -> None:
     if low <= value <= high:
         return
     text = f"{where} = {value:g} is no figure in {unit} ({low:g} to {high:g})"
-    for factor, other in ((1e9, "a second as bytes, not GB"), (1e12, "as single operations"), (1e3, "in thousandths"), (1e-3, "in thousands")):
+    for factor, other in (
+        (1e9, "a second as bytes, not GB"),
+        (1e12, "as single operations"),
+        (1e3, "in thousandths"),
+        (1e-3, "in thousands"),
+    ):
         if low <= value / factor <= high:
             raise HardwareError(f"{text}; written {other}? Then it is {value / factor:g}")
     raise HardwareError(text)

@@ -42,7 +42,12 @@ def number_of(device: Device, name: str) -> float | None:
     if name == "ridge":
         return device.ridge
     if name not in NUMBERS:
-        near = difflib.get_close_matches(name, [*NUMBERS, "ridge"], 3) or [*PEAKS, "bandwidth", "memory", "ridge"]
+        near = difflib.get_close_matches(name, [*NUMBERS, "ridge"], 3) or [
+            *PEAKS,
+            "bandwidth",
+            "memory",
+            "ridge",
+        ]
         raise HardwareError(f"unknown figure {name!r}; nearest: {', '.join(near)}")
     return device.value(NUMBERS[name])
 
@@ -84,5 +89,7 @@ def _condition(part: str) -> Condition:
         raise HardwareError(f"{part.strip()!r}: {value!r} is not a number") from None
     if name != "ridge" and name not in NUMBERS:
         near = difflib.get_close_matches(name, [*NUMBERS, *TEXTS, "ridge"], 3)
-        raise HardwareError(f"{part.strip()!r}: unknown figure {name!r}; nearest: {', '.join(near) or 'none'}")
+        raise HardwareError(
+            f"{part.strip()!r}: unknown figure {name!r}; nearest: {', '.join(near) or 'none'}"
+        )
     return Condition(name, sign, number)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 class Demand:
     """One step, prompt or operation. kind: decode, prefill or operation. Bytes, FLOPs and counts of one launch of it.
 
-    storage: float (16 bits and more a weight), int8, int4 (fewer than 7). arithmetic: whose peak bounds it.
+    layers: a single operation is the share of one that it is. storage: float (16 bits and more a weight), int8, int4 (fewer than 7). arithmetic: whose peak bounds it.
     tokens: what comes out of it. resident_bytes: all weights; token_cache_bytes: cache for a token of a sequence.
     prompt_flops: work on others' prompts that a step carries along, with continuous batching.
     """
@@ -30,7 +30,7 @@ class Demand:
     weights_bytes: float
     cache_bytes: float
     flops: float
-    layers: int
+    layers: float
     hidden: int
     batch: float
     resident_bytes: float = 0.0

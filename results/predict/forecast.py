@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from membound.results.predict.capacity import COUNTS, MEMORY_SHARE, Capacity, capacity, fewest_devices
 from membound.results.predict.catalogue import HardwareError
@@ -240,7 +241,7 @@ def sweep(
 
 def knee(curve: Sequence[Forecast]) -> Forecast | None:
     """The last point before doubling the batch multiplies throughput by less than KNEE; None if that never happens."""
-    for near, far in zip(curve, curve[1:], strict=False):
+    for near, far in pairwise(curve):
         doublings = math.log2(far.demand.batch / near.demand.batch)
         if far.tokens_per_s < near.tokens_per_s * KNEE**doublings:
             return near

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -169,13 +169,17 @@ def with_intervals(rows: Sequence[Measured]) -> Record:
 
     Slow: devices² fits, some ten seconds.
     """
+    return further(rows, rows)
+
+
+def further(known: Sequence[Measured], fresh: Sequence[Measured]) -> Record:
+    """The record for fresh rows: each predicted, with its interval, from the known rows of other devices alone."""
     found: list[HeldOut] = []
-    for device in dict.fromkeys(row.device for row in rows):
-        others = [row for row in rows if row.device != device]
+    for device in dict.fromkeys(row.device for row in fresh):
+        others = [row for row in known if row.device != device]
         inner, learnt = Record.of(others), Learnt.of(others)
-        for one in predictions(learnt, [row for row in rows if row.device == device]):
-            width = inner.half_width(one.row.group, one.model)[0]
-            found.append(HeldOut(one.row, one.model, one.seconds, width))
+        for one in predictions(learnt, [row for row in fresh if row.device == device]):
+            found.append(replace(one, half_width=inner.half_width(one.row.group, one.model)[0]))
     return Record(tuple(found))
 
 

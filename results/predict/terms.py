@@ -108,7 +108,13 @@ def signs(demand: Demand, offer: Offer) -> F64:
     table: tuple[dict[str, float], ...] = (
         {"launch": 1, launch: 1},
         {"schedule": 1},
-        {"memory": -1, f"memory {offer.kind}": -1, storage: -1, "memory mixture": -demand.mixture, "memory fast": fast},
+        {
+            "memory": -1,
+            f"memory {offer.kind}": -1,
+            storage: -1,
+            "memory mixture": -demand.mixture,
+            "memory fast": fast,
+        },
         {"compute": -1},
         {"all-reduce": 1},
     )
