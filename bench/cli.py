@@ -21,6 +21,7 @@ import typer
 
 from membound.bench.commands.claim import claim, claim_report
 from membound.bench.commands.compare import compare
+from membound.bench.commands.cost import cost
 from membound.bench.commands.coverage import coverage
 from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
@@ -77,6 +78,7 @@ app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.command("hardware", cls=Command)(hardware)
 app.command("predict", cls=Command)(predict)
+app.command("cost", cls=Command)(cost)
 app.add_typer(environment_app, name="env")
 app.command("export-model", cls=Command)(export_model)
 app.command("cuda-build", cls=Command)(cuda_build)

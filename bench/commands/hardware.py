@@ -37,7 +37,9 @@ def hardware(
     ] = "",
     here: Annotated[
         str | None,
-        typer.Option("--here", metavar="RUN", help="Set a run's measured ceilings beside its device's figures."),
+        typer.Option(
+            "--here", metavar="RUN", help="Set a run's measured ceilings beside its device's figures."
+        ),
     ] = None,
     own: Hardware = None,
     out: Out = DEFAULT_OUT,
@@ -103,5 +105,10 @@ def _show_here(here: Here, as_json: bool) -> None:
     known = f"{device.name} ({device.id}), whole" if device else "not in the catalogue"
     lines = [*wrapped(f"{here.name}, {here.threads} threads, run {here.run_id}; {known}"), ""]
     lines += columns(["figure", "measured", "on paper", "share"], text, "<>>>")
-    lines += ["", *wrapped("Fewer threads than the part has, or a guest's share of it, measure less than the whole part.")]
+    lines += [
+        "",
+        *wrapped(
+            "Fewer threads than the part has, or a guest's share of it, measure less than the whole part."
+        ),
+    ]
     print_text("\n".join(lines) + "\n")

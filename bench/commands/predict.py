@@ -17,7 +17,6 @@ from membound.results.stored_runs import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from membound.results.predict.catalogue import Catalogue
-    from membound.results.predict.demand import Measured
     from membound.results.predict.forecast import Knowledge, Options
 
 MOST_BATCH = 1 << 20
@@ -76,18 +75,26 @@ Count = Annotated[
 ]
 Offload = Annotated[
     float,
-    typer.Option("--offload", parser=share, metavar="SHARE", help="Weights that stream from the host's memory."),
+    typer.Option(
+        "--offload", parser=share, metavar="SHARE", help="Weights that stream from the host's memory."
+    ),
 ]
 Link = Annotated[
     float | None,
     typer.Option(
-        "--link", parser=above_zero, metavar="GB/S", help="Between devices, each way; default: the catalogue's."
+        "--link",
+        parser=above_zero,
+        metavar="GB/S",
+        help="Between devices, each way; default: the catalogue's.",
     ),
 ]
 HostLink = Annotated[
     float | None,
     typer.Option(
-        "--host-link", parser=above_zero, metavar="GB/S", help="To the host; default: PCIe's, from the catalogue."
+        "--host-link",
+        parser=above_zero,
+        metavar="GB/S",
+        help="To the host; default: PCIe's, from the catalogue.",
     ),
 ]
 Rows = Annotated[
@@ -103,10 +110,13 @@ def predict(
     on: On = None,
     from_run: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN", help="Learn from this run's works too: latest, a name, a file."),
+        typer.Option(
+            "--from", metavar="RUN", help="Learn from this run's works too: latest, a name, a file."
+        ),
     ] = None,
     batch: Annotated[
-        str, typer.Option("--batch", metavar="N", help="Such as 8, 1..256 (a curve with its knee), or 1,8,64.")
+        str,
+        typer.Option("--batch", metavar="N", help="Such as 8, 1..256 (a curve with its knee), or 1,8,64."),
     ] = "",
     count: Count = None,
     offload: Offload = 0.0,
@@ -133,7 +143,6 @@ def predict(
     the device that is predicted.
     """
     from membound.results.predict.catalogue import load_catalogue
-    from membound.results.predict.forecast import Knowledge, Options
 
     catalogue = load_catalogue(own)
     if validate:
@@ -141,14 +150,8 @@ def predict(
         return
     if work is None or not on:
         raise typer.BadParameter("give a WORK and --on DEVICES, or --validate")
-    options = Options(
-        devices=count,
-        offload=offload,
-        graphs=not eager,
-        link_bytes_per_s=link * 1e9 if link else None,
-        host_bytes_per_s=host_link * 1e9 if host_link else None,
-    )
-    known = Knowledge.of(learnt_rows(catalogue, rows, from_run, out))
+    options = options_of(count, offload, link, host_link, graphs=not eager)
+    known = knowledge(catalogue, rows, out, from_run)
     _predict(work, names_of(on), batches(batch) if batch else [], options, known, catalogue, as_json)
 
 
@@ -157,9 +160,25 @@ def names_of(on: list[str]) -> list[str]:
     return [name.strip() for text in on for name in text.split(",") if name.strip()]
 
 
-def learnt_rows(catalogue: Catalogue, rows: Path | None, from_run: str | None, out: Path) -> list[Measured]:
-    """Published rows, a file of the user's, and a run's works. Raises MemboundError, OSError."""
+def options_of(
+    count: int | None, offload: float, link: float | None, host_link: float | None, graphs: bool = True
+) -> Options:
+    """Options as given, links in GB/s."""
+    from membound.results.predict.forecast import Options
+
+    return Options(
+        devices=count,
+        offload=offload,
+        graphs=graphs,
+        link_bytes_per_s=link * 1e9 if link else None,
+        host_bytes_per_s=host_link * 1e9 if host_link else None,
+    )
+
+
+def knowledge(catalogue: Catalogue, rows: Path | None, out: Path, from_run: str | None = None) -> Knowledge:
+    """What published rows, a file of the user's and a run's works teach. Raises MemboundError, OSError."""
     from membound.bench.planning.measured import measured_rows
+    from membound.results.predict.forecast import Knowledge
 
     found = measured_rows(catalogue)[0]
     if rows is not None:
@@ -169,7 +188,7 @@ def learnt_rows(catalogue: Catalogue, rows: Path | None, from_run: str | None, o
         from membound.results.stored_runs import rows_of
 
         found += here_of(rows_of(from_run, out), catalogue).rows
-    return found
+    return Knowledge.of(found)
 
 
 def _predict(
@@ -192,6 +211,7 @@ def _predict(
             print_json([[view.as_json(point) for point in curve] for curve in curves])
             return
         parts = [view.sweep_lines(curve) for curve in curves]
+        found = [point for curve in curves for point in curve]
     else:
         demand = demand_of(work, sizes[0] if sizes else None)
         found = [forecast(demand, one, known, options) for one in devices]
@@ -200,6 +220,7 @@ def _predict(
             return
         parts = [view.forecast_lines(one) for one in found]
         parts += [view.ranking_lines(found)] if len(found) > 1 else []
+    parts.append(view.past_lines(found))
     print_text("\n\n".join("\n".join(lines) for lines in [[work], *parts]) + "\n")
 
 

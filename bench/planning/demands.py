@@ -32,7 +32,7 @@ def demand_of(spec: str, batch: int | None = None) -> Demand:
     if batch is not None and hasattr(work, "batch"):
         work = replace(work, batch=batch)
     if isinstance(work, ServedStep | ServedPrefill):
-        return _served(work)
+        return served_demand(work)
     weight = getattr(work, "weight", getattr(work, "kv", "bf16"))
     traffic = work.traffic
     cache = traffic.kv_read_bytes + traffic.kv_written_bytes
@@ -55,7 +55,7 @@ def demand_of(spec: str, batch: int | None = None) -> Demand:
     )
 
 
-def _served(work: ServedStep | ServedPrefill) -> Demand:
+def served_demand(work: ServedStep | ServedPrefill) -> Demand:
     step = isinstance(work, ServedStep)
     return Demand(
         work=work.spec,

@@ -68,7 +68,9 @@ def here_of(rows: Sequence[Row], catalogue: Catalogue) -> Here:
         if found:
             ceilings[field] = max(found) / unit
     if "bandwidth_gb_per_s" not in ceilings:
-        raise HereError(f"run {row.run_id} has no read ceiling; measure with `membound run`, which takes them")
+        raise HereError(
+            f"run {row.run_id} has no read ceiling; measure with `membound run`, which takes them"
+        )
     threads = max(r.threads for r in rows)
     device = _device(row, name, catalogue)
     return Here(name, row.run_id, threads, device, ceilings, tuple(_measured(rows, row.run_id)))

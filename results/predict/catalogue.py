@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,29 @@ class Catalogue:
 
 
 def load_catalogue(own: Path | None = None) -> Catalogue:
-    """The built-in devices, and before them those of a user's file. Raises HardwareError, OSError."""
+    """The built-in devices, and before them those of a user's file, whose figures replace built-in ones of the same id.
+
+    Raises HardwareError, OSError.
+    """
     built_in = _read(BUILT_IN)
     if own is None:
         return built_in
     extra = _read(own, built_in.sources)
-    rest = {key: device for key, device in built_in.devices.items() if key not in extra.devices}
-    return Catalogue(extra.devices | rest, built_in.sources | extra.sources)
+    merged = {key: _over(built_in.devices.get(key), device) for key, device in extra.devices.items()}
+    return Catalogue(merged | {k: d for k, d in built_in.devices.items() if k not in merged}, extra.sources)
+
+
+def _over(known: Device | None, own: Device) -> Device:
+    """A built-in device with a user's figures, or the user's device as it is."""
+    if known is None:
+        return own
+    return replace(
+        known,
+        kind=known.kind if own.kind == "unknown" else own.kind,
+        fields=known.fields | own.fields,
+        lacks=own.lacks or known.lacks,
+        note=own.note or known.note,
+    )
 
 
 def _plain(name: str) -> str:

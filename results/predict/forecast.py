@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 
 from membound.results.predict.capacity import COUNTS, MEMORY_SHARE, Capacity, capacity, fewest_devices
@@ -31,6 +32,8 @@ class Knowledge:
     rows: tuple[Measured, ...]
     learn: Callable[[str], Learnt]
     record: Record
+    past: Callable[[str, str], tuple[Errors | None, float]]
+    """(record, half of the interval in ln(time)) of a group and a model."""
 
     @classmethod
     def of(cls, rows: Sequence[Measured]) -> Knowledge:
@@ -38,11 +41,17 @@ class Knowledge:
         kept = tuple(rows)
         whole = Learnt.of(kept)
         seen = {row.device for row in kept}
+        record = Record.of(kept)
 
+        @cache
         def learn(device: str) -> Learnt:
             return Learnt.of([r for r in kept if r.device != device]) if device in seen else whole
 
-        return cls(kept, learn, Record.of(kept))
+        @cache
+        def past(group: str, model: str) -> tuple[Errors | None, float]:
+            return record.errors(group, model), record.half_width(group, model)[0]
+
+        return cls(kept, learn, record, past)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,7 @@ def forecast(demand: Demand, device: Device, known: Knowledge, options: Options)
     group = group_of(demand, offer)
     learnt = known.learn(device.id)
     host = _host_s(demand, device, offer, options)
-    timed = {model: _timed(model, group, demand, offer, learnt, known.record, host) for model in MODELS}
+    timed = {model: _timed(model, group, demand, offer, learnt, known, host) for model in MODELS}
     return Forecast(
         device=device,
         demand=demand,
@@ -179,17 +188,15 @@ def _host_s(demand: Demand, device: Device, offer: Offer, options: Options) -> f
 
 
 def _timed(
-    model: str, group: str, demand: Demand, offer: Offer, learnt: Learnt, record: Record, host_s: float
+    model: str, group: str, demand: Demand, offer: Offer, learnt: Learnt, known: Knowledge, host_s: float
 ) -> Timed:
     """A model's time; weights from the host arrive while the device computes, so that the longer of both counts."""
     seconds = learnt.seconds(model, group, demand, offer)
     if seconds is None:
         return Timed(None)
     seconds = max(seconds, host_s)
-    width = record.half_width(group, model)[0]
-    return Timed(
-        seconds, seconds * math.exp(-width), seconds * math.exp(width), record.errors(group, model), width
-    )
+    errors, width = known.past(group, model)
+    return Timed(seconds, seconds * math.exp(-width), seconds * math.exp(width), errors, width)
 
 
 def _notes(
@@ -223,10 +230,10 @@ def sweep(
 ) -> list[Forecast]:
     """The throughput–latency curve: a forecast for each batch that fits, all on the same number of devices.
 
-    Without a number of devices, the fewest that hold the largest batch. Raises HardwareError as `forecast` does.
+    Without a number of devices, the fewest that hold the smallest batch. Raises HardwareError as `forecast` does.
     """
     if options.devices is None:
-        room = room_of(make(max(batches)), device, options)
+        room = room_of(make(min(batches)), device, options)
         options = replace(options, devices=int(room.devices) if room else 1)
     found = []
     for batch in batches:

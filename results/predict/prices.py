@@ -86,7 +86,9 @@ class Prices:
         """A card alone, USD. Raises CostError."""
         found = self.tables["card"].get(device)
         if not found:
-            raise CostError(f"no price of a {device} is known; give what one costs with its server: --capex USD")
+            raise CostError(
+                f"no price of a {device} is known; give what one costs with its server: --capex USD"
+            )
         return self._middle("card price", "USD", found)
 
     def power(self, device: str) -> Assumption | None:
@@ -99,7 +101,9 @@ class Prices:
         found = self.tables["api"].get(model)
         if not found:
             known = ", ".join(self.tables["api"])
-            raise CostError(f"no API price of {model!r} is known (known: {known}); give one: --api-price IN/OUT")
+            raise CostError(
+                f"no API price of {model!r} is known (known: {known}); give one: --api-price IN/OUT"
+            )
         return [ApiPrice(model, a, b, seller, self.sources[key]) for a, b, key, seller in found]
 
     def assume(self, name: str) -> Assumption:
@@ -112,7 +116,9 @@ class Prices:
         keys = " ".join(dict.fromkeys(line[1] for line in found))
         return self._assumption(name, unit, statistics.median(values), min(values), max(values), keys)
 
-    def _assumption(self, name: str, unit: str, value: float, low: float, high: float, keys: str) -> Assumption:
+    def _assumption(
+        self, name: str, unit: str, value: float, low: float, high: float, keys: str
+    ) -> Assumption:
         sources = [self.sources[key] for key in keys.split()]
         oldest = min((s.date for s in sources), key=lambda date: (date[:1].isdigit(), date))
         trust = sources[0].trust if len({s.trust for s in sources}) == 1 else "mixed"

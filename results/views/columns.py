@@ -24,4 +24,6 @@ def columns(header: Sequence[str], lines: Sequence[Sequence[str]], aligned: str)
 
 def wrapped(text: str, indent: str = "") -> list[str]:
     """A sentence on lines of at most WIDTH characters; further lines are indented."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

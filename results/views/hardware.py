@@ -71,7 +71,13 @@ def device_lines(device: Device) -> list[str]:
     lines = [f"{device.name} ({device.id}), {device.vendor}, {device.kind}"]
     lines += [f"also: {', '.join(device.aliases)}"] if device.aliases else []
     lines += [""]
-    for field in (*dict.fromkeys(("year", *SHOWN, *PEAKS.values())), "llc_mb", "link", "pcie", "peer_gb_per_s"):
+    for field in (
+        *dict.fromkeys(("year", *SHOWN, *PEAKS.values())),
+        "llc_mb",
+        "link",
+        "pcie",
+        "peer_gb_per_s",
+    ):
         lines += _field_lines(device, field)
     ridge = "unknown" if device.ridge is None else f"{device.ridge:.0f} FLOPs a byte in 16 bits"
     lines += [f"ridge: {ridge}"]
@@ -133,12 +139,18 @@ def ratio_line(a: Device, b: Device) -> str:
             missing = " and ".join(d.id for d, v in ((a, one), (b, other)) if v is None)
             shares.append(f"unknown in {label} ({missing})")
     text = f"{a.name} is {shares[0]}"
-    text = text.replace(" %", f" % of {_article(b.name)}", 1) if "%" in text else f"{text}, of {_article(b.name)}"
+    text = (
+        text.replace(" %", f" % of {_article(b.name)}", 1)
+        if "%" in text
+        else f"{text}, of {_article(b.name)}"
+    )
     return ", ".join([text, *shares[1:-1]]) + (f" and {shares[-1]}" if len(shares) > 1 else "")
 
 
 def _article(name: str) -> str:
-    return f"{'an' if name[:1] in 'AEFHILMNORSX' and name[1:2].isdigit() or name[:1] in 'AEIO' else 'a'} {name}"
+    return (
+        f"{'an' if (name[:1] in 'AEFHILMNORSX' and name[1:2].isdigit()) or name[:1] in 'AEIO' else 'a'} {name}"
+    )
 
 
 def as_json(device: Device) -> dict[str, Any]:
@@ -171,4 +183,10 @@ def as_json(device: Device) -> dict[str, Any]:
 
 
 def _source_json(source: Source) -> dict[str, str]:
-    return {"key": source.key, "title": source.title, "url": source.url, "date": source.date, "trust": source.trust}
+    return {
+        "key": source.key,
+        "title": source.title,
+        "url": source.url,
+        "date": source.date,
+        "trust": source.trust,
+    }

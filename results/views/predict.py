@@ -31,13 +31,21 @@ def forecast_lines(one: Forecast) -> list[str]:
     lines = [f"{one.device.name} ({one.device.id}) × {one.offer.devices:g}", *_capacity(one)]
     rows = [_timed(one, model) for model in MODELS]
     lines += columns(["model", "time", f"{COVERAGE:.0%} interval", "tokens/s"], rows, "<>>>")
-    terms = {"launches": parts.launch_s, "bytes": parts.memory_s, "FLOPs": parts.compute_s, "link": parts.link_s}
+    terms = {
+        "launches": parts.launch_s,
+        "bytes": parts.memory_s,
+        "FLOPs": parts.compute_s,
+        "link": parts.link_s,
+    }
     shown = ", ".join(f"{name} {duration(value, 3)}" for name, value in terms.items() if value)
-    lines += wrapped(f"terms: {shown}; {amount(demand.bytes, 'B')} and {amount(demand.flops, 'FLOP')} a step", "  ")
+    lines += wrapped(
+        f"terms: {shown}; {amount(demand.bytes, 'B')} and {amount(demand.flops, 'FLOP')} a step", "  "
+    )
     if one.host_s:
         bound = "it bounds the step" if one.host_s >= parts.seconds else "it hides behind the step"
-        lines += wrapped(f"host link: {duration(one.host_s, 3)} for the weights that lie there; {bound}", "  ")
-    lines += _records(one)
+        lines += wrapped(
+            f"host link: {duration(one.host_s, 3)} for the weights that lie there; {bound}", "  "
+        )
     for note in one.notes:
         lines += wrapped(f"note: {note}", "  ")
     return lines
@@ -61,14 +69,16 @@ def _timed(one: Forecast, model: str) -> list[str]:
     return [model, duration(timed.seconds), interval, f"{one.demand.batch / timed.seconds:.4g}"]
 
 
-def _records(one: Forecast) -> list[str]:
-    lines = [f"record ({GROUPS[one.group]}; each device left out in turn):"]
-    for model in MODELS:
-        errors = one.timed[model].errors
-        if errors is None:
-            lines.append(f"  {model}: none, nothing of the kind was measured")
-        else:
-            lines += wrapped(f"  {model}: {errors_text(errors)}", "    ")
+def past_lines(found: Sequence[Forecast]) -> list[str]:
+    """The record of each group that forecasts belong to."""
+    lines = []
+    for group in dict.fromkeys(one.group for one in found):
+        one = next(f for f in found if f.group == group)
+        lines.append(f"record of {GROUPS[group]}, each device left out in turn")
+        for model in MODELS:
+            errors = one.timed[model].errors
+            text = errors_text(errors) if errors else "none, nothing of the kind was measured"
+            lines += wrapped(f"  {model}: {text}", "    ")
     return lines
 
 
@@ -114,7 +124,11 @@ def sweep_lines(curve: Sequence[Forecast]) -> list[str]:
     rows = []
     for one in curve:
         timed = one.timed[MODELS[0]]
-        used = (one.capacity.weights_bytes + one.capacity.cache_bytes) / one.capacity.usable_bytes if one.capacity else None
+        used = (
+            (one.capacity.weights_bytes + one.capacity.cache_bytes) / one.capacity.usable_bytes
+            if one.capacity
+            else None
+        )
         rows.append(
             [
                 f"{one.demand.batch:g}",
@@ -133,11 +147,6 @@ def sweep_lines(curve: Sequence[Forecast]) -> list[str]:
         lines += wrapped(f"the cache ends at batch {end.most_batch}")
     if turning is None:
         lines += wrapped("no knee: throughput grows with the batch as far as this goes")
-    groups = dict.fromkeys(one.group for one in curve)
-    for group in groups:
-        errors = next(one for one in curve if one.group == group).timed[MODELS[0]].errors
-        text = errors_text(errors) if errors else "none, nothing of the kind was measured"
-        lines += wrapped(f"record ({GROUPS[group]}): {text}", "  ")
     for note in dict.fromkeys(note for one in curve for note in one.notes):
         lines += wrapped(f"note: {note}", "  ")
     return lines
