@@ -31,6 +31,7 @@ from membound.bench.commands.hardware import hardware
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
 from membound.bench.commands.options import Debug
+from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
@@ -79,6 +80,7 @@ app.command("claim-report", cls=Command)(claim_report)
 app.command("hardware", cls=Command)(hardware)
 app.command("predict", cls=Command)(predict)
 app.command("cost", cls=Command)(cost)
+app.command("plan", cls=Command)(plan)
 app.add_typer(environment_app, name="env")
 app.command("export-model", cls=Command)(export_model)
 app.command("cuda-build", cls=Command)(cuda_build)

@@ -128,6 +128,9 @@ def predict(
     validate: Annotated[
         bool, typer.Option("--validate", help="Leave out each device in turn and report the errors.")
     ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="With --validate: the errors alone, without every row.")
+    ] = False,
     rows: Rows = None,
     chart: Annotated[
         Path | None, typer.Option("--chart", metavar="FILE", help="With --validate: draw every row, as SVG.")
@@ -146,7 +149,7 @@ def predict(
 
     catalogue = load_catalogue(own)
     if validate:
-        _validate(catalogue, rows, chart, as_json)
+        _validate(catalogue, rows, chart, summary, as_json)
         return
     if work is None or not on:
         raise typer.BadParameter("give a WORK and --on DEVICES, or --validate")
@@ -224,7 +227,9 @@ def _predict(
     print_text("\n\n".join("\n".join(lines) for lines in [[work], *parts]) + "\n")
 
 
-def _validate(catalogue: Catalogue, rows: Path | None, chart: Path | None, as_json: bool) -> None:
+def _validate(
+    catalogue: Catalogue, rows: Path | None, chart: Path | None, summary: bool, as_json: bool
+) -> None:
     from membound.bench.planning.measured import measured_rows
     from membound.results.predict.record import further, with_intervals
     from membound.results.views import predict as view
@@ -244,5 +249,6 @@ def _validate(catalogue: Catalogue, rows: Path | None, chart: Path | None, as_js
     if as_json:
         print_json(view.record_json(record, refused))
         return
-    lines = [*view.record_lines(record, refused, title), "", *view.point_lines(record)]
+    lines = view.record_lines(record, refused, title)
+    lines += [] if summary else ["", *view.point_lines(record)]
     print_text("\n".join(lines) + "\n")

@@ -147,15 +147,16 @@ def _fleet(
     if best is None or ask.tokens_per_day is None:
         return None, []
     said = ask.said
-    assumed = [device_kw(ask.prices, device.id, device.value("tdp_w"), said)]
+    kw = device_kw(ask.prices, device.id, device.value("tdp_w"), said)
+    rest = []
     for name in ("peak_factor", "rack_kw"):
-        default = ask.prices.assume(name)
-        number = said.numbers.get(name)
-        assumed.append(default if number is None else given(name, number, default.unit, said.today))
+        default, number = ask.prices.assume(name), said.numbers.get(name)
+        rest.append(default if number is None else given(name, number, default.unit, said.today))
+    assumed = [*([kw] if kw else []), *rest]
     for one in assumed:
         check_assumption(one)
-    kw, peak, rack = (one.value for one in assumed)
-    return fleet(best, ask.tokens_per_day, use, peak, kw, rack, hourly), assumed
+    peak, rack = (one.value for one in rest)
+    return fleet(best, ask.tokens_per_day, use, peak, kw.value if kw else None, rack, hourly), assumed
 
 
 def answer_lines(answer: Answer, ask: Ask) -> list[str]:

@@ -56,6 +56,7 @@ def demand_of(spec: str, batch: int | None = None) -> Demand:
 
 
 def served_demand(work: ServedStep | ServedPrefill) -> Demand:
+    """What a step or a prompt asks for."""
     step = isinstance(work, ServedStep)
     return Demand(
         work=work.spec,

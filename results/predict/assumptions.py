@@ -95,13 +95,21 @@ def _capex(prices: Prices, device: str, said: Given) -> Assumption:
 
 
 def _power(prices: Prices, device: str, tdp_w: float | None, said: Given) -> Assumption:
+    found = device_kw(prices, device, tdp_w, said)
+    if found is None:
+        raise CostError(f"neither the all-in power nor the TDP of {device} is known; give --power-kw, all-in")
+    return found
+
+
+def device_kw(prices: Prices, device: str, tdp_w: float | None, said: Given) -> Assumption | None:
+    """All-in kW of one device, as given, as published, or from its TDP; None if nothing is known. Raises CostError."""
     if "power_kw" in said.numbers:
         return given("power_kw", said.numbers["power_kw"], "kW", said.today)
     known = prices.power(device)
     if known is not None:
         return replace(known, name="power_kw")
     if tdp_w is None:
-        raise CostError(f"neither the all-in power nor the TDP of {device} is known; give --power-kw, all-in")
+        return None
     pue, server = _one(prices, "pue", said), _one(prices, "server_factor", said)
     check_assumption(pue)
     check_assumption(server)
@@ -114,8 +122,3 @@ def _power(prices: Prices, device: str, tdp_w: float | None, said: Given) -> Ass
         high=tdp_w / 1e3 * pue.high * server.high,
         source=f"TDP {tdp_w:g} W × PUE {pue.value:g} × server {server.value:g} ({server.source}; {pue.source})",
     )
-
-
-def device_kw(prices: Prices, device: str, tdp_w: float | None, said: Given) -> Assumption:
-    """All-in kW of one device, for fleets. Raises CostError."""
-    return _power(prices, device, tdp_w, said)

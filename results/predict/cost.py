@@ -11,6 +11,7 @@ that each takes. Every formula stands in docs/economics.md.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,16 +102,16 @@ def check(
     most: float | None = None,
 ) -> None:
     """Raises CostError, which names the assumption and what it may be."""
-    limits = (
-        (above, "above", lambda limit: value > limit),
-        (least, "at least", lambda limit: value >= limit),
-        (below, "below", lambda limit: value < limit),
-        (most, "at most", lambda limit: value <= limit),
+    limits: tuple[tuple[float | None, str, Callable[[float, float], bool]], ...] = (
+        (above, "above", operator.gt),
+        (least, "at least", operator.ge),
+        (below, "below", operator.lt),
+        (most, "at most", operator.le),
     )
-    for limit, word, holds in limits:
-        if not math.isfinite(value) or (limit is not None and not holds(limit)):
-            allowed = " and ".join(f"{w} {one:g}" for one, w, _ in limits if one is not None)
-            raise CostError(f"{name} = {value:g} is impossible: it must be {allowed}")
+    holds = all(limit is None or compare(value, limit) for limit, _, compare in limits)
+    if not (math.isfinite(value) and holds):
+        allowed = " and ".join(f"{word} {limit:g}" for limit, word, _ in limits if limit is not None)
+        raise CostError(f"{name} = {value:g} is impossible: it must be {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +167,14 @@ class Swing:
 
 
 def sensitivity(answer: Callable[[Mapping[str, float]], float], assumed: Sequence[Assumption]) -> list[Swing]:
-    """Each assumption moved alone, the widest swing first; those without a band are left out."""
+    """Each assumption moved alone, the widest swing first; those that move nothing are left out."""
     base = {one.name: one.value for one in assumed}
     swings = [
         Swing(a.name, a.low, a.high, answer(base | {a.name: a.low}), answer(base | {a.name: a.high}))
         for a in assumed
         if a.low != a.high
     ]
-    return sorted(swings, key=lambda swing: -swing.width)
+    return sorted((s for s in swings if s.width > 0), key=lambda swing: -swing.width)
 
 
 def cheapest(
@@ -194,12 +195,12 @@ def cheapest(
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Devices and racks for a demand. kw: what a data centre must provide."""
+    """Devices and racks for a demand. kw: what a data centre must provide; None, and racks, if a device's is unknown."""
 
     replicas: int
     devices: int
-    racks: int
-    kw: float
+    racks: int | None
+    kw: float | None
     usd_per_day: float
 
 
@@ -208,7 +209,7 @@ def fleet(
     tokens_per_day: float,
     utilisation: float,
     peak_factor: float,
-    device_kw: float,
+    device_kw: float | None,
     rack_kw: float,
     hourly_usd: float,
 ) -> Fleet:
@@ -217,9 +218,9 @@ def fleet(
     check("utilisation", utilisation, above=0, most=1)
     check("peak factor", peak_factor, least=1)
     check("rack power", rack_kw, above=0)
-    check("device power", device_kw, above=0)
     rate = tokens_per_day * peak_factor / 86400
     replicas = math.ceil(rate / (point.tokens_per_s * utilisation) - 1e-9)
     devices = math.ceil(replicas * point.devices)
-    kw = devices * device_kw
-    return Fleet(replicas, devices, math.ceil(kw / rack_kw - 1e-9), kw, devices * hourly_usd * 24)
+    kw = None if device_kw is None else devices * device_kw
+    racks = None if kw is None else math.ceil(kw / rack_kw - 1e-9)
+    return Fleet(replicas, devices, racks, kw, devices * hourly_usd * 24)

@@ -216,12 +216,12 @@ def _notes(
     if device.kind not in {row.offer.kind for row in peers}:
         notes.append(f"extrapolation: no device of kind {device.kind} was measured in this group")
     for name, value, seen in (
-        ("batch", demand.batch, [r.demand.batch for r in peers]),
-        ("bandwidth", offer.bandwidth_bytes_per_s, [r.offer.bandwidth_bytes_per_s for r in peers]),
-        ("bytes", demand.bytes, [r.demand.bytes for r in peers]),
+        ("the batch is", demand.batch, [r.demand.batch for r in peers]),
+        ("the bandwidth is", offer.bandwidth_bytes_per_s, [r.offer.bandwidth_bytes_per_s for r in peers]),
+        ("the bytes are", demand.bytes, [r.demand.bytes for r in peers]),
     ):
         if not min(seen) / FAR <= value <= max(seen) * FAR:
-            notes.append(f"extrapolation: {name} is far outside what was measured in this group")
+            notes.append(f"extrapolation: {name} far outside what was measured in this group")
     return notes
 
 

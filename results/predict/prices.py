@@ -41,18 +41,22 @@ class Assumption:
     date: str
     trust: str
 
-    def age_days(self, today: datetime.date) -> int | None:
-        """Days since the end of the source's date (``2026-04`` counts from its last day); None without a date."""
-        parts = [int(one) for one in self.date.split("-")] if self.date[:1].isdigit() else []
-        if not parts:
-            return None
-        year, month, day = (*parts, 12, 31)[:3] if len(parts) != 2 else (*parts, 28)
-        return (today - datetime.date(year, month, day)).days
+    def age(self, today: datetime.date) -> str:
+        """``old``, ``perhaps old`` where the date is not known to the day, or ''."""
+        return age(self.date, today) if self.trust != "given" else ""
 
-    def is_old(self, today: datetime.date) -> bool:
-        """Whether the source is older than OLD_DAYS, or has no date."""
-        age = self.age_days(today)
-        return age is None or age > OLD_DAYS
+
+def age(date: str, today: datetime.date) -> str:
+    """How old a source is: ``old`` past OLD_DAYS, ``perhaps old`` if only its first possible day is, or ''."""
+    parts = [int(one) for one in date.split("-")] if date[:1].isdigit() else []
+    if not parts:
+        return "perhaps old"
+    first = datetime.date(*(*parts, 1, 1)[:3])
+    months = parts[0] * 12 + (parts[1] if len(parts) > 1 else 12)
+    last = first if len(parts) == 3 else datetime.date(months // 12, months % 12 + 1, 1)
+    if (today - last).days > OLD_DAYS:
+        return "old"
+    return "perhaps old" if (today - first).days > OLD_DAYS else ""
 
 
 @dataclass(frozen=True, slots=True)

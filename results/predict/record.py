@@ -35,8 +35,8 @@ class Learnt:
     compute: dict[str, float]
 
     @classmethod
-    def of(cls, rows: Sequence[Measured]) -> Learnt:
-        """Learn from measured rows."""
+    def of(cls, rows: Sequence[Measured], start: Terms | None = None) -> Learnt:
+        """Learn from measured rows; `start` as in `fit`."""
         memory, compute = {}, {}
         for group in dict.fromkeys(row.group for row in rows):
             found = [row for row in rows if row.group == group]
@@ -44,7 +44,7 @@ class Learnt:
             shares = [s / r.seconds for r in found if (s := _compute_s(r.demand, r.offer)) is not None]
             if shares:
                 compute[group] = float(np.median(shares))
-        return cls(fit(rows), memory, compute)
+        return cls(fit(rows, start), memory, compute)
 
     def seconds(self, model: str, group: str, demand: Demand, offer: Offer) -> float | None:
         """What a model says; None if it lacks a figure of the device."""
@@ -101,11 +101,11 @@ class Record:
     held_out: tuple[HeldOut, ...]
 
     @classmethod
-    def of(cls, rows: Sequence[Measured]) -> Record:
-        """Leave out each device in turn."""
+    def of(cls, rows: Sequence[Measured], start: Terms | None = None) -> Record:
+        """Leave out each device in turn; `start` as in `fit`."""
         found: list[HeldOut] = []
         for device in dict.fromkeys(row.device for row in rows):
-            learnt = Learnt.of([row for row in rows if row.device != device])
+            learnt = Learnt.of([row for row in rows if row.device != device], start)
             found += predictions(learnt, [row for row in rows if row.device == device])
         return cls(tuple(found))
 
@@ -177,7 +177,8 @@ def further(known: Sequence[Measured], fresh: Sequence[Measured]) -> Record:
     found: list[HeldOut] = []
     for device in dict.fromkeys(row.device for row in fresh):
         others = [row for row in known if row.device != device]
-        inner, learnt = Record.of(others), Learnt.of(others)
+        learnt = Learnt.of(others)
+        inner = Record.of(others, learnt.terms)
         for one in predictions(learnt, [row for row in fresh if row.device == device]):
             found.append(replace(one, half_width=inner.half_width(one.row.group, one.model)[0]))
     return Record(tuple(found))

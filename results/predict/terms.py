@@ -136,23 +136,24 @@ class Terms:
     values: dict[str, float]
 
     @property
-    def _theta(self) -> F64:
+    def theta(self) -> F64:
+        """The parameters in the order of NAMES."""
         return np.array([self.values[name] for name in NAMES])
 
     def efficiency(self, demand: Demand, offer: Offer) -> float:
         """Share of the paper bandwidth that such a work reaches there."""
-        return float(np.exp(-signs(demand, offer)[2] @ self._theta))
+        return float(np.exp(-signs(demand, offer)[2] @ self.theta))
 
     def parts(self, demand: Demand, offer: Offer) -> Parts:
         """Seconds of each term for a work on a device."""
         launch, schedule, memory, compute, reduces = (
-            constants(demand, offer) * np.exp(signs(demand, offer) @ self._theta)
+            constants(demand, offer) * np.exp(signs(demand, offer) @ self.theta)
         ).tolist()
         return Parts(launch + schedule, memory, compute, reduces + wire_seconds(demand, offer))
 
 
-def fit(rows: Sequence[Measured]) -> Terms:
-    """The parameters that explain measured rows best, shrunk towards PRIORS."""
+def fit(rows: Sequence[Measured], start: Terms | None = None) -> Terms:
+    """The parameters that explain measured rows best, shrunk towards PRIORS; `start` saves steps on the way there."""
     measured = np.log([row.seconds for row in rows])
     noise = np.array([NOISE[row.group] for row in rows])
     counts = np.array([constants(row.demand, row.offer) for row in rows])
@@ -180,7 +181,9 @@ def fit(rows: Sequence[Measured]) -> Terms:
 
     fast = np.array(NAMES) == "memory fast"
     bounds = (np.where(fast, 0.0, -np.inf), np.where(fast, MOST_FAST, np.inf))
-    found = least_squares(residuals, MEANS, slopes, bounds=bounds, x_scale=DEVIATIONS)
+    found = least_squares(
+        residuals, MEANS if start is None else start.theta, slopes, bounds=bounds, x_scale=DEVIATIONS
+    )
     return Terms(dict(zip(NAMES, found.x.tolist(), strict=True)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from membound.results.predict.cost import BreakEven, Cost, Fleet, Point, Swing
-from membound.results.predict.prices import OLD_DAYS, ApiPrice, Assumption
+from membound.results.predict.prices import ApiPrice, Assumption, age
 from membound.results.views.columns import columns, wrapped
 from membound.results.wording import duration, percent
 
@@ -22,13 +22,16 @@ def assumption_lines(assumed: Sequence[Assumption], today: datetime.date) -> lis
     """Each assumption with its band, source, date and trust; old ones say so."""
     lines = ["assumed (each is an option):"]
     for one in assumed:
-        band = f" ({one.low:.4g} to {one.high:.4g})" if one.low != one.high else ""
-        old = f", old: more than {OLD_DAYS} days" if one.is_old(today) and one.trust != "given" else ""
-        origin = "given" if one.trust == "given" else f"{one.source}; {one.date}, {one.trust}{old}"
-        lines += wrapped(
-            f"  {one.name} {one.value:.4g} {one.unit}{band}: {origin}".replace(" :", ":"), "    "
-        )
+        band = f" ({_plain(one.low)} to {_plain(one.high)})" if one.low != one.high else ""
+        old = one.age(today)
+        told = f"{one.source}; {one.date}, {one.trust}" + (f", {old}" if old else "")
+        shown = f"{_plain(one.value)} {one.unit}".rstrip()
+        lines += wrapped(f"  {one.name} {shown}{band}: {'given' if one.trust == 'given' else told}", "    ")
     return lines
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
 
 
 def curve_lines(
@@ -66,12 +69,9 @@ def break_even_lines(
     found: BreakEven, price: ApiPrice, today: datetime.date, utilisation: float
 ) -> list[str]:
     """Whether selling at an API's price covers the cost."""
-    date = price.source.date
-    one = Assumption("", 0, 0, 0, "", "", date, price.source.trust)
-    old = ", old" if one.is_old(today) and price.source.trust != "given" else ""
-    origin = (
-        "given" if price.source.trust == "given" else f"{price.seller}; {price.source.title}, {date}{old}"
-    )
+    old = age(price.source.date, today)
+    origin = f"{price.seller}; {price.source.title}, {price.source.date}" + (f", {old}" if old else "")
+    origin = "given" if price.source.trust == "given" else origin
     lines = wrapped(
         f"sold at {price.input_usd:g} in and {price.output_usd:g} out ({origin}), a million output tokens with their "
         f"inputs bring {found.revenue_usd:.4g} USD", "  "
@@ -103,7 +103,7 @@ def swing_lines(swings: Sequence[Swing], base: float) -> list[str]:
     rows = [
         [
             s.name,
-            f"{s.low:.4g} to {s.high:.4g}",
+            f"{_plain(s.low)} to {_plain(s.high)}",
             f"{s.low_usd:.4g}",
             f"{s.high_usd:.4g}",
             "#" * max(1, round(BAR * s.width / widest)),
@@ -120,9 +120,15 @@ def fleet_lines(
     """Devices and racks for a demand."""
     text = (
         f"fleet for {tokens_per_day:.4g} output tokens a day: {found.replicas} × {best.devices:g} = {found.devices} devices, "
-        f"{found.kw:.4g} kW, {found.racks} rack{'s' * (found.racks != 1)}, {found.usd_per_day:,.0f} USD a day"
+        f"{_power(found)}, {found.usd_per_day:,.0f} USD a day"
     )
     return [*wrapped(text, "  "), *assumption_lines(assumed, today)]
+
+
+def _power(found: Fleet) -> str:
+    if found.kw is None or found.racks is None:
+        return "kW and racks unknown (give --power-kw)"
+    return f"{found.kw:.4g} kW, {found.racks} rack{'s' * (found.racks != 1)}"
 
 
 def as_json(

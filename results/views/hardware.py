@@ -148,9 +148,7 @@ def ratio_line(a: Device, b: Device) -> str:
 
 
 def _article(name: str) -> str:
-    return (
-        f"{'an' if (name[:1] in 'AEFHILMNORSX' and name[1:2].isdigit()) or name[:1] in 'AEIO' else 'a'} {name}"
-    )
+    return f"{'an' if (name[:1] in 'AEFHILMNORSX' and name[1:2].isdigit()) or name[:1] in 'AEIO' else 'a'} {name}"
 
 
 def as_json(device: Device) -> dict[str, Any]:
