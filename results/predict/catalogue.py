@@ -30,6 +30,12 @@ RANGES = {
     **dict.fromkeys(PEAKS.values(), (0.01, 500000.0, "TFLOP/s")),
 }
 """The numbers a device can have: (least, most, unit). What lies outside was written in another unit."""
+SLIPS = {
+    "GB/s": ((1e9, "as bytes a second"),),
+    "GB": ((1e9, "as bytes"), (1e6, "in kilobytes")),
+    "TFLOP/s": ((1e12, "as single operations"), (1e9, "in GFLOP/s")),
+}
+"""Other units that a number may have been written in, and what they are divided by."""
 WORDS = ("link", "pcie")
 PLAIN = ("name", "vendor", "kind", "aliases", "lacks", "route", "chips_per_package", "note")
 
@@ -46,18 +52,21 @@ class Catalogue:
     sources: dict[str, Source]
 
     def find(self, name: str) -> Device:
-        """A device by id, name or alias, whatever the case. Raises HardwareError with the nearest names."""
+        """A device by id, name, alias, or the start of one, whatever the case. Raises HardwareError with the nearest names."""
         wanted = _plain(name)
-        for device in self.devices.values():
-            if wanted in {_plain(one) for one in (device.id, device.name, *device.aliases)}:
-                return device
-        names = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
-        close = difflib.get_close_matches(wanted, names, 4, 0.5) + [
-            n for n in names if wanted and wanted in n
+        names = {_plain(one): d for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
+        if wanted in names:
+            return names[wanted]
+        starting = {d.id: d for plain, d in names.items() if len(wanted) > 2 and plain.startswith(wanted)}
+        if len(starting) == 1:
+            return next(iter(starting.values()))
+        spelt = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
+        close = [
+            *difflib.get_close_matches(wanted, spelt, 4, 0.5),
+            *(n for n in spelt if wanted and wanted in n),
         ]
-        near = (
-            ", ".join(dict.fromkeys(names[one] for one in close[:4])) or "none; `membound hardware` lists all"
-        )
+        shown = dict.fromkeys(spelt[one] for one in close[:4])
+        near = ", ".join(shown) or "none; `membound hardware` lists all"
         raise HardwareError(f"unknown device {name!r}; nearest: {near}")
 
 
@@ -185,12 +194,7 @@ def _check_number(where: str, name: str, value: Any) -> None:
     if low <= value <= high:
         return
     text = f"{where} = {value:g} is no figure in {unit} ({low:g} to {high:g})"
-    for factor, other in (
-        (1e9, "a second as bytes, not GB"),
-        (1e12, "as single operations"),
-        (1e3, "in thousandths"),
-        (1e-3, "in thousands"),
-    ):
+    for factor, other in (*SLIPS.get(unit, ()), (1e3, "in thousandths"), (1e-3, "in thousands")):
         if low <= value / factor <= high:
             raise HardwareError(f"{text}; written {other}? Then it is {value / factor:g}")
     raise HardwareError(text)

@@ -53,7 +53,8 @@ def age(date: str, today: datetime.date) -> str:
         return "perhaps old"
     first = datetime.date(*(*parts, 1, 1)[:3])
     months = parts[0] * 12 + (parts[1] if len(parts) > 1 else 12)
-    last = first if len(parts) == 3 else datetime.date(months // 12, months % 12 + 1, 1)
+    after = datetime.date(months // 12, months % 12 + 1, 1)
+    last = first if len(parts) == 3 else after - datetime.timedelta(days=1)
     if (today - last).days > OLD_DAYS:
         return "old"
     return "perhaps old" if (today - first).days > OLD_DAYS else ""

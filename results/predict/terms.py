@@ -154,6 +154,8 @@ class Terms:
 
 def fit(rows: Sequence[Measured], start: Terms | None = None) -> Terms:
     """The parameters that explain measured rows best, shrunk towards PRIORS; `start` saves steps on the way there."""
+    if not rows:
+        return Terms(dict(zip(NAMES, MEANS.tolist(), strict=True)))
     measured = np.log([row.seconds for row in rows])
     noise = np.array([NOISE[row.group] for row in rows])
     counts = np.array([constants(row.demand, row.offer) for row in rows])

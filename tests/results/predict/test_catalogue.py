@@ -171,7 +171,7 @@ def test_a_file_of_ones_own_adds_devices_and_corrects_figures(tmp_path):
     [
         (
             "bandwidth_gb_per_s = 900e9",
-            "= 9e+11 is no figure in GB/s (5 to 3e+07); written a second as bytes",
+            "= 9e+11 is no figure in GB/s (5 to 3e+07); written as bytes a second",
         ),
         ("bandwidth_gb_per_s = 900_000_000_000", "Then it is 900"),
         ("bandwidth_gb_per_s = 0.9", "written in thousands? Then it is 900"),

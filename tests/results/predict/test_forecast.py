@@ -91,7 +91,7 @@ def test_a_device_is_predicted_without_its_own_rows():
 
 def test_the_curve_ends_where_the_cache_does_and_has_a_knee():
     curve = sweep(
-        lambda b: demand(batch=b, flops=20e9 * b, cache_bytes=1e6 * b),
+        lambda b: demand(batch=b, flops=1e12 * b, cache_bytes=1e6 * b),
         [1 << k for k in range(12)],
         L4,
         KNOWN,
