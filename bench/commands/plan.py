@@ -111,7 +111,7 @@ def _formats(text: str) -> list[str]:
     unknown = [one for one in found if one not in WEIGHT_BITS]
     if unknown or not found:
         raise typer.BadParameter(
-            f"unknown format {', '.join(unknown) or text!r}; known: {', '.join(WEIGHT_BITS)}"
+            f"unknown format {', '.join(map(repr, unknown)) or repr(text)}; known: {', '.join(WEIGHT_BITS)}"
         )
     return found
 

@@ -1,5 +1,7 @@
 """The machine at hand as a device: its measured ceilings beside its catalogue row, and its works as measured rows.
 
+>>> from membound.results.predict.catalogue import load_catalogue
+>>> from membound.results.stored_runs import rows_of
 >>> here = here_of(rows_of("latest"), load_catalogue())
 >>> here.device.id, here.ceilings["bandwidth_gb_per_s"]
 ('epyc_9005', 80.6)

@@ -1,5 +1,6 @@
 """Published measurements as rows that predictions learn from: text of many forms, shapes and devices looked up.
 
+>>> from membound.results.predict.catalogue import load_catalogue
 >>> rows, refused = measured_rows(load_catalogue())
 >>> sorted({row.group for row in rows})
 ['parallel', 'served', 'single']
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
+import tomllib
 from pathlib import Path
 
 from membound.bench.planning.demands import arithmetic_of, storage_of
@@ -22,17 +24,13 @@ from membound.results.predict.catalogue import Catalogue, HardwareError
 from membound.results.predict.demand import Demand, Measured, Offer
 
 BUILT_IN = Path(catalogues.__file__).with_name("measured.csv")
+ENGINES = tomllib.loads(BUILT_IN.with_name("engines.toml").read_text(encoding="utf-8"))
 NEEDED = (
     "id", "model", "params_b", "weights", "batch_or_concurrency", "input_tokens", "output_tokens",
     "hardware", "n_devices", "engine", "value", "unit", "kind", "source", "date",
 )  # fmt: skip
 SHORT_PROMPT, CHAT_PROMPT, SHORT_OUTPUT = 16.0, 100.0, 128.0
 """Tokens of a prompt that is called short, or a chat's; and of an output that is not stated."""
-GRAPH_ENGINES = ("gpt-fast", "ollama", "vllm", "tensorrt", "neuron", "nxd")
-"""Engines that record the launches of a step and replay them."""
-GRAPHS_IN_LLAMA_CPP = "2024-06"
-"""llama.cpp records CUDA graphs since May 2024 (ggml-org/llama.cpp pull request 6766)."""
-SERVERS = ("vllm", "serving")
 FORMATS = (
     ("q4_k_m", "q4_k_m"), ("q4_0", "q4_0"), ("q8_0", "q8_0"), ("q4", "q4_k_m"), ("int4", "int4g32"),
     ("mxfp4", "mxfp4"), ("fp4", "nvfp4"), ("fp8", "fp8"), ("w8a8", "int8"), ("int8", "int8"),
@@ -86,8 +84,8 @@ def _row(line: dict[str, str], catalogue: Catalogue) -> Measured:
         flops_per_s=peak[1] if peak else None,
         devices=devices,
         link_bytes_per_s=device.peer_bytes_per_s,
-        graphs=any(name in engine for name in GRAPH_ENGINES) or line["date"] >= GRAPHS_IN_LLAMA_CPP,
-        served=any(name in engine for name in SERVERS),
+        graphs=any(name in engine for name in ENGINES["graphs"]) or line["date"] >= ENGINES["graphs_since"],
+        served=any(name in engine for name in ENGINES["served"]),
     )
     label = f"{line['model']} {line['weights']}, {line['engine']}"
     seconds = _seconds(line, demand, batch)

@@ -1,5 +1,6 @@
 """All that a cost rests on, put together: prices by the hour or by owning, with every default's source.
 
+>>> from membound.results.predict.prices import load_prices
 >>> assumed = assume(load_prices(), "h100_sxm", 700, Given(kind="neocloud"))
 >>> hourly_usd({one.name: one.value for one in assumed})
 1.69

@@ -1,5 +1,6 @@
 """A device of the catalogue: figures with their sources, what other sources say, and what is unknown.
 
+>>> from membound.results.predict.catalogue import load_catalogue
 >>> device = load_catalogue().find("a100")
 >>> device.value("bandwidth_gb_per_s"), device.fields["bandwidth_gb_per_s"].first.trust
 (2039.0, 'vendor')

@@ -1,6 +1,6 @@
 """Serving plans for people: a line for each, the cheapest day first, with the error of each figure.
 
->>> print("\\n".join(plan_lines([PlanLine("2 × h100_sxm", "fp8", 64, forecast, point, fleet, 0.31)])))
+>>> print("\\n".join(plan_lines([PlanLine("2 × h100_sxm", "fp8", point, forecast, fleet, 0.31)], 0.05)))
 """
 
 from __future__ import annotations

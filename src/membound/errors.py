@@ -33,8 +33,8 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── RowError                results.row: a row cannot be read
     ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
-    ├── UnmetPlan               bench.planning.plans: nothing serves a demand within its limits
     ├── UnknownBackend          backends.registry: no backend of that name
+    ├── UnmetPlan               bench.planning.plans: nothing serves a demand within its limits
     └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row
 """
 

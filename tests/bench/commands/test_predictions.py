@@ -63,7 +63,7 @@ STEP = "step:model=llama-3-8b"
         (("plan", "--model", "llama-3-8b", "--tokens-per-day", "0"), "0 must be above 0"),
         (
             ("plan", "--model", "llama-3-8b", "--tokens-per-day", "1e9", "--weights", "q9"),
-            "unknown format q9; known: f32",
+            "unknown format 'q9'; known: f32",
         ),
         (("plan", "--model", "llama-3-8b", "--tokens-per-day", "1e9", "--price", "2"), "name it with --on"),
         (
