@@ -27,7 +27,7 @@ Hardware = Annotated[
 def hardware(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Devices; two or more are compared. Default: all."),
+        typer.Argument(metavar="NAME", help="Devices or vendors; two or more are compared. Default: all."),
     ] = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="FIGURE", help="Largest first: bandwidth, memory, f16, ridge, …")
@@ -57,7 +57,8 @@ def hardware(
 
         _show_here(here_of(rows_of(here, out), catalogue), as_json)
         return
-    chosen = [catalogue.find(name) for name in names or ()] or list(catalogue.devices.values())
+    asked = [catalogue.of_vendor(name) or [catalogue.find(name)] for name in names or ()]
+    chosen = [device for found in asked for device in found] or list(catalogue.devices.values())
     wanted = conditions(where)
     chosen = [device for device in chosen if all(one.holds(device) for one in wanted)]
     if sort:
@@ -77,7 +78,7 @@ def _show(chosen: list[Device], named: bool, as_json: bool) -> None:
         lines = view.device_lines(chosen[0])
     else:
         lines = view.table_lines(chosen)
-        lines += ["", *view.ratio_lines(chosen)] if named else []
+        lines += ["", *view.ratio_lines(chosen)] if named and len(chosen) <= view.MOST_COMPARED else []
     print_text("\n".join(lines) + "\n")
 
 

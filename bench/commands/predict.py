@@ -154,7 +154,10 @@ def predict(
     if work is None or not on:
         raise typer.BadParameter("give a WORK and --on DEVICES, or --validate")
     options = options_of(count, offload, link, host_link, graphs=not eager)
-    known = knowledge(catalogue, rows, out, from_run)
+    from membound.bench.planning.demands import demand_of
+
+    is_operation = demand_of(work).kind == "operation"
+    known = knowledge(catalogue, rows, out, from_run, is_operation)
     _predict(work, names_of(on), batches(batch) if batch else [], options, known, catalogue, as_json)
 
 
@@ -178,8 +181,13 @@ def options_of(
     )
 
 
-def knowledge(catalogue: Catalogue, rows: Path | None, out: Path, from_run: str | None = None) -> Knowledge:
-    """What published rows, a file of the user's and a run's works teach. Raises MemboundError, OSError."""
+def knowledge(
+    catalogue: Catalogue, rows: Path | None, out: Path, from_run: str | None = None, operations: bool = False
+) -> Knowledge:
+    """What published rows, a file of the user's and a run's works teach. Raises MemboundError, OSError.
+
+    operations: published runs as well, whose single operations are the only ones that are known.
+    """
     from membound.bench.planning.measured import measured_rows
     from membound.results.predict.forecast import Knowledge
 
@@ -187,10 +195,14 @@ def knowledge(catalogue: Catalogue, rows: Path | None, out: Path, from_run: str 
     if rows is not None:
         found += measured_rows(catalogue, rows)[0]
     if from_run is not None:
-        from membound.bench.planning.here import here_of
+        from membound.bench.planning.here import heres_of
         from membound.results.stored_runs import rows_of
 
-        found += here_of(rows_of(from_run, out), catalogue).rows
+        found += [row for here in heres_of(rows_of(from_run, out), catalogue) for row in here.rows]
+    if operations:
+        from membound.bench.planning.here import published_operations
+
+        found += published_operations(catalogue)
     return Knowledge.of(found)
 
 

@@ -12,16 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from membound.bench.planning.demands import demand_of
 from membound.errors import MemboundError
 from membound.kernels.work import SpecError
+from membound.results import row as stored
 from membound.results.predict.catalogue import Catalogue, HardwareError
 from membound.results.predict.demand import Measured, Offer
 from membound.results.predict.device import Device
 from membound.results.roofline import best_ceilings, limits_of
 from membound.results.row import Row
 from membound.results.stats import records, summarize
+from membound.results.store import SUFFIX, load_rows
 
 PROCESSORS = {
     (25, 1): "epyc_7003",
@@ -43,6 +46,10 @@ CEILINGS = {
 """The ceilings that a figure of the catalogue is set against, and its unit."""
 
 
+PUBLISHED = Path(stored.__file__).with_name("published")
+"""Runs that ship with the package."""
+
+
 class HereError(MemboundError, ValueError):
     """A run cannot be used for a prediction."""
 
@@ -59,8 +66,26 @@ class Here:
     rows: tuple[Measured, ...]
 
 
-def here_of(rows: Sequence[Row], catalogue: Catalogue) -> Here:
-    """What a run says of its machine. Raises HereError if it has no ceilings."""
+def heres_of(rows: Sequence[Row], catalogue: Catalogue) -> list[Here]:
+    """What each of several runs says of its machine. Raises HereError if one has no ceilings."""
+    runs = dict.fromkeys(row.run_id for row in rows)
+    return [here_of([row for row in rows if row.run_id == run], catalogue) for run in runs]
+
+
+def published_operations(catalogue: Catalogue) -> list[Measured]:
+    """Single operations of the published runs, one machine a folder: no others are known of any device."""
+    found: list[Measured] = []
+    for path in sorted(PUBLISHED.glob(f"*/[0-9]*{SUFFIX}")):
+        here = here_of(load_rows(path), catalogue, path.parent.name)
+        found += [row for row in here.rows if row.group == "operation"]
+    return found
+
+
+def here_of(rows: Sequence[Row], catalogue: Catalogue, machine: str = "") -> Here:
+    """What a run says of its machine, called `machine` where the catalogue does not have it. Raises HereError.
+
+    Its rows count as of the catalogue's device, so that they never predict that device itself.
+    """
     row = rows[0]
     name = str(next((r.device for r in rows if r.device), row.machine.get("cpu") or "this machine"))
     best = [(value, ceiling) for value, ceiling in best_ceilings(rows) if ceiling.unit != "s"]
@@ -75,7 +100,8 @@ def here_of(rows: Sequence[Row], catalogue: Catalogue) -> Here:
         )
     threads = max(r.threads for r in rows)
     device = _device(row, name, catalogue)
-    return Here(name, row.run_id, threads, device, ceilings, tuple(_measured(rows, row.run_id)))
+    called = device.id if device else machine or row.run_id
+    return Here(name, row.run_id, threads, device, ceilings, tuple(_measured(rows, row.run_id, called)))
 
 
 def _device(row: Row, name: str, catalogue: Catalogue) -> Device | None:
@@ -90,7 +116,7 @@ def _device(row: Row, name: str, catalogue: Catalogue) -> Device | None:
         return None
 
 
-def _measured(rows: Sequence[Row], run_id: str) -> list[Measured]:
+def _measured(rows: Sequence[Row], run_id: str, device: str) -> list[Measured]:
     """The fastest backend of each work, on the bandwidth of its own moment: what it reached of that is what counts."""
     cases = [x for x in records(summarize(rows)) if x["time_s"] and x["mbu"]]
     found = []
@@ -106,7 +132,7 @@ def _measured(rows: Sequence[Row], run_id: str) -> list[Measured]:
         found.append(
             Measured(
                 id=f"{run_id} {work}",
-                device=run_id,
+                device=device,
                 group={"decode": "single" if demand.batch == 1 else "served"}.get(demand.kind, demand.kind),
                 demand=counted,
                 offer=Offer(

@@ -60,14 +60,25 @@ class Catalogue:
         starting = {d.id: d for plain, d in names.items() if len(wanted) > 2 and plain.startswith(wanted)}
         if len(starting) == 1:
             return next(iter(starting.values()))
+        made = [d.id for d in self.of_vendor(name)]
+        if made:
+            raise HardwareError(f"{name!r} is a vendor; its devices: {', '.join(made)}")
         spelt = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
-        close = [
-            *difflib.get_close_matches(wanted, spelt, 4, 0.5),
-            *(n for n in spelt if wanted and wanted in n),
+        close = difflib.get_close_matches(wanted, spelt, 4, 0.5) + [
+            n for n in spelt if wanted and wanted in n
         ]
         shown = dict.fromkeys(spelt[one] for one in close[:4])
         near = ", ".join(shown) or "none; `membound hardware` lists all"
         raise HardwareError(f"unknown device {name!r}; nearest: {near}")
+
+    def of_vendor(self, name: str) -> list[Device]:
+        """All devices of a vendor, by a word of its name; none if it is not one."""
+        wanted = _plain(name)
+        return [
+            d
+            for d in self.devices.values()
+            if wanted in {_plain(one) for one in (d.vendor, *d.vendor.split())}
+        ]
 
 
 def load_catalogue(own: Path | None = None) -> Catalogue:

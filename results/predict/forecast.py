@@ -192,10 +192,10 @@ def _timed(
 ) -> Timed:
     """A model's time; weights from the host arrive while the device computes, so that the longer of both counts."""
     seconds = learnt.seconds(model, group, demand, offer)
-    if seconds is None:
-        return Timed(None)
-    seconds = max(seconds, host_s)
     errors, width = known.past(group, model)
+    if seconds is None:
+        return Timed(None, errors=errors)
+    seconds = max(seconds, host_s)
     return Timed(seconds, seconds * math.exp(-width), seconds * math.exp(width), errors, width)
 
 

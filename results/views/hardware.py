@@ -30,6 +30,9 @@ LEGEND = (
     "membound hardware NAME shows every source."
 )
 DISAGREE = 0.05
+"""The share by which another source makes a figure a disputed one."""
+MOST_COMPARED = 4
+"""Devices up to which each pair gets a line."""
 
 
 def table_lines(devices: Sequence[Device]) -> list[str]:
