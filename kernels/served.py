@@ -12,10 +12,12 @@ left out. Formulas: docs/prediction.md.
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from membound.kernels.models import MODELS, Model, get_model
+from membound.kernels.model import Model
+from membound.kernels.models import MODELS, get_model
 from membound.kernels.operations import (
     ACTS,
     LATENT_DIM,
@@ -188,15 +190,12 @@ slime's scripts/models (deepseek-v3, kimi-k2), the config.json published with th
 
 
 def shape_of(name: str) -> Shape:
-    """The shape of a model by name, alias or local folder. Raises SpecError that lists the nearest names."""
+    """The shape of a model by name, alias or local folder. Raises SpecError with the nearest names, ModelError for a folder."""
     known = ALIASES.get(name, name)
     if known in SHAPES:
         return SHAPES[known]
-    try:
+    if known in MODELS or os.path.isdir(known):
         return shape_of_model(get_model(known))
-    except ValueError as error:
-        if not str(error).startswith("unknown model"):
-            raise SpecError(f"step: {error}") from None
     names = [*MODELS, *SHAPES, *ALIASES]
     near = difflib.get_close_matches(name, names, 3) or names
     raise SpecError(f"unknown model {name!r}; nearest: {', '.join(near)}, or a folder with config.json")
