@@ -21,14 +21,18 @@ import typer
 
 from membound.bench.commands.claim import claim, claim_report
 from membound.bench.commands.compare import compare
+from membound.bench.commands.cost import cost
 from membound.bench.commands.coverage import coverage
 from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
 from membound.bench.commands.export_model import export_model
+from membound.bench.commands.hardware import hardware
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
 from membound.bench.commands.options import Debug
+from membound.bench.commands.plan import plan
+from membound.bench.commands.predict import predict
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
 from membound.errors import MemboundError
@@ -73,6 +77,10 @@ app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
+app.command("hardware", cls=Command)(hardware)
+app.command("predict", cls=Command)(predict)
+app.command("cost", cls=Command)(cost)
+app.command("plan", cls=Command)(plan)
 app.add_typer(environment_app, name="env")
 app.command("export-model", cls=Command)(export_model)
 app.command("cuda-build", cls=Command)(cuda_build)

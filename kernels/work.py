@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -48,10 +49,16 @@ def parse(text: str) -> Work:
 
     Values may stand in quotes (`membound.spec_text`). Raises SpecError that names the wrong part and lists what is allowed.
     """
+    work: Work = parse_as(text, KINDS)
+    return work
+
+
+def parse_as(text: str, kinds: Mapping[str, type[Any]]) -> Any:
+    """Turn a spec into an instance of the class that `kinds` has for its kind. Raises SpecError as `parse` does."""
     kind, _, rest = text.strip().partition(":")
-    if kind not in KINDS:
-        raise SpecError(f"unknown work {kind!r}; allowed: {', '.join(KINDS)} (as in linear:n=4096,k=4096)")
-    cls = KINDS[kind]
+    if kind not in kinds:
+        raise SpecError(f"unknown work {kind!r}; allowed: {', '.join(kinds)} (as in linear:n=4096,k=4096)")
+    cls = kinds[kind]
     known = {f.name: f for f in fields(cls) if f.init}
     values: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in pieces(rest))):

@@ -69,7 +69,7 @@ def charts_of(
     observations: Sequence[Observation], findings: Sequence[Finding], cells: Sequence[RegionCell]
 ) -> dict[str, str]:
     """SVG by the name of the chart, for those that have data. Raises ReportUnavailable."""
-    alt = _altair()
+    alt = drawing_library()
     drawn: dict[str, tuple[pd.DataFrame, Callable[[Any, pd.DataFrame], Any]]] = {
         "free compute": (free_compute_table(observations), lambda a, t: _ceilings(a, t, "k", log=False)),
         "elasticities": (elasticity_table(findings), _forest),
@@ -78,10 +78,11 @@ def charts_of(
         "batch knee": (batch_table(observations), lambda a, t: _ceilings(a, t, "batch", log=True)),
         "region": (region_table(cells), _region),
     }
-    return {name: _svg(draw(alt, table)) for name, (table, draw) in drawn.items() if len(table)}
+    return {name: svg_of(draw(alt, table)) for name, (table, draw) in drawn.items() if len(table)}
 
 
-def _altair() -> Any:
+def drawing_library() -> Any:
+    """Altair, ready to draw. Raises ReportUnavailable, which says how to get it."""
     try:
         import altair
         import vl_convert  # noqa: F401
@@ -93,7 +94,8 @@ def _altair() -> Any:
     return altair
 
 
-def _svg(chart: altair.TopLevelMixin) -> str:
+def svg_of(chart: altair.TopLevelMixin) -> str:
+    """The text of an SVG file."""
     text = io.StringIO()
     chart.save(text, format="svg")
     return text.getvalue()

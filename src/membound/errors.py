@@ -14,11 +14,16 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
     ├── CompareError            results.compare: the two sides cannot be compared
     ├── CompileError            kernels.cuda.compile: a CUDA kernel cannot be compiled
+    ├── CostError               results.predict.prices: a price is missing, or an assumption is impossible
+    ├── EconomicsError          bench.planning.economics: a work cannot be priced
     ├── EnvironmentFailed       bench.environments.build: an environment cannot be made
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── HardwareError           results.predict.catalogue: a device, a figure or a file of devices is not as it must be
+    ├── HereError               bench.planning.here: a run cannot serve a prediction
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
+    ├── MeasuredError           bench.planning.measured: a file of measured rows is malformed
     ├── ModelError              kernels.model: a model is unknown, or its folder cannot be taken
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
@@ -29,6 +34,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
+    ├── UnmetPlan               bench.planning.plans: nothing serves a demand within its limits
     └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row
 """
 

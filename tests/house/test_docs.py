@@ -21,8 +21,9 @@ from membound.bench.cli import app
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.machine.telemetry import delta, snapshot
 from membound.bench.planning import plan
+from membound.bench.planning.demands import PREDICTED
 from membound.kernels.models import MODELS
-from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse
+from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse, parse_as
 from membound.results import compare, stats, verdict
 from membound.results.row import GRADES, STATUSES, Row
 from membound.results.store import load_rows
@@ -98,13 +99,14 @@ def test_documented_commands_are_found():
 
 @pytest.mark.parametrize("call", membound_lines(), ids=" ".join)
 def test_a_documented_command_is_understood(call):
-    """The parser takes every option; every spec is a work."""
+    """The parser takes every option; every spec is a work, of what is run here or of what is predicted."""
     command = COMMANDS[call[0]]
     context = command.make_context(call[0], list(call[1:]))
     works = context.params.get("works") or [context.params.get("work")]
     for spec in filter(None, works):
         if "models/" not in spec:
-            assert parse(spec).kind in KINDS
+            kinds = PREDICTED if call[0] in ("predict", "cost") else KINDS
+            assert parse_as(spec, kinds).kind in KINDS
 
 
 def test_every_command_and_option_has_help_and_is_documented():

@@ -201,7 +201,9 @@ def loaded_by(code: str, folder: Path, *arguments: str) -> set[str]:
 COMMAND = "from membound.bench.cli import main; main(sys.argv[1:])"
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("hardware",)], ids=" ".join
+)
 def test_import_and_help_load_nothing_that_is_slow(arguments, tmp_path):
     code = COMMAND if arguments else "import membound; dir(membound)"
     loaded = loaded_by(code, tmp_path, *arguments)

@@ -1,0 +1,124 @@
+"""Throughput–latency curves as points that can be priced: decoding with the prompts that come along.
+
+>>> curve = priced_curve("step:model=llama-3-8b", device, Mix(1000, 250), [1, 8, 64], known, Options())
+>>> curve[0].point.tokens_per_s
+95.1...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from membound.bench.planning.demands import parse_predicted, served_demand
+from membound.errors import MemboundError
+from membound.kernels.served import ServedPrefill, ServedStep
+from membound.results.predict.catalogue import HardwareError
+from membound.results.predict.cost import Mix, Point
+from membound.results.predict.demand import Demand
+from membound.results.predict.device import Device
+from membound.results.predict.forecast import Forecast, Knowledge, Options, forecast, sweep
+from membound.results.predict.record import MODELS
+
+
+class EconomicsError(MemboundError, ValueError):
+    """A work cannot be priced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A point of the curve and the forecast behind it; None where it was measured."""
+
+    point: Point
+    forecast: Forecast | None
+
+
+def serving_demand(spec: str, mix: Mix, batch: int) -> Demand:
+    """A decode step that also works off the prompts of the tokens it makes. Raises SpecError, EconomicsError.
+
+    Without a context in the spec, sequences hold their prompt and half of their answer. With continuous batching a step
+    that makes `batch` tokens carries batch · input/output tokens of others' prompts.
+    """
+    work = parse_predicted(spec)
+    if not isinstance(work, ServedStep):
+        raise EconomicsError(f"only steps are priced, such as step:model=llama-3-8b; {spec} is a {work.kind}")
+    context = work.context if "context=" in spec else max(1, round(mix.input_tokens + mix.output_tokens / 2))
+    demand = served_demand(replace(work, batch=batch, context=context))
+    prompt = _prompt(work, mix)
+    share = (1 - mix.cached) * batch / mix.output_tokens
+    return replace(demand, prompt_flops=prompt.flops * share if prompt else 0.0)
+
+
+def _prompt(work: ServedStep, mix: Mix) -> ServedPrefill | None:
+    tokens = round(mix.input_tokens)
+    return (
+        ServedPrefill(work.model, 1, tokens, work.weight, work.kv, work.act, work.layers) if tokens else None
+    )
+
+
+def priced_curve(
+    spec: str, device: Device, mix: Mix, batches: Sequence[int], known: Knowledge, options: Options
+) -> list[Priced]:
+    """The curve of a model on a device, with each point's time to the first token, without waiting.
+
+    Raises HardwareError, SpecError, EconomicsError.
+    """
+    curve = sweep(lambda batch: serving_demand(spec, mix, batch), batches, device, known, options)
+    work = parse_predicted(spec)
+    prompt = _prompt(work, mix)
+    first = None
+    if prompt is not None:
+        whole = replace(options, devices=int(curve[0].offer.devices))
+        uncached = max(1, round(mix.input_tokens * (1 - mix.cached)))
+        first = forecast(served_demand(replace(prompt, tokens=uncached)), device, known, whole).seconds
+    return [Priced(point_of(one, (first or 0.0) + one.seconds), one) for one in curve]
+
+
+def point_of(one: Forecast, ttft_s: float | None) -> Point:
+    """A forecast as a point; prompts take the share of arithmetic that is theirs."""
+    demand, timed = one.demand, one.timed[MODELS[0]]
+    flops = demand.flops + demand.prompt_flops
+    prompt_s = one.parts.compute_s * demand.prompt_flops / flops if flops else 0.0
+    return Point(
+        batch=demand.batch,
+        step_s=one.seconds,
+        devices=one.offer.devices,
+        prompt_s=min(prompt_s, one.seconds),
+        ttft_s=ttft_s,
+        low_s=timed.low_s,
+        high_s=timed.high_s,
+    )
+
+
+def measured_point(text: str, devices: float) -> Priced:
+    """``511:47.4``: a batch and the milliseconds of its step, as measured. Raises EconomicsError."""
+    batch, _, milliseconds = text.partition(":")
+    try:
+        point = Point(float(batch), float(milliseconds) / 1e3, devices)
+    except ValueError:
+        raise EconomicsError(
+            f"{text!r} is no measured point; write BATCH:MILLISECONDS, such as 511:47.4"
+        ) from None
+    if not (point.batch > 0 and point.step_s > 0):
+        raise EconomicsError(f"{text!r}: batch and milliseconds must be above 0")
+    return Priced(point, None)
+
+
+def candidates(
+    spec: str, device: Device, mix: Mix, counts: Sequence[int], known: Knowledge, options: Options
+) -> list[list[Priced]]:
+    """A curve for each number of devices that holds the model, over all powers of two that fit. Raises HardwareError."""
+    found: list[list[Priced]] = []
+    reason: HardwareError | None = None
+    for count in counts:
+        try:
+            found.append(
+                priced_curve(
+                    spec, device, mix, [1 << k for k in range(13)], known, replace(options, devices=count)
+                )
+            )
+        except HardwareError as error:
+            reason = error
+    if not found and reason is not None:
+        raise reason
+    return found

@@ -1,0 +1,211 @@
+"""The catalogue of devices: hardware.toml beside this file, and a user's own file in the same form.
+
+>>> catalogue = load_catalogue()
+>>> catalogue.find("H100").id
+'h100_sxm'
+
+A user's file may give plain numbers: ``[device.mine]`` with ``bandwidth_gb_per_s = 900`` and ``memory_gb = 48``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from membound.errors import MemboundError
+from membound.results.predict.device import PEAKS, TRUST, Device, Field, Figure, Source
+
+BUILT_IN = Path(__file__).with_name("hardware.toml")
+RANGES = {
+    "year": (1990, 2100, "a year"),
+    "bandwidth_gb_per_s": (5, 3e7, "GB/s"),
+    "memory_gb": (0.1, 2e4, "GB"),
+    "tdp_w": (1, 1e5, "W"),
+    "llc_mb": (0.1, 1e5, "MB"),
+    "peer_gb_per_s": (0.1, 1e5, "GB/s"),
+    **dict.fromkeys(PEAKS.values(), (0.01, 500000.0, "TFLOP/s")),
+}
+"""The numbers a device can have: (least, most, unit). What lies outside was written in another unit."""
+SLIPS = {
+    "GB/s": ((1e9, "as bytes a second"),),
+    "GB": ((1e9, "as bytes"), (1e6, "in kilobytes")),
+    "TFLOP/s": ((1e12, "as single operations"), (1e9, "in GFLOP/s")),
+}
+"""Other units that a number may have been written in, and what they are divided by."""
+WORDS = ("link", "pcie")
+PLAIN = ("name", "vendor", "kind", "aliases", "lacks", "route", "chips_per_package", "note")
+
+
+class HardwareError(MemboundError, ValueError):
+    """A device is unknown, lacks a figure that is needed, or a file of devices is malformed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Devices by id, and the sources of their figures."""
+
+    devices: dict[str, Device]
+    sources: dict[str, Source]
+
+    def find(self, name: str) -> Device:
+        """A device by id, name, alias, or the start of one, whatever the case. Raises HardwareError with the nearest names."""
+        wanted = _plain(name)
+        names = {_plain(one): d for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
+        if wanted in names:
+            return names[wanted]
+        starting = {d.id: d for plain, d in names.items() if len(wanted) > 2 and plain.startswith(wanted)}
+        if len(starting) == 1:
+            return next(iter(starting.values()))
+        made = [d.id for d in self.of_vendor(name)]
+        if made:
+            raise HardwareError(f"{name!r} is a vendor; its devices: {', '.join(made)}")
+        spelt = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
+        close = difflib.get_close_matches(wanted, spelt, 4, 0.5) + [
+            n for n in spelt if wanted and wanted in n
+        ]
+        shown = dict.fromkeys(spelt[one] for one in close[:4])
+        near = ", ".join(shown) or "none; `membound hardware` lists all"
+        raise HardwareError(f"unknown device {name!r}; nearest: {near}")
+
+    def of_vendor(self, name: str) -> list[Device]:
+        """All devices of a vendor, by a word of its name; none if it is not one."""
+        wanted = _plain(name)
+        return [
+            d
+            for d in self.devices.values()
+            if wanted in {_plain(one) for one in (d.vendor, *d.vendor.split())}
+        ]
+
+
+def load_catalogue(own: Path | None = None) -> Catalogue:
+    """The built-in devices, and before them those of a user's file, whose figures replace built-in ones of the same id.
+
+    Raises HardwareError, OSError.
+    """
+    built_in = _read(BUILT_IN)
+    if own is None:
+        return built_in
+    extra = _read(own, built_in.sources)
+    merged = {key: _over(built_in.devices.get(key), device) for key, device in extra.devices.items()}
+    return Catalogue(merged | {k: d for k, d in built_in.devices.items() if k not in merged}, extra.sources)
+
+
+def _over(known: Device | None, own: Device) -> Device:
+    """A built-in device with a user's figures, or the user's device as it is."""
+    if known is None:
+        return own
+    return replace(
+        known,
+        kind=known.kind if own.kind == "unknown" else own.kind,
+        fields=known.fields | own.fields,
+        lacks=own.lacks or known.lacks,
+        note=own.note or known.note,
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _read(path: Path, sources: dict[str, Source] | None = None) -> Catalogue:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HardwareError(f"{path} is not TOML: {error}") from None
+    listed = table.get("source", {})
+    devices = table.get("device")
+    if not isinstance(devices, dict) or not devices or not isinstance(listed, dict):
+        raise HardwareError(f"{path} has no device; write a section such as [device.my_card]")
+    own = Source(str(path), str(path), "unknown", "unknown", "unverified")
+    known = (sources or {}) | {key: _source(path, key, line) for key, line in listed.items()}
+    made = {key: _device(path, key, line, known, own) for key, line in devices.items()}
+    return Catalogue(made, known | {own.key: own})
+
+
+def _source(path: Path, key: str, line: Any) -> Source:
+    wanted = ("title", "url", "date", "trust")
+    if not isinstance(line, dict) or set(line) != set(wanted) or line["trust"] not in TRUST:
+        raise HardwareError(
+            f"{path}: source {key} needs title, url, date, and trust, one of {', '.join(TRUST)}"
+        )
+    return Source(key, *(str(line[name]) for name in wanted))
+
+
+def _device(path: Path, key: str, line: Any, sources: dict[str, Source], own: Source) -> Device:
+    where = f"{path}: device {key}"
+    if not isinstance(line, dict):
+        raise HardwareError(f"{where} is not a section; write [device.{key}]")
+    for name in line:
+        if name not in (*PLAIN, *WORDS, *RANGES):
+            near = difflib.get_close_matches(name, (*RANGES, *WORDS, *PLAIN), 1, 0.4)
+            hint = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join((*RANGES, *WORDS))}"
+            raise HardwareError(f"{where}: unknown field {name}{hint}")
+    fields = {
+        name: Field(*_figures(f"{where}: {name}", name, line[name], sources, own))
+        for name in (*RANGES, *WORDS)
+        if name in line
+    }
+    return Device(
+        id=key,
+        name=str(line.get("name", key)),
+        vendor=str(line.get("vendor", "unknown")),
+        kind=str(line.get("kind", "unknown")),
+        aliases=tuple(str(one) for one in line.get("aliases", ())),
+        fields=fields,
+        lacks=tuple(str(one) for one in line.get("lacks", ())),
+        route={str(k): str(v) for k, v in dict(line.get("route", {})).items()},
+        chips=int(line.get("chips_per_package", 1)),
+        note=str(line.get("note", "")),
+    )
+
+
+def _figures(where: str, name: str, found: Any, sources: dict[str, Source], own: Source) -> Iterator[Any]:
+    """The figure in use or None, then the tuple of the others. Raises HardwareError."""
+    entries = found if isinstance(found, list) else [[found]]
+    figures = [_figure(where, name, entry, sources, own) for entry in entries]
+    if not figures:
+        raise HardwareError(f"{where} is an empty list; leave the field out if it is unknown")
+    yield figures[0]
+    yield tuple(one for one in figures[1:] if one is not None)
+
+
+def _figure(where: str, name: str, entry: Any, sources: dict[str, Source], own: Source) -> Figure | None:
+    if not isinstance(entry, list) or not 1 <= len(entry) <= 3:
+        raise HardwareError(f'{where}: {entry!r} is not [value, "sources", "remark"]')
+    value, keys, remark = (*entry, "", "")[:3]
+    if value == "unknown":
+        return None
+    if name in WORDS:
+        value = _words(where, name, value)
+    else:
+        _check_number(where, name, value)
+    missing = [key for key in str(keys).split() if key not in sources]
+    if missing:
+        raise HardwareError(f"{where}: no source is called {', '.join(missing)}")
+    named = tuple(sources[key] for key in str(keys).split()) or (own,)
+    return Figure(value if isinstance(value, str) else float(value), named, str(remark))
+
+
+def _words(where: str, name: str, value: Any) -> str:
+    generation, _, lanes = str(value).partition(" x")
+    if name == "pcie" and not (generation in "123456" and len(generation) == 1 and lanes.isdigit()):
+        raise HardwareError(f'{where} = {value!r} is no generation and lanes, such as "5 x16"')
+    return str(value)
+
+
+def _check_number(where: str, name: str, value: Any) -> None:
+    low, high, unit = RANGES[name]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise HardwareError(f"{where} = {value!r} is not a number of {unit}")
+    if low <= value <= high:
+        return
+    text = f"{where} = {value:g} is no figure in {unit} ({low:g} to {high:g})"
+    for factor, other in (*SLIPS.get(unit, ()), (1e3, "in thousandths"), (1e-3, "in thousands")):
+        if low <= value / factor <= high:
+            raise HardwareError(f"{text}; written {other}? Then it is {value / factor:g}")
+    raise HardwareError(text)

@@ -1,0 +1,106 @@
+import csv
+
+import pytest
+
+from membound.bench.planning.measured import BUILT_IN, MeasuredError, measured_rows
+from membound.results.predict.catalogue import load_catalogue
+
+CATALOGUE = load_catalogue()
+ROWS = {row.id: row for row in measured_rows(CATALOGUE)[0]}
+
+
+def test_a_row_in_tokens_a_second_by_hand():
+    row = ROWS["15"]
+    assert row.seconds == pytest.approx(1 / 53.18)
+    assert row.offer.bandwidth_bytes_per_s == 2039e9
+    assert (row.demand.storage, row.group, row.demand.layers) == ("float", "single", 32)
+    assert row.demand.weights_bytes == pytest.approx(15.0e9, rel=0.01)
+    assert not row.offer.graphs
+
+
+@pytest.mark.parametrize(
+    ("id_", "seconds", "group", "devices"),
+    [
+        ("44", 1 / 101.86, "single", 0.5),
+        ("82", 8.578e9 / 260e9, "single", 1),
+        ("37", 1 / 168.84, "parallel", 2),
+        ("93", 32 / 798, "served", 8),
+        ("101", 0.0474, "served", 1),
+        ("104", 0.03247, "parallel", 12),
+    ],
+)
+def test_units_groups_and_parts_of_devices(id_, seconds, group, devices):
+    row = ROWS[id_]
+    assert row.seconds == pytest.approx(seconds, rel=2e-3)
+    assert (row.group, row.offer.devices) == (group, devices)
+
+
+def test_files_with_a_size_stream_it():
+    assert ROWS["57"].demand.weights_bytes == 2.02e9
+    assert ROWS["57"].offer.graphs
+
+
+def test_engines_and_prompts():
+    assert ROWS["101"].offer.served
+    assert not ROWS["57"].offer.served
+    assert ROWS["93"].demand.prompt_flops == pytest.approx(2 * 32 * 403.7e9, rel=0.01)
+    assert ROWS["101"].demand.prompt_flops == 0
+    assert ROWS["47"].demand.mixture
+
+
+def test_what_is_left_out_has_a_reason():
+    refused = dict(measured_rows(CATALOGUE)[1])
+    assert refused["116"] == "the bandwidth of the device is unknown"
+    assert "not stated" in refused["120"]
+
+
+HEADER = "id,model,params_b,weights,batch_or_concurrency,input_tokens,output_tokens,hardware,n_devices,engine,metric,value,unit,kind,source,date"
+
+
+def rows_of(tmp_path, *lines):
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return measured_rows(CATALOGUE, path)
+
+
+GOOD = "1,Llama-3-70B,70.6,gguf Q4_K_M,1,short,1024,rtx_3090,2,llama.cpp,generation speed,16.29,tok/s,single-stream decode,x,2024-05-12"
+
+
+def test_a_file_without_our_own_columns_is_read(tmp_path):
+    rows, refused = rows_of(tmp_path, GOOD)
+    assert (rows[0].device, rows[0].group, refused) == ("rtx_3090", "parallel", [])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rtx_3090", "rtx_3099", "unknown device 'rtx_3099'; nearest: RTX 3090"),
+        ("16.29", "fast", "value 'fast' is not a number"),
+        ("16.29", "0", "value 0 must be above 0"),
+        ("tok/s", "furlongs", "unit 'furlongs' is not one of"),
+        ("Q4_K_M", "Q9", "weights 'gguf Q9' are in no known format"),
+        ("Llama-3-70B", "Nothing-9B", "unknown model 'nothing-9b'"),
+        (",1,short", ",many,short", "batch_or_concurrency 'many' is not a number"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_listed_with_the_reason(tmp_path, old, new, said):
+    rows, refused = rows_of(tmp_path, GOOD, GOOD.replace(old, new).replace("1,", "2,", 1))
+    assert len(rows) == 1
+    assert said in dict(refused)["2"]
+
+
+def test_a_file_without_rows_or_columns_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("id,model\n1,x\n")
+    with pytest.raises(MeasuredError, match="lacks the columns params_b, weights"):
+        measured_rows(CATALOGUE, path)
+    with pytest.raises(MeasuredError, match="no row that can be used"):
+        rows_of(tmp_path)
+
+
+def test_every_row_says_where_it_is_from():
+    with BUILT_IN.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 98
+    assert all(line["source"].startswith("https://") or line["source"] == "unknown" for line in lines)
+    assert all(line["date"] for line in lines)

@@ -1,0 +1,113 @@
+import pytest
+
+from membound.kernels.models import MODELS
+from membound.kernels.served import (
+    ALIASES,
+    SHAPES,
+    WEIGHT_BITS,
+    ServedPrefill,
+    ServedStep,
+    shape_of,
+    shape_of_model,
+)
+from membound.kernels.weights.formats import FORMATS
+from membound.kernels.work import Prefill, SpecError, Step, parse_as
+
+PUBLISHED = {
+    "deepseek-v3": (671.0, 37.0),
+    "kimi-k2": (1026.4, 32.0),
+    "qwen3-30b-a3b": (30.5, 3.3),
+    "qwen3-235b-a22b": (235.1, 22.0),
+    "gpt-oss-20b": (20.9, 3.6),
+    "gpt-oss-120b": (116.8, 5.1),
+    "llama-3.1-405b": (405.9, 405.9),
+    "llama-3.2-3b": (3.6, 3.2),
+    "phi-4": (14.7, 14.7),
+    "qwen3-8b": (8.2, 8.2),
+    "qwen3-14b": (14.8, 14.8),
+    "qwen3-32b": (32.8, 32.8),
+    "qwen2.5-14b": (14.8, 14.8),
+}
+"""Parameters in 10⁹ as published: all, and those a token uses (cards count the embedding, of which a step reads a row)."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shape_has_the_parameters_that_were_published(name):
+    total, active = PUBLISHED[name]
+    shape = shape_of(name)
+    assert shape.stored_weights / 1e9 == pytest.approx(total, rel=0.01)
+    embedding = shape.vocab * shape.hidden / 1e9
+    assert active - embedding - 0.1 <= shape.token_weights / 1e9 <= active * 1.01
+
+
+def test_every_shape_is_compared():
+    assert set(PUBLISHED) == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", [*MODELS])
+@pytest.mark.parametrize("weight", ["bf16", "int4g32"])
+def test_a_model_that_is_run_here_streams_what_its_step_does(name, weight):
+    served, step = ServedStep(name, 3, 100, weight), Step(name, 3, 100, weight)
+    norms = 4 * (2 * step.shape.layers + 1) * step.shape.hidden
+    bias = 4 * step.shape.layers * (step.shape.q_dim + 2 * step.shape.kv_dim) * step.shape.qkv_bias
+    traffic = step.traffic
+    matrices = traffic.weights_bytes + traffic.scales_bytes - norms - bias
+    assert served.streamed_bytes == matrices
+    assert served.cache_bytes == traffic.kv_read_bytes + traffic.kv_written_bytes
+    assert served.flops == step.flops
+
+
+def test_a_prompt_has_the_flops_and_the_cache_of_its_work():
+    served, work = ServedPrefill("llama-3-8b", 2, 100), Prefill("llama-3-8b", 2, 100)
+    assert served.flops == work.flops
+    assert served.cache_bytes == work.traffic.kv_read_bytes + work.traffic.kv_written_bytes
+
+
+def test_scales_are_those_of_the_formats():
+    for name, fmt in FORMATS.items():
+        values, scales = fmt.matrix_bytes(1024, 4096)
+        row_scales = 0 if name != "int8" else scales  # one a row: 0.01 % of the row, left out
+        assert 1024 * 4096 * WEIGHT_BITS[name] / 8 == values + scales - row_scales
+
+
+def test_experts_are_read_as_often_as_even_routing_takes_them():
+    one = shape_of("qwen3-30b-a3b")
+    expert = 3 * 2048 * 768
+    rest = one.token_weights - 48 * 8 * expert
+    for tokens, distinct in ((1, 8.0), (2, 128 * (1 - (1 - 8 / 128) ** 2)), (100_000, 128.0)):
+        assert one.streamed_weights(tokens) == pytest.approx(rest + 48 * distinct * expert)
+
+
+def test_the_latent_cache_holds_576_numbers_a_token():
+    assert ServedStep("deepseek-r1", kv="bf16").token_cache_bytes == 61 * 576 * 2
+    assert ServedStep("deepseek-r1").flops > 2 * 36.6e9
+
+
+def test_aliases_lead_to_shapes_and_a_dense_model_streams_all_but_its_embedding():
+    assert all(shape_of(name).name in (*SHAPES, *MODELS) for name in ALIASES)
+    tied = shape_of_model(MODELS["llama-3.2-1b"])
+    assert tied.stored_weights == tied.token_weights
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("step:model=deepseek-r2", "unknown model 'deepseek-r2'; nearest: deepseek-r1, deepseek-v3"),
+        ("step:model=deepseek-r1,weight=fp9", "weight='fp9' is unknown; allowed: f32, bf16"),
+        ("step:model=deepseek-r1,kv=fp4", "kv='fp4' is unknown; allowed"),
+        ("step:model=deepseek-r1,batch=0", "batch=0 must be a whole number from 1"),
+        ("step:model=deepseek-r1,layers=62", "layers=62 must be from 1 to 61"),
+        ("step:model=deepseek-r1,batsh=2", "unknown key 'batsh' (did you mean batch?)"),
+    ],
+)
+def test_a_wrong_spec_is_refused_by_name(spec, said):
+    with pytest.raises(SpecError) as error:
+        parse_as(spec, {"step": ServedStep})
+    assert said in str(error.value)
+
+
+def test_fewer_layers_are_said_and_counted():
+    whole, cut = ServedStep("deepseek-v3"), ServedStep("deepseek-v3", layers=3)
+    assert "layers=3" in cut.spec
+    assert cut.shape.dense_layers == 3
+    assert cut.streamed_bytes < whole.streamed_bytes / 10
