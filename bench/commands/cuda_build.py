@@ -47,7 +47,11 @@ def cuda_build(
         ),
     ] = 132,
     claim: Annotated[
-        bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")
+        bool,
+        typer.Option(
+            "--claim",
+            help="Also the kernels of `membound claim`, its instruments included, and of the works with extra arithmetic.",
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -57,6 +61,7 @@ def cuda_build(
     The folder's manifest records the sources from which the code was compiled; a membound with other sources refuses it.
     """
     from membound.backends.api import BackendUnavailable
+    from membound.bench.ceilings.backend import NULL_WORKS
     from membound.bench.planning.choice import split_works
     from membound.bench.planning.suites import DEVICE_QUICK_WORKS, DEVICE_WORKS
     from membound.kernels.work import parse
@@ -73,10 +78,15 @@ def cuda_build(
         ) from None
     kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
     for work in parsed:
-        found = catalogue.kernels_of(work, multiprocessors)
+        found = catalogue.kernels_of(work, multiprocessors, target)
         if works and not found:
-            raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
+            reason = catalogue.unsupported_on(target, work)
+            raise BackendUnavailable(f"{work.spec} has no CUDA kernels" + (f": {reason}" if reason else ""))
         kernels |= {kernel.name: kernel for kernel in found}
+        if claim:
+            kernels |= {kernel.name: kernel for kernel in catalogue.loaded_kernels(work, multiprocessors)}
+    for work in map(parse, NULL_WORKS):
+        kernels |= {kernel.name: kernel for kernel in catalogue.kernels_of(work, multiprocessors, target)}
     if claim:
         kernels |= {kernel.name: kernel for kernel in catalogue.co_runner_kernels()}
     for arm in _claimed() if claim else ():

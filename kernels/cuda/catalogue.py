@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.attention.cache_tiles import Tiles
-from membound.kernels.cuda.attention.decode import attention_kernel, combine_kernel
+from membound.kernels.cuda.attention.combine import combine_kernel
+from membound.kernels.cuda.attention.decode import attention_kernel
 from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.attention.plan import unsupported_attention
-from membound.kernels.cuda.compile import Kernel
+from membound.kernels.cuda.compile import FP8_TARGET, Kernel, parse_target
 from membound.kernels.cuda.instruments import stream
 from membound.kernels.cuda.instruments.chains import fma_kernel
 from membound.kernels.cuda.instruments.co_runner import TRADES, co_runner_kernel
@@ -28,11 +29,23 @@ from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step
 
 H100_MULTIPROCESSORS = 132
 """Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""
+H100_TARGET = "9.0a"
 
 
-def kernels_of(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> tuple[Kernel, ...]:
-    """The kernels of one work, each once; none for a work that cannot run on CUDA."""
+def kernels_of(
+    work: Work, multiprocessors: int = H100_MULTIPROCESSORS, target: str = H100_TARGET
+) -> tuple[Kernel, ...]:
+    """The kernels of one work, each once; none for a work that cannot run on CUDA, or not on that target."""
+    if unsupported_on(target, work):
+        return ()
     return tuple({kernel.name: kernel for kernel in _kernels(work, multiprocessors)}.values())
+
+
+def unsupported_on(target: str, work: Work) -> str | None:
+    """Why a GPU of that compute capability cannot run a work that newer ones can, or None. Raises CompileError."""
+    if getattr(work, "kv", "") == "fp8" and parse_target(target)[:2] < FP8_TARGET:
+        return f"fp8 caches need compute capability {'.'.join(map(str, FP8_TARGET))} or newer, not {target}"
+    return None
 
 
 def ceiling_kernels() -> tuple[Kernel, ...]:
