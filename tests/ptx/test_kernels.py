@@ -19,6 +19,10 @@ from membound.backends.numba.gpu import NumbaCuda
 from membound.kernels.cuda import catalogue
 from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.instruments import chains, co_runner, stream, tile_peak
+from membound.kernels.cuda.matmul import linear
+from membound.kernels.cuda.matmul.linear import Plan
+from membound.kernels.cuda.matmul.tensor import Tensor
+from membound.kernels.cuda.ptx import MOST_STAGES
 from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
@@ -114,8 +118,11 @@ def test_products(shape: str, multiprocessors: int, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("weight", ["int8", "int4g32"])
 def test_products_with_the_longest_rings(weight: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one multiprocessor a block has the fewest warps over columns, and so the most stages: more than a wait takes once."""
-    check(f"linear:n=256,k=1280,m=17,weight={weight}", monkeypatch, 1)
+    """One warp with as many stages as a wait can leave under way, and more units of W than that."""
+    variant = Tensor(weight, 3, 1, 1, MOST_STAGES, packed=True)
+    plan = Plan(weight, 16, 64 * (MOST_STAGES + 4), 17, variant)
+    monkeypatch.setattr(linear, "plan_linear", lambda *_: plan)
+    check(f"linear:n={plan.n},k={plan.k},m={plan.m},weight={weight}", monkeypatch)
 
 
 @pytest.mark.parametrize(
