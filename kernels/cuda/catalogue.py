@@ -63,7 +63,7 @@ def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> t
         return loaded_plan(plan_linear(work.weight, work.n, work.k, work.m, multiprocessors)).kernels
     if not isinstance(work, DecodeAttention):
         raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
-    return tuple(_attention(_tiles(work), loaded=True))
+    return tuple(_attention(tiles_of(work), loaded=True))
 
 
 def co_runner_kernels() -> tuple[Kernel, ...]:
@@ -75,7 +75,7 @@ def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
     if isinstance(work, Linear) and not unsupported(work.act):
         yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
     elif isinstance(work, DecodeAttention) and not unsupported_attention(work):
-        yield from _attention(_tiles(work))
+        yield from _attention(tiles_of(work))
     elif isinstance(work, LatentAttention) and not unsupported_attention(work):
         yield latent_kernel(latent_tiles(work.kv, work.q_heads, work.page))
         yield combine_kernel(LATENT_VALUE_DIM)
@@ -83,7 +83,8 @@ def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
         yield from _step(work, multiprocessors)
 
 
-def _tiles(work: DecodeAttention) -> Tiles:
+def tiles_of(work: DecodeAttention) -> Tiles:
+    """How its cache lies in memory and in registers."""
     return Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
 
 
@@ -92,18 +93,23 @@ def _attention(tiles: Tiles, loaded: bool = False) -> Iterator[Kernel]:
     yield combine_kernel(tiles.head_dim)
 
 
-def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
+def matrices_of(work: Step) -> tuple[tuple[int, int, bool], ...]:
+    """n, k and whether it is added to what is there, of every product of a step: one of each kind."""
     model = work.shape
-    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
-    yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
-    yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
     up = model.intermediate * (2 if model.gated else 1)
-    matrices = (
+    return (
         (model.q_dim + 2 * model.kv_dim, model.hidden, False),
         (model.hidden, model.q_dim, True),
         (up, model.hidden, False),
         (model.hidden, model.intermediate, True),
         (model.vocab, model.hidden, False),
     )
-    for n, k, added in matrices:
+
+
+def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
+    model = work.shape
+    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
+    yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
+    yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
+    for n, k, added in matrices_of(work):
         yield from plan_linear(work.weight, n, k, work.batch, multiprocessors, added).kernels

@@ -143,6 +143,14 @@ def test_a_run_leaves_archives_a_report_and_a_summary(tmp_path: Path) -> None:
     assert "test_torch_gpu.py" in rest
 
 
+def test_a_list_of_devices_that_takes_too_long_does_not_end_everything(tmp_path: Path) -> None:
+    slow = GOOD.replace('case "$*" in\n', 'case "$*" in\n    *"membound list"*) exec sleep 60 ;;\n')
+    status, text = call(tmp_path, slow, SECONDS_TOTAL="10", **REAL)
+    assert (status, text.count("FAIL")) == (0, 0), text
+    assert "those of the first GPU are tried" in packed(tmp_path, "1-machine")["1-machine.log"]
+    assert "numba:cuda:0+graph,torch:cuda:0" in (tmp_path / "asked").read_text()
+
+
 def test_with_time_the_whole_suite_is_measured(tmp_path: Path) -> None:
     assert call(tmp_path, GOOD, SECONDS_TOTAL="900", **REAL)[0] == 0
     assert "linear:" not in (tmp_path / "asked").read_text().splitlines()[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sass import Sass, sass
+from sass import MachineCode, sass
 
 from membound.kernels import reference
 from membound.kernels.cuda.device.simulated import SimulatedGpu
@@ -205,7 +205,7 @@ def test_rings_that_do_not_fit_are_refused():
 # What they are compiled to
 
 
-def waits(code: Sass) -> list[int]:
+def waits(code: MachineCode) -> list[int]:
     """How many groups of copies each wait leaves under way."""
     return [
         int(operands.rpartition("0x")[2], 16) for name, operands in code.instructions if name == "DEPBAR.LE"
