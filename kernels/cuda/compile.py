@@ -191,10 +191,13 @@ def _as_if_on(capability: tuple[int, int, str]) -> Iterator[None]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """NVIDIA's libraries are loaded at their first use, and miss in many ways."""
+    """NVIDIA's libraries are loaded at their first use, and miss in many ways; each has an error of its own."""
+    from cuda.bindings.nvjitlink import nvJitLinkError
+    from numba.cuda.cudadrv.error import NvrtcError, NvvmError
+
     try:
         yield
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, NvrtcError, NvvmError, nvJitLinkError) as error:
         message = " ".join(str(error).split())[:200]
         raise CompileError(
             f"NVIDIA's compiler failed or is not installed (pip install 'membound[cuda-compile]'): {message}"

@@ -73,6 +73,15 @@ STEPS = [
 ]
 
 
+SPECS = [
+    *((f"linear:{shape}", multiprocessors) for shape, multiprocessors in PRODUCTS),
+    *((f"attention:{shape}", 2) for shape in ATTENTION),
+    *((f"mla:{shape}", 1) for shape in LATENT),
+    *((f"step:context=17,model={options}", 2) for options in STEPS),
+]
+"""All of them with the multiprocessors that they are planned for."""
+
+
 @pytest.fixture(autouse=True)
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
     for model in (SMALL, WITH_BIAS_AND_NORM):
@@ -230,11 +239,5 @@ def test_no_kernel_is_left_out() -> None:
         if hasattr(made, "cache_info") and inspect.signature(made).return_annotation == "Kernel"
     }
     assert factories == set(FAMILIES) | INSTRUMENTS
-    specs = [
-        *(f"linear:{shape}" for shape, _ in PRODUCTS),
-        *(f"attention:{shape}" for shape in ATTENTION),
-        *(f"mla:{shape}" for shape in LATENT),
-        *(f"step:context=17,model={options}" for options in STEPS),
-    ]
-    kernels = [kernel.name for spec in specs for kernel in catalogue.kernels_of(parse(spec), 2)]
+    kernels = [kernel.name for spec, n in SPECS for kernel in catalogue.kernels_of(parse(spec), n)]
     assert {name.partition("_")[0] for name in kernels} >= set(FAMILIES.values())

@@ -26,9 +26,14 @@ TARGET = "9.0a"
 
 
 @cache
-def program_of(kernel: Kernel) -> Program:
+def text_of(kernel: Kernel) -> str:
     """What a kernel became."""
-    return parse(compile_ptx(kernel, TARGET, linked=True))
+    return compile_ptx(kernel, TARGET, linked=True)
+
+
+def program_of(kernel: Kernel) -> Program:
+    """The same, taken apart."""
+    return parse(text_of(kernel))
 
 
 class PtxGpu(SimulatedGpu):
