@@ -149,7 +149,7 @@ def _width(name: str) -> int:
 
 def _wavefronts(name: str, spread: float) -> float:
     """Of a memory instruction of a whole warp; 0 for any other instruction."""
-    if not re.match(r"LDG|LDS|STS", name):
+    if not re.match(r"(LDGSTS|LDG|LDS|STS)(\.|$)", name):
         return 0.0
     full = _width(name) * WARP / WAVEFRONT_BYTES
     return max(1.0, spread * full) if name.startswith("LDG.") and not _STREAMED.match(name) else full
