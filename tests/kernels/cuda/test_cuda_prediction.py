@@ -121,7 +121,9 @@ def test_the_command_prints_a_line_for_each_kernel(
             assert {one["issue_cycles"] for one in found} == {4.0}
         else:
             lines = out.splitlines()
-            assert len(re.findall(r"^dot_bf16_m1_w2_r4_c1_s6 ", out, re.M)) == 2 * 2  # gate and up, vocabulary; on either
+            assert (
+                len(re.findall(r"^dot_bf16_m1_w2_r4_c1_s6 ", out, re.M)) == 2 * 2
+            )  # gate and up, vocabulary; on either
             assert "registers" in lines[1]
             assert "predicted, not measured" in lines[-1]
 
