@@ -82,7 +82,9 @@ class NumbaCuda(Backend):
         return Device(f"numba:{device}", gpu.name, threads, _versions(), facts)
 
     def supports(self, work: Work) -> str | None:
-        """None, or the kernel that is missing."""
+        """None, or what is missing: a kernel, or an instruction of the GPU that was opened."""
+        if hasattr(self, "_gpu") and (reason := _import("catalogue").unsupported_on(self._gpu.target, work)):
+            return _told(reason)
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, DecodeAttention | LatentAttention):

@@ -28,10 +28,15 @@ F32 = npt.NDArray[np.float32]
 
 ARRAY_BYTES = 1 << 30
 QUICK_ARRAY_BYTES = 256 << 20
+CACHES = 8
+"""An array is at least this many second-level caches: what is left there of the launch before serves less than an eighth."""
 MEMORY_SHARE = 0.05
 """The part of the GPU's memory that one array may take."""
 CACHE_SHARE = 0.5
 """The part of the cache that a working set takes, so that nothing else evicts it."""
+CACHE_PASSES = 33
+"""How often a launch reads the working set: one pass of 25 MB takes as long as starting it. Odd, so that the exclusive or of
+all passes is that of one."""
 UNROLLS = (2, 4, 8)
 FACTOR = 0.5
 BLOCKS_PER_MULTIPROCESSOR = 8
@@ -43,7 +48,7 @@ FMA_DOSE = 1000
 
 def limits(gpu: Gpu, quick: bool) -> Iterator[Limit]:
     """Read, copy and triad of large arrays, reads of one that stays in the cache, float32 multiply-adds and products on tensor cores."""
-    wanted = QUICK_ARRAY_BYTES if quick else ARRAY_BYTES
+    wanted = max(QUICK_ARRAY_BYTES if quick else ARRAY_BYTES, CACHES * gpu.cache_bytes)
     size = min(wanted, int(MEMORY_SHARE * gpu.memory_bytes) or wanted) // 256 * 256
     host = _values(size // 4)
     b, c = gpu.array(host), gpu.array(host[::-1].copy())
@@ -59,7 +64,7 @@ def limits(gpu: Gpu, quick: bool) -> Iterator[Limit]:
     cached = int(CACHE_SHARE * gpu.cache_bytes) // 256 * 256
     if cached:
         for unroll in UNROLLS:
-            yield _read(gpu, "read_l2", b, host, min(cached, size), unroll)
+            yield _read(gpu, "read_l2", b, host, min(cached, size), unroll, CACHE_PASSES)
     yield _fma(gpu)
     for fmt in ("bf16", "f16"):
         yield _tiles(gpu, fmt)
@@ -88,17 +93,18 @@ def _tiles(gpu: Gpu, fmt: str) -> Limit:
     return Limit(f"tile_{fmt}", flops, "FLOP/s", config, lambda _: launch.start(), right)
 
 
-def _read(gpu: Gpu, name: str, source: Array, host: F32, size: int, unroll: int) -> Limit:
+def _read(gpu: Gpu, name: str, source: Array, host: F32, size: int, unroll: int, passes: int = 1) -> Limit:
     """Reads of the first `size` bytes; the exclusive or of the warps' results must be that of all words."""
     blocks = BLOCKS_PER_MULTIPROCESSOR * gpu.multiprocessors
     sums = gpu.zeros(read_sums(blocks), np.uint32)
-    launch = bind_read(gpu, source, sums, size, unroll, blocks)
+    launch = bind_read(gpu, source, sums, size, unroll, blocks, passes)
     expected = np.bitwise_xor.reduce(host[: size // 4].view(np.uint32))
 
     def right() -> bool:
         return bool(np.bitwise_xor.reduce(sums.read().view(np.uint32)) == expected)
 
-    return _limit(name, size, {"array_bytes": size, "arrays": 1}, unroll, launch, right)
+    config = {"array_bytes": size, "arrays": 1} | ({"repeats": passes} if passes > 1 else {})
+    return _limit(name, passes * size, config, unroll, launch, right)
 
 
 def _limit(

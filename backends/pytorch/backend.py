@@ -39,8 +39,9 @@ LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
-NO_KERNEL = "No available kernel"
-"""The start of SDPA's message that the implementation asked for does not take these tensors."""
+NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
+"""In messages that the implementation of SDPA asked for does not take these tensors: torch's own, and those of cuDNN's
+frontend on a graph for which it has no kernel (pytorch/pytorch issue 140930, NVIDIA/cudnn-frontend issue 75)."""
 
 
 class PyTorch(Backend):
@@ -157,7 +158,7 @@ class PyTorch(Backend):
             self.launch(0)
             self.sync()
         except RuntimeError as error:
-            if NO_KERNEL not in str(error):
+            if not any(text in str(error) for text in NO_KERNEL):
                 raise
             raise Unsupported(f"torch's {self._variants.form} attention does not take this work") from None
 

@@ -21,6 +21,8 @@ from membound.backends.pytorch.device import has_operator
 ARRAY_BYTES = 1 << 30
 """The size of each array that is streamed: it takes at least 0.3 ms, so that the start does not matter."""
 QUICK_ARRAY_BYTES = 256 << 20
+CACHES = 8
+"""An array is at least this many second-level caches: what is left there of the launch before serves less than an eighth."""
 MEMORY_SHARE = 0.05
 """The part of the device's memory that one array may take."""
 CACHE_SHARE = 0.5
@@ -34,7 +36,7 @@ CHECKED_ROWS = 8
 
 def limits(device: str, facts: Accelerator, quick: bool) -> Iterator[Limit]:
     """Every limit that this device can be driven to from here."""
-    wanted = QUICK_ARRAY_BYTES if quick else ARRAY_BYTES
+    wanted = max(QUICK_ARRAY_BYTES if quick else ARRAY_BYTES, CACHES * facts.cache_bytes)
     size = min(wanted, int(MEMORY_SHARE * facts.memory_bytes) or wanted)
     yield from _memory(device, size)
     if facts.cache_bytes:

@@ -29,6 +29,9 @@ SAMPLE_S = 2e-3
 """A sample is a queue of launches that takes this long: much longer than the clock's resolution and than a launch."""
 MOST_LAUNCHES = 1000
 WARMUP = 2
+"""Launches before the queue is sized, which is how long one takes."""
+FIRST_WARMUP_S = 0.3
+"""How long the first limit runs untimed: a GPU that was idle takes some tens of milliseconds to raise its clocks from 345 MHz."""
 
 
 def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell: Tell) -> list[Ceiling]:
@@ -42,15 +45,17 @@ def measure_device_ceilings(backend: Backend, device: Device, quick: bool, tell:
 
 
 def _measured(backend: Backend, device: Device, quick: bool, tell: Tell) -> Iterator[Ceiling]:
+    warm = False
     try:
         for limit in backend.limits(quick):
-            yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES, tell)
+            yield _one(backend, device, limit, QUICK_SAMPLES if quick else SAMPLES, tell, warm)
+            warm = True
     except Exception as error:  # the boundary around a runtime: what it offered before is kept
         failure = failure_of(error)
         yield Ceiling("limits", None, "", (), {"backend": device.id}, failure.status, failure.reason)
 
 
-def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell) -> Ceiling:
+def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell, warm: bool) -> Ceiling:
     config: dict[str, Any] = {"backend": device.id, "threads": device.threads}
     try:
         config |= limit.config
@@ -59,12 +64,23 @@ def _one(backend: Backend, device: Device, limit: Limit, count: int, tell: Tell)
         backend.sync()
         if not limit.check():
             return Ceiling(limit.name, None, limit.unit, (), config, "wrong", "its result is wrong")
+        if not warm:
+            _raise_clocks(backend, limit)
         samples = _samples(backend, limit, count)
         rate = rate_of(limit, median(samples))
     except Exception as error:  # the boundary around a runtime: the next limit may do
         failure = failure_of(error)
         return Ceiling(limit.name, None, limit.unit, (), config, failure.status, failure.reason)
     return Ceiling(limit.name, rate, limit.unit, tuple(samples), config)
+
+
+def _raise_clocks(backend: Backend, limit: Limit) -> None:
+    until = time.perf_counter() + FIRST_WARMUP_S
+    for number in itertools.count(1):
+        limit.launch(number)
+        backend.sync()
+        if time.perf_counter() >= until:
+            return
 
 
 def _samples(backend: Backend, limit: Limit, count: int) -> list[float]:

@@ -80,10 +80,11 @@ class _Course:
         self._note_what_is_missing()
 
     def _measure_ceilings(self) -> None:
-        """The processor's limits that take no turns, then each backend's own and what it can do."""
+        """The processor's limits that take no turns, if a backend runs there; then each backend's own and what it can do."""
         claim, plan = self.claim, self.claim.plan
         pairs = [(number, backend) for number in plan.experiments for backend in plan.backends]
-        for threads in sorted({plan.threads_of(*pair) for pair in pairs} | {plan.threads}):
+        on_cpu = [pair for pair in pairs if device_class(pair[1]) == "cpu"]
+        for threads in sorted({plan.threads_of(*pair) for pair in on_cpu} | {plan.threads} if on_cpu else ()):
             measure_machine(claim, threads)
         for backend in plan.backends:
             scene = claim.scene(backend)

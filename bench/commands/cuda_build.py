@@ -5,7 +5,8 @@ membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from membound.bench.commands.options import Debug, Json, number_within, print_js
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
+    from membound.kernels.work import Work
 
 
 SCALES = (1, 2, 4, 8)
@@ -47,7 +49,18 @@ def cuda_build(
         ),
     ] = 132,
     claim: Annotated[
-        bool, typer.Option("--claim", help="Also the kernels of `membound claim`, its instruments included.")
+        bool,
+        typer.Option(
+            "--claim",
+            help="Also the kernels of `membound claim`, its instruments included, and of the works with extra arithmetic.",
+        ),
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Build nothing; print what machine code predicts: registers, occupancy, bytes in flight, share of a copy.",
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -57,6 +70,7 @@ def cuda_build(
     The folder's manifest records the sources from which the code was compiled; a membound with other sources refuses it.
     """
     from membound.backends.api import BackendUnavailable
+    from membound.bench.ceilings.backend import NULL_WORKS
     from membound.bench.planning.choice import split_works
     from membound.bench.planning.suites import DEVICE_QUICK_WORKS, DEVICE_WORKS
     from membound.kernels.work import parse
@@ -71,12 +85,20 @@ def cuda_build(
         raise BackendUnavailable(
             f"no kernel can be compiled: {error.name} is not installed; pip install 'membound[cuda-compile]'"
         ) from None
+    if report:
+        _report(parsed, target, multiprocessors, as_json)
+        return
     kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
     for work in parsed:
-        found = catalogue.kernels_of(work, multiprocessors)
+        found = catalogue.kernels_of(work, multiprocessors, target)
         if works and not found:
-            raise BackendUnavailable(f"{work.spec} has no CUDA kernels")
+            reason = catalogue.unsupported_on(target, work)
+            raise BackendUnavailable(f"{work.spec} has no CUDA kernels" + (f": {reason}" if reason else ""))
         kernels |= {kernel.name: kernel for kernel in found}
+        if claim:
+            kernels |= {kernel.name: kernel for kernel in catalogue.loaded_kernels(work, multiprocessors)}
+    for work in map(parse, NULL_WORKS):
+        kernels |= {kernel.name: kernel for kernel in catalogue.kernels_of(work, multiprocessors, target)}
     if claim:
         kernels |= {kernel.name: kernel for kernel in catalogue.co_runner_kernels()}
     for arm in _claimed() if claim else ():
@@ -100,3 +122,54 @@ def _claimed() -> Iterator[Arm]:
         scene = Scene(CACHE_BYTES, ridge=1.0, co_runner_cores=1, scale=scale, floats=DEVICE_FLOATS)
         for experiment in load_experiments():
             yield from arms_of(experiment.id, scene)
+
+
+COLUMNS = {
+    "kernel": ("kernel", "{}"),
+    "streamed_bytes": ("MB", "{:.0f}"),
+    "registers": ("registers", "{}"),
+    "blocks_per_sm": ("blocks", "{}"),
+    "occupancy": ("occupancy", "{:.0%}"),
+    "in_flight_bytes": ("KB in flight", "{:.0f}"),
+    "issue_cycles": ("issue", "{:.0f}"),
+    "l1_wavefronts": ("L1", "{:.0f}"),
+    "cycles": ("of cycles", "{:.0f}"),
+    "share": ("share", "{:.2f}"),
+}
+"""Of a prediction: heading and format of each field."""
+_SCALES = {"streamed_bytes": 1e-6, "in_flight_bytes": 1 / 1024}
+
+
+def _report(works: Sequence[Work], target: str, multiprocessors: int, as_json: bool) -> None:
+    """A line for each kernel that streams, for the H100 and the H200."""
+    from membound.kernels.cuda.prediction import H100, H200, predictions
+
+    machines = [replace(one, target=target, multiprocessors=multiprocessors) for one in (H100, H200)]
+    found = [
+        {"machine": machine.name, "work": work.spec} | asdict(prediction)
+        for machine in machines
+        for work in works
+        for prediction in predictions(work, machine)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    for machine in machines:
+        print_text(f"{machine.name}, a copy at {machine.copy_bytes_per_s / 1e12:.1f} TB/s expected\n")
+        mine = [one for one in found if one["machine"] == machine.name]
+        rows = [[heading for heading, _ in COLUMNS.values()]]
+        rows += [
+            [
+                form.format(one[name] * _SCALES[name] if name in _SCALES else one[name])
+                for name, (_, form) in COLUMNS.items()
+            ]
+            for one in mine
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            print_text("  ".join(cells) + "\n")
+    print_text(
+        "issue: cycles of a multiprocessor's four schedulers for each KB streamed; L1: wavefronts of its first-level cache and "
+        "shared memory;\nof cycles: in which the memory delivers that KB; share: of the copy, predicted, not measured\n"
+    )

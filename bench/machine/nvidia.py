@@ -74,7 +74,7 @@ class Nvidia:
         """The answer, or None if this device or driver does not give it."""
         try:
             return question()
-        except self._library.NVMLError:
+        except nvml_errors(self._library):
             return None
 
     def _scaled(self, scale: float, question: Callable[[], Any]) -> float | None:
@@ -99,6 +99,11 @@ class Nvidia:
         return len(found) - 1 if found else None
 
 
+def nvml_errors(library: Any) -> tuple[type[Exception], ...]:
+    """What pynvml raises: NVMLError for a status, and a class that is none of it where the library is older than a call."""
+    return (library.NVMLError, library.NVMLLibraryMismatchError)
+
+
 def open_nvidia(pci: str) -> Nvidia:
     """The GPU at that address. Raises CountersUnavailableError."""
     try:
@@ -108,5 +113,5 @@ def open_nvidia(pci: str) -> Nvidia:
     try:
         pynvml.nvmlInit()
         return Nvidia(pynvml, pynvml.nvmlDeviceGetHandleByPciBusId(pci))
-    except pynvml.NVMLError as error:
+    except nvml_errors(pynvml) as error:
         raise CountersUnavailableError(str(error)) from None

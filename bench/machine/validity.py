@@ -38,6 +38,10 @@ CLOCK_RATIO = 0.75
 DEVICE_LIMITED = 0.01
 """Share of the time in which power or heat held an accelerator below its clocks."""
 
+POWER_CAP, POWER = "power cap", "power-limited"
+"""At its power limit a device is where large products and prompts put it, not disturbed: contended, however long. Clocks that
+fall far are judged by CLOCK_RATIO."""
+
 OWN = ("major_faults", "frequency_ratio")
 """Counters that tell about a process, or the clock, however many others take turns with it."""
 
@@ -71,7 +75,7 @@ def _disturbances(telemetry: Mapping[str, Any], threads: int) -> tuple[list[str]
     contended: list[str] = []
     for name, value, threshold in _shares(telemetry, threads):
         if value is not None and value > threshold:
-            grossly = value > INVALID_FACTOR * threshold
+            grossly = value > INVALID_FACTOR * threshold and not name.startswith(POWER)
             limit = INVALID_FACTOR * threshold if grossly else threshold
             (invalid if grossly else contended).append(f"{name} {value:.1%} > {limit:.0%}")
     faults = telemetry.get("major_faults")
@@ -81,6 +85,8 @@ def _disturbances(telemetry: Mapping[str, Any], threads: int) -> tuple[list[str]
     if clock is not None and clock < CLOCK_RATIO:
         invalid.append(f"clock at {clock:.0%} of its base < {CLOCK_RATIO:.0%}")
     invalid += _device_failures(telemetry)
+    if POWER_CAP in (telemetry.get("device_throttle") or "").split(", "):
+        contended.append(f"device throttled: {POWER_CAP}")
     others = telemetry.get("device_other_processes")
     if others:
         contended.append(f"{others} other process{'es' * (others != 1)} on the device")
@@ -94,8 +100,9 @@ def _device_failures(telemetry: Mapping[str, Any]) -> list[str]:
         ratio = telemetry.get(name)
         if ratio is not None and ratio < CLOCK_RATIO:
             found.append(f"device {what} at {ratio:.0%} of its highest < {CLOCK_RATIO:.0%}")
-    if telemetry.get("device_throttle"):
-        found.append(f"device throttled: {telemetry['device_throttle']}")
+    throttles = [one for one in (telemetry.get("device_throttle") or "").split(", ") if one != POWER_CAP]
+    if any(throttles):
+        found.append(f"device throttled: {', '.join(throttles)}")
     errors = telemetry.get("device_uncorrected_errors")
     if errors:
         found.append(f"{errors} uncorrected memory errors on the device")
@@ -113,7 +120,7 @@ def _shares(telemetry: Mapping[str, Any], threads: int) -> list[tuple[str, float
         ("stolen time", telemetry.get("steal_fraction"), STEAL),
         ("run-queue wait", waited, RUN_QUEUE_WAIT),
     ]
-    for name, what in (("power", "power-limited"), ("heat", "heat-limited")):
+    for name, what in (("power", POWER), ("heat", "heat-limited")):
         share = telemetry.get(f"device_{name}_limited_fraction")
         if share is not None:
             shares.append((f"{what} time of the device", share, DEVICE_LIMITED))

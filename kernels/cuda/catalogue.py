@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.attention.cache_tiles import Tiles
-from membound.kernels.cuda.attention.decode import attention_kernel, combine_kernel
+from membound.kernels.cuda.attention.combine import combine_kernel
+from membound.kernels.cuda.attention.decode import attention_kernel
 from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.attention.plan import unsupported_attention
-from membound.kernels.cuda.compile import Kernel
+from membound.kernels.cuda.compile import FP8_TARGET, Kernel, parse_target
 from membound.kernels.cuda.instruments import stream
 from membound.kernels.cuda.instruments.chains import fma_kernel
 from membound.kernels.cuda.instruments.co_runner import TRADES, co_runner_kernel
@@ -28,11 +29,23 @@ from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step
 
 H100_MULTIPROCESSORS = 132
 """Of the H100 SXM and the H200 (NVIDIA H100 Tensor Core GPU Architecture, table 3)."""
+H100_TARGET = "9.0a"
 
 
-def kernels_of(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> tuple[Kernel, ...]:
-    """The kernels of one work, each once; none for a work that cannot run on CUDA."""
+def kernels_of(
+    work: Work, multiprocessors: int = H100_MULTIPROCESSORS, target: str = H100_TARGET
+) -> tuple[Kernel, ...]:
+    """The kernels of one work, each once; none for a work that cannot run on CUDA, or not on that target."""
+    if unsupported_on(target, work):
+        return ()
     return tuple({kernel.name: kernel for kernel in _kernels(work, multiprocessors)}.values())
+
+
+def unsupported_on(target: str, work: Work) -> str | None:
+    """Why a GPU of that compute capability cannot run a work that newer ones can, or None. Raises CompileError."""
+    if getattr(work, "kv", "") == "fp8" and parse_target(target)[:2] < FP8_TARGET:
+        return f"fp8 caches need compute capability {'.'.join(map(str, FP8_TARGET))} or newer, not {target}"
+    return None
 
 
 def ceiling_kernels() -> tuple[Kernel, ...]:
@@ -50,7 +63,7 @@ def loaded_kernels(work: Work, multiprocessors: int = H100_MULTIPROCESSORS) -> t
         return loaded_plan(plan_linear(work.weight, work.n, work.k, work.m, multiprocessors)).kernels
     if not isinstance(work, DecodeAttention):
         raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
-    return tuple(_attention(_tiles(work), loaded=True))
+    return tuple(_attention(tiles_of(work), loaded=True))
 
 
 def co_runner_kernels() -> tuple[Kernel, ...]:
@@ -62,7 +75,7 @@ def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
     if isinstance(work, Linear) and not unsupported(work.act):
         yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
     elif isinstance(work, DecodeAttention) and not unsupported_attention(work):
-        yield from _attention(_tiles(work))
+        yield from _attention(tiles_of(work))
     elif isinstance(work, LatentAttention) and not unsupported_attention(work):
         yield latent_kernel(latent_tiles(work.kv, work.q_heads, work.page))
         yield combine_kernel(LATENT_VALUE_DIM)
@@ -70,7 +83,8 @@ def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
         yield from _step(work, multiprocessors)
 
 
-def _tiles(work: DecodeAttention) -> Tiles:
+def tiles_of(work: DecodeAttention) -> Tiles:
+    """How its cache lies in memory and in registers."""
     return Tiles(work.kv, work.head_dim, work.q_heads // work.kv_heads, work.page)
 
 
@@ -79,18 +93,23 @@ def _attention(tiles: Tiles, loaded: bool = False) -> Iterator[Kernel]:
     yield combine_kernel(tiles.head_dim)
 
 
-def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
+def matrices_of(work: Step) -> tuple[tuple[int, int, bool], ...]:
+    """n, k and whether it is added to what is there, of every product of a step: one of each kind."""
     model = work.shape
-    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
-    yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
-    yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
     up = model.intermediate * (2 if model.gated else 1)
-    matrices = (
+    return (
         (model.q_dim + 2 * model.kv_dim, model.hidden, False),
         (model.hidden, model.q_dim, True),
         (up, model.hidden, False),
         (model.hidden, model.intermediate, True),
         (model.vocab, model.hidden, False),
     )
-    for n, k, added in matrices:
+
+
+def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
+    model = work.shape
+    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
+    yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
+    yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
+    for n, k, added in matrices_of(work):
         yield from plan_linear(work.weight, n, k, work.batch, multiprocessors, added).kernels

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,15 +39,20 @@ if importlib.util.find_spec("numba_cuda") is None:
 if "row_stack" not in vars(np):  # gone since NumPy 2.5, named by numba-cuda up to 0.30
     vars(np)["row_stack"] = np.vstack
 
-from numba import cuda
-from numba.cuda import types
-from numba.cuda.extending import intrinsic
+with warnings.catch_warnings():
+    # numba-cuda up to 0.30 makes np.timedelta64("nat") when it is imported, whose unit NumPy deprecates since 2.5
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from numba import cuda
+    from numba.cuda import types
+    from numba.cuda.core.errors import TypingError
+    from numba.cuda.extending import intrinsic
 
 from membound.errors import MemboundError
 
 __all__ = [
     "CompileError",
     "Kernel",
+    "TypingError",
     "compile_cubin",
     "compile_ptx",
     "cuda",
@@ -58,6 +64,8 @@ __all__ = [
 WARP = 32
 OLDEST_TARGET = (8, 0)
 """bfloat16 tensor cores and cp.async came with it."""
+FP8_TARGET = (8, 9)
+"""Conversions of fp8 came with it (PTX ISA, cvt: e4m3x2 requires sm_89)."""
 
 _ELEMENTS = {
     "u8": types.uint8,
@@ -127,13 +135,13 @@ def compile_cubin(kernel: Kernel, target: str) -> bytes:
         return bytes(library.get_cubin(cc=capability).code)
 
 
-def compile_ptx(kernel: Kernel, target: str) -> str:
-    """The kernel in NVIDIA's portable assembly, before it is linked and optimised for a GPU."""
+def compile_ptx(kernel: Kernel, target: str, linked: bool = False) -> str:
+    """The kernel in NVIDIA's portable assembly; `linked`: as link-time optimisation leaves it, which is what is assembled."""
     capability = parse_target(target)
-    library = _lower(kernel, capability, lto=False)
+    library = _lower(kernel, capability, lto=linked)
     with _explained():
-        text: str = library.get_asm_str(cc=capability)
-        return text
+        text: str = (library.get_lto_ptx if linked else library.get_asm_str)(cc=capability)
+        return text.rstrip("\0")
 
 
 def _lower(kernel: Kernel, capability: tuple[int, int, str], lto: bool) -> Any:
@@ -183,10 +191,13 @@ def _as_if_on(capability: tuple[int, int, str]) -> Iterator[None]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """NVIDIA's libraries are loaded at their first use, and miss in many ways."""
+    """NVIDIA's libraries are loaded at their first use, and miss in many ways; each has an error of its own."""
+    from cuda.bindings.nvjitlink import nvJitLinkError
+    from numba.cuda.cudadrv.error import NvrtcError, NvvmError
+
     try:
         yield
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, NvrtcError, NvvmError, nvJitLinkError) as error:
         message = " ".join(str(error).split())[:200]
         raise CompileError(
             f"NVIDIA's compiler failed or is not installed (pip install 'membound[cuda-compile]'): {message}"

@@ -19,13 +19,15 @@ from typing import Any
 
 from llvmlite import ir
 
-from membound.kernels.cuda.compile import intrinsic, types
+from membound.kernels.cuda.compile import TypingError, intrinsic, types
 
 _U32, _F32, _I64, _U64 = types.uint32, types.float32, types.int64, types.uint64
 _WORD, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of NVPTX address spaces
 _LLVM = {_U32: _WORD, _F32: _FLOAT, _U64: _LONG}
 MOST_GROUPS = 15
+"""Groups of copies that `wait_copies_but` may leave under way: rings here have up to MOST_STAGES stages."""
+MOST_STAGES = MOST_GROUPS + 1
 _LETTER = {_U32: "r", _F32: "f", _U64: "l"}
 
 
@@ -186,18 +188,14 @@ def wait_copies(typingctx: Any) -> Any:
 
 @intrinsic
 def wait_copies_but(typingctx: Any, groups: Any) -> Any:
-    """Wait until all but the last `groups` groups of this thread's copies have arrived; at most MOST_GROUPS.
+    """Wait until all but the last `groups` groups of this thread's copies have arrived.
 
-    The instruction takes a constant: of one branch for each, those that are not taken are optimised away.
+    The instruction takes a constant. Compilation fails unless `groups` is one, from 0 to MOST_GROUPS.
     """
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for count in range(MOST_GROUPS + 1):
-            with builder.if_then(builder.icmp_signed("==", args[0], _LONG(count))):
-                _order(f"cp.async.wait_group {count};")[1](context, builder, sig, args)
-        return context.get_dummy_value()
-
-    return types.void(_I64), codegen
+    if not isinstance(groups, types.IntegerLiteral) or not 0 <= groups.literal_value <= MOST_GROUPS:
+        raise TypingError(f"wait_copies_but takes a constant from 0 to {MOST_GROUPS}, not {groups}")
+    _, codegen = _order(f"cp.async.wait_group {groups.literal_value};")
+    return types.void(groups), codegen
 
 
 @intrinsic
@@ -303,15 +301,15 @@ def pack_f16(typingctx: Any, low: Any, high: Any) -> Any:
 
 
 @intrinsic
-def subtract_bf16(typingctx: Any, a: Any, b: Any) -> Any:
-    """a - b of two pairs of bfloat16."""
-    return _operation("sub.rn.bf16x2 $0, $1, $2;", _U32, (_U32, _U32))
-
-
-@intrinsic
 def subtract_f16(typingctx: Any, a: Any, b: Any) -> Any:
     """a - b of two pairs of float16."""
     return _operation("sub.rn.f16x2 $0, $1, $2;", _U32, (_U32, _U32))
+
+
+@intrinsic
+def fma_f16(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c of pairs of float16, rounded once."""
+    return _operation("fma.rn.f16x2 $0, $1, $2, $3;", _U32, (_U32, _U32, _U32))
 
 
 @intrinsic

@@ -14,6 +14,9 @@ class FakeNvml(ModuleType):
     class NVMLError(Exception):
         pass
 
+    class NVMLLibraryMismatchError(Exception):
+        pass
+
     NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
     NVML_PERF_POLICY_POWER, NVML_PERF_POLICY_THERMAL = 0, 1
     NVML_TEMPERATURE_GPU = 0

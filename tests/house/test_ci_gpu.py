@@ -6,16 +6,24 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
+import gpu_works
 import pytest
 import yaml
+
+from membound.bench.planning.suites import DEVICE_WORKS
+from membound.kernels.cuda.catalogue import kernels_of
+from membound.kernels.work import parse
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".ci/gpu"
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / ".github/workflows/gpu.yml").read_text())
-STAGES = ["machine", "install", "devices", "tests", "suite", "table"]
+STAGES = ["1-machine", "2-numbers", "3-works", "4-rest", "5-models"]
 
 
 def call(folder: Path, answers: str, **variables: str) -> tuple[int, str]:
@@ -34,11 +42,19 @@ def call(folder: Path, answers: str, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_script_is_sound_and_can_be_run() -> None:
-    subprocess.run(["bash", "-n", str(SCRIPT)], check=True, timeout=10)
-    assert SCRIPT.stat().st_mode & 0o111
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", str(SCRIPT)], check=True, timeout=60)
+def packed(folder: Path, stage: str) -> dict[str, str]:
+    """The files of a stage's archive by their paths below its folder, as text."""
+    with tarfile.open(folder / "out" / f"{stage}.tar.gz") as archive:
+        held = {one.name.partition("/")[2]: archive.extractfile(one) for one in archive if one.isfile()}
+        return {name: file.read().decode() for name, file in held.items() if file is not None}
+
+
+def test_the_scripts_are_sound_and_can_be_run() -> None:
+    for script in (SCRIPT, SCRIPT.with_name("gpu-cubins")):
+        subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
+        assert script.stat().st_mode & 0o111
+        if shutil.which("shellcheck"):
+            subprocess.run(["shellcheck", str(script)], check=True, timeout=60)
     text = SCRIPT.read_text()
     assert not re.search(r"nvidia-smi\s+(-pm|-lgc|-lmc|-pl|-ac|-mig|-r|--gpu-reset|--lock)", text)
     assert "--no-deps --no-build-isolation --no-index" in text
@@ -49,69 +65,161 @@ def test_every_stage_that_fails_is_told_in_a_line_and_the_others_go_on(tmp_path:
     assert status == 1
     lines = text.splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [["FAIL", stage] for stage in STAGES]
-    assert "nvidia-smi: no such thing here" in lines[0]
-    assert "python: no such thing here" in lines[1]
-    assert lines[-1] == f"failed: {' '.join(STAGES)}; logs in {tmp_path / 'out'}"
-    assert {p.name for p in (tmp_path / "out").glob("*.log")} == {f"{stage}.log" for stage in STAGES}
-    assert "first" in (tmp_path / "out/install.log").read_text()
+    assert "python: no such thing here" in lines[0]
+    assert all("no accelerator: see the log of 1-machine" in line for line in lines[1:5])
+    assert lines[-1] == f"failed: {' '.join(STAGES)}; logs in the archives of {tmp_path / 'out'}"
+    assert (tmp_path / "out/report.txt").read_text().splitlines() == lines
+    assert "nvidia-smi: first" in packed(tmp_path, "1-machine")["1-machine.log"]
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert files == {f"{stage}.tar.gz" for stage in STAGES} | {"report.txt", "summary.md"}
+
+
+def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
+    for wrong in ("soon", "0", "-5", "1e3"):
+        done = subprocess.run(
+            ["bash", str(SCRIPT)],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            env=os.environ | {"SECONDS_TOTAL": wrong, "OUT": str(tmp_path / "out")},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (2, f"SECONDS_TOTAL={wrong} is no number of seconds\n")
 
 
 GOOD = """
-[ "$1" = - ] && { shift; cat >/dev/null; [[ $1 == *devices.json ]] && echo -n npu:0,npu:0+graph >"$2"; exit 0; }
+SPENT=${SPENT:-$OUT/..}
+report() { # the argument behind --junitxml gets a report of one test
+    while [ "$1" != --junitxml ]; do shift; done
+    echo "<testsuites><testsuite tests='2' skipped='0'><testcase name='a'/><testcase name='b'>$BAD</testcase></testsuite></testsuites>" >"$2"
+}
+out() { while [ "$1" != --out ]; do shift; done; mkdir -p "$2"; }
+if [ "$name" = python ] && [ "$1" = - ]; then
+    if [[ ${2:-} == *devices.json ]]; then cat >/dev/null; echo -n npu:0,npu:0+graph >"$3"; exit 0; fi
+    if [[ ${2:-} == *.xml || ${2:-} == *table.json ]]; then exec "$REAL" "$@"; fi
+    cat >/dev/null; exit 0
+fi
 case "$*" in
-    *"membound run"*) mkdir -p "$OUT/rows"; echo "$@" >"$OUT/asked"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
-    *"membound claim"*) echo "$@" >"$OUT/tried"; [ -n "$SLOW" ] && exit 124; exit 0 ;;
-    *"membound show"*"--json"*) echo "[]" ;;
+    *"membound run"*) echo "$@" >>"$SPENT/asked"; out "$@"; [ -n "$SLOW" ] && exec sleep 60; exit "${RUN_STATUS:-0}" ;;
+    *"membound claim"*) echo "$@" >>"$SPENT/tried"; [ -n "$SLOW" ] && exec sleep 60; exit 0 ;;
+    *"membound show"*"--json"*) echo "[{\\"backend\\": \\"npu:0\\", \\"work\\": \\"w\\", \\"status\\": \\"${ROW:-ok}\\", \\"reason\\": \\"off\\"}]" ;;
     *"membound show"*"benchmarks.json --markdown"*) echo "| the kernels |" ;;
     *"membound show"*"--markdown"*) echo "| the table |" ;;
-    *"--benchmark-json"*) echo "{}" >"$OUT/benchmarks.json" ;;
+    *"--benchmark-json"*) while [ "$1" != --benchmark-json ]; do shift; done; [ -n "$NONE" ] || echo "{}" >"$2" ;;
     *"membound show"*) echo "the table" ;;
-    *"pip install"*) echo "$@" >>"$OUT/installed" ;;
+    *"-m pytest"*) echo "$@" >>"$SPENT/tested"; report "$@"; [ -z "$BAD" ] || exit 1 ;;
+    *"pip install"*) echo "$@" >>"$SPENT/installed" ;;
 esac
 exit 0
 """
+REAL = {"REAL": sys.executable}
 
 
-@pytest.mark.parametrize("slow", ["", "1"])
-def test_a_run_leaves_rows_a_table_and_a_summary(tmp_path: Path, slow: str) -> None:
+def test_a_run_leaves_archives_a_report_and_a_summary(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     (wheels / "a-1-py3-none-any.whl").touch()
-    status, text = call(tmp_path, GOOD, WHEELS=str(wheels), SLOW=slow)
-    assert (status, text.count("FAIL")) == (0, 0)
-    assert "the table" in text
+    status, text = call(tmp_path, GOOD, WHEELS=str(wheels), **REAL)
+    assert (status, text.count("FAIL")) == (0, 0), text
     out = tmp_path / "out"
-    assert "--backends npu:0,npu:0+graph" in (out / "asked").read_text()
-    assert (out / "summary.md").read_text() == "| the table |\n"
-    assert (out / "summary.json").read_text() == "[]\n"
-    first, second = (out / "installed").read_text().splitlines()
-    assert first.endswith(f"{wheels}/a-1-py3-none-any.whl")
-    assert second.endswith(" .")
-    assert ("the deadline of 480 s was reached" in (out / "suite.log").read_text()) is bool(slow)
+    files = list(out.iterdir())
+    assert len(files) <= 8
+    assert sum(file.stat().st_size for file in files) < 16 << 20
+    assert "all stages passed" in (out / "report.txt").read_text()
+    first, second = (tmp_path / "asked").read_text().splitlines()
+    assert first.count("--backends npu:0,npu:0+graph") == second.count("--backends npu:0,npu:0+graph") == 1
+    assert len(re.findall(r"(?:linear|attention|mla):", first)) == 5
+    assert re.findall(r"(\w+):model", second) == ["step", "prefill"]
+    assert "--backends npu:0,npu:0+graph" in (tmp_path / "tried").read_text()
+    assert (out / "summary.md").read_text() == "| the table |\n" * 2
+    assert packed(tmp_path, "3-works")["table.md"] == "| the table |\n"
+    assert "the table" in packed(tmp_path, "3-works")["3-works.log"]
+    before, after = (tmp_path / "installed").read_text().splitlines()
+    assert before.endswith(f"{wheels}/a-1-py3-none-any.whl")
+    assert after.endswith(" .")
+    numbers, rest = (tmp_path / "tested").read_text().splitlines()
+    assert "-k not (" not in numbers
+    assert "-k not (" in rest
+    assert "test_torch_gpu.py" in rest
 
 
-def test_the_table_of_the_benchmarks_stands_below_that_of_the_suite(tmp_path: Path) -> None:
-    status, text = call(tmp_path, GOOD, BENCHMARKS="1")
-    assert (status, text.count("FAIL")) == (0, 0)
-    assert (tmp_path / "out/summary.md").read_text() == "| the table |\n| the kernels |\n"
+def test_a_list_of_devices_that_takes_too_long_does_not_end_everything(tmp_path: Path) -> None:
+    slow = GOOD.replace('case "$*" in\n', 'case "$*" in\n    *"membound list"*) exec sleep 60 ;;\n')
+    status, text = call(tmp_path, slow, SECONDS_TOTAL="10", **REAL)
+    assert (status, text.count("FAIL")) == (0, 0), text
+    assert "those of the first GPU are tried" in packed(tmp_path, "1-machine")["1-machine.log"]
+    assert "numba:cuda:0+graph,torch:cuda:0" in (tmp_path / "asked").read_text()
 
 
-@pytest.mark.parametrize("slow", ["", "1"])
-def test_the_claim_is_tried_on_demand(tmp_path: Path, slow: str) -> None:
-    status, text = call(tmp_path, GOOD, CLAIM="1", CLAIM_SECONDS="7", SLOW=slow)
-    assert (status, text.count("FAIL")) == (0, 0)
-    out = tmp_path / "out"
-    asked = (out / "tried").read_text()
-    assert "--backends npu:0,npu:0+graph" in asked
-    assert f"--markdown {out / 'claim.md'}" in asked
-    assert ("the deadline of 7 s was reached" in (out / "claim.log").read_text()) is bool(slow)
+def test_with_time_the_whole_suite_is_measured(tmp_path: Path) -> None:
+    assert call(tmp_path, GOOD, SECONDS_TOTAL="900", **REAL)[0] == 0
+    assert "linear:" not in (tmp_path / "asked").read_text().splitlines()[0]
+
+
+def test_stages_end_at_their_deadlines_which_are_no_failures(tmp_path: Path) -> None:
+    """Of six seconds every stage has a share; what sleeps for a minute is interrupted."""
+    began = time.monotonic()
+    status, text = call(tmp_path, GOOD, SECONDS_TOTAL="6", SLOW="1", **REAL)
+    assert time.monotonic() - began < 30
+    assert (status, text.count("FAIL")) == (0, 0), text
+    assert "the deadline was reached" in packed(tmp_path, "3-works")["3-works.log"]
+    shares = [int(line.rpartition(" of ")[2].split()[0]) for line in text.splitlines() if line[:2] == "ok"]
+    assert len(shares) == 5
+    assert all(1 <= share <= 3 for share in shares)
+
+
+@pytest.mark.parametrize("row", ["wrong", "error", "crashed", "timeout", "oom"])
+def test_a_wrong_row_is_red_whatever_the_run_says(tmp_path: Path, row: str) -> None:
+    status, text = call(tmp_path, GOOD, ROW=row, RUN_STATUS="0", **REAL)
+    assert status == 1
+    assert f"1 of 1 cases failed, the first npu:0 on w: {row}: off" in text
+    assert [line.split()[1] for line in text.splitlines() if line[:4] == "FAIL"] == ["3-works", "5-models"]
+
+
+def test_rows_that_are_not_there_are_red(tmp_path: Path) -> None:
+    status, text = call(tmp_path, GOOD, ROW="unsupported", **REAL)
+    assert status == 1
+    assert "no case was measured" in text
+
+
+@pytest.mark.parametrize("bad", ["<failure/>", "<error/>"])
+def test_a_failed_test_is_red_and_named(tmp_path: Path, bad: str) -> None:
+    status, text = call(tmp_path, GOOD, BAD=bad, **REAL)
+    assert status == 1
+    assert text.count("1 of 2 GPU tests failed: b") == 2
+
+
+def test_the_table_of_the_benchmarks_stands_below_the_others(tmp_path: Path) -> None:
+    status, text = call(tmp_path, GOOD, BENCHMARKS="1", **REAL)
+    assert (status, text.count("FAIL")) == (0, 0), text
+    assert (tmp_path / "out/summary.md").read_text() == "| the table |\n" * 2 + "| the kernels |\n"
+    assert len(list((tmp_path / "out").iterdir())) == 8
 
 
 def test_benchmarks_that_wrote_nothing_are_told(tmp_path: Path) -> None:
-    status, text = call(tmp_path, GOOD.replace('echo "{}"', "true"), BENCHMARKS="1")
+    status, text = call(tmp_path, GOOD, BENCHMARKS="1", NONE="1", **REAL)
     assert status == 1
-    assert "FAIL benchmark_table (status 1): no benchmarks were written: see benchmarks.log" in text
-    assert (tmp_path / "out/summary.md").read_text() == "| the table |\n"
+    assert "6-benchmarks" in text
+    assert "no benchmarks were written" in text
+
+
+def test_the_works_of_the_tests_are_those_that_kernels_are_built_for() -> None:
+    """What `gpu-cubins` names: parsed, on CUDA, and every spec that the tests on a GPU run."""
+    printed = subprocess.run(
+        [sys.executable, str(ROOT / "tests/fakes/gpu_works.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+    assert set(gpu_works.SPECS) | {w for w in DEVICE_WORKS if not w.startswith("prefill")} <= set(printed)
+    assert all(kernels_of(parse(spec)) for spec in printed)
+    source = (ROOT / "tests/backends/numba/test_numba_gpu.py").read_text()
+    assert not re.findall(r"\"(?:linear|attention|mla|step):", source), "specs stand in gpu_works.py"
+    script = (ROOT / ".ci/gpu").read_text()
+    named = re.findall(r'^    "((?:linear|attention|mla|step|prefill):[^"]+)"$', script, re.M)
+    assert len(named) == 7
+    assert set(named) <= set(DEVICE_WORKS)
 
 
 def test_the_workflow_runs_the_script_and_keeps_what_it_leaves() -> None:
@@ -128,7 +236,7 @@ def test_the_workflow_runs_the_script_and_keeps_what_it_leaves() -> None:
     assert upload["uses"].startswith("actions/upload-artifact@")
     assert job["env"]["OUT"].endswith("/" + upload["with"]["path"])
     named = re.findall(r"^# (?:\$)?(\w+)", SCRIPT.read_text(), re.M)
-    assert {"OUT", "PYTHON", "RUN_SECONDS", "BENCHMARKS"} <= set(job["env"]) & set(named)
+    assert {"OUT", "PYTHON", "SECONDS_TOTAL", "BENCHMARKS"} <= set(job["env"]) & set(named)
 
 
 @pytest.mark.parametrize("name", ["ci", "gpu"])

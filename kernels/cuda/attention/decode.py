@@ -4,7 +4,6 @@
     kernel = attention_kernel(tiles)
     splits = plan_splits(tiles, batch, kv_heads, context, multiprocessors=132)
     launch(kernel, grid(tiles, batch, kv_heads, splits), (q, k, v, k_scales, v_scales, table, parts, logs, …))
-    launch(combine_kernel(128), batch * q_heads, (parts, logs, out, splits))
 
 Every byte of the cache is loaded once, in registers, by the warp that needs it (cache_tiles.py); a block's
 warps take tiles in turn. With one split the kernel's parts are the output and nothing is left to combine.
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from membound.kernels.cuda import ptx
 from membound.kernels.cuda.attention.cache_formats import formats
 from membound.kernels.cuda.attention.cache_tiles import (
     ROWS,
@@ -29,6 +27,7 @@ from membound.kernels.cuda.attention.cache_tiles import (
     query_loader,
     value_loader,
 )
+from membound.kernels.cuda.attention.combine import rounds
 from membound.kernels.cuda.attention.warp import (
     INT8_GAIN,
     LEAST,
@@ -47,6 +46,9 @@ BLOCKS_PER_SM = 2
 MOST_SPLITS = 128
 _BLOCK_COST = 4
 """What starting and merging a block costs, in turns of its loop: splitting must save more than that."""
+_COMBINE_COST, _ROUND_COST = 1.0, 0.25
+"""What a second kernel costs, and a trip of it to memory, in the same unit: about 2.9 µs, in which all blocks that fit an
+H100 load 8.6 MB. Neither is measured."""
 
 
 def gain(head_dim: int) -> float:
@@ -60,16 +62,18 @@ def grid(tiles: Tiles, batch: int, kv_heads: int, splits: int) -> tuple[int, int
 
 
 def plan_splits(tiles: Tiles, batch: int, kv_heads: int, context: int, multiprocessors: int) -> int:
-    """Parts of the context that end soonest: waves of blocks times the turns of each block's loop.
+    """Parts of the context that end soonest: waves of blocks times the turns of each block's loop, and combining them.
 
     The least number where several are as good.
     """
     groups, resident = batch * kv_heads * tiles.head_tiles, BLOCKS_PER_SM * multiprocessors
     turns = -(-context // tiles.stride)
 
-    def cost(splits: int) -> int:
+    def cost(splits: int) -> float:
         loop = ceil(ceil(turns / splits) / tiles.warps)
-        return ceil(groups * splits / resident) * (loop + _BLOCK_COST)
+        attend = ceil(groups * splits / resident) * (loop + _BLOCK_COST)
+        combine = _COMBINE_COST + _ROUND_COST * rounds(tiles.head_dim, splits) if splits > 1 else 0.0
+        return attend + combine
 
     return min(range(1, min(MOST_SPLITS, turns) + 1), key=cost)
 
@@ -199,29 +203,6 @@ def attention_kernel(tiles: Tiles, loaded: bool = False) -> Kernel:
         blocks_per_sm=BLOCKS_PER_SM,
         fastmath=True,
     )
-
-
-@cache
-def combine_kernel(head_dim: int) -> Kernel:
-    """out [B, Hq, D] = the parts [B, Hq, splits, D], weighed by the denominators in logs [B, Hq, splits].
-
-    A block a head: grid = B·Hq. Arguments: parts, logs, out, splits.
-    """
-    D = head_dim
-
-    def combine(parts: Any, logs: Any, out: Any, splits: Any) -> None:
-        head = np.int64(cuda.blockIdx.x)
-        top = LEAST
-        for i in range(splits):
-            top = max(top, logs[head * splits + i])
-        denominator, mean = np.float32(0), np.float32(0)
-        for i in range(splits):
-            weight = ptx.exp2_fast(logs[head * splits + i] - top)
-            denominator += weight
-            mean += weight * parts[(head * splits + i) * D + cuda.threadIdx.x]
-        out[head * D + cuda.threadIdx.x] = mean / denominator
-
-    return Kernel(f"combine_d{D}", combine, ("f32*", "f32*", "f32*", "i32"), threads=D, fastmath=True)
 
 
 def placer(row_words: int, page: int) -> Any:

@@ -119,7 +119,7 @@ def latent_kernel(tiles: Tiles) -> Kernel:
             cuda.syncwarp()  # all loads are under way before the first product waits for one
             for i in range(AT_ONCE):
                 multiply(operands, words, i * RAW, scores, 4 * HALVES * i)
-            add_up(scores)
+            add_up(scores, turn & 1)
             if SCALED:
                 scale(scores, factors)
             if turn * STRIDE + STRIDE > context:
@@ -211,21 +211,24 @@ def _score_maker(tiles: Tiles, form: CacheFormat) -> Callable[..., None]:
 
 
 def _score_adder(tiles: Tiles) -> Callable[..., None]:
-    """add_up(scores): the sum over the block's warps, in the same order in each."""
+    """add_up(scores, side): the sum over the block's warps, in the same order in each; `side` is 0 and 1 in turn.
+
+    With two sides one barrier a turn is enough: who writes a side again has met, at the barrier of the turn between,
+    all that read it before.
+    """
     SCORES = 4 * tiles.halves * tiles.tiles_at_once
 
     @device
-    def add_up(scores: Any) -> None:
-        shared = cuda.shared.array((WARPS, SCORES, WARP), np.float32)
+    def add_up(scores: Any, side: Any) -> None:
+        shared = cuda.shared.array((2, WARPS, SCORES, WARP), np.float32)
         warp, lane = cuda.threadIdx.x >> 5, cuda.threadIdx.x & 31
-        cuda.syncthreads()  # nobody still reads the scores of the turn before
         for i in range(SCORES):
-            shared[warp, i, lane] = scores[i]
+            shared[side, warp, i, lane] = scores[i]
         cuda.syncthreads()
         for i in range(SCORES):
             score = np.float32(0)
             for other in range(WARPS):
-                score += shared[other, i, lane]
+                score += shared[side, other, i, lane]
             scores[i] = score
 
     return add_up  # type: ignore[no-any-return]

@@ -16,9 +16,9 @@ import numpy as np
 
 from membound.kernels.cuda.attention.cache_layout import DeviceCache, upload, upload_latent
 from membound.kernels.cuda.attention.cache_tiles import HEAD_DIMS, Tiles, unsupported
+from membound.kernels.cuda.attention.combine import combine_kernel
 from membound.kernels.cuda.attention.decode import (
     attention_kernel,
-    combine_kernel,
     gain,
     grid,
     plan_splits,

@@ -12,6 +12,7 @@ seven arguments, which costs more than a short kernel.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,6 +119,14 @@ class _KernelLaunch:
         _checked(cu.cuLaunchKernel(*self._call))
 
 
+class _Event:
+    """A moment in the stream. The driver's event goes when nobody holds this any more."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        weakref.finalize(self, cu.cuEventDestroy, handle).atexit = False
+
+
 class _GraphLaunch:
     """Captured launches. `kept` are those."""
 
@@ -157,6 +166,7 @@ class DriverGpu:
         self.stream = int(_checked(cu.cuStreamCreate(int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING))))
         self._arrays: list[DeviceArray] = []
         self._shared: list[SharedWords] = []
+        self._graphs: list[Any] = []
         self._functions: dict[str, Any] = {}
 
     def attribute(self, which: Any) -> int:
@@ -208,7 +218,11 @@ class DriverGpu:
                 launch.start()
         finally:
             graph = _checked(cu.cuStreamEndCapture(self.stream))
-        return _GraphLaunch(_checked(cu.cuGraphInstantiate(graph, 0)), self.stream, launches)
+        try:
+            self._graphs.append(_checked(cu.cuGraphInstantiate(graph, 0)))
+        finally:
+            _checked(cu.cuGraphDestroy(graph))
+        return _GraphLaunch(self._graphs[-1], self.stream, launches)
 
     def synchronize(self) -> None:
         """Wait until the stream is empty."""
@@ -216,17 +230,22 @@ class DriverGpu:
 
     def mark(self) -> Any:
         """An event behind all that was started so far."""
-        event = _checked(cu.cuEventCreate(int(cu.CUevent_flags.CU_EVENT_DEFAULT)))
-        _checked(cu.cuEventRecord(event, self.stream))
+        event = _Event(_checked(cu.cuEventCreate(int(cu.CUevent_flags.CU_EVENT_DEFAULT))))
+        _checked(cu.cuEventRecord(event.handle, self.stream))
         return event
 
     def elapsed_s(self, start: object, end: object) -> float:
         """Seconds between two events that have passed; the driver's resolution is about half a microsecond."""
-        return float(_checked(cu.cuEventElapsedTime(start, end))) * 1e-3
+        assert isinstance(start, _Event)
+        assert isinstance(end, _Event)
+        return float(_checked(cu.cuEventElapsedTime(start.handle, end.handle))) * 1e-3
 
     def close(self) -> None:
-        """Free all arrays and words; nobody may look at the words any more."""
+        """Free all arrays, words and graphs; nobody may look at the words or start the graphs any more."""
         self.synchronize()
+        for graph in self._graphs:
+            _checked(cu.cuGraphExecDestroy(graph))
+        self._graphs.clear()
         for array in self._arrays:
             _checked(cu.cuMemFree(array.address))
         self._arrays.clear()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.cuda.compile import WARP
+from membound.kernels.cuda.ptx import MOST_GROUPS
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import to_bf16
 
@@ -115,7 +116,9 @@ class Doubles:
         self.wait_copies_but(0)
 
     def wait_copies_but(self, groups: int) -> None:
-        """Lets closed groups arrive but for the last ones."""
+        """Lets closed groups arrive but for the last ones. Raises ValueError for more than the instruction takes here."""
+        if not 0 <= groups <= MOST_GROUPS:
+            raise ValueError(f"wait_copies_but takes a constant from 0 to {MOST_GROUPS}, not {groups}")
         pending = self._copies.setdefault(self._thread(), [[]])
         while len(pending) - 1 > groups:
             for target, source in pending.pop(0):
@@ -181,14 +184,15 @@ class Doubles:
         return from_f16_pair(np.array([low, high], np.float32))
 
     @staticmethod
-    def subtract_bf16(a: Any, b: Any) -> Any:
-        """The difference of two pairs."""
-        return from_bf16_pair(bf16_pair(a) - bf16_pair(b))
-
-    @staticmethod
     def subtract_f16(a: Any, b: Any) -> Any:
         """The difference of two pairs."""
         return from_f16_pair(f16_pair(a) - f16_pair(b))
+
+    @staticmethod
+    def fma_f16(a: Any, b: Any, c: Any) -> Any:
+        """a·b + c of pairs; the product is exact in float32, and the sum in float64."""
+        exact = f16_pair(a).astype(np.float64) * f16_pair(b) + f16_pair(c)
+        return exact.astype(np.float16).view(np.uint32)[0]
 
     @staticmethod
     def pick_bytes(a: Any, b: Any, selector: Any) -> Any:

@@ -36,13 +36,16 @@ def bind_triad(gpu: Gpu, b: Any, c: Any, a: Any, factor: float, size_bytes: int,
     return gpu.bind(triad_kernel(unroll), _blocks(packets, unroll), (b, c, a, factor, packets))
 
 
-def bind_read(gpu: Gpu, source: Any, sums: Any, size_bytes: int, unroll: int = 4, blocks: int = 0) -> Launch:
-    """Read all of `source`; `sums` [read_sums(blocks)] gets one word a warp, whose exclusive or is that of source.
+def bind_read(
+    gpu: Gpu, source: Any, sums: Any, size_bytes: int, unroll: int = 4, blocks: int = 0, passes: int = 1
+) -> Launch:
+    """Read all of `source`, `passes` times; `sums` [read_sums(blocks)] gets one word a warp.
 
-    `blocks`: how many share the work; 0 for eight a multiprocessor, as many as fit it.
+    The exclusive or of all is that of source if `passes` is odd. `blocks`: how many share the work; 0 for eight a
+    multiprocessor, as many as fit it.
     """
     blocks = blocks or 8 * gpu.multiprocessors
-    return gpu.bind(read_kernel(unroll), blocks, (source, sums, _packets(size_bytes)))
+    return gpu.bind(read_kernel(unroll), blocks, (source, sums, _packets(size_bytes), passes))
 
 
 def read_sums(blocks: int) -> int:
@@ -130,21 +133,28 @@ def triad_kernel(unroll: int) -> Kernel:
 
 @cache
 def read_kernel(unroll: int) -> Kernel:
-    """All blocks walk through the memory side by side."""
+    """All blocks walk through the memory side by side, from its beginning in each pass.
 
-    def read(source: Any, sums: Any, packets: Any) -> None:
-        packet = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    From pass to pass a block takes the place of its neighbour, which runs on another multiprocessor: what it read itself may
+    still be in the first-level cache.
+    """
+
+    def read(source: Any, sums: Any, packets: Any, passes: Any) -> None:
         step = cuda.gridDim.x * THREADS
         total = np.uint32(0)
-        while packet + (unroll - 1) * step < packets:
-            for u in range(unroll):
-                a, b, c, d = load4(source, 4 * (packet + u * step))
+        left = passes
+        while left > 0:
+            packet = (cuda.blockIdx.x + left) % cuda.gridDim.x * THREADS + cuda.threadIdx.x
+            while packet + (unroll - 1) * step < packets:
+                for u in range(unroll):
+                    a, b, c, d = load4(source, 4 * (packet + u * step))
+                    total = np.uint32(total ^ a ^ b ^ c ^ d)
+                packet += unroll * step
+            while packet < packets:
+                a, b, c, d = load4(source, 4 * packet)
                 total = np.uint32(total ^ a ^ b ^ c ^ d)
-            packet += unroll * step
-        while packet < packets:
-            a, b, c, d = load4(source, 4 * packet)
-            total = np.uint32(total ^ a ^ b ^ c ^ d)
-            packet += step
+                packet += step
+            left = np.int32(left - 1)
         total = np.uint32(total ^ as_u32(cuda.shfl_xor_sync(_ALL, as_f32(total), 16)))
         total = np.uint32(total ^ as_u32(cuda.shfl_xor_sync(_ALL, as_f32(total), 8)))
         total = np.uint32(total ^ as_u32(cuda.shfl_xor_sync(_ALL, as_f32(total), 4)))
@@ -153,4 +163,4 @@ def read_kernel(unroll: int) -> Kernel:
         if cuda.threadIdx.x % WARP == 0:
             sums[cuda.blockIdx.x * _WARPS + cuda.threadIdx.x // WARP] = total
 
-    return Kernel(f"stream_read_u{unroll}", read, ("u32*", "u32*", "i32"), THREADS)
+    return Kernel(f"stream_read_u{unroll}", read, ("u32*", "u32*", "i32", "i32"), THREADS)

@@ -16,7 +16,7 @@ import numpy as np
 
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.instruments.chains import CHAINS, begin, nothing_of, spinner
-from membound.kernels.cuda.matmul.tensor import PARAMETERS
+from membound.kernels.cuda.matmul.tensor import PARAMETERS, check_stages
 from membound.kernels.cuda.ptx import (
     as_f32,
     commit_copies,
@@ -66,6 +66,7 @@ class Dot:
 def dot_kernel(variant: Dot) -> Kernel:
     """The kernel of a variant; its parameters are those of the tensor-core products."""
     rows, m_rows, stages = variant.rows, variant.m, variant.stages
+    check_stages(variant.name, stages)
     row_warps, column_warps = variant.row_warps, variant.column_warps
     values = 4 if variant.format == "f32" else 8  # in sixteen bytes
     start, use, write = _starter(variant), _user(variant), _writer(variant)

@@ -21,14 +21,17 @@ from membound.kernels.cuda.compile import WARP, Kernel, cuda
 from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
 from membound.kernels.cuda.matmul.dot import FORMATS as DOT_FORMATS
 from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
-from membound.kernels.cuda.matmul.operands import operands
+from membound.kernels.cuda.matmul.operands import is_half, operands
 from membound.kernels.cuda.matmul.pack import ROWS, pack, padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
-from membound.kernels.cuda.ptx import as_f32, load4, pack_bf16, pack_f16, store4
+from membound.kernels.cuda.ptx import MOST_STAGES, as_f32, load4, pack_bf16, pack_f16, store4
 from membound.kernels.weights.formats import Weight
 
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
+ROWS_SHARE_X = 3
+"""With one row of W a warp, three rows of x take 64 wavefronts of the first-level cache for each KB of bfloat16 W, four 80; an
+H100 has 79 cycles for a KB."""
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
@@ -70,7 +73,7 @@ class Plan:
         """What is launched, in order."""
         variant = self.variant
         product = tensor_kernel(variant) if isinstance(variant, Tensor) else dot_kernel(variant)
-        return (round_kernel(self.format in ("f16", "int8")), product) if self.rounds else (product,)
+        return (round_kernel(is_half(self.format)), product) if self.rounds else (product,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +113,21 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     while count % row_warps:
         row_warps //= 2
     ring = min(RING_BYTES if tiles <= 2 else 2 * RING_BYTES, MOST_SHARED_BYTES // (row_warps * column_warps))
-    stages = ring // (operands(fmt).words * 4 * WARP)
+    stages = min(MOST_STAGES, ring // (operands(fmt).words * 4 * WARP))
     return Plan(fmt, n, k, m, Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate))
 
 
 def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:
-    """Two rows a warp where that leaves enough warps; else one, and more warps on the same row."""
+    """Two rows a warp where that leaves enough warps; else one, and more warps on the same row.
+
+    Always two from ROWS_SHARE_X rows of x on: each row of W reads them again, from the first-level cache.
+    """
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
-    rows = 2 if n >= 2 * wanted else 1
+    rows = 2 if n >= 2 * wanted or m >= ROWS_SHARE_X else 1
     column_warps = 1
     while column_warps < BLOCK_WARPS and n // rows * column_warps < wanted:
         column_warps *= 2
-    stages = RING_BYTES // (rows * 16 * WARP)
+    stages = min(MOST_STAGES, RING_BYTES // (rows * 16 * WARP))
     return Dot(fmt, min(m, DOT_ROWS), rows, BLOCK_WARPS // column_warps, column_warps, stages, accumulate)
 
 

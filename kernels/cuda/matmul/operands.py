@@ -4,8 +4,9 @@ For 32 columns a lane gives two mma the same eight columns of W's rows g and g +
 of A and two of B each. A dot product does not care about the order of k, so these are the eight columns that
 stand next to each other in memory, not those of mma's own numbering.
 
-int8 and int4 become float16 and bfloat16 exactly: put behind the exponent of a number whose last mantissa bit
-is worth one (1024 and 128), from which that number and the offset of packing are then subtracted.
+int8 and int4 become float16 exactly: put behind the exponent of 1024, whose last mantissa bit is worth one, from which
+that number and the offset of packing are then subtracted. Of a byte of int4 the upper number stands four bits higher,
+worth sixteen times as much: it is divided by sixteen in the same instruction instead of shifted down.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from membound.kernels.cuda.compile import device
 from membound.kernels.cuda.ptx import (
     as_f32,
     copy4_async,
+    fma_f16,
     load4,
     load4_shared,
     mma_bf16,
@@ -29,16 +31,17 @@ from membound.kernels.cuda.ptx import (
     pack_f16,
     pick_bytes,
     set_bits,
-    subtract_bf16,
     subtract_f16,
 )
 from membound.kernels.weights.formats import FORMATS
 
 _F16_1024 = np.uint32(0x64646464)
+_F16_1024_PAIR = np.uint32(0x64006400)
 _F16_1152 = np.uint32(0x64806480)  # 1024 + 128
-_BF16_128 = np.uint32(0x43004300)
-_BF16_136 = np.uint32(0x43084308)  # 128 + 8
-_NIBBLES = np.uint32(0x000F000F)
+_F16_1032 = np.uint32(0x64086408)  # 1024 + 8
+_F16_SIXTEENTH = np.uint32(0x2C002C00)
+_F16_MINUS_72 = np.uint32(0xD480D480)  # -1024 / 16 - 8
+_LOW_NIBBLES, _HIGH_NIBBLES = np.uint32(0x000F000F), np.uint32(0x00F000F0)
 _FIRST_PAIR, _SECOND_PAIR = np.uint32(0x4140), np.uint32(0x4342)
 
 
@@ -61,11 +64,16 @@ class Operands:
     x_float: Callable[..., Any]
 
 
+def is_half(fmt: str) -> bool:
+    """Whether the products of a format of W are those of float16; of bfloat16 otherwise."""
+    return fmt != "bf16"
+
+
 @cache
 def operands(fmt: str) -> Operands:
     """bf16, f16, int8, int4g32, int4g128 as pack.py leaves them."""
     columns = max(64, FORMATS[fmt].group)
-    half = fmt in ("f16", "int8")
+    half = is_half(fmt)
     mma, x_float = (mma_f16, _x_as_f16) if half else (mma_bf16, _x_as_bf16)
     if FORMATS[fmt].bits == 16:
         return Operands(columns, 16, _start_rows, _take_rows, mma, _x_packed, x_float)
@@ -166,19 +174,22 @@ def _int8_taker(records: int) -> Any:
 
 
 @device
-def _int4_pair(word: Any, shift: Any) -> Any:
-    return subtract_bf16(set_bits(word >> shift, _NIBBLES, _BF16_128), _BF16_136)
+def _int4_pairs(word: Any) -> Any:
+    """Rows g and g + 8 of two columns, in the lower nibbles of its bytes and in the upper ones."""
+    low = subtract_f16(set_bits(word, _LOW_NIBBLES, _F16_1024_PAIR), _F16_1032)
+    high = fma_f16(set_bits(word, _HIGH_NIBBLES, _F16_1024_PAIR), _F16_SIXTEENTH, _F16_MINUS_72)
+    return low, high
 
 
 def _int4_taker(records: int) -> Any:
     def take(ring: Any, at: Any, lane: Any, a: Any) -> None:
         for i in range(records):
             p, q, r, s = load4_shared(ring, at + i * 128 + lane * 4)
-            for j in range(4):
+            for j in range(0, 4, 2):
                 shift = np.uint32(4 * j)
-                a[16 * i + j] = _int4_pair(p, shift)
-                a[16 * i + 4 + j] = _int4_pair(q, shift)
-                a[16 * i + 8 + j] = _int4_pair(r, shift)
-                a[16 * i + 12 + j] = _int4_pair(s, shift)
+                a[16 * i + j], a[16 * i + j + 1] = _int4_pairs(p >> shift)
+                a[16 * i + 4 + j], a[16 * i + 5 + j] = _int4_pairs(q >> shift)
+                a[16 * i + 8 + j], a[16 * i + 9 + j] = _int4_pairs(r >> shift)
+                a[16 * i + 12 + j], a[16 * i + 13 + j] = _int4_pairs(s >> shift)
 
     return device(take)

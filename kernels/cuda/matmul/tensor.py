@@ -16,7 +16,15 @@ import numpy as np
 
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
 from membound.kernels.cuda.matmul.operands import operands
-from membound.kernels.cuda.ptx import as_f32, as_u32, commit_copies, high_f16, low_f16, wait_copies_but
+from membound.kernels.cuda.ptx import (
+    MOST_STAGES,
+    as_f32,
+    as_u32,
+    commit_copies,
+    high_f16,
+    low_f16,
+    wait_copies_but,
+)
 from membound.kernels.weights.formats import FORMATS
 
 PARAMETERS = ("u32*", "u32*", "u32*", "f32*", "i32", "i32", "i32", "i32")
@@ -59,6 +67,12 @@ class Tensor:
         return self.row_warps * self.column_warps * self.stages * operands(self.format).words * 4 * WARP
 
 
+def check_stages(name: str, stages: int) -> None:
+    """Raises ValueError for a ring that a kernel cannot wait for: ptx.wait_copies_but takes up to MOST_GROUPS."""
+    if not 1 <= stages <= MOST_STAGES:
+        raise ValueError(f"{name}: a ring has 1 to {MOST_STAGES} stages, not {stages}")
+
+
 @cache
 def tensor_kernel(variant: Tensor) -> Kernel:
     """The kernel of a variant, with PARAMETERS."""
@@ -70,6 +84,7 @@ def tensor_kernel(variant: Tensor) -> Kernel:
     ring_words, ahead_of = row_warps * column_warps * warp_words, stages - 1
     if variant.shared_bytes > MOST_SHARED_BYTES or sums * WARP > warp_words:
         raise ValueError(f"{variant.name}: a ring of {variant.shared_bytes} bytes is too long or too short")
+    check_stages(variant.name, stages)
 
     def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
         lane = cuda.threadIdx.x % 32

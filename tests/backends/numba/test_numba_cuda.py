@@ -129,6 +129,8 @@ def test_a_step_matches_the_reference() -> None:
 @pytest.mark.usefixtures("simulated")
 def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 4096 + 256)
+    monkeypatch.setattr(cuda_limits, "CACHE_PASSES", 3)
+    monkeypatch.setattr(device_ceilings, "FIRST_WARMUP_S", 0.0)
     monkeypatch.setattr(cuda_limits, "UNROLLS", (4,))
     monkeypatch.setattr(cuda_limits, "BLOCKS_PER_MULTIPROCESSOR", 1)
     monkeypatch.setattr(cuda_limits, "FMA_DOSE", 1)
@@ -142,13 +144,62 @@ def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -
     arithmetic = [found.pop(name) for name in ("fma_f32", "tile_bf16", "tile_f16")]
     assert {(one.status, one.unit) for one in arithmetic} == {("ok", "FLOP/s")}
     assert {name: (c.status, c.config["array_bytes"], c.config["arrays"]) for name, c in found.items()} == {
-        "read": ("ok", 4352, 1),
-        "copy": ("ok", 4352, 2),
-        "triad": ("ok", 4352, 3),
+        "read": ("ok", 8192, 1),  # eight times the cache
+        "copy": ("ok", 8192, 2),
+        "triad": ("ok", 8192, 3),
         "read_l2": ("ok", 512, 1),
     }
+    assert found["read_l2"].config["repeats"] == 3
     backend.open("cuda:0+graph", 2)
     assert list(backend.limits(quick=True)) == []
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_launch_of_the_cache_reads_it_many_times() -> None:
+    """So that starting it does not count: 25 MB take an H100 about 5 µs, a launch 2 µs."""
+    assert cuda_limits.CACHE_PASSES > 30
+    assert cuda_limits.CACHE_PASSES % 2, "the exclusive or of an even number of passes is zero"
+    gpu = SimulatedGpu()
+    gpu.cache_bytes = 512
+    host = cuda_limits._values(128)
+    one = cuda_limits._read(gpu, "read_l2", gpu.array(host), host, 256, 2, passes=3)
+    one.launch(0)
+    assert one.check()
+    assert (one.amount, one.config["repeats"]) == (3 * 256, 3)
+
+
+@pytest.mark.usefixtures("simulated")
+def test_arrays_are_eight_caches_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 126 MB of a B200, 256 MB would be twice as much: a good part of a read would never leave the cache."""
+    gpu = SimulatedGpu()
+    gpu.memory_bytes, gpu.cache_bytes = 180 << 30, 126 << 20
+    asked: list[int] = []
+
+    def stop(count: int) -> None:
+        asked.append(4 * count)
+        raise StopIteration
+
+    monkeypatch.setattr(cuda_limits, "_values", stop)
+    for quick in (True, False):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            list(cuda_limits.limits(gpu, quick))
+    assert asked == [8 * (126 << 20), 1 << 30]
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_gpu_refuses_what_its_instructions_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = parse("attention:context=16,kv=fp8")
+    backend = NumbaCuda()
+    assert backend.supports(work) is None  # nothing is opened: what the kernels can do at all
+    for target, reason in (
+        ("8.6", "fp8 caches need compute capability 8.9 or newer, not 8.6"),
+        ("8.9", None),
+    ):
+        backend.open("cuda", 2)
+        backend._gpu.target = target
+        assert backend.supports(work) == reason
+        assert backend.supports(parse("step:model=tiny,kv=fp8,weight=bf16")) == reason
+        assert backend.supports(parse("linear:n=8,k=64,weight=int4g32")) is None
 
 
 @pytest.mark.usefixtures("simulated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gpu_works
 import pytest
 
 from membound.backends.numba.gpu import NumbaCuda
@@ -14,8 +15,7 @@ from membound.kernels.work import parse
 
 pytestmark = pytest.mark.gpu
 
-WEIGHTS = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
-MODEL_LIMITS = {"f32": 0.05, "bf16": 0.05, "int8": 0.05, "int4g128": 0.05}
+STEP_LIMIT = 0.05
 
 
 def check(
@@ -37,64 +37,54 @@ def check(
     return backend
 
 
-@pytest.mark.parametrize("m", [1, 2, 4, 5, 8, 16, 33, 64])
-@pytest.mark.parametrize("weight", WEIGHTS)
-def test_linear_at_every_batch(weight: str, m: int) -> None:
-    check("cuda", f"linear:n=333,k=512,m={m},weight={weight}").close()
+@pytest.mark.parametrize("spec", gpu_works.EVERY_BATCH)
+def test_linear_at_every_batch(spec: str) -> None:
+    check("cuda", spec).close()
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 128), (4096, 4096), (28672, 1024)])
-@pytest.mark.parametrize("weight", WEIGHTS)
-def test_linear_at_every_size(weight: str, n: int, k: int) -> None:
-    check("cuda", f"linear:n={n},k={k},weight={weight}").close()
+@pytest.mark.parametrize("spec", gpu_works.EVERY_SIZE)
+def test_linear_at_every_size(spec: str) -> None:
+    check("cuda", spec).close()
 
 
-@pytest.mark.parametrize("page", [0, 16, 64])
-@pytest.mark.parametrize("kv", ["bf16", "f16", "int8", "fp8"])
-@pytest.mark.parametrize(("context", "batch"), [(1, 1), (63, 3), (1025, 2), (8192, 1)])
-def test_attention_over_every_cache(kv: str, page: int, context: int, batch: int) -> None:
-    pages = f",page={page}" if page else ""
-    check("cuda", f"attention:context={context},q_heads=8,kv_heads=2,batch={batch},kv={kv}{pages}").close()
+@pytest.mark.parametrize("spec", gpu_works.LONGEST_RINGS)
+def test_linear_with_the_longest_rings(spec: str) -> None:
+    check("cuda", spec).close()
 
 
-@pytest.mark.parametrize("context", range(1024, 1041))
-def test_attention_at_every_residue_of_a_page(context: int) -> None:
-    check("cuda", f"attention:context={context},q_heads=8,kv_heads=2,page=16", seed=context).close()
+@pytest.mark.parametrize("spec", gpu_works.EVERY_CACHE)
+def test_attention_over_every_cache(spec: str) -> None:
+    check("cuda", spec).close()
 
 
-@pytest.mark.parametrize(
-    ("q_heads", "kv_heads", "head_dim"), [(4, 4, 64), (16, 2, 128), (32, 1, 128), (6, 2, 64)]
-)
-def test_attention_over_every_grouping(q_heads: int, kv_heads: int, head_dim: int) -> None:
-    shape = f"q_heads={q_heads},kv_heads={kv_heads},head_dim={head_dim}"
-    check("cuda", f"attention:context=777,{shape}").close()
+@pytest.mark.parametrize("spec", gpu_works.EVERY_RESIDUE)
+def test_attention_at_every_residue_of_a_page(spec: str) -> None:
+    check("cuda", spec).close()
 
 
-@pytest.mark.parametrize("page", [0, 64])
-@pytest.mark.parametrize("kv", ["bf16", "f16", "int8", "fp8"])
-@pytest.mark.parametrize(("context", "q_heads"), [(1, 16), (777, 3), (8192, 16), (300, 40)])
-def test_latent_attention(kv: str, page: int, context: int, q_heads: int) -> None:
-    pages = f",page={page}" if page else ""
-    check("cuda", f"mla:context={context},q_heads={q_heads},batch=2,kv={kv}{pages}").close()
+@pytest.mark.parametrize("spec", gpu_works.EVERY_GROUPING)
+def test_attention_over_every_grouping(spec: str) -> None:
+    check("cuda", spec).close()
+
+
+@pytest.mark.parametrize("spec", gpu_works.LATENT)
+def test_latent_attention(spec: str) -> None:
+    check("cuda", spec).close()
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0+graph"])
-@pytest.mark.parametrize("weight", ["bf16", "int8", "int4g128"])
-@pytest.mark.parametrize("kv", ["bf16", "int8"])
-def test_a_step(device: str, weight: str, kv: str) -> None:
-    check(
-        device, f"step:model=tiny,batch=2,context=100,weight={weight},kv={kv}", MODEL_LIMITS[weight]
-    ).close()
+@pytest.mark.parametrize("spec", gpu_works.STEPS)
+def test_a_step(device: str, spec: str) -> None:
+    check(device, spec, STEP_LIMIT).close()
 
 
 def test_a_graph_and_the_plain_launches_give_the_same_bits() -> None:
-    spec = "step:model=tiny,batch=1,context=65,weight=bf16,kv=bf16"
-    plain, graph = (check(device, spec, 0.05).output() for device in ("cuda", "cuda+graph"))
+    plain, graph = (check(device, gpu_works.GRAPH, STEP_LIMIT).output() for device in ("cuda", "cuda+graph"))
     assert (plain == graph).all()
 
 
 def test_events_agree_with_the_wall_clock() -> None:
-    backend = check("cuda", "linear:n=16384,k=16384,weight=bf16")
+    backend = check("cuda", gpu_works.LARGE)
     queued = [timed_queue(backend, lambda: backend.launch(0), 10) for _ in range(3)]
     waited = [launch_once(backend, 0) for _ in range(10)]
     assert 0 < min(queued) <= 1.05 * max(waited)
@@ -112,21 +102,13 @@ def test_every_ceiling_is_right_and_has_a_value() -> None:
 
 
 @pytest.mark.parametrize("fmas", [0, 1, 30])
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "linear:n=28672,k=1024,weight=f32",
-        "linear:n=333,k=512,weight=bf16",
-        "attention:context=777,q_heads=8,kv_heads=8,kv=bf16",
-        "attention:context=777,q_heads=8,kv_heads=2,kv=f16,page=64",
-    ],
-)
+@pytest.mark.parametrize("spec", gpu_works.EXTRA_ARITHMETIC)
 def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str, fmas: int) -> None:
     check("cuda", spec, fmas=fmas).close()
 
 
 def test_a_co_runner_takes_its_own_beside_a_victim_and_ends_when_it_is_told() -> None:
-    backend = check("cuda", "linear:n=16384,k=4096,weight=bf16")
+    backend = check("cuda", gpu_works.VICTIM)
     with backend.co_runner() as co_runner:
         for trade, takes in (("idle", (False, False)), ("bandwidth", (True, False)), ("fma", (False, True))):
             co_runner.work(trade, 0.25)

@@ -136,16 +136,24 @@ def test_an_attention_kernel_is_called_by_its_name(name: str, kv: str) -> None:
     check(f"cpu+{name}", f"attention:context=77,q_heads=6,kv_heads=2,head_dim=32,batch=2,kv={kv}")
 
 
-@pytest.mark.parametrize("name", ["cudnn", "efficient"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("efficient", "No available kernel. Aborting execution."),
+        ("cudnn", "No available kernel. Aborting execution."),
+        ("cudnn", "cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph."),
+        ("cudnn", "cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans built."),
+    ],
+)
 def test_a_kernel_that_torch_does_not_have_here_is_unsupported(
-    name: str, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+    name: str, said: str, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = parse("attention:context=9,q_heads=2,kv_heads=1,head_dim=16,kv=f32")
     backend = PyTorch()
     backend.open(f"cpu+{name}", 1)
 
     def refuse(slot: int) -> None:
-        raise RuntimeError("No available kernel. Aborting execution.")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(backend, "launch", refuse)
     with pytest.raises(Unsupported, match=f"^torch's {name} attention does not take this work$"):

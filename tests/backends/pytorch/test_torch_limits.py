@@ -38,9 +38,9 @@ def test_every_limit_of_a_device_is_offered_and_right(monkeypatch: pytest.Monkey
             spoiled.add(limit.name)
     assert spoiled == {"read", "read_l2", "gemm_int8", "gemm_fp8"}
     assert amounts == {
-        "read": 1 << 16,
-        "copy": 2 << 16,
-        "triad": 3 << 16,
+        "read": 8 << 16,  # eight times the cache
+        "copy": 2 * 8 << 16,
+        "triad": 3 * 8 << 16,
         "read_l2": 64 * (1 << 15),
         **dict.fromkeys(("host_to_device_pinned", "device_to_host_pinned"), 1 << 14),
         **dict.fromkeys(("host_to_device_pageable", "device_to_host_pageable"), 1 << 14),
@@ -58,7 +58,7 @@ def test_limits_become_ceilings_and_variants_do_not_repeat_them() -> None:
     assert ceilings["copy"].config == {
         "backend": "torch:fake:0",
         "threads": 2,
-        "array_bytes": 1 << 16,
+        "array_bytes": 8 << 16,
         "variant": "copy_",
         "arrays": 2,
     }

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from membound.backends.api import Device, Limit
+from membound.bench.ceilings import device as module
 from membound.bench.ceilings.device import MOST_LAUNCHES, measure_device_ceilings
 
 DEVICE = Device("fake:npu:0", "a fake", 2)
+
+
+@pytest.fixture(autouse=True)
+def no_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_WARMUP_S", 0.0)
 
 
 class Fake:
@@ -59,7 +67,21 @@ def test_the_best_of_a_name_counts_and_is_described(quick: bool, samples: int) -
     assert read.value == pytest.approx(4e12)
     assert read.samples == pytest.approx([0.002] * samples)
     assert read.config == {"backend": "fake:npu:0", "threads": 2, "variant": "0.002 s"}
-    assert fake.launched <= 3 * (1 + 2 + samples * MOST_LAUNCHES)
+    assert fake.launched <= 1 + 3 * (1 + 2 + samples * MOST_LAUNCHES)
+
+
+def test_the_first_limit_is_launched_until_the_clocks_are_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, launched = Fake([]), []
+    monkeypatch.setattr(module, "FIRST_WARMUP_S", 0.3)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: fake.now_s))
+    limits = [fake.limit(name, 0.004) for name in ("read", "copy", "triad")]
+    for count in (1, 2, 3):
+        fake.offered, fake.launched = limits[:count], 0
+        measured(fake)
+        launched.append(fake.launched)
+    check, sizing, samples = 1, 2, 11
+    assert launched[0] == check + 75 + sizing + samples
+    assert [b - a for a, b in pairwise(launched)] == [check + sizing + samples] * 2
 
 
 def test_a_wrong_or_failing_limit_has_no_value_and_the_others_go_on() -> None:

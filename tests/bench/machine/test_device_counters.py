@@ -102,6 +102,29 @@ def test_what_a_driver_does_not_tell_is_unknown(
     assert counters.facts()["ecc"] is True
 
 
+def test_a_call_that_the_driver_is_too_old_for_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pynvml then raises a class that is no NVMLError, as of _v3 of this call before driver 510."""
+    library, counters = opened(monkeypatch)
+
+    def mismatch(*_: Any) -> Any:
+        raise library.NVMLLibraryMismatchError("Unversioned function called")
+
+    for name in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetMigMode"):
+        monkeypatch.setattr(library, name, mismatch, raising=False)
+    assert counters.read().others is None
+    assert (counters.facts()["mig"], counters.facts()["ecc"]) == (None, True)
+    monkeypatch.setattr(library, "nvmlDeviceGetHandleByPciBusId", mismatch)
+    with pytest.raises(CountersUnavailableError, match="Unversioned function"):
+        nvidia.open_nvidia("0000:04:00.0")
+
+
+def test_pynvml_has_every_class_that_is_caught() -> None:
+    import pynvml
+
+    assert all(issubclass(one, Exception) for one in nvidia.nvml_errors(pynvml))
+    assert not issubclass(pynvml.NVMLLibraryMismatchError, pynvml.NVMLError)
+
+
 def test_an_empty_list_of_processes_hides_even_ours_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     _, counters = opened(monkeypatch, processes=[])
     assert counters.read().others is None
@@ -148,7 +171,9 @@ FINE = {
     ("changed", "expected", "reason"),
     [
         ({}, "clean", None),
-        ({"device_throttle": "power cap"}, "invalid", "device throttled: power cap"),
+        ({"device_throttle": "power cap"}, "contended", "device throttled: power cap"),
+        ({"device_throttle": "heat (hardware)"}, "invalid", "device throttled: heat (hardware)"),
+        ({"device_power_limited_fraction": 0.9}, "contended", "power-limited time of the device 90.0% > 1%"),
         ({"device_clock_ratio": 0.7}, "invalid", "device clock at 70% of its highest < 75%"),
         ({"device_memory_clock_ratio": 0.5}, "invalid", "device memory clock at 50% of its highest < 75%"),
         ({"device_uncorrected_errors": 1}, "invalid", "1 uncorrected memory errors on the device"),

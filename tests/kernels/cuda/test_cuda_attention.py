@@ -8,13 +8,14 @@ from sass import sass
 
 from membound.kernels.cuda.attention.cache_layout import lay_out
 from membound.kernels.cuda.attention.cache_tiles import Tiles, unsupported
+from membound.kernels.cuda.attention.combine import combine_kernel, rounds
 from membound.kernels.cuda.attention.decode import (
     attention_kernel,
-    combine_kernel,
     gain,
     grid,
     plan_splits,
 )
+from membound.kernels.cuda.attention.warp import LEAST
 from membound.kernels.cuda.device import simulator
 from membound.kernels.inputs import AttentionInputs
 from membound.kernels.reference import compute, relative_error, tolerance
@@ -105,6 +106,31 @@ def test_parts_fill_the_gpu_and_no_more() -> None:
     assert plan_splits(tiles, 1, 8, 64, 132) == 1
     assert plan_splits(tiles, 1, 1, 16, 132) == 1
     assert all(1 <= plan_splits(tiles, b, 2, 1000, 132) <= 63 for b in range(1, 9))
+
+
+def test_a_short_context_is_not_split_for_less_than_combining_costs() -> None:
+    """Five turns of a block of four warps in two parts save two turns, which a second kernel costs as well."""
+    tiles = Tiles("bf16", 128, 4)
+    assert [plan_splits(tiles, 16, 8, 16 * turns, 132) for turns in (4, 8, 12, 64)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128, 512])
+@pytest.mark.parametrize("splits", [1, 2, 5, 32, 33, 128])
+def test_parts_are_combined_by_their_denominators(head_dim: int, splits: int) -> None:
+    rng = np.random.default_rng(splits)
+    parts = rng.standard_normal((3, splits, head_dim)).astype(np.float32)
+    logs = rng.uniform(-40, 40, (3, splits)).astype(np.float32)
+    logs[1, splits // 2] = LEAST  # a part that has seen no token
+    out = np.zeros(3 * head_dim, np.float32)
+    simulator.launch(combine_kernel(head_dim), 3, (parts.ravel(), logs.ravel(), out, splits))
+    weights = np.exp2(logs.astype(np.float64) - logs.max(axis=1, keepdims=True))
+    expected = (weights[..., None] * parts).sum(axis=1) / weights.sum(axis=1)[:, None]
+    np.testing.assert_allclose(out.reshape(3, head_dim), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_many_parts_are_few_trips_to_memory() -> None:
+    assert [rounds(128, splits) for splits in (2, 32, 33, 128)] == [1, 1, 2, 4]
+    assert [rounds(512, splits) for splits in (2, 16, 32)] == [1, 1, 2]
 
 
 CONTRACTS = [

@@ -21,7 +21,7 @@ from membound.kernels.cuda.compile import (
     parse_target,
     target_of,
 )
-from membound.kernels.cuda.ptx import load4, store4
+from membound.kernels.cuda.ptx import load4, store4, unpack_e4m3
 
 
 @device
@@ -111,6 +111,15 @@ def test_a_missing_compiler_is_told_with_the_command_that_helps(monkeypatch):
         compile_cubin(Kernel("other", copy, COPY.parameters, 32), "8.0")
 
 
+@pytest.mark.cuda_compile
+def test_what_the_assembler_refuses_is_a_compile_error():
+    def convert(source, target):
+        target[cuda.threadIdx.x] = unpack_e4m3(source[cuda.threadIdx.x])
+
+    with pytest.raises(CompileError, match=r"e4m3x2.* requires \.target sm_89"):
+        compile_cubin(Kernel("convert", convert, ("u32*", "u32*"), 32), "8.0")
+
+
 def test_without_numba_cuda_the_import_names_the_extra():
     code = (
         "import importlib.util as u; find = u.find_spec\n"
@@ -130,6 +139,24 @@ def test_numpy_without_row_stack_is_helped():
         "assert np.row_stack is np.vstack and cuda.implementation == 'NVIDIA'"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_what_numpy_deprecates_of_numba_cuda_is_no_error():
+    """NumPy 2.5 warns of np.timedelta64("nat"), which numba-cuda up to 0.30 makes when it is imported."""
+    code = (
+        "import numpy as np, warnings\n"
+        "class Old(np.timedelta64):\n"
+        "    def __new__(cls, value, *unit):\n"
+        "        if not unit: warnings.warn('the unit is generic', DeprecationWarning)\n"
+        "        return real(value, *unit)\n"
+        "real, np.timedelta64 = np.timedelta64, Old\n"
+        "from membound.kernels.cuda.compile import cuda\n"
+        "assert cuda.implementation == 'NVIDIA'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_the_module_offers_what_kernels_import():

@@ -42,6 +42,9 @@ class FakeDriver:
         self.launched: list[tuple[Any, ...]] = []
         self.modules: list[bytes] = []
         self.captured: list[tuple[Any, ...]] | None = None
+        self.graphs: list[Any] = []
+        self.executable: list[Any] = []
+        self.events: list[int] = []
         self.fail: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -120,16 +123,38 @@ class FakeDriver:
 
     def cuStreamEndCapture(self, stream):
         graph, self.captured = self.captured, None
+        self.graphs.append(graph)
         return Code.SUCCESS, graph
 
     def cuGraphInstantiate(self, graph, flags):
+        if self.fail == "cuGraphInstantiate":
+            return Code.INVALID, None
+        self.executable.append(graph)
         return Code.SUCCESS, graph
 
     def cuGraphLaunch(self, graph, stream):
         self.launched += graph
         return (Code.SUCCESS,)
 
+    def cuGraphDestroy(self, graph):
+        assert graph in self.graphs
+        self.graphs.remove(graph)
+        return (Code.SUCCESS,)
+
+    def cuGraphExecDestroy(self, graph):
+        self.executable.remove(graph)
+        return (Code.SUCCESS,)
+
+    def cuEventCreate(self, flags):
+        self.events.append(len(self.events) + 100)
+        return Code.SUCCESS, self.events[-1]
+
+    def cuEventDestroy(self, event):
+        self.events.remove(event)
+        return (Code.SUCCESS,)
+
     def cuEventElapsedTime(self, start, end):
+        assert {start, end} <= set(self.events)
         return Code.SUCCESS, 2.5
 
 
@@ -241,6 +266,26 @@ def test_a_graph_holds_its_launches_in_order(fake):
     assert fake.launched == []
     graph.start()
     assert [launch[1][0] for launch in fake.launched] == [1, 2]
+
+
+def test_graphs_and_events_are_given_back(fake):
+    gpu = driver.DriverGpu()
+    launch = gpu.bind(FILL, 1, (gpu.zeros(4, np.float32), 1, 1.0))
+    gpu.capture([launch]).start()
+    assert (fake.graphs, len(fake.executable)) == (
+        [],
+        1,
+    )  # what was instantiated does not need what it was made of
+    for _ in range(3):
+        gpu.elapsed_s(gpu.mark(), gpu.mark())
+    assert fake.events == []
+    fake.fail = "cuGraphInstantiate"
+    with pytest.raises(GpuError, match="CUDA_ERROR_INVALID_VALUE"):
+        gpu.capture([launch])
+    assert fake.graphs == []
+    fake.fail = None
+    gpu.close()
+    assert fake.executable == []
 
 
 def test_a_failed_capture_is_ended(fake):

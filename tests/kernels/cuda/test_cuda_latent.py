@@ -7,7 +7,7 @@ import pytest
 from sass import sass
 
 from membound.kernels.cuda.attention.cache_layout import upload_latent
-from membound.kernels.cuda.attention.decode import combine_kernel
+from membound.kernels.cuda.attention.combine import combine_kernel
 from membound.kernels.cuda.attention.latent import GAIN, latent_grid, latent_kernel, latent_tiles
 from membound.kernels.cuda.device import simulator
 from membound.kernels.cuda.device.simulated import HostArray, SimulatedGpu
@@ -66,5 +66,6 @@ def test_all_rows_are_under_way_before_the_first_product(kv: str, loads: int) ->
     assert max(streams) < names.index("HMMA.16816.F32.BF16" if kv == "bf16" else "HMMA.16816.F32")
     assert code.count("HMMA") == 2 * (2 * 9 + 16)
     assert code.count("MOVM.16.MT88") == 64
+    assert code.count("BAR.SYNC") == 1  # of a turn: scores are added up on two sides
     assert code.local == code.stack_bytes == code.doubles == 0
     assert code.registers <= 255  # two blocks of 128 threads share 65536

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sass import sass
+from sass import MachineCode, sass
 
 from membound.kernels import reference
 from membound.kernels.cuda.device.simulated import SimulatedGpu
@@ -20,6 +20,7 @@ from membound.kernels.cuda.matmul.linear import (
 from membound.kernels.cuda.matmul.operands import operands
 from membound.kernels.cuda.matmul.pack import padded_columns
 from membound.kernels.cuda.matmul.tensor import Tensor, tensor_kernel
+from membound.kernels.cuda.ptx import MOST_STAGES
 from membound.kernels.inputs import LinearInputs
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.formats import FORMATS
@@ -173,6 +174,27 @@ def test_int8_arithmetic_is_refused_with_the_reason():
     assert "int8" in (unsupported("int8") or "")
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 2, 40, 108, 132, 148])
+@pytest.mark.parametrize("fmt", list(FORMATS))
+def test_no_plan_has_more_stages_than_a_kernel_can_wait_for(fmt, multiprocessors):
+    """Long rings come with many rows of x and with few warps of a block: at sizes of every order."""
+    for n in (1, 333, 4096, 8448, 28672, 128256):
+        for m in range(1, 65):
+            variant = plan_linear(fmt, n, 4096, m, multiprocessors).variant
+            assert 2 <= variant.stages <= MOST_STAGES, (n, m, variant.name)
+            variant_kernel = tensor_kernel if isinstance(variant, Tensor) else dot_kernel
+            assert variant_kernel(variant).name == variant.name
+
+
+def test_a_ring_of_more_stages_than_a_kernel_can_wait_for_is_refused():
+    for make, variant in (
+        (tensor_kernel, Tensor("int4g32", 4, 2, 2, 24, packed=True)),
+        (dot_kernel, Dot("bf16", 1, 1, 4, 1, 17)),
+    ):
+        with pytest.raises(ValueError, match="1 to 16 stages"):
+            make(variant)
+
+
 def test_rings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="too long"):
         tensor_kernel(Tensor("bf16", 1, 4, 2, 4))
@@ -181,6 +203,13 @@ def test_rings_that_do_not_fit_are_refused():
 
 
 # What they are compiled to
+
+
+def waits(code: MachineCode) -> list[int]:
+    """How many groups of copies each wait leaves under way."""
+    return [
+        int(operands.rpartition("0x")[2], 16) for name, operands in code.instructions if name == "DEPBAR.LE"
+    ]
 
 
 @pytest.mark.cuda_compile
@@ -194,6 +223,7 @@ def test_rings_that_do_not_fit_are_refused():
         ("int8", 64, False, 168),
         ("int4g32", 1, False, 80),
         ("int4g128", 1, True, 96),
+        ("int4g32", 17, False, 168),
         ("int4g32", 64, False, 168),
     ],
 )
@@ -203,6 +233,8 @@ def test_the_machine_code_of_tensor_products(fmt, m, accumulate, registers):
     assert isinstance(variant, Tensor)
     code = sass(tensor_kernel(variant))
     loads = operands(fmt).words // 4
+    assert waits(code) == [variant.stages - 1]
+    assert code.count("LDGDEPBAR") == variant.stages
     assert code.count(r"LDGSTS.*128") >= 2 * loads
     assert code.count(r"LDS\.128") >= loads
     assert code.count("HMMA.16816.F32") == variant.tiles * operands(fmt).columns // 16
@@ -219,6 +251,7 @@ def test_the_machine_code_of_dot_products(fmt, n, m, registers):
     variant = plan_linear(fmt, n, 4096, m, 132).variant
     assert isinstance(variant, Dot)
     code = sass(dot_kernel(variant))
+    assert waits(code) == [variant.stages - 1]
     assert code.count(r"LDGSTS.*128") >= 2 * variant.rows
     assert code.count("FFMA") >= (4 if fmt == "f32" else 8) * variant.rows * variant.m
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)

@@ -59,19 +59,26 @@ def test_bits_and_halves():
         np.testing.assert_array_equal(computed(high, w), pairs(w, kind)[:, 1])
 
 
-@pytest.mark.parametrize(
-    ("kind", "pack", "subtract"),
-    [(BF16, ptx.pack_bf16, ptx.subtract_bf16), (F16, ptx.pack_f16, ptx.subtract_f16)],
-    ids=["bf16", "f16"],
-)
-def test_pairs_are_rounded_to_nearest_even(kind, pack, subtract):
+@pytest.mark.parametrize(("kind", "pack"), [(BF16, ptx.pack_bf16), (F16, ptx.pack_f16)], ids=["bf16", "f16"])
+def test_pairs_are_rounded_to_nearest_even(kind, pack):
     x, y = RNG.standard_normal((2, 64)).astype(np.float32)
     np.testing.assert_array_equal(
         computed(pack, x, y), np.stack([x, y], 1).astype(kind).view(np.uint32)[:, 0]
     )
-    v, w = words(kind), words(kind)
-    difference = (pairs(v, kind) - pairs(w, kind)).astype(kind).view(np.uint32)[:, 0]
-    np.testing.assert_array_equal(computed(subtract, v, w), difference)
+
+
+def test_pairs_of_halves_are_subtracted_and_multiplied_with_one_rounding():
+    v, w = words(F16), words(F16)
+    difference = (pairs(v, F16) - pairs(w, F16)).astype(F16).view(np.uint32)[:, 0]
+    np.testing.assert_array_equal(computed(ptx.subtract_f16, v, w), difference)
+
+    def fma(a, b, y):
+        y[cuda.threadIdx.x] = ptx.fma_f16(a[cuda.threadIdx.x], b[cuda.threadIdx.x], a[cuda.threadIdx.x])
+
+    y = np.zeros(64, np.uint32)
+    simulator.launch(Kernel("fma", fma, ("u32*",) * 3, 64), 1, (v, w, y))
+    exact = pairs(v, F16).astype(np.float64) * pairs(w, F16) + pairs(v, F16)
+    np.testing.assert_array_equal(y, exact.astype(F16).view(np.uint32)[:, 0])
 
 
 def test_bits_are_set_behind_a_mask():
@@ -211,7 +218,7 @@ def registers(a, y, n):
     w = a[i]
     w = ptx.set_bits(w, np.uint32(0x000F000F), a[i + 3])
     w = ptx.subtract_f16(ptx.pick_bytes(w, a[i + 1], a[i + 2]), ptx.unpack_e4m3(w))
-    w = ptx.subtract_bf16(w, ptx.pack_f16(ptx.low_f16(w), ptx.high_f16(w)))
+    w = ptx.fma_f16(w, ptx.pack_f16(ptx.low_f16(w), ptx.high_f16(w)), w)
     x = ptx.exp2_fast(ptx.low_bf16(w)) + ptx.log2_fast(ptx.high_bf16(w)) + ptx.rsqrt_fast(ptx.as_f32(w))
     x = ptx.fma_f32(x, x, ptx.as_f32(w))
     c0, c1, c2, c3 = ptx.mma_bf16(w, w, w, w, w, w, x, x, x, x)
@@ -241,7 +248,7 @@ INSTRUCTIONS = {
         "cvt.rn.f16x2.e4m3x2",
         "cvt.rn.satfinite.e4m3x2.f32",
         "sub.rn.f16x2",
-        "sub.rn.bf16x2",
+        "fma.rn.f16x2",
         "cvt.f32.f16",
         "cvt.rn.bf16x2.f32",
         "cvt.rn.f16x2.f32",

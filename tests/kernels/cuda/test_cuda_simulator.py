@@ -106,6 +106,15 @@ def test_copies_arrive_no_earlier_than_they_are_waited_for():
     np.testing.assert_array_equal(y, [0, 10, 0, 14, 17])
 
 
+def test_a_wait_for_more_groups_than_the_instruction_takes_is_refused():
+    def wait(target):
+        wait_copies_but(16)
+        target[0] = np.uint32(1)
+
+    with pytest.raises(ValueError, match="a constant from 0 to 15, not 16"):
+        simulator.launch(kernel(wait, ("u32*",), 1), 1, (np.zeros(1, np.uint32),))
+
+
 def test_atomics_add_up_over_blocks():
     def count(target, words):
         cuda.atomic.add(target, 0, 1)
