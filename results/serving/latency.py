@@ -1,6 +1,6 @@
 """Latencies of a request, each defined once.
 
->>> one = latency_of(Request(0.0, 0.002, [0.10, 0.15, 0.20], [1, 1, 1], [0, 1, 2], 0.21))
+>>> one = latency_of(Request(0.0, 0.002, [0.10, 0.15, 0.20], [1, 1, 1], [0, 1, 2], ended_s=0.21))
 >>> one.ttft_s, one.ttft_sent_s, one.tpot_s, one.itl_s
 (0.1, 0.098, 0.05, [0.05, 0.05])
 
@@ -43,11 +43,13 @@ def latency_of(request: Request) -> Latency:
     first, last = request.arrivals_s[0], request.arrivals_s[-1]
     after = request.output_tokens - request.tokens[0]
     seen, spread = _gaps(request)
+    if not request.chunks_told:  # some chunk held several tokens, and nobody knows which
+        seen, spread = [], [(last - first) / after] * after if after > 0 and last > first else []
     return Latency(
         ttft_s=first - request.due_s,
         ttft_sent_s=first - request.sent_s,
         e2e_s=request.ended_s - request.due_s,
-        tpot_s=(last - first) / after if after else None,
+        tpot_s=(last - first) / after if after > 0 and last > first else None,
         itl_s=seen,
         spread_s=spread,
     )

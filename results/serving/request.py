@@ -39,13 +39,15 @@ class Request:
     due_s: float
     """When the schedule had it sent; of a closed loop, when its turn came."""
     sent_s: float | None = None
-    """When its last byte was handed to the system; None if it never was."""
+    """When its sending began; None if it never did."""
     arrivals_s: list[float] = field(default_factory=list)
     """When each chunk with a token came, by the kernel's clock where it can be had."""
     tokens: list[int] = field(default_factory=list)
     """Tokens in each of these chunks."""
     reads: list[int] = field(default_factory=list)
     """The read of the socket that brought each of them: chunks of one read share its time."""
+    told_tokens: int | None = None
+    """The server's own count of the whole answer, where chunks do not tell their tokens by ids."""
     ended_s: float | None = None
     """When the answer, or the attempt, was over."""
     outcome: str = "ok"
@@ -61,7 +63,12 @@ class Request:
     @property
     def output_tokens(self) -> int:
         """Tokens that came."""
-        return sum(self.tokens)
+        return sum(self.tokens) if self.told_tokens is None else self.told_tokens
+
+    @property
+    def chunks_told(self) -> bool:
+        """Whether the tokens of each chunk are known."""
+        return self.told_tokens is None or self.told_tokens == sum(self.tokens)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not as they are by default."""
@@ -100,6 +107,7 @@ _DEFAULTS: dict[str, Any] = {
     "arrivals_s": [],
     "tokens": [],
     "reads": [],
+    "told_tokens": None,
     "ended_s": None,
     "outcome": "ok",
     "reason": "",

@@ -9,7 +9,9 @@ from membound.results.serving.slo import PRESETS, Slo, SloError, goodput, parse_
 
 
 def request(ttft_s: float = 0.1, gap_s: float = 0.015, outcome: str = "ok") -> Request:
-    return Request(0.0, 0.0, [ttft_s, ttft_s + gap_s], [1, 1], [0, 1], ttft_s + gap_s, outcome)
+    return Request(
+        0.0, 0.0, [ttft_s, ttft_s + gap_s], [1, 1], [0, 1], ended_s=ttft_s + gap_s, outcome=outcome
+    )
 
 
 def test_levels_are_milliseconds_or_the_name_of_a_preset() -> None:
@@ -32,8 +34,8 @@ def test_all_limits_must_be_kept() -> None:
     assert level.keeps(request())
     assert not level.keeps(request(ttft_s=0.11))
     assert not level.keeps(request(gap_s=0.021))
-    assert level.keeps(Request(0.0, 0.0, [0.1], [9], [0], 0.1))
-    assert not level.keeps(Request(0.0, 0.0, [0.1], [9], [0], 0.3))
+    assert level.keeps(Request(0.0, 0.0, [0.1], [9], [0], ended_s=0.1))
+    assert not level.keeps(Request(0.0, 0.0, [0.1], [9], [0], ended_s=0.3))
 
 
 def test_goodput_is_of_all_that_were_due() -> None:
