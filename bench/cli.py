@@ -28,6 +28,7 @@ from membound.bench.commands.env import app as environment_app
 from membound.bench.commands.export_model import export_model
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
+from membound.bench.commands.load import load
 from membound.bench.commands.options import Debug
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
@@ -71,6 +72,7 @@ app.command("compare", cls=Command)(compare)
 app.command("list", cls=Command)(list_)
 app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
+app.command("load", cls=Command)(load)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.add_typer(environment_app, name="env")

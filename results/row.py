@@ -220,9 +220,13 @@ def wrong_config(config: Mapping[str, Any]) -> str:
 
 def _wrong_load(row: Row) -> str:
     """What is wrong with a point of load, or ''."""
-    warm_s, end_s = row.config.get("warm_s"), row.config.get("end_s")
+    warm_s: Any = row.config.get("warm_s")
+    end_s: Any = row.config.get("end_s")
     if not (is_number(warm_s) and is_number(end_s) and 0 <= warm_s < end_s):
         return f"a point of load has the window {warm_s!r} to {end_s!r}"
+    slo = row.config.get("slo", "")
+    if not isinstance(slo, str):
+        return f"slo={slo!r} of config is not text"
     if row.status == "ok" and not any(one.ok for one in Window(warm_s, end_s).of(row.requests)):
         return "a point of load is ok without a whole answer in its window"
     return ""
