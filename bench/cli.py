@@ -30,6 +30,7 @@ from membound.bench.commands.export_model import export_model
 from membound.bench.commands.hardware import hardware
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
+from membound.bench.commands.load import load
 from membound.bench.commands.options import Debug
 from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
@@ -75,6 +76,7 @@ app.command("compare", cls=Command)(compare)
 app.command("list", cls=Command)(list_)
 app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
+app.command("load", cls=Command)(load)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.command("hardware", cls=Command)(hardware)

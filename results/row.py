@@ -10,6 +10,7 @@ that a better statistic can be applied to an old measurement.
 #   1  first version
 #   2  device_samples_s, timed_launches, accelerator, memory_ceiling; a row of version 1 has none of them
 #   3  turns, each with the ceilings of its own moment; older rows have samples of minutes of their own instead
+#   4  kind "serving" with the requests of a point of load
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ from typing import Any
 
 from membound.errors import MemboundError
 from membound.results.fields import is_number, read_json, wrong_field, wrong_version
+from membound.results.serving.request import Request
+from membound.results.serving.window import Window
 from membound.results.turns import SHORTEST_S, StoredTurn, usable
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SUMMARY = "samples"
 """A key of `config`: samples are not raw ones but a summary, and say only what they are."""
@@ -39,7 +42,7 @@ STATUSES = (
     "error",  # the runtime raised; reason is its message
 )
 GRADES = ("clean", "contended", "invalid", "unknown")
-KINDS = ("case", "ceiling")
+KINDS = ("case", "ceiling", "serving")
 IN_TURN = ("turns", "lowest", "highest")
 """What the config of a ceiling that took turns says of them."""
 MEASURED = {
@@ -62,7 +65,8 @@ class RowError(MemboundError, ValueError):
 class Row:
     """One case in one worker process. Times are seconds, bytes are bytes, rates are per second.
 
-    kind is "case" for a work on a backend, "ceiling" for a measured limit of the device.
+    kind is "case" for a work on a backend, "ceiling" for a measured limit of the device, "serving" for a point of load
+    on a server.
     """
 
     run_id: str
@@ -103,6 +107,8 @@ class Row:
     """Of rows without turns: ceilings, benchmarks under pytest, and cases of older versions."""
     turns: list[StoredTurn] = field(default_factory=list)
     """Timed bursts in turn with other contestants, each with the ceilings right before and after it."""
+    requests: list[Request] = field(default_factory=list)
+    """Of a point of load: every request, whatever became of it; `config` has the window (`warm_s`, `end_s`) and the load."""
     hot_samples_s: list[float] = field(default_factory=list)
     """The same input set again and again: a second figure, never the headline."""
     device_samples_s: list[float] = field(default_factory=list)
@@ -145,6 +151,7 @@ class Row:
         """One line of JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self)}
         fields["turns"] = [turn.as_json() for turn in self.turns]
+        fields["requests"] = [one.as_json() for one in self.requests]
         return json.dumps(fields, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -165,6 +172,10 @@ class Row:
             data["turns"] = [StoredTurn.from_fields(turn) for turn in data.get("turns", [])]
         except ValueError as error:
             raise RowError(f"not a row: turns: {error}") from None
+        try:
+            data["requests"] = [Request.from_fields(one) for one in data.get("requests", [])]
+        except ValueError as error:
+            raise RowError(f"not a row: requests: {error}") from None
         row = cls(**data)
         if wrong := _wrong_figure(row):
             raise RowError(wrong)
@@ -184,6 +195,8 @@ def _wrong_figure(row: Row) -> str:
     if row.status == "ok" and row.kind == "ceiling" and not row.value:
         return f"a ceiling that is ok has the value {row.value}"
     if row.kind == "ceiling" and (wrong := wrong_config(row.config)):
+        return wrong
+    if row.kind == "serving" and (wrong := _wrong_load(row)):
         return wrong
     for name, entries in MEASURED.items():
         stored = getattr(row, name) if name != "config" else {}
@@ -208,6 +221,20 @@ def wrong_config(config: Mapping[str, Any]) -> str:
     )
 
 
+def _wrong_load(row: Row) -> str:
+    """What is wrong with a point of load, or ''."""
+    warm_s: Any = row.config.get("warm_s")
+    end_s: Any = row.config.get("end_s")
+    if not (is_number(warm_s) and is_number(end_s) and 0 <= warm_s < end_s):
+        return f"a point of load has the window {warm_s!r} to {end_s!r}"
+    slo = row.config.get("slo", "")
+    if not isinstance(slo, str):
+        return f"slo={slo!r} of config is not text"
+    if row.status == "ok" and not any(one.ok for one in Window(warm_s, end_s).of(row.requests)):
+        return "a point of load is ok without a whole answer in its window"
+    return ""
+
+
 def _migrate(data: dict[str, Any]) -> None:
-    """Bring an older row to this schema. Fields that versions 2 and 3 added have defaults that say "not there"."""
+    """Bring an older row to this schema. Fields that versions 2 to 4 added have defaults that say "not there"."""
     data["schema_version"] = SCHEMA_VERSION

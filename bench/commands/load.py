@@ -1,0 +1,144 @@
+"""`membound load`: drives a server that speaks OpenAI's protocol, and stores every request.
+
+membound load --url http://127.0.0.1:8000 --rate 2
+membound load --url http://127.0.0.1:8000 --users 1,4,16 --slo ttft=500,tpot=30
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import Debug, Json, Out, Seed, console, print_json
+from membound.results.stored_runs import DEFAULT_OUT
+
+
+def load(
+    url: Annotated[str, typer.Option("--url", metavar="URL", help="The server: http://HOST:PORT/v1.")],
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            "--rate", metavar="LIST", help="Requests a second, due whatever the server does: 1,2,4."
+        ),
+    ] = None,
+    users: Annotated[
+        str | None,
+        typer.Option(
+            "--users", metavar="LIST", help="Requests at a time, each sent when one has ended: 1,4,16."
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", metavar="FILE", help="A trace of Mooncake, BurstGPT or Azure, in its own time."
+        ),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", metavar="X", help="A trace so many times as fast.")
+    ] = 1.0,
+    pattern: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of --rate: poisson, constant, gamma:cv=2 or ramp:start=0.1."),
+    ] = "poisson",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKENS", help="128, uniform:64..256, normal:mean=,sd= or lognormal:median=,sigma=."
+        ),
+    ] = "128",
+    output: Annotated[str, typer.Option(metavar="TOKENS", help="The same of answers.")] = "64",
+    shared_prefix: Annotated[
+        int,
+        typer.Option(metavar="TOKENS", help="Tokens with which all prompts begin; the rest is new in each."),
+    ] = 0,
+    think: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Of --users: how long each waits before its next request."),
+    ] = 0.0,
+    seconds: Annotated[float, typer.Option(metavar="S", help="The window that counts.")] = 60.0,
+    warm: Annotated[float, typer.Option(metavar="S", help="Seconds of load before it.")] = 5.0,
+    drain: Annotated[float, typer.Option(metavar="S", help="How long to wait for answers after it.")] = 60.0,
+    slo: Annotated[
+        str, typer.Option(metavar="LEVEL", help="ttft=500,tpot=30 in milliseconds, or a preset of MLPerf's.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Where the server has several.")] = "",
+    chat: Annotated[bool, typer.Option("--chat", help="Chats rather than completions.")] = False,
+    key_env: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="The environment variable that holds the key.")
+    ] = "",
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file that holds the key.")
+    ] = None,
+    seed: Seed = 1,
+    out: Out = DEFAULT_OUT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a server under load: latencies from when each request was due, and what failed.
+
+    Exit status 1 if a point has no whole answer, or the client was the limit of one.
+    """
+    from membound.bench.serving.endpoint import parse_url
+    from membound.bench.serving.lengths import parse_lengths
+    from membound.bench.serving.running import check, measure_load, numbers
+    from membound.bench.serving.schedule import parse_pattern
+    from membound.bench.serving.session import Load
+    from membound.results.serving.table import point_records
+    from membound.results.views.serving import serving_view
+
+    if sum(option is not None for option in (rate, users, trace)) != 1:
+        raise typer.BadParameter("give one of --rate, --users and --trace")
+    wanted = Load(
+        parse_url(url, _key(key_env, key_file)),
+        chat=chat,
+        model=model,
+        rates=numbers("rate", rate),
+        users=tuple(int(one) for one in numbers("users", users, whole=True)),
+        trace=trace,
+        speed=speed,
+        pattern=parse_pattern(pattern),
+        prompt=parse_lengths(prompt),
+        output=parse_lengths(output),
+        shared_prefix=shared_prefix,
+        think_s=think,
+        seconds=seconds,
+        warm_s=warm,
+        drain_s=drain,
+        seed=seed,
+        slo=slo,
+    )
+    check(wanted)
+    talk = console(stderr=as_json)
+    path, rows, interrupted = measure_load(
+        wanted, out, shlex.join(["membound", *sys.argv[1:]]), talk, console(stderr=True)
+    )
+    if as_json:
+        print_json(point_records(rows))
+    else:
+        talk.print(serving_view(rows))
+    talk.print(f"rows: {path}", soft_wrap=True)
+    failed = not rows or any(row.status != "ok" or row.grade == "invalid" for row in rows)
+    raise typer.Exit(130 if interrupted else 1 if failed else 0)
+
+
+def _key(variable: str, file: Path | None) -> str:
+    """The key, from where it was said to be. Raises BadParameter, which does not show it."""
+    if variable and file is not None:
+        raise typer.BadParameter("give one of --key-env and --key-file")
+    if variable:
+        if not os.environ.get(variable):
+            raise typer.BadParameter(f"the environment has no variable {variable}, or it is empty")
+        return os.environ[variable].strip()
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{file} is no text") from None

@@ -1,0 +1,226 @@
+"""The load client: sends what a schedule says when it says so, and keeps bytes and times until it is over.
+
+>>> played = asyncio.run(play_open(endpoint, jobs, Limits(), drain_s=30.0))
+>>> played.answers[0].sent_ns - played.answers[0].due_ns, played.lag_ns[99]
+(81_000, 120_000)
+
+In an open loop a request is sent when it is due, whatever has become of those before it. In a closed loop each of
+`users` sends its next one when its last has ended and it has thought. Nothing is parsed meanwhile, garbage is not
+collected, and how late the client itself was is measured beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from membound.bench.serving.connection import NS, Connection, Limits
+from membound.bench.serving.endpoint import Endpoint
+from membound.bench.serving.raw import RawAnswer
+
+LAG_EVERY_S = 0.005
+SPIN_S = 0.0005
+"""A sleep ends this much before a request is due; the rest is waited for in turns of the loop, so that it is not late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request to send. Seconds from the start; of a closed loop the time that its user thinks before it."""
+
+    due_s: float
+    name: str
+    """``completions`` or ``chat/completions``."""
+    body: bytes
+
+
+@dataclass(slots=True)
+class Played:
+    """What came of it, in the order of the jobs, and what the client was like meanwhile."""
+
+    started_ns: int
+    answers: list[RawAnswer] = field(default_factory=list)
+    lag_ns: list[int] = field(default_factory=list)
+    """How much later than asked the event loop came round, every LAG_EVERY_S."""
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    connections: int = 0
+    kernel_times: bool = True
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one CPU."""
+        return self.cpu_s / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def under_way(self) -> int:
+        """Requests that were sent and have no end yet."""
+        return sum(one.sent_ns is not None and not one.end for one in self.answers)
+
+
+class Pool:
+    """Connections that wait for their next request; never more than there are requests at once."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits, played: Played) -> None:
+        self._endpoint, self._limits, self._played = endpoint, limits, played
+        self._idle: list[Connection] = []
+
+    async def ask(self, job: Job, raw: RawAnswer) -> None:
+        """Send one request and fill in its answer. A connection that the server has ended meanwhile is not used."""
+        now = time.monotonic_ns
+        try:
+            connection = self._waiting() or await self._open()
+        except OSError as error:
+            raw.finish("unreachable", now(), error.strerror or str(error))
+            return
+        await connection.ask(job.name, job.body, raw.due_ns, raw)
+        if connection.usable:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close them all."""
+        for one in self._idle:
+            one.close()
+        self._idle.clear()
+
+    def _waiting(self) -> Connection | None:
+        while self._idle:
+            one = self._idle.pop()
+            if one.usable:
+                return one
+        return None
+
+    async def _open(self) -> Connection:
+        made = await Connection.open(self._endpoint, self._limits)
+        self._played.connections += 1
+        self._played.kernel_times &= made.kernel_times
+        return made
+
+
+Watch = Callable[[Played], None]
+
+
+async def play_open(
+    endpoint: Endpoint,
+    jobs: Sequence[Job],
+    limits: Limits,
+    drain_s: float,
+    watch: Watch = lambda played: None,
+) -> Played:
+    """Send each job when it is due. `drain_s` after the last one, what is under way ends as a timeout.
+
+    `watch` is called with what there is once a second or so. On cancellation what was sent is kept: look at the
+    `Played` that `watch` was given.
+    """
+
+    async def send(pool: Pool, played: Played) -> None:
+        tasks = set[asyncio.Task[None]]()
+        try:
+            for job in jobs:
+                raw = RawAnswer(played.started_ns + int(job.due_s * NS))
+                await _until(raw.due_ns)
+                played.answers.append(raw)
+                task = asyncio.create_task(pool.ask(job, raw))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            if tasks:
+                await asyncio.wait(tasks, timeout=drain_s)
+        finally:
+            await _ended(tasks)
+
+    return await _play(endpoint, limits, send, watch)
+
+
+async def play_closed(
+    endpoint: Endpoint,
+    jobs: Sequence[Job],
+    limits: Limits,
+    users: int,
+    seconds: float,
+    drain_s: float,
+    watch: Watch = lambda played: None,
+) -> Played:
+    """`users` at a time, for `seconds`; a job's `due_s` is how long its user thinks before it."""
+
+    async def send(pool: Pool, played: Played) -> None:
+        waiting = iter(jobs)
+        stop_ns = played.started_ns + int(seconds * NS)
+
+        async def user() -> None:
+            for job in waiting:
+                due_ns = time.monotonic_ns() + int(job.due_s * NS)
+                if due_ns >= stop_ns:
+                    return
+                await _until(due_ns)
+                raw = RawAnswer(due_ns)
+                played.answers.append(raw)
+                await pool.ask(job, raw)
+
+        tasks = {asyncio.create_task(user()) for _ in range(users)}
+        try:
+            await asyncio.wait(tasks, timeout=seconds + drain_s)
+        finally:
+            await _ended(tasks)
+
+    return await _play(endpoint, limits, send, watch)
+
+
+async def _play(
+    endpoint: Endpoint, limits: Limits, send: Callable[[Pool, Played], Awaitable[None]], watch: Watch
+) -> Played:
+    played = Played(time.monotonic_ns())
+    pool = Pool(endpoint, limits, played)
+    meter = asyncio.create_task(_measure_lag(played, watch))
+    with _no_collections():
+        cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
+        try:
+            await send(pool, played)
+        finally:
+            played.cpu_s = time.process_time() - cpu_s
+            played.wall_s = (time.monotonic_ns() - played.started_ns) / NS
+            meter.cancel()
+            pool.close()
+            for raw in played.answers:
+                raw.finish("timeout", time.monotonic_ns(), "under way when the run ended")
+    return played
+
+
+async def _until(due_ns: int) -> None:
+    """Wait for a moment: asleep until shortly before, then in turns of the loop."""
+    while (left_s := (due_ns - time.monotonic_ns()) / NS) > 0:
+        await asyncio.sleep(left_s - SPIN_S if left_s > SPIN_S else 0)
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> None:
+    left = list(tasks)
+    for task in left:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _measure_lag(played: Played, watch: Watch) -> None:
+    told = time.monotonic_ns()
+    while True:
+        due_ns = time.monotonic_ns() + int(LAG_EVERY_S * NS)
+        await asyncio.sleep(LAG_EVERY_S)
+        played.lag_ns.append(time.monotonic_ns() - due_ns)
+        if time.monotonic_ns() - told > NS:
+            told = time.monotonic_ns()
+            watch(played)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A collection would stop the client for milliseconds in the middle of a stream."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,51 @@
+"""What came over a connection, as bytes and times, before anybody has read it.
+
+>>> raw = RawAnswer(due_ns=0)
+>>> raw.feed(at_ns=100, read=0, body=b'data: {"choices":[{"text":" a"}]}')
+
+Nothing is parsed while a load runs: a client that parses is late for the next chunk. `answer.py` reads it afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+ENDS = (
+    "",  # not over yet
+    "complete",  # the whole HTTP message came
+    "closed",  # the connection ended before it
+    "stalled",  # no byte for longer than the limit
+    "timeout",  # not over when the limit for the whole was
+    "unreachable",  # no connection, or it ended before the request was sent
+    "not http",  # what came is no HTTP
+    "flooded",  # more bytes than any answer has
+    "unsent",  # the run ended before it was due
+)
+MOST_BYTES = 1 << 28
+"""Of one answer. A chunk of the protocol has some 250 bytes a token: a million tokens."""
+
+
+@dataclass(slots=True)
+class RawAnswer:
+    """One request on the wire. Nanoseconds of CLOCK_MONOTONIC; None until it happens."""
+
+    due_ns: int
+    sent_ns: int | None = None
+    ended_ns: int | None = None
+    status: int = 0
+    end: str = ""
+    why: str = ""
+    """What the system said, where it said something."""
+    parts: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """(when, number of the read, bytes of the body)."""
+    size: int = 0
+
+    def feed(self, at_ns: int, read: int, body: bytes) -> None:
+        """Keep a part of the body."""
+        self.parts.append((at_ns, read, body))
+        self.size += len(body)
+
+    def finish(self, end: str, at_ns: int, why: str = "") -> None:
+        """The first end counts."""
+        if not self.end:
+            self.end, self.ended_ns, self.why = end, at_ns, why

@@ -1,0 +1,102 @@
+"""Points of load as a table, for terminals of 80 columns.
+
+>>> PlainConsole().print(serving_view(rows))
+
+A block a point: what was asked and reached, then each latency with its percentiles. What failed, what was not seen and
+what does not hold stands below, in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from membound.results.row import Row
+from membound.results.serving.point import PERCENTILES, Distribution, Point
+from membound.results.serving.table import point_of_row
+from membound.results.wording import amount, duration, percent
+
+WORDS = {
+    "ttft": "first token, from due",
+    "ttft_sent": "first token, from sending",
+    "tpot": "time a token after the first",
+    "itl": "between two tokens, as seen",
+    "e2e": "whole answer, from due",
+}
+MOSTLY_SEEN = 0.9
+
+
+def serving_view(rows: Sequence[Row]) -> RenderableType:
+    """The points among these rows, in their order."""
+    parts: list[RenderableType] = []
+    for row in rows:
+        if row.kind == "serving":
+            parts += [Text(row.work, style="bold"), *_block(row), Text()]
+    return Group(*parts[:-1])
+
+
+def _block(row: Row) -> Iterator[RenderableType]:
+    try:
+        point = point_of_row(row)
+    except ValueError as error:
+        yield Text(f"{row.status}: {row.reason or error}")
+        return
+    yield Text(
+        f"{point.due_per_s:.3g} due/s, {point.ok_per_s:.3g} answered/s, "
+        f"{amount(point.output_tokens_per_s, 'tokens/s')} in {point.seconds:.3g} s"
+    )
+    if row.status != "ok":
+        yield Text(f"{row.status}: {row.reason}")
+        return
+    yield _latencies(point)
+    for line in _notes(row, point):
+        yield Text(line)
+
+
+def _latencies(point: Point) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("latency")
+    table.add_column("count", justify="right")
+    for percentile in PERCENTILES:
+        table.add_column("median" if percentile == 50 else f"{percentile} %", justify="right")
+    table.add_column("± median", justify="right")
+    for name, words in WORDS.items():
+        one = point.latency[name]
+        if one.count:
+            cells = [duration(one.at.get(percentile), 3) for percentile in PERCENTILES]
+            table.add_row(words, str(one.count), *cells, _half(one))
+    return table
+
+
+def _half(one: Distribution) -> str:
+    """Half of the interval of the median, as a share of it."""
+    if 50 not in one.ci:
+        return "–"
+    low, high = one.ci[50]
+    return percent((high - low) / 2 / one.at[50])
+
+
+def _notes(row: Row, point: Point) -> Iterator[str]:
+    """What a reader of these figures must know, a line each."""
+    failed = {name: count for name, count in point.outcomes.items() if name != "ok"}
+    if failed:
+        told = ", ".join(f"{count} {name}" for name, count in sorted(failed.items()))
+        example = next(one for one in row.requests if not one.ok and one.outcome in failed)
+        yield f"of {point.due} requests {told} (such as: {example.reason}); latencies are of the others"
+    if point.goodput_share is not None and point.goodput_per_s is not None:
+        yield f"goodput under {row.config['slo']}: {point.goodput_per_s:.3g}/s, {point.goodput_share:.1%} of what was due"
+    if point.seen_itl_share is not None and point.seen_itl_share < MOSTLY_SEEN:
+        yield (
+            f"{1 - point.seen_itl_share:.0%} of the tokens came several at once: gaps between tokens are of the rest; "
+            "the time a token holds"
+        )
+    if point.growth is not None and not point.growth.steady:
+        yield (
+            f"not steady: answers took {point.growth.ratio:.2g} times as long at the end of the window as at its beginning; "
+            "the server does not keep this load"
+        )
+    for reason in row.grade_reasons:
+        yield f"{row.grade}: {reason}"
