@@ -32,6 +32,8 @@ from membound.bench.protocol.messages import (
     encode,
 )
 
+SLOWDOWN = "MEMBOUND_SLOWDOWN"
+"""Share of its time by which each launch is prolonged, which rows then say: `membound gate --selftest` sets it."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -50,7 +52,8 @@ def main(arguments: list[str]) -> int:
     from membound.bench.measure.station import Station
 
     number = 0
-    station = Station(threads, lambda name, who: say(Phase(name, who), number))
+    slowdown = float(os.environ.get(SLOWDOWN, "0"))
+    station = Station(threads, lambda name, who: say(Phase(name, who), number), slowdown)
     try:
         for line in sys.stdin:
             command, number = decode(line, COMMANDS)

@@ -53,6 +53,8 @@ class Preparation:
     tell: Callable[[str], None] = lambda phase: None
     launch_s: float = 0.0
     """What a launch took in an earlier process, 0 where that is not known."""
+    slowdown: float = 0.0
+    """Share of its time by which each launch is prolonged: for the gate's test of itself."""
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class ColdBackend:
     prepare_s: float = 0.0
     first_s: float = 0.0
     launch_s: float = 0.0
+    slowdown: float = 0.0
     reuse_bytes: int | None = None
     """The fewest bytes that passed between a set's use in a timed burst and its use before; None before the first one."""
     checked: dict[str, Any] = field(default_factory=dict)
@@ -106,8 +109,11 @@ class ColdBackend:
         self.warmed += 1
 
     def _launch_on(self, slot: int) -> None:
+        start = time.perf_counter()
         self.backend.launch(slot)
         self.backend.sync()
+        if self.slowdown:
+            busy_until(start + (1 + self.slowdown) * (time.perf_counter() - start))
         self._count_use(slot)
 
     def _count_use(self, slot: int) -> None:
@@ -199,6 +205,12 @@ class ColdBackend:
         self.backend.close()
 
 
+def busy_until(end: float) -> None:
+    """Work, without a rest, until that moment of `time.perf_counter`."""
+    while time.perf_counter() < end:
+        pass
+
+
 def prepare_cold(
     name: str,
     work: Work,
@@ -237,6 +249,7 @@ def prepare_cold(
             [cold.passed_bytes] * inputs.slots,
             inputs.slots - 1,
             prepare_s=prepare_s,
+            slowdown=how.slowdown,
         )
         start = time.perf_counter()
         one.launch()

@@ -62,6 +62,8 @@ class Station:
 
     threads: int
     tell: Callable[[str, list[int]], None]
+    slowdown: float = 0.0
+    """Share of its time by which each launch is prolonged: for the gate's test of itself."""
     opening: m.Open | None = None
     seats: dict[int, Seat] = field(default_factory=dict)
     ceilings: Any = None
@@ -218,6 +220,7 @@ class Station:
             Path(opening.reference_dir),
             lambda phase: self._enter(phase, who),
             command.launch_s,
+            self.slowdown,
         )
         if self.cold is None:
             self.cold = cold_memory(self.threads)
@@ -287,6 +290,7 @@ class Station:
         self._enter("checking", [command.contestant])
         seat.one.check()
         told = settings(seat.one.backend) | seat.one.checked
+        told |= {"slowdown": self.slowdown} if self.slowdown else {}
         return m.Checked(
             seat.one.error, told | {"working_set_bytes": seat.one.working_set_bytes}, plain(telemetry)
         )
