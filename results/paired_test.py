@@ -29,6 +29,8 @@ POWER = 0.95
 """A slowdown is called detectable if the gate finds it this often."""
 SPREAD_DOUBT = 0.2
 """A spread is known from few pairs: that it is larger than what is reckoned with has this chance."""
+SMALLEST_ERROR = 1e-12
+"""Pairs that are all alike have an error by rounding alone."""
 MOST_LOG = 5.0
 """No slowdown is looked for beyond this logarithm: a factor of 148."""
 
@@ -72,7 +74,7 @@ def p_slower(log_ratios: Sequence[float], effect: float) -> float:
     """Chance of pairs like these, or slower ones, if the head is slower by just `effect` (0.03: 3 %)."""
     found = trimmed(log_ratios)
     distance = found.mean - log1p(effect)
-    if found.error == 0.0:
+    if found.error < SMALLEST_ERROR:
         return 0.0 if distance > 0 else 1.0
     return float(stdtr(found.freedom, -distance / found.error))
 

@@ -35,7 +35,7 @@ from membound.bench.planning.plan import Options
 from membound.bench.planning.suites import suite
 from membound.bench.protocol.messages import PROTOCOL
 from membound.bench.run.progress import Reporter, progress_on
-from membound.bench.worker import SLOWDOWN
+from membound.bench.worker import COUNTS, SLOWDOWN
 from membound.results.gate import Rule, Verdict
 from membound.results.noise import Noise
 from membound.results.pairs import BASE, HEAD, Case
@@ -110,9 +110,12 @@ def gate_commands(base: str, head: str, request: Request, console: Console) -> V
 def selftest(slowdown: float, request: Request, console: Console) -> Verdict:
     """This membound against itself with every launch prolonged by that share, in the worker. Raises MemboundError."""
     with tempfile.TemporaryDirectory(prefix="membound-gate-") as folder, progress_on(console) as progress:
-        script = interpreter_script(sys.executable, {SLOWDOWN: repr(slowdown)})
-        slowed = write_script(Path(folder) / "interpreter", script)
-        source = _turns({BASE: sys.executable, HEAD: str(slowed)}, request, progress, Talk(console))
+        slowed = {BASE: {COUNTS: "1"}, HEAD: {COUNTS: "1", SLOWDOWN: repr(slowdown)}}
+        pythons = {
+            side: str(write_script(Path(folder) / side, interpreter_script(sys.executable, variables)))
+            for side, variables in slowed.items()
+        }
+        source = _turns(pythons, request, progress, Talk(console))
         names = ("this membound", f"this membound, every launch prolonged by {slowdown:.1%}")
         return gated(source, request.rule, known_noise(request.noise), names, Talk(console))
 

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from membound.bench.worker import COUNTS
 from membound.errors import MemboundError
 from membound.kernels.cpu.kernel_cache import RUNTIMES, VARIABLE, cache_base, private_folder
 
@@ -128,7 +129,7 @@ def write_script(path: Path, text: str) -> Path:
 
 def _key(commit: Commit, extras: str | None) -> str:
     """The commit, and what the environment is made from."""
-    parts = [commit.hash, sys.executable, sys.version, str(extras), *_site_folders()]
+    parts = [commit.hash, sys.executable, sys.version, str(extras), CHECK, COUNTS, *_site_folders()]
     return f"{commit.hash[:12]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
@@ -197,7 +198,8 @@ def _write_interpreter(home: Path) -> None:
     caches = {VARIABLE: str(private_folder(home / "cache"))}
     caches |= {name: str(private_folder(home / "cache" / folder)) for name, folder in RUNTIMES.items()}
     python = str(home / "environment/bin/python")
-    write_script(home / INTERPRETER, interpreter_script(python, caches, ("PYTHONPATH", "PYTHONHOME")))
+    variables = {COUNTS: "1"} | caches
+    write_script(home / INTERPRETER, interpreter_script(python, variables, ("PYTHONPATH", "PYTHONHOME")))
 
 
 def _checked(home: Path, commit: Commit) -> dict[str, object]:

@@ -14,6 +14,7 @@ memory that nobody else uses.
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ DEVICE_LAUNCHES = 1000
 FITTING_LAUNCHES = 3
 LONG_BURSTS = 10
 """A launch longer than this many bursts counts as a whole burst, even if it was disturbed."""
+LONGEST_COUNTED_S = 1.0
+"""Of a launch that takes longer, memory is not counted: counting slows it down several times."""
 LONG_TURN_S = 0.25
 """A turn that has lasted so long is not taken again: a step of a large model would hold up all others."""
 
@@ -199,6 +202,24 @@ class ColdBackend:
         error, tokens = check_output(self.backend.output(), self.inputs, self.slot, self.reference_dir)
         self.error = max(self.error, error)
         self.checked |= {"greedy_tokens": tokens} if tokens and "greedy_tokens" not in self.checked else {}
+
+    def allocated_bytes(self) -> int | None:
+        """The most memory of Python's and NumPy's that a launch takes beyond what it found; None of a long launch.
+
+        Exact, and slow: after everything was timed.
+        """
+        if self.launch_s > LONGEST_COUNTED_S:
+            return None
+        tracemalloc.start()
+        try:
+            self.launch()  # what it keeps for good is not what each launch takes
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            self.launch()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        return max(0, most - before)
 
     def close(self) -> None:
         """Give memory and threads back."""
