@@ -25,7 +25,6 @@ from membound.bench.gate.trees import GateError
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.run.ceiling_rows import now
 from membound.results.alternated import in_turn
-from membound.results.exchange import pytest_benchmark as exchange
 from membound.results.pairs import SIDES
 from membound.results.row import Row
 from membound.results.store import SUFFIX, load_rows
@@ -34,6 +33,7 @@ OUT = "{out}"
 LIMIT_S = 1800.0
 """A command that takes longer is ended, and the gate with it."""
 LAST_BYTES = 4096
+DOCUMENT = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class SideCommand:
         return cls(words, option)
 
     def rows(self) -> list[Row]:
-        """Run it once. Raises GateError where it fails, and RowError where its output holds no rows."""
+        """Run it once. Raises GateError where it fails, or where its output holds no rows."""
         with tempfile.TemporaryDirectory(prefix="membound-gate-") as folder:
             out = Path(folder) / "out"
             printed = self._run([word.replace(OUT, str(out)) for word in self.words])
@@ -68,7 +68,10 @@ class SideCommand:
                     raise GateError(f"{self.option} wrote nothing to {OUT}")
             else:
                 out.write_bytes(printed)
-            found = [row for row in load_rows(_named(out)) if row.kind == "case"]
+            try:
+                found = [row for row in load_rows(_named(out)) if row.kind == "case"]
+            except ValueError as error:  # of rows, or of figures that no row can hold
+                raise GateError(f"the output of {self.option} cannot be read: {error}") from None
         if not found:
             raise GateError(
                 f"{self.option} gave no benchmark; it must print rows or JSON of pytest-benchmark"
@@ -132,7 +135,7 @@ def _named(out: Path) -> Path:
     except (ValueError, RecursionError):
         content = None
     is_document = isinstance(content, dict) and "benchmarks" in content
-    return out.rename(out.with_suffix(exchange.SUFFIX if is_document else SUFFIX))
+    return out.rename(out.with_suffix(DOCUMENT if is_document else SUFFIX))
 
 
 def _last_words(stream: IO[bytes]) -> str:

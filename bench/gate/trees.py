@@ -141,13 +141,11 @@ def _site_folders() -> list[str]:
 
 def _extract(commit: Commit, root: Path, to: Path) -> None:
     to.mkdir()
-    archive = subprocess.Popen(
-        ["git", "-C", str(root), "archive", commit.hash], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    unpacked = subprocess.run(
-        ["tar", "-x", "-C", str(to)], stdin=archive.stdout, capture_output=True, check=False
-    )
-    if archive.wait() or unpacked.returncode:
+    asked = ["git", "-C", str(root), "archive", commit.hash]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as archive:
+        unpack = ["tar", "-x", "-C", str(to)]
+        unpacked = subprocess.run(unpack, stdin=archive.stdout, capture_output=True, check=False)
+    if archive.returncode or unpacked.returncode:
         raise GateError(f"the files of {commit} cannot be had: {_last(unpacked.stderr.decode())}")
     if not (to / WORKER).is_file():
         raise GateError(

@@ -81,7 +81,10 @@ def test_a_suspicion_that_fresh_processes_do_not_share_is_no_regression():
     assert again(slow) == ("regressed", "slower, and again in fresh processes")
     assert again(even) == ("fine", "slower at first, but by +0.0% in fresh processes")
     assert again(between)[0] == "cannot tell"
-    assert again(None) == ("cannot tell", "slower at first, and only 0 fresh pairs could be had to confirm it")
+    assert again(None) == (
+        "cannot tell",
+        "slower at first, and only 0 fresh pairs could be had to confirm it",
+    )
 
 
 def test_noise_that_was_learnt_raises_the_effect():
