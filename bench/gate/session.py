@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from membound.backends import registry
 from membound.bench.gate.alternate import SideCommand
 from membound.bench.gate.gating import gated, judged_files, known_noise
 from membound.bench.gate.source import Commands, Source, Turns, whole_runs
@@ -29,15 +28,12 @@ from membound.bench.gate.trees import (
     working_tree,
     write_script,
 )
-from membound.bench.machine.fingerprint import available_memory_bytes
-from membound.bench.planning.choice import choose_backends
 from membound.bench.planning.plan import Options
-from membound.bench.planning.suites import suite
 from membound.bench.protocol.messages import PROTOCOL
 from membound.bench.run.progress import Reporter, progress_on
 from membound.bench.worker import COUNTS, SLOWDOWN
 from membound.results.gate import Rule, Verdict
-from membound.results.noise import Noise
+from membound.results.noise import FEWEST, Noise
 from membound.results.pairs import BASE, HEAD, Case
 from membound.results.store import SUFFIX
 
@@ -66,8 +62,8 @@ class Talk:
 
 def holds_rows(name: str) -> bool:
     """Whether a base or head is a row file, or a folder of some, and no commit."""
-    path = Path(name)
-    return path.is_file() or (path.is_dir() and any(path.rglob(f"*{SUFFIX}")))
+    # os.path gives False for a name that is too long, where Path's methods raise.
+    return os.path.isfile(name) or (os.path.isdir(name) and any(Path(name).rglob(f"*{SUFFIX}")))
 
 
 def gate_files(base: str, head: str, request: Request) -> Verdict:
@@ -130,7 +126,13 @@ def learn_noise(command: str, request: Request, console: Console) -> tuple[Path,
         else:
             source = _turns({BASE: sys.executable, HEAD: sys.executable}, request, progress, talk)
         path, _ = source.measure(None, request.rule.pairs, 0)
-    return path, known_noise(out)
+    found = known_noise(out)
+    if not found:
+        raise GateError(
+            f"no case has {FEWEST} pairs that count: others disturbed this machine, or nothing could be measured; "
+            f"the rows are in {path}"
+        )
+    return path, found
 
 
 def _turns(pythons: dict[str, str], request: Request, progress: Reporter, talk: Talk) -> Turns:
@@ -142,11 +144,10 @@ def _turns(pythons: dict[str, str], request: Request, progress: Reporter, talk: 
 
 
 def _whole_runs(trees: Sequence[Tree], request: Request, talk: Talk) -> Commands:
-    options, head = request.options, str(trees[1].python)
-    chosen = choose_backends(request.backends, options.threads, dict.fromkeys(registry.names(), head)).chosen
-    works = list(request.works) or [work.spec for work in suite(chosen[0], True, available_memory_bytes())[0]]
+    """Each commit chooses by itself what was not named: it cannot be asked."""
+    options = request.options
     commands = {
-        side: whole_runs(works, chosen, options.threads, str(tree.python), side)
+        side: whole_runs(request.works, request.backends, options.threads, str(tree.python), side)
         for side, tree in zip((BASE, HEAD), trees, strict=True)
     }
     return Commands(commands, options.out, options.seed, talk)

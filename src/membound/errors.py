@@ -18,7 +18,9 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── GateError               bench.gate.trees: a base or a head cannot be had as asked
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
+    ├── NotPaired               results.pairs: base and head were not measured in turn
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
