@@ -1,5 +1,6 @@
 """Row files of a base and of a head that were made in turn, process by process, as the two sides of a gate.
 
+>>> from membound.results.store import load_rows
 >>> rows = alternated(load_rows("base"), load_rows("head"))
 >>> {side_of(row) for row in rows}
 {('mine:cpu', 'base'), ('mine:cpu', 'head')}

@@ -1,5 +1,6 @@
 """What a machine's noise alone does to pairs, learnt from stored runs of a commit against itself, case by case.
 
+>>> from membound.results.store import load_rows
 >>> learnt(load_rows("results/noise"), machine)[case]
 Noise(spread=0.011, likely=0.015, mean=0.001, pairs=12, runs=1)
 
@@ -10,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from membound.results.paired_test import detectable, likely_spread, spread_of, trimmed
 from membound.results.pairs import Case, both_sides, side_of
 from membound.results.row import Row
 
-DEFAULT_FOLDER = Path("results/noise")
-"""Where `membound noise` stores its runs, under the current folder."""
 FEWEST = 6
 """Pairs from which a spread is learnt."""
 MACHINE = ("cpu", "cpu_model", "cpus", "cores", "last_level_cache_bytes")

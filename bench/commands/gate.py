@@ -28,15 +28,13 @@ from membound.bench.commands.options import (
     print_text,
     share,
 )
-from membound.results.noise import DEFAULT_FOLDER
+from membound.results.stored_runs import GATES, NOISE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from membound.bench.gate.session import Request
     from membound.results.gate import Verdict
-
-DEFAULT_OUT = Path("results/gates")
 
 
 def gate(
@@ -98,7 +96,7 @@ def gate(
     ] = None,
     threads: Threads = None,
     seed: Seed = 1,
-    noise: NoiseFolder = DEFAULT_FOLDER,
+    noise: NoiseFolder = NOISE,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +105,7 @@ def gate(
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", parser=folder, metavar="FOLDER", help="Folder of the row files.")
-    ] = DEFAULT_OUT,
+    ] = GATES,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -24,7 +24,7 @@ from membound.bench.commands.options import (
     folder,
     print_json,
 )
-from membound.results.noise import DEFAULT_FOLDER
+from membound.results.stored_runs import NOISE
 
 
 def noise(
@@ -42,7 +42,7 @@ def noise(
     seed: Seed = 1,
     out: Annotated[
         Path, typer.Option("--out", parser=folder, metavar="FOLDER", help="Folder of the row files.")
-    ] = DEFAULT_FOLDER,
+    ] = NOISE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """A gate from the first pair to its verdict: a first stage, fresh pairs of what it suspects, the rule.
 
->>> verdict = gated(source, Rule(), learnt(rows, machine), print)
+>>> verdict = gated(source, Rule(), known_noise(Path("results/noise")), ("main", "working tree"), print)
 >>> verdict.exit_status
 0
 """
