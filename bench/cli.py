@@ -27,10 +27,12 @@ from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
 from membound.bench.commands.export_model import export_model
+from membound.bench.commands.gate import gate
 from membound.bench.commands.hardware import hardware
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
 from membound.bench.commands.load import load
+from membound.bench.commands.noise import noise
 from membound.bench.commands.options import Debug
 from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
@@ -77,6 +79,8 @@ app.command("list", cls=Command)(list_)
 app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
 app.command("load", cls=Command)(load)
+app.command("gate", cls=Command)(gate)
+app.command("noise", cls=Command)(noise)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.command("hardware", cls=Command)(hardware)

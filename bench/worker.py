@@ -32,6 +32,9 @@ from membound.bench.protocol.messages import (
     encode,
 )
 
+SLOWDOWN = "MEMBOUND_SLOWDOWN"
+COUNTS = "MEMBOUND_COUNT_ALLOCATIONS"
+"""Variables that `membound gate` sets in the interpreters that it writes: see `measure.station.Gated`."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -47,10 +50,11 @@ def main(arguments: list[str]) -> int:
         answers.flush()
 
     say(Hello(sys.version.split()[0], PROTOCOL), 0)
-    from membound.bench.measure.station import Station
+    from membound.bench.measure.station import Gated, Station
 
     number = 0
-    station = Station(threads, lambda name, who: say(Phase(name, who), number))
+    gated = Gated(float(os.environ.get(SLOWDOWN, "0")), COUNTS in os.environ)
+    station = Station(threads, lambda name, who: say(Phase(name, who), number), gated)
     try:
         for line in sys.stdin:
             command, number = decode(line, COMMANDS)

@@ -13,6 +13,8 @@ from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, lo
 
 DEFAULT_OUT = Path("results/runs")
 """The folder for runs unless another is named, under the current folder."""
+GATES, NOISE = Path("results/gates"), Path("results/noise")
+"""The same for the rows of `membound gate`, and for those of `membound noise`."""
 
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:

@@ -48,6 +48,7 @@ class NumbaCuda(Backend):
     _launches: Sequence[Sequence[Launch]] = ()
     _output: Callable[[], npt.NDArray[np.float32]]
     _stored: int | None = None
+    _kernels = 0
     _extra_fmas: int | None = None
 
     @classmethod
@@ -118,6 +119,7 @@ class NumbaCuda(Backend):
             if OUT_OF_MEMORY in str(error):
                 raise MemoryError(f"the GPU is out of memory: {error}") from None
             raise
+        self._kernels = len(self._launches[0])
         if self._graph:
             self._launches = [[self._gpu.capture(launches)] for launches in self._launches]
 
@@ -136,6 +138,10 @@ class NumbaCuda(Backend):
     def stored_bytes(self) -> int | None:
         """The packed bytes, if padding adds more than 1 % to what the work asks for."""
         return self._stored
+
+    def settings(self) -> dict[str, Any]:
+        """Kernels that a launch starts, one by one or as the nodes of one graph."""
+        return {"graph_nodes" if self._graph else "kernel_launches": self._kernels}
 
     def mark(self) -> object | None:
         """An event in the stream."""

@@ -228,6 +228,7 @@ class OnnxRuntime(Backend):
         return value
 
     def _session(self, graph: Graph) -> Any:
+        self._settings = self._settings | {"graph_nodes": graph.node_count}
         return create_session(graph, self._provider, self._index, self._threads)
 
     def _bind(self, session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
@@ -263,7 +264,7 @@ class OnnxRuntime(Backend):
         return self._asked_bytes + self._extra_bytes if self._extra_bytes else None
 
     def settings(self) -> dict[str, Any]:
-        """Of a model, where its graph comes from: ``built`` here, or ``exported`` by torch."""
+        """The operators of its graph; of a model, where that comes from: ``built`` here, or ``exported`` by torch."""
         return self._settings
 
     def close(self) -> None:

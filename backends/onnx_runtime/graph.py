@@ -149,6 +149,11 @@ class Graph:
         asked = sum(FORMATS[weight.format].matrix_bytes(weight.n, weight.k))
         self.extra_bytes += stored_bytes - asked
 
+    @property
+    def node_count(self) -> int:
+        """Operators, as the runtime gets them."""
+        return len(self._nodes)
+
     def weights(self) -> dict[str, Array]:
         """The arrays that the session must be given."""
         return self._large

@@ -39,7 +39,25 @@ def number_within(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _folder(text: str) -> Path:
+def share(low: float, high: float) -> Callable[[str | float], float]:
+    """A parser of percentages, ``10%`` or ``10``, from `low` to `high` as shares. It raises BadParameter with all three."""
+
+    def parse(text: str | float) -> float:
+        if not isinstance(text, str):
+            return text  # a default, which is a share
+        try:
+            value = float(text.strip().removesuffix("%")) / 100
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a percentage such as 5%") from None
+        if not low <= value <= high:
+            raise typer.BadParameter(f"{text} must be from {low:.4g} to {high:.4g} times 100 %")
+        return value
+
+    return parse
+
+
+def folder(text: str) -> Path:
+    """Parse the name of a folder, which need not be there. Raises BadParameter."""
     if not str(text).strip():
         raise typer.BadParameter("it is empty; name a folder")
     return Path(text)
@@ -47,9 +65,7 @@ def _folder(text: str) -> Path:
 
 MOST_SEED = 2**63 - 1
 """Tables hold seeds in a column of 64-bit whole numbers."""
-Out = Annotated[
-    Path, typer.Option("--out", parser=_folder, metavar="FOLDER", help="Folder of the row files.")
-]
+Out = Annotated[Path, typer.Option("--out", parser=folder, metavar="FOLDER", help="Folder of the row files.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 Threads = Annotated[
     int | None,
@@ -77,6 +93,27 @@ Backends = Annotated[
         "-b",
         metavar="NAMES",
         help="backend or backend:device, with commas or repeated; default: all found.",
+    ),
+]
+Pairs = Annotated[
+    int,
+    typer.Option(
+        parser=number_within(6, 1000),
+        metavar="N",
+        help="Pairs of fresh processes in each stage, 6 to 1000.",
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(parser=number_within(1, 10_000), metavar="N", help="Turns of each process on a work."),
+]
+NoiseFolder = Annotated[
+    Path,
+    typer.Option(
+        "--noise",
+        parser=folder,
+        metavar="FOLDER",
+        help="What `membound noise` stored.",
     ),
 ]
 RunName = Annotated[

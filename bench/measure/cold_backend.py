@@ -15,6 +15,7 @@ memory that nobody else uses.
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ DEVICE_LAUNCHES = 1000
 FITTING_LAUNCHES = 3
 LONG_BURSTS = 10
 """A launch longer than this many bursts counts as a whole burst, even if it was disturbed."""
+LONGEST_COUNTED_S = 1.0
+"""Of a launch that takes longer, memory is not counted: counting slows it down several times."""
 LONG_TURN_S = 0.25
 """A turn that has lasted so long is not taken again: a step of a large model would hold up all others."""
 
@@ -54,6 +57,8 @@ class Preparation:
     tell: Callable[[str], None] = lambda phase: None
     launch_s: float = 0.0
     """What a launch took in an earlier process, 0 where that is not known."""
+    slowdown: float = 0.0
+    """Share of its time by which each launch is prolonged: for the gate's test of itself."""
 
 
 @dataclass(slots=True)
@@ -74,6 +79,7 @@ class ColdBackend:
     prepare_s: float = 0.0
     first_s: float = 0.0
     launch_s: float = 0.0
+    slowdown: float = 0.0
     reuse_bytes: int | None = None
     """The fewest bytes that passed between a set's use in a timed burst and its use before; None before the first one."""
     checked: dict[str, Any] = field(default_factory=dict)
@@ -107,8 +113,11 @@ class ColdBackend:
         self.warmed += 1
 
     def _launch_on(self, slot: int) -> None:
+        start = time.perf_counter()
         self.backend.launch(slot)
         self.backend.sync()
+        if self.slowdown:
+            busy_until(start + (1 + self.slowdown) * (time.perf_counter() - start))
         self._count_use(slot)
 
     def _count_use(self, slot: int) -> None:
@@ -195,9 +204,33 @@ class ColdBackend:
         self.error = max(self.error, error)
         self.checked |= {"greedy_tokens": tokens} if tokens and "greedy_tokens" not in self.checked else {}
 
+    def allocated_bytes(self) -> int | None:
+        """The most memory of Python's and NumPy's that a launch takes beyond what it found; None of a long launch.
+
+        Exact, and slow: after everything was timed.
+        """
+        if self.launch_s > LONGEST_COUNTED_S:
+            return None
+        tracemalloc.start()
+        try:
+            self.launch()  # what it keeps for good is not what each launch takes
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            self.launch()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        return max(0, most - before)
+
     def close(self) -> None:
         """Give memory and threads back."""
         self.backend.close()
+
+
+def busy_until(end: float) -> None:
+    """Work, without a rest, until that moment of `time.perf_counter`."""
+    while time.perf_counter() < end:
+        pass
 
 
 def prepare_cold(
@@ -239,6 +272,7 @@ def prepare_cold(
             [cold.passed_bytes] * inputs.slots,
             inputs.slots - 1,
             prepare_s=prepare_s,
+            slowdown=how.slowdown,
         )
         start = time.perf_counter()
         one.launch()

@@ -45,6 +45,25 @@ from membound.kernels.cpu.compile import watch_compilation
 from membound.kernels.work import parse
 
 
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What `membound gate` wants of its workers besides."""
+
+    slowdown: float = 0.0
+    """Share of its time by which each launch is prolonged, for the test of itself."""
+    counts: bool = False
+    """Whether to count what a launch allocates."""
+
+    def told(self, one: ColdBackend) -> dict[str, Any]:
+        """What of it the row's `config` says, after everything was timed and checked."""
+        counted = one.allocated_bytes() if self.counts else None
+        slowed = {"slowdown": self.slowdown} if self.slowdown else {}
+        return slowed | ({} if counted is None else {"allocated_bytes": counted})
+
+
+NOT_GATED = Gated()
+
+
 @dataclass(slots=True)
 class Seat:
     """A contestant of this worker with the counters that run beside it."""
@@ -63,6 +82,7 @@ class Station:
 
     threads: int
     tell: Callable[[str, list[int]], None]
+    gated: Gated = NOT_GATED
     opening: m.Open | None = None
     seats: dict[int, Seat] = field(default_factory=dict)
     ceilings: Any = None
@@ -217,6 +237,7 @@ class Station:
             Path(opening.reference_dir),
             lambda phase: self._enter(phase, who),
             command.launch_s,
+            self.gated.slowdown,
         )
         if self.cold is None:
             self.cold = cold_memory(self.threads)
@@ -286,6 +307,7 @@ class Station:
         self._enter("checking", [command.contestant])
         seat.one.check()
         told = settings(seat.one.backend) | seat.one.checked
+        told |= self.gated.told(seat.one)
         return m.Checked(
             seat.one.error, told | {"working_set_bytes": seat.one.working_set_bytes}, plain(telemetry)
         )

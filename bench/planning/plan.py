@@ -57,7 +57,7 @@ class Options:
     pace: Pace | None = None
     time_limit_s: float | None = None
     pythons: Mapping[str, str] = field(default_factory=dict)
-    """From the name of a backend (before the colon) to the Python interpreter of its environment."""
+    """From a backend (before the colon), a device or a label of one to the Python interpreter of its environment."""
     out: Path = Path("results/runs")
     command: str = ""
     ceilings: bool = True
@@ -106,9 +106,10 @@ class Plan:
         return sum(len(cell.works) for cell in self.cells)
 
     def python_for(self, backend: str) -> str | None:
-        """The interpreter chosen for ``backend:device``; None is the one that runs the harness."""
+        """The interpreter chosen for ``backend:device``, or for one label of it; None is the one that runs the harness."""
         name = registry.unlabelled(backend)
-        return self.pythons.get(name) or self.pythons.get(name.partition(":")[0])
+        known = (self.pythons.get(one) for one in (backend, name, name.partition(":")[0]))
+        return next(filter(None, known), None)
 
 
 def make_plan(

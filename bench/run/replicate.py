@@ -15,6 +15,7 @@ from math import inf
 from random import Random
 from types import TracebackType
 
+from membound.backends.registry import unlabelled
 from membound.bench.machine.fingerprint import available_memory_bytes
 from membound.bench.measure.ceiling_process import CeilingProcess, Moment
 from membound.bench.measure.contestant import (
@@ -268,7 +269,12 @@ class Replicate:
             if process is not None:
                 self._run.progress.cell(backend, spec, self.number, "preparing")
                 with suppress(WorkerTimeoutError):  # who takes no command is found out when its answer is due
-                    process.begin_prepare(0, spec, self._run.launches_s.get((backend, spec), 0.0))
+                    process.begin_prepare(0, spec, self._launch_s(backend, spec))
+
+    def _launch_s(self, backend: str, spec: str) -> float:
+        """What a launch took in the first process; of a backend that plays twice, that of either: bursts of two lengths
+        would be two ways of measuring."""
+        return self._run.launches_s.get((unlabelled(backend), spec), 0.0)
 
     def _fits(self, backend: str, work: Work) -> bool:
         known = self._run.sizes.get((backend, work.spec))
@@ -281,7 +287,7 @@ class Replicate:
             return self._broken[backend]
         self._run.progress.cell(backend, spec, self.number, "preparing")
         try:
-            one = process.prepare(0, spec, launch_s=self._run.launches_s.get((backend, spec), 0.0))
+            one = process.prepare(0, spec, launch_s=self._launch_s(backend, spec))
         except FailedError as error:
             if error.failure.status == "oom":
                 process.__exit__(None, None, None)  # a fresh process has nothing left of what was too much
@@ -290,7 +296,7 @@ class Replicate:
             return failure_of(error)
         size = one.prepared.resident_bytes + one.prepared.slots * one.prepared.footprint_bytes
         self._run.sizes[backend, spec] = size
-        self._run.launches_s.setdefault((backend, spec), one.prepared.launch_s)
+        self._run.launches_s.setdefault((unlabelled(backend), spec), one.prepared.launch_s)
         one.turns += self._run.journal.left.get((backend, self.number, spec), ())
         return one
 

@@ -34,7 +34,7 @@ class Running:
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     """Bytes that a backend was seen to take for a work, preparing included."""
     launches_s: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Seconds a launch of a backend's took in the first process."""
+    """Seconds a launch of a backend's, whatever its label, took in the first process."""
     with_ceilings: set[str] = field(default_factory=set)
     """Backends whose own ceilings were measured or tried."""
     products: tuple[str, ...] = ()

@@ -20,11 +20,13 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── GateError               bench.gate.trees: a base or a head cannot be had as asked
     ├── HardwareError           results.predict.catalogue: a device, a figure or a file of devices is not as it must be
     ├── HereError               bench.planning.here: a run cannot serve a prediction
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── MeasuredError           bench.planning.measured: a file of measured rows is malformed
     ├── ModelError              kernels.model: a model is unknown, or its folder cannot be taken
+    ├── NotPaired               results.pairs: base and head were not measured in turn
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── PlanError               bench.planning.suites: a run cannot be done as asked

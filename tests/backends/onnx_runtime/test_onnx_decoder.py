@@ -244,7 +244,9 @@ def test_the_settings_say_which_graph_ran(device: str, graph: str, exporter: Any
     work = parse(f"{EXPORTED_STEP},weight=f32,kv=f32")
     backend.prepare(work, make_inputs(work, 1))
     backend.launch(0)
-    assert backend.settings() == {"graph": graph}
+    nodes = backend.settings()["graph_nodes"]
+    assert nodes > 10
+    assert backend.settings() == {"graph": graph, "graph_nodes": nodes}
     backend.close()
     assert backend.settings() == {}
 
