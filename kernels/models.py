@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from membound.kernels.operations import MAX_DIMENSION
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -148,27 +150,35 @@ def _from_folder(folder: Path) -> Model:
     rope = _rope(path, config)
     _refuse_foreign(path, config | rope, family)
     try:
-        hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
-        return Model(
-            name=str(folder),
-            hidden=hidden,
-            layers=_count(path, config, "num_hidden_layers"),
-            q_heads=q_heads,
-            kv_heads=_count(path, config, "num_key_value_heads", q_heads),
-            head_dim=_count(path, config, "head_dim", hidden // q_heads),
-            intermediate=_count(path, config, "intermediate_size"),
-            vocab=_count(path, config, "vocab_size"),
-            rope_theta=_real(path, config | rope, "rope_theta", 10000.0),
-            norm_eps=_real(path, config, "rms_norm_eps", 1e-6),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=family == "qwen2" or bool(config.get("attention_bias", False)),
-            qk_norm=family == "qwen3",
-            rope_scaling=_rope_scaling(path, rope),
-            folder=str(folder),
-            window=_window(path, config, family),
-        )
+        model = _model_of(folder, path, config, rope, family)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from None
+    if max(model.q_dim, model.kv_dim) > MAX_DIMENSION:
+        raise ValueError(f"{path}: heads of {model.head_dim} make more than {MAX_DIMENSION} columns")
+    return model
+
+
+def _model_of(folder: Path, path: Path, config: dict[str, Any], rope: dict[str, Any], family: str) -> Model:
+    """The model of a checked config.json. Raises KeyError, ValueError."""
+    hidden, q_heads = _count(path, config, "hidden_size"), _count(path, config, "num_attention_heads")
+    return Model(
+        name=str(folder),
+        hidden=hidden,
+        layers=_count(path, config, "num_hidden_layers"),
+        q_heads=q_heads,
+        kv_heads=_count(path, config, "num_key_value_heads", q_heads),
+        head_dim=_count(path, config, "head_dim", hidden // q_heads),
+        intermediate=_count(path, config, "intermediate_size"),
+        vocab=_count(path, config, "vocab_size"),
+        rope_theta=_real(path, config | rope, "rope_theta", 10000.0),
+        norm_eps=_real(path, config, "rms_norm_eps", 1e-6),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=family == "qwen2" or bool(config.get("attention_bias", False)),
+        qk_norm=family == "qwen3",
+        rope_scaling=_rope_scaling(path, rope),
+        folder=str(folder),
+        window=_window(path, config, family),
+    )
 
 
 def _refuse_foreign(path: Path, config: dict[str, Any], family: str) -> None:
@@ -205,8 +215,10 @@ def _count(path: Path, config: dict[str, Any], name: str, default: int | None = 
     value = config[name] if default is None else config.get(name)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{path}: {name}={value!r} must be a positive whole number")
+    if type(value) is not int or not 1 <= value <= MAX_DIMENSION:
+        raise ValueError(
+            f"{path}: {name}={repr(value)[:60]} must be a positive whole number, {MAX_DIMENSION} at most"
+        )
     return value
 
 

@@ -27,6 +27,8 @@ from membound.kernels.weights.layers import I64, LayerWeights
 
 DTYPES = ("BF16", "F16", "F32")
 CHUNK_ELEMENTS = 1 << 22
+LARGEST_WEIGHT = 65504
+"""float16's largest number: formats store scales in it, and trained weights are a thousand times smaller."""
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -124,10 +126,8 @@ class Checkpoint:
         """A matrix in the work's format. Every format's scales lie within a row, so rows go in chunks."""
         n, k = self._tensors.shape(name)
         rows = max(1, CHUNK_ELEMENTS // k)
-        parts = [
-            quantize(self._tensors.float32(name, slice(start, min(start + rows, n))), self._format)
-            for start in range(0, n, rows)
-        ]
+        chunks = (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+        parts = [quantize(self._tensors.sane(name, chunk), self._format) for chunk in chunks]
         scales = [part.scales for part in parts if part.scales is not None]
         values = np.concatenate([part.values for part in parts])
         return Weight(self._format, n, k, values, np.concatenate(scales) if scales else None)
@@ -186,6 +186,15 @@ class _Tensors:
         if part.get_dtype() == "BF16":
             return from_bf16(np.array(self._bf16(name)[rows]))
         values: F32 = part[rows].astype(np.float32)
+        return values
+
+    def sane(self, name: str, rows: slice) -> F32:
+        """The same of weights. Raises ValueError where one is no number, or larger than any model has."""
+        values = self.float32(name, rows)
+        if not max(values.max(initial=0), -values.min(initial=0)) <= LARGEST_WEIGHT:
+            raise ValueError(
+                f"{self.file(name)}: {name} holds values that are no weights: NaN, or above {LARGEST_WEIGHT}"
+            )
         return values
 
     def _slice(self, name: str) -> Any:
