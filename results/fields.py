@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from math import isinf
-from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 Check = Callable[[Any], bool]
@@ -128,9 +127,6 @@ CHECKS: dict[Any, tuple[Check, str]] = {
     dict[str, float]: (_table_of(is_amount), "an object of numbers from 0"),
     dict[str, bool]: (_table_of(_is_flag), "an object of true and false"),
     bool: (_is_flag, "true or false"),
-    Path: (_is_text, "text"),
-    tuple[str, ...]: (_list_of(_is_text), "a list of texts"),
-    Mapping[str, str]: (_table_of(_is_text), "an object of texts"),
     list[dict[str, Any]]: (_list_of(lambda value: type(value) is dict), "a list of objects"),
     dict[str, float | str]: (
         _table_of(lambda value: _is_text(value) or is_amount(value)),
@@ -147,10 +143,8 @@ def _checks(cls: type[Any]) -> dict[str, tuple[Check, str]]:
 
 
 def _check(hint: Any) -> tuple[Check, str]:
-    """The check of an annotation; another dataclass is an object, and several are a list of objects, which it reads itself."""
-    if is_dataclass(hint):
-        return CHECKS[dict[str, Any]]
-    nested = get_origin(hint) in (list, tuple) and is_dataclass(get_args(hint)[0])
+    """The check of an annotation; a list of another dataclass is a list of objects, which it reads itself."""
+    nested = get_origin(hint) is list and is_dataclass(get_args(hint)[0])
     return CHECKS[list[dict[str, Any]]] if nested else CHECKS[hint]
 
 
