@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
@@ -45,6 +47,7 @@ def _found(*_: Any, **__: Any) -> list[Found]:
 def _home() -> Path:
     """A folder for the current folders of all command lines, with a run and a claim to link to."""
     home = Path(tempfile.mkdtemp(prefix="membound-fuzz-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     (home / "run.jsonl").write_bytes(seeds.runs()[0])
     (home / "claim-x.jsonl").write_bytes(seeds.claims()[0])
     return home

@@ -8,9 +8,11 @@ through: that is a finding. Warnings of libraries count as exceptions.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -108,7 +110,9 @@ def strict_warnings() -> Iterator[None]:
 def folder() -> Path:
     """Where this process writes its inputs: in memory, if the system has such a place."""
     shm = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="membound-fuzz-", dir=shm if os.access(shm, os.W_OK) else None))
+    place = tempfile.mkdtemp(prefix="membound-fuzz-", dir=shm if os.access(shm, os.W_OK) else None)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
 
 
 def written(name: str, content: bytes) -> Path:
