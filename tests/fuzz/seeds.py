@@ -140,11 +140,12 @@ def plans() -> list[bytes]:
     """What a killed run leaves as its plan."""
     found = []
     with TemporaryDirectory() as folder:
-        for options in (Options(threads=1), Options(threads=1, pace=Pace(3, 1.0), time_limit_s=60.0)):
+        paced = Options(threads=1, pace=Pace(3, 1.0), time_limit_s=60.0)
+        for number, options in enumerate((Options(threads=1), paced)):
             plan = make_plan(
                 ["numpy:cpu"], ["linear:n=64,k=64,weight=f32"], replace(options, out=Path("out")), 10**9
             )
-            path = Path(folder) / "run.jsonl"
+            path = Path(folder) / f"{number}.jsonl"
             keep_plan(plan, path)
             found.append(path.with_name(path.name + PLAN).read_bytes())
     return found
