@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.config_json import Config, read_config
+from membound.kernels.config_json import MAX_COUNT, Config, read_config
 from membound.kernels.model import Model, ModelError
 
 CONTENT_DIGITS = 12
@@ -83,7 +83,7 @@ def read_folder(folder: Path) -> Model:
     hidden, q_heads = config.count("hidden_size"), config.count("num_attention_heads")
     layers = config.count("num_hidden_layers")
     window, window_from = _window(config, family, layers)
-    return Model(
+    model = Model(
         name=str(folder),
         hidden=hidden,
         layers=layers,
@@ -104,6 +104,9 @@ def read_folder(folder: Path) -> Model:
         content=_content(folder, fields),
         assumed=tuple(config.assumed),
     )
+    if max(model.q_dim, model.kv_dim) > MAX_COUNT:
+        raise ModelError(f"{path}: heads of {model.head_dim} make more than {MAX_COUNT} columns")
+    return model
 
 
 def _kv_heads(config: Config, family: _Family, q_heads: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
@@ -39,6 +40,9 @@ __all__ = [
     "Work",
     "parse",
 ]
+
+WHOLE = re.compile("-?[0-9]{1,40}")
+"""More digits than any size has; a longer number is none."""
 
 Work = Linear | DecodeAttention | LatentAttention | Step | Prefill
 KINDS: dict[str, type[Work]] = {w.kind: w for w in (Linear, DecodeAttention, LatentAttention, Step, Prefill)}
@@ -98,7 +102,6 @@ def _quotes(part: str, values: dict[str, Any]) -> str:
 
 
 def _whole(kind: str, key: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise SpecError(f"{kind}: {key}={value!r} is not a whole number (no units, no fractions)") from None
+    if not WHOLE.fullmatch(value):  # int() would take 1_0, +5 and the digits of every script
+        raise SpecError(f"{kind}: {key}={value[:60]!r} is not a whole number (no units, no fractions)")
+    return int(value)

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from membound.errors import MemboundError
+from membound.results.frame import frame
 from membound.results.ratios import process_medians, ratio_of
 from membound.results.row import Row
 from membound.results.shares import middle
@@ -148,7 +149,7 @@ def _failure(rows: list[Row]) -> str:
 
 
 def _table(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(list(lines), columns=list(COLUMNS))
+    table = frame(lines, COLUMNS)
     floats = ("time_a_s", "time_b_s", "time_ratio")
     table["differs"] = table["differs"].astype(object).where(table["differs"].notna(), None)
     return table.astype(dict.fromkeys(floats, "float64"))

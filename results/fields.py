@@ -20,6 +20,8 @@ Check = Callable[[Any], bool]
 
 LARGEST = 1e30
 """No count of bytes, FLOPs or seconds comes near it, but JSON allows numbers whose quotients overflow."""
+LARGEST_WHOLE = 2**63 - 1
+"""Of numbers that need not be whole: NumPy keeps no larger one but as an object, which has no logarithm."""
 
 
 def read_json(line: str) -> Any:
@@ -56,10 +58,10 @@ def wrong_version(data: Mapping[str, Any], newest: int, what: str = "") -> str:
     if version is None:
         return "no schema_version"
     if type(version) is not int or version < 1:
-        return f"schema_version={_short(version)} is not a whole number from 1"
+        return f"schema_version={short(version)} is not a whole number from 1"
     if version > newest:
         return (
-            f"written by a newer membound (schema {_short(version)}{what}, this one reads up to {newest}); "
+            f"written by a newer membound (schema {short(version)}{what}, this one reads up to {newest}); "
             "upgrade membound to read it"
         )
     return ""
@@ -73,18 +75,16 @@ def wrong_field(cls: type[Any], data: Mapping[str, Any]) -> str:
             return f"unknown field {name!r}"
         check, expected = checks[name]
         if not check(value):
-            return f"{name}={_short(value)} is not {expected}"
+            return f"{name}={short(value)} is not {expected}"
     missing = _required(cls) - data.keys()
     return f"no field {min(missing)!r}" if missing else ""
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number, positive or negative."""
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
-
-
-def _is_amount(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= LARGEST
+def is_amount(value: Any) -> bool:
+    """Whether it is a number from 0 that arithmetic of all kinds can take."""
+    if type(value) is int:
+        return 0 <= value <= LARGEST_WHOLE
+    return type(value) is float and 0 <= value <= LARGEST
 
 
 def _is_count(value: Any) -> bool:
@@ -116,20 +116,20 @@ CHECKS: dict[Any, tuple[Check, str]] = {
     str: (_is_text, "text"),
     int: (_is_count, COUNT),
     int | None: (_or_null(_is_count), f"{COUNT}, nor null"),
-    float | None: (_or_null(_is_amount), f"{NUMBER}, nor null"),
-    float: (_is_amount, NUMBER),
+    float | None: (_or_null(is_amount), f"{NUMBER}, nor null"),
+    float: (is_amount, NUMBER),
     list[int]: (_list_of(_is_count), "a list of whole numbers from 0"),
-    list[float]: (_list_of(_is_amount), "a list of numbers from 0"),
+    list[float]: (_list_of(is_amount), "a list of numbers from 0"),
     list[str]: (_list_of(_is_text), "a list of texts"),
     dict[str, Any]: (lambda value: type(value) is dict, "an object"),
     dict[str, int]: (_table_of(_is_count), "an object of whole numbers from 0"),
     dict[str, str]: (_table_of(_is_text), "an object of texts"),
-    dict[str, float]: (_table_of(_is_amount), "an object of numbers from 0"),
+    dict[str, float]: (_table_of(is_amount), "an object of numbers from 0"),
     dict[str, bool]: (_table_of(_is_flag), "an object of true and false"),
     bool: (_is_flag, "true or false"),
     list[dict[str, Any]]: (_list_of(lambda value: type(value) is dict), "a list of objects"),
     dict[str, float | str]: (
-        _table_of(lambda value: _is_text(value) or is_number(value)),
+        _table_of(lambda value: _is_text(value) or is_amount(value)),
         "an object of numbers and texts",
     ),
 }
@@ -152,7 +152,7 @@ def _required(cls: type[Any]) -> frozenset[str]:
     return frozenset(f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """The value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -15,16 +15,24 @@ that a better statistic can be applied to an old measurement.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from membound.errors import MemboundError
-from membound.results.fields import is_number, read_json, wrong_field, wrong_version
+from membound.results.fields import (
+    NUMBER,
+    is_amount,
+    read_json,
+    short,
+    wrong_field,
+    wrong_version,
+)
 from membound.results.serving.request import Request
 from membound.results.serving.window import Window
-from membound.results.turns import SHORTEST_S, StoredTurn, usable
+from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn, usable
 
 SCHEMA_VERSION = 4
 
@@ -55,6 +63,9 @@ MEASURED = {
 
 `config` is that of a ceiling; a case's holds what its runtime was set to, in any words.
 """
+BATCH = re.compile("step:(?:[^,]*,)*batch=([^,]*)")
+"""A step's batch, from which the energy of a token follows."""
+BATCH_SIZE = re.compile("[0-9]{1,18}")
 
 
 class RowError(MemboundError, ValueError):
@@ -192,27 +203,34 @@ def _wrong_figure(row: Row) -> str:
             return f"{name} holds a time of {min(getattr(row, name)):g} s"
     if row.status == "ok" and row.kind == "case" and not row.samples_s and not row.turns:
         return "a case that is ok has neither turns nor samples"
-    if row.status == "ok" and row.kind == "ceiling" and not row.value:
+    if row.status == "ok" and row.kind == "ceiling" and (row.value or 0.0) < SLOWEST:
         return f"a ceiling that is ok has the value {row.value}"
     if row.kind == "ceiling" and (wrong := wrong_config(row.config)):
         return wrong
     if row.kind == "serving" and (wrong := _wrong_load(row)):
         return wrong
-    for name, entries in MEASURED.items():
-        stored = getattr(row, name) if name != "config" else {}
-        for entry in entries:
-            if stored.get(entry) is not None and not is_number(stored[entry]):
-                return f"{entry}={stored[entry]!r} of {name} is not a number"
+    batch = BATCH.match(row.work)
+    if batch and not BATCH_SIZE.fullmatch(batch[1]):
+        return f"work {short(row.work)}: batch={short(batch[1])} is not a number"
+    free = (name for name in MEASURED if name != "config")
+    return next((wrong for name in free if (wrong := wrong_entry(name, getattr(row, name)))), "")
+
+
+def wrong_entry(name: str, stored: Mapping[str, Any]) -> str:
+    """What a reader could make no figure of in the free-form field of that name, or ''."""
+    for entry in MEASURED[name]:
+        if stored.get(entry) is not None and not is_amount(stored[entry]):
+            return f"{entry}={short(stored[entry])} of {name} is not {NUMBER}"
     return ""
 
 
 def wrong_config(config: Mapping[str, Any]) -> str:
     """What a reader of ceilings could make no figure of in a ceiling's config, or ''."""
     if not isinstance(config.get("work", ""), str):
-        return f"work={config['work']!r} of config is not text"
+        return f"work={short(config['work'])} of config is not text"
     for entry in MEASURED["config"]:
-        if not is_number(config.get(entry, 0)):
-            return f"{entry}={config[entry]!r} of config is not a number"
+        if not is_amount(config.get(entry, 0)):
+            return f"{entry}={short(config[entry])} of config is not {NUMBER}"
     told = [entry for entry in IN_TURN if entry in config]
     return (
         f"config has {', '.join(told)} but not all of {', '.join(IN_TURN)}"
@@ -225,7 +243,7 @@ def _wrong_load(row: Row) -> str:
     """What is wrong with a point of load, or ''."""
     warm_s: Any = row.config.get("warm_s")
     end_s: Any = row.config.get("end_s")
-    if not (is_number(warm_s) and is_number(end_s) and 0 <= warm_s < end_s):
+    if not (is_amount(warm_s) and is_amount(end_s) and 0 <= warm_s < end_s):
         return f"a point of load has the window {warm_s!r} to {end_s!r}"
     slo = row.config.get("slo", "")
     if not isinstance(slo, str):

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from membound.results.frame import frame
 from membound.results.intervals import interval
 from membound.results.ratios import Ratio, process_medians, ratio_of
 from membound.results.roofline import Limits, limits_of
-from membound.results.row import SUMMARY, Row, RowError
+from membound.results.row import SUMMARY, Row
 from membound.results.shares import middle, shares_of
 from membound.results.verdict import CEILING_SLACK, Evidence, judge
 from membound.spec_text import settings
@@ -82,8 +83,6 @@ COLUMNS = {
     "verdict_reason": "what the verdict rests on",
 }
 """Columns of `summarize` and what they hold."""
-MOST_DIGITS = 18
-"""Of a batch in a stranger's row: Python refuses to read thousands."""
 
 
 FEWEST_FOR_P95 = 20
@@ -111,14 +110,14 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def summarize(rows: Iterable[Row]) -> pd.DataFrame:
-    """One line a case with COLUMNS; what could not be had is missing (NaN or None). Raises RowError on a bad batch."""
+    """One line a case with COLUMNS; what could not be had is missing (NaN or None)."""
     rows = list(rows)
     groups = list(cases(rows).values())
     lines = [_line(group, limits_of(group[0], rows)) for group in groups]
     for line, ratio in zip(lines, _ratios_to_fastest(groups, lines), strict=True):
         if ratio is not None:
             line |= {"ratio_to_fastest": ratio.value, "ratio_to_fastest_ci": ratio.ci}
-    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    table = frame(lines, list(COLUMNS))
     floats = [c for c in COLUMNS if c.endswith("_s") and not c.endswith("_ci_s")]
     floats += ["mbu", "mfu", "roofline", "of_bound", "device_of_bound", "error", "tolerance", "stored_bytes"]
     floats += ["energy_j", "energy_per_token_j", "ratio_to_fastest"]
@@ -305,10 +304,6 @@ def _energy(used: Sequence[Row], first: Row) -> dict[str, float | None]:
     ]
     energy_j = float(np.median(told)) if told else None
     batch = settings(first.work).get("batch", "1")
-    if not batch.isdecimal() or len(batch) > MOST_DIGITS:
-        raise RowError(
-            f"work {first.work[:200]!r}: batch={batch[:MOST_DIGITS]!r} is not a number of sequences"
-        )
     tokens = int(batch) if first.work.startswith("step:") else None
     return {"energy_j": energy_j, "energy_per_token_j": _quotient(energy_j, tokens)}
 

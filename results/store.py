@@ -36,6 +36,8 @@ PARTIAL = ".partial"
 CLAIM_PREFIX = "claim-"
 """The start of the names of `membound claim`'s files in the same folders. They do not hold only rows; claim/file.py reads them."""
 
+KERNELS = ("/proc", "/sys")
+"""Folders whose files are made by the kernel when they are asked for: without end, and none of them a row file."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}\s*$')
 
@@ -205,13 +207,31 @@ def _files(path: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(f"no such run: {path}: {error.strerror}") from None
     if is_folder:
-        found = [p for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{PARTIAL}") for p in path.rglob(pattern)]
-        return sorted(p for p in regular(found) if not p.name.startswith(CLAIM_PREFIX))
+        return sorted(p for p in regular(files_below(path)) if not p.name.startswith(CLAIM_PREFIX))
     if not is_there:
         raise StoreError(f"no such run: {path}{', a link to nothing' if path.is_symlink() else ''}")
     if not path.is_file():
         raise StoreError(f"{path} is no file that could hold rows")
     return [path]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """What has the name of a row file or a claim file below a folder; links to folders are not followed.
+
+    The kernel's own trees are passed by, and folders that cannot be read, with a warning each. Raises StoreError if the
+    folder lies in one of those trees.
+    """
+    if any(Path(os.path.realpath(folder)).is_relative_to(tree) for tree in KERNELS):
+        raise StoreError(f"{folder} is the kernel's and holds no runs")
+
+    def refused(error: OSError) -> None:
+        warnings.warn(f"{error.filename} is passed by: {error.strerror}", stacklevel=2)
+
+    for place, folders, files in os.walk(folder, onerror=refused):
+        for name in [name for name in folders if os.path.realpath(os.path.join(place, name)) in KERNELS]:
+            folders.remove(name)
+            warnings.warn(f"{os.path.join(place, name)} is passed by: it is the kernel's", stacklevel=2)
+        yield from (Path(place, name) for name in files if name.endswith((SUFFIX, SUFFIX + PARTIAL)))
 
 
 def regular(paths: Iterable[Path]) -> Iterator[Path]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from membound.kernels.models import MODELS
 from membound.kernels.work import SpecError, Step, parse
@@ -52,6 +53,7 @@ def _step(spec: str) -> Step | None:
     return work if isinstance(work, Step) else None
 
 
+@cache
 def _point(step: Step) -> RegionPoint:
     model = f"{step.model}, {step.layers} layers" if step.layers else step.model
     return RegionPoint(

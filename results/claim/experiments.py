@@ -11,6 +11,7 @@ The file is `experiments.toml`, beside this one. Every result names its version 
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.errors import MemboundError
+from membound.results.fields import is_amount
 
 FILE = Path(__file__).with_name("experiments.toml")
 TEXTS = (
@@ -30,6 +32,8 @@ TEXTS = (
     "sample_size",
 )
 """The texts of an experiment, in the order in which they are shown."""
+PLACE = re.compile(r"\{(\w+):(\.[0-9][f%])\}")
+"""Where the number of a threshold goes into a text, and its format."""
 REQUIRED_THRESHOLDS = ("processes", "doses")
 
 
@@ -95,11 +99,13 @@ def load_experiments(path: Path = FILE) -> Register:
     content = path.read_bytes()
     try:
         data = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ExperimentsError(f"{path}: not TOML: {error}") from None
     for key, kind in (("version", int), ("claim", str), ("region", str), ("experiment", list)):
-        if not isinstance(data.get(key), kind):
+        if type(data.get(key)) is not kind:
             raise ExperimentsError(f"{path}: {key} is missing or no {kind.__name__}")
+    if not all(isinstance(entry, dict) for entry in data["experiment"]):
+        raise ExperimentsError(f"{path}: an experiment is no table")
     experiments = tuple(_experiment(entry) for entry in data["experiment"])
     numbers = [e.id for e in experiments]
     if numbers != list(range(1, len(numbers) + 1)):
@@ -114,17 +120,30 @@ def _experiment(entry: dict[str, Any]) -> Experiment:
     wanted = {field.name for field in fields(Experiment)}
     if set(entry) != wanted:
         raise ExperimentsError(f"{name}: {', '.join(sorted(set(entry) ^ wanted))} missing or unknown")
+    _check_types(name, entry)
     thresholds = entry["thresholds"]
     for key in REQUIRED_THRESHOLDS:
-        if key not in thresholds:
-            raise ExperimentsError(f"{name}: thresholds lack {key}")
-    if not all(isinstance(value, int | float) for value in thresholds.values()):
-        raise ExperimentsError(f"{name}: a threshold is no number")
-    for table in ("arms", "factors"):
-        if not entry[table] or not all(isinstance(text, str) for text in entry[table].values()):
-            raise ExperimentsError(f"{name}: {table} must name at least one, each with a text")
+        if thresholds.get(key, 0) < 1:
+            raise ExperimentsError(f"{name}: thresholds lack {key}, or it is below 1")
     numbers = {key: float(value) for key, value in thresholds.items()}
     return Experiment(**(entry | {"thresholds": numbers} | _filled(name, entry, numbers)))
+
+
+def _check_types(name: str, entry: dict[str, Any]) -> None:
+    """Raises ExperimentsError on a value that is not of its field's type; TOML has dates, infinities and NaN, too."""
+    if type(entry["id"]) is not int:
+        raise ExperimentsError(f"{name}: id is no whole number")
+    for key in ("name", *TEXTS):
+        if not isinstance(entry[key], str):
+            raise ExperimentsError(f"{name}: {key} is no text")
+    for table in ("arms", "factors", "thresholds"):
+        if not isinstance(entry[table], dict) or not entry[table]:
+            raise ExperimentsError(f"{name}: {table} must be a table with at least one entry")
+    for table in ("arms", "factors"):
+        if not all(isinstance(text, str) for text in entry[table].values()):
+            raise ExperimentsError(f"{name}: {table} must name at least one, each with a text")
+    if not all(is_amount(value) for value in entry["thresholds"].values()):
+        raise ExperimentsError(f"{name}: a threshold is no number from 0")
 
 
 def _filled(name: str, entry: dict[str, Any], numbers: dict[str, float]) -> dict[str, str]:
@@ -132,7 +151,9 @@ def _filled(name: str, entry: dict[str, Any], numbers: dict[str, float]) -> dict
     texts = {}
     for key in TEXTS:
         try:
-            texts[key] = str(entry[key]).format_map(numbers)
-        except (KeyError, ValueError) as error:
+            texts[key] = PLACE.sub(lambda found: format(numbers[found[1]], found[2]), entry[key])
+        except KeyError as error:
             raise ExperimentsError(f"{name}: {key} names {error}, which is no threshold") from None
+        if {"{", "}"} & {*texts[key]}:
+            raise ExperimentsError(f"{name}: {key} has braces that are not of the form {{threshold:.0f}}")
     return texts

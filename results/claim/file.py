@@ -24,9 +24,8 @@ from membound.results.fields import read_json
 from membound.results.row import Row
 from membound.results.store import (
     CLAIM_PREFIX,
-    PARTIAL,
-    SUFFIX,
     StoreError,
+    files_below,
     new_run_path,
     parsed_lines,
     regular,
@@ -49,8 +48,7 @@ def new_claim_path(out: Path, run_id: str) -> Path:
 
 def claim_files(folder: Path) -> list[Path]:
     """Every claim file below a folder, including those that were cut short, by name; what is no file is passed by."""
-    found = [p for end in (SUFFIX, SUFFIX + PARTIAL) for p in folder.rglob(f"{CLAIM_PREFIX}*{end}")]
-    return sorted(regular(found))
+    return sorted(p for p in regular(files_below(folder)) if p.name.startswith(CLAIM_PREFIX))
 
 
 def load_claims(paths: Iterable[Path]) -> Iterator[tuple[Path, Claim]]:

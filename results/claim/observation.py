@@ -17,6 +17,7 @@ that a rule needs, its ceilings too, so that a stored file is judged like a fres
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from typing import Any, Self
@@ -24,12 +25,14 @@ from typing import Any, Self
 import numpy as np
 
 from membound.errors import MemboundError
-from membound.results.fields import read_json, wrong_field, wrong_version
-from membound.results.row import GRADES, STATUSES
-from membound.results.turns import StoredTurn
+from membound.results.fields import read_json, short, wrong_field, wrong_version
+from membound.results.row import GRADES, STATUSES, wrong_entry
+from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn
 
 SCHEMA_VERSION = 3
 
+SMALLEST = 1e-12
+"""Of factors that are not 0: squares of smaller ones, and quotients by them, leave the range of numbers."""
 SKIPPED = "skipped"
 """A status that rows do not have: nothing was measured, but nothing went wrong; the reason says why."""
 NO_TIME = "no time left"
@@ -80,7 +83,10 @@ class ClaimMeta:
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Read one line. Raises ObservationError."""
-        return cls(**read_object(cls, line, "meta"))
+        data = read_object(cls, line, "meta")
+        if wrong := _wrong_machine(data["machine"]):
+            raise ObservationError(wrong)
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,15 @@ class Observation:
             )
         return float(value)
 
+    def positive(self, factor: str) -> float:
+        """A factor that is divided by, or whose logarithm counts. Raises ObservationError as `number` and on 0."""
+        value = self.number(factor)
+        if not value:
+            raise ObservationError(
+                f"experiment {self.experiment}, arm {self.arm}: factor {factor} is {value:g}"
+            )
+        return value
+
     def to_json(self) -> str:
         """One line of JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self)}
@@ -170,9 +185,36 @@ class Observation:
         except ValueError as error:
             raise ObservationError(f"turns: {error}") from None
         one = cls(**data)
-        if one.status == "ok" and not one.samples_s:
-            raise ObservationError("an observation that is ok has no samples")
+        if wrong := one._wrong_figure():
+            raise ObservationError(wrong)
         return one
+
+    def _wrong_figure(self) -> str:
+        """What no measurement can have given, or ''; `fields` has seen to the types."""
+        if self.status == "ok" and not self.samples_s:
+            return "an observation that is ok has no samples"
+        if self.status == "ok" and not self.bytes:
+            return "an observation that is ok has moved no bytes"
+        times = [time for time in (self.time_s, self.launch_s, *self.samples_s) if time is not None]
+        if min(times, default=1.0) < SHORTEST_S:
+            return f"a time of {min(times):g} s"
+        small = [
+            name
+            for name, value in self.factors.items()
+            if not isinstance(value, str) and 0 < value < SMALLEST
+        ]
+        if small:
+            return f"factor {small[0]} is {self.factors[small[0]]:g}"
+        rates = [rate for rate in (self.read_bytes_per_s, self.compute_flops_per_s) if rate is not None]
+        return f"a ceiling of {min(rates):g}" if min(rates, default=1.0) < SLOWEST else ""
+
+
+def _wrong_machine(machine: Mapping[str, Any]) -> str:
+    """What a reader of the fingerprint could make nothing of, or ''."""
+    sets = machine.get("isa") or []
+    if not isinstance(sets, list):
+        return f"isa={short(sets)} of machine is not a list"
+    return wrong_entry("machine", machine)
 
 
 def median_s(samples_s: list[float]) -> float:

@@ -108,7 +108,7 @@ def _formats(
 
 def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """3: below the knee time does not follow FLOPs."""
-    panel = panel_of(seen, lambda one: one.number("m")).complete(experiment.processes)
+    panel = panel_of(seen, lambda one: one.positive("m")).complete(experiment.processes)
     limits = experiment.thresholds
     _ceilings(panel)
     below = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)

@@ -29,9 +29,9 @@ from membound.results.claim.rules_dose import crossing
 
 def residency(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """5: sets that fit the cache are read faster than sets that do not, or the instrument is broken."""
-    panel = panel_of(seen, lambda one: one.number("working_set_bytes") / one.number("cache_bytes")).complete(
-        experiment.processes
-    )
+    panel = panel_of(
+        seen, lambda one: one.positive("working_set_bytes") / one.positive("cache_bytes")
+    ).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     limits = experiment.thresholds
     small, large = panel.doses <= limits["small"], panel.doses >= limits["large"]
@@ -58,7 +58,7 @@ def residency(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
 
 def batch_knee(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """6: linear products turn compute-bound at the predicted batch, grouped-query attention at none."""
-    panel = panel_of(seen, lambda one: one.number("batch")).complete(experiment.processes)
+    panel = panel_of(seen, lambda one: one.positive("batch")).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     predicted = crossing(panel)
     if seen[0].arm == "attention":

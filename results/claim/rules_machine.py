@@ -202,7 +202,7 @@ def _moved_clocks(experiment: Experiment, seen: Sequence[Observation]) -> Floats
     for name in names:
         if not all(isinstance(one.factors.get(name), int | float) for one in seen):
             raise TooLittle(f"the {name.partition('_')[0]} clock cannot be read here")
-    clock = np.log([[one.number(name) for name in names] for one in seen])
+    clock = np.log([[one.positive(name) for name in names] for one in seen])
     for name, moved in zip(names, np.expm1(np.ptp(clock, axis=0)), strict=True):
         if moved < experiment.thresholds["moved"]:
             raise TooLittle(f"the {name.partition('_')[0]} clock moved by {moved:.0%} only")

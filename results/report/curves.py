@@ -16,6 +16,7 @@ from membound.results.claim.finding import Finding
 from membound.results.claim.observation import Observation, ObservationError
 from membound.results.claim.region import RegionCell
 from membound.results.claim.rules_machine import THIEVES, slowdowns
+from membound.results.frame import encodable, frame
 
 FREE_COMPUTE, THEFT, RESIDENCY, BATCH = 1, 4, 5, 6
 ELASTICITY = "d ln t / d ln"
@@ -51,7 +52,11 @@ def residency_table(observations: Iterable[Observation]) -> pd.DataFrame:
     lines = []
     for (backend, arm), seen in _curves(observations, RESIDENCY).items():
         for one in seen:
-            if one.read_bytes_per_s and {"working_set_bytes", "cache_bytes"} <= set(one.factors):
+            if (
+                one.read_bytes_per_s
+                and one.factors.get("working_set_bytes")
+                and one.factors.get("cache_bytes")
+            ):
                 lines.append(
                     {
                         "curve": f"{backend} {arm}",
@@ -60,7 +65,7 @@ def residency_table(observations: Iterable[Observation]) -> pd.DataFrame:
                         "process": one.replicate,
                     }
                 )
-    return pd.DataFrame(lines, columns=["curve", "caches", "share", "process"])
+    return frame(lines, ["curve", "caches", "share", "process"])
 
 
 def theft_table(observations: Iterable[Observation]) -> pd.DataFrame:
@@ -74,7 +79,7 @@ def theft_table(observations: Iterable[Observation]) -> pd.DataFrame:
                 {"victim": " ".join(key), "thief": thief, "share": duty, "slowdown": slowed}
                 for duty, slowed in slowdowns(seen, thief)
             ]
-    return pd.DataFrame(lines, columns=["victim", "thief", "share", "slowdown"])
+    return frame(lines, ["victim", "thief", "share", "slowdown"])
 
 
 def elasticity_table(findings: Sequence[Finding]) -> pd.DataFrame:
@@ -92,7 +97,7 @@ def elasticity_table(findings: Sequence[Finding]) -> pd.DataFrame:
         for figure in one.figures
         if figure.name.startswith(ELASTICITY) and np.isfinite(figure.value)
     ]
-    return pd.DataFrame(lines, columns=["figure", "kind", "value", "low", "high", "verdict"])
+    return frame(lines, ["figure", "kind", "value", "low", "high", "verdict"])
 
 
 def region_table(cells: Sequence[RegionCell]) -> pd.DataFrame:
@@ -109,7 +114,7 @@ def region_table(cells: Sequence[RegionCell]) -> pd.DataFrame:
         }
         for cell in cells
     ]
-    return pd.DataFrame(lines, columns=["backend", "model", "format", "batch", "context", "bound", "how"])
+    return frame(lines, ["backend", "model", "format", "batch", "context", "bound", "how"])
 
 
 def _curves(observations: Iterable[Observation], experiment: int) -> dict[tuple[str, str], list[Observation]]:
@@ -132,7 +137,7 @@ def _panels(seen: Sequence[Observation], factor: str) -> list[Panel]:
 def _curve(name: str, factor: str, panel: Panel) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "curve": name,
+            "curve": encodable(name),
             factor: panel.doses,
             "time_ms": 1e3 * panel.mean_s,
             "low_ms": 1e3 * np.exp(np.nanmin(panel.ln_time, axis=0)),

@@ -164,6 +164,21 @@ def test_the_plain_values_of_a_family_are_taken(tmp_path, family):
     assert get_model(write(tmp_path, LLAMA | plain | named)).hidden == 64
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size"])
+def test_counts_beyond_any_dimension_are_refused(tmp_path, name):
+    with pytest.raises(
+        SpecError, match=rf"config\.json: {name}=10+ must be a positive whole number, 2147483648 at most"
+    ) as raised:
+        parse(f"step:model={write(tmp_path, LLAMA | {name: 10**400})}")
+    assert len(str(raised.value)) < 300
+
+
+def test_more_columns_of_heads_than_any_dimension_are_refused(tmp_path):
+    config = LLAMA | {"head_dim": 1 << 31}
+    with pytest.raises(SpecError, match="heads of 2147483648 make more than 2147483648 columns"):
+        parse(f"step:model={write(tmp_path, config)}")
+
+
 def test_unknown_models(tmp_path):
     with pytest.raises(
         ValueError, match=r"unknown model 'gpt-5'; known: tiny, .*or a folder with config.json"

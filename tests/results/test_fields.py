@@ -98,6 +98,11 @@ def test_a_whole_line_is_read(cls):
         (case(), {"machine": {"last_level_cache_bytes": "x"}}, "last_level_cache_bytes='x' of machine"),
         (case(), {"telemetry": {"device_energy_j": []}}, "device_energy_j=.* of telemetry is not a number"),
         (ceiling("read", 1e9, "bytes/s"), {"value": "x"}, "value='x' is not a number from 0, nor null"),
+        (case(), {"machine": {"memory_bytes": -1}}, "memory_bytes=-1 of machine is not a number from 0"),
+        (case(), {"prepare_s": 2**63}, "prepare_s=9223372036854775808 is not a number from 0"),
+        (case(), {"work": f"step:model=tiny,batch={'1' * 5000}"}, "batch='1+.* is not a number"),
+        (case(), {"work": "step:batch=\u0663"}, "batch='\u0663' is not a number"),
+        (ceiling("read", 1e9, "bytes/s"), {"value": 5e-324}, "a ceiling that is ok has the value 5e-324"),
         (ceiling("read", 1e9, "bytes/s"), {"value": None}, "a ceiling that is ok has the value None"),
         (ceiling("read", 1e9, "bytes/s"), {"value": 0}, "a ceiling that is ok has the value 0"),
         (ceiling("read", 1e9, "bytes/s"), {"config": {"array_bytes": "x"}}, "array_bytes='x' of config"),
@@ -126,6 +131,13 @@ def test_a_case_that_failed_needs_no_samples():
     [
         ({"samples_s": []}, "an observation that is ok has no samples"),
         ({"samples_s": [0.0]}, "samples_s holds a time of 0 s"),
+        ({"time_s": 10**20}, "time_s=1.* is not a number from 0, nor null"),
+        ({"samples_s": [1e-300]}, "a time of 1e-300 s"),
+        ({"launch_s": 5e-324}, "a time of 4.94.*e-324 s"),
+        ({"read_bytes_per_s": 1e-300}, "a ceiling of 1e-300"),
+        ({"factors": {"k": 5e-324}}, "factor k is 4.94.*e-324"),
+        ({"factors": {"k": -1}}, "factors=.* is not an object of numbers"),
+        ({"bytes": 0}, "an observation that is ok has moved no bytes"),
         ({"launch_s": 0}, "launch_s is 0, which no ceiling is"),
         ({"factors": {"k": True}}, "factors=.* is not an object of numbers and texts"),
     ],
@@ -215,6 +227,19 @@ def test_the_report_on_a_claim_refuses_in_one_line(tmp_path, capsys, name):
     assert f"line 3: {name}=None is not " in refused(capsys, "claim-report", writer.path)
     with pytest.raises(ObservationError, match=name):
         load_claim(writer.path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        ({"last_level_cache_bytes": [1]}, r"last_level_cache_bytes=\[1\] of machine is not a number from 0"),
+        ({"last_level_cache_bytes": "32 MB"}, "last_level_cache_bytes='32 MB' of machine is not a number"),
+        ({"isa": 5}, "isa=5 of machine is not a list"),
+    ],
+)
+def test_a_fingerprint_that_no_reader_could_use_is_refused(machine, says):
+    with pytest.raises(ObservationError, match=says):
+        ClaimMeta.from_json(meta(machine=machine).to_json())
 
 
 def test_a_batch_that_is_no_number_is_refused_in_one_line(tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flips import unnoticed
 
+from membound.results import store
 from membound.results.row import SCHEMA_VERSION, Row, RowError
 from membound.results.store import (
     RunWriter,
@@ -246,6 +247,18 @@ def test_copies_count_once_by_what_they_hold(tmp_path: Path) -> None:
         "/copies/c.jsonl holds nothing but 4 rows that were read before: they count once",
         "/copies/d.jsonl holds also 2 rows that were read before: they count once",
     ]
+
+
+def test_the_kernels_own_trees_are_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(1)]
+    written(tmp_path / "a.jsonl", rows)
+    (tmp_path / "proc/1").mkdir(parents=True)
+    written(tmp_path / "proc/1/b.jsonl", [row(2)])
+    monkeypatch.setattr(store, "KERNELS", (str(tmp_path / "proc"),))
+    with pytest.warns(UserWarning, match="proc is passed by: it is the kernel's"):
+        assert load_rows(tmp_path) == rows
+    with pytest.raises(StoreError, match="proc/1 is the kernel's and holds no runs"):
+        load_rows(tmp_path / "proc/1")
 
 
 def test_what_is_no_file_is_passed_by_with_a_line(tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_an_unknown_number_is_refused_with_the_ids():
         ("processes = 3, doses = 4 }", "doses = 4 }", "experiment 1: thresholds lack processes"),
         ("factors = { k =", "factors = { k = 3, j =", "experiment 1: factors must name"),
         ("version = 1", "version = ", "not TOML"),
+        ("version = 1", f"version = {'9' * 5000}", "not TOML: Exceeds the limit"),
+        ("version = 1", "version = true", "version is missing or no int"),
+        ("id = 2", "id = 1979-05-27", "experiment 1979-05-27: id is no whole number"),
+        ('name = "free compute"', "name = 5", "experiment 1: name is no text"),
+        ("arms = {", "arms = 5 # {", "experiment 1: arms must be a table"),
+        ("rise = 0.05", "rise = nan", "experiment 1: a threshold is no number from 0"),
+        ("rise = 0.05", "rise = inf", "experiment 1: a threshold is no number from 0"),
+        ("rise = 0.05", "rise = true", "experiment 1: a threshold is no number from 0"),
+        (
+            "processes = 3, doses = 4 }",
+            "processes = 0, doses = 4 }",
+            "thresholds lack processes, or it is below 1",
+        ),
+        ("{rise:.0%}", "{rise.__class__}", "experiment 1: falsified_if has braces"),
+        ("{rise:.0%}", "{rise:>99999999}", "experiment 1: falsified_if has braces"),
+        ("{rise:.0%}", "{0}", "experiment 1: falsified_if has braces"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path, old, new, message):

@@ -102,6 +102,12 @@ def test_a_factor_is_a_number_or_an_error_that_names_it():
             one.number(factor)
 
 
+def test_a_factor_that_is_divided_by_is_above_0():
+    assert seen(factors={"cache_bytes": 8}).positive("cache_bytes") == 8.0
+    with pytest.raises(ObservationError, match="experiment 1, arm linear_f32: factor cache_bytes is 0"):
+        seen(factors={"cache_bytes": 0}).positive("cache_bytes")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

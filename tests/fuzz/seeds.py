@@ -1,0 +1,209 @@
+"""Inputs that are as they should be, small: published rows and claims cut short, and what the fakes of the tests make.
+
+>>> rows()[0][:40]
+b'{"run_id":"20261125T145044-amd-epyc-e101"'
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import benchmark_files
+from checkpoints import CONFIG, tensors_of
+from claims import whole_claim
+from rows import case, ceiling
+from rows import run_rows as fake_run
+from safetensors.numpy import save
+
+from membound.bench.measure.rounds import Pace
+from membound.bench.planning.plan import Options, make_plan
+from membound.bench.planning.suites import DEFAULT_WORKS, DEVICE_WORKS
+from membound.bench.protocol import messages
+from membound.bench.run.journal import Journal, journal_of
+from membound.bench.run.resume import PLAN, keep_plan
+from membound.kernels.models import get_model
+from membound.results.claim.experiments import FILE
+from membound.results.claim.file import load_claim
+from membound.results.row import Row
+from membound.results.store import CLAIM_PREFIX, load_rows
+from membound.results.turns import StoredTurn
+
+PUBLISHED = Path(__file__).parents[2] / "results/published"
+PARTS = b"\n=====\n"
+"""Between the files of an input that is several of them."""
+MOST = 4
+"""Entries of a list, and of an object of free form, that a seed keeps."""
+
+
+def works() -> list[bytes]:
+    """Specs of both suites."""
+    return [spec.encode() for spec in (*DEFAULT_WORKS, *DEVICE_WORKS)]
+
+
+def _short(row: Row) -> Row:
+    """A row with as much of each list as its readers need."""
+    free = {
+        name: dict(list(getattr(row, name).items())[:MOST]) for name in ("machine", "versions", "telemetry")
+    }
+    return replace(row, **free, turns=row.turns[:2], samples_s=row.samples_s[:2], warmup_s=row.warmup_s[:1])
+
+
+@cache
+def published_runs() -> tuple[tuple[Row, ...], ...]:
+    """Of each published run the ceilings, and rows of each status and backend."""
+    runs = []
+    for path in sorted(PUBLISHED.rglob("*.jsonl")):
+        if not path.name.startswith(CLAIM_PREFIX):
+            found = load_rows(path)
+            first = {
+                (row.kind, row.backend, row.work if row.kind == "ceiling" else row.status): row
+                for row in found
+            }
+            runs.append(tuple(_short(row) for row in first.values()))
+    return tuple(runs)
+
+
+def rows() -> list[bytes]:
+    """Lines of rows: published ones and those of the tests."""
+    found = [row for run in published_runs() for row in run[:: max(1, len(run) // 6)]]
+    return [row.to_json().encode() for row in (*found, *fake_run())]
+
+
+def runs() -> list[bytes]:
+    """Whole row files, and one of pytest-benchmark."""
+    small = [(*run[:6], *[row for row in run[6:] if row.kind == "case"][:5]) for run in published_runs()]
+    files = ["\n".join(row.to_json() for row in run).encode() for run in (*small, fake_run())]
+    return files + benchmarks()
+
+
+def benchmarks() -> list[bytes]:
+    """Files of pytest-benchmark: with membound's row, without, without raw samples."""
+    stored = benchmark_files.stored(case(samples=(0.01, 0.02)), [ceiling("read", 11e9, "bytes/s")])
+    files = (stored, benchmark_files.content(), benchmark_files.content(data=None))
+    return [json.dumps(file).encode() for file in files]
+
+
+def claim_lines() -> list[bytes]:
+    """Single lines of claim files: what it is about, ceilings, observations."""
+    claim = whole_claim()
+    lines = (claim.meta, *claim.ceilings, *claim.observations[:: max(1, len(claim.observations) // 20)])
+    return [line.to_json().encode() for line in lines]
+
+
+@cache
+def claims() -> tuple[bytes, ...]:
+    """Claim files of one or two experiments each."""
+    whole = [whole_claim(), *(load_claim(path) for path in sorted(PUBLISHED.rglob(f"{CLAIM_PREFIX}*")))]
+    files = []
+    for claim in whole:
+        for number in range(1, 11):
+            seen = [one for one in claim.observations if one.experiment == number]
+            seen = [replace(one, turns=one.turns[:2], samples_s=one.samples_s[:2]) for one in seen][:24]
+            lines = (claim.meta, *map(_short, claim.ceilings[:4]), *seen)
+            files += ["\n".join(line.to_json() for line in lines).encode()] if seen else []
+    return tuple(files)
+
+
+def model_folders() -> list[bytes]:
+    """config.json, model.safetensors and an index, joined by PARTS; several families, two with an index."""
+    shapes: dict[str, Any] = (
+        CONFIG | {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 16} | {"head_dim": 8}
+    )
+    folders = []
+    for family, more in (
+        ("llama", {"tie_word_embeddings": True, "hidden_act": "silu", "rope_theta": 1e4}),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+                   | {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}),
+        ("mistral", {"sliding_window": 4096}),
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 1}),
+        ("qwen3", {"layer_types": ["full_attention"], "attention_bias": False, "quantization_config": None}),
+    ):  # fmt: skip
+        config = shapes | {"num_hidden_layers": 1, "model_type": family, "rms_norm_eps": 1e-6} | more
+        config["architectures"] = [f"{family.capitalize()}ForCausalLM"]
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config))
+            model = get_model(folder)
+        tensors = tensors_of(model)
+        index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model.safetensors")}
+        listing = json.dumps(index).encode() if family.startswith("qwen") else b""
+        folders.append(PARTS.join((json.dumps(config).encode(), save(tensors), listing)))
+    return folders
+
+
+def plans() -> list[bytes]:
+    """What a killed run leaves as its plan."""
+    found = []
+    with TemporaryDirectory() as folder:
+        paced = Options(threads=1, pace=Pace(3, 1.0), time_limit_s=60.0)
+        for number, options in enumerate((Options(threads=1), paced)):
+            plan = make_plan(
+                ["numpy:cpu"], ["linear:n=64,k=64,weight=f32"], replace(options, out=Path("out")), 10**9
+            )
+            path = Path(folder) / f"{number}.jsonl"
+            keep_plan(plan, path)
+            found.append(path.with_name(path.name + PLAN).read_bytes())
+    return found
+
+
+def journals() -> list[bytes]:
+    """What a killed run leaves of turns."""
+    turn = StoredTurn(1, 2.5, 1e-3, 4, before={"read": 4e10}, after={"read": 5e10}, disturbance=0.01)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        with Journal(path) as journal:
+            for replicate in range(3):
+                journal.add("numpy:cpu", replicate, "linear:n=64,k=64,m=1,weight=f32,act=float", turn)
+            return [journal_of(path).read_bytes()]
+
+
+def experiments() -> list[bytes]:
+    """The register of experiments."""
+    return [FILE.read_bytes()]
+
+
+def protocol() -> list[bytes]:
+    """A line of each message that harness and workers may send."""
+    turned = messages.Turned(1e-3, 2, None, 0.01, [], 1 << 20, 1e-5, {"read": 1e9}, {"a": 1})
+    prepared = messages.Prepared(2, 1 << 20, 1 << 20, 1 << 20, 0.1, 1e-3, 1e-3, 4, 1e-3, 1e-2, None)
+    said: Sequence[messages.Command | messages.Answer] = (
+        *(messages.Probe("numpy", []), messages.AskCoverage("numpy", ["linear:n=8,k=32"]), messages.Close()),
+        *(
+            messages.MeasureMachine(True),
+            messages.OpenCeiling(["f32"]),
+            messages.OpenDeviceCeiling({"read": "x"}),
+        ),
+        *(messages.TakeCeilingTurn(["read"]), messages.Open("numpy:cpu", 1, 10**9, "", [1])),
+        *(messages.AskOffers({"1": []}), messages.Prepare(0, "linear:n=8,k=32", [{}]), messages.TakeTurn(0)),
+        *(messages.Hello("3.11", messages.PROTOCOL), messages.Phase("reference", [0]), messages.Found([{}])),
+        *(
+            messages.CeilingTurned({"read": 1e9}, {"read": True}, {}, 1),
+            messages.Opened("CPU", {"a": "1"}, {}, "read"),
+        ),
+        *(
+            prepared,
+            turned,
+            messages.Checked(1e-3, {"x": 1}, {}),
+            messages.Failed("error", "no", 1.0),
+            messages.Done(),
+        ),
+    )
+    return [messages.encode(message, number).encode() for number, message in enumerate(said)]
+
+
+def arguments() -> list[bytes]:
+    """Command lines that measure nothing, their arguments joined by NUL."""
+    lines = (
+        "--version",
+        "run --quick --json",
+        "show latest",
+        "compare a b --force",
+        "claim-report x --html y",
+        "list",
+    )
+    return [line.replace(" ", "\0").encode() for line in lines]

@@ -1,0 +1,287 @@
+"""What is fuzzed: how inputs are made from seeds, and what must hold of each.
+
+>>> TARGETS["rows"].check(b'{"schema_version":99}')         # refused as documented: nothing happens
+
+A check takes the bytes of one input. It passes over the errors that are documented for it and lets every other exception
+through: that is a finding. Warnings of libraries count as exceptions.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import mutation
+import seeds
+from grammar import other_arguments, other_register, other_spec
+from rich.console import Console
+from sealed_files import other_folder, other_journal, other_plan
+
+from membound.bench.claim.report import judged
+from membound.bench.planning.suites import PlanError, check_memory, check_weights
+from membound.bench.protocol import messages
+from membound.bench.run.journal import Journal, journal_of
+from membound.bench.run.resume import PLAN, check_resumable, find_cut, partial_of, remaining
+from membound.kernels.models import get_model
+from membound.kernels.weights.checkpoint import Checkpoint
+from membound.kernels.work import SpecError, Step, parse
+from membound.results.claim.experiments import ExperimentsError, Register, load_experiments
+from membound.results.claim.file import load_claim
+from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
+from membound.results.compare import CompareError, compare_backends, compare_runs
+from membound.results.report.curves import (
+    batch_table,
+    elasticity_table,
+    free_compute_table,
+    region_table,
+    residency_table,
+    theft_table,
+)
+from membound.results.report.markdown import claim_markdown
+from membound.results.report.page import claim_page
+from membound.results.report.text import record
+from membound.results.row import Row, RowError
+from membound.results.stats import records, summarize
+from membound.results.store import StoreError, load_rows, sealed, unsealed
+from membound.results.views.markdown import compare_markdown, run_markdown
+from membound.results.views.table import compare_view, run_view
+
+Check = Callable[[bytes], None]
+Change = Callable[[Random, bytes], bytes]
+MEMORY_BYTES = 10**9
+"""The memory of a machine on which works are planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Seeds, how one of them is changed, and the check of what comes out."""
+
+    name: str
+    seeds: Callable[[], Sequence[bytes]]
+    change: Change
+    check: Check
+
+    def input(self, rng: Random) -> bytes:
+        """One input: a seed with changes."""
+        return self.change(rng, rng.choice(self.known))
+
+    @property
+    def known(self) -> tuple[bytes, ...]:
+        """The seeds, made once."""
+        return _made(self.seeds)
+
+
+@cache
+def _made(make: Callable[[], Sequence[bytes]]) -> tuple[bytes, ...]:
+    return tuple(make())
+
+
+@contextmanager
+def refusing(*documented: type[Exception]) -> Iterator[None]:
+    """Passes over the documented errors, which must have a message."""
+    try:
+        yield
+    except documented as error:
+        if not str(error).strip():
+            raise AssertionError(f"{type(error).__name__} without a message") from error
+
+
+@contextmanager
+def strict_warnings() -> Iterator[None]:
+    """Makes exceptions of the warnings of libraries; those for users say what was passed by."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+@cache
+def folder() -> Path:
+    """Where this process writes its inputs: in memory, if the system has such a place."""
+    shm = Path("/dev/shm")
+    place = tempfile.mkdtemp(prefix="membound-fuzz-", dir=shm if os.access(shm, os.W_OK) else None)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
+
+
+def written(name: str, content: bytes) -> Path:
+    """A file of that name with this content."""
+    path = folder() / name
+    path.write_bytes(content)
+    return path
+
+
+def check_work(content: bytes) -> None:
+    """A spec is refused, or its work has bytes and FLOPs and says the spec again."""
+    with refusing(SpecError):
+        work = parse(content.decode("utf-8", "surrogateescape"))
+        assert work.traffic.total_bytes > 0
+        assert work.flops > 0
+        assert work.footprint_bytes > 0
+        assert parse(work.spec) == work
+        assert parse(work.spec).spec == work.spec
+        with refusing(PlanError):
+            check_memory(work, MEMORY_BYTES)
+
+
+def check_row(content: bytes) -> None:
+    """A line is refused, or its row can be stored and read again."""
+    with refusing(RowError):
+        row = Row.from_json(content.decode(errors="replace"))
+        line = row.to_json()
+        assert unsealed(sealed(line.encode())).decode() == line
+        assert Row.from_json(line) == row
+
+
+def check_claim_line(content: bytes) -> None:
+    """A line of a claim file likewise."""
+    text = content.decode(errors="replace")
+    for kind in (Observation, ClaimMeta):
+        with refusing(ObservationError):
+            one = kind.from_json(text)
+            assert kind.from_json(one.to_json()) == one
+
+
+def check_run(content: bytes) -> None:
+    """A file is refused, or every view of its rows can be made."""
+    name = "run.json" if content.lstrip()[:14].startswith(b'{"benchmarks"') else "run.jsonl"
+    with refusing(RowError, StoreError):
+        rows = load_rows(written(name, content))
+        screen = Console(file=io.StringIO(), width=80)
+        json.dumps(records(summarize(rows)), allow_nan=False)
+        screen.print(run_view(rows, True))
+        run_markdown(rows)
+        backends = list(dict.fromkeys(row.backend for row in rows if row.kind == "case"))[:2]
+        for make in (lambda: compare_backends(rows, *backends), lambda: compare_runs(rows, rows)):
+            if len(backends) == 2:
+                with refusing(CompareError):
+                    lines = records(make())
+                    json.dumps(lines, allow_nan=False)
+                    screen.print(compare_view(lines))
+                    compare_markdown(lines)
+
+
+def check_benchmarks(content: bytes) -> None:
+    """A file of pytest-benchmark is refused, or its rows can be stored."""
+    with refusing(RowError):
+        for row in load_rows(written("bench.json", content)):
+            assert Row.from_json(row.to_json()) == row
+
+
+@cache
+def register() -> Register:
+    """The experiments by which claims are judged."""
+    return load_experiments()
+
+
+def check_claim(content: bytes) -> None:
+    """A claim file is refused, or judged and reported as JSON, Markdown and HTML."""
+    with refusing(ObservationError, RowError, StoreError):
+        report = judged(load_claim(written("claim-x.jsonl", content)), register())
+        json.dumps(record(report), allow_nan=False)
+        claim_markdown([report], {})
+        claim_page([(report, {})])
+        for draw in (free_compute_table, batch_table, residency_table, theft_table):
+            draw(report.claim.observations)
+        elasticity_table(report.findings), region_table(report.cells)
+
+
+def check_model_folder(content: bytes) -> None:
+    """A folder is refused as a model or as weights, or both can be used."""
+    place = folder() / "model"
+    place.mkdir(exist_ok=True)
+    names = ("config.json", "model.safetensors", "model.safetensors.index.json")
+    for name, part in zip(names, ([*content.split(seeds.PARTS, 2), b"", b""])[:3], strict=True):
+        (place / name).unlink(missing_ok=True)  # a file of weights may still be mapped: never write into it
+        if part:
+            (place / name).write_bytes(part)
+    get_model.cache_clear()
+    with refusing(SpecError, PlanError):
+        work = parse(f"step:model={place},context=8,weight={('f32', 'int8', 'int4g32')[len(content) % 3]}")
+        assert work.traffic.total_bytes > 0
+        assert work.flops > 0
+        check_memory(work, MEMORY_BYTES)
+        check_weights(work, 1)
+        if isinstance(work, Step) and work.footprint_bytes < MEMORY_BYTES // 100:
+            with refusing(ValueError):  # numbers are read by workers, where it becomes a row
+                weights = Checkpoint(work.shape, work.weight, 1)
+                weights.layer(0), weights.lm_head(), weights.final_norm()
+
+
+def check_experiments(content: bytes) -> None:
+    """A register is refused, or its texts have their numbers."""
+    with refusing(ExperimentsError):
+        for one in load_experiments(written("experiments.toml", content)):
+            assert one.falsified_if
+            assert one.processes >= 1
+            assert one.doses >= 1
+
+
+def check_plan(content: bytes) -> None:
+    """The plan of a killed run is refused, or the run can be resumed."""
+    path = written(f"run.jsonl{PLAN}", content).with_name("run.jsonl")
+    partial_of(path).touch()
+    with refusing(PlanError, StoreError, SpecError):
+        plan, _ = find_cut("latest", path.parent)
+        cells = remaining(plan, [])
+        assert plan.total_cells >= 0
+        plan.python_for("numpy:cpu")
+        check_resumable(cells, [])
+
+
+def check_journal(content: bytes) -> None:
+    """The turns that a killed run left are refused, or read."""
+    path = folder() / "journal.jsonl"
+    journal_of(path).write_bytes(content)
+    with refusing(RowError, StoreError), Journal(path) as journal:
+        for (backend, replicate, work), turns in journal.left.items():
+            for turn in turns:
+                journal.add(backend, replicate, work, turn)
+
+
+def check_message(content: bytes) -> None:
+    """A line between harness and worker is refused, or can be sent again."""
+    for known in (messages.COMMANDS, messages.ANSWERS):
+        with refusing(messages.ProtocolError):
+            message, number = messages.decode(content.decode(errors="replace"), known)
+            assert messages.decode(messages.encode(message, number), known) == (message, number)
+
+
+def check_arguments(content: bytes) -> None:
+    """A command line that measures nothing ends with a documented exit status."""
+    from command_line import status_of
+
+    with refusing():
+        status, printed = status_of(content.decode("utf-8", "surrogateescape").split("\0"))
+        assert status in (0, 1, 2), status
+        assert status != 2 or printed.count("\n") >= 1, printed
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("works", seeds.works, other_spec, check_work),
+        Target("rows", seeds.rows, mutation.other_json, check_row),
+        Target("runs", seeds.runs, mutation.other_lines, check_run),
+        Target("claim-lines", seeds.claim_lines, mutation.other_json, check_claim_line),
+        Target("claims", seeds.claims, mutation.other_lines, check_claim),
+        Target("benchmarks", seeds.benchmarks, mutation.other_json, check_benchmarks),
+        Target("models", seeds.model_folders, other_folder, check_model_folder),
+        Target("experiments", seeds.experiments, other_register, check_experiments),
+        Target("plans", seeds.plans, other_plan, check_plan),
+        Target("journals", seeds.journals, other_journal, check_journal),
+        Target("messages", seeds.protocol, mutation.other_json, check_message),
+        Target("arguments", seeds.arguments, other_arguments, check_arguments),
+    )
+}
