@@ -71,14 +71,14 @@ def text_of(plan: Plan) -> str:
     """One line of JSON, with a hash of what matters in it."""
     content = json.loads(json.dumps(asdict(plan), default=str))
     content["pace"] = {name: value for name, value in content["pace"].items() if value != inf}
-    return json.dumps({"membound": __version__, "hash": _hash(content), "plan": content}, allow_nan=False)
+    return json.dumps({"membound": __version__, "hash": plan_hash(content), "plan": content}, allow_nan=False)
 
 
 def plan_of(text: str) -> Plan:
     """The plan of a text. Raises UnfitPlanError: damaged, changed, another version's, or none that could be."""
     try:
         stored = read_json(text)
-        content, version, intact = stored["plan"], stored["membound"], stored["hash"] == _hash(stored["plan"])
+        content, version, intact = stored["plan"], stored["membound"], stored["hash"] == plan_hash(stored["plan"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnfitPlanError(f"cannot be read: {error!r}") from None
     if not intact:
@@ -115,5 +115,6 @@ def _wrong(content: Mapping[str, Any]) -> str:
     return ""
 
 
-def _hash(content: Any) -> str:
+def plan_hash(content: Any) -> str:
+    """What a stored plan's hash must be."""
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from random import Random
 from mutation import as_bytes, damaged, mutated, other_json, parsed
 from seeds import PARTS
 
-from membound.bench.run.stored_plan import _hash
+from membound.bench.run.stored_plan import plan_hash
 from membound.results.store import sealed, unsealed
 
 
@@ -48,7 +48,7 @@ def other_plan(rng: Random, content: bytes) -> bytes:
     for _ in range(rng.choice((1, 1, 2))):
         plan = mutated(rng, plan)
     try:
-        return as_bytes(stored | {"plan": plan, "hash": _hash(plan)})
+        return as_bytes(stored | {"plan": plan, "hash": plan_hash(plan)})
     except (ValueError, OverflowError, RecursionError):
         return content
 

@@ -33,7 +33,6 @@ from membound.bench.planning.suites import PlanError, check_memory, check_weight
 from membound.bench.protocol import messages
 from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.resume import PLAN, check_resumable, find_cut, partial_of, remaining
-from membound.kernels.models import get_model
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.work import SpecError, Step, parse
 from membound.results.claim.experiments import ExperimentsError, Register, load_experiments
@@ -206,7 +205,6 @@ def check_model_folder(content: bytes) -> None:
         (place / name).unlink(missing_ok=True)  # a file of weights may still be mapped: never write into it
         if part:
             (place / name).write_bytes(part)
-    get_model.cache_clear()
     with refusing(SpecError, PlanError):
         work = parse(f"step:model={place},context=8,weight={('f32', 'int8', 'int4g32')[len(content) % 3]}")
         assert work.traffic.total_bytes > 0
@@ -237,7 +235,7 @@ def check_plan(content: bytes) -> None:
         cells = remaining(plan, [])
         assert plan.total_cells >= 0
         plan.python_for("numpy:cpu")
-        check_resumable(cells, [])
+        check_resumable(cells, [], plan.seed)
 
 
 def check_journal(content: bytes) -> None:

@@ -167,7 +167,7 @@ def test_the_plain_values_of_a_family_are_taken(tmp_path, family):
 @pytest.mark.parametrize("name", ["hidden_size", "vocab_size", "num_hidden_layers", "intermediate_size"])
 def test_counts_beyond_any_dimension_are_refused(tmp_path, name):
     with pytest.raises(
-        SpecError, match=rf"config\.json: {name}=10+ must be a positive whole number, 2147483648 at most"
+        SpecError, match=rf"config\.json: {name}=10+ must be a positive whole number up to 2147483648"
     ) as raised:
         parse(f"step:model={write(tmp_path, LLAMA | {name: 10**400})}")
     assert len(str(raised.value)) < 300
