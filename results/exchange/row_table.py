@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from membound.results.frame import encodable
 from membound.results.row import Row
 
 HINTS = get_type_hints(Row)
@@ -23,11 +24,12 @@ NESTED = tuple(f.name for f in fields(Row) if HINTS[f.name] not in SIMPLE)
 
 
 def cells_of(row: Row) -> dict[str, Any]:
-    """The row as numbers and texts by column."""
+    """The row as numbers and texts by column; what UTF-8 cannot say becomes an escape, as in every table."""
     stored = json.loads(row.to_json())
-    packed = {name: json.dumps(stored[name], separators=(",", ":")) for name in NESTED}
+    values = stored | {name: json.dumps(stored[name], separators=(",", ":")) for name in NESTED}
     return {
-        name: COLUMNS[name](v) if (v := (stored | packed)[name]) is not None else None for name in COLUMNS
+        name: None if values[name] is None else encodable(kind(values[name]))
+        for name, kind in COLUMNS.items()
     }
 
 
