@@ -82,17 +82,27 @@ FORMATS = (
 def is_foreign(path: Path) -> bool:
     """Whether a file is of a format that is known here; one that cannot be read as text is not. Raises OSError."""
     try:
-        document = read_document(path)
-        return any(one.recognises(document) for one in FORMATS)
+        return _format_of(read_document(path)) is not None
     except RowError:
         return False
 
 
+def _format_of(document: Document) -> Format | None:
+    """The format whose marks the document has. Raises RowError on a table whose lines differ in width."""
+    for one in FORMATS:
+        try:
+            if one.recognises(document):
+                return one
+        except (AttributeError, IndexError, KeyError, TypeError):
+            continue  # a field of another type than any file of that format has
+    return None
+
+
 def read_foreign(path: Path) -> Import:
     """The rows of another tool's file. Raises RowError, which names the file and what is wrong, and OSError."""
-    document = read_document(path)
+    document, found = read_document(path), None
     try:
-        found = next((one for one in FORMATS if one.recognises(document)), None)
+        found = _format_of(document)
         if found is None:
             raise RowError(_unknown(document))
         source = Source(found.name, document)
@@ -101,7 +111,7 @@ def read_foreign(path: Path) -> Import:
             raise RowError(f"it is a file of {found.name} and holds no result")
     except RowError as error:
         raise RowError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         # Fields of another type than the tool writes: a truncated or edited file that still has the marks of the format.
         name = found.name if found else "another tool"
         raise RowError(f"{path} is not a whole file of {name}: {error!r}"[:300]) from None

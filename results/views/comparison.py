@@ -17,6 +17,7 @@ from rich.text import Text
 
 from membound.results.plain_text import as_markdown, markdown_record
 from membound.results.views.markdown import LEFT, RIGHT, table_lines
+from membound.results.views.timed import number_column
 from membound.results.wording import duration, short
 
 Record = dict[str, Any]
@@ -123,7 +124,7 @@ def _of_work(lines: list[Record]) -> list[RenderableType]:
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("A · B", overflow="fold", max_width=24)
         for name, size in (("time A", 8), ("time B", 8), ("B/A", 5), ("interval", 11)):
-            table.add_column(name, width=size, justify="right", no_wrap=True)
+            number_column(table, name, size)
         table.add_column("B is", overflow="fold")
         for x in rated:
             table.add_row(
