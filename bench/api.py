@@ -27,11 +27,12 @@ from membound.bench.protocol.interrupts import deferred
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
-from membound.results.compare import CompareError, compare_backends, compare_runs
+from membound.results.compare import CompareError, Comparison, compare_backends, compare_by, compare_runs
+from membound.results.processes import Process, processes_of
 from membound.results.row import Row
-from membound.results.stats import summarize
-from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
-from membound.results.stored_runs import DEFAULT_OUT, rows_of
+from membound.results.stats import records, summarize
+from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
+from membound.results.stored_runs import DEFAULT_OUT, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,28 +94,48 @@ def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
 
 def compare(
     a: str | Path,
-    b: str | Path | None = None,
+    b: str | Path | Sequence[str | Path] | None = None,
     backends: tuple[str, str] | None = None,
     force: bool = False,
     out: Path | str = DEFAULT_OUT,
+    by: str | None = None,
 ) -> pd.DataFrame:
-    """Two runs, or two backends of run `a`: ratios of time, of the same rounds where there are any, with intervals.
+    """Run `a` against one or several others, or two backends of it: ratios of time, in words, with intervals.
 
-    Runs are files, ``latest`` or the start of a run's name in `out`. Columns:
-    `membound.results.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, nothing in
-    common), StoreError, RowError.
+    Runs are files of any format that `load` reads, ``latest`` or the start of a run's name in `out`. by: ``run``,
+    ``backend`` or ``device``: everything named together, the first of them against each other one. Columns:
+    `membound.results.compare.COLUMNS`; ``table.attrs`` has ``groups`` (geometric means), ``without_partner`` (cases that
+    one side lacks, and why) and ``doubt``. Raises CompareError (unlike machines unless `force`, nothing in common),
+    StoreError, RowError.
     """
-    if (b is None) == (backends is None):
-        raise CompareError("name two runs, or one run and two backends")
-    left = _one_run(str(a), Path(out))
+    others = [b] if isinstance(b, str | Path) else list(b or ())
+    found = comparison([str(name) for name in (a, *others)], backends, force, Path(out), by)
+    table = found.table
+    table.attrs |= {"groups": records(found.groups), "without_partner": records(found.without_partner)}
+    table.attrs["doubt"] = found.doubt
+    return table
+
+
+def comparison(
+    runs: Sequence[str], backends: tuple[str, str] | None, force: bool, out: Path, by: str | None = None
+) -> Comparison:
+    """What `compare` and the command of that name compare. Raises as `compare`."""
+    fits = backends is None if by is not None else len(runs) == 1 if backends is not None else len(runs) > 1
+    if not fits:
+        raise CompareError("name two runs, or one run and two backends, or what to compare --by")
+    if by is not None:
+        return compare_by((one for name in runs for one in processes_of(find_run(name, out), turns=True)), by)
+    first = _one_run(runs[0], out, turns=backends is not None)
     if backends is not None:
-        return compare_backends(left, *backends)
-    right = _one_run(str(b), Path(out))
-    if any(row in right for row in left[:1]):
-        warnings.warn(
-            f"{a} and {b} are the same run, or copies of it: it is compared with itself", stacklevel=2
-        )
-    return compare_runs(left, right, force)
+        return compare_backends(first, *backends)
+    others = [_one_run(name, out) for name in runs[1:]]
+    for name, other in zip(runs[1:], others, strict=True):
+        if any(one in other for one in first[:1]):
+            warnings.warn(
+                f"{runs[0]} and {name} are the same run, or copies of it: it is compared with itself",
+                stacklevel=2,
+            )
+    return compare_runs(first, *others, force=force)
 
 
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
@@ -158,9 +179,15 @@ def _several(texts: str | Sequence[str] | None) -> Sequence[str]:
     return (texts,) if isinstance(texts, str) else texts or ()
 
 
-def _one_run(name: str, out: Path) -> list[Row]:
-    rows = rows_of(name, out)
-    runs = sorted({row.run_id for row in rows})
+def _one_run(name: str, out: Path, turns: bool = False) -> list[Process]:
+    """The cases of a run. Turns are worth their memory only within a run: two runs took none together."""
+    path = find_run(name, out)
+    processes = list(processes_of(path, turns))
+    if not processes:
+        raise StoreError(f"{path} holds no cases")
+    runs = sorted({one.run_id for one in processes})
     if len(runs) > 1:
-        raise CompareError(f"{name} holds {len(runs)} runs ({', '.join(runs[:3])} …); name one of them")
-    return rows
+        raise CompareError(
+            f"{name} holds {len(runs)} runs ({', '.join(runs[:3])} …); name one of them, or --by run"
+        )
+    return processes

@@ -26,16 +26,19 @@ from membound.bench.commands.coverage import coverage
 from membound.bench.commands.cuda_build import cuda_build
 from membound.bench.commands.duel import duel
 from membound.bench.commands.env import app as environment_app
+from membound.bench.commands.export import export
 from membound.bench.commands.export_model import export_model
 from membound.bench.commands.gate import gate
 from membound.bench.commands.hardware import hardware
 from membound.bench.commands.help import Command, Group
+from membound.bench.commands.import_files import import_
 from membound.bench.commands.listing import list_
 from membound.bench.commands.load import load
 from membound.bench.commands.noise import noise
 from membound.bench.commands.options import Debug
 from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
+from membound.bench.commands.published import published
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
 from membound.errors import MemboundError
@@ -75,6 +78,8 @@ def root(
 app.command("run", cls=Command)(run)
 app.command("show", cls=Command)(show)
 app.command("compare", cls=Command)(compare)
+app.command("import", cls=Command)(import_)
+app.command("export", cls=Command)(export)
 app.command("list", cls=Command)(list_)
 app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
@@ -87,6 +92,7 @@ app.command("hardware", cls=Command)(hardware)
 app.command("predict", cls=Command)(predict)
 app.command("cost", cls=Command)(cost)
 app.command("plan", cls=Command)(plan)
+app.command("published", cls=Command)(published)
 app.add_typer(environment_app, name="env")
 app.command("export-model", cls=Command)(export_model)
 app.command("cuda-build", cls=Command)(cuda_build)

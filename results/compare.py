@@ -1,8 +1,8 @@
-"""Two runs, or two backends of one run, side by side: ratios of time with intervals over processes.
+"""Runs, backends or devices side by side: ratios of time with intervals over processes, in words, and what has no partner.
 
->>> from membound.results.store import load_rows
->>> table = compare_backends(load_rows([path]), "mine:cpu", "other:cpu")
->>> table[["work", "time_ratio", "time_ratio_ci", "differs"]]
+>>> from membound.results.processes import processes_of
+>>> comparison = compare_backends(processes_of(path, turns=True), "mine:cpu", "other:cpu")
+>>> comparison.table[["work", "time_ratio", "time_ratio_ci", "words"]]
 
 Only like is compared with like: the same spec (so the same shapes, formats and arithmetic) with the same number of
 threads on the same kind of machine. A ratio is B's time over A's: below 1, B is faster.
@@ -11,16 +11,22 @@ threads on the same kind of machine. A ratio is B's time over A's: below 1, B is
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from membound.errors import MemboundError
+from membound.results.compared_groups import groups_of
 from membound.results.frame import frame
+from membound.results.partners import COLUMNS as PARTNER_COLUMNS
+from membound.results.partners import WITHOUT_PARTNER, Case, without_partner
+from membound.results.processes import Process, condensed, usable_processes
 from membound.results.ratios import process_medians, ratio_of
+from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.shares import middle
-from membound.results.stats import usable
+from membound.results.wording import ratio_words
 from membound.spec_text import identity
 
 COLUMNS = {
@@ -38,60 +44,138 @@ COLUMNS = {
     "time_ratio_ci": "95 % interval over processes; None with fewer than three on a side",
     "paired": "True where both took turns in the same rounds, so that what the machine did cancels",
     "differs": "True where the interval excludes 1; None without an interval",
+    "words": "the same in words: B is faster or slower by at least so much, the same within so much, or it cannot be told",
     "note": "why there is no ratio",
 }
 """Columns of `compare` and what they hold."""
+BY = ("run", "backend", "device")
 
 
 class CompareError(MemboundError, ValueError):
     """The two sides cannot be compared; the message says why and what would help."""
 
 
-def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.DataFrame:
-    """Every backend of two runs compared with itself, a line for each work that both ran.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Pairs with their ratios, geometric means over groups of them, and the cases that have no partner.
+
+    The columns are COLUMNS, `compared_groups.COLUMNS` and `partners.COLUMNS`. `doubt` is what to know of all of it.
+    """
+
+    table: pd.DataFrame
+    groups: pd.DataFrame
+    without_partner: pd.DataFrame
+    doubt: str = ""
+
+
+Measured = Iterable[Row] | Iterable[Process]
+Sides = Sequence[tuple[dict[Any, list[Process]], dict[Any, list[Process]]]]
+
+
+def compare_runs(a: Measured, *others: Measured, force: bool = False) -> Comparison:
+    """Every backend of each other run compared with itself in run `a`, a pair for each work that both ran.
 
     Raises CompareError if the machines differ (unless `force`) or if the runs have nothing in common.
     """
-    left, right = _by_case(a), _by_case(b)
-    common = [key for key in left if key in right]
-    if not common:
-        raise CompareError("the two runs share no work on the same backend with as many threads")
-    if not force:
-        _refuse_other_machine(a, b)
-        _refuse_other_accelerators([*left[key], *right[key]] for key in common)
-    return _table(_line(left[key], right[key]) for key in common)
+    left = _by_case(_processes(a))
+    sides = []
+    doubts = []
+    for other in others:
+        right = _by_case(_processes(other))
+        common = [key for key in left if key in right]
+        if not common:
+            raise CompareError(
+                "the two runs share no work on the same backend with as many threads" + _nearest(left, right)
+            )
+        if not force:
+            doubts.append(_refuse_other_machine(left, right))
+            _refuse_other_accelerators([*left[key], *right[key]] for key in common)
+        sides.append((left, right))
+    return _comparison(sides, next(filter(None, doubts), ""))
 
 
-def compare_backends(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
-    """Two backends of one run, a line for each work that both were given.
+def compare_backends(rows: Measured, a: str, b: str) -> Comparison:
+    """Two backends of one run, a pair for each work that both were given.
 
     Raises CompareError if a backend is not in the run or if the two have nothing in common.
     """
-    ran = list(dict.fromkeys(row.backend for row in rows if row.kind == "case"))
+    processes = list(_processes(rows))
+    ran = list(dict.fromkeys(one.backend for one in processes))
     for name in (a, b):
         if name not in ran:
             raise CompareError(f"the run has no backend {name!r}; it has: {', '.join(ran)}")
-    cases = _by_case(rows)
-    pairs = [(key, (b, *key[1:])) for key in cases if key[0] == a and (b, *key[1:]) in cases]
-    if not pairs:
-        raise CompareError(f"{a} and {b} share no work with as many threads in this run")
-    return _table(_line(cases[left], cases[right]) for left, right in pairs)
+    left, right = ([one for one in processes if one.backend == name] for name in (a, b))
+    return _of_two(left, right, f"{a} and {b} share no work with as many threads in this run")
 
 
-def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
+def compare_by(rows: Measured, by: str) -> Comparison:
+    """Everything named together, the first run, backend or device against each other one.
+
+    Raises CompareError if there is only one, or if two have nothing in common.
+    """
+    if by not in BY:
+        raise CompareError(f"--by takes {', '.join(BY)}, not {by!r}")
+    sides: dict[str, list[Process]] = {}
+    for one in _processes(rows):
+        sides.setdefault(_side(one, by), []).append(one)
+    names = list(sides)
+    if len(names) < 2:
+        raise CompareError(f"there is only one {by} to compare: {names[0] if names else 'none at all'}")
+    if by == "run":
+        return compare_runs(*sides.values())
+    found = [
+        _of_two(sides[names[0]], sides[name], f"{names[0]} and {name} share no work with as many threads")
+        for name in names[1:]
+    ]
+    return Comparison(
+        pd.concat([one.table for one in found]),
+        pd.concat([one.groups for one in found]),
+        pd.concat([one.without_partner for one in found]),
+    )
+
+
+def _side(process: Process, by: str) -> str:
+    if by == "device":
+        return process.device or device_class(process.backend)
+    return process.run_id if by == "run" else process.backend
+
+
+def _of_two(a: Sequence[Process], b: Sequence[Process], nothing: str) -> Comparison:
+    """Two lists joined on work and threads alone."""
+    left, right = ({(k[1], k[2]): v for k, v in _by_case(side).items()} for side in (a, b))
+    if not left.keys() & right.keys():
+        raise CompareError(nothing + _nearest(left, right))
+    return _comparison([(left, right)], "")
+
+
+def _processes(rows: Measured) -> Iterable[Process]:
+    for one in rows:
+        if isinstance(one, Process):
+            yield one
+        elif one.kind == "case":
+            yield condensed(one)
+
+
+def _by_case(processes: Iterable[Process]) -> dict[Case, list[Process]]:
     """Replicates by (backend, work, threads); a model folder is the same wherever it lies."""
-    groups: dict[tuple[str, str, int], list[Row]] = {}
-    for row in rows:
-        if row.kind == "case":
-            groups.setdefault((row.backend, identity(row.work), row.threads), []).append(row)
+    groups: dict[Case, list[Process]] = {}
+    for one in processes:
+        groups.setdefault((one.backend, identity(one.work), one.threads), []).append(one)
     return groups
 
 
-def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
-    left, right = (_fingerprint(rows) for rows in (a, b))
+def _nearest(left: dict[Any, list[Process]], right: dict[Any, list[Process]]) -> str:
+    """The first pair that differs in one field, for a message."""
+    why = next((line["why"] for line in without_partner(left, right) if line["why"] != WITHOUT_PARTNER), "")
+    return f"; nearest: {why}" if why else ""
+
+
+def _refuse_other_machine(a: dict[Case, list[Process]], b: dict[Case, list[Process]]) -> str:
+    """Raises CompareError; returns a doubt where files of other tools name no machine, so that nobody can tell."""
+    left, right = (_fingerprint(side) for side in (a, b))
     different = [key for key in left | right if left.get(key) != right.get(key)]
     if left and right and not different:
-        return
+        return ""
     if left and right:
         first, others = different[0], ", ".join(different[1:])
         what = f"{first}: {left.get(first)!r} against {right.get(first)!r}" + (
@@ -100,23 +184,25 @@ def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
         raise CompareError(
             f"the runs are from different machines ({what}); --force compares them all the same"
         )
+    if all(one.imported for side in (a, b) for some in side.values() for one in some):
+        return "the files do not name their machines: whether the ratios are of one machine cannot be told"
     raise CompareError("a run carries no fingerprint of its machine; --force compares them all the same")
 
 
-def _refuse_other_accelerators(cases: Iterable[Sequence[Row]]) -> None:
+def _refuse_other_accelerators(cases: Iterable[Sequence[Process]]) -> None:
     """A host may have had another GPU at the time; the fingerprint of a machine does not name it."""
-    for rows in cases:
-        names = list(dict.fromkeys(row.device for row in rows if row.accelerator and row.device))
+    for some in cases:
+        names = list(dict.fromkeys(one.device for one in some if one.accelerated and one.device))
         if len(names) > 1:
             raise CompareError(
-                f"{rows[0].backend} ran on different devices ({' against '.join(map(repr, names))}); "
+                f"{some[0].backend} ran on different devices ({' against '.join(map(repr, names))}); "
                 "--force compares them all the same"
             )
 
 
-def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
+def _fingerprint(side: dict[Case, list[Process]]) -> dict[str, Any]:
     """The machine, its memory in whole GiB, since what a kernel keeps for itself varies from boot to boot."""
-    machine = dict(next((r.machine for r in rows if r.machine), {}))
+    machine = dict(next((one.machine for some in side.values() for one in some if one.machine), {}))
     if machine.get("memory_bytes"):
         machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
     if not machine.get("environment"):
@@ -124,11 +210,20 @@ def _fingerprint(rows: Sequence[Row]) -> dict[str, Any]:
     return machine
 
 
-def _line(a: list[Row], b: list[Row]) -> dict[str, Any]:
+def _comparison(sides: Sides, doubt: str) -> Comparison:
+    lines = [_line(left[key], right[key]) for left, right in sides for key in left if key in right]
+    table = frame(lines, COLUMNS)
+    table["differs"] = table["differs"].astype(object).where(table["differs"].notna(), None)
+    table = table.astype(dict.fromkeys(("time_a_s", "time_b_s", "time_ratio"), "float64"))
+    alone = [line for left, right in sides for line in without_partner(left, right)]
+    return Comparison(table, groups_of(lines), frame(alone, PARTNER_COLUMNS), doubt)
+
+
+def _line(a: list[Process], b: list[Process]) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
-    line |= {"work": a[0].work, "threads": a[0].threads, "note": ""}
+    line |= {"work": a[0].work, "threads": a[0].threads, "note": "", "words": ""}
     line |= {"run_a": a[0].run_id, "run_b": b[0].run_id, "backend_a": a[0].backend, "backend_b": b[0].backend}
-    left, right = usable(a), usable(b)
+    left, right = usable_processes(a), usable_processes(b)
     line |= {"replicates_a": len(left), "replicates_b": len(right)}
     line["time_a_s"] = middle(process_medians(left))
     line["time_b_s"] = middle(process_medians(right))
@@ -137,19 +232,12 @@ def _line(a: list[Row], b: list[Row]) -> dict[str, Any]:
         line["note"] = "; ".join(f"{side}: {_failure(rows)}" for side, rows, used in sides if not used)
         return line
     ratio = ratio_of(left, right)
-    line |= {"time_ratio": ratio.value, "paired": ratio.paired}
+    line |= {"time_ratio": ratio.value, "paired": ratio.paired, "words": ratio_words(ratio.ci)}
     if ratio.ci is not None:
         line |= {"time_ratio_ci": ratio.ci, "differs": not ratio.ci[0] <= 1 <= ratio.ci[1]}
     return line
 
 
-def _failure(rows: list[Row]) -> str:
-    row = next((r for r in rows if r.status == "wrong"), rows[0])
-    return f"{row.status} ({row.reason})" if row.reason else row.status
-
-
-def _table(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    table = frame(lines, COLUMNS)
-    floats = ("time_a_s", "time_b_s", "time_ratio")
-    table["differs"] = table["differs"].astype(object).where(table["differs"].notna(), None)
-    return table.astype(dict.fromkeys(floats, "float64"))
+def _failure(processes: list[Process]) -> str:
+    one = next((p for p in processes if p.status == "wrong"), processes[0])
+    return f"{one.status} ({one.reason})" if one.reason else one.status

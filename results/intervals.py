@@ -10,9 +10,9 @@ processes cannot give an interval that covers more than 75 % of the time; t with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, sqrt
+from math import exp, fsum, log, sqrt
+from statistics import fmean, median
 
-import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
@@ -30,9 +30,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < FEWEST:
         return None
-    logs = np.log(values)
-    half = _quantile(len(logs) - 1) * float(logs.std(ddof=1)) / sqrt(len(logs))
-    return _around(float(logs.mean()), half, float(np.median(values)))
+    logs = [log(value) for value in values]
+    half = _quantile(len(logs) - 1) * sqrt(_variance(logs) / len(logs))
+    return _around(fmean(logs), half, float(median(values)))
 
 
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float] | None:
@@ -42,15 +42,19 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     """
     if min(len(numerators), len(denominators)) < FEWEST:
         return None
-    a, b = np.log(numerators), np.log(denominators)
-    parts = [float(side.var(ddof=1)) / len(side) for side in (a, b)]
+    a, b = ([log(value) for value in side] for side in (numerators, denominators))
+    parts = [_variance(side) / len(side) for side in (a, b)]
     spread = sum(parts)
     weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
     freedom = spread**2 / weights if weights > 0 else len(a) + len(b) - 2
     half = _quantile(freedom) * sqrt(spread)
-    return _around(
-        float(a.mean() - b.mean()), half, float(np.median(numerators)) / float(np.median(denominators))
-    )
+    return _around(fmean(a) - fmean(b), half, float(median(numerators)) / float(median(denominators)))
+
+
+def _variance(logs: Sequence[float]) -> float:
+    """The variance of a sample. Of three values NumPy takes longer to begin than this does to end."""
+    middle = fmean(logs)
+    return fsum((value - middle) ** 2 for value in logs) / (len(logs) - 1)
 
 
 def _around(middle: float, half: float, median: float) -> tuple[float, float]:

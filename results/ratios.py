@@ -11,13 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
-
-import numpy as np
+from statistics import median
+from typing import Protocol
 
 from membound.results.intervals import interval, ratio_interval
-from membound.results.row import Row
 from membound.results.turns import FEWEST_CLEAN, StoredTurn
+
+
+class Timed(Protocol):
+    """A measured process: a row, or what `processes.py` keeps of one."""
+
+    @property
+    def run_id(self) -> str:
+        """Its run."""
+        ...
+
+    @property
+    def replicate(self) -> int:
+        """Its number among the processes of its case."""
+        ...
+
+    @property
+    def work(self) -> str:
+        """Its work."""
+        ...
+
+    @property
+    def turns(self) -> Sequence[StoredTurn]:
+        """Its turns; none where it took none."""
+        ...
+
+    @property
+    def times_s(self) -> Sequence[float]:
+        """Its times, or their median alone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +57,26 @@ class Ratio:
     processes: int
 
 
-def ratio_of(a: Sequence[Row], b: Sequence[Row]) -> Ratio:
+def ratio_of(a: Sequence[Timed], b: Sequence[Timed]) -> Ratio:
     """B's time over A's, all rows measured. Below 1, B is faster."""
     paired = round_ratios(a, b)
     if paired:
-        return Ratio(float(np.median(paired)), interval(paired), True, len(paired))
+        return Ratio(median(paired), interval(paired), True, len(paired))
     left, right = process_medians(a), process_medians(b)
-    value = float(np.median(right)) / float(np.median(left))
+    value = median(right) / median(left)
     return Ratio(value, ratio_interval(right, left), False, min(len(left), len(right)))
 
 
-def round_ratios(a: Sequence[Row], b: Sequence[Row]) -> list[float]:
+def round_ratios(a: Sequence[Timed], b: Sequence[Timed]) -> list[float]:
     """For each replicate of one run in which both took turns: the median over rounds of B's time over A's."""
-    found = []
-    for left, right in product(a, b):
-        if (left.run_id, left.replicate, left.work) == (right.run_id, right.replicate, right.work):
-            rounds = _rounds(left.turns, right.turns)
-            if rounds:
-                found.append(float(np.median(rounds)))
-    return found
+    partners: dict[tuple[str, int, str], list[Timed]] = {}
+    for right in b:
+        if right.turns:
+            partners.setdefault((right.run_id, right.replicate, right.work), []).append(right)
+    pairs = (
+        (left, right) for left in a for right in partners.get((left.run_id, left.replicate, left.work), ())
+    )
+    return [median(rounds) for left, right in pairs if (rounds := _rounds(left.turns, right.turns))]
 
 
 def _rounds(a: Sequence[StoredTurn], b: Sequence[StoredTurn]) -> list[float]:
@@ -59,6 +87,6 @@ def _rounds(a: Sequence[StoredTurn], b: Sequence[StoredTurn]) -> list[float]:
     return [y.time_s / x.time_s for x, y in (clean if len(clean) >= FEWEST_CLEAN else pairs)]
 
 
-def process_medians(rows: Sequence[Row]) -> list[float]:
+def process_medians(rows: Sequence[Timed]) -> list[float]:
     """The median time of each process, seconds a launch; rows without times are left out."""
-    return [float(np.median(row.times_s)) for row in rows if row.times_s]
+    return [float(median(row.times_s)) for row in rows if row.times_s]

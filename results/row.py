@@ -190,10 +190,19 @@ class Row:
         row = cls(**data)
         if wrong := _wrong_figure(row):
             raise RowError(wrong)
-        if row.status == "ok" and row.error is not None and row.tolerance and row.error > row.tolerance:
-            row.status = "wrong"  # whoever wrote it: what misses the reference has no time
-            row.reason = f"error {row.error:.3g} above the tolerance of {row.tolerance:.3g}"
+        if row.status == "ok" and (missed := missed_reference(row.error, row.tolerance)):
+            row.status, row.reason = (
+                "wrong",
+                missed,
+            )  # whoever wrote it: what misses the reference has no time
         return row
+
+
+def missed_reference(error: float | None, tolerance: float | None) -> str:
+    """Why a row is wrong that says it is ok, or ''."""
+    if error is None or not tolerance or error <= tolerance:
+        return ""
+    return f"error {error:.3g} above the tolerance of {tolerance:.3g}"
 
 
 def _wrong_figure(row: Row) -> str:

@@ -46,8 +46,9 @@ def _of_turns(row: Row, limits: Limits) -> Shares:
     others = limits.compute_by_name or {}
     read = [turn.ceiling(row.memory_ceiling) for turn in turns]
     compute = [turn.best_ceiling(names, others) for turn in turns]
-    moved = [_over(row.bytes, r) for r in read]
-    done = [_over(row.flops, c) for c in compute]
+    moved_bytes, flops = _known(row)
+    moved = [_over(moved_bytes, r) for r in read]
+    done = [_over(flops, c) for c in compute]
     bound = [_largest(m, d) for m, d in zip(moved, done, strict=True)]
     seen = [r for r in (side.get(row.memory_ceiling) for t in row.turns for side in (t.before, t.after)) if r]
     return Shares(
@@ -65,10 +66,9 @@ def _of_turns(row: Row, limits: Limits) -> Shares:
 def _of_samples(row: Row, limits: Limits) -> Shares:
     time_s = float(np.median(row.times_s))
     device_s = float(np.median(row.device_samples_s)) if row.device_samples_s else None
-    memory_s, compute_s = (
-        _over(row.bytes, limits.read_bytes_per_s),
-        _over(row.flops, limits.compute_flops_per_s),
-    )
+    moved_bytes, flops = _known(row)
+    memory_s = _over(moved_bytes, limits.read_bytes_per_s)
+    compute_s = _over(flops, limits.compute_flops_per_s)
     bound_s = _largest(memory_s, compute_s)
     return Shares(
         mbu=_over(memory_s, time_s),
@@ -80,6 +80,11 @@ def _of_samples(row: Row, limits: Limits) -> Shares:
         read_highest_bytes_per_s=limits.read_bytes_per_s,
         compute_flops_per_s=limits.compute_flops_per_s,
     )
+
+
+def _known(row: Row) -> tuple[int | None, int | None]:
+    """Bytes and FLOPs. A work that moves no bytes is one whose file does not say how many; no FLOPs there may be."""
+    return row.bytes or None, row.flops if row.bytes or row.flops else None
 
 
 def middle(values: Iterable[float | None]) -> float | None:

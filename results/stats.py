@@ -120,6 +120,7 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     table = frame(lines, list(COLUMNS))
     floats = [c for c in COLUMNS if c.endswith("_s") and not c.endswith("_ci_s")]
     floats += ["mbu", "mfu", "roofline", "of_bound", "device_of_bound", "error", "tolerance", "stored_bytes"]
+    floats += ["achieved_bytes_per_s", "achieved_flops_per_s"]
     floats += ["energy_j", "energy_per_token_j", "ratio_to_fastest"]
     return table.astype(dict.fromkeys(floats, "float64"))
 

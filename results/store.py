@@ -28,11 +28,11 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 from zlib import crc32
 
 from membound.errors import MemboundError
-from membound.results.exchange import pytest_benchmark as exchange
+from membound.results.file_kinds import FOREIGN, OWN, kind_of
+from membound.results.file_kinds import PARTIAL as PARTIAL
+from membound.results.file_kinds import SUFFIX as SUFFIX
 from membound.results.row import Row, RowError
 
-SUFFIX = ".jsonl"
-PARTIAL = ".partial"
 CLAIM_PREFIX = "claim-"
 """The start of the names of `membound claim`'s files in the same folders. They do not hold only rows; claim/file.py reads them."""
 
@@ -173,13 +173,13 @@ def _sync_folder(folder: Path) -> None:
 def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
     """All rows of the named files, and of every run below the named folders, in order of name.
 
-    A file that ends in .json is one of pytest-benchmark (results/exchange/pytest_benchmark.py). In a row
+    A file of another tool is recognised by its content (results/exchange/formats.py). In a row
     file a torn last line is dropped. Raises RowError with file and line number on any other line that cannot
     be read and on a newer schema; StoreError if a path does not exist or cannot be read. A row that is there twice,
     in a copy of its file or in the same one, is counted once, with a warning.
     """
     given = [paths] if isinstance(paths, Path | str) else paths
-    return list(_once(file for path in given for file in _files(Path(path))))
+    return list(_once(file for path in given for file in files_of(Path(path))))
 
 
 def _once(files: Iterable[Path]) -> Iterator[Row]:
@@ -194,25 +194,36 @@ def _once(files: Iterable[Path]) -> Iterator[Row]:
                 continue
             seen.add(content)
             yield row
-        if copies:
-            whole = "nothing but" if len(seen) == before else "also"
-            warnings.warn(
-                f"{file} holds {whole} {copies} rows that were read before: they count once", stacklevel=3
-            )
+        warn_of_copies(file, copies, also=len(seen) > before)
 
 
-def _files(path: Path) -> list[Path]:
+def warn_of_copies(file: Path, copies: int, also: bool) -> None:
+    """Say that a file holds rows that were read before, `also` or nothing but; silent if there are none."""
+    if copies:
+        whole = "also" if also else "nothing but"
+        warnings.warn(
+            f"{file} holds {whole} {copies} rows that were read before: they count once", stacklevel=4
+        )
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, or those of a folder and its folders in order of name. Raises StoreError if it is none that can be read."""
     try:
         is_folder, is_there = path.is_dir(), path.exists()
     except OSError as error:
         raise StoreError(f"no such run: {path}: {error.strerror}") from None
     if is_folder:
-        return sorted(p for p in regular(files_below(path)) if not p.name.startswith(CLAIM_PREFIX))
+        return run_files(path)
     if not is_there:
         raise StoreError(f"no such run: {path}{', a link to nothing' if path.is_symlink() else ''}")
     if not path.is_file():
         raise StoreError(f"{path} is no file that could hold rows")
     return [path]
+
+
+def run_files(folder: Path) -> list[Path]:
+    """The runs below a folder in order of name, those that were cut short too, without claims. Raises StoreError."""
+    return sorted(p for p in regular(files_below(folder)) if not p.name.startswith(CLAIM_PREFIX))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -244,12 +255,18 @@ def regular(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    if path.suffix != exchange.SUFFIX:
-        return parsed_lines(path, Row.from_json, RowError)
+    """The rows of a file in whatever format it has. Importers load pandas, so they are imported where one is needed."""
     try:
-        return iter(exchange.rows_from(path))
+        kind = kind_of(path)
+        if kind == OWN:
+            return parsed_lines(path, Row.from_json, RowError)
+        from membound.results.exchange import formats, parquet, sqlite
+
+        if kind == FOREIGN:
+            return iter(formats.read_foreign(path).rows)
+        return iter(parquet.rows_from(path) if kind == "parquet" else sqlite.rows_from(path))
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[ValueError]) -> Iterator[Parsed]:

@@ -6,11 +6,14 @@ PosixPath('results/runs/20261121T221501-epyc-9654-1f3a.jsonl')
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows, regular
+from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows, regular, run_files
 
+PUBLISHED = "published"
+"""What runs are called that ship with the package: ``published``, or ``published/`` and the start of a name."""
 DEFAULT_OUT = Path("results/runs")
 """The folder for runs unless another is named, under the current folder."""
 GATES, NOISE = Path("results/gates"), Path("results/noise")
@@ -31,6 +34,8 @@ def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
 
     Raises StoreError, which lists what is there, and RowError if a run that was cut short cannot be read.
     """
+    if name.partition("/")[0] == PUBLISHED and not os.path.exists(name):
+        return _published(name.partition("/")[2])
     try:
         if Path(name).exists():
             return Path(name)
@@ -48,6 +53,16 @@ def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
     if matches:
         raise StoreError(f"{name!r} is the start of {len(matches)} runs in {out}: {shown}")
     raise StoreError(f"no run {name!r} in {out}; the latest there: {shown}")
+
+
+def _published(start: str) -> Path:
+    """The folder of the runs that ship with the package, or the one whose name begins so. Raises StoreError."""
+    folder = Path(__file__).with_name(PUBLISHED)
+    runs = [path for path in run_files(folder) if path.name.startswith(start)]
+    if not start or len(runs) == 1:
+        return runs[0] if start else folder
+    shown = ", ".join(path.name.partition(SUFFIX)[0] for path in runs or run_files(folder))
+    raise StoreError(f"{start!r} is the start of {len(runs)} published runs; there are {shown}")
 
 
 def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import ceil, floor, log10
+
 from membound.spec_text import CONTENT, pieces
 
 
@@ -57,3 +60,33 @@ def rate(value: float, unit: str) -> str:
     if unit == "s":
         return duration(value)
     return f"{value / 1e9:.1f} GB/s" if unit == "bytes/s" else amount(value, unit)
+
+
+SAME = 0.05
+"""Two times whose ratio is within this of 1, interval and all, are called the same."""
+
+
+def ratio_words(ci: tuple[float, float] | None) -> str:
+    """What an interval of B's time over A's says of B: ``faster by at least 8 %`` takes at least 8 % less time.
+
+    Ends are rounded so that the words stay true: bounds down, ``within`` up.
+    """
+    if ci is None:
+        return "cannot tell: too few processes"
+    low, high = ci
+    if high < 1:
+        return f"faster by at least {_short_percent(1 - high, floor)}"
+    if low > 1:
+        return f"slower by at least {_short_percent(low - 1, floor)}"
+    if max(1 - low, high - 1) <= SAME * (1 + 1e-9):
+        return f"same within {_short_percent(max(1 - low, high - 1), ceil)}"
+    faster, slower = _short_percent(1 - low, ceil), _short_percent(high - 1, ceil)
+    return f"cannot tell: from {faster} faster to {slower} slower"
+
+
+def _short_percent(share: float, towards: Callable[[float], int]) -> str:
+    """A share in % with two digits, rounded towards the side that keeps a bound true."""
+    if share <= 0:
+        return "0 %"
+    unit = 10.0 ** (floor(log10(share)) - 1)
+    return f"{towards(share / unit * (1 + 1e-12 if towards is floor else 1 - 1e-12)) * unit * 100:.4g} %"

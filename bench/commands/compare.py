@@ -1,7 +1,8 @@
-"""`membound compare`: two runs, or two backends of one run.
+"""`membound compare`: runs, backends or devices side by side.
 
 membound compare 20260101 latest
 membound compare latest --backends numba:cpu torch:cpu
+membound compare serve-a.json serve-b.json --by backend
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from membound.bench.commands.options import (
     Json,
     Markdown,
     Out,
-    RunName,
     console,
     one_format,
     print_json,
@@ -25,11 +25,25 @@ from membound.results.stored_runs import DEFAULT_OUT
 
 
 def compare(
-    a: RunName,
-    b: Annotated[str | None, typer.Argument(metavar="RUN", help="The other run; or use --backends.")] = None,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs: files (also of other tools), `latest`, or starts of names; the first is what the others are "
+            "compared with.",
+        ),
+    ],
     backends: Annotated[
         tuple[str, str] | None,
         typer.Option("--backends", "-b", metavar="A B", help="Two backends of one run."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="FIELD",
+            help="run, backend or device: all that is named together, the first of them against each other one.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
     out: Out = DEFAULT_OUT,
@@ -37,18 +51,23 @@ def compare(
     as_markdown: Markdown = False,
     debug: Debug = False,
 ) -> None:
-    """Compare two runs, or two backends of one run: ratios of time with bootstrap intervals over processes."""
+    """Compare runs, backends or devices on the same works: ratios of time with intervals, and what they say.
+
+    Geometric means stand above the pairs; what has no partner is listed with the field in which it differs.
+    """
     from membound.bench import api
     from membound.results.stats import records
-    from membound.results.views.table import compare_view
 
     one_format(as_json, as_markdown)
-    lines = records(api.compare(a, b, backends, force, out))
+    found = api.comparison(runs, backends, force, out, by)
+    pairs, groups, alone = (records(part) for part in (found.table, found.groups, found.without_partner))
     if as_json:
-        print_json(lines)
+        print_json({"pairs": pairs, "groups": groups, "without_partner": alone, "doubt": found.doubt})
     elif as_markdown:
-        from membound.results.views.markdown import compare_markdown
+        from membound.results.views.comparison import comparison_markdown
 
-        print_text(compare_markdown(lines))
+        print_text(comparison_markdown(pairs, groups, alone, found.doubt))
     else:
-        console().print(compare_view(lines))
+        from membound.results.views.comparison import comparison_view
+
+        console().print(comparison_view(pairs, groups, alone, found.doubt))

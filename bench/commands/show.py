@@ -1,10 +1,12 @@
 """`membound show`: stored runs as a table, JSON or Markdown.
 
 membound show latest --json
+membound show published
 """
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -20,7 +22,7 @@ from membound.bench.commands.options import (
     print_json,
     print_text,
 )
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.stored_runs import DEFAULT_OUT, PUBLISHED
 
 
 def show(
@@ -37,6 +39,12 @@ def show(
     from membound.results.stored_runs import rows_of
 
     one_format(as_json, as_markdown)
+    if run == PUBLISHED and not (as_json or as_markdown or ceilings or os.path.exists(run)):
+        from membound.results import published_runs
+        from membound.results.views.published import published_view
+
+        console().print(published_view(published_runs.index_of(published_runs.folder())))
+        return
     rows = rows_of(run, out)
     if as_json:
         from membound.results.stats import records, summarize

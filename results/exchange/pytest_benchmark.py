@@ -1,6 +1,6 @@
 """Files of pytest-benchmark (``--benchmark-json``, ``--benchmark-save``) as rows, and what membound adds to them.
 
->>> rows_from(Path("bench.json"))                  # what `load_rows` does with a name that ends in .json
+>>> rows_from(Path("bench.json"))                  # what `load_rows` does with such a file
 >>> benchmark.extra_info |= info_of(row, figures)  # what the fixture of bench/pytest_plugin/hooks.py stores there
 
 A benchmark that was timed by that fixture becomes the same row again, ceilings included. Any other
@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from membound.results.exchange.document import Document
 from membound.results.row import SUMMARY, Row, RowError
 from membound.spec_text import quoted
 
-SUFFIX = ".json"
 KEY = "membound"
 """The key of the row in a benchmark's ``extra_info``, and of the ceilings at the top of the file."""
 
@@ -46,6 +46,11 @@ def info_of(row: Row, figures: Mapping[str, Any]) -> dict[str, Any]:
 def file_info(ceilings: Iterable[Row]) -> dict[str, Any]:
     """What goes to the top of the file: the ceilings that its benchmarks are held against."""
     return {"ceilings": [json.loads(row.to_json()) for row in ceilings]}
+
+
+def recognises(document: Document) -> bool:
+    """Whether it is a file of the plugin: a list of benchmarks beside the machine or membound's own entry."""
+    return document.has("benchmarks") and (document.has("machine_info") or document.has(KEY))
 
 
 def rows_from(path: Path) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The charts of a claim, as SVG that loads nothing from outside.
+"""The charts of a claim and of published runs, as SVG that loads nothing from outside.
 
 >>> charts_of(claim.observations, findings, cells)["free compute"][:4]
 '<svg'
@@ -26,6 +26,7 @@ from membound.results.report.curves import (
     residency_table,
     theft_table,
 )
+from membound.results.wording import short
 
 if TYPE_CHECKING:
     import altair
@@ -197,6 +198,43 @@ def _region(alt: Any, table: pd.DataFrame) -> Any:
             column=alt.Column("format:N", title=None),
         )
     )
+
+
+SHARES_HIGHEST = 1.3
+"""Shares are drawn up to here: a ceiling is a lower bound, and those far above it are of caches."""
+
+
+def share_chart(table: pd.DataFrame) -> str:
+    """SVG: the share of the machine's limit that each backend reaches on each work, with its interval. Raises ReportUnavailable."""
+    alt = drawing_library()
+    known = table[table.of_bound.notna()]
+    ends = [
+        ci if isinstance(ci, tuple) else (share, share)
+        for ci, share in zip(known.of_bound_ci, known.of_bound, strict=True)
+    ]
+    data = pd.DataFrame(
+        {
+            "work": [short(work) for work in known.work],
+            "backend": list(known.backend),
+            "share": list(known.of_bound),
+            "low": [low for low, _ in ends],
+            "high": [high for _, high in ends],
+        }
+    )
+    y = alt.Y("work:N", title=None, sort=list(dict.fromkeys(data.work)), axis=alt.Axis(labelLimit=420))
+    scale = alt.Scale(domain=[0, SHARES_HIGHEST], clamp=True)
+    x = alt.X(
+        "share:Q",
+        title="share of the machine's limit, with 95 % interval",
+        scale=scale,
+        axis=alt.Axis(format="%"),
+    )
+    base = alt.Chart(data)
+    color, shape = alt.Color("backend:N", scale=alt.Scale(scheme="viridis")), alt.Shape("backend:N")
+    points = base.mark_point(filled=True, size=60).encode(x, y, color, shape)
+    rules = base.mark_rule().encode(alt.X("low:Q", scale=scale), y, color, x2="high:Q")
+    limit = base.mark_rule(strokeDash=[5, 3], color="grey").encode(x=alt.datum(1))
+    return svg_of(alt.layer(limit, rules, points).properties(width=2 * WIDTH))
 
 
 def _panels(alt: Any, layers: Any, field: str) -> Any:

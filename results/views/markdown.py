@@ -1,4 +1,4 @@
-"""Runs and comparisons as Markdown tables: for the summary of a CI job, an issue, a pull request.
+"""Runs as Markdown tables: for the summary of a CI job, an issue, a pull request.
 
 >>> import os
 >>> from pathlib import Path
@@ -18,13 +18,10 @@ from membound.results.stats import records, summarize
 from membound.results.views.sentences import sentences
 from membound.results.views.table import (
     ABSENT,
-    COMPARE_LEGEND,
     LEGEND,
     failure,
     lost_ceilings,
-    pair,
     used_ceilings,
-    winner,
     work_size,
 )
 from membound.results.views.timed import half_width, notes, times_best
@@ -97,36 +94,6 @@ def _timed(case: dict[str, Any]) -> list[str]:
         times_best(case),
         case["verdict"],
         ", ".join(notes(case)),
-    ]
-
-
-def compare_markdown(table: Iterable[dict[str, Any]]) -> str:
-    """A comparison (records of `compare`): a line for each pair with its ratio, its interval, and which is faster."""
-    pairs = [markdown_record(x) for x in table]
-    sides = " · ".join(
-        f"{side}: `{'`, `'.join(dict.fromkeys(x[f'run_{side.lower()}'] for x in pairs))}`" for side in "AB"
-    )
-    lines = [f"### {sides}", ""]
-    lines += table_lines(
-        ("work", "A · B", "time A", "time B", "B/A", "interval", ""),
-        (LEFT, LEFT, *(RIGHT,) * 4, LEFT),
-        (_compared(x) for x in pairs),
-    )
-    return "\n".join([*lines, COMPARE_LEGEND, ""])
-
-
-def _compared(x: dict[str, Any]) -> list[str]:
-    ci = x["time_ratio_ci"]
-    if x["time_ratio"] is None:
-        return [f"`{short(x['work'])}`", pair(x), "", "", "", "", f"no ratio; {x['note']}"]
-    return [
-        f"`{short(x['work'])}`",
-        pair(x),
-        duration(x["time_a_s"]),
-        duration(x["time_b_s"]),
-        f"{x['time_ratio']:.3g}",
-        "–" if ci is None else f"{ci[0]:.3g}–{ci[1]:.3g}",
-        winner(x),
     ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -32,11 +32,6 @@ LEGEND = (
     "the peak of that arithmetic, measured beside each time; the larger is how much of the machine's limit is reached "
     "(±: half of its 95 % interval). ×best: time over the fastest backend's, in the same rounds (~: the interval does "
     "not tell them apart)."
-)
-
-COMPARE_LEGEND = (
-    "B/A: time of B over time of A, below 1 B is faster; interval: 95 % over processes; "
-    "a side is called faster only where the interval excludes 1."
 )
 
 
@@ -230,60 +225,6 @@ def _nearer_ceiling(line: dict[str, Any]) -> str:
     if compute is not None and (line["mfu"] or 0) > (line["mbu"] or 0):
         return rate(compute, "FLOP/s")
     return "–" if read is None else rate(read, "bytes/s")
-
-
-def compare_view(table: Iterable[dict[str, Any]]) -> Group:
-    """A comparison (records of `compare`): ratios with intervals, and who is faster where they exclude 1."""
-    lines = list(table)
-    one_run = all(x["run_a"] == x["run_b"] for x in lines)
-    named = (("run", "run_a"),) if one_run else (("A: run", "run_a"), ("B: run", "run_b"))
-    parts: list[RenderableType] = []
-    for title, key in named:
-        parts.append(Text(f"{title} {', '.join(dict.fromkeys(x[key] for x in lines))}", style="bold"))
-    parts.append(Text())
-    for work in dict.fromkeys(x["work"] for x in lines):
-        parts += _compared([x for x in lines if x["work"] == work])
-    return Group(*parts, Text(COMPARE_LEGEND, style="dim"))
-
-
-def _compared(lines: list[dict[str, Any]]) -> list[RenderableType]:
-    """One work: pairs with a ratio as a table, the others as sentences."""
-    parts: list[RenderableType] = [Text(lines[0]["work"], style="bold")]
-    rated = [x for x in lines if x["time_ratio"] is not None]
-    if rated:
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-        table.add_column("A · B", overflow="fold", max_width=30)
-        for name, size in (("time A", 8), ("time B", 8), ("B/A", 5), ("interval", 11)):
-            number_column(table, name, size)
-        table.add_column("", overflow="fold")
-        for x in rated:
-            ci = x["time_ratio_ci"]
-            table.add_row(
-                pair(x),
-                duration(x["time_a_s"]),
-                duration(x["time_b_s"]),
-                f"{x['time_ratio']:.3g}",
-                "–" if ci is None else f"{ci[0]:.3g}–{ci[1]:.3g}",
-                winner(x),
-            )
-        parts.append(table)
-    parts += [Text(f"{pair(x)} no ratio; {x['note']}", style="yellow") for x in lines if x not in rated]
-    return [*parts, Text()]
-
-
-def pair(line: dict[str, Any]) -> str:
-    """Who is compared: two backends, or one in two runs."""
-    a, b = line["backend_a"], line["backend_b"]
-    return str(a) if a == b else f"{a} · {b}"
-
-
-def winner(line: dict[str, Any]) -> str:
-    """Who is faster, as far as the interval says."""
-    if line["differs"] is None:
-        return "too few processes"
-    if not line["differs"]:
-        return "same within error"
-    return "B faster" if line["time_ratio"] < 1 else "A faster"
 
 
 def duel_view(lines: Sequence[dict[str, Any]]) -> Group:

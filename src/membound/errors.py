@@ -11,6 +11,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── BackendUnavailable      the runtime or the device is not there; carries the command that would help
     ├── CacheRefused            kernels.cpu.kernel_cache: others may write to the folder of compiled kernels
     ├── CeilingError            bench.ceilings.patterns: no memory for a ceiling, or a kernel whose result is wrong
+    ├── CeilingsMissing         results.exchange.ceilings: a named run cannot serve as a limit
     ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
     ├── CompareError            results.compare: the two sides cannot be compared
     ├── CompileError            kernels.cuda.compile: a CUDA kernel cannot be compiled
@@ -19,6 +20,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── EnvironmentFailed       bench.environments.build: an environment cannot be made
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
+    ├── ExportFormatError       results.exchange.exports: no such format to write
     ├── FallbackRefused         the runtime answered with something other than what was asked for
     ├── GateError               bench.gate.trees: a base or a head cannot be had as asked
     ├── HardwareError           results.predict.catalogue: a device, a figure or a file of devices is not as it must be
@@ -26,9 +28,12 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── MeasuredError           bench.planning.measured: a file of measured rows is malformed
     ├── ModelError              kernels.model: a model is unknown, or its folder cannot be taken
+    ├── NameTwice               results.exchange.dashboards: two exported cases have one name
+    ├── NoReport                results.exchange.llm_d_report: the rows are not of one load
     ├── NotPaired               results.pairs: base and head were not measured in turn
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
+    ├── ParquetUnavailable      results.exchange.parquet: the library that reads and writes Parquet is missing
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing

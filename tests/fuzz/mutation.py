@@ -203,3 +203,17 @@ def _other_column(rng: Random, lines: list[bytes]) -> list[bytes]:
         return value | {name: new}
 
     return [as_bytes(changed(value)) if line else line for line, value in zip(lines, values, strict=True)]
+
+
+def other_file(rng: Random, content: bytes) -> bytes:
+    """A file of JSON, of JSON lines, or of other text with a few changes: of cells between commas in the last case."""
+    if content[:1] in (b"{", b"["):
+        return (other_json if b"\n{" not in content else other_lines)(rng, content)
+    if not rng.randrange(4):
+        return damaged(rng, content)
+    cells = content.split(b",")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        cells[rng.randrange(len(cells))] = rng.choice(
+            (b"", b"nan", b"-1", b"1e999", b"0", b"x", b"'", b"9" * 400, b"\n")
+        )
+    return b",".join(cells)

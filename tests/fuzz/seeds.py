@@ -82,6 +82,17 @@ def runs() -> list[bytes]:
     return files + benchmarks()
 
 
+FOREIGN = Path(__file__).parents[1] / "results/exchange/files"
+MOST_BYTES = 8000
+"""Of a seed: a mutation of a long file seldom reaches what is read of it."""
+
+
+def foreign() -> list[bytes]:
+    """Files of other tools, the short ones."""
+    files = (path for path in sorted(FOREIGN.iterdir()) if path.suffix != ".md")
+    return [content for path in files if len(content := path.read_bytes()) <= MOST_BYTES]
+
+
 def benchmarks() -> list[bytes]:
     """Files of pytest-benchmark: with membound's row, without, without raw samples."""
     stored = benchmark_files.stored(case(samples=(0.01, 0.02)), [ceiling("read", 11e9, "bytes/s")])
@@ -203,6 +214,9 @@ def arguments() -> list[bytes]:
         "run --quick --json",
         "show latest",
         "compare a b --force",
+        "compare a b --by backend",
+        "import a.json --ceilings latest",
+        "export latest b.csv --format csv",
         "claim-report x --html y",
         "list",
     )

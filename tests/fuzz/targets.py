@@ -39,6 +39,9 @@ from membound.results.claim.experiments import ExperimentsError, Register, load_
 from membound.results.claim.file import load_claim
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.compare import CompareError, compare_backends, compare_runs
+from membound.results.exchange.csv_file import csv_text
+from membound.results.exchange.junit import junit_text
+from membound.results.exchange.openmetrics import openmetrics_text
 from membound.results.report.curves import (
     batch_table,
     elasticity_table,
@@ -53,8 +56,9 @@ from membound.results.report.text import record
 from membound.results.row import Row, RowError
 from membound.results.stats import records, summarize
 from membound.results.store import StoreError, load_rows, sealed, unsealed
-from membound.results.views.markdown import compare_markdown, run_markdown
-from membound.results.views.table import compare_view, run_view
+from membound.results.views.comparison import comparison_markdown, comparison_view
+from membound.results.views.markdown import run_markdown
+from membound.results.views.table import run_view
 
 Check = Callable[[bytes], None]
 Change = Callable[[Random, bytes], bytes]
@@ -165,10 +169,11 @@ def check_run(content: bytes) -> None:
         for make in (lambda: compare_backends(rows, *backends), lambda: compare_runs(rows, rows)):
             if len(backends) == 2:
                 with refusing(CompareError):
-                    lines = records(make())
-                    json.dumps(lines, allow_nan=False)
-                    screen.print(compare_view(lines))
-                    compare_markdown(lines)
+                    found = make()
+                    parts = [records(part) for part in (found.table, found.groups, found.without_partner)]
+                    json.dumps(parts, allow_nan=False)
+                    screen.print(comparison_view(*parts, found.doubt))
+                    comparison_markdown(*parts, found.doubt)
 
 
 def check_benchmarks(content: bytes) -> None:
@@ -176,6 +181,16 @@ def check_benchmarks(content: bytes) -> None:
     with refusing(RowError):
         for row in load_rows(written("bench.json", content)):
             assert Row.from_json(row.to_json()) == row
+
+
+def check_foreign(content: bytes) -> None:
+    """A file of another tool is refused, or its rows can be stored and exported."""
+    with refusing(RowError, StoreError):
+        rows = load_rows(written("results.txt", content))
+        assert [Row.from_json(row.to_json()) for row in rows] == rows
+        csv_text(rows)
+        junit_text(rows)
+        openmetrics_text(rows)
 
 
 @cache
@@ -275,6 +290,7 @@ TARGETS = {
         Target("claim-lines", seeds.claim_lines, mutation.other_json, check_claim_line),
         Target("claims", seeds.claims, mutation.other_lines, check_claim),
         Target("benchmarks", seeds.benchmarks, mutation.other_json, check_benchmarks),
+        Target("foreign", seeds.foreign, mutation.other_file, check_foreign),
         Target("models", seeds.model_folders, other_folder, check_model_folder),
         Target("experiments", seeds.experiments, other_register, check_experiments),
         Target("plans", seeds.plans, other_plan, check_plan),

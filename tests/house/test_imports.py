@@ -41,6 +41,7 @@ MORE = {
     "bench/machine/nvidia.py": {"pynvml"},
     "bench/machine/amd.py": {"amdsmi"},
     "bench/pytest_plugin/hooks.py": {"pytest"},
+    "results/exchange/parquet.py": {"pyarrow"},
     "results/report/charts.py": {"altair", "vl_convert"},
 }
 

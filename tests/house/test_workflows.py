@@ -104,7 +104,9 @@ def test_the_comparison_is_in_the_summary(tmp_path):
     write(tmp_path / "after/run-b.jsonl", run_rows("run-b", scale=2.0))
     text = summary_of("Comparison", tmp_path)
     assert text.startswith("### A: `run-a` · B: `run-b`")
-    assert re.search(r"\| alpha:cpu \| 10\.15 ms \| 20\.3 ms \| 2 \| [\d.]+–[\d.]+ \| A faster \|", text)
+    assert re.search(
+        r"\| alpha:cpu \| 10\.15 ms \| 20\.3 ms \| 2 \| [\d.]+–[\d.]+ \| slower by at least 95 % \|", text
+    )
 
 
 # Exit codes

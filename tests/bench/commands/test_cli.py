@@ -241,8 +241,11 @@ def test_compare_two_runs(membound_, folder):
     status, out, _ = membound_("compare", "a", "b")
     assert status == 0
     assert "A: run run-a" in out
-    assert "A faster" in out
-    lines = json.loads(membound_("compare", "a", "b", "--json")[1])
+    assert "slower by at least 95 %" in out
+    told = json.loads(membound_("compare", "a", "b", "--json")[1])
+    lines = told["pairs"]
+    assert [x["pairs"] for x in told["groups"]] == [1, 1]
+    assert (told["without_partner"], told["doubt"]) == ([], "")
     assert lines[0]["time_ratio"] == pytest.approx(2.0)
     assert lines[0]["differs"] is True
     assert lines[-1]["time_ratio"] is None
@@ -252,7 +255,7 @@ def test_compare_two_backends_of_a_run(membound_, folder):
     path = write(folder / "a.jsonl", run_rows())
     status, out, _ = membound_("compare", path, "--backends", "alpha:cpu", "beta:cpu+x", "--json")
     assert status == 0
-    (line,) = json.loads(out)
+    (line,) = json.loads(out)["pairs"]
     assert line["time_ratio"] == pytest.approx(2.04, rel=0.01)
 
 

@@ -57,10 +57,13 @@ def test_a_file_without_raw_samples_keeps_their_summary_and_says_so(tmp_path):
     ("text", "message"),
     [
         ('{"benchmarks": [', "is not JSON"),
-        ("[]", "has no list of benchmarks"),
-        ('{"benchmarks": 3}', "has no list of benchmarks"),
-        ('{"benchmarks": [{"name": "a"}]}', r"stats of benchmarks\[0\] has neither data nor a median"),
-        ('{"benchmarks": [3]}', r"stats of benchmarks\[0\] is no object"),
+        ("[]", "has none of the formats that can be read"),
+        ('{"benchmarks": 3, "machine_info": {}}', "has no list of benchmarks"),
+        (
+            '{"benchmarks": [{"name": "a"}], "machine_info": {}}',
+            r"stats of benchmarks\[0\] has neither data nor a median",
+        ),
+        ('{"benchmarks": [3], "machine_info": {}}', r"stats of benchmarks\[0\] is no object"),
         ('{"benchmarks": [], "membound": []}', "membound of the file is no object"),
         ('{"benchmarks": [], "membound": {"ceilings": [{"schema_version": 99}]}}', "newer membound"),
         (

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from rows import LINEAR, case, failed, run_rows
 
-from membound.results.compare import compare_backends
-from membound.results.stats import records
-from membound.results.views.markdown import compare_markdown, run_markdown
+from membound.results.views.markdown import run_markdown
 from membound.results.views.table import LEGEND
 
 
@@ -53,15 +50,3 @@ def test_a_run_without_ceilings_or_machine_is_shown():
     text = run_markdown([case(machine={})])
     assert "unknown machine, 2 threads" in text
     assert "ceiling |" not in text
-
-
-@pytest.mark.parametrize(
-    ("swapped", "ratio", "who"), [(False, "2.04", "A faster"), (True, "0.49", "B faster")]
-)
-def test_a_comparison_names_the_faster_side(swapped, ratio, who):
-    names = ("alpha:cpu", "beta:cpu+x")
-    text = compare_markdown(records(compare_backends(run_rows(), *(names[::-1] if swapped else names))))
-    assert text.startswith("### A: `run-a` · B: `run-a`")
-    (line,) = (x for x in tables(text) if "·" in x[1] and x[1] != "A · B")
-    assert line[1] == " · ".join(names[::-1] if swapped else names)
-    assert (line[4], line[6]) == (ratio, who)

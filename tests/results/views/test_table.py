@@ -4,9 +4,8 @@ import pytest
 from rich.console import Console
 from rows import LINEAR, case, ceiling, failed, run_rows
 
-from membound.results.compare import compare_backends, compare_runs
 from membound.results.stats import records, summarize
-from membound.results.views.table import compare_view, run_view
+from membound.results.views.table import run_view
 from membound.results.views.timed import notes
 from membound.results.wording import amount, duration, rate, short
 
@@ -165,32 +164,6 @@ def test_disturbances_and_open_verdicts_are_summed_up():
 
 def test_brackets_in_reasons_are_not_markup():
     assert "[red]" in text(run_view([failed("error", "[red] x")]))
-
-
-def test_a_comparison_of_runs_names_them_and_the_faster():
-    view = compare_view(records(compare_runs(run_rows("run-a"), run_rows("run-b", scale=2.0))))
-    shown = text(view)
-    assert shown.startswith("A: run run-a\nB: run run-b\n")
-    assert line_of(shown, "alpha:cpu").split()[:7] == [
-        "alpha:cpu",
-        "10.15",
-        "ms",
-        "20.3",
-        "ms",
-        "2",
-        "1.96–2.05",
-    ]
-    assert line_of(shown, "alpha:cpu").endswith("A faster")
-    assert "beta:cpu+x no ratio; A: unsupported (no int4); B: unsupported (no int4)" in shown
-
-
-def test_a_comparison_says_when_nothing_can_be_told():
-    same = text(compare_view(records(compare_runs(run_rows("run-a"), run_rows("run-b")))))
-    assert "same within error" in same
-    single = [case(), case("beta:cpu")]
-    assert "too few processes" in text(
-        compare_view(records(compare_backends(single, "alpha:cpu", "beta:cpu")))
-    )
 
 
 def test_several_runs_follow_each_other():

@@ -8,8 +8,9 @@ from rows import case, ceiling
 
 from membound.results.compare import compare_backends
 from membound.results.stats import records, summarize
+from membound.results.views.comparison import comparison_view
 from membound.results.views.console import PlainConsole
-from membound.results.views.table import benchmarks_view, compare_view, duel_view, run_view
+from membound.results.views.table import benchmarks_view, duel_view, run_view
 from membound.results.views.timed import half_width, times_best
 from membound.results.wording import duration, gigabytes_per_s, percent
 
@@ -60,7 +61,7 @@ def test_other_tables_cut_nothing_either(view, width):
     lines = records(summarize(rows()))
     made = {
         "benchmarks": lambda: benchmarks_view(rows()),
-        "compare": lambda: compare_view(records(compare_backends(rows(), *NAMES[:2]))),
+        "compare": lambda: comparison_view(records(compare_backends(rows(), *NAMES[:2]).table)),
         "duel": lambda: duel_view(lines),
     }[view]()
     text = shown(made, width)

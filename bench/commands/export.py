@@ -1,0 +1,44 @@
+"""`membound export`: a run in the format of another tool.
+
+membound export latest rows.parquet
+membound export latest bench.json --format bencher
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membound.bench.commands.options import Debug, Json, Out, RunName, print_json, print_text
+from membound.results.stored_runs import DEFAULT_OUT
+
+
+def export(
+    run: RunName,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; its ending is its format.")],
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="The format, where the ending does not tell it."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    out: Out = DEFAULT_OUT,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export a run: csv, jsonl, parquet, sqlite, markdown, junit, openmetrics, llm-d, github-action-benchmark, bencher.
+
+    The file is written whole or not at all. docs/exchange.md says what each format holds.
+    """
+    from membound.results.exchange.exports import export as write
+    from membound.results.exchange.exports import format_of
+    from membound.results.stored_runs import rows_of
+
+    format_of(Path(file), format_)
+    rows = rows_of(run, out)
+    name = write(rows, Path(file), format_, replace=force)
+    if as_json:
+        print_json({"file": file, "format": name, "rows": len(rows)})
+    else:
+        print_text(f"{file}: {name}, {len(rows)} rows\n")

@@ -1,0 +1,74 @@
+"""Rows in a Parquet file, a column a field. It needs the extra `parquet` (pyarrow).
+
+>>> write_rows(Path("rows.parquet"), rows)
+>>> rows_from(Path("rows.parquet")) == rows
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from membound.errors import MemboundError
+from membound.results.exchange.row_table import COLUMNS, cells_of, row_of
+from membound.results.row import SCHEMA_VERSION, Row, RowError
+
+BATCH = 10_000
+"""Rows of a group: what is in memory at a time."""
+
+
+class ParquetUnavailable(MemboundError, RuntimeError):
+    """pyarrow is not installed; the message says how to get it."""
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ParquetUnavailable(
+            "Parquet needs pyarrow, which is not installed: pip install 'membound[parquet]'"
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write the rows. Raises ParquetUnavailable, OSError."""
+    pa, pq = _pyarrow()
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        lines = iter(rows)
+        while some := list(islice(lines, BATCH)):
+            writer.write_table(pa.Table.from_pylist([cells_of(row) for row in some], schema))
+
+
+def rows_from(path: Path) -> list[Row]:
+    """Every row. Raises RowError that names the file, ParquetUnavailable, OSError."""
+    return [_row(path, cells) for batch in batches(path) for cells in batch.to_pylist()]
+
+
+def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """Record batches of pyarrow with the columns that are asked for, or all. Raises as `rows_from`."""
+    pa, pq = _pyarrow()
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := {"run_id", "kind", "backend", "work", "status", "schema_version"} - set(
+                file.schema_arrow.names
+            ):
+                raise RowError(
+                    f"{path} is a Parquet file without rows of ours: it has no column {min(missing)}"
+                )
+            yield from file.iter_batches(BATCH, columns=list(columns) if columns else None)
+    except pa.ArrowException as error:
+        raise RowError(f"{path} is no whole Parquet file: {' '.join(str(error).split())[:200]}") from None
+
+
+def _row(path: Path, cells: dict[str, Any]) -> Row:
+    try:
+        return row_of(cells)
+    except ValueError as error:
+        raise RowError(f"{path}: {error} (this membound writes schema {SCHEMA_VERSION})") from None

@@ -1,0 +1,79 @@
+"""Two processes that read the parts of a large row file in turn, and hand over what a comparison needs of them.
+
+>>> for some in lists_of_parts(path, turns=False, parts=[(0, 8 << 20), (8 << 20, 16 << 20)]):
+...     print(len(some))
+
+They are interpreters of their own, started by a command: multiprocessing would start the user's script again, which may
+not be made for that. The lists come back pickled, through pipes, in the order of the parts.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from membound.errors import MemboundError
+from membound.results.store import StoreError
+
+READERS = 2
+"""More cores are not asked for: one process waits for what two hand over."""
+CODE = (
+    "import json, sys; path, turns, parts, sys.path[:] = json.loads(sys.stdin.readline()); "
+    "from membound.results.processes import list_of_part; from membound.results.reader_processes import hand_over; "
+    "hand_over(list_of_part, path, turns, parts)"
+)
+
+
+def lists_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> Iterator[list[Any]]:
+    """The processes (processes.py) that the lines of each part hold, in order. Raises what a reader raised, and StoreError if one ended early."""
+    readers = [_started(path, turns, parts[number::READERS]) for number in range(min(READERS, len(parts)))]
+    try:
+        for number in range(len(parts)):
+            reader = readers[number % READERS]
+            assert reader.stdout is not None
+            try:
+                found = pickle.load(reader.stdout)
+            except (EOFError, pickle.UnpicklingError):
+                raise StoreError(
+                    f"{path} cannot be read: a reading process ended ({reader.wait()})"
+                ) from None
+            if isinstance(found, MemboundError):
+                raise found
+            yield found
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+
+
+def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> subprocess.Popen[bytes]:
+    reader = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert reader.stdin is not None
+    reader.stdin.write(json.dumps([str(path), turns, parts, sys.path]).encode() + b"\n")
+    reader.stdin.flush()
+    return reader
+
+
+def hand_over(
+    read: Callable[[Path, bool, tuple[int, int]], list[Any]],
+    path: str,
+    turns: bool,
+    parts: Sequence[tuple[int, int]],
+) -> None:
+    """What a reader does: a pickled list for each part, or the error that ended it."""
+    for start, end in parts:
+        try:
+            found: object = read(Path(path), turns, (start, end))
+        except MemboundError as error:
+            found = error
+        except OSError as error:
+            found = StoreError(f"{path} cannot be read: {error.strerror or error}")
+        pickle.dump(found, sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+        sys.stdout.buffer.flush()
+        if isinstance(found, MemboundError):
+            return
