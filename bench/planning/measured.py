@@ -17,7 +17,8 @@ from pathlib import Path
 
 from membound.bench.planning.demands import arithmetic_of, storage_of
 from membound.errors import MemboundError
-from membound.kernels.served import ALIASES, SHAPES, WEIGHT_BITS, Shape, shape_of
+from membound.kernels.served import WEIGHT_BITS
+from membound.kernels.shapes import ALIASES, SHAPES, Shape, shape_of
 from membound.kernels.work import SpecError
 from membound.results.predict import catalogue as catalogues
 from membound.results.predict.catalogue import Catalogue, HardwareError
