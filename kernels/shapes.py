@@ -159,6 +159,18 @@ SHAPES = {
 slime's scripts/models (deepseek-v3, kimi-k2), the config.json published with the others."""
 
 
+def shape_by_size(name: str, weights: float) -> Shape:
+    """A dense decoder of that many weights in the proportions of Llama: for rows of models whose shape is not known.
+
+    Layers grow with the power 0.42 of the weights from Llama-3-8B's 32 (80 at 70 billion); 12 h² weights in a layer of width h,
+    8 KV heads of 128.
+    """
+    layers = max(1, round(32 * (weights / 8e9) ** 0.42))
+    each = round(weights / layers)
+    hidden = round((each / 12) ** 0.5)
+    return Shape(name, layers, hidden, 0, each, 2 * 8 * 128, 4 * hidden)
+
+
 def shape_of(name: str) -> Shape:
     """The shape of a model by name, alias or local folder. Raises SpecError with the nearest names, ModelError for a folder."""
     known = ALIASES.get(name, name)

@@ -22,10 +22,11 @@ from membound.bench.commands.predict import (
     Offload,
     On,
     Rows,
+    Works,
     above_zero,
+    asked,
     batches,
     knowledge,
-    names_of,
     options_of,
 )
 from membound.results.stored_runs import DEFAULT_OUT
@@ -112,9 +113,7 @@ Today = Annotated[
 
 
 def cost(
-    work: Annotated[
-        str, typer.Argument(metavar="WORK", help="A step; context defaults to prompt and half the answer.")
-    ],
+    works: Works,
     on: On = None,
     batch: Annotated[str, typer.Option("--batch", metavar="N", help="As for predict.")] = "1..4096",
     measured: Annotated[
@@ -182,14 +181,15 @@ def cost(
     from membound.results.predict.catalogue import load_catalogue
     from membound.results.predict.prices import load_prices
 
-    if not on:
-        raise typer.BadParameter("name devices: --on DEVICES (membound hardware lists them)")
+    work, names = asked(works, on)
+    if work is None or not names:
+        raise typer.BadParameter("give a WORK and --on DEVICES (membound hardware lists them)")
     sold = api_price(load_prices(), api, api_price_)
     ask = make_ask(
         said(kind, numbers, today), (input_tokens, output_tokens), (tpot, ttft), sold, tokens_per_day
     )
     catalogue = load_catalogue(own)
-    devices = [catalogue.find(name) for name in names_of(on)]
+    devices = [catalogue.find(name) for name in names]
     seen = _seen(measured, from_run, count or 1, out)
     if seen:
         show(work, [answer_for(one, seen, ask) for one in devices], ask, None, as_json)
