@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,10 +22,11 @@ from membound.bench.commands.predict import (
     Offload,
     On,
     Rows,
+    Works,
     above_zero,
+    asked,
     batches,
     knowledge,
-    names_of,
     options_of,
 )
 from membound.results.stored_runs import DEFAULT_OUT
@@ -32,6 +34,7 @@ from membound.results.views.columns import wrapped
 
 if TYPE_CHECKING:
     from membound.bench.planning.answers import Answer, Ask
+    from membound.bench.planning.economics import Priced
     from membound.results.predict.assumptions import Given
     from membound.results.predict.forecast import Knowledge
 
@@ -110,15 +113,19 @@ Today = Annotated[
 
 
 def cost(
-    work: Annotated[
-        str, typer.Argument(metavar="WORK", help="A step; context defaults to prompt and half the answer.")
-    ],
+    works: Works,
     on: On = None,
     batch: Annotated[str, typer.Option("--batch", metavar="N", help="As for predict.")] = "1..4096",
     measured: Annotated[
         list[str] | None,
         typer.Option(
             "--measured", metavar="BATCH:MS", help="Points as measured, instead of predicted. Repeatable."
+        ),
+    ] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN", help="The points of a run of `membound load`, instead of predicted."
         ),
     ] = None,
     count: Count = None,
@@ -170,22 +177,22 @@ def cost(
                "overhead": overhead, "utilisation": utilisation, "cached": cached, "peak_factor": peak_factor,
                "rack_kw": rack_kw}  # fmt: skip
     from membound.bench.planning.answers import answer_for, api_price, make_ask
-    from membound.bench.planning.economics import measured_point, priced_curve
+    from membound.bench.planning.economics import priced_curve
     from membound.results.predict.catalogue import load_catalogue
     from membound.results.predict.prices import load_prices
 
-    if not on:
-        raise typer.BadParameter("name devices: --on DEVICES (membound hardware lists them)")
+    work, names = asked(works, on)
+    if work is None or not names:
+        raise typer.BadParameter("give a WORK and --on DEVICES (membound hardware lists them)")
     sold = api_price(load_prices(), api, api_price_)
     ask = make_ask(
         said(kind, numbers, today), (input_tokens, output_tokens), (tpot, ttft), sold, tokens_per_day
     )
     catalogue = load_catalogue(own)
-    devices = [catalogue.find(name) for name in names_of(on)]
-    if measured:
-        curves = [[measured_point(one, count or 1) for one in measured] for _ in devices]
-        answers = [answer_for(*pair, ask) for pair in zip(devices, curves, strict=True)]
-        show(work, answers, ask, None, as_json)
+    devices = [catalogue.find(name) for name in names]
+    seen = _seen(measured, from_run, count or 1, out)
+    if seen:
+        show(work, [answer_for(one, seen, ask) for one in devices], ask, None, as_json)
         return
     options = options_of(count, offload, link, host_link)
     known = knowledge(catalogue, rows, out)
@@ -194,6 +201,18 @@ def cost(
         for one in devices
     ]
     show(work, answers, ask, known, as_json)
+
+
+def _seen(measured: list[str] | None, from_run: str | None, devices: int, out: Path) -> list[Priced]:
+    """Points as measured, if any were given. Raises EconomicsError, StoreError."""
+    from membound.bench.planning.economics import loaded_points, measured_point
+
+    found = [measured_point(one, devices) for one in measured or ()]
+    if from_run is not None:
+        from membound.results.stored_runs import rows_of
+
+        found += loaded_points(rows_of(from_run, out), devices)
+    return found
 
 
 def said(kind: str, numbers: Mapping[str, float | None], today: datetime.date | None) -> Given:

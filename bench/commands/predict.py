@@ -64,6 +64,12 @@ On = Annotated[
     list[str] | None,
     typer.Option("--on", metavar="DEVICES", help="Devices, with commas or repeated (membound hardware)."),
 ]
+Works = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="WORK", help="A spec, as for run, with more models and formats (docs/prediction.md)."
+    ),
+]
 Count = Annotated[
     int | None,
     typer.Option(
@@ -104,9 +110,7 @@ Rows = Annotated[
 
 
 def predict(
-    work: Annotated[
-        str | None, typer.Argument(metavar="WORK", help="A spec, as for run, with more models and formats.")
-    ] = None,
+    works: Works = None,
     on: On = None,
     from_run: Annotated[
         str | None,
@@ -151,19 +155,31 @@ def predict(
     if validate:
         _validate(catalogue, rows, chart, summary, as_json)
         return
-    if work is None or not on:
+    work, names = asked(works, on)
+    if work is None or not names:
         raise typer.BadParameter("give a WORK and --on DEVICES, or --validate")
     options = options_of(count, offload, link, host_link, graphs=not eager)
     from membound.bench.planning.demands import demand_of
 
     is_operation = demand_of(work).kind == "operation"
     known = knowledge(catalogue, rows, out, from_run, is_operation)
-    _predict(work, names_of(on), batches(batch) if batch else [], options, known, catalogue, as_json)
+    _predict(work, names, batches(batch) if batch else [], options, known, catalogue, as_json)
 
 
-def names_of(on: list[str]) -> list[str]:
+def names_of(on: list[str] | None) -> list[str]:
     """Names that were given with commas or repeated."""
-    return [name.strip() for text in on for name in text.split(",") if name.strip()]
+    return [name.strip() for text in on or () for name in text.split(",") if name.strip()]
+
+
+def asked(works: list[str] | None, on: list[str] | None) -> tuple[str | None, list[str]]:
+    """(the work, the devices): words without a colon are devices, so that ``--on a b`` means both. Raises BadParameter."""
+    specs = [word for word in works or () if ":" in word]
+    if len(specs) > 1:
+        raise typer.BadParameter(f"one work at a time; {specs[0]} and {specs[1]} are two")
+    more = [word for word in works or () if ":" not in word]
+    if more and not on:
+        raise typer.BadParameter(f"{more[0]!r} is no work such as step:model=llama-3-8b; devices follow --on")
+    return next(iter(specs), None), names_of([*(on or ()), *more])
 
 
 def options_of(

@@ -19,6 +19,8 @@ from membound.results.predict.demand import Demand
 from membound.results.predict.device import Device
 from membound.results.predict.forecast import Forecast, Knowledge, Options, forecast, sweep
 from membound.results.predict.record import MODELS
+from membound.results.row import Row
+from membound.results.serving.table import point_of_row
 
 
 class EconomicsError(MemboundError, ValueError):
@@ -102,6 +104,28 @@ def measured_point(text: str, devices: float) -> Priced:
     if not (point.batch > 0 and point.step_s > 0):
         raise EconomicsError(f"{text!r}: batch and milliseconds must be above 0")
     return Priced(point, None)
+
+
+def loaded_points(rows: Sequence[Row], devices: float) -> list[Priced]:
+    """The points of a run of `membound load`, those of few sequences first. Raises EconomicsError.
+
+    A point's throughput is that of whole answers, prompts included, so that its prompts are part of what outputs cost.
+    The sequences running at once are its throughput times the median time of a token (Little's law).
+    """
+    found = []
+    for row in rows:
+        if row.kind != "serving" or row.status != "ok":
+            continue
+        point = point_of_row(row)
+        tpot = point.latency["tpot"].at.get(50)
+        if tpot and point.output_tokens_per_s:
+            first = point.latency["ttft"].at.get(50)
+            found.append(Point(point.output_tokens_per_s * tpot, tpot, devices, ttft_s=first))
+    if not found:
+        raise EconomicsError(
+            "the run holds no point of load with a time for each token; `membound load` makes one"
+        )
+    return [Priced(point, None) for point in sorted(found, key=lambda p: p.batch)]
 
 
 def candidates(

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from membound.bench.planning.demands import arithmetic_of, storage_of
 from membound.errors import MemboundError
-from membound.kernels.served import ALIASES, SHAPES, WEIGHT_BITS, Shape, shape_of
+from membound.kernels.models import MODELS
+from membound.kernels.served import WEIGHT_BITS
+from membound.kernels.shapes import ALIASES, SHAPES, Shape, shape_by_size, shape_of
 from membound.kernels.work import SpecError
 from membound.results.predict import catalogue as catalogues
 from membound.results.predict.catalogue import Catalogue, HardwareError
@@ -31,6 +33,8 @@ NEEDED = (
 )  # fmt: skip
 SHORT_PROMPT, CHAT_PROMPT, SHORT_OUTPUT = 16.0, 100.0, 128.0
 """Tokens of a prompt that is called short, or a chat's; and of an output that is not stated."""
+ONE_DIE = re.compile(r"\bone (GCD|die|tile)\b", re.I)
+"""A note that says so: the row is of one of the dies that software sees as devices of their own."""
 FORMATS = (
     ("q4_k_m", "q4_k_m"), ("q4_0", "q4_0"), ("q8_0", "q8_0"), ("q4", "q4_k_m"), ("int4", "int4g32"),
     ("mxfp4", "mxfp4"), ("fp4", "nvfp4"), ("fp8", "fp8"), ("w8a8", "int8"), ("int8", "int8"),
@@ -74,6 +78,8 @@ def _row(line: dict[str, str], catalogue: Catalogue) -> Measured:
     if bandwidth is None:
         raise HardwareError(f"the bandwidth of {device.id} is unknown")
     engine, devices = line["engine"].casefold(), _number(line, "n_devices")
+    if ONE_DIE.search(line.get("note") or ""):
+        devices /= device.chips
     batch = _number(line, "batch_or_concurrency")
     demand = _demand(line, batch)
     group = "single" if devices <= 1 and batch == 1 else "parallel" if batch == 1 else "served"
@@ -93,7 +99,7 @@ def _row(line: dict[str, str], catalogue: Catalogue) -> Measured:
 
 
 def _demand(line: dict[str, str], batch: float) -> Demand:
-    shape, weight = _shape(line["model"]), _format(line["weights"])
+    shape, weight = _shape(line), _format(line["weights"])
     prompt = _tokens(line["input_tokens"], SHORT_PROMPT)
     output = _tokens(line["output_tokens"], SHORT_OUTPUT)
     context = prompt + output / 2
@@ -134,13 +140,16 @@ def _seconds(line: dict[str, str], demand: Demand, batch: float) -> float:
     raise MeasuredError(f"unit {unit!r} is not one of tok/s, tok/s total, ms, GB/s")
 
 
-def _shape(model: str) -> Shape:
-    """``DeepSeek-R1-671B`` and ``7B (llama.cpp scoreboard)`` are names that people write. Raises SpecError."""
-    name = "-".join(model.casefold().split())
-    for known in sorted((*ALIASES, *SHAPES), key=len, reverse=True):
+def _shape(line: dict[str, str]) -> Shape:
+    """The shape of a model as people write its name, ``DeepSeek-R1-671B``; else one of its size. Raises SpecError."""
+    name = "-".join(line["model"].casefold().split())
+    for known in sorted((*ALIASES, *SHAPES, *MODELS), key=len, reverse=True):
         if name.startswith(known):
             return shape_of(known)
-    return shape_of("llama-2-7b" if name.startswith("7b") else name)
+    try:
+        return shape_by_size(f"{line['model']} (by its size)", float(line["params_b"]) * 1e9)
+    except ValueError:
+        return shape_of(name)
 
 
 def _format(text: str) -> str:

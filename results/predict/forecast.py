@@ -93,10 +93,8 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """By the model of three terms."""
-        seconds = self.timed[MODELS[0]].seconds
-        assert seconds is not None, "the three terms need no figure but the bandwidth"
-        return seconds
+        """By the model of three terms, which needs no figure but the bandwidth; or the host's link, if that takes longer."""
+        return max(self.parts.seconds, self.host_s)
 
     @property
     def tokens_per_s(self) -> float:

@@ -1,15 +1,8 @@
 import pytest
 
 from membound.kernels.models import MODELS
-from membound.kernels.served import (
-    ALIASES,
-    SHAPES,
-    WEIGHT_BITS,
-    ServedPrefill,
-    ServedStep,
-    shape_of,
-    shape_of_model,
-)
+from membound.kernels.served import WEIGHT_BITS, ServedPrefill, ServedStep
+from membound.kernels.shapes import ALIASES, SHAPES, shape_of, shape_of_model
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import Prefill, SpecError, Step, parse_as
 

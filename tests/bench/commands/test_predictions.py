@@ -48,7 +48,9 @@ STEP = "step:model=llama-3-8b"
         (("predict", STEP, "--on", "h100", "--link", "0"), "0 must be above 0"),
         (("predict", STEP, "--on", "h100", "--count", "0"), "0 must be from 1"),
         (("predict", "--validate", "--rows", "none.csv"), "none.csv: No such file or directory"),
-        (("cost", STEP), "name devices: --on DEVICES"),
+        (("cost", STEP), "give a WORK and --on DEVICES (membound hardware lists them)"),
+        (("predict", "h100"), "'h100' is no work such as step:model=llama-3-8b"),
+        (("predict", STEP, STEP, "--on", "h100"), "one work at a time"),
         (("cost", STEP, "--on", "h100", "--price", "0"), "price = 0 is impossible: it must be above 0"),
         (("cost", STEP, "--on", "h100", "--utilisation", "1.2"), "utilisation = 1.2 is impossible"),
         (("cost", STEP, "--on", "l4"), "no rent price of l4 is known; give one: --price USD"),
@@ -128,7 +130,7 @@ def test_predict_as_json_has_all_three_models_and_their_records(capsys):
 
 
 def test_predict_names_the_pairs_on_which_models_disagree(capsys):
-    code, out, _ = run(capsys, "predict", STEP, "--on", "h20", "--on", "h100")
+    code, out, _ = run(capsys, "predict", STEP, "--on", "h20", "h100")
     assert code == 0
     assert "they disagree: h20 is to h100_sxm in speed as" in out
     assert "record of decoding one sequence on one device" in out

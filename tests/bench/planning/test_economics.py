@@ -5,7 +5,13 @@ import pytest
 
 from membound.bench.planning.answers import answer_for, answer_json, answer_lines, api_price, make_ask
 from membound.bench.planning.demands import demand_of
-from membound.bench.planning.economics import EconomicsError, measured_point, priced_curve, serving_demand
+from membound.bench.planning.economics import (
+    EconomicsError,
+    loaded_points,
+    measured_point,
+    priced_curve,
+    serving_demand,
+)
 from membound.bench.planning.measured import measured_rows
 from membound.bench.planning.plans import UnmetPlan, plans_for, takes
 from membound.kernels.served import ServedPrefill
@@ -14,6 +20,8 @@ from membound.results.predict.catalogue import load_catalogue
 from membound.results.predict.cost import Mix
 from membound.results.predict.forecast import Knowledge, Options
 from membound.results.predict.prices import CostError, load_prices
+from membound.results.row import Row
+from membound.results.serving.request import Request
 
 CATALOGUE = load_catalogue()
 KNOWN = Knowledge.of(measured_rows(CATALOGUE)[0])
@@ -59,6 +67,51 @@ def test_an_answer_on_a_measured_point_by_hand():
 def test_a_wrong_point_is_refused(text):
     with pytest.raises(EconomicsError, match=r"BATCH:MILLISECONDS|above 0"):
         measured_point(text, 1)
+
+
+def loaded(rate, gap_s, tokens=11):
+    """A run of load: `rate` requests a second for ten seconds, a token each `gap_s`."""
+    requests = [
+        Request(
+            due_s=n / rate,
+            sent_s=n / rate,
+            arrivals_s=[n / rate + 0.5 + gap_s * k for k in range(tokens)],
+            tokens=[1] * tokens,
+            reads=list(range(tokens)),
+            ended_s=n / rate + 0.5 + gap_s * tokens,
+            prompt_tokens=100,
+            counted_by="ids",
+        )
+        for n in range(10 * rate)
+    ]
+    return Row(
+        "a-run",
+        "serving",
+        "url",
+        "serving:model=m",
+        "ok",
+        requests=requests,
+        config={"warm_s": 0.0, "end_s": 10.0},
+    )
+
+
+def test_a_run_of_load_is_priced_by_its_throughput():
+    """8 answers of 11 tokens a second, a token each 20 ms: 88 tokens a second, 1.76 sequences at once."""
+    few, many = loaded_points([loaded(8, 0.02), loaded(4, 0.01)], 2)
+    assert (few.point.tokens_per_s, many.point.tokens_per_s) == (pytest.approx(44), pytest.approx(88))
+    assert many.point.batch == pytest.approx(1.76)
+    assert (many.point.step_s, many.point.ttft_s, many.point.devices) == (
+        pytest.approx(0.02),
+        pytest.approx(0.5),
+        2,
+    )
+    found = answer_for(H100, [few, many], ask({"price": 3.6, "utilisation": 1}))
+    assert found.usd == pytest.approx(2 * 3.6 / 3600 / 88 * 1e6)
+
+
+def test_a_run_without_load_is_refused():
+    with pytest.raises(EconomicsError, match="holds no point of load"):
+        loaded_points([], 1)
 
 
 def test_a_predicted_answer_rests_on_its_assumptions():

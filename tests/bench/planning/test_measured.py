@@ -79,7 +79,7 @@ def test_a_file_without_our_own_columns_is_read(tmp_path):
         ("16.29", "0", "value 0 must be above 0"),
         ("tok/s", "furlongs", "unit 'furlongs' is not one of"),
         ("Q4_K_M", "Q9", "weights 'gguf Q9' are in no known format"),
-        ("Llama-3-70B", "Nothing-9B", "unknown model 'nothing-9b'"),
+        ("Llama-3-70B,70.6", "Nothing-9B,9 total / 1 active", "unknown model 'nothing-9b'"),
         (",1,short", ",many,short", "batch_or_concurrency 'many' is not a number"),
     ],
 )
@@ -87,6 +87,24 @@ def test_a_row_that_cannot_be_used_is_listed_with_the_reason(tmp_path, old, new,
     rows, refused = rows_of(tmp_path, GOOD, GOOD.replace(old, new).replace("1,", "2,", 1))
     assert len(rows) == 1
     assert said in dict(refused)["2"]
+
+
+def test_a_model_without_a_known_shape_has_one_of_its_size(tmp_path):
+    """9.24 billion weights: 34 layers, whose bytes are those of the weights."""
+    rows, _ = rows_of(tmp_path, GOOD.replace("Llama-3-70B,70.6,gguf Q4_K_M", "Gemma-2-9B,9.24,f16"))
+    assert "by its size" in rows[0].demand.work
+    assert rows[0].demand.layers == 34
+    assert rows[0].demand.weights_bytes == pytest.approx(2 * 9.24e9)
+    (known,) = rows_of(tmp_path, GOOD.replace("Llama-3-70B", "Llama-3.2-1B-Instruct"))[0]
+    assert known.demand.layers == 16
+
+
+def test_one_die_is_a_part_of_a_package(tmp_path):
+    line = GOOD.replace("rtx_3090,2", "mi250x,1").replace(",x,2024", ",x,2024")
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{HEADER},note\n{line},one GCD\n{line},\n")
+    one, both = measured_rows(CATALOGUE, path)[0]
+    assert (one.offer.devices, both.offer.devices) == (0.5, 1)
 
 
 def test_a_file_without_rows_or_columns_is_refused(tmp_path):

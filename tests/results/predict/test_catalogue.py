@@ -142,6 +142,18 @@ def test_a_name_like_no_other_says_where_all_are():
         CATALOGUE.find("%%%")
 
 
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [("Hygon", 3), ("Cambricon", 3), ("Enflame", 4), ("MetaX", 4), ("Biren", 4), ("Innosilicon", 1), ("Jingjiawei", 2),
+     ("Iluvatar", 3), ("Moore Threads", 3), ("nowhere", 0), ("", 0)],
+)  # fmt: skip
+def test_a_vendor_is_all_its_devices(name, devices):
+    assert len(CATALOGUE.of_vendor(name)) == devices
+    if devices:
+        with pytest.raises(HardwareError, match="is a vendor; its devices: "):
+            CATALOGUE.find(name)
+
+
 def own(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_text(text)
