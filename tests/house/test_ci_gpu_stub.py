@@ -1,6 +1,6 @@
 """`.ci/gpu` from end to end on a stub of NVIDIA's driver, which takes launches and runs none: every stage works, every number is wrong.
 
-$STUB_PYTHON is the interpreter it is given (default: this one); .ci/run names one with the NumPy that numba-cuda's import
+$STUB_SECONDS is the time it is given, $STUB_PYTHON the interpreter (default: this one); .ci/run names one with the NumPy that numba-cuda's import
 warns of, the cuda-bindings of CUDA 13.0 and no torch.
 """
 
@@ -23,7 +23,7 @@ from membound.kernels.cuda.device import cubins
 from membound.kernels.work import parse
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 100
+SECONDS = int(os.environ.get("STUB_SECONDS", "120"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.cuda_compile]
 

@@ -103,6 +103,12 @@ def test_tensor_products_at_every_residue_of_m(fmt, packed, m):
     assert error(Plan(fmt, 16, 128, m, Tensor(fmt, 2, 1, 1, 3, packed))) < ROUNDED[fmt]
 
 
+@pytest.mark.parametrize("fmt", ["bf16", "f16", "int8", "int4g32"])
+def test_a_warp_takes_two_tiles_of_w_with_the_same_x(fmt):
+    k = 5 * padded_columns(1, fmt)
+    assert error(Plan(fmt, 50, k, 17, Tensor(fmt, 3, 1, 2, 3, packed=True, row_tiles=2))) < ROUNDED[fmt]
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 49, 64])
 def test_tensor_products_at_every_residue_of_n(n):
     plan = plan_linear("int8", n, 128, 8, 1)
@@ -165,6 +171,8 @@ def test_plans_follow_the_shape():
         for m in (1, 16):
             v = variant("bf16", n, m)
             assert v.row_warps * v.column_warps >= 4
+    assert [variant(fmt, 28672, 64).row_tiles for fmt in TENSOR_FORMATS] == [2, 2, 2, 2, 1]
+    assert [variant("bf16", n, m).row_tiles for n, m in ((28672, 16), (28656, 64), (4096, 64))] == [1, 1, 1]
     assert variant("bf16", 1024, 16).column_warps == 8
     assert variant("bf16", 128256, 16).column_warps == 1
 
@@ -240,6 +248,20 @@ def test_the_machine_code_of_tensor_products(fmt, m, accumulate, registers):
     assert code.count("HMMA.16816.F32") == variant.tiles * operands(fmt).columns // 16
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
     assert code.registers <= registers
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize("fmt", ["bf16", "int4g32"])
+def test_the_machine_code_of_two_tiles_of_w(fmt):
+    """Each x that is loaded goes into the products of both tiles; 64 rows' sums of both fit the registers of three blocks."""
+    variant = plan_linear(fmt, 28672, 8192, 64, 132).variant
+    assert variant.row_tiles == 2
+    code = sass(tensor_kernel(variant))
+    assert waits(code) == [variant.stages - 1]
+    assert code.count("HMMA.16816.F32") == 2 * variant.tiles * operands(fmt).columns // 16
+    assert code.count(r"LDG\..*128") == variant.tiles * operands(fmt).columns // 32
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= 168
 
 
 @pytest.mark.cuda_compile
