@@ -115,7 +115,8 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
     warps = padded_rows(n) // ROWS // 2 * two.column_warps
     whole = padded_rows(n) // ROWS % 2 == 0
-    shared = tiles >= TILES_SHARE_X and few and whole and warps >= wanted and two.stages >= LEAST_STAGES
+    ready = two.fits and two.stages >= LEAST_STAGES
+    shared = tiles >= TILES_SHARE_X and few and whole and warps >= wanted and ready
     return Plan(fmt, n, k, m, two if shared else one)
 
 

@@ -70,6 +70,12 @@ class Tensor:
         return self.row_warps * self.column_warps * self.stages * self.unit_bytes
 
     @property
+    def fits(self) -> bool:
+        """Whether a block has the shared memory, and a warp's ring has room for its sums, which take its place at the end."""
+        sums_bytes = 4 * self.tiles * self.row_tiles * WARP * 4
+        return self.shared_bytes <= MOST_SHARED_BYTES and sums_bytes <= self.stages * self.unit_bytes
+
+    @property
     def unit_bytes(self) -> int:
         """What a warp copies in a stage of its ring."""
         return self.row_tiles * operands(self.format).words * 4 * WARP
@@ -91,7 +97,7 @@ def tensor_kernel(variant: Tensor) -> Kernel:
     use, write = _user(variant), _writer(variant)
     sums, warp_words = 4 * tiles * ROW_TILES, stages * unit_words
     ring_words, ahead_of = row_warps * column_warps * warp_words, stages - 1
-    if variant.shared_bytes > MOST_SHARED_BYTES or sums * WARP > warp_words:
+    if not variant.fits:
         raise ValueError(f"{variant.name}: a ring of {variant.shared_bytes} bytes is too long or too short")
     check_stages(variant.name, stages)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from sass import MachineCode, sass
@@ -18,7 +20,7 @@ from membound.kernels.cuda.matmul.linear import (
     upload,
 )
 from membound.kernels.cuda.matmul.operands import operands
-from membound.kernels.cuda.matmul.pack import padded_columns
+from membound.kernels.cuda.matmul.pack import padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import Tensor, tensor_kernel
 from membound.kernels.cuda.ptx import MOST_STAGES
 from membound.kernels.inputs import LinearInputs
@@ -182,16 +184,18 @@ def test_int8_arithmetic_is_refused_with_the_reason():
     assert "int8" in (unsupported("int8") or "")
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 2, 40, 108, 132, 148])
 @pytest.mark.parametrize("fmt", list(FORMATS))
-def test_no_plan_has_more_stages_than_a_kernel_can_wait_for(fmt, multiprocessors):
-    """Long rings come with many rows of x and with few warps of a block: at sizes of every order."""
-    for n in (1, 333, 4096, 8448, 28672, 128256):
-        for m in range(1, 65):
-            variant = plan_linear(fmt, n, 4096, m, multiprocessors).variant
-            assert 2 <= variant.stages <= MOST_STAGES, (n, m, variant.name)
-            variant_kernel = tensor_kernel if isinstance(variant, Tensor) else dot_kernel
-            assert variant_kernel(variant).name == variant.name
+def test_every_plan_has_a_ring_that_a_kernel_takes(fmt):
+    """Long rings come with many rows of x and with few warps of a block, short ones with two tiles of W: sizes of every order."""
+    for multiprocessors, n, m in product((1, 2, 40, 108, 132, 148), RINGS_OF_N, range(1, 65)):
+        variant = plan_linear(fmt, n, 4096, m, multiprocessors).variant
+        assert 2 <= variant.stages <= MOST_STAGES, (n, m, variant.name)
+        if isinstance(variant, Tensor):
+            assert variant.fits, (n, m, variant.name)
+            assert padded_rows(n) // 16 % (variant.row_warps * variant.row_tiles) == 0
+
+
+RINGS_OF_N = (1, 333, 4096, 8448, 14336, 28656, 28672, 128256)
 
 
 def test_a_ring_of_more_stages_than_a_kernel_can_wait_for_is_refused():
