@@ -85,16 +85,16 @@ def cuda_build(
         raise BackendUnavailable(
             f"no kernel can be compiled: {error.name} is not installed; pip install 'membound[cuda-compile]'"
         ) from None
+    found = {work: catalogue.kernels_of(work, multiprocessors, target) for work in parsed}
+    for work in [work for work, its in found.items() if works and not its]:
+        reason = catalogue.unsupported_on(target, work)
+        raise BackendUnavailable(f"{work.spec} has no CUDA kernels" + (f": {reason}" if reason else ""))
     if report:
-        _report(parsed, target, multiprocessors, as_json)
+        _report([work for work, its in found.items() if its], target, multiprocessors, as_json)
         return
     kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
-    for work in parsed:
-        found = catalogue.kernels_of(work, multiprocessors, target)
-        if works and not found:
-            reason = catalogue.unsupported_on(target, work)
-            raise BackendUnavailable(f"{work.spec} has no CUDA kernels" + (f": {reason}" if reason else ""))
-        kernels |= {kernel.name: kernel for kernel in found}
+    for work, its in found.items():
+        kernels |= {kernel.name: kernel for kernel in its}
         if claim:
             kernels |= {kernel.name: kernel for kernel in catalogue.loaded_kernels(work, multiprocessors)}
     for work in map(parse, NULL_WORKS):
@@ -156,14 +156,16 @@ def _report(works: Sequence[Work], target: str, multiprocessors: int, as_json: b
         return
     for machine in machines:
         print_text(f"{machine.name}, a copy at {machine.copy_bytes_per_s / 1e12:.1f} TB/s expected\n")
-        mine = [one for one in found if one["machine"] == machine.name]
+        mine = {
+            (one["kernel"], one["streamed_bytes"]): one for one in found if one["machine"] == machine.name
+        }
         rows = [[heading for heading, _ in COLUMNS.values()]]
         rows += [
             [
                 form.format(one[name] * _SCALES[name] if name in _SCALES else one[name])
                 for name, (_, form) in COLUMNS.items()
             ]
-            for one in mine
+            for one in mine.values()
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:

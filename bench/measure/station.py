@@ -35,11 +35,11 @@ from membound.bench.measure.closing import closed
 from membound.bench.measure.cold_backend import ColdBackend, Preparation, prepare_cold
 from membound.bench.measure.cold_memory import ColdMemory, cold_memory, slots_for
 from membound.bench.measure.devices import try_devices
-from membound.bench.measure.failures import one_line, said
+from membound.bench.measure.failures import failure_of, said
 from membound.bench.measure.figures import device_fields, plain, settings, stored_bytes
 from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
-from membound.errors import BackendUnavailable, Unsupported
+from membound.errors import Unsupported
 from membound.kernels import reference
 from membound.kernels.cpu.compile import watch_compilation
 from membound.kernels.work import parse
@@ -181,11 +181,10 @@ class Station:
             with self._watching([]):
                 found += measure_device_ceilings(backend, device, command.quick, tell)
                 found += measure_backend_ceilings(backend, device, tell, command.quick)
-        except BackendUnavailable:
-            raise
         except Exception as error:  # the boundary around a runtime: what was found before it failed is kept
-            reason = one_line(error)
-            found.append(Ceiling("backend", None, "", (), {"backend": device.id}, "error", reason))
+            failure = failure_of(error)
+            of = {"backend": device.id}
+            found.append(Ceiling("backend", None, "", (), of, failure.status, failure.reason))
         finally:
             closed(backend)
         telemetry = delta(before, snapshot()) | device_delta(device_before, counters.read())

@@ -1,5 +1,6 @@
 """What machine code lets expect: how near the memory's speed a kernel can come, before a GPU has run it.
 
+>>> from membound.kernels.work import parse
 >>> predictions(parse("linear:n=28672,k=8192,m=4,weight=bf16"), H100)[0].share
 0.93
 

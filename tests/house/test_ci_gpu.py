@@ -156,6 +156,14 @@ def test_with_time_the_whole_suite_is_measured(tmp_path: Path) -> None:
     assert "linear:" not in (tmp_path / "asked").read_text().splitlines()[0]
 
 
+def test_other_works_are_measured_where_they_are_named(tmp_path: Path) -> None:
+    named = {"WORKS": "linear:n=8,k=8 mla:context=9", "MODELS": "step:model=tiny"}
+    assert call(tmp_path, GOOD, SECONDS_TOTAL="900", **named, **REAL)[0] == 0
+    first, second = (tmp_path / "asked").read_text().splitlines()
+    assert " linear:n=8,k=8 mla:context=9 --backends" in first
+    assert " step:model=tiny --backends" in second
+
+
 def test_stages_end_at_their_deadlines_which_are_no_failures(tmp_path: Path) -> None:
     """Of six seconds every stage has a share; what sleeps for a minute is interrupted."""
     began = time.monotonic()

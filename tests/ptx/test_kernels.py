@@ -119,13 +119,21 @@ def test_products(shape: str, multiprocessors: int, monkeypatch: pytest.MonkeyPa
     check(f"linear:{shape}", monkeypatch, multiprocessors)
 
 
-@pytest.mark.parametrize("weight", ["int8", "int4g32"])
-def test_products_with_the_longest_rings(weight: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warp with as many stages as a wait can leave under way, and more units of W than that."""
-    variant = Tensor(weight, 3, 1, 1, MOST_STAGES, packed=True)
-    plan = Plan(weight, 16, 64 * (MOST_STAGES + 4), 17, variant)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Tensor("int8", 3, 1, 1, MOST_STAGES, packed=True),
+        Tensor("int4g32", 3, 1, 1, MOST_STAGES, packed=True),
+        Tensor("bf16", 3, 1, 2, 3, packed=True, row_tiles=2),
+        Tensor("int4g32", 3, 1, 2, 3, packed=True, row_tiles=2),
+    ],
+    ids=lambda variant: variant.name,
+)
+def test_products_of_large_plans(variant: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many stages as a wait can leave under way; two tiles of W a warp. More units of W than stages."""
+    plan = Plan(variant.format, 16 * variant.row_tiles, 64 * (variant.stages + 4), 17, variant)
     monkeypatch.setattr(linear, "plan_linear", lambda *_: plan)
-    check(f"linear:n={plan.n},k={plan.k},m={plan.m},weight={weight}", monkeypatch)
+    check(f"linear:n={plan.n},k={plan.k},m={plan.m},weight={plan.format}", monkeypatch)
 
 
 @pytest.mark.parametrize(

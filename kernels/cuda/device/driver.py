@@ -236,8 +236,8 @@ class DriverGpu:
 
     def elapsed_s(self, start: object, end: object) -> float:
         """Seconds between two events that have passed; the driver's resolution is about half a microsecond."""
-        assert isinstance(start, _Event)
-        assert isinstance(end, _Event)
+        if not isinstance(start, _Event) or not isinstance(end, _Event):
+            raise TypeError(f"{start!r} and {end!r} are not two marks")
         return float(_checked(cu.cuEventElapsedTime(start.handle, end.handle))) * 1e-3
 
     def close(self) -> None:

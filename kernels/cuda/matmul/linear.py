@@ -32,6 +32,13 @@ DOT_ROWS = 4
 ROWS_SHARE_X = 3
 """With one row of W a warp, three rows of x take 64 wavefronts of the first-level cache for each KB of bfloat16 W, four 80; an
 H100 has 79 cycles for a KB."""
+TILES_SHARE_X = 3
+"""From so many tiles of x on a warp takes two of W: 64 rows of x take 48 wavefronts of the first-level cache for each KB of
+bfloat16 W with one, 80 of int8 and 144 of int4; 32, 48 and 80 with two."""
+LEAST_STAGES = 3
+"""With fewer, a warp that takes two tiles has less under way than memory needs."""
+TWO_TILES_COLUMNS = 64
+"""More columns at a time are more operands of two tiles than fit the registers beside 64 rows' sums."""
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
@@ -103,7 +110,19 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     if fmt == "f32" or (m <= DOT_ROWS and fmt in DOT_FORMATS):
         return Plan(fmt, n, k, m, _plan_dot(fmt, n, m, multiprocessors, accumulate))
     tiles = min(MOST_TILES, -(-m // 8))
-    count = padded_rows(n) // ROWS
+    one, two = (_tensor(fmt, n, tiles, multiprocessors, accumulate, row_tiles) for row_tiles in (1, 2))
+    few = operands(fmt).columns <= TWO_TILES_COLUMNS
+    wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
+    warps = padded_rows(n) // ROWS // 2 * two.column_warps
+    whole = padded_rows(n) // ROWS % 2 == 0
+    ready = two.fits and two.stages >= LEAST_STAGES
+    shared = tiles >= TILES_SHARE_X and few and whole and warps >= wanted and ready
+    return Plan(fmt, n, k, m, two if shared else one)
+
+
+def _tensor(fmt: str, n: int, tiles: int, multiprocessors: int, accumulate: bool, row_tiles: int) -> Tensor:
+    """Warps that share columns of W until there are enough, and a ring as long as they leave room for."""
+    count = max(1, padded_rows(n) // ROWS // row_tiles)
     column_warps = 1
     while (
         column_warps < MOST_COLUMN_WARPS and count * column_warps < WARPS_PER_MULTIPROCESSOR * multiprocessors
@@ -113,8 +132,8 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     while count % row_warps:
         row_warps //= 2
     ring = min(RING_BYTES if tiles <= 2 else 2 * RING_BYTES, MOST_SHARED_BYTES // (row_warps * column_warps))
-    stages = min(MOST_STAGES, ring // (operands(fmt).words * 4 * WARP))
-    return Plan(fmt, n, k, m, Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate))
+    stages = min(MOST_STAGES, ring // (operands(fmt).words * 4 * WARP * row_tiles))
+    return Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate, row_tiles)
 
 
 def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:

@@ -50,8 +50,8 @@ class Operands:
     """How one format of W reaches the tensor cores, a unit of `columns` columns at a time.
 
     `start(weights, tile, unit, k, lane, ring, at)` begins to copy the unit's `words` of each lane into shared
-    memory, where only that lane reads them; `take(ring, at, lane, a)` turns them into 8 words of A for every 32
-    columns. `x_packed(x, index)` and `x_float(x, index)` give the four words of B that belong to them, from x
+    memory, where only that lane reads them; `take(ring, at, lane, a, to)` turns them into 8 words of A for every 32
+    columns, from a[to] on. `x_packed(x, index)` and `x_float(x, index)` give the four words of B that belong to them, from x
     of 16 or 32 bits (`index` counts elements).
     """
 
@@ -128,14 +128,14 @@ def _start_rows(weights: Any, tile: Any, unit: Any, k: Any, lane: Any, ring: Any
 
 
 @device
-def _take_rows(ring: Any, at: Any, lane: Any, a: Any) -> None:
+def _take_rows(ring: Any, at: Any, lane: Any, a: Any, to: Any) -> None:
     for h in range(2):
         for below in range(2):
             p, q, r, s = load4_shared(ring, at + (2 * h + below) * 128 + lane * 4)
-            a[8 * h + below] = p
-            a[8 * h + below + 2] = q
-            a[8 * h + below + 4] = r
-            a[8 * h + below + 6] = s
+            a[to + 8 * h + below] = p
+            a[to + 8 * h + below + 2] = q
+            a[to + 8 * h + below + 4] = r
+            a[to + 8 * h + below + 6] = s
 
 
 # Integers: records of 512 bytes, sixteen a lane
@@ -162,13 +162,13 @@ def _int8_pairs(word: Any) -> Any:
 
 
 def _int8_taker(records: int) -> Any:
-    def take(ring: Any, at: Any, lane: Any, a: Any) -> None:
+    def take(ring: Any, at: Any, lane: Any, a: Any, to: Any) -> None:
         for i in range(records):
             p, q, r, s = load4_shared(ring, at + i * 128 + lane * 4)
-            a[8 * i], a[8 * i + 1] = _int8_pairs(p)
-            a[8 * i + 2], a[8 * i + 3] = _int8_pairs(q)
-            a[8 * i + 4], a[8 * i + 5] = _int8_pairs(r)
-            a[8 * i + 6], a[8 * i + 7] = _int8_pairs(s)
+            a[to + 8 * i], a[to + 8 * i + 1] = _int8_pairs(p)
+            a[to + 8 * i + 2], a[to + 8 * i + 3] = _int8_pairs(q)
+            a[to + 8 * i + 4], a[to + 8 * i + 5] = _int8_pairs(r)
+            a[to + 8 * i + 6], a[to + 8 * i + 7] = _int8_pairs(s)
 
     return device(take)
 
@@ -182,14 +182,14 @@ def _int4_pairs(word: Any) -> Any:
 
 
 def _int4_taker(records: int) -> Any:
-    def take(ring: Any, at: Any, lane: Any, a: Any) -> None:
+    def take(ring: Any, at: Any, lane: Any, a: Any, to: Any) -> None:
         for i in range(records):
             p, q, r, s = load4_shared(ring, at + i * 128 + lane * 4)
             for j in range(0, 4, 2):
                 shift = np.uint32(4 * j)
-                a[16 * i + j], a[16 * i + j + 1] = _int4_pairs(p >> shift)
-                a[16 * i + 4 + j], a[16 * i + 5 + j] = _int4_pairs(q >> shift)
-                a[16 * i + 8 + j], a[16 * i + 9 + j] = _int4_pairs(r >> shift)
-                a[16 * i + 12 + j], a[16 * i + 13 + j] = _int4_pairs(s >> shift)
+                a[to + 16 * i + j], a[to + 16 * i + j + 1] = _int4_pairs(p >> shift)
+                a[to + 16 * i + 4 + j], a[to + 16 * i + 5 + j] = _int4_pairs(q >> shift)
+                a[to + 16 * i + 8 + j], a[to + 16 * i + 9 + j] = _int4_pairs(r >> shift)
+                a[to + 16 * i + 12 + j], a[to + 16 * i + 13 + j] = _int4_pairs(s >> shift)
 
     return device(take)

@@ -38,6 +38,7 @@ MOST_SHARED_BYTES = 48 << 10
 class Tensor:
     """One variant: `tiles` of eight rows of x, warps of a block over rows and columns of W, `stages` of a ring.
 
+    A warp takes `row_tiles` tiles of 16 rows of W at once: each word of x that it loads serves all of them.
     `packed` x is of 16 bits already, otherwise float32 that each warp rounds; `accumulate` adds to y.
     """
 
@@ -48,23 +49,36 @@ class Tensor:
     stages: int
     packed: bool = False
     accumulate: bool = False
+    row_tiles: int = 1
 
     @property
     def name(self) -> str:
         """Says all of it."""
         flags = f"{'_packed' if self.packed else ''}{'_add' if self.accumulate else ''}"
+        flags += f"_w{self.row_tiles}" if self.row_tiles > 1 else ""
         return (
             f"tensor_{self.format}_t{self.tiles}_r{self.row_warps}_c{self.column_warps}_s{self.stages}{flags}"
         )
 
     def grid(self, padded_n: int, m: int) -> tuple[int, int]:
-        """Blocks over tiles of W, which `row_warps` must divide, and over rows of x."""
-        return padded_n // 16 // self.row_warps, -(-m // (8 * self.tiles))
+        """Blocks over tiles of W, which `row_warps` · `row_tiles` must divide, and over rows of x."""
+        return padded_n // 16 // (self.row_warps * self.row_tiles), -(-m // (8 * self.tiles))
 
     @property
     def shared_bytes(self) -> int:
         """What a block takes of shared memory; MOST_SHARED_BYTES is the most."""
-        return self.row_warps * self.column_warps * self.stages * operands(self.format).words * 4 * WARP
+        return self.row_warps * self.column_warps * self.stages * self.unit_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether a block has the shared memory, and a warp's ring has room for its sums, which take its place at the end."""
+        sums_bytes = 4 * self.tiles * self.row_tiles * WARP * 4
+        return self.shared_bytes <= MOST_SHARED_BYTES and sums_bytes <= self.stages * self.unit_bytes
+
+    @property
+    def unit_bytes(self) -> int:
+        """What a warp copies in a stage of its ring."""
+        return self.row_tiles * operands(self.format).words * 4 * WARP
 
 
 def check_stages(name: str, stages: int) -> None:
@@ -78,18 +92,19 @@ def tensor_kernel(variant: Tensor) -> Kernel:
     """The kernel of a variant, with PARAMETERS."""
     column_warps, row_warps, stages = variant.column_warps, variant.row_warps, variant.stages
     parts, tiles = operands(variant.format), variant.tiles
-    start, columns, unit_words = parts.start, parts.columns, parts.words * WARP
+    start, columns, tile_words = parts.start, parts.columns, parts.words * WARP
+    ROW_TILES, unit_words = variant.row_tiles, variant.row_tiles * tile_words
     use, write = _user(variant), _writer(variant)
-    sums, warp_words = 4 * tiles, stages * unit_words
+    sums, warp_words = 4 * tiles * ROW_TILES, stages * unit_words
     ring_words, ahead_of = row_warps * column_warps * warp_words, stages - 1
-    if variant.shared_bytes > MOST_SHARED_BYTES or sums * WARP > warp_words:
+    if not variant.fits:
         raise ValueError(f"{variant.name}: a ring of {variant.shared_bytes} bytes is too long or too short")
     check_stages(variant.name, stages)
 
     def multiply(w: Any, s: Any, x: Any, y: Any, n: Any, k: Any, m: Any, stride: Any) -> None:
         lane = cuda.threadIdx.x % 32
         warp = cuda.threadIdx.x // 32
-        tile = cuda.blockIdx.x * row_warps + warp // column_warps
+        tile = (cuda.blockIdx.x * row_warps + warp // column_warps) * ROW_TILES
         first_row = cuda.blockIdx.y * (8 * tiles)
         ring = cuda.shared.array(ring_words, np.uint32, 16)
         own = warp * warp_words
@@ -101,13 +116,15 @@ def tensor_kernel(variant: Tensor) -> Kernel:
         ahead = unit
         for stage in range(ahead_of):
             if ahead < units:
-                start(w, tile, ahead, k, lane, ring, own + stage * unit_words)
+                for t in range(ROW_TILES):
+                    start(w, tile + t, ahead, k, lane, ring, own + stage * unit_words + t * tile_words)
             commit_copies()
             ahead += column_warps
         here, there = 0, ahead_of
         while unit < units:
             if ahead < units:
-                start(w, tile, ahead, k, lane, ring, own + there * unit_words)
+                for t in range(ROW_TILES):
+                    start(w, tile + t, ahead, k, lane, ring, own + there * unit_words + t * tile_words)
             commit_copies()  # also where there is nothing left to copy: groups are counted
             wait_copies_but(ahead_of)
             use(total, ring, own + here * unit_words, s, x, tile, unit, k, m, first_row, lane)
@@ -131,6 +148,8 @@ def _user(variant: Tensor) -> Any:
     thirties, group = columns // 32, FORMATS[variant.format].group
     groups = columns // group if group else 1
     scaled, of_group, a_words = group > 0, thirties // groups, 8 * thirties
+    ROW_TILES, tile_words = variant.row_tiles, parts.words * WARP
+    all_words, parallel = ROW_TILES * a_words, 4 * ROW_TILES
 
     def use(
         total: Any,
@@ -145,40 +164,47 @@ def _user(variant: Tensor) -> Any:
         first_row: Any,
         lane: Any,
     ) -> None:
-        a = cuda.local.array(a_words, np.uint32)
-        take(ring, at, lane, a)
+        a, c = cuda.local.array(all_words, np.uint32), cuda.local.array(parallel, np.float32)
+        for t in range(ROW_TILES):
+            take(ring, at + t * tile_words, lane, a, t * a_words)
         for i in range(tiles):
             row = min(first_row + 8 * i + (lane >> 2), m - 1)  # a row beyond x gives sums that nobody stores
             start = row * k + unit * columns + 8 * (lane & 3)
             for g in range(groups):
-                c0 = total[4 * i]
-                c1 = total[4 * i + 1]
-                c2 = total[4 * i + 2]
-                c3 = total[4 * i + 3]
-                if scaled:
-                    c0 = c1 = c2 = c3 = np.float32(0)
+                for e in range(parallel):
+                    c[e] = np.float32(0) if scaled else total[parallel * i + e]
                 for j in range(of_group):
                     h = 8 * (g * of_group + j)
-                    p, q, r, t = x_words(x, start + 4 * h)
-                    c0, c1, c2, c3 = mma(a[h], a[h + 1], a[h + 2], a[h + 3], p, q, c0, c1, c2, c3)
-                    c0, c1, c2, c3 = mma(a[h + 4], a[h + 5], a[h + 6], a[h + 7], r, t, c0, c1, c2, c3)
-                if scaled:
-                    pair = s[(tile * (k // group) + unit * groups + g) * 8 + (lane >> 2)]
-                    c0 = total[4 * i] + low_f16(pair) * c0
-                    c1 = total[4 * i + 1] + low_f16(pair) * c1
-                    c2 = total[4 * i + 2] + high_f16(pair) * c2
-                    c3 = total[4 * i + 3] + high_f16(pair) * c3
-                total[4 * i] = c0
-                total[4 * i + 1] = c1
-                total[4 * i + 2] = c2
-                total[4 * i + 3] = c3
+                    p, q, r, s1 = x_words(x, start + 4 * h)
+                    for t in range(ROW_TILES):
+                        b, e = t * a_words + h, 4 * t
+                        c[e], c[e + 1], c[e + 2], c[e + 3] = mma(
+                            *(a[b], a[b + 1], a[b + 2], a[b + 3], p, q),
+                            *(c[e], c[e + 1], c[e + 2], c[e + 3]),
+                        )
+                        c[e], c[e + 1], c[e + 2], c[e + 3] = mma(
+                            *(a[b + 4], a[b + 5], a[b + 6], a[b + 7], r, s1),
+                            *(c[e], c[e + 1], c[e + 2], c[e + 3]),
+                        )
+                for t in range(ROW_TILES):
+                    n, e = parallel * i + 4 * t, 4 * t
+                    if scaled:
+                        pair = s[((tile + t) * (k // group) + unit * groups + g) * 8 + (lane >> 2)]
+                        total[n] += low_f16(pair) * c[e]
+                        total[n + 1] += low_f16(pair) * c[e + 1]
+                        total[n + 2] += high_f16(pair) * c[e + 2]
+                        total[n + 3] += high_f16(pair) * c[e + 3]
+                    else:
+                        for o in range(4):
+                            total[n + o] = c[e + o]
 
     return device(use)
 
 
 def _writer(variant: Tensor) -> Any:
     """Adds up what the warps of a block have of the same rows, and stores it."""
-    column_warps, sums = variant.column_warps, 4 * variant.tiles
+    column_warps, ROW_TILES = variant.column_warps, variant.row_tiles
+    sums = 4 * variant.tiles * ROW_TILES
     accumulate, row_scales = variant.accumulate, variant.format == "int8"
 
     def write(
@@ -206,8 +232,8 @@ def _writer(variant: Tensor) -> Any:
             value = np.float32(0)
             for other in range(column_warps):
                 value += as_f32(ring[first + other * warp_words + i * 32 + lane])
-            column = tile * 16 + (lane >> 2) + 8 * ((i >> 1) & 1)
-            row = first_row + 8 * (i >> 2) + 2 * (lane & 3) + (i & 1)
+            column = (tile + (i >> 2) % ROW_TILES) * 16 + (lane >> 2) + 8 * ((i >> 1) & 1)
+            row = first_row + 8 * ((i >> 2) // ROW_TILES) + 2 * (lane & 3) + (i & 1)
             if row < m and column < n:
                 if row_scales:
                     value *= as_f32(s[column])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.device import accelerator_kind
@@ -15,6 +14,7 @@ from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'membound[torch]'")
 pytestmark = pytest.mark.gpu
 
 MODEL_LIMITS = {"f32": 1e-3, "bf16": 0.05, "int8": 0.05, "int4g128": 0.05}

@@ -22,6 +22,7 @@ from membound.bench.protocol.messages import (
     Command,
     Failed,
     MeasureBackend,
+    MeasureMachine,
     OpenCeiling,
     OpenDeviceCeiling,
     TakeCeilingTurn,
@@ -260,6 +261,7 @@ def test_the_ceilings_of_an_accelerator_play_through_the_backend_that_was_fastes
         {"read": "fake"},
     )
     assert not faked.of(OpenCeiling)
+    assert not faked.of(MeasureMachine), "nothing runs on the processor"
     assert {one.status for one in claim.observations} == {"ok"}
     assert {one.read_bytes_per_s for one in claim.observations} == {2.5e12}
     assert {one.compute_flops_per_s for one in claim.observations} == {6e13}

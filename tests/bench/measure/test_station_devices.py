@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hostile_backends
@@ -11,6 +12,7 @@ import pytest
 from fake_nvml import FakeNvml
 from local_workers import LocalWorker, ask, failed, opened, opening, shrink
 
+from membound.bench.ceilings.ceiling import Ceiling
 from membound.bench.protocol.messages import (
     CeilingOpened,
     Ceilings,
@@ -26,6 +28,8 @@ from membound.bench.protocol.messages import (
     TakeTurn,
     Turned,
 )
+from membound.errors import BackendUnavailable
+from membound.kernels.cuda.compile import CompileError
 from membound.kernels.cuda.device import driver
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.work import parse
@@ -140,6 +144,28 @@ def test_a_backends_ceilings_are_kept_however_many_fail(folder: Path) -> None:
     }
     assert ceilings["launch"]["status"] == "ok"
     json.dumps(found.ceilings, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(BackendUnavailable("the compiler is gone"), "unavailable"), (CompileError("no nvvm"), "error")],
+)
+def test_what_was_found_before_a_failure_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    """As where nothing can be compiled, and no code of a null launch was carried: the limits were measured by then."""
+
+    def fail(*_: object) -> Iterator[Ceiling]:
+        yield Ceiling("launch", 1e-6, "s", (1e-6,), {})
+        raise error
+
+    monkeypatch.setattr("membound.bench.ceilings.backend.measure_backend_ceilings", fail)
+    found = ask(opened("gauge:gpu:0", folder), MeasureBackend(True), Ceilings).ceilings
+    ceilings = {c["name"]: c for c in found}
+    assert ceilings["read"]["value"] == pytest.approx(2e9)
+    assert ceilings["launch"]["value"] == 1e-6
+    assert ceilings["backend"]["status"] == status
+    assert str(error) in ceilings["backend"]["reason"]
 
 
 def test_a_backend_whose_products_fail_has_a_reason_for_each(folder: Path) -> None:

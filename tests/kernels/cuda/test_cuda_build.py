@@ -93,8 +93,12 @@ def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_pa
         (("linear:n=16,k=64,weight=int8,act=int8",), "has no CUDA kernels"),
         (("prefill:model=tiny",), "has no CUDA kernels"),
         (("--target", "7.5"), "too old"),
+        (
+            ("mla:context=9,kv=fp8", "--target", "8.6"),
+            "fp8 caches need compute capability 8.9 or newer, not 8.6",
+        ),
     ],
-    ids=["spec", "arithmetic", "prompt", "target"],
+    ids=["spec", "arithmetic", "prompt", "target", "instructions"],
 )
 def test_bad_input_is_one_line_and_status_2(run, tmp_path, arguments, said):
     status, _, error = run(*arguments, "--out", tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from sass import MachineCode, sass
@@ -18,7 +20,7 @@ from membound.kernels.cuda.matmul.linear import (
     upload,
 )
 from membound.kernels.cuda.matmul.operands import operands
-from membound.kernels.cuda.matmul.pack import padded_columns
+from membound.kernels.cuda.matmul.pack import padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import Tensor, tensor_kernel
 from membound.kernels.cuda.ptx import MOST_STAGES
 from membound.kernels.inputs import LinearInputs
@@ -103,6 +105,12 @@ def test_tensor_products_at_every_residue_of_m(fmt, packed, m):
     assert error(Plan(fmt, 16, 128, m, Tensor(fmt, 2, 1, 1, 3, packed))) < ROUNDED[fmt]
 
 
+@pytest.mark.parametrize("fmt", ["bf16", "f16", "int8", "int4g32"])
+def test_a_warp_takes_two_tiles_of_w_with_the_same_x(fmt):
+    k = 5 * padded_columns(1, fmt)
+    assert error(Plan(fmt, 50, k, 17, Tensor(fmt, 3, 1, 2, 3, packed=True, row_tiles=2))) < ROUNDED[fmt]
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 49, 64])
 def test_tensor_products_at_every_residue_of_n(n):
     plan = plan_linear("int8", n, 128, 8, 1)
@@ -165,6 +173,8 @@ def test_plans_follow_the_shape():
         for m in (1, 16):
             v = variant("bf16", n, m)
             assert v.row_warps * v.column_warps >= 4
+    assert [variant(fmt, 28672, 64).row_tiles for fmt in TENSOR_FORMATS] == [2, 2, 2, 2, 1]
+    assert [variant("bf16", n, m).row_tiles for n, m in ((28672, 16), (28656, 64), (4096, 64))] == [1, 1, 1]
     assert variant("bf16", 1024, 16).column_warps == 8
     assert variant("bf16", 128256, 16).column_warps == 1
 
@@ -174,16 +184,18 @@ def test_int8_arithmetic_is_refused_with_the_reason():
     assert "int8" in (unsupported("int8") or "")
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 2, 40, 108, 132, 148])
 @pytest.mark.parametrize("fmt", list(FORMATS))
-def test_no_plan_has_more_stages_than_a_kernel_can_wait_for(fmt, multiprocessors):
-    """Long rings come with many rows of x and with few warps of a block: at sizes of every order."""
-    for n in (1, 333, 4096, 8448, 28672, 128256):
-        for m in range(1, 65):
-            variant = plan_linear(fmt, n, 4096, m, multiprocessors).variant
-            assert 2 <= variant.stages <= MOST_STAGES, (n, m, variant.name)
-            variant_kernel = tensor_kernel if isinstance(variant, Tensor) else dot_kernel
-            assert variant_kernel(variant).name == variant.name
+def test_every_plan_has_a_ring_that_a_kernel_takes(fmt):
+    """Long rings come with many rows of x and with few warps of a block, short ones with two tiles of W: sizes of every order."""
+    for multiprocessors, n, m in product((1, 2, 40, 108, 132, 148), RINGS_OF_N, range(1, 65)):
+        variant = plan_linear(fmt, n, 4096, m, multiprocessors).variant
+        assert 2 <= variant.stages <= MOST_STAGES, (n, m, variant.name)
+        if isinstance(variant, Tensor):
+            assert variant.fits, (n, m, variant.name)
+            assert padded_rows(n) // 16 % (variant.row_warps * variant.row_tiles) == 0
+
+
+RINGS_OF_N = (1, 333, 4096, 8448, 14336, 28656, 28672, 128256)
 
 
 def test_a_ring_of_more_stages_than_a_kernel_can_wait_for_is_refused():
@@ -240,6 +252,20 @@ def test_the_machine_code_of_tensor_products(fmt, m, accumulate, registers):
     assert code.count("HMMA.16816.F32") == variant.tiles * operands(fmt).columns // 16
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
     assert code.registers <= registers
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize("fmt", ["bf16", "int4g32"])
+def test_the_machine_code_of_two_tiles_of_w(fmt):
+    """Each x that is loaded goes into the products of both tiles; 64 rows' sums of both fit the registers of three blocks."""
+    variant = plan_linear(fmt, 28672, 8192, 64, 132).variant
+    assert variant.row_tiles == 2
+    code = sass(tensor_kernel(variant))
+    assert waits(code) == [variant.stages - 1]
+    assert code.count("HMMA.16816.F32") == 2 * variant.tiles * operands(fmt).columns // 16
+    assert code.count(r"LDG\..*128") == variant.tiles * operands(fmt).columns // 32
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= 168
 
 
 @pytest.mark.cuda_compile

@@ -128,6 +128,25 @@ def test_the_command_prints_a_line_for_each_kernel(
             assert "predicted, not measured" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["linear:n=16,k=64,weight=int8,act=int8"], "has no CUDA kernels"),
+        (
+            ["attention:context=9,kv=fp8", "--target", "8.6"],
+            "fp8 caches need compute capability 8.9 or newer, not 8.6",
+        ),
+    ],
+)
+def test_a_work_without_kernels_is_not_predicted(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["cuda-build", "--report", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.cuda_compile
 def test_two_rows_a_warp_spare_the_first_level_cache_what_one_asks_of_it() -> None:
     """Four rows of x, n ≤ 4223: the plan of before and that of now. The review of the code counted 80 and 48."""
