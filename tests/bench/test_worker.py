@@ -30,6 +30,7 @@ from membound.bench.protocol.messages import (
     encode,
 )
 from membound.bench.protocol.process import WorkerDiedError
+from membound.bench.worker import COUNTS, SLOWDOWN
 
 LATE_S, SOON_S = 120.0, 0.3
 HARMLESS = "linear:n=37,k=53,m=3,weight=int8"
@@ -82,6 +83,26 @@ def test_what_a_runtime_prints_cannot_break_the_conversation(folder: Path) -> No
         assert noise.count("a C library's noise\n") == 3
         assert noise.count('{"event": "end"}\n') == 3
         assert len(psutil.Process(process.pid).cpu_affinity()) == 1
+
+
+def test_what_the_gate_asks_for_is_told_with_the_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of it is, and no launch is prolonged, without being asked for."""
+    told = []
+    for variables in ({}, {SLOWDOWN: "0.5", COUNTS: "1"}):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with opened("troubled:cpu", folder) as process:
+            one = process.prepare(0, HARMLESS)
+            assert one.take_turn() is not None
+            checked = one.check()
+            assert checked is not None
+            told.append(checked.settings)
+    plain, gated = told
+    assert {"slowdown", "allocated_bytes"} & set(plain) == set()
+    assert gated["slowdown"] == 0.5
+    assert type(gated["allocated_bytes"]) is int
 
 
 def test_a_forged_answer_ends_the_process_that_forged_it(folder: Path) -> None:

@@ -109,6 +109,104 @@ def test_the_comparison_is_in_the_summary(tmp_path):
     )
 
 
+# The gate
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+FAKE = """#!/bin/sh
+echo "$@" >>"$SAID"
+while [ "$#" -gt 1 ]; do
+    if [ "$1" = --markdown ] && [ "$CODE" != 130 ]; then echo "### verdict" >"$2"; fi
+    shift
+done
+exit "$CODE"
+"""
+"""Stands in for membound: writes a verdict, unless it was interrupted, and ends as it is told."""
+
+
+def gate_steps():
+    """(name, script, step) of each step that gates: two jobs of the workflow, and the action."""
+    jobs = WORKFLOWS["gate.yml"]["jobs"]
+    found = [
+        (job, step["run"], step) for job in jobs for step in jobs[job]["steps"] if step.get("name") == "Gate"
+    ]
+    (own,) = [step for step in ACTION["runs"]["steps"] if step.get("id") == "gate"]
+    return [*found, ("action", own["run"], own)]
+
+
+def gated(text, folder, code, **variables):
+    """Run such a step with a membound that ends with `code`; returns its own status and what is in its files."""
+    for path in ("bin/membound", "gate-environment/bin/membound", "membound/bin/membound"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(FAKE)
+        (folder / path).chmod(0o700)
+    files = {name: str(folder / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "SAID")}
+    values = {
+        "CODE": str(code),
+        "RUNNER_TEMP": str(folder),
+        "WORKS": "linear:n=8,k=32",
+        "BASE": "b",
+        "HEAD": "h",
+    }
+    values |= {
+        "PAIRS": "12",
+        "EFFECT": "3%",
+        "NOISE": "noise",
+        "STRICT": "false",
+        "HOME": str(folder),
+    } | variables
+    environment = os.environ | files | values | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    kept = {name: Path(path).read_text() if Path(path).exists() else "" for name, path in files.items()}
+    return done, kept
+
+
+@pytest.mark.parametrize(("name", "text", "step"), gate_steps(), ids=["cpu", "gpu", "action"])
+@pytest.mark.parametrize(("code", "status"), [(0, 0), (1, 1), (2, 0), (130, 130)])
+def test_a_gate_fails_its_job_if_the_head_has_regressed(tmp_path, name, text, step, code, status):
+    """One that cannot tell warns; the verdict goes into the summary whatever it is."""
+    done, kept = gated(text, tmp_path, code)
+    assert done.returncode == status, done.stderr
+    assert ("::warning::the gate cannot tell" in done.stdout) == (code == 2)
+    assert kept["GITHUB_STEP_SUMMARY"] == ("" if code == 130 else "### verdict\n")
+    words = shlex.split(kept["SAID"])
+    COMMANDS[words[0]].make_context(words[0], words[1:])
+    if name == "action":
+        said = {0: "fine", 1: "regressed", 2: "cannot tell"}.get(code)
+        assert (f"status={said}\n" in kept["GITHUB_OUTPUT"]) == (said is not None)
+
+
+def test_the_action_can_be_strict(tmp_path):
+    (_, _, (_, text, _)) = gate_steps()
+    assert gated(text, tmp_path, 2, STRICT="true")[0].returncode == 2
+
+
+def test_the_action_learns_noise_once(tmp_path):
+    (step,) = [step for step in ACTION["runs"]["steps"] if step.get("name") == "Learn what noise does here"]
+    done, kept = gated(step["run"], tmp_path, 2)
+    assert done.returncode == 0
+    assert "::warning::noise could not be learnt" in done.stdout
+    words = shlex.split(kept["SAID"])
+    assert words[:3] == ["noise", "--command", "b"]
+    COMMANDS["noise"].make_context("noise", words[1:])
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise/a.jsonl").touch()
+    (tmp_path / "SAID").unlink()
+    assert gated(step["run"], tmp_path, 0)[1]["SAID"] == ""
+
+
+def test_the_action_passes_its_inputs_by_variables():
+    """A command that stood in the script itself could be any script."""
+    for step in ACTION["runs"]["steps"]:
+        subprocess.run(["bash", "-n"], input=step["run"], text=True, check=True, timeout=10)
+        assert "${{" not in step["run"]
+        assert step["shell"] == "bash"
+    used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / "action.yml").read_text()))
+    assert used == set(ACTION["inputs"])
+    (example,) = re.findall(r"^    - uses: OWNER.*?\n\n", DOC, re.M | re.S)
+    assert set(re.findall(r"([\w-]+): ", example)) - {"uses"} <= set(ACTION["inputs"])
+
+
 # Exit codes
 
 

@@ -116,6 +116,16 @@ def test_stored_bytes_tell_of_padding() -> None:
     assert check("cuda", "linear:n=64,k=64,weight=bf16").stored_bytes() is None
 
 
+@pytest.mark.usefixtures("simulated")
+def test_settings_count_the_kernels_of_a_launch() -> None:
+    """As many in a graph as without; of long attention a second one that combines the parts."""
+    spec = "attention:q_heads=4,kv_heads=2,head_dim=32,context=37,kv=bf16"
+    plain, graph = check("cuda", spec).settings(), check("cuda:0+graph", spec).settings()
+    assert plain["kernel_launches"] == graph["graph_nodes"] >= 1
+    assert set(plain) | set(graph) == {"kernel_launches", "graph_nodes"}
+    assert check("cuda", "linear:n=64,k=64,weight=bf16").settings() == {"kernel_launches": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("simulated")
 def test_a_step_matches_the_reference() -> None:

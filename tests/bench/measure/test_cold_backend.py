@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory
 from membound.bench.measure.failures import FigureError, WrongAnswerError
 from membound.bench.measure.turns import BURST_S, Turn
 from membound.kernels.seeded import make_inputs
+from membound.results import counts
 
 RNG = np.random.default_rng()
 
@@ -336,3 +338,59 @@ def test_the_output_is_that_of_the_set_that_was_used_last(tmp_path: Path) -> Non
     backend.slots.append((one.slot + 1) % 5)
     with pytest.raises(WrongAnswerError, match=f"on input set {one.slot} exceeds"):
         one.check()
+
+
+class Ticks:
+    """A clock that costs a hundredth of a second to look at."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+
+@pytest.mark.parametrize("slowdown", [0.0, 0.1, 2.0])
+def test_a_slowdown_prolongs_each_launch_by_its_share(
+    slowdown: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test of the gate itself: the backend is busy, and the launch is counted once."""
+    clock = Ticks()
+    monkeypatch.setattr(cold_backend, "time", clock)
+    one, backend = made(2, no_cold_memory(), slowdown=slowdown)
+
+    def work(slot: int) -> None:
+        clock.now_s += 10.0
+
+    backend.on_launch = work
+    start_s = clock.now_s
+    one.launch()
+    assert clock.now_s - start_s == pytest.approx(10 * (1 + slowdown), abs=0.06)
+    assert len(backend.slots) == 1
+
+
+def test_what_a_launch_allocates_is_counted_and_what_it_keeps_is_not() -> None:
+    one, backend = made(2, no_cold_memory())
+    kept: list[np.ndarray] = []
+
+    def allocate(slot: int) -> None:
+        if not kept:
+            kept.append(np.zeros(10_000_000, np.uint8))
+        for _ in range(3):  # one after the other: no more than one at a time
+            np.zeros(300_000, np.uint8).fill(1)
+
+    backend.on_launch = allocate
+    found = one.allocated_bytes()
+    assert found is not None
+    assert 300_000 <= found < 320_000
+    assert abs((one.allocated_bytes() or 0) - found) < counts.PAGE_BYTES
+    backend.on_launch = lambda slot: None
+    assert (one.allocated_bytes() or 0) < 4096
+    assert not tracemalloc.is_tracing()
+
+
+def test_memory_of_a_long_launch_is_not_counted() -> None:
+    one, backend = made(2, no_cold_memory(), launch_s=1.01)
+    assert one.allocated_bytes() is None
+    assert backend.slots == []

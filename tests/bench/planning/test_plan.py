@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -176,6 +177,8 @@ def test_a_backend_may_take_part_twice_under_a_label() -> None:
     assert works["ok:cpu"] == works["ok:cpu#2"] == specs(list(suites.DEFAULT_WORKS))
     assert works[names[2]] == specs(list(suites.DEVICE_WORKS))
     assert {plan.python_for(name) for name in names} == {"/env/python"}
+    of_labels = replace(plan, pythons={"ok": "/env/python", "ok:cpu#2": "/two", "ok:npu:0+graph": "/npu"})
+    assert [of_labels.python_for(name) for name in names] == ["/env/python", "/two", "/npu"]
     assert plan.time_limit_s == planning.DEVICE_LIMIT_S
 
 
