@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from membound.results.roofline import settings
+from membound.spec_text import settings
 
 COLUMNS = {
     "side": "A or B: where it is",

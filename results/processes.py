@@ -200,7 +200,11 @@ def _of_fields(stored: Mapping[str, Any], turns: bool, content: bytes) -> Proces
     if status == "ok" and (missed := missed_reference(stored.get("error"), stored.get("tolerance"))):
         status, reason = "wrong", missed
     return Process(
-        *(stored[name] for name in ("run_id", "backend", "work", "threads", "replicate")),
+        run_id=stored["run_id"],
+        backend=stored["backend"],
+        work=stored["work"],
+        threads=stored["threads"],
+        replicate=stored["replicate"],
         status=status,
         reason=reason,
         grade=stored["grade"],

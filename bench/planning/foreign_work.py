@@ -20,9 +20,9 @@ from membound.results.exchange.ceilings import with_ceilings
 from membound.results.exchange.exports import export
 from membound.results.exchange.formats import read_foreign
 from membound.results.file_kinds import FOREIGN, kind_of
-from membound.results.roofline import settings
 from membound.results.row import SUMMARY, Row
 from membound.results.store import StoreError, new_run_path
+from membound.spec_text import settings
 
 STEPS = {"per_token": 1, "decode": -1}
 """Phases that are steps; `decode` generates all tokens but the first, which the prompt gave."""

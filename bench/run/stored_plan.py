@@ -78,7 +78,11 @@ def plan_of(text: str) -> Plan:
     """The plan of a text. Raises UnfitPlanError: damaged, changed, another version's, or none that could be."""
     try:
         stored = read_json(text)
-        content, version, intact = stored["plan"], stored["membound"], stored["hash"] == plan_hash(stored["plan"])
+        content, version, intact = (
+            stored["plan"],
+            stored["membound"],
+            stored["hash"] == plan_hash(stored["plan"]),
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnfitPlanError(f"cannot be read: {error!r}") from None
     if not intact:

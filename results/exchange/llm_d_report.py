@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from membound.errors import MemboundError
-from membound.results.roofline import settings
 from membound.results.row import SUMMARY, Row
+from membound.spec_text import settings
 
 VERSION = "0.2"
 LATENCIES = {
