@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from membound.bench.machine.secrets import SECRET, without_secrets
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -44,7 +46,6 @@ TELLING = re.compile(
     r"|LD_PRELOAD|MALLOC_CONF|PYTHONMALLOC|PYTHONOPTIMIZE"
 )
 """Names of variables that a runtime, an allocator or a driver reads."""
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
 """Where something lies is no setting, and names a machine's folders."""
 MOST_VALUE = 200
@@ -60,7 +61,7 @@ def recorded(base: Mapping[str, str]) -> dict[str, str]:
     """What of an environment reaches the runtimes of workers and may change figures, for their rows. No secrets."""
     handled = {*THREAD_VARIABLES, *POLICY_VARIABLES, *SET}
     return {
-        name: base[name][:MOST_VALUE]
+        name: without_secrets(base[name], base)[:MOST_VALUE]
         for name in sorted(base)
         if TELLING.fullmatch(name)
         and name not in handled
