@@ -282,7 +282,7 @@ def _run(command: Sequence[str], failure: str, environment: dict[str, str] | Non
         command, capture_output=True, text=True, check=False, env=environment, errors="replace"
     )
     if done.returncode:
-        words = without_secrets(_last_words(f"{done.stdout}\n{done.stderr}".splitlines()))
+        words = _last_words(without_secrets(f"{done.stdout}\n{done.stderr}").splitlines())
         raise EnvironmentFailed(": ".join(filter(None, (failure, words or f"exit status {done.returncode}"))))
 
 

@@ -80,7 +80,7 @@ def one_line(error: BaseException) -> str:
 def said(value: object) -> str:
     """The first line of its text, short, as any file can hold it: names of files need not be UTF-8."""
     lines = _text(value).strip().splitlines() or [""]
-    told = without_passwords(lines[0].strip()[:LONGEST_REASON])
+    told = without_passwords(lines[0].strip()[:SEARCHED])[:LONGEST_REASON]
     return told.encode(errors="backslashreplace").decode()[:LONGEST_REASON]
 
 
