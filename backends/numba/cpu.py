@@ -41,7 +41,7 @@ class NumbaCpu(Backend):
         try:
             set_threads(threads)
         except ThreadingError as error:
-            raise BackendUnavailable(str(error), "apt-get install libgomp1") from None
+            raise BackendUnavailable(str(error), error.remedy) from None
         self._threads = threads
         versions = {name: version(name) for name in ("numba", "llvmlite", "numpy")}
         versions |= {"instruction_set": INSTRUCTION_SET, "threading_layer": numba.threading_layer()}

@@ -27,8 +27,9 @@ from membound.backends.pytorch.device import (
     import_torch,
     timed_event,
 )
-from membound.backends.pytorch.variants import KERNELS, Variants, offered
-from membound.errors import Unsupported
+from membound.backends.pytorch.variants import KERNELS, Variants, graphs_compiled, offered
+from membound.backends.running_threads import check_threads
+from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
@@ -39,6 +40,9 @@ LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
+COUNTED_VALUES = 1 << 21
+"""Float32 values a thread, 8 MB, over which each of torch's threads works for a millisecond or more. torch gives a thread
+32768 at least, and leaves those without a share asleep."""
 NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
 """In messages that the implementation of SDPA asked for does not take these tensors: torch's own, and those of cuDNN's
 frontend on a graph for which it has no kernel (pytorch/pytorch issue 140930, NVIDIA/cudnn-frontend issue 75)."""
@@ -72,6 +76,9 @@ class PyTorch(Backend):
         torch.set_num_threads(threads)
         self._device = check_device(base)
         self._facts = None if self._on_cpu else describe(self._device)
+        if self._on_cpu:
+            values = torch.zeros(COUNTED_VALUES * threads)
+            check_threads("torch", torch.get_num_threads(), lambda: values.add_(1).mul_(0.5).add_(1))
         return Device(
             id=f"torch:{device}",
             name=cpu_name() if self._on_cpu else accelerator_name(self._device),
@@ -144,13 +151,23 @@ class PyTorch(Backend):
         else:
             self._prepare_model(inputs)
         if self._variants.compiled:
-            for slot in range(len(self._runs)):
-                self.launch(slot)
-            self.sync()
+            self._compile()
         if self._variants.form in KERNELS:
             self._try_kernel()
         if self._variants.graph:
             self._runs = [capture(run, self._device) for run in self._runs]
+
+    def _compile(self) -> None:
+        """Run all input sets once. Raises BackendUnavailable if nothing was compiled: eager code goes by its own name."""
+        before = graphs_compiled()
+        for slot in range(len(self._runs)):
+            self.launch(slot)
+        self.sync()
+        if graphs_compiled() == before:
+            raise BackendUnavailable(
+                "torch.compile compiles nothing here and leaves the work to eager code",
+                "unset TORCH_COMPILE_DISABLE TORCHDYNAMO_DISABLE",
+            )
 
     def _try_kernel(self) -> None:
         """Run the named attention kernel once. Raises Unsupported if SDPA refuses it."""

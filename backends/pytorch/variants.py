@@ -71,3 +71,10 @@ def offered(base: str) -> list[str]:
     if shutil.which(compiler()):
         words += ["compile"] if base == "cpu" else ["compile", "compile+graph"]
     return [f"{base}+{word}" for word in words]
+
+
+def graphs_compiled() -> int:
+    """The graphs that torch.compile has made in this process so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])

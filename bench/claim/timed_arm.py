@@ -18,7 +18,7 @@ from membound.bench.claim.arms import Arm
 from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, cache_and_room
 from membound.bench.measure.turns import Turn, take_turn
-from membound.kernels.seeded import slots_to_defeat
+from membound.kernels.seeded import SET_BYTES, slots_to_defeat
 from membound.kernels.work import Prefill, Step, Work
 
 ATTEMPTS = 2
@@ -87,7 +87,7 @@ def slots_of_arms(arms: Sequence[Arm]) -> Callable[[Work, Device, int], int]:
             return 1
         cache, room = cache_and_room(device, memory_bytes)
         if device.accelerator is not None:
-            wanted = min(VICTIM_SLOTS, room // work.footprint_bytes) if victim else 0
+            wanted = min(VICTIM_SLOTS, room // (work.footprint_bytes + SET_BYTES)) if victim else 0
             return max(slots_to_defeat(work, cache, room), wanted)
         if victim:
             return VICTIM_SLOTS

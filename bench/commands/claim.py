@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,6 +76,7 @@ def claim(
     from membound.bench.claim.plan import parse_only
     from membound.bench.claim.report import check_reports, judged, write_reports
     from membound.bench.claim.session import run_claim
+    from membound.bench.machine.secrets import command_line
     from membound.bench.planning.choice import check_threads, parse_pythons, split
     from membound.bench.planning.plan import Options
     from membound.results.claim.experiments import load_experiments
@@ -91,7 +91,7 @@ def claim(
         seed=seed,
         pythons=parse_pythons(python or ()),
         out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
+        command=command_line(["membound", *sys.argv[1:]]),
     )
     talk = console(stderr=as_json)
     asked = [] if only is None else parse_only(only)

@@ -5,7 +5,6 @@ membound duel linear:n=4096,k=4096,weight=int8 --backends numba:cpu,torch:cpu
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
@@ -64,6 +63,7 @@ def duel(
     Turns follow each other closely, so that a slow minute hits all alike. The same backend twice, as in
     -b numba:cpu,numba:cpu#2, shows what the machine's noise alone does.
     """
+    from membound.bench.machine.secrets import command_line
     from membound.bench.planning.choice import check_threads, parse_pythons, split
     from membound.bench.planning.plan import duel_options
     from membound.bench.run.session import duel_session
@@ -76,7 +76,7 @@ def duel(
         seed=seed,
         pythons=parse_pythons(python or ()),
         out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
+        command=command_line(["membound", *sys.argv[1:]]),
     )
     session = duel_session(work, split(backends), options, talk, console(stderr=True))
     if as_json:

@@ -6,7 +6,6 @@ membound run linear:n=4096,k=4096,weight=int8 --backends numba
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
@@ -71,6 +70,7 @@ def run(
 
     Prints what it picked, a table, and where the rows are. After Ctrl-C, what was measured is kept.
     """
+    from membound.bench.machine.secrets import command_line
     from membound.bench.planning.choice import check_threads, parse_pythons, split, split_works
     from membound.bench.planning.plan import Options
     from membound.bench.run.session import resume_session, run_session
@@ -102,7 +102,7 @@ def run(
             seed=seed,
             pythons=parse_pythons(python or ()),
             out=out,
-            command=shlex.join(["membound", *sys.argv[1:]]),
+            command=command_line(["membound", *sys.argv[1:]]),
             ceilings=ceilings,
         )
         session = run_session(

@@ -4,8 +4,8 @@
 >>> interpreters()
 {'mine': '/…/membound/environments/mine/bin/python'}
 
-A lock is `backends/environments/NAME.txt`, pins for ``pip install --no-deps -r``; the part of NAME before
-a dash is the backend. An environment lies in `home()` and runs the membound that made it: its site-packages hold
+A lock is `backends/environments/NAME.txt`, pins with the SHA-256 of each file they may come from, for
+``pip install --require-hashes --no-deps -r``; the part of NAME before a dash is the backend. An environment lies in `home()` and runs the membound that made it: its site-packages hold
 a link to the package and a copy of its metadata, so a worker there is never older than the harness.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pathlib import Path
 import membound
 from membound.backends import api
 from membound.bench.environments.package_index import pip_settings, uv_arguments, uv_environment
+from membound.bench.machine.secrets import without_secrets
 from membound.errors import MemboundError
 
 Tell = Callable[[str], None]
@@ -32,9 +34,13 @@ Tell = Callable[[str], None]
 LOCKS = Path(api.__file__).parent / "environments"
 MARKER = "membound-environment.json"
 """Written when an environment is complete."""
+PIN = re.compile(r"[a-z0-9]")
+"""How the line of a package starts in a lock, and neither a comment nor a hash."""
 HOLDS = "# holds:"
 """The start of the line in a lock that names the packages worth showing."""
-UV = "uv==0.13.9"
+UV = Path(__file__).parent / "uv.txt"
+"""The lock of uv itself."""
+HASHED = ("--require-hashes", "--no-deps")
 VENV = ("-m", "venv")
 CHECK = "import membound.bench.worker, membound.bench.measure.station"
 
@@ -113,7 +119,7 @@ def recipe(name: str) -> Recipe:
 def _read(path: Path) -> Recipe:
     lines = path.read_text().splitlines()
     shown = [line.removeprefix(HOLDS) for line in lines if line.startswith(HOLDS)]
-    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    pins = [line.removesuffix("\\").strip().partition("==") for line in lines if PIN.match(line)]
     names = tuple(name.strip() for text in shown for name in text.split(","))
     return Recipe(path.stem, path, names, {name: version for name, _, version in pins})
 
@@ -235,10 +241,10 @@ def _install(one: Recipe, tell: Tell) -> None:
     """Install the pins with the user's settings of pip: indexes, folders of wheels, certificates."""
     settings = pip_settings()
     uv = shutil.which("uv") or _fetched_uv(one)
-    pip = [str(one.python), "-m", "pip", "install", "--no-deps", "-r", str(one.path)]
+    pip = [str(one.python), "-m", "pip", "install", *HASHED, "-r", str(one.path)]
     if uv is not None:
         tell(f"installing {len(one.pins)} packages with uv")
-        arguments = ["pip", "install", "--compile-bytecode", "--no-deps", "--python", str(one.python)]
+        arguments = ["pip", "install", "--compile-bytecode", *HASHED, "--python", str(one.python)]
         command = [uv, *arguments, *uv_arguments(settings), "-r", str(one.path)]
         try:
             return _run(command, "", uv_environment(settings))
@@ -252,7 +258,10 @@ def _install(one: Recipe, tell: Tell) -> None:
 def _fetched_uv(one: Recipe) -> str | None:
     """uv inside the environment, if pip can get it."""
     done = subprocess.run(
-        [str(one.python), "-m", "pip", "install", "--quiet", UV], capture_output=True, text=True, check=False
+        [str(one.python), "-m", "pip", "install", "--quiet", *HASHED, "-r", str(UV)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return str(one.folder / "bin" / "uv") if done.returncode == 0 else None
 
@@ -273,7 +282,7 @@ def _run(command: Sequence[str], failure: str, environment: dict[str, str] | Non
         command, capture_output=True, text=True, check=False, env=environment, errors="replace"
     )
     if done.returncode:
-        words = _last_words(f"{done.stdout}\n{done.stderr}".splitlines())
+        words = _last_words(without_secrets(f"{done.stdout}\n{done.stderr}").splitlines())
         raise EnvironmentFailed(": ".join(filter(None, (failure, words or f"exit status {done.returncode}"))))
 
 

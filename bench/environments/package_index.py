@@ -1,7 +1,9 @@
 """Where the user's pip gets packages from, and the same settings for uv, which does not read pip's.
 
->>> uv_arguments({"find-links": ["wheels"], "index-url": ["https://example.org/simple"]})
-['--find-links', 'wheels', '--default-index', 'https://example.org/simple']
+>>> uv_environment({"find-links": ["wheels"], "index-url": ["https://me:pw@example.org/simple"]}, {})
+{'UV_NATIVE_TLS': '1', 'UV_FIND_LINKS': 'wheels', 'UV_DEFAULT_INDEX': 'https://me:pw@example.org/simple'}
+
+They go through the environment, which only its user can read: every user of the machine can list arguments.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ Settings = dict[str, list[str]]
 """From an option of pip, without its dashes, to its values; those of several sources add up, as in pip."""
 
 TO_UV = {
-    "find-links": "--find-links",
-    "index-url": "--default-index",
-    "extra-index-url": "--index",
-    "trusted-host": "--allow-insecure-host",
+    "find-links": ("UV_FIND_LINKS", ","),
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
 }
+"""From an option of pip to uv's variable, and what stands between several values there."""
 SINGLE = ("index-url", "cert")
 """Options for which the last source wins: pip lists files first, then the environment."""
 
@@ -48,16 +51,17 @@ def parse(text: str) -> Settings:
 
 
 def uv_arguments(settings: Settings) -> list[str]:
-    """The options of ``uv pip install``. Of several indexes the best match counts, as with pip."""
-    found = [
-        text for name, option in TO_UV.items() for value in settings.get(name, ()) for text in (option, value)
-    ]
-    if settings.get("no-index", ["0"])[-1].lower() in ("1", "true", "yes", "on"):
-        found.append("--no-index")
-    return [*found, "--index-strategy", "unsafe-best-match"] if "extra-index-url" in settings else found
+    """The options of ``uv pip install`` that no variable has. Of several indexes the best match counts, as with pip."""
+    alone = settings.get("no-index", ["0"])[-1].lower() in ("1", "true", "yes", "on")
+    several = ["--index-strategy", "unsafe-best-match"] if "extra-index-url" in settings else []
+    return [*(["--no-index"] if alone else []), *several]
 
 
 def uv_environment(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment variables for uv: the system's certificates, or the bundle that pip was given."""
+    """The environment variables for uv: indexes and folders of wheels, the system's certificates or pip's bundle."""
     bundle = settings.get("cert", [""])[-1]
-    return {**environ, "UV_NATIVE_TLS": "1", **({"SSL_CERT_FILE": bundle} if bundle else {})}
+    places = {
+        name: mark.join(settings[option]) for option, (name, mark) in TO_UV.items() if option in settings
+    }
+    trusted = {"UV_NATIVE_TLS": "1", **({"SSL_CERT_FILE": bundle} if bundle else {})}
+    return {**environ, **trusted, **places}

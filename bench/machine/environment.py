@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from membound.bench.machine.secrets import SECRET, without_secrets
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -29,22 +31,22 @@ POLICY_VARIABLES = (
         "MKL_DYNAMIC",
     ),
     *("NUMBA_DISABLE_JIT", "NUMBA_OPT", "NUMBA_BOUNDSCHECK", "NUMBA_DEBUG", "NUMBA_DEBUGINFO"),
+    *("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS"),
     *("NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_DISABLE_PERFORMANCE_WARNINGS"),
 )
 """Unset in workers: spinning, pinning and limits that were set for something else would favour one runtime, or give it
-fewer threads than the row says; Numba without its optimiser is eight times slower."""
+fewer threads than the row says; Numba without its optimiser is eight times slower; torch.compile would do nothing."""
 SPIN_COUNT = 10_000
 """Turns that a waiting thread of GNU OpenMP spins before it sleeps, a fraction of a millisecond. By its own
 choice it spins for several: where another process holds a core, the scheduler then keeps two threads of a
 team on one core, and every parallel region takes a whole time slice (8 ms measured, against 35 µs)."""
 SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
 TELLING = re.compile(
-    r"(NUMBA|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHINDUCTOR|TRITON|PYTORCH|ATEN|ONEDNN|DNNL|ORT"
-    r"|OPENVINO|VLLM|LLAMA|GGML|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|ROCR|HSA|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
+    r"(NUMBA|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHDYNAMO|TORCHINDUCTOR|TRITON|PYTORCH|ATEN|ONEDNN|DNNL|ORT"
+    r"|OPENVINO|VLLM|LLAMA|GGML|NPY|MKLDNN|ROCBLAS|HIPBLASLT|MIOPEN|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|ROCR|HSA|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
     r"|LD_PRELOAD|MALLOC_CONF|PYTHONMALLOC|PYTHONOPTIMIZE"
 )
 """Names of variables that a runtime, an allocator or a driver reads."""
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
 """Where something lies is no setting, and names a machine's folders."""
 MOST_VALUE = 200
@@ -60,7 +62,7 @@ def recorded(base: Mapping[str, str]) -> dict[str, str]:
     """What of an environment reaches the runtimes of workers and may change figures, for their rows. No secrets."""
     handled = {*THREAD_VARIABLES, *POLICY_VARIABLES, *SET}
     return {
-        name: base[name][:MOST_VALUE]
+        name: without_secrets(base[name], base)[:MOST_VALUE]
         for name in sorted(base)
         if TELLING.fullmatch(name)
         and name not in handled

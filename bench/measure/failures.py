@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from membound.bench.machine.secrets import without_passwords
 from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 
@@ -79,7 +80,8 @@ def one_line(error: BaseException) -> str:
 def said(value: object) -> str:
     """The first line of its text, short, as any file can hold it: names of files need not be UTF-8."""
     lines = _text(value).strip().splitlines() or [""]
-    return lines[0].strip()[:LONGEST_REASON].encode(errors="backslashreplace").decode()[:LONGEST_REASON]
+    told = without_passwords(lines[0].strip()[:SEARCHED])[:LONGEST_REASON]
+    return told.encode(errors="backslashreplace").decode()[:LONGEST_REASON]
 
 
 def _text(value: object) -> str:

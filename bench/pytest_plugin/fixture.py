@@ -17,13 +17,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from math import ceil
 from typing import Any
 
 import numpy as np
 
 from membound.backends.api import Device, Tokens
-from membound.bench.ceilings.rotating import ROTATION
 from membound.bench.machine.fingerprint import (
     HARNESS_PACKAGES,
     available_memory_bytes,
@@ -45,7 +43,7 @@ from membound.bench.pytest_plugin.rotation import Rotation
 from membound.bench.run.neighbours import due_ceilings
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs
-from membound.kernels.seeded import make_inputs, slots_to_defeat
+from membound.kernels.seeded import make_inputs, sets_to_defeat, slots_to_defeat
 from membound.kernels.work import parse
 from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class
@@ -154,8 +152,7 @@ class BandwidthBenchmark:
     def slots(self, bytes: int, device: Device | None = None) -> int:
         """How many input sets of that size defeat the last-level cache, within the memory that is free."""
         cache_bytes, room = _room(device)
-        wanted = ceil(ROTATION * cache_bytes / bytes) + 1 if self.benchmark.enabled else 2
-        return max(2, min(wanted, room // bytes))
+        return sets_to_defeat(bytes, cache_bytes, room) if self.benchmark.enabled else 2
 
     def __call__(
         self,

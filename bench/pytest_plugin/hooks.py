@@ -11,7 +11,6 @@ standard library is imported at the top, and nothing is measured before a test a
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Generator, Sequence
 from importlib.util import find_spec
@@ -109,6 +108,7 @@ def _table(config: pytest.Config) -> Table:
         from dataclasses import replace
 
         from membound.bench.machine.fingerprint import default_threads, fingerprint
+        from membound.bench.machine.secrets import command_line
         from membound.bench.pytest_plugin.ceilings import SessionCeilings
         from membound.bench.pytest_plugin.fixture import Table
         from membound.results.store import new_run_id
@@ -127,7 +127,7 @@ def _table(config: pytest.Config) -> Table:
                 return [replace(r, run_id=run_id, config=r.config | {"from": r.run_id}) for r in stored], None
             return measured.of(device)
 
-        command = shlex.join(["pytest", *config.invocation_params.args])
+        command = command_line(["pytest", *config.invocation_params.args])
         config.stash[TABLE] = Table(run_id, threads, command, ceilings, machine)
     return config.stash[TABLE]
 

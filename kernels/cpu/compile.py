@@ -29,12 +29,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from numba.core import config, event
 from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import IndexDataCacheFile
 
 from membound.kernels.cpu.kernel_cache import cache_folder
 
+config.DISABLE_JIT = 0
+"""NUMBA_DISABLE_JIT, which workers unset, would make kernels plain functions, which their LLVM IR cannot be part of."""
 NAMES_APART = 1 << 20
 """Functions that a process may compile before its names reach those of another."""
 
@@ -119,35 +123,48 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class ThreadingError(RuntimeError):
-    """Numba runs on a threading layer that costs a factor of two in short kernels."""
+    """Numba's threads are too slow to start, or fewer than were asked for. Carries the command that would help."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 def set_threads(threads: int) -> None:
-    """Use that many threads. Raises ThreadingError unless the layer is OpenMP or TBB.
+    """Use that many threads. Raises ThreadingError unless the layer is OpenMP or TBB, and there are that many.
 
     workqueue needs about 100 µs to start a parallel region, OpenMP 2–3 µs; Numba falls back to it in
-    silence where no OpenMP runtime is found.
+    silence where no OpenMP runtime is found. OpenMP gives fewer threads than asked for, in silence too, where
+    OMP_THREAD_LIMIT or OMP_DYNAMIC say so: they are counted, each by its number in a loop that all of them share.
     """
+    most = numba.config.NUMBA_NUM_THREADS
+    if threads > most:
+        raise ThreadingError(
+            f"Numba was started for {most} threads, not {threads}", "unset NUMBA_NUM_THREADS"
+        )
     numba.set_num_threads(threads)
-    _start_pool()
+    counted = len(set(_thread_numbers(np.zeros(threads, np.int64)).tolist()))
     layer = numba.threading_layer()
     if layer == "workqueue":
         raise ThreadingError(
             "Numba found no OpenMP runtime and fell back to its workqueue layer, which halves the speed of "
-            "short kernels; install libgomp1 (or the tbb package) or set NUMBA_THREADING_LAYER=omp"
+            "short kernels; install libgomp1 (or the tbb package) or set NUMBA_THREADING_LAYER=omp",
+            "apt-get install libgomp1",
+        )
+    if (
+        layer == "omp" and counted < threads
+    ):  # TBB gives each task to whoever is free, one thread perhaps to all
+        raise ThreadingError(
+            f"OpenMP gives Numba {counted} of {threads} threads here",
+            "unset OMP_THREAD_LIMIT OMP_DYNAMIC   # and look at `ulimit -u`",
         )
 
 
 @kernel(parallel=True)
-def _touch(n: int) -> int:
-    total = 0
-    for i in numba.prange(n):
-        total += i
-    return total
-
-
-def _start_pool() -> None:
-    _touch(8)
+def _thread_numbers(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    for i in numba.prange(numbers.size):
+        numbers[i] = numba.get_thread_id()
+    return numbers
 
 
 class _Watcher(event.Listener):  # type: ignore[misc]

@@ -48,7 +48,12 @@ MORE = {
 
 LATE = ("bench",)
 """Folders in which a function may import what imports its module: machine/counters.py the readers of each vendor."""
-SHARED_BY_BACKENDS = {"membound.backends.api", "membound.backends.background", "membound.backends.registry"}
+SHARED_BY_BACKENDS = {
+    "membound.backends.api",
+    "membound.backends.background",
+    "membound.backends.registry",
+    "membound.backends.running_threads",
+}
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
 SLOW = ("numba", "llvmlite", "pandas", "scipy")

@@ -19,9 +19,8 @@ from rows import case, ceiling, run_rows, write
 from membound.bench.cli import app, main
 
 ROOT = Path(__file__).parents[2]
-WORKFLOWS = {
-    path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")
-}
+FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
+WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in FILES}
 COMMANDS = typer.main.get_command(app).commands
 DOC = (ROOT / "docs/ci.md").read_text()
 
@@ -53,11 +52,22 @@ def test_a_step_is_sound_bash_and_its_commands_exist(name, text):
             COMMANDS[words[1]].make_context(words[1], words[2:])
 
 
-def test_jobs_end_and_actions_are_pinned_to_a_version():
+def test_jobs_end():
     for workflow in WORKFLOWS.values():
-        for job in workflow["jobs"].values():
-            assert job["timeout-minutes"] <= 60
-            assert all("@v" in step["uses"] for step in job["steps"] if "uses" in step)
+        assert all(job["timeout-minutes"] <= 60 for job in workflow["jobs"].values())
+
+
+def test_actions_are_pinned_to_a_commit_and_say_its_tag():
+    lines = [line for path in FILES for line in path.read_text().splitlines() if "uses:" in line]
+    assert len(lines) == sum("uses" in step for name in WORKFLOWS for step in steps(name)) > 0
+    assert all(re.fullmatch(r" +(- )?uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in lines)
+
+
+def test_no_job_installs_what_has_no_hash():
+    installs = [line for _, text in scripts() for line in text.splitlines() if "pip install" in line]
+    fresh = ["pip install . && membound run --quick", 'pip install -c constraints.txt -e ".[test]" && pytest']
+    assert installs
+    assert all("--no-index" in line or line in fresh for line in installs)
 
 
 def test_the_benchmark_command_is_that_of_the_docs():

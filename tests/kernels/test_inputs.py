@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels.seeded import make_inputs, slots_to_defeat
+from membound.kernels.seeded import SET_BYTES, make_inputs, slots_to_defeat
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import (
     FORMATS,
@@ -275,6 +275,6 @@ def test_slots_defeat_the_cache_within_the_budget():
     work = Linear(256, 256, weight="f32")
     size = work.footprint_bytes
     assert slots_to_defeat(work, 10 * size, 1000 * size) == 41
-    assert slots_to_defeat(work, 10 * size, 7 * size) == 7
+    assert slots_to_defeat(work, 10 * size, 7 * (size + SET_BYTES)) == 7
     assert slots_to_defeat(work, 0, 0) == 2
     assert slots_to_defeat(Step("tiny"), 10 * size, 1000 * size) == 1

@@ -49,8 +49,12 @@ def made(name, told=None):
 @pytest.mark.parametrize("one", recipes(), ids=lambda one: one.name)
 def test_a_lock_pins_every_package_and_names_no_machine(one):
     text = one.path.read_text()
-    pins = [line for line in text.splitlines() if not line.startswith("#")]
-    requirements = [Requirement(line) for line in pins]
+    entries = re.findall(r"^([a-z0-9]\S*)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.M)
+    requirements = [Requirement(pin) for pin, _ in entries]
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) == sum(
+        1 + hashes.count("\n") for _, hashes in entries
+    )  # nothing stands there without a hash
     assert len({r.name for r in requirements}) == len(requirements) == len(one.pins) > 10
     assert all(re.fullmatch(r"==[^,]+", str(r.specifier)) and not r.marker for r in requirements)
     assert not re.search(r"file:|^-|(?<!pytorch\.org)/whl|\bopt/", text, re.M)
@@ -183,9 +187,9 @@ def test_uv_installs_with_pips_settings(installers):
     environments._install(recipe(ENGINE), lambda text: None)
     ((name, command, environment),) = commands
     assert name == "uv"
-    assert command[1:5] == ["pip", "install", "--compile-bytecode", "--no-deps"]
-    assert ["--find-links", "/wheels", "-r", str(recipe(ENGINE).path)] == command[-4:]
-    assert environment["UV_NATIVE_TLS"] == "1"
+    assert command[1:6] == ["pip", "install", "--compile-bytecode", "--require-hashes", "--no-deps"]
+    assert command[-2:] == ["-r", str(recipe(ENGINE).path)]
+    assert (environment["UV_NATIVE_TLS"], environment["UV_FIND_LINKS"]) == ("1", "/wheels")
 
 
 def test_pip_installs_where_uv_fails_and_that_is_told(installers):
@@ -194,7 +198,8 @@ def test_pip_installs_where_uv_fails_and_that_is_told(installers):
     told = []
     environments._install(recipe(ENGINE), told.append)
     assert [name for name, *_ in commands] == ["uv", "python"]
-    assert commands[1][1][1:] == ["-m", "pip", "install", "--no-deps", "-r", str(recipe(ENGINE).path)]
+    pip = ["-m", "pip", "install", "--require-hashes", "--no-deps", "-r", str(recipe(ENGINE).path)]
+    assert commands[1][1][1:] == pip
     assert told[1] == "uv failed (× no solution); trying pip"
 
 

@@ -26,20 +26,24 @@ def test_sources_add_up_and_the_environment_wins_where_one_value_counts():
     assert parse("") == {}
 
 
-def test_uv_gets_the_same_places():
-    assert uv_arguments(parse(PRINTED)) == [
-        *("--find-links", "/wheels", "--find-links", "/more"),
-        *("--default-index", "https://file.example/simple"),
-        *("--index", "https://a.example/simple", "--index", "https://b.example/simple"),
-        *("--no-index", "--index-strategy", "unsafe-best-match"),
-    ]
+def test_uv_gets_the_same_places_through_its_environment():
+    assert uv_environment(parse(PRINTED), {}) == {
+        "UV_FIND_LINKS": "/wheels,/more",
+        "UV_DEFAULT_INDEX": "https://file.example/simple",
+        "UV_INDEX": "https://a.example/simple https://b.example/simple",
+        "UV_NATIVE_TLS": "1",
+        "SSL_CERT_FILE": "/env/ca.pem",
+    }
+
+
+def test_no_place_is_among_uvs_arguments():
+    assert uv_arguments(parse(PRINTED)) == ["--no-index", "--index-strategy", "unsafe-best-match"]
     assert uv_arguments({}) == []
     assert uv_arguments({"no-index": ["0"]}) == []
 
 
 def test_uv_trusts_what_pip_trusts():
     assert uv_environment({}, {"A": "b"}) == {"A": "b", "UV_NATIVE_TLS": "1"}
-    assert uv_environment(parse(PRINTED), {})["SSL_CERT_FILE"] == "/env/ca.pem"
 
 
 def test_variables_of_pip_are_read(monkeypatch):

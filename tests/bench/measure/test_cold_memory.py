@@ -22,6 +22,7 @@ from membound.bench.measure.cold_memory import (
     slots_for,
 )
 from membound.kernels.cpu.instruments import stream
+from membound.kernels.seeded import MOST_SETS, SET_BYTES
 from membound.kernels.work import Linear, Prefill, Step, parse
 
 CACHE = 1 << 20
@@ -117,9 +118,21 @@ def test_a_large_work_has_two_sets_and_all_stay_within_memory() -> None:
     assert slots_for(work, CPU, 1 << 40) == 2
     small = Linear(n=128, k=1024, weight="f32")
     for fitting in (2, 5, 32, 33, 34, 100):
-        assert slots_for(small, CPU, fitting * small.footprint_bytes) == min(fitting, MOST_SLOTS)
+        room = fitting * (small.footprint_bytes + SET_BYTES)
+        assert slots_for(small, CPU, room) == min(fitting, MOST_SLOTS)
     assert slots_for(small, CPU, small.footprint_bytes) == 2, "less than two cannot rotate"
     assert slots_for(small, None, 1 << 40) == MOST_SLOTS
+
+
+@pytest.mark.parametrize("device", [CPU, gpu(80 << 30, 50 << 20), gpu(80 << 30, 2 << 30)])
+@pytest.mark.parametrize("spec", ["linear:n=1,k=1,m=1,weight=f32", "linear:n=16,k=16,weight=int8"])
+def test_a_tiny_work_takes_no_memory_to_speak_of(device: Device, spec: str) -> None:
+    """Before, its sets were counted by their numbers: 12 bytes each, hundreds of millions of them."""
+    work = parse(spec)
+    sets = slots_for(work, device, 40 << 30)
+    assert sets == (MOST_SLOTS if device is CPU else MOST_SETS)
+    assert sets * (work.footprint_bytes + SET_BYTES) < 300 << 20
+    assert slots_for(work, device, 10 * SET_BYTES) == 9, "their own cost counts in a small budget"
 
 
 @pytest.mark.parametrize("device", [CPU, gpu(80 << 30, 50 << 20)])
@@ -132,8 +145,8 @@ def test_an_accelerators_sets_defeat_its_own_cache_within_half_of_its_memory() -
     work = Linear(n=1024, k=1024, weight="f32")
     size = work.footprint_bytes
     assert slots_for(work, gpu(1000 * size, 5 * size), 1 << 40) == 21
-    assert slots_for(work, gpu(20 * size, 5 * size), 1 << 40) == 10
-    assert slots_for(work, gpu(1000 * size, 5 * size), 7 * size) == 7
+    assert slots_for(work, gpu(20 * (size + SET_BYTES), 5 * size), 1 << 40) == 10
+    assert slots_for(work, gpu(1000 * size, 5 * size), 7 * (size + SET_BYTES)) == 7
     assert slots_for(work, gpu(2 * size, 5 * size), 1 << 40) == 2
 
 

@@ -1,0 +1,50 @@
+"""How many threads a runtime really has: counted in the process while it works, whatever it says of itself.
+
+>>> running_threads(lambda: values.add_(1))
+2
+
+OpenMP gives a team fewer threads than were asked for where OMP_THREAD_LIMIT, OMP_DYNAMIC or a cgroup's limit of tasks
+say so, and reports the number that was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from membound.errors import BackendUnavailable
+
+TASKS = Path("/proc/self/task")
+SETTLE_S = 0.005
+"""After so long a thread that has finished sleeps, and the kernel has added up what it ran."""
+REMEDY = "unset OMP_THREAD_LIMIT OMP_DYNAMIC   # and look at `ulimit -u`"
+
+
+def running_threads(run: Callable[[], object]) -> int | None:
+    """Threads of this process that ran during `run`, which should take 10 ms or more; None where /proc does not say."""
+    time.sleep(SETTLE_S)
+    before = _ran_ns()
+    run()
+    time.sleep(SETTLE_S)
+    after = _ran_ns()
+    return sum(ns > before.get(task, 0) for task, ns in after.items()) or None
+
+
+def check_threads(what: str, threads: int, run: Callable[[], object]) -> None:
+    """Raises BackendUnavailable if fewer than `threads` work on `run`, which must be enough work for all of them."""
+    run()  # the team is made at its first use
+    counted = running_threads(run)
+    if counted is not None and counted < threads:
+        raise BackendUnavailable(f"{what} works with {counted} of {threads} threads here", REMEDY)
+
+
+def _ran_ns() -> dict[str, int]:
+    """Nanoseconds that each thread has run; empty where the system does not count them."""
+    found = {}
+    for task in TASKS.glob("[0-9]*"):
+        try:
+            found[task.name] = int((task / "schedstat").read_text().split()[0])
+        except (OSError, ValueError, IndexError):  # it has ended, or the kernel keeps no such count
+            continue
+    return found

@@ -1,0 +1,185 @@
+"""Keys that are planted in environment, addresses, arguments and home, and looked for in all that comes out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from membound.bench.machine.environment import recorded
+from membound.bench.machine.secrets import command_line, without_passwords, without_secrets
+from membound.bench.measure.failures import said
+
+ROOT = Path(__file__).parents[2]
+KEYS = [
+    f"planted-{word}-5ab1" for word in ("variable", "setting", "index", "argument", "option", "netrc", "pip")
+]
+VARIABLE, SETTING, INDEX, ARGUMENT, OPTION, NETRC, PIP = KEYS
+UV = """#!/bin/sh
+tr '\\0' ' ' < /proc/$$/cmdline > "$UV_SEEN.cmdline"
+echo "$UV_DEFAULT_INDEX" > "$UV_SEEN.index"
+echo "error: $UV_DEFAULT_INDEX/simple cannot be read" >&2
+exit 1
+"""
+TEST = """
+import numpy as np
+
+def test_product(bandwidth_benchmark):
+    inputs = bandwidth_benchmark.inputs("linear:n=64,k=64,m=1,weight=f32")
+    sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
+    bandwidth_benchmark(np.matmul, sets, inputs=inputs)
+"""
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> dict[str, str]:
+    """An environment with keys in its variables and in the files of its home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".netrc").write_text(f"machine 127.0.0.1 login me password {NETRC}\n")
+    (home / ".config/pip").mkdir(parents=True)
+    (home / ".config/pip/pip.conf").write_text(
+        f"[global]\nextra-index-url = http://me:{PIP}@127.0.0.1:9/more\n"
+    )
+    (home / ".netrc").chmod(0o600)
+    return os.environ | {
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT / "src"),
+        "MEMBOUND_CACHE_DIR": os.environ.get("MEMBOUND_CACHE_DIR", str(tmp_path / "cache")),
+        "MEMBOUND_ENVIRONMENTS": str(tmp_path / "environments"),
+        "VLLM_API_KEY": VARIABLE,
+        "TORCH_HOME_PAGE": f"https://me:{SETTING}@127.0.0.1:9/",
+        "PIP_INDEX_URL": f"http://me:{INDEX}@127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+    }
+
+
+def watched(command: Sequence[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, set[str]]:
+    """Exit status, all that was printed, and the command line of every process that it started."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        seen: set[str] = set()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.01):
+                seen.update(line for pid, line in _command_lines() if _descends(pid, process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            printed, _ = process.communicate(timeout=300)
+        finally:
+            ended.set()
+            watcher.join()
+    return process.returncode, printed, seen
+
+
+def _command_lines() -> list[tuple[int, str]]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append((int(folder.name), (folder / "cmdline").read_text()))
+        except (OSError, UnicodeDecodeError):  # it has ended, or its arguments are no text
+            continue
+    return found
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    """Whether a process comes from another, which itself does not count."""
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            return False
+        if pid == ancestor:
+            return True
+    return False
+
+
+def leaks(printed: str, seen: set[str], folder: Path, home: str) -> list[str]:
+    """Where a key stands that was planted elsewhere."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_relative_to(home)]
+    texts = {"printed": printed, "command lines": "\n".join(seen)}
+    texts |= {str(path): path.read_text(errors="replace") for path in files if path.name != "seen.index"}
+    return [f"{key} in {where}" for where, text in texts.items() for key in KEYS if key in text]
+
+
+def test_a_run_stores_and_prints_no_key(planted: dict[str, str], tmp_path: Path) -> None:
+    work = "linear:n=64,k=64,m=1,weight=f32"
+    asked = ["-b", "numpy", "--quick", "--no-ceilings", "--out", f"key={ARGUMENT}"]
+    command = [sys.executable, "-m", "membound", "run", work, *asked]
+    status, printed, seen = watched(command, tmp_path, planted)
+    assert status == 0, printed
+    (rows,) = tmp_path.glob("key=*/*.jsonl")
+    assert any("membound.bench.worker" in line for line in seen)
+    assert "--out 'key=***'" in rows.read_text()
+    assert '"TORCH_HOME_PAGE":"https://***@127.0.0.1:9/"' in rows.read_text().replace(": ", ":")
+    assert leaks(printed.replace(rows.parent.name, ""), seen, tmp_path, planted["HOME"]) == []
+
+
+def test_pytests_arguments_are_stored_without_keys(planted: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(TEST)
+    told = [
+        "-o",
+        f"junit_suite_name=auth_token={ARGUMENT}",
+        "--junit-prefix",
+        f"http://me:{OPTION}@127.0.0.1/",
+    ]
+    stored = ["--benchmark-json", "out.json", "--membound-ceilings", "none", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "test_it.py", *told, *stored]
+    status, printed, seen = watched(command, tmp_path, planted)
+    assert status == 0, printed
+    assert "auth_token=***" in (tmp_path / "out.json").read_text()
+    assert leaks(printed, seen, tmp_path, planted["HOME"]) == []
+
+
+def test_making_an_environment_shows_no_index_with_its_password(
+    planted: dict[str, str], tmp_path: Path
+) -> None:
+    uv = tmp_path / "bin/uv"
+    uv.parent.mkdir()
+    uv.write_text(UV)
+    uv.chmod(0o755)
+    planted |= {"PATH": f"{uv.parent}:{os.environ['PATH']}", "UV_SEEN": str(tmp_path / "seen")}
+    command = [sys.executable, "-m", "membound", "env", "create", "onnxruntime-openvino"]
+    status, printed, seen = watched(command, tmp_path, planted)
+    assert status == 2, printed
+    assert "uv failed (error: http://***@127.0.0.1:9/simple" in printed
+    assert "pip install" in (tmp_path / "seen.cmdline").read_text()
+    assert INDEX in (tmp_path / "seen.index").read_text(), "uv must know the index all the same"
+    assert leaks(printed, seen, tmp_path, planted["HOME"]) == []
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stored"),
+    [
+        (["run", "prefill:model=tiny,tokens=11"], "run prefill:model=tiny,tokens=11"),
+        (["--out", "key=abc"], "--out 'key=***'"),
+        (["--out=a/api_key=abc"], "'--out=a/api_key=***'"),
+        (["--hf-token", "abc", "b"], "--hf-token '***' b"),
+        (["--password=abc", "b"], "'--password=***' b"),
+        (["https://a:b@host/x", "s3://me@host"], "'https://***@host/x' 's3://***@host'"),
+        (["a-value-of-mine"], "'a-***'"),
+        (["b=c"], "b=c"),
+    ],
+)
+def test_a_command_line_is_stored_without_secrets(arguments: list[str], stored: str) -> None:
+    assert command_line(arguments, {"MY_SECRET": "value-of-mine", "A_TOKEN": "b"}) == stored
+
+
+def test_texts_of_others_lose_passwords_and_values() -> None:
+    text = "GET https://me:p@ss@host/a?b=c@d failed for value-of-mine"
+    assert without_passwords(text) == "GET https://***@host/a?b=c@d failed for value-of-mine"
+    assert without_secrets(text, {"A_KEY": "value-of-mine"}) == "GET https://***@host/a?b=c@d failed for ***"
+    assert said(RuntimeError(text)).startswith("GET https://***@host")
+    assert recorded({"VLLM_URL": "http://a:b@host", "VLLM_API_KEY": "c"}) == {"VLLM_URL": "http://***@host"}
