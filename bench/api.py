@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from membound.backends.registry import names
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
@@ -27,12 +28,11 @@ from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, drop_plan, keep_plan, partial_of, remaining
 from membound.results.compare import CompareError, compare_backends, compare_runs
 from membound.results.row import Row
+from membound.results.serving.compare import compare_points as points_side_by_side
+from membound.results.serving.table import points
 from membound.results.stats import summarize
 from membound.results.store import RunWriter, load_rows, new_run_id, new_run_path
 from membound.results.stored_runs import DEFAULT_OUT, rows_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(
@@ -89,6 +89,14 @@ def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
     return summarize(load_rows(paths))
 
 
+def load_points(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+    """Stored points of load as a table, one line each: latencies by percentile in seconds, rates, goodput, what failed.
+
+    Columns and meanings: docs/rows.md, `membound.results.serving.table.COLUMNS`. Raises StoreError, RowError.
+    """
+    return points(load_rows(paths))
+
+
 def compare(
     a: str | Path,
     b: str | Path | None = None,
@@ -108,6 +116,34 @@ def compare(
     if backends is not None:
         return compare_backends(left, *backends)
     return compare_runs(left, _one_run(str(b), Path(out)), force)
+
+
+def compare_points(
+    a: str | Path, b: str | Path, force: bool = False, out: Path | str = DEFAULT_OUT
+) -> pd.DataFrame:
+    """The points of load that two runs share, a line for each figure: latencies, throughput, goodput.
+
+    Columns: `membound.results.serving.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, no load in
+    common), StoreError, RowError.
+    """
+    table = points_side_by_side(_one_run(str(a), Path(out)), _one_run(str(b), Path(out)), force)
+    if table.empty:
+        raise CompareError("the two runs share no point of load")
+    return table
+
+
+def compare_all(
+    a: str | Path, b: str | Path | None, backends: tuple[str, str] | None, force: bool, out: Path | str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cases and the points of load that two runs share. Raises CompareError if they share neither."""
+    if b is None or backends is not None:
+        return compare(a, b, backends, force, out), pd.DataFrame()
+    left, right = _one_run(str(a), Path(out)), _one_run(str(b), Path(out))
+    points = points_side_by_side(left, right, force)
+    both = all(any(row.kind == "case" for row in rows) for rows in (left, right))
+    if points.empty or both:
+        return compare_runs(left, right, force), points
+    return pd.DataFrame(), points
 
 
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:

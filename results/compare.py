@@ -55,7 +55,7 @@ def compare_runs(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> pd.
     if not common:
         raise CompareError("the two runs share no work on the same backend with as many threads")
     if not force:
-        _refuse_other_machine(a, b)
+        refuse_other_machine(a, b)
         _refuse_other_accelerators([*left[key], *right[key]] for key in common)
     return _table(_line(left[key], right[key]) for key in common)
 
@@ -85,7 +85,8 @@ def _by_case(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
     return groups
 
 
-def _refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
+def refuse_other_machine(a: Sequence[Row], b: Sequence[Row]) -> None:
+    """Raises CompareError, which names what differs, unless both runs are from the same kind of machine."""
     left, right = (_fingerprint(rows) for rows in (a, b))
     different = [key for key in left | right if left.get(key) != right.get(key)]
     if left and right and not different:

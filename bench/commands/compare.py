@@ -43,12 +43,19 @@ def compare(
     from membound.results.views.table import compare_view
 
     one_format(as_json, as_markdown)
-    lines = records(api.compare(a, b, backends, force, out))
+    table, points = api.compare_all(a, b, backends, force, out)
+    cases, loads = records(table), records(points)
     if as_json:
-        print_json(lines)
-    elif as_markdown:
+        print_json([*cases, *loads])
+        return
+    from membound.results.views.serving_text import compare_points_markdown, compare_points_view
+
+    if as_markdown:
         from membound.results.views.markdown import compare_markdown
 
-        print_text(compare_markdown(lines))
-    else:
-        console().print(compare_view(lines))
+        print_text((compare_markdown(cases) if cases else "") + compare_points_markdown(loads))
+        return
+    if cases:
+        console().print(compare_view(cases))
+    if loads:
+        console().print(compare_points_view(loads))

@@ -18,6 +18,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ExperimentsError        results.claim.experiments: a register of experiments is malformed
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── LoadError               bench.serving.schedule: a load cannot be drawn, or a server takes none of it
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
@@ -25,6 +26,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
+    ├── SloError                results.serving.slo: a service level cannot be read
     ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
