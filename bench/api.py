@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from membound.backends.registry import names
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
@@ -30,12 +31,12 @@ from membound.bench.run.resume import check_resumable, keep_plan, partial_of, re
 from membound.results.compare import CompareError, Comparison, compare_backends, compare_by, compare_runs
 from membound.results.processes import Process, processes_of
 from membound.results.row import Row
+from membound.results.serving.compare import compare_points as points_side_by_side
+from membound.results.serving.compare import holds_points
+from membound.results.serving.table import points
 from membound.results.stats import records, summarize
 from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
-from membound.results.stored_runs import DEFAULT_OUT, find_run
-
-if TYPE_CHECKING:
-    import pandas as pd
+from membound.results.stored_runs import DEFAULT_OUT, find_run, rows_of
 
 
 def run(
@@ -92,6 +93,14 @@ def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
     return summarize(load_rows(paths))
 
 
+def load_points(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
+    """Stored points of load as a table, one line each: latencies by percentile in seconds, rates, goodput, what failed.
+
+    Columns and meanings: docs/rows.md, `membound.results.serving.table.COLUMNS`. Raises StoreError, RowError.
+    """
+    return points(load_rows(paths))
+
+
 def compare(
     a: str | Path,
     b: str | Path | Sequence[str | Path] | None = None,
@@ -136,6 +145,37 @@ def comparison(
                 stacklevel=2,
             )
     return compare_runs(first, *others, force=force)
+
+
+def compare_points(
+    a: str | Path, b: str | Path, force: bool = False, out: Path | str = DEFAULT_OUT
+) -> pd.DataFrame:
+    """The points of load that two runs share, a line for each figure: latencies, throughput, goodput.
+
+    Columns: `membound.results.serving.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, no load in
+    common), StoreError, RowError.
+    """
+    table = points_side_by_side(rows_of(str(a), Path(out)), rows_of(str(b), Path(out)), force)
+    if table.empty:
+        raise CompareError("the two runs share no point of load")
+    return table
+
+
+def compare_all(
+    runs: Sequence[str], backends: tuple[str, str] | None, force: bool, out: Path, by: str | None = None
+) -> tuple[Comparison | None, pd.DataFrame]:
+    """The cases that runs share, and the points of load that two of them do. Raises CompareError if they share neither."""
+    loads = pd.DataFrame()
+    if len(runs) == 2 and backends is None and by is None:
+        paths = [find_run(name, out) for name in runs]
+        if all(holds_points(path) for path in paths):
+            loads = points_side_by_side(load_rows(paths[0]), load_rows(paths[1]), force)
+    try:
+        return comparison(runs, backends, force, out, by), loads
+    except (CompareError, StoreError):
+        if loads.empty:
+            raise
+        return None, loads
 
 
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:

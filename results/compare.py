@@ -10,7 +10,7 @@ threads on the same kind of machine. A ratio is B's time over A's: below 1, B is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,10 @@ def compare_runs(a: Measured, *others: Measured, force: bool = False) -> Compari
                 "the two runs share no work on the same backend with as many threads" + _nearest(left, right)
             )
         if not force:
-            doubts.append(_refuse_other_machine(left, right))
+            both = [[one for some in side.values() for one in some] for side in (left, right)]
+            machines = [machine_of(one.machine for one in some) for some in both]
+            imported = all(one.imported for some in both for one in some)
+            doubts.append(refuse_other_machine(machines[0], machines[1], imported))
             _refuse_other_accelerators([*left[key], *right[key]] for key in common)
         sides.append((left, right))
     return _comparison(sides, next(filter(None, doubts), ""))
@@ -170,23 +173,33 @@ def _nearest(left: dict[Any, list[Process]], right: dict[Any, list[Process]]) ->
     return f"; nearest: {why}" if why else ""
 
 
-def _refuse_other_machine(a: dict[Case, list[Process]], b: dict[Case, list[Process]]) -> str:
-    """Raises CompareError; returns a doubt where files of other tools name no machine, so that nobody can tell."""
-    left, right = (_fingerprint(side) for side in (a, b))
-    different = [key for key in left | right if left.get(key) != right.get(key)]
-    if left and right and not different:
+def refuse_other_machine(a: Mapping[str, Any], b: Mapping[str, Any], imported: bool = False) -> str:
+    """Raises CompareError, which names what differs, unless both machines (`machine_of`) are the same.
+
+    Returns a doubt where files of other tools name no machine, so that nobody can tell.
+    """
+    different = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    if a and b and not different:
         return ""
-    if left and right:
+    if a and b:
         first, others = different[0], ", ".join(different[1:])
-        what = f"{first}: {left.get(first)!r} against {right.get(first)!r}" + (
-            f"; also {others}" if others else ""
-        )
+        what = f"{first}: {a.get(first)!r} against {b.get(first)!r}" + (f"; also {others}" if others else "")
         raise CompareError(
             f"the runs are from different machines ({what}); --force compares them all the same"
         )
-    if all(one.imported for side in (a, b) for some in side.values() for one in some):
+    if imported:
         return "the files do not name their machines: whether the ratios are of one machine cannot be told"
     raise CompareError("a run carries no fingerprint of its machine; --force compares them all the same")
+
+
+def machine_of(machines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first that is known, its memory in whole GiB, since what a kernel keeps for itself varies from boot to boot."""
+    machine = dict(next((one for one in machines if one), {}))
+    if machine.get("memory_bytes"):
+        machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
+    if not machine.get("environment"):
+        machine.pop("environment", None)  # older rows have none
+    return machine
 
 
 def _refuse_other_accelerators(cases: Iterable[Sequence[Process]]) -> None:
@@ -198,16 +211,6 @@ def _refuse_other_accelerators(cases: Iterable[Sequence[Process]]) -> None:
                 f"{some[0].backend} ran on different devices ({' against '.join(map(repr, names))}); "
                 "--force compares them all the same"
             )
-
-
-def _fingerprint(side: dict[Case, list[Process]]) -> dict[str, Any]:
-    """The machine, its memory in whole GiB, since what a kernel keeps for itself varies from boot to boot."""
-    machine = dict(next((one.machine for some in side.values() for one in some if one.machine), {}))
-    if machine.get("memory_bytes"):
-        machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
-    if not machine.get("environment"):
-        machine.pop("environment", None)  # older rows have none
-    return machine
 
 
 def _comparison(sides: Sides, doubt: str) -> Comparison:

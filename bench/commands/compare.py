@@ -59,15 +59,24 @@ def compare(
     from membound.results.stats import records
 
     one_format(as_json, as_markdown)
-    found = api.comparison(runs, backends, force, out, by)
-    pairs, groups, alone = (records(part) for part in (found.table, found.groups, found.without_partner))
+    found, points = api.compare_all(runs, backends, force, out, by)
+    loads = records(points)
+    parts = (found.table, found.groups, found.without_partner) if found is not None else ()
+    pairs, groups, alone = [records(part) for part in parts] if parts else ([], [], [])
+    doubt = found.doubt if found is not None else ""
     if as_json:
-        print_json({"pairs": pairs, "groups": groups, "without_partner": alone, "doubt": found.doubt})
-    elif as_markdown:
-        from membound.results.views.comparison import comparison_markdown
+        print_json(
+            {"pairs": pairs, "groups": groups, "without_partner": alone, "doubt": doubt, "loads": loads}
+        )
+        return
+    from membound.results.views.comparison import comparison_markdown, comparison_view
+    from membound.results.views.serving_text import compare_points_markdown, compare_points_view
 
-        print_text(comparison_markdown(pairs, groups, alone, found.doubt))
-    else:
-        from membound.results.views.comparison import comparison_view
-
-        console().print(comparison_view(pairs, groups, alone, found.doubt))
+    if as_markdown:
+        cases = comparison_markdown(pairs, groups, alone, doubt) if found is not None else ""
+        print_text(cases + compare_points_markdown(loads))
+        return
+    if found is not None:
+        console().print(comparison_view(pairs, groups, alone, doubt))
+    if loads:
+        console().print(compare_points_view(loads))

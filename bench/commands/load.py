@@ -63,6 +63,9 @@ def load(
     seconds: Annotated[float, typer.Option(metavar="S", help="The window that counts.")] = 60.0,
     warm: Annotated[float, typer.Option(metavar="S", help="Seconds of load before it.")] = 5.0,
     drain: Annotated[float, typer.Option(metavar="S", help="How long to wait for answers after it.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", help="Most seconds from sending a request to its end.")
+    ] = 600.0,
     slo: Annotated[
         str, typer.Option(metavar="LEVEL", help="ttft=500,tpot=30 in milliseconds, or a preset of MLPerf's.")
     ] = "",
@@ -83,12 +86,14 @@ def load(
 
     Exit status 1 if a point has no whole answer, or the client was the limit of one.
     """
+    from membound.bench.serving.connection import Limits
     from membound.bench.serving.endpoint import parse_url
     from membound.bench.serving.lengths import parse_lengths
+    from membound.bench.serving.load import Load
     from membound.bench.serving.running import check, measure_load, numbers
     from membound.bench.serving.schedule import parse_pattern
-    from membound.bench.serving.session import Load
     from membound.results.serving.table import point_records
+    from membound.results.stats import plain
     from membound.results.views.serving import serving_view
 
     if sum(option is not None for option in (rate, users, trace)) != 1:
@@ -111,6 +116,7 @@ def load(
         drain_s=drain,
         seed=seed,
         slo=slo,
+        limits=Limits.within(timeout),
     )
     check(wanted)
     talk = console(stderr=as_json)
@@ -118,7 +124,7 @@ def load(
         wanted, out, shlex.join(["membound", *sys.argv[1:]]), talk, console(stderr=True)
     )
     if as_json:
-        print_json(point_records(rows))
+        print_json(plain(point_records(rows)))
     else:
         talk.print(serving_view(rows))
     talk.print(f"rows: {path}", soft_wrap=True)

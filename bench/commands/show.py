@@ -35,7 +35,7 @@ def show(
     as_markdown: Markdown = False,
     debug: Debug = False,
 ) -> None:
-    """Show stored runs: each work with its backends, fastest first, and what it came to."""
+    """Show stored runs: each work with its backends, fastest first, each point of load, and what it came to."""
     from membound.results.stored_runs import rows_of
 
     one_format(as_json, as_markdown)
@@ -47,14 +47,16 @@ def show(
         return
     rows = rows_of(run, out)
     if as_json:
-        from membound.results.stats import records, summarize
+        from membound.results.serving.table import point_records
+        from membound.results.stats import plain, records, summarize
 
-        print_json(records(summarize(rows)))
+        print_json([*records(summarize(rows)), *plain(point_records(rows))])
         return
     if as_markdown:
         from membound.results.views.markdown import run_markdown
+        from membound.results.views.serving_text import points_markdown
 
-        print_text(run_markdown(rows))
+        print_text(run_markdown(rows) + points_markdown(rows))
         return
     from membound.results.views.table import run_view
 

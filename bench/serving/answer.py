@@ -31,6 +31,8 @@ OUTCOMES = {
     "unsent": "unsent",
 }
 MOST_WORDS = 200
+MOST_SHOWN = 1 << 16
+"""Bytes of an answer that are looked at for words."""
 
 
 @dataclass(slots=True)
@@ -47,16 +49,22 @@ class Stream:
     finish: str = ""
     outcome: str = ""
     reason: str = ""
+    secret: str = field(default="", repr=False)
 
     def fail(self, outcome: str, reason: str) -> None:
-        """The first failure counts."""
+        """The first failure counts. A server may repeat the key that it was given: it is struck out."""
         if not self.outcome:
+            if self.secret:
+                reason = reason.replace(self.secret, "***")
             self.outcome, self.reason = outcome, " ".join(reason.split())[:MOST_WORDS]
 
 
-def read_answer(raw: RawAnswer, started_ns: int, asked_tokens: int | None) -> Request:
-    """The request behind it. `asked_tokens`: the length that the server was told to give; None if it may stop earlier."""
-    seen = read_stream(raw)
+def read_answer(raw: RawAnswer, started_ns: int, asked_tokens: int | None, secret: str = "") -> Request:
+    """The request behind it. `asked_tokens`: the length that the server was told to give; None if it may stop earlier.
+
+    `secret` is struck out of what the server says.
+    """
+    seen = read_stream(raw, secret)
     told = seen.usage.get("completion_tokens")
     told = told if isinstance(told, int) and told > 0 else None
     by_ids = bool(seen.tokens) and seen.with_ids == len(seen.tokens)
@@ -85,9 +93,9 @@ def read_answer(raw: RawAnswer, started_ns: int, asked_tokens: int | None) -> Re
     )
 
 
-def read_stream(raw: RawAnswer) -> Stream:
+def read_stream(raw: RawAnswer, secret: str = "") -> Stream:
     """All events of an answer, and the first thing that was wrong with it."""
-    seen = Stream()
+    seen = Stream(secret=secret)
     if raw.status and raw.status != 200:
         seen.fail("refused", f"HTTP {raw.status}: {_message(b''.join(part for *_, part in raw.parts))}")
         return seen
@@ -128,10 +136,10 @@ def _take(seen: Stream, at_ns: int, read: int, data: bytes) -> None:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
-        seen.fail("broken", f"an event is no JSON: {data[:80].decode(errors='replace')}")
+        seen.fail("broken", f"an event is no JSON: {data[:MOST_SHOWN].decode(errors='replace')}")
         return
     if not isinstance(body, dict):
-        seen.fail("broken", f"an event is no object: {data[:80].decode(errors='replace')}")
+        seen.fail("broken", f"an event is no object: {data[:MOST_SHOWN].decode(errors='replace')}")
         return
     if body.get("error") is not None:
         seen.fail("failed", f"an error event in the stream: {_message(data)}")
@@ -164,7 +172,7 @@ def _text(choice: dict[str, Any]) -> bool:
 
 def _message(body: bytes) -> str:
     """The words of an error body, or its beginning."""
-    text = body[: 1 << 16].decode(errors="replace")
+    text = body[:MOST_SHOWN].decode(errors="replace")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ class Job:
     name: str
     """``completions`` or ``chat/completions``."""
     body: bytes
+    asked_tokens: int | None = None
+    """The length that the answer must have; None where the server may stop earlier."""
 
 
 @dataclass(slots=True)
@@ -48,6 +51,8 @@ class Played:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     connections: int = 0
+    stale: int = 0
+    """Requests that met a connection which the server had just ended, and went out again on a new one."""
     kernel_times: bool = True
 
     @property
@@ -70,12 +75,21 @@ class Pool:
 
     async def ask(self, job: Job, raw: RawAnswer) -> None:
         """Send one request and fill in its answer. A connection that the server has ended meanwhile is not used."""
-        now = time.monotonic_ns
+        waiting = self._waiting()
+        if waiting is not None:
+            await self._ask(waiting, job, raw)
+            if not _went_stale(raw):
+                return
+            self._played.stale += 1
+            raw.again()
         try:
-            connection = self._waiting() or await self._open()
+            fresh = await self._open()
         except OSError as error:
-            raw.finish("unreachable", now(), error.strerror or str(error))
+            raw.finish("unreachable", time.monotonic_ns(), error.strerror or str(error))
             return
+        await self._ask(fresh, job, raw)
+
+    async def _ask(self, connection: Connection, job: Job, raw: RawAnswer) -> None:
         await connection.ask(job.name, job.body, raw.due_ns, raw)
         if connection.usable:
             self._idle.append(connection)
@@ -91,6 +105,7 @@ class Pool:
             one = self._idle.pop()
             if one.usable:
                 return one
+            one.close()
         return None
 
     async def _open(self) -> Connection:
@@ -98,6 +113,11 @@ class Pool:
         self._played.connections += 1
         self._played.kernel_times &= made.kernel_times
         return made
+
+
+def _went_stale(raw: RawAnswer) -> bool:
+    """Whether the server had ended the connection before it got the request: nothing came, and it is asked again."""
+    return raw.end in ("closed", "unreachable") and not raw.parts and not raw.status
 
 
 Watch = Callable[[Played], None]
@@ -120,7 +140,7 @@ async def play_open(
         tasks = set[asyncio.Task[None]]()
         try:
             for job in jobs:
-                raw = RawAnswer(played.started_ns + int(job.due_s * NS))
+                raw = RawAnswer(played.started_ns + int(job.due_s * NS), asked_tokens=job.asked_tokens)
                 await _until(raw.due_ns)
                 played.answers.append(raw)
                 task = asyncio.create_task(pool.ask(job, raw))
@@ -136,14 +156,17 @@ async def play_open(
 
 async def play_closed(
     endpoint: Endpoint,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     limits: Limits,
     users: int,
     seconds: float,
     drain_s: float,
     watch: Watch = lambda played: None,
 ) -> Played:
-    """`users` at a time, for `seconds`; a job's `due_s` is how long its user thinks before it."""
+    """`users` at a time, for `seconds`; a job's `due_s` is how long its user thinks before it.
+
+    Jobs are taken as they are needed, each before its time begins, so that making it is in no latency.
+    """
 
     async def send(pool: Pool, played: Played) -> None:
         waiting = iter(jobs)
@@ -155,7 +178,7 @@ async def play_closed(
                 if due_ns >= stop_ns:
                     return
                 await _until(due_ns)
-                raw = RawAnswer(due_ns)
+                raw = RawAnswer(due_ns, asked_tokens=job.asked_tokens)
                 played.answers.append(raw)
                 await pool.ask(job, raw)
 
@@ -174,6 +197,7 @@ async def _play(
     played = Played(time.monotonic_ns())
     pool = Pool(endpoint, limits, played)
     meter = asyncio.create_task(_measure_lag(played, watch))
+    _allow_connections()
     with _no_collections():
         cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
         try:
@@ -186,6 +210,13 @@ async def _play(
             for raw in played.answers:
                 raw.finish("timeout", time.monotonic_ns(), "under way when the run ended")
     return played
+
+
+def _allow_connections() -> None:
+    """As many as the system lets this process have: each is an open file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _until(due_ns: int) -> None:

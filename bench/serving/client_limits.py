@@ -39,6 +39,7 @@ def client_facts(played: Played, requests: Sequence[Request], window: Window) ->
         "kernel_times": played.kernel_times,
         "coalesced_share": 1 - reads / len(chunks) if chunks else 0.0,
         "connections": played.connections,
+        "stale": played.stale,
     }
 
 

@@ -1,7 +1,7 @@
 """One connection to a server: sends a request, keeps what comes with the time at which it came.
 
 >>> connection = await Connection.open(endpoint, Limits())
->>> raw = await connection.ask("completions", body, due_ns=monotonic_ns())
+>>> raw = await connection.ask("completions", body, due_ns=time.monotonic_ns())
 >>> raw.end, len(raw.parts)
 ('complete', 64)
 
@@ -28,6 +28,9 @@ from membound.bench.serving.raw import MOST_BYTES, RawAnswer
 _SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
 _TIMESPEC = struct.Struct("qq")
 READ_BYTES = 1 << 16
+CLOCK_TRIES = 8
+CLOCK_APART_NS = 20_000
+"""Three readings of clocks take less than a microsecond; a process that loses its core between them loses milliseconds."""
 NS = 1_000_000_000
 
 
@@ -39,6 +42,12 @@ class Limits:
     idle_s: float = 60.0
     """Between two reads of one answer, the first of them too."""
     total_s: float = 600.0
+
+    @classmethod
+    def within(cls, total_s: float) -> Self:
+        """No wait longer than that, and none longer than by default."""
+        usual = cls()
+        return cls(min(usual.connect_s, total_s), min(usual.idle_s, total_s), total_s)
 
 
 class Wire(asyncio.Protocol):
@@ -124,13 +133,22 @@ class ReadWire(Wire):
 
 def _kernel_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
     """When the kernel received the last bytes, by CLOCK_MONOTONIC; now, where it does not say."""
-    now = time.monotonic_ns()
     for level, kind, value in ancillary:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
             seconds, ns = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-            age = time.time_ns() - (seconds * NS + ns)
+            now, wall = _both_clocks()
+            age = wall - (seconds * NS + ns)
             return now - age if 0 <= age < NS else now  # a wall clock that was set meanwhile tells nothing
-    return now
+    return time.monotonic_ns()
+
+
+def _both_clocks() -> tuple[int, int]:
+    """CLOCK_MONOTONIC and the wall clock of the same moment: read again if the process lost its core in between."""
+    for _ in range(CLOCK_TRIES):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        if after - before < CLOCK_APART_NS:
+            break
+    return (before + after) // 2, wall
 
 
 class Connection:
@@ -179,7 +197,9 @@ class Connection:
         started = self._moved_ns = now()
         try:
             async with asyncio.timeout(limits.total_s):
-                raw.sent_ns = max(now(), due_ns)  # before: the answer may be there when sending returns
+                raw.sent_ns = self._at_ns = max(
+                    now(), due_ns
+                )  # before: the answer may be there when sending returns
                 await self._wire.send(self._endpoint.head(method, path, len(body)) + body)
                 while not done.done():
                     idle_s = limits.idle_s - (now() - self._moved_ns) / NS
@@ -208,7 +228,8 @@ class Connection:
             self._wire.end("the server sent what nobody asked for")
             return
         self._reads += 1
-        self._at_ns, self._moved_ns = at_ns, time.monotonic_ns()
+        self._moved_ns = time.monotonic_ns()
+        self._at_ns = min(max(at_ns, self._at_ns), self._moved_ns)  # what comes later came no earlier
         try:
             self._parser.feed_data(data)
         except self._httptools.HttpParserError as error:

@@ -1,6 +1,7 @@
 """A server that computes nothing: tokens come at times that were laid down, so that a client can be measured.
 
->>> with null_server(Script(ttft_s=0.05, itl_s=0.02)) as url: ...
+>>> server = NullServer(Script(ttft_s=0.05, itl_s=0.02))
+>>> port = await server.open()
 
 It speaks the streaming protocol of OpenAI's completions and chats, answers like an engine (a role first, usage last), and
 misbehaves where a fault is named. Each chunk tells `t_ns`, CLOCK_MONOTONIC right before it was sent, and `r_ns`, when the

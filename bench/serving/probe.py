@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from membound.bench.serving.answer import read_answer
 from membound.bench.serving.bodies import Asked, Fields, Prompts, body
@@ -20,6 +20,8 @@ from membound.bench.serving.schedule import LoadError
 
 PROBE_TOKENS = 4
 PROMPT_TOKENS = 8
+MOST_S = 120.0
+"""From sending a first request to its end: a server that is cold has time to warm up, one that trickles bytes has an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Facts:
 
 async def ask(endpoint: Endpoint, name: str, model: str, limits: Limits) -> Facts:
     """Which model there is, and the most of the optional fields that it takes. Raises LoadError in one line."""
+    limits = replace(limits, total_s=min(limits.total_s, MOST_S))
     found, longest = await _model(endpoint, model, limits)
     fields: Fields | None = Fields() if name == "completions" else Fields(ids=False)
     words = ""
@@ -46,11 +49,13 @@ async def ask(endpoint: Endpoint, name: str, model: str, limits: Limits) -> Fact
             body(Asked(name, found, PROBE_TOKENS), prompt, fields),
             limits,
         )
-        one = read_answer(raw, raw.due_ns, None)
+        one = read_answer(raw, raw.due_ns, None, endpoint.key)
         if one.ok:
             return Facts(found, longest, fields)
         if one.outcome != "refused" or raw.status not in (400, 422):
-            raise LoadError(f"{endpoint.url} gives no answer to a first request: {one.outcome}: {one.reason}")
+            raise LoadError(
+                f"{endpoint.url} gives no whole answer to a first request: {one.outcome}: {one.reason}"
+            )
         words = one.reason
         fields = fields.without(words)
     raise LoadError(f"{endpoint.url} refuses every form of a request to {name}: {words}")

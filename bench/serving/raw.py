@@ -39,6 +39,13 @@ class RawAnswer:
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
     """(when, number of the read, bytes of the body)."""
     size: int = 0
+    asked_tokens: int | None = None
+    """The length that the server was told to give; None if it may stop earlier."""
+
+    def again(self) -> None:
+        """Forget an attempt that never reached the server."""
+        self.sent_ns = self.ended_ns = None
+        self.end = self.why = ""
 
     def feed(self, at_ns: int, read: int, body: bytes) -> None:
         """Keep a part of the body."""

@@ -14,8 +14,9 @@ from rich.console import Console
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.run.session import noticing_interrupts
 from membound.bench.serving.client import Played
+from membound.bench.serving.load import Load, LoadPoint
 from membound.bench.serving.schedule import LoadError
-from membound.bench.serving.session import Load, run_load
+from membound.bench.serving.session import prepare, run_load
 from membound.results.row import Row
 from membound.results.serving.slo import parse_slo
 from membound.results.store import RunWriter, new_run_id, new_run_path
@@ -50,6 +51,7 @@ def check(load: Load) -> None:
         ("warm", load.warm_s, 0.0),
         ("drain", load.drain_s, 0.0),
         ("think", load.think_s, 0.0),
+        ("timeout", load.limits.total_s, 0.1),
     ):
         if not least <= value <= 1e6:
             raise LoadError(f"--{name} {value:g} must be from {least:g} to 1000000 seconds")
@@ -63,7 +65,14 @@ def check(load: Load) -> None:
 def measure_load(
     load: Load, out: Path, command: str, talk: Console, progress: Console
 ) -> tuple[Path, list[Row], bool]:
-    """Play all points; the path of their file, their rows, and whether Ctrl-C cut them short. Raises as `run_load`."""
+    """Play all points; the path of their file, their rows, and whether Ctrl-C cut them short.
+
+    Raises LoadError as `prepare` does, and StoreError.
+    """
+    new_run_path(out, "")  # a folder that cannot be written to is refused before anything is sent
+    prepared = prepare(load)
+    if prepared.facts.fields.dropped:
+        talk.print(f"the server does not take {', '.join(prepared.facts.fields.dropped)}", soft_wrap=True)
     run_id = new_run_id(fingerprint()["cpu"])
     kept: list[Row] = []
     interrupted = False
@@ -73,12 +82,14 @@ def measure_load(
             writer.append(row)
             kept.append(row)
 
-        def watch(point: str, played: Played) -> None:
+        def watch(point: LoadPoint, played: Played) -> None:
             done = sum(bool(one.end) for one in played.answers)
-            progress.print(f"{point}: {len(played.answers)} sent, {done} done, {played.under_way} under way")
+            progress.print(
+                f"{point.label}: {len(played.answers)} sent, {done} done, {played.under_way} under way"
+            )
 
         try:
-            run_load(load, run_id, command, keep, lambda text: talk.print(text, soft_wrap=True), watch)
+            run_load(prepared, run_id, command, keep, watch)
         except KeyboardInterrupt:
             interrupted = True
     return writer.path, kept, interrupted

@@ -1,5 +1,6 @@
 """Stored points of load as figures, and as a table for programs.
 
+>>> from membound.results.store import load_rows
 >>> points(load_rows("results/runs")).loc[:, ["work", "due_per_s", "ttft_p50_s", "goodput_share"]]
 """
 
@@ -14,6 +15,34 @@ from membound.results.row import Row
 from membound.results.serving.point import PERCENTILES, Point, point_of
 from membound.results.serving.slo import SloError, parse_slo
 from membound.results.serving.window import Window
+
+COLUMNS = {
+    "run_id": "the run",
+    "backend": "`url` for a server that was there before, or the engine that was started",
+    "device": "where it listened",
+    "work": "canonical text of the load",
+    "replicate": "number of the server's process",
+    "status": "ok, or error if no answer in the window was whole",
+    "reason": "why it is not ok",
+    "validity": "invalid where the client was the limit, else clean",
+    "validity_reasons": "what the client was short of",
+    "slo": "the service level that goodput is of",
+    "seconds": "length of the window",
+    "due": "requests that were due in it",
+    "outcomes": "how many ended how",
+    "due_per_s": "requests due a second",
+    "ok_per_s": "whole answers a second, by when they were due",
+    "output_tokens_per_s": "tokens of whole answers a second",
+    "prompt_tokens": "tokens of prompts, by the server",
+    "output_tokens": "tokens of whole answers",
+    "seen_itl_share": "share of the gaps between tokens that were seen; the others came several at once",
+    "goodput_per_s": "requests a second that kept the service level",
+    "goodput_share": "their share of all that were due",
+    "steady": "False where answers took longer and longer through the window",
+    "growth": "whole answers of its last quarter over those of its first, medians",
+}
+"""Columns of `points`, less those of the latencies: ``ttft``, ``ttft_sent``, ``tpot``, ``itl`` and ``e2e`` have each
+a ``_count``, and for the percentiles 50, 90 and 99 a ``_p50_s`` and its interval over the blocks of the window, ``_p50_ci_s``."""
 
 
 def point_of_row(row: Row) -> Point:
@@ -37,7 +66,8 @@ def points(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    found: dict[str, Any] = dict.fromkeys(COLUMNS)
+    found |= {
         "run_id": row.run_id,
         "backend": row.backend,
         "device": row.device,

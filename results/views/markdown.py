@@ -35,7 +35,7 @@ def run_markdown(rows: Sequence[Row]) -> str:
     lines: list[str] = []
     for run in dict.fromkeys(row.run_id for row in rows):
         lines += _run([row for row in rows if row.run_id == run])
-    return "\n".join([*lines, LEGEND, ""])
+    return "\n".join([*lines, *([LEGEND, ""] if any(row.kind != "serving" for row in rows) else [])])
 
 
 def _run(rows: list[Row]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Points of load as a table, for terminals of 80 columns.
 
+>>> from membound.results.views.console import PlainConsole
 >>> PlainConsole().print(serving_view(rows))
 
 A block a point: what was asked and reached, then each latency with its percentiles. What failed, what was not seen and
@@ -44,16 +45,21 @@ def _block(row: Row) -> Iterator[RenderableType]:
     except ValueError as error:
         yield Text(f"{row.status}: {row.reason or error}")
         return
-    yield Text(
-        f"{point.due_per_s:.3g} due/s, {point.ok_per_s:.3g} answered/s, "
-        f"{amount(point.output_tokens_per_s, 'tokens/s')} in {point.seconds:.3g} s"
-    )
+    yield Text(rates(point))
     if row.status != "ok":
         yield Text(f"{row.status}: {row.reason}")
         return
     yield _latencies(point)
-    for line in _notes(row, point):
+    for line in point_notes(row, point):
         yield Text(line)
+
+
+def rates(point: Point) -> str:
+    """What was asked and reached, in a line."""
+    return (
+        f"{point.due_per_s:.3g} due/s, {point.ok_per_s:.3g} answered/s, "
+        f"{amount(point.output_tokens_per_s, 'tokens/s')} in {point.seconds:.3g} s"
+    )
 
 
 def _latencies(point: Point) -> Table:
@@ -67,11 +73,11 @@ def _latencies(point: Point) -> Table:
         one = point.latency[name]
         if one.count:
             cells = [duration(one.at.get(percentile), 3) for percentile in PERCENTILES]
-            table.add_row(words, str(one.count), *cells, _half(one))
+            table.add_row(words, str(one.count), *cells, half_width(one))
     return table
 
 
-def _half(one: Distribution) -> str:
+def half_width(one: Distribution) -> str:
     """Half of the interval of the median, as a share of it."""
     if 50 not in one.ci:
         return "–"
@@ -79,7 +85,7 @@ def _half(one: Distribution) -> str:
     return percent((high - low) / 2 / one.at[50])
 
 
-def _notes(row: Row, point: Point) -> Iterator[str]:
+def point_notes(row: Row, point: Point) -> Iterator[str]:
     """What a reader of these figures must know, a line each."""
     failed = {name: count for name, count in point.outcomes.items() if name != "ok"}
     if failed:

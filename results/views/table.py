@@ -23,6 +23,7 @@ from membound.results.roofline import best_ceilings, compute_ceilings
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.views.sentences import sentences
+from membound.results.views.serving import serving_view
 from membound.results.views.timed import NARROW, WIDEST_BACKEND, Timed, notes, number_column
 from membound.results.wording import amount, duration, gigabytes_per_s, percent, rate, short
 
@@ -44,7 +45,11 @@ def run_view(rows: Sequence[Row], ceilings: bool = False) -> Group:
     runs = list(dict.fromkeys(row.run_id for row in rows))
     for run in runs:
         parts += _run([row for row in rows if row.run_id == run], ceilings)
-    return Group(*parts, Text(LEGEND, style="dim") if rows else Text("no rows: nothing was measured"))
+    if not rows:
+        parts.append(Text("no rows: nothing was measured"))
+    elif any(row.kind != "serving" for row in rows):
+        parts.append(Text(LEGEND, style="dim"))
+    return Group(*parts)
 
 
 def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
@@ -59,7 +64,8 @@ def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
     for work in works:
         parts += _work([line for line in lines if line["work"] == work], width)
     said: list[RenderableType] = [Text(sentence) for sentence in sentences(lines)]
-    return [*parts, *_absent(lines), *_doubts(lines), *said, *([Text()] if said else [])]
+    parts += [*_absent(lines), *_doubts(lines), *said, *([Text()] if said else [])]
+    return [*parts, serving_view(rows)] if any(row.kind == "serving" for row in rows) else parts
 
 
 def _used_ceilings(rows: list[Row], lines: list[dict[str, Any]]) -> list[RenderableType]:

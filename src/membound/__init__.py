@@ -4,7 +4,8 @@
 >>> table = membound.run(["linear:n=4096,k=4096,weight=int8"], quick=True)
 >>> table[["backend", "time_s", "mbu", "verdict"]]
 
-`run` measures, `load` reads stored runs, `compare` compares two of them; all return pandas DataFrames.
+`run` measures, `load` reads stored runs, `compare` compares two of them; `load_points` and `compare_points` do so with
+points of load on servers. All return pandas DataFrames.
 Errors that a user can do something about are `MemboundError` and its children: `membound.errors` draws the tree.
 
 Nothing heavy is imported before it is used.
@@ -17,7 +18,7 @@ from membound.version import __version__
 
 if TYPE_CHECKING:
     from membound.backends.registry import UnknownBackend
-    from membound.bench.api import compare, load, run
+    from membound.bench.api import compare, compare_points, load, load_points, run
     from membound.bench.planning.choice import OptionError
     from membound.bench.planning.suites import PlanError
     from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
@@ -41,7 +42,9 @@ __all__ = [
     "Unsupported",
     "__version__",
     "compare",
+    "compare_points",
     "load",
+    "load_points",
     "run",
 ]
 
@@ -58,7 +61,9 @@ _HOMES = {
     "UnknownBackend": "backends.registry",
     "Unsupported": "errors",
     "compare": "bench.api",
+    "compare_points": "bench.api",
     "load": "bench.api",
+    "load_points": "bench.api",
     "run": "bench.api",
 }
 

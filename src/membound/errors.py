@@ -25,6 +25,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── GateError               bench.gate.trees: a base or a head cannot be had as asked
     ├── HardwareError           results.predict.catalogue: a device, a figure or a file of devices is not as it must be
     ├── HereError               bench.planning.here: a run cannot serve a prediction
+    ├── LoadError               bench.serving.schedule: a load cannot be drawn, or a server takes none of it
     ├── MarksMissing            results.report.markdown: a document lacks the marks to write between
     ├── MeasuredError           bench.planning.measured: a file of measured rows is malformed
     ├── ModelError              kernels.model: a model is unknown, or its folder cannot be taken
@@ -38,6 +39,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ReportError             bench.claim.report: a report cannot be written
     ├── ReportUnavailable       results.report.charts: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
+    ├── SloError                results.serving.slo: a service level cannot be read
     ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name

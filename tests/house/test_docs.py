@@ -26,6 +26,8 @@ from membound.kernels.models import MODELS
 from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse, parse_as
 from membound.results import compare, stats, verdict
 from membound.results.row import GRADES, STATUSES, Row
+from membound.results.serving import compare as points
+from membound.results.serving import table
 from membound.results.store import load_rows
 from membound.results.views.console import PlainConsole
 from membound.results.views.table import run_view
@@ -168,7 +170,7 @@ def test_every_backend_is_documented(entry):
     assert entry.partition(".")[0] + ":" in README
 
 
-@pytest.mark.parametrize("extra", ["torch", "onnx-export", "test"])
+@pytest.mark.parametrize("extra", ["torch", "onnx-export", "serving", "test"])
 def test_extras_that_a_user_needs_are_named(extra):
     assert extra in PROJECT["optional-dependencies"]
     assert f"`{extra}`" in README or f"[{extra}]" in README
@@ -226,8 +228,13 @@ def test_every_counter_is_documented():
 
 @pytest.mark.parametrize(
     ("heading", "columns"),
-    [("## The summary", stats.COLUMNS), ("## Comparisons", compare.COLUMNS)],
-    ids=["summary", "comparison"],
+    [
+        ("## The summary", stats.COLUMNS),
+        ("## Comparisons\n", compare.COLUMNS),
+        ("## Points of load", table.COLUMNS),
+        ("## Comparisons of loads", points.COLUMNS),
+    ],
+    ids=["summary", "comparison", "points", "comparison of points"],
 )
 def test_every_column_is_documented_in_the_words_of_the_code(heading, columns):
     section = DOCS["rows.md"].partition(heading)[2].partition("\n## ")[0]

@@ -42,6 +42,9 @@ MORE = {
     "bench/machine/nvidia.py": {"pynvml"},
     "bench/machine/amd.py": {"amdsmi"},
     "bench/pytest_plugin/hooks.py": {"pytest"},
+    "bench/serving/connection.py": {"httptools"},
+    "bench/serving/null_server.py": {"httptools"},
+    "bench/serving/session.py": {"uvloop"},
     "results/exchange/parquet.py": {"pyarrow"},
     "results/report/charts.py": {"altair", "vl_convert"},
 }

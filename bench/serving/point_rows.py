@@ -1,0 +1,80 @@
+"""A point that was played, as a row: every request, the window, what the client was like, and whether it counts.
+
+>>> row = point_row(load, facts, schedule, played, run_id="…", command="membound load …", cut_short=False)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from membound.bench.machine.fingerprint import HARNESS_PACKAGES, fingerprint, package_versions
+from membound.bench.serving.answer import read_answer
+from membound.bench.serving.client import Played
+from membound.bench.serving.client_limits import client_facts, client_reasons
+from membound.bench.serving.drawing import Schedule
+from membound.bench.serving.load import Load, work_of
+from membound.bench.serving.probe import Facts
+from membound.results.row import Row
+from membound.results.serving.request import Request
+from membound.results.serving.window import Window
+
+SHORTEST_WINDOW_S = 0.001
+
+
+def point_row(
+    load: Load,
+    facts: Facts,
+    schedule: Schedule,
+    played: Played,
+    run_id: str,
+    command: str,
+    cut_short: bool,
+    more: dict[str, Any] | None = None,
+) -> Row:
+    """`cut_short`: it was ended by Ctrl-C, and its window ends there. `more` goes into `config`."""
+    secret = load.endpoint.key
+    requests = [read_answer(raw, played.started_ns, raw.asked_tokens, secret) for raw in played.answers]
+    end_s = load.total_s
+    if cut_short:
+        end_s = max(min(end_s, played.wall_s), load.warm_s + SHORTEST_WINDOW_S)
+    window = Window(load.warm_s, end_s)
+    client = client_facts(played, requests, window)
+    reasons = client_reasons(client)
+    failure = _failure(window.of(requests))
+    return Row(
+        run_id=run_id,
+        kind="serving",
+        backend="url",
+        work=work_of(load, facts.model, schedule.point),
+        status="error" if failure else "ok",
+        reason=failure,
+        seed=load.seed,
+        device=load.endpoint.url,
+        requests=requests,
+        config={
+            schedule.point.kind: schedule.point.value,
+            "warm_s": window.warm_s,
+            "end_s": window.end_s,
+            "slo": load.slo,
+            "model": facts.model,
+            "dropped": facts.fields.dropped,
+            "client": client,
+            "dispersion": schedule.dispersion,
+            **(more or {}),
+        },
+        grade="invalid" if reasons else "clean",
+        grade_reasons=reasons,
+        machine=fingerprint(),
+        versions=package_versions((*HARNESS_PACKAGES, "httptools", "uvloop")),
+        command=command,
+    )
+
+
+def _failure(counted: list[Request]) -> str:
+    """Why a window has no figures, or ''."""
+    if any(one.ok for one in counted):
+        return ""
+    first = next(iter(counted), None)
+    return (
+        f"no whole answer: {first.outcome}: {first.reason}" if first else "no request was due in the window"
+    )

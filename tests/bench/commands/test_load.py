@@ -1,0 +1,174 @@
+"""`membound load`, `show` and `compare` of its runs, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import case
+from servers import bad_server, garbage, null_server, slow_loris
+
+import membound
+from membound.bench import cli
+from membound.bench.serving.null_server import Script
+from membound.results.store import RunWriter, load_rows, new_run_path
+
+pytest.importorskip("uvloop")
+
+SECRET = "sk-planted-4711"
+SHORT = ["--seconds", "1", "--warm", "0.2", "--prompt", "8", "--output", "4"]
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command left."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def called(*arguments: str) -> Called:
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        cli.main([*arguments])
+    return Called(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", SECRET)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def loaded(tmp_path: Path, url: str, *more: str) -> Called:
+    return called("load", "--url", url, *SHORT, "--out", str(tmp_path), *more)
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    with null_server(Script(0.02, 0.005)) as url:
+        for _ in range(2):
+            assert loaded(tmp_path, url, "--rate", "20").exit_code in (0, 1)
+    return sorted(tmp_path.glob("*.jsonl"))
+
+
+def test_a_load_prints_its_table_and_keeps_its_rows(tmp_path: Path) -> None:
+    with null_server(Script(0.02, 0.005)) as url:
+        result = loaded(tmp_path, url, "--users", "2", "--slo", "ttft=2000", "--key-env", "A_KEY")
+    assert "first token, from due" in result.stdout
+    assert "goodput under ttft=2000" in result.stdout
+    (path,) = tmp_path.glob("*.jsonl")
+    (row,) = load_rows(path)
+    assert row.status == "ok"
+    assert SECRET not in result.output + path.read_text()
+    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
+
+
+def test_json_is_all_of_standard_output(tmp_path: Path) -> None:
+    with null_server(Script(0.02, 0.005)) as url:
+        result = loaded(tmp_path, url, "--rate", "20", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["status"] == "ok"
+    assert record["ttft_p50_s"] >= 0.02
+
+
+def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path], tmp_path: Path) -> None:
+    shown = called("show", str(two_runs[0]))
+    assert "first token, from due" in shown.stdout
+    assert "×best" not in shown.stdout
+    (record,) = json.loads(called("show", str(two_runs[0]), "--json").stdout)
+    assert record["work"].startswith("serving:model=null,api=completions,rate=20")
+    assert "| first token, from due |" in called("show", str(two_runs[0]), "--markdown").stdout
+    a, b = map(str, two_runs)
+    for option, words in (((), "first token, median"), (("--markdown",), "| first token, median |")):
+        compared = called("compare", a, b, *option)
+        assert compared.exit_code == 0, compared.output
+        assert words in compared.stdout
+    figures = {line["figure"]: line for line in json.loads(called("compare", a, b, "--json").stdout)["loads"]}
+    assert figures["ttft_p50_s"]["ratio"] == pytest.approx(
+        figures["ttft_p50_s"]["b"] / figures["ttft_p50_s"]["a"]
+    )
+    assert figures["ttft_p50_s"]["ratio_ci"] is None
+    assert len(membound.load(two_runs)) == 0
+    assert membound.load_points(two_runs)["ttft_p50_s"].min() >= 0.02
+    assert set(membound.compare_points(a, b)["figure"]) >= {"ttft_p50_s", "output_tokens_per_s"}
+
+
+def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Path) -> None:
+    rows: list[Any] = [*load_rows(two_runs[0]), case()]
+    with RunWriter(new_run_path(tmp_path / "mixed", "mixed")) as writer:
+        for row in rows:
+            row.run_id = "mixed"
+            writer.append(row)
+    mixed = str(tmp_path / "mixed")
+    shown = called("show", mixed)
+    assert shown.exit_code == 0, shown.output
+    assert "first token, from due" in shown.stdout
+    assert "×best" in shown.stdout
+    assert len(json.loads(called("show", mixed, "--json").stdout)) == 2
+    both = called("compare", mixed, mixed, "--force")
+    assert both.exit_code == 0, both.output
+    assert "B/A: time of B" in both.stdout
+    assert "first token, median" in both.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "0"], "is not a number above 0"),
+        ([], "give one of --rate, --users and --trace"),
+        (["--rate", "1", "--users", "1"], "give one of"),
+        (["--rate", "1", "--slo", "p99=1"], "service level"),
+        (["--rate", "1", "--pattern", "burst"], "pattern"),
+        (["--rate", "1", "--prompt", "none"], "lengths"),
+        (["--rate", "1", "--seconds", "0"], "--seconds"),
+        (["--rate", "1", "--key-env", "NO_SUCH"], "no variable NO_SUCH"),
+        (["--rate", "1", "--key-file", "/no/such"], "cannot be read"),
+        (["--trace", "/no/such"], "cannot be read"),
+        (["--rate", "1"], "cannot be reached"),
+    ],
+)
+def test_bad_input_is_one_line_and_two(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = called("load", "--url", "http://127.0.0.1:1", "--out", str(tmp_path), *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize("talk", [garbage, slow_loris])
+def test_an_endpoint_that_is_none_ends_within_its_limit(tmp_path: Path, talk: Any) -> None:
+    with bad_server(talk) as url:
+        result = loaded(tmp_path, url, "--users", "1", "--timeout", "0.5", "--key-env", "A_KEY")
+    assert result.exit_code == 2
+    assert "gives no answer" in result.output
+    assert SECRET not in result.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("0,5,2", "-3,9,3"), "line 3"),
+        (("5,5,2", "4,9,3"), "its time is before"),
+        (("0,5,0",), "no request is due"),
+        (("0,5,2", "9000,1,1"), "no request is due"),
+    ],
+)
+def test_traces_that_cannot_be_played(tmp_path: Path, lines: tuple[str, ...], words: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["Timestamp,Request tokens,Response tokens", *lines]) + "\n")
+    result = called(
+        "load", "--url", "http://127.0.0.1:1", *SHORT, "--trace", str(path), "--out", str(tmp_path)
+    )
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
