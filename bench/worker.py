@@ -34,7 +34,7 @@ from membound.bench.protocol.messages import (
 
 SLOWDOWN = "MEMBOUND_SLOWDOWN"
 COUNTS = "MEMBOUND_COUNT_ALLOCATIONS"
-"""Variables that `membound gate` sets in the interpreters that it writes: see `measure.station.Gated`."""
+"""Variables that `membound gate` sets in the interpreters that it writes: see `measure.gated`."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
         answers.flush()
 
     say(Hello(sys.version.split()[0], PROTOCOL), 0)
-    from membound.bench.measure.station import Gated, Station
+    from membound.bench.measure.gated import Gated
+    from membound.bench.measure.station import Station
 
     number = 0
     gated = Gated(float(os.environ.get(SLOWDOWN, "0")), COUNTS in os.environ)

@@ -1,7 +1,6 @@
 """A backend with a work prepared on it, whose every launch finds its operands cold: what a worker times.
 
->>> from membound.bench.measure.closing import closed
-from membound.bench.measure.cold_memory import cold_memory
+>>> from membound.bench.measure.cold_memory import cold_memory
 >>> how = Preparation(threads=2, seed=1, memory_bytes=1 << 30, reference_dir=Path("references"))
 >>> one = prepare_cold("mine:cpu", work, how, cold_memory(2))
 >>> turn = one.take_turn(attempts=3)

@@ -37,31 +37,13 @@ from membound.bench.measure.cold_memory import ColdMemory, cold_memory, slots_fo
 from membound.bench.measure.devices import try_devices
 from membound.bench.measure.failures import failure_of, said
 from membound.bench.measure.figures import device_fields, plain, settings, stored_bytes
+from membound.bench.measure.gated import NOT_GATED, Gated
 from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
 from membound.errors import Unsupported
 from membound.kernels import reference
 from membound.kernels.cpu.compile import watch_compilation
 from membound.kernels.work import parse
-
-
-@dataclass(frozen=True, slots=True)
-class Gated:
-    """What `membound gate` wants of its workers besides."""
-
-    slowdown: float = 0.0
-    """Share of its time by which each launch is prolonged, for the test of itself."""
-    counts: bool = False
-    """Whether to count what a launch allocates."""
-
-    def told(self, one: ColdBackend) -> dict[str, Any]:
-        """What of it the row's `config` says, after everything was timed and checked."""
-        counted = one.allocated_bytes() if self.counts else None
-        slowed = {"slowdown": self.slowdown} if self.slowdown else {}
-        return slowed | ({} if counted is None else {"allocated_bytes": counted})
-
-
-NOT_GATED = Gated()
 
 
 @dataclass(slots=True)
