@@ -23,7 +23,7 @@ from membound.kernels.cuda.device import cubins
 from membound.kernels.work import parse
 
 ROOT = Path(__file__).parents[2]
-SECONDS = int(os.environ.get("STUB_SECONDS", "150"))
+SECONDS = int(os.environ.get("STUB_SECONDS", "200"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.cuda_compile]
 
@@ -124,7 +124,7 @@ def test_every_test_reaches_its_numbers_which_are_wrong(
     rest = next(ElementTree.parse(folder / "unpacked/4-rest/tests.xml").iter("testsuite"))
     assert suite.get("errors") == rest.get("errors") == "0"
     failures = [f.get("message", "") for f in suite.iter("failure")]
-    assert len(failures) > 10
+    assert len(failures) > 3
     strange = [text for text in failures if not text.startswith(("AssertionError: ", "assert "))]
     assert not strange, strange[:3]
 

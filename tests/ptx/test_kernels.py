@@ -30,7 +30,8 @@ from membound.kernels.work import parse
 pytestmark = pytest.mark.cuda_compile
 
 SMALL = Model("small", 64, 1, 2, 1, 32, 64, 65)
-WITH_BIAS_AND_NORM = Model("odd", 64, 1, 2, 1, 32, 64, 65, qkv_bias=True, qk_norm=True)
+ODD = Model("odd", 64, 1, 2, 1, 32, 64, 65, qkv_bias=True, qk_norm=True, gated=False)
+"""Biases, norms of heads, and an activation without a gate."""
 STEP_LIMIT = 0.05
 """Relative error of a step's logits: its tolerance is one of whole models, this one has a layer."""
 
@@ -78,7 +79,7 @@ SPECS = [
 
 @pytest.fixture(autouse=True)
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for model in (SMALL, WITH_BIAS_AND_NORM):
+    for model in (SMALL, ODD):
         monkeypatch.setitem(MODELS, model.name, model)
 
 
@@ -224,8 +225,8 @@ FAMILIES = {
     "combine_kernel": "combine",
     "latent_kernel": "latent",
     "append_kernel": "append",
-    "norm_kernel": "norm",
-    "activation_kernel": "activation",
+    "norm_kernel": "rms",
+    "activation_kernel": "silu",
 }
 """What the kernels of works are called, by their factories; those of instruments have a test each."""
 INSTRUMENTS = {"copy_kernel", "triad_kernel", "read_kernel", "fma_kernel", "tile_kernel", "co_runner_kernel"}

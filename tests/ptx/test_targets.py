@@ -22,7 +22,7 @@ def claimed(target: str) -> list[Kernel]:
     """The kernels of the works that the executor runs, if they run on that target, and all instruments."""
     kernels = {k.name: k for k in (*catalogue.ceiling_kernels(), *catalogue.co_runner_kernels())}
     with pytest.MonkeyPatch.context() as patch:
-        for model in (test_kernels.SMALL, test_kernels.WITH_BIAS_AND_NORM):
+        for model in (test_kernels.SMALL, test_kernels.ODD):
             patch.setitem(MODELS, model.name, model)
         for spec, multiprocessors in test_kernels.SPECS:
             work = parse(spec)
