@@ -93,6 +93,9 @@ def test_a_torn_last_line_is_dropped_and_any_other_refused(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     (tmp_path / "torn.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:-20])
     assert [one.replicate for one in processes_of(tmp_path / "torn.jsonl")] == [0, 1]
+    (tmp_path / "end.jsonl").write_bytes(lines[0] + lines[1][:-1] + b"x")
+    with pytest.raises(RowError, match=r"end\.jsonl, line 2: "):
+        list(processes_of(tmp_path / "end.jsonl"))
     (tmp_path / "cut.jsonl").write_bytes(lines[0] + lines[1][:-20] + b"\n" + lines[2])
     with pytest.raises(RowError, match=r"cut\.jsonl, line 2: "):
         list(processes_of(tmp_path / "cut.jsonl"))
