@@ -200,6 +200,7 @@ def _loaded(content: bytes, ends: dict[bytes, dict[str, Any]]) -> dict[str, Any]
     neither is an object, and then the line is read as a whole.
     """
     cut = content.rfind(b',"machine":{')
+    found: dict[str, Any]
     if cut > 0:
         end = content[cut + 1 :]
         try:
@@ -207,10 +208,11 @@ def _loaded(content: bytes, ends: dict[bytes, dict[str, Any]]) -> dict[str, Any]
                 if len(ends) >= MOST_ENDS:
                     ends.clear()
                 ends[end] = json.loads(b"{" + end)
-            return json.loads(content[:cut] + b"}") | ends[end]
+            found = json.loads(content[:cut] + b"}")
+            return found | ends[end]
         except ValueError:
             pass  # below
-    found: dict[str, Any] = json.loads(content)
+    found = json.loads(content)
     return found
 
 
