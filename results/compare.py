@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,6 @@ from membound.results.processes import Process, condensed, usable_processes
 from membound.results.ratios import process_medians, ratio_of
 from membound.results.roofline import device_class
 from membound.results.row import Row
-from membound.results.shares import middle
 from membound.results.wording import ratio_words
 from membound.spec_text import identity
 
@@ -162,8 +162,11 @@ def _processes(rows: Measured) -> Iterable[Process]:
 def _by_case(processes: Iterable[Process]) -> dict[Case, list[Process]]:
     """Replicates by (backend, work, threads); a model folder is the same wherever it lies."""
     groups: dict[Case, list[Process]] = {}
+    works: dict[str, str] = {}
     for one in processes:
-        groups.setdefault((one.backend, identity(one.work), one.threads), []).append(one)
+        if one.work not in works:
+            works[one.work] = identity(one.work)
+        groups.setdefault((one.backend, works[one.work], one.threads), []).append(one)
     return groups
 
 
@@ -228,8 +231,8 @@ def _line(a: list[Process], b: list[Process]) -> dict[str, Any]:
     line |= {"run_a": a[0].run_id, "run_b": b[0].run_id, "backend_a": a[0].backend, "backend_b": b[0].backend}
     left, right = usable_processes(a), usable_processes(b)
     line |= {"replicates_a": len(left), "replicates_b": len(right)}
-    line["time_a_s"] = middle(process_medians(left))
-    line["time_b_s"] = middle(process_medians(right))
+    for name, used in (("time_a_s", left), ("time_b_s", right)):
+        line[name] = median(process_medians(used)) if used else None
     if not (left and right):
         sides = (("A", a, left), ("B", b, right))
         line["note"] = "; ".join(f"{side}: {_failure(rows)}" for side, rows, used in sides if not used)

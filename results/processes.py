@@ -47,6 +47,8 @@ COLUMNS = (
     *("device", "machine", "error", "tolerance"),
     *NESTED,
 )
+MOST_ENDS = 1000
+"""Ends of lines that are kept: a file has one for each run in it."""
 LAST_MACHINE = "the machine of the row before"
 
 
@@ -164,28 +166,54 @@ def list_of_part(path: Path, turns: bool, part: tuple[int, int]) -> list[Process
 def _of_part(path: Path, turns: bool, part: tuple[int, int]) -> Iterator[Process]:
     """The cases whose lines begin within these bytes. A torn last line of the file is dropped."""
     start, end = part
+    ends: dict[bytes, dict[str, Any]] = {}
     with path.open("rb") as file:
         if start:
             file.seek(start - 1)
             file.readline()  # the rest of a line that began in the part before
         while (at := file.tell()) < end:
             line = file.readline()
-            if line.strip() and (process := _of_line(path, at, line, turns)) is not None:
+            if line.strip() and (process := _of_line(path, at, line, turns, ends)) is not None:
                 yield process
 
 
-def _of_line(path: Path, at: int, line: bytes, turns: bool) -> Process | None:
+def _of_line(
+    path: Path, at: int, line: bytes, turns: bool, ends: dict[bytes, dict[str, Any]]
+) -> Process | None:
     try:
         content = unsealed(line)
         if content is line:  # no checksum: whoever wrote it
             row = Row.from_json(line.decode())
             return condensed(row, turns) if row.kind == "case" else None
-        stored = json.loads(content)
+        stored = _loaded(content, ends)
         return _of_fields(stored, turns, _digest(content)) if stored["kind"] == "case" else None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        if not line.endswith(b"\n") and not _is_whole(line):
-            return None
+        if not line.endswith(b"\n") and not (_is_whole(line) or _is_whole(line[:-1])):
+            return None  # torn; one that is whole but for its last character is not: the newline itself has changed
         raise RowError(f"{path}, line {_number(path, at)}: {_wrong(line, error)}") from None
+
+
+def _loaded(content: bytes, ends: dict[bytes, dict[str, Any]]) -> dict[str, Any]:
+    """The object of a line. All rows of a run end alike, with its machine and its packages: half of what there is to read.
+
+    A quote within a text has a backslash before it, so the mark is no text; one deeper inside leaves two halves of which
+    neither is an object, and then the line is read as a whole.
+    """
+    cut = content.rfind(b',"machine":{')
+    found: dict[str, Any]
+    if cut > 0:
+        end = content[cut + 1 :]
+        try:
+            if end not in ends:
+                if len(ends) >= MOST_ENDS:
+                    ends.clear()
+                ends[end] = json.loads(b"{" + end)
+            found = json.loads(content[:cut] + b"}")
+            return found | ends[end]
+        except ValueError:
+            pass  # below
+    found = json.loads(content)
+    return found
 
 
 def _of_fields(stored: Mapping[str, Any], turns: bool, content: bytes) -> Process:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from membound.errors import MemboundError
 from membound.results.store import StoreError
@@ -35,9 +35,8 @@ def lists_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) ->
     try:
         for number in range(len(parts)):
             reader = readers[number % READERS]
-            assert reader.stdout is not None
             try:
-                found = pickle.load(reader.stdout)
+                found = pickle.load(cast(IO[bytes], reader.stdout))
             except (EOFError, pickle.UnpicklingError):
                 raise StoreError(
                     f"{path} cannot be read: a reading process ended ({reader.wait()})"
@@ -53,9 +52,9 @@ def lists_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) ->
 
 def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> subprocess.Popen[bytes]:
     reader = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert reader.stdin is not None
-    reader.stdin.write(json.dumps([str(path), turns, parts, sys.path]).encode() + b"\n")
-    reader.stdin.flush()
+    asked = cast(IO[bytes], reader.stdin)
+    asked.write(json.dumps([str(path), turns, parts, sys.path]).encode() + b"\n")
+    asked.flush()
     return reader
 
 

@@ -61,6 +61,18 @@ def test_large_files_are_read_in_parts_by_several_processes(tmp_path, monkeypatc
     assert [one.replicate for one in whole] == list(range(40))
 
 
+@pytest.mark.parametrize("text", ['a,"machine":{"cpu":"x"}', ',"machine":{', '{"', "}", '\\",'])
+def test_marks_of_the_end_of_a_line_within_texts_and_objects_mislead_nobody(tmp_path, text):
+    row = case(
+        command=text, reason=text, config={"a": {"b": 1, "machine": {"c": text}}}, versions={text: text}
+    )
+    nested = case(machine={"cpu": "Test CPU", "more": {"b": 1, "machine": {"c": text}}}, replicate=1)
+    path = stored(tmp_path / "a.jsonl", [row, nested, row])
+    with pytest.warns(UserWarning, match="also 1 rows that were read before"):
+        found = list(processes_of(path))
+    assert found == [condensed(one, turns=False) for one in (row, nested)]
+
+
 def test_what_a_reader_refuses_is_refused_with_its_line(tmp_path, monkeypatch):
     path = stored(tmp_path / "a.jsonl", [case(replicate=i) for i in range(20)])
     lines = path.read_bytes().splitlines(keepends=True)
@@ -93,6 +105,9 @@ def test_a_torn_last_line_is_dropped_and_any_other_refused(tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     (tmp_path / "torn.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:-20])
     assert [one.replicate for one in processes_of(tmp_path / "torn.jsonl")] == [0, 1]
+    (tmp_path / "end.jsonl").write_bytes(lines[0] + lines[1][:-1] + b"x")
+    with pytest.raises(RowError, match=r"end\.jsonl, line 2: "):
+        list(processes_of(tmp_path / "end.jsonl"))
     (tmp_path / "cut.jsonl").write_bytes(lines[0] + lines[1][:-20] + b"\n" + lines[2])
     with pytest.raises(RowError, match=r"cut\.jsonl, line 2: "):
         list(processes_of(tmp_path / "cut.jsonl"))
