@@ -19,6 +19,7 @@ from membound.bench.commands.predict import (
     Count,
     HostLink,
     Link,
+    MemoryShare,
     Offload,
     On,
     Rows,
@@ -29,6 +30,7 @@ from membound.bench.commands.predict import (
     knowledge,
     options_of,
 )
+from membound.results.predict.capacity import MEMORY_SHARE
 from membound.results.stored_runs import DEFAULT_OUT
 from membound.results.views.columns import wrapped
 
@@ -158,6 +160,7 @@ def cost(
     ] = None,
     peak_factor: PeakFactor = None,
     rack_kw: RackKw = None,
+    memory_share: MemoryShare = MEMORY_SHARE,
     offload: Offload = 0.0,
     link: Link = None,
     host_link: HostLink = None,
@@ -194,7 +197,7 @@ def cost(
     if seen:
         show(work, [answer_for(one, seen, ask) for one in devices], ask, None, as_json)
         return
-    options = options_of(count, offload, link, host_link)
+    options = options_of(count, offload, link, host_link, memory_share)
     known = knowledge(catalogue, rows, out)
     answers = [
         answer_for(one, priced_curve(work, one, ask.mix, batches(batch), known, options), ask)

@@ -13,6 +13,7 @@ import typer
 
 from membound.bench.commands.hardware import Hardware
 from membound.bench.commands.options import Debug, Json, Out, number_within, print_json, print_text
+from membound.results.predict.capacity import MEMORY_SHARE
 from membound.results.stored_runs import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ Offload = Annotated[
         "--offload", parser=share, metavar="SHARE", help="Weights that stream from the host's memory."
     ),
 ]
+MemoryShare = Annotated[
+    float,
+    typer.Option("--memory-share", parser=share, metavar="SHARE", help="Of memory, for weights and cache."),
+]
 Link = Annotated[
     float | None,
     typer.Option(
@@ -123,6 +128,7 @@ def predict(
         typer.Option("--batch", metavar="N", help="Such as 8, 1..256 (a curve with its knee), or 1,8,64."),
     ] = "",
     count: Count = None,
+    memory_share: MemoryShare = MEMORY_SHARE,
     offload: Offload = 0.0,
     link: Link = None,
     host_link: HostLink = None,
@@ -158,7 +164,7 @@ def predict(
     work, names = asked(works, on)
     if work is None or not names:
         raise typer.BadParameter("give a WORK and --on DEVICES, or --validate")
-    options = options_of(count, offload, link, host_link, graphs=not eager)
+    options = options_of(count, offload, link, host_link, memory_share, graphs=not eager)
     from membound.bench.planning.demands import demand_of
 
     is_operation = demand_of(work).kind == "operation"
@@ -183,13 +189,19 @@ def asked(works: list[str] | None, on: list[str] | None) -> tuple[str | None, li
 
 
 def options_of(
-    count: int | None, offload: float, link: float | None, host_link: float | None, graphs: bool = True
+    count: int | None,
+    offload: float,
+    link: float | None,
+    host_link: float | None,
+    memory_share: float,
+    graphs: bool = True,
 ) -> Options:
     """Options as given, links in GB/s."""
     from membound.results.predict.forecast import Options
 
     return Options(
         devices=count,
+        memory_share=memory_share,
         offload=offload,
         graphs=graphs,
         link_bytes_per_s=link * 1e9 if link else None,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from membound.bench.planning.economics import Priced
+from membound.kernels.shapes import ALIASES
 from membound.results.predict.assumptions import Given, assume, check_assumption, device_kw, hourly_usd
 from membound.results.predict.cost import (
     BreakEven,
@@ -64,7 +65,11 @@ def make_ask(
 def api_price(prices: Prices, model: str | None, text: str | None) -> ApiPrice | None:
     """An API's price as given (``IN/OUT``), or the catalogued one of a model. Raises CostError."""
     if text is None:
-        return prices.api(model)[0] if model else None
+        return (
+            prices.api(model if model in prices.tables["api"] else ALIASES.get(model, model))[0]
+            if model
+            else None
+        )
     try:
         paid, got = (float(one) for one in text.split("/"))
     except ValueError:
@@ -162,18 +167,11 @@ def _fleet(
 def answer_lines(answer: Answer, ask: Ask) -> list[str]:
     """An answer for people."""
     today: datetime.date = ask.said.today
-    ends = [
-        cost_of(replace(answer.best, step_s=s, prompt_s=answer.best.prompt_s * s / answer.best.step_s), answer.hourly,
-                ask.mix, _use(answer)).blended_usd if answer.best and s else None
-        for s in ((answer.best.low_s, answer.best.high_s) if answer.best else (None, None))
-    ]  # fmt: skip
+    low, high = (_usd_at(answer, ask, s) for s in (_ends(answer.best) if answer.best else (None, None)))
     lines = [answer.title, *view.assumption_lines(answer.assumed, today)]
-    lines += (
-        [f"  so a device-hour costs {answer.hourly:.4g} USD"]
-        if "price" not in {a.name for a in answer.assumed}
-        else []
-    )
-    lines += view.curve_lines(answer.points, answer.costs, answer.best, (answer.usd, ends[0] or 0.0, ends[1]))
+    if "price" not in {one.name for one in answer.assumed}:
+        lines.append(f"  so a device-hour costs {answer.hourly:.4g} USD")
+    lines += view.curve_lines(answer.points, answer.costs, answer.best, (answer.usd, low, high))
     if answer.earned and ask.api:
         lines += view.break_even_lines(answer.earned, ask.api, today, _use(answer))
     if answer.swings:
@@ -181,6 +179,19 @@ def answer_lines(answer: Answer, ask: Ask) -> list[str]:
     if answer.fleet and answer.best and ask.tokens_per_day:
         lines += view.fleet_lines(answer.fleet, ask.tokens_per_day, answer.best, answer.fleet_assumed, today)
     return lines
+
+
+def _ends(best: Point) -> tuple[float | None, float | None]:
+    return best.low_s, best.high_s
+
+
+def _usd_at(answer: Answer, ask: Ask, seconds: float | None) -> float | None:
+    """The cheapest point's cost if its step took this long; None without an interval."""
+    best = answer.best
+    if best is None or seconds is None:
+        return None
+    scaled = replace(best, step_s=seconds, prompt_s=best.prompt_s * seconds / best.step_s)
+    return cost_of(scaled, answer.hourly, ask.mix, _use(answer)).blended_usd
 
 
 def _use(answer: Answer) -> float:

@@ -47,13 +47,15 @@ class Learnt:
         return cls(fit(rows, start), memory, compute)
 
     def seconds(self, model: str, group: str, demand: Demand, offer: Offer) -> float | None:
-        """What a model says; None if it lacks a figure of the device."""
+        """What a model says; None if it lacks a figure of the device, or rows to learn from."""
         if model == MODELS[0]:
             return self.terms.parts(demand, offer).seconds
-        if model == MODELS[1]:
-            return _memory_s(demand, offer) / self.memory.get(group, _middle(self.memory))
-        compute = _compute_s(demand, offer)
-        return None if compute is None else compute / self.compute.get(group, _middle(self.compute))
+        on_bandwidth = model == MODELS[1]
+        shares = self.memory if on_bandwidth else self.compute
+        seconds = _memory_s(demand, offer) if on_bandwidth else _compute_s(demand, offer)
+        if seconds is None or not shares:
+            return None
+        return seconds / (shares[group] if group in shares else float(np.median([*shares.values()])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,3 @@ def _compute_s(demand: Demand, offer: Offer) -> float | None:
     if offer.flops_per_s is None:
         return None
     return (demand.flops + demand.prompt_flops) / (offer.devices * offer.flops_per_s)
-
-
-def _middle(shares: dict[str, float]) -> float:
-    return float(np.median(list(shares.values())))

@@ -38,7 +38,7 @@ def curve_lines(
     points: Sequence[Point],
     costs: Sequence[Cost],
     best: Point | None,
-    answer: tuple[float, float, float | None],
+    answer: tuple[float, float | None, float | None],
 ) -> list[str]:
     """USD for a million tokens at each point; answer: the cheapest cost and its ends for the interval of time."""
     header = ["batch", "a token", "first token", "tokens/s", "USD/M in", "USD/M out", "out with in", ""]
@@ -60,7 +60,7 @@ def curve_lines(
         return [*lines, "no point meets the limits; relax --tpot or --ttft, or take more devices"]
     usd, low, high = answer
     text = f"cheapest: batch {best.batch:g}, {usd:.4g} USD for a million output tokens with their inputs"
-    if high is not None:
+    if low is not None and high is not None:
         text += f" ({low:.4g} to {high:.4g} by the interval of the time alone)"
     return [*lines, *wrapped(text, "  ")]
 
