@@ -29,6 +29,7 @@ from membound.bench.commands.export_model import export_model
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.listing import list_
 from membound.bench.commands.load import load
+from membound.bench.commands.null_server import null_server
 from membound.bench.commands.options import Debug
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
@@ -73,6 +74,7 @@ app.command("list", cls=Command)(list_)
 app.command("coverage", cls=Command)(coverage)
 app.command("duel", cls=Command)(duel)
 app.command("load", cls=Command)(load)
+app.command("null-server", cls=Command)(null_server)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.add_typer(environment_app, name="env")
