@@ -35,6 +35,7 @@ from membound.bench.commands.import_files import import_
 from membound.bench.commands.listing import list_
 from membound.bench.commands.load import load
 from membound.bench.commands.noise import noise
+from membound.bench.commands.null_server import null_server
 from membound.bench.commands.options import Debug
 from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
@@ -86,6 +87,7 @@ app.command("duel", cls=Command)(duel)
 app.command("load", cls=Command)(load)
 app.command("gate", cls=Command)(gate)
 app.command("noise", cls=Command)(noise)
+app.command("null-server", cls=Command)(null_server)
 app.command("claim", cls=Command)(claim)
 app.command("claim-report", cls=Command)(claim_report)
 app.command("hardware", cls=Command)(hardware)

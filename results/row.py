@@ -31,7 +31,6 @@ from membound.results.fields import (
     wrong_version,
 )
 from membound.results.serving.request import Request
-from membound.results.serving.window import Window
 from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn, usable
 
 SCHEMA_VERSION = 4
@@ -257,7 +256,14 @@ def _wrong_load(row: Row) -> str:
     slo = row.config.get("slo", "")
     if not isinstance(slo, str):
         return f"slo={slo!r} of config is not text"
-    if row.status == "ok" and not any(one.ok for one in Window(warm_s, end_s).of(row.requests)):
+    if row.config.get("search") and not is_amount(row.config.get("rate")):
+        return f"a point of a search has the rate {row.config.get('rate')!r}"
+    server = row.config.get("server", {})
+    if not isinstance(server, dict) or any(
+        not is_amount(value) for name, value in server.items() if name != "settings" and value is not None
+    ):
+        return f"server={str(server)[:80]!r} of config has entries that are no numbers"
+    if row.status == "ok" and not any(one.ok and warm_s <= one.due_s < end_s for one in row.requests):
         return "a point of load is ok without a whole answer in its window"
     return ""
 

@@ -69,6 +69,9 @@ def load(
     slo: Annotated[
         str, typer.Option(metavar="LEVEL", help="ttft=500,tpot=30 in milliseconds, or a preset of MLPerf's.")
     ] = "",
+    search: Annotated[
+        bool, typer.Option("--search", help="From --rate on, find the highest rate that keeps --slo.")
+    ] = False,
     model: Annotated[str, typer.Option(metavar="NAME", help="Where the server has several.")] = "",
     chat: Annotated[bool, typer.Option("--chat", help="Chats rather than completions.")] = False,
     key_env: Annotated[
@@ -84,7 +87,7 @@ def load(
 ) -> None:
     """Measure a server under load: latencies from when each request was due, and what failed.
 
-    Exit status 1 if a point has no whole answer, or the client was the limit of one.
+    Exit status 1 if a point has no whole answer, the client was the limit of one, or a search found no rate.
     """
     from membound.bench.serving.connection import Limits
     from membound.bench.serving.endpoint import parse_url
@@ -92,6 +95,7 @@ def load(
     from membound.bench.serving.load import Load
     from membound.bench.serving.running import check, measure_load, numbers
     from membound.bench.serving.schedule import parse_pattern
+    from membound.results.serving.search import searched
     from membound.results.serving.table import point_records
     from membound.results.stats import plain
     from membound.results.views.serving import serving_view
@@ -116,6 +120,7 @@ def load(
         drain_s=drain,
         seed=seed,
         slo=slo,
+        search=search,
         limits=Limits.within(timeout),
     )
     check(wanted)
@@ -129,6 +134,9 @@ def load(
         talk.print(serving_view(rows))
     talk.print(f"rows: {path}", soft_wrap=True)
     failed = not rows or any(row.status != "ok" or row.grade == "invalid" for row in rows)
+    if search:
+        found = searched(rows)
+        failed = found is None or found.rate is None or found.client_limited
     raise typer.Exit(130 if interrupted else 1 if failed else 0)
 
 

@@ -60,11 +60,6 @@ class Played:
         """Of one CPU."""
         return self.cpu_s / self.wall_s if self.wall_s else 0.0
 
-    @property
-    def under_way(self) -> int:
-        """Requests that were sent and have no end yet."""
-        return sum(one.sent_ns is not None and not one.end for one in self.answers)
-
 
 class Pool:
     """Connections that wait for their next request; never more than there are requests at once."""

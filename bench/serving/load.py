@@ -1,6 +1,6 @@
 """What to ask of a server, and the text under which a point of it is stored.
 
->>> load = Load(parse_url("http://127.0.0.1:8000"), rates=(1.0, 2.0))
+>>> load = Load(Endpoint("127.0.0.1", 8000), rates=(1.0, 2.0))
 >>> [point.label for point in load.points()]
 ['rate 1', 'rate 2']
 """
@@ -51,6 +51,8 @@ class Load:
     drain_s: float = 60.0
     seed: int = 1
     slo: str = ""
+    search: bool = False
+    """Look for the highest rate that keeps `slo`, from the only one of `rates` on."""
     limits: Limits = field(default_factory=Limits)
 
     @property

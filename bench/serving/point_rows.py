@@ -14,7 +14,9 @@ from membound.bench.serving.client_limits import client_facts, client_reasons
 from membound.bench.serving.drawing import Schedule
 from membound.bench.serving.load import Load, work_of
 from membound.bench.serving.probe import Facts
+from membound.bench.serving.self_check import added_reasons
 from membound.results.row import Row
+from membound.results.serving.point import point_of
 from membound.results.serving.request import Request
 from membound.results.serving.window import Window
 
@@ -29,9 +31,9 @@ def point_row(
     run_id: str,
     command: str,
     cut_short: bool,
-    more: dict[str, Any] | None = None,
+    measured: dict[str, Any] | None = None,
 ) -> Row:
-    """`cut_short`: it was ended by Ctrl-C, and its window ends there. `more` goes into `config`."""
+    """`cut_short`: it was ended by Ctrl-C, and its window ends there. `measured`: what the client adds on this machine."""
     secret = load.endpoint.key
     requests = [read_answer(raw, played.started_ns, raw.asked_tokens, secret) for raw in played.answers]
     end_s = load.total_s
@@ -41,6 +43,9 @@ def point_row(
     client = client_facts(played, requests, window)
     reasons = client_reasons(client)
     failure = _failure(window.of(requests))
+    if measured is not None:
+        client["null_server"] = measured
+        reasons += [] if failure else added_reasons(measured, point_of(requests, window))
     return Row(
         run_id=run_id,
         kind="serving",
@@ -60,7 +65,6 @@ def point_row(
             "dropped": facts.fields.dropped,
             "client": client,
             "dispersion": schedule.dispersion,
-            **(more or {}),
         },
         grade="invalid" if reasons else "clean",
         grade_reasons=reasons,

@@ -6,23 +6,28 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.run.session import noticing_interrupts
 from membound.bench.serving.client import Played
+from membound.bench.serving.drawing import Schedule
+from membound.bench.serving.event_loop import check_installed
+from membound.bench.serving.glance import Glance
+from membound.bench.serving.live import LiveLoad
 from membound.bench.serving.load import Load, LoadPoint
 from membound.bench.serving.schedule import LoadError
-from membound.bench.serving.session import prepare, run_load
+from membound.bench.serving.self_check import measure_client
+from membound.bench.serving.session import FEWEST_IN_WINDOW, prepare, run_load
 from membound.results.row import Row
 from membound.results.serving.slo import parse_slo
 from membound.results.store import RunWriter, new_run_id, new_run_path
+from membound.results.wording import duration
 
 MOST_POINTS = 1000
-NEEDED = ("httptools", "uvloop")
 
 
 def numbers(name: str, text: str | None, whole: bool = False) -> tuple[float, ...]:
@@ -55,11 +60,16 @@ def check(load: Load) -> None:
     ):
         if not least <= value <= 1e6:
             raise LoadError(f"--{name} {value:g} must be from {least:g} to 1000000 seconds")
+    if load.search and not (load.slo and len(load.rates) == 1):
+        raise LoadError("--search needs --slo, and the rate to start from: --rate 1")
+    if load.search and load.rates[0] * load.seconds < FEWEST_IN_WINDOW:
+        raise LoadError(
+            f"--search starts with {load.rates[0] * load.seconds:.3g} requests in its window, and needs "
+            f"{FEWEST_IN_WINDOW}: raise --rate or --seconds"
+        )
     if load.shared_prefix < 0:
         raise LoadError(f"--shared-prefix {load.shared_prefix} must not be negative")
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise LoadError(f"{' and '.join(missing)} not installed: pip install 'membound[serving]'")
+    check_installed()
 
 
 def measure_load(
@@ -73,23 +83,43 @@ def measure_load(
     prepared = prepare(load)
     if prepared.facts.fields.dropped:
         talk.print(f"the server does not take {', '.join(prepared.facts.fields.dropped)}", soft_wrap=True)
+    measured = measure_client(prepared.schedules[0].point, due_per_s(prepared.schedules[0], load))
+    talk.print(_told(measured), soft_wrap=True)
     run_id = new_run_id(fingerprint()["cpu"])
     kept: list[Row] = []
+    glances: list[tuple[Played, Glance]] = []
     interrupted = False
-    with RunWriter(new_run_path(out, run_id)) as writer, noticing_interrupts():
+    with RunWriter(new_run_path(out, run_id)) as writer, noticing_interrupts(), LiveLoad(progress) as live:
 
         def keep(row: Row) -> None:
             writer.append(row)
             kept.append(row)
 
         def watch(point: LoadPoint, played: Played) -> None:
-            done = sum(bool(one.end) for one in played.answers)
-            progress.print(
-                f"{point.label}: {len(played.answers)} sent, {done} done, {played.under_way} under way"
-            )
+            if not glances or glances[-1][0] is not played:
+                glances.append((played, glance_of(point, load)))
+            live.show(glances[-1][1].look(played))
 
         try:
-            run_load(prepared, run_id, command, keep, watch)
+            run_load(prepared, run_id, command, keep, watch, measured)
         except KeyboardInterrupt:
             interrupted = True
     return writer.path, kept, interrupted
+
+
+def glance_of(point: LoadPoint, load: Load) -> Glance:
+    """What is looked at while a point goes on."""
+    return Glance(point.label, point.value if point.kind == "rate" else None, load.total_s)
+
+
+def due_per_s(schedule: Schedule, load: Load) -> float:
+    """Mean rate of a schedule; 0 of a closed loop."""
+    return len(schedule.arrivals) / load.total_s
+
+
+def _told(measured: dict[str, Any]) -> str:
+    added = [measured[name] for name in ("added_ttft_p99_s", "added_itl_p99_s")]
+    if None in added:
+        return "the client could not be measured: the server that computes nothing gave no tokens"
+    ttft, itl = (duration(abs(one), 2) for one in added)
+    return f"the client adds {ttft} to first tokens and {itl} to gaps between tokens on this machine (99 %)"

@@ -8,20 +8,25 @@ Everything random is drawn before a point begins. Ctrl-C ends a point early; wha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from membound.bench.serving.client import Played, play_closed, play_open
 from membound.bench.serving.drawing import Schedule, check_lengths, draw, jobs_of
+from membound.bench.serving.event_loop import on_uvloop
 from membound.bench.serving.load import Load, LoadPoint
 from membound.bench.serving.point_rows import point_row
 from membound.bench.serving.probe import Facts, ask
+from membound.bench.serving.schedule import MOST_REQUESTS
+from membound.bench.serving.search import highest_rate
+from membound.bench.serving.server_metrics import beside, read_metrics, server_facts
 from membound.results.row import Row
+from membound.results.serving.search import keeps
 
 Watch = Callable[[LoadPoint, Played], None]
-T = TypeVar("T")
+FEWEST_IN_WINDOW = 10
+"""Requests that a search wants in a window: fewer say nothing of a service level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +53,47 @@ def run_load(
     command: str,
     keep: Callable[[Row], None],
     watch: Watch = lambda point, played: None,
+    measured: dict[str, Any] | None = None,
 ) -> list[Row]:
-    """Play every point, `keep` the row of each, and return them.
+    """Play every point, or search from the first of them, `keep` the row of each, and return them.
 
-    On Ctrl-C the point at hand is kept if anything came in its window, and KeyboardInterrupt goes on.
+    `measured`: what the client adds on this machine, by which points are judged. On Ctrl-C the point at hand is kept if
+    anything came in its window, and KeyboardInterrupt goes on.
     """
-    load, facts = prepared.load, prepared.facts
-    rows = []
-    for schedule in prepared.schedules:
-        played, cut_short = play(load, facts, schedule, watch)
-        row = point_row(load, facts, schedule, played, run_id, command, cut_short)
+    rows: list[Row] = []
+
+    def one(load: Load, schedule: Schedule, attempt: int = 0) -> Row:
+        before = on_uvloop(read_metrics(load.endpoint))
+        played, cut_short = play(load, prepared.facts, schedule, watch)
+        facts = {} if cut_short else server_facts(before, on_uvloop(read_metrics(load.endpoint)))
+        row = point_row(load, prepared.facts, schedule, played, run_id, command, cut_short, measured)
+        row.replicate = attempt
+        row.config |= {"search": load.search, "server": beside(facts, row.requests)}
         if row.status == "ok" or not cut_short:
             rows.append(row)
             keep(row)
         if cut_short:
             raise KeyboardInterrupt
+        return row
+
+    if prepared.load.search:
+        _search(prepared, one)
+    else:
+        for schedule in prepared.schedules:
+            one(prepared.load, schedule)
     return rows
+
+
+def _search(prepared: Prepared, one: Callable[[Load, Schedule, int], Row]) -> None:
+    """From the first rate; down to one request in the window, up to what can be drawn."""
+    load = prepared.load
+
+    def kept(rate: float, attempt: int) -> bool:
+        again = replace(load, seed=load.seed + attempt)
+        return keeps(one(again, draw(again, LoadPoint("rate", rate)), attempt))
+
+    lowest, highest = FEWEST_IN_WINDOW / load.seconds, MOST_REQUESTS / load.total_s
+    highest_rate(kept, load.rates[0], lowest, highest)
 
 
 def play(load: Load, facts: Facts, schedule: Schedule, watch: Watch) -> tuple[Played, bool]:
@@ -81,17 +111,6 @@ def play(load: Load, facts: Facts, schedule: Schedule, watch: Watch) -> tuple[Pl
         if not seen:
             raise
         return seen[0], True
-
-
-def on_uvloop(work: Awaitable[T]) -> T:
-    """Its result, by a loop that has less delay than asyncio's own."""
-    import uvloop
-
-    async def whole() -> T:
-        return await work
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(whole())
 
 
 def _played(

@@ -1,6 +1,6 @@
 """The figures of one point of load: rates, latencies with intervals, what failed, whether it holds.
 
->>> point = point_of(requests, Window(5.0, 65.0), parse_slo("ttft=500,tpot=30"))
+>>> point = point_of(requests, Window(5.0, 65.0), Slo(ttft_s=0.5, tpot_s=0.03))
 >>> point.latency["ttft"].at[50], point.outcomes, point.goodput_share
 (0.041, {'ok': 239, 'refused': 1}, 0.996)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from membound.results.row import Row
 from membound.results.serving.point import PERCENTILES, Distribution, Point
+from membound.results.serving.search import GOODPUT, searched
 from membound.results.serving.table import point_of_row
 from membound.results.wording import amount, duration, percent
 
@@ -36,7 +37,23 @@ def serving_view(rows: Sequence[Row]) -> RenderableType:
     for row in rows:
         if row.kind == "serving":
             parts += [Text(row.work, style="bold"), *_block(row), Text()]
-    return Group(*parts[:-1])
+    parts += [Text(line, style="bold") for line in search_lines(rows)]
+    return Group(*(parts if isinstance(parts[-1], Text) and parts[-1].plain else parts[:-1]))
+
+
+def search_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """What each search among the rows came to."""
+    for run in dict.fromkeys(row.run_id for row in rows):
+        found = searched([row for row in rows if row.run_id == run])
+        if found is None:
+            continue
+        missed = "" if found.failed is None else f"; {found.failed:.3g}/s does not keep it"
+        if found.rate is None:
+            yield f"no rate was found that keeps {found.slo} twice{missed}"
+        else:
+            yield f"highest rate that keeps {found.slo} for {GOODPUT:.0%} of the requests: {found.rate:.3g}/s{missed}"
+        if found.client_limited:
+            yield "the client was the limit there: the server may keep more"
 
 
 def _block(row: Row) -> Iterator[RenderableType]:
@@ -104,5 +121,26 @@ def point_notes(row: Row, point: Point) -> Iterator[str]:
             f"not steady: answers took {point.growth.ratio:.2g} times as long at the end of the window as at its beginning; "
             "the server does not keep this load"
         )
+    yield from _server(row)
     for reason in row.grade_reasons:
         yield f"{row.grade}: {reason}"
+
+
+def _server(row: Row) -> Iterator[str]:
+    """What the server said of itself, beside what the client saw."""
+    told = row.config.get("server")
+    if not isinstance(told, dict) or not told:
+        return
+    own, seen = told.get("mean_itl_s"), told.get("client_mean_itl_s")
+    if own and seen:
+        yield (
+            f"the server's own mean between tokens: {duration(own, 3)}; the client's, warm-up and drain included: "
+            f"{duration(seen, 3)} ({seen / own:.3f} times)"
+        )
+    parts = [
+        f"{duration(told['mean_queue_s'], 2)} in its queue" if told.get("mean_queue_s") is not None else "",
+        f"{told['tokens_per_step']:.3g} tokens a step" if told.get("tokens_per_step") is not None else "",
+        f"{told['preemptions']:.0f} preemptions" if told.get("preemptions") else "",
+    ]
+    if any(parts):
+        yield f"by the server: {', '.join(part for part in parts if part)}"

@@ -44,7 +44,8 @@ MORE = {
     "bench/pytest_plugin/hooks.py": {"pytest"},
     "bench/serving/connection.py": {"httptools"},
     "bench/serving/null_server.py": {"httptools"},
-    "bench/serving/session.py": {"uvloop"},
+    "bench/serving/event_loop.py": {"uvloop"},
+    "bench/serving/null_process.py": {"uvloop"},
     "results/exchange/parquet.py": {"pyarrow"},
     "results/report/charts.py": {"altair", "vl_convert"},
 }

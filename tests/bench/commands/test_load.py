@@ -15,6 +15,7 @@ from servers import bad_server, garbage, null_server, slow_loris
 
 import membound
 from membound.bench import cli
+from membound.bench.serving import self_check
 from membound.bench.serving.null_server import Script
 from membound.results.store import RunWriter, load_rows, new_run_path
 
@@ -48,6 +49,8 @@ def called(*arguments: str) -> Called:
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(self_check, "CHECK_S", 0.2)
+    monkeypatch.setattr(self_check, "TOKENS", 4)
 
 
 def loaded(tmp_path: Path, url: str, *more: str) -> Called:
@@ -70,8 +73,10 @@ def test_a_load_prints_its_table_and_keeps_its_rows(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.jsonl")
     (row,) = load_rows(path)
     assert row.status == "ok"
+    assert row.config["client"]["null_server"]["chunks"] > 0
+    assert "the client adds" in result.stdout
     assert SECRET not in result.output + path.read_text()
-    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
+    assert max(map(len, result.stdout.splitlines()[1:-1])) <= 80
 
 
 def test_json_is_all_of_standard_output(tmp_path: Path) -> None:
@@ -80,6 +85,18 @@ def test_json_is_all_of_standard_output(tmp_path: Path) -> None:
     (record,) = json.loads(result.stdout)
     assert record["status"] == "ok"
     assert record["ttft_p50_s"] >= 0.02
+
+
+def test_a_search_plays_points_until_it_has_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server refuses each tenth request, so that no rate keeps the level."""
+    with null_server(Script(0.001, 0.001, fault="429", every=10)) as url:
+        result = loaded(tmp_path, url, "--rate", "25", "--slo", "ttft=9000", "--search")
+    assert result.exit_code == 1
+    (path,) = tmp_path.glob("*.jsonl")
+    assert [row.config["rate"] for row in load_rows(path)] == [25.0, 12.5]
+    assert "no rate was found that keeps ttft=9000 twice; 12.5/s does not keep it" in " ".join(
+        result.stdout.split()
+    )
 
 
 def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path], tmp_path: Path) -> None:
@@ -135,6 +152,9 @@ def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Pa
         (["--rate", "1", "--key-env", "NO_SUCH"], "no variable NO_SUCH"),
         (["--rate", "1", "--key-file", "/no/such"], "cannot be read"),
         (["--trace", "/no/such"], "cannot be read"),
+        (["--rate", "1", "--search"], "--search needs --slo"),
+        (["--users", "1", "--slo", "ttft=500", "--search"], "--search needs --slo"),
+        (["--rate", "1", "--seconds", "2", "--slo", "ttft=500", "--search"], "2 requests in its window"),
         (["--rate", "1"], "cannot be reached"),
     ],
 )

@@ -38,6 +38,9 @@ def test_a_point_comes_back_as_it_was() -> None:
         ({"config": {"warm_s": 5.0, "end_s": 5.0}}, "window 5.0 to 5.0"),
         ({"config": {"warm_s": 5.0, "end_s": 9.0}}, "without a whole answer"),
         ({"requests": [LOST]}, "without a whole answer"),
+        ({"config": {"warm_s": 0.5, "end_s": 10.0, "search": True, "rate": "two"}}, "the rate 'two'"),
+        ({"config": {"warm_s": 0.5, "end_s": 10.0, "server": {"mean_itl_s": "x"}}}, "no numbers"),
+        ({"config": {"warm_s": 0.5, "end_s": 10.0, "server": 3}}, "no numbers"),
     ],
 )
 def test_a_point_without_window_or_answer_is_refused(more: dict[str, Any], words: str) -> None:

@@ -1,0 +1,115 @@
+"""What a server says of itself (Prometheus text at /metrics, as vLLM has it), to set beside what the client saw.
+
+>>> import asyncio
+>>> before = asyncio.run(read_metrics(endpoint))
+>>> facts = server_facts(before, after)
+>>> facts["mean_itl_s"], facts["tokens_per_step"], facts["preemptions"]
+(0.0174, 3.9, 0.0)
+
+Counters are of the server's whole life: a point's figures are what they grew by, warm-up and drain included. The engine's clock begins
+when a request is scheduled, the client's when it was due: what lies between (HTTP, the queue of the API server, a step under way)
+is in the client's first-token time alone.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from membound.bench.serving.connection import Connection, Limits
+from membound.bench.serving.endpoint import API, Endpoint
+from membound.bench.serving.raw import RawAnswer
+from membound.results.serving.request import Request
+
+MOST_BYTES = 1 << 23
+SETTINGS = ("block_size", "enable_prefix_caching", "cache_dtype", "num_gpu_blocks", "kv_cache_size_tokens")
+"""Labels of vLLM's cache_config_info that decide speed."""
+MEANS = {
+    "mean_itl_s": "inter_token_latency_seconds",
+    "mean_ttft_s": "time_to_first_token_seconds",
+    "mean_queue_s": "request_queue_time_seconds",
+    "mean_e2e_s": "e2e_request_latency_seconds",
+    "tokens_per_step": "iteration_tokens_total",
+}
+"""Histograms of vLLM whose sum and count grow."""
+COUNTS = {
+    "preemptions": "num_preemptions_total",
+    "prompt_tokens": "prompt_tokens_total",
+    "output_tokens": "generation_tokens_total",
+    "steps": "iteration_tokens_total_count",
+}
+LIMITS = Limits(connect_s=5.0, idle_s=5.0, total_s=10.0)
+_SAMPLE = re.compile(r"^vllm:([a-z_0-9]+)(?:\{(.*)\})? (\S+)$", re.ASCII | re.MULTILINE)
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """`values`: samples by name, summed over engines; empty where the server has none."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+async def read_metrics(endpoint: Endpoint) -> Metrics:
+    """The server's metrics by now; none where it has none, or does not answer: then nothing is known of it."""
+    raw = RawAnswer(time.monotonic_ns())
+    try:
+        connection = await Connection.open(endpoint, LIMITS)
+    except OSError:
+        return Metrics()
+    try:
+        await connection.request("GET", f"{endpoint.prefix.removesuffix(API)}/metrics", b"", raw)
+    finally:
+        connection.close()
+    if raw.status != 200 or raw.end not in ("complete", "closed") or raw.size > MOST_BYTES:
+        return Metrics()
+    return parse_metrics(b"".join(part for *_, part in raw.parts).decode(errors="replace"))
+
+
+def parse_metrics(text: str) -> Metrics:
+    """vLLM's samples in Prometheus text; what cannot be read is passed by."""
+    values: defaultdict[str, float] = defaultdict(float)
+    settings: dict[str, str] = {}
+    for name, labels, number in _SAMPLE.findall(text):
+        if name == "cache_config_info":
+            settings |= {key: value for key, value in _LABEL.findall(labels) if key in SETTINGS}
+        try:
+            value = float(number)
+        except ValueError:
+            continue
+        if isfinite(value):
+            values[name] += value
+    return Metrics(dict(values), settings)
+
+
+def server_facts(before: Metrics, after: Metrics) -> dict[str, Any]:
+    """What grew between two readings, and the settings; {} where the server says nothing or was started in between."""
+    grown = {name: value - before.values.get(name, 0.0) for name, value in after.values.items()}
+    counters = [f"{base}_count" for base in MEANS.values()]
+    if not any(grown.get(name) for name in counters) or any(grown.get(name, 0.0) < 0 for name in counters):
+        return {}
+    means = {
+        name: grown[f"{base}_sum"] / grown[f"{base}_count"]
+        for name, base in MEANS.items()
+        if grown.get(f"{base}_count") and f"{base}_sum" in grown
+    }
+    counts = {name: grown[base] for name, base in COUNTS.items() if base in grown}
+    return {**means, **counts, "settings": after.settings}
+
+
+def mean_itl_s(requests: Sequence[Request]) -> float | None:
+    """The client's counterpart of the server's mean: time between first and last chunks over the tokens in between."""
+    whole = [one for one in requests if one.ok and len(one.arrivals_s) > 1]
+    tokens = sum(one.output_tokens - one.tokens[0] for one in whole)
+    return sum(one.arrivals_s[-1] - one.arrivals_s[0] for one in whole) / tokens if tokens > 0 else None
+
+
+def beside(facts: Mapping[str, Any], requests: Sequence[Request]) -> dict[str, Any]:
+    """The server's figures with the client's mean gap over all requests of the point; {} where the server says nothing."""
+    return {**facts, "client_mean_itl_s": mean_itl_s(requests)} if facts else {}

@@ -1,0 +1,44 @@
+"""The search for the highest rate, on servers whose edge is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from membound.bench.serving.search import CLOSE, MOST_POINTS, highest_rate
+from membound.results.serving.search import TIMES_KEPT
+
+
+@pytest.mark.parametrize("edge", [0.037, 0.9, 1.0, 7.3, 900.0])
+def test_a_sharp_edge_is_found_from_below(edge: float) -> None:
+    played: list[tuple[float, int]] = []
+
+    def kept(rate: float, attempt: int) -> bool:
+        played.append((rate, attempt))
+        return rate <= edge
+
+    found = highest_rate(kept, start=1.0)
+    assert found.rate is not None
+    assert found.failed is not None
+    assert found.rate <= edge < found.failed <= CLOSE * found.rate
+    assert found.points == len(played) <= MOST_POINTS
+    assert len(set(played)) == len(played), "an attempt is never played twice with the same numbers"
+    assert [attempt for rate, attempt in played if rate == found.rate] == list(range(TIMES_KEPT))
+
+
+def test_chance_near_the_edge_does_not_lift_the_result() -> None:
+    rng = np.random.default_rng()
+    found = [
+        highest_rate(lambda rate, attempt: rng.random() < 1 / (1 + (rate / 5) ** 40), start=1.0).rate
+        for _ in range(200)
+    ]
+    rates = np.array([rate for rate in found if rate is not None])
+    assert len(rates) >= 195
+    assert np.median(rates) == pytest.approx(5, rel=0.1)
+    assert np.percentile(rates, 95) < 5.5
+
+
+def test_a_server_that_keeps_nothing_or_everything_ends_the_search() -> None:
+    assert highest_rate(lambda rate, attempt: False, start=1.0, lowest=0.1).rate is None
+    found = highest_rate(lambda rate, attempt: True, start=1.0, highest=10.0)
+    assert (found.rate, found.failed) == (8.0, None)
