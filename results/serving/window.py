@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-
-import numpy as np
+from statistics import median
 
 from membound.results.serving.latency import latency_of
 from membound.results.serving.request import Request
@@ -72,15 +71,17 @@ def growth_of(requests: Sequence[Request], window: Window) -> Growth | None:
     for block in window.blocks(requests):
         times = [latency_of(one).e2e_s for one in block if one.ok]
         if times:
-            medians.append(float(np.median(times)))
+            medians.append(median(times))
     count = len(medians)
     if count < BLOCKS // 2:
         return None
     signs = sum(
-        int(np.sign(later - earlier)) for i, earlier in enumerate(medians) for later in medians[i + 1 :]
+        int(later > earlier) - int(later < earlier)
+        for i, earlier in enumerate(medians)
+        for later in medians[i + 1 :]
     )
     spread = sqrt(count * (count - 1) * (2 * count + 5) / 18)
     z = (abs(signs) - 1) / spread if signs else 0.0
     quarter = max(1, count // 4)
-    ratio = float(np.median(medians[-quarter:]) / np.median(medians[:quarter]))
+    ratio = median(medians[-quarter:]) / median(medians[:quarter])
     return Growth(ratio, z > SIGNIFICANT_Z and signs > 0)

@@ -59,7 +59,7 @@ SHARED_BY_BACKENDS = {
 }
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
-SLOW = ("numba", "llvmlite", "pandas", "scipy")
+SLOW = ("numba", "llvmlite", "numpy", "pandas", "scipy")
 """Libraries that the command needs for its work, but not to say what it can do."""
 
 
