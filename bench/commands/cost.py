@@ -121,7 +121,9 @@ def cost(
     measured: Annotated[
         list[str] | None,
         typer.Option(
-            "--measured", metavar="BATCH:MS", help="Points as measured, instead of predicted. Repeatable."
+            "--measured",
+            metavar="POINT",
+            help="BATCH:MS, a point as measured, instead of predicted ones. Repeatable.",
         ),
     ] = None,
     from_run: Annotated[

@@ -52,7 +52,7 @@ def gate(
         str,
         typer.Option(
             metavar="COMMAND",
-            help="Instead: a command that prints rows or JSON of pytest-benchmark, or writes them to {out}.",
+            help="Instead: a command that prints rows, or JSON as pytest has it, or writes them to {out}.",
         ),
     ] = "",
     head_command: Annotated[str, typer.Option(metavar="COMMAND", help="The same for the head.")] = "",

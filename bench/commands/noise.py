@@ -33,7 +33,7 @@ def noise(
         typer.Argument(metavar="WORK", help="Specs as for `membound gate`; default: the quick suite."),
     ] = None,
     command: Annotated[
-        str, typer.Option(metavar="COMMAND", help="Instead: a command, as for --base-command of the gate.")
+        str, typer.Option(metavar="COMMAND", help="Instead: a command, as the gate takes one.")
     ] = "",
     backends: Backends = None,
     pairs: Pairs = 12,

@@ -95,8 +95,8 @@ Link = Annotated[
     typer.Option(
         "--link",
         parser=above_zero,
-        metavar="GB/S",
-        help="Between devices, each way; default: the catalogue's.",
+        metavar="RATE",
+        help="GB/s between devices, each way; default: the catalogue's.",
     ),
 ]
 HostLink = Annotated[
@@ -104,8 +104,8 @@ HostLink = Annotated[
     typer.Option(
         "--host-link",
         parser=above_zero,
-        metavar="GB/S",
-        help="To the host; default: PCIe's, from the catalogue.",
+        metavar="RATE",
+        help="GB/s to the host; default: PCIe's, from the catalogue.",
     ),
 ]
 Rows = Annotated[

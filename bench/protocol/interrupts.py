@@ -1,13 +1,11 @@
 """When Ctrl-C may end a run: while it measures, and never while its files are made or finished.
 
 >>> with deferred() as interrupts:
-...     make_files()
-...     try:
+...     try:                            # files are made before
 ...         with interrupts:
-...             measure()
+...             print("measuring")
 ...     except KeyboardInterrupt:
-...         print("interrupted")
-...     finish_files()
+...         print("interrupted")        # and finished after it
 
 TERM and HUP are treated alike. The first one ends measuring in good order, the second at once; further ones, and those
 that come while files are finished, change nothing any more.

@@ -47,7 +47,8 @@ def draw(load: Load, point: LoadPoint) -> Schedule:
     if point.kind == "users":
         return Schedule(point)
     if point.kind == "trace":
-        assert load.trace is not None
+        if load.trace is None:
+            raise LoadError("a trace is to be played, and no file is named")
         arrivals, index = _of_trace(load.trace, point.value, load.total_s), None
     else:
         rng = _rng(load, point)

@@ -44,8 +44,8 @@ class LiveLoad:
                 stdin=subprocess.PIPE,
                 stdout=sys.stderr,
             )
-            assert self._drawing.stdin is not None
-            os.set_blocking(self._drawing.stdin.fileno(), False)
+            if self._drawing.stdin is not None:
+                os.set_blocking(self._drawing.stdin.fileno(), False)
         return self
 
     def __exit__(

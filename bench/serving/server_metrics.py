@@ -44,7 +44,7 @@ COUNTS = {
     "steps": "iteration_tokens_total_count",
 }
 LIMITS = Limits(connect_s=5.0, idle_s=5.0, total_s=10.0)
-_SAMPLE = re.compile(r"^vllm:([a-z_0-9]+)(?:\{(.*)\})? (\S+)$", re.ASCII | re.MULTILINE)
+_SAMPLE = re.compile(r"^[a-z]+:([a-z_0-9]+)(?:\{(.*)\})? (\S+)$", re.ASCII | re.MULTILINE)
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', re.ASCII)
 
 
