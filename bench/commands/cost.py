@@ -154,7 +154,8 @@ def cost(
         str | None, typer.Option("--api", metavar="MODEL", help="Compare with its catalogued API price.")
     ] = None,
     api_price_: Annotated[
-        str | None, typer.Option("--api-price", metavar="IN/OUT", help="USD a million tokens at an API.")
+        str | None,
+        typer.Option("--api-price", metavar="PRICES", help="IN/OUT, USD a million tokens at an API."),
     ] = None,
     tokens_per_day: Annotated[
         float | None,

@@ -26,5 +26,5 @@ def test_rows_of_such_names_are_summarised_and_compared():
     (line,) = records(summarize([case(work=HALF)]))
     assert line["work"] == "linear:\\udcff"
     rows = [*run_rows(), *(case(backend, HALF, run_id="run-a") for backend in ("alpha:cpu", "beta:cpu+x"))]
-    works = [line["work"] for line in records(compare_backends(rows, "alpha:cpu", "beta:cpu+x"))]
+    works = [line["work"] for line in records(compare_backends(rows, "alpha:cpu", "beta:cpu+x").table)]
     assert "linear:\\udcff" in works

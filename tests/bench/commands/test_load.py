@@ -121,6 +121,7 @@ def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path], tmp_p
     assert set(membound.compare_points(a, b)["figure"]) >= {"ttft_p50_s", "output_tokens_per_s"}
 
 
+@pytest.mark.filterwarnings("ignore:.* are the same run:UserWarning")
 def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Path) -> None:
     rows: list[Any] = [*load_rows(two_runs[0]), case()]
     with RunWriter(new_run_path(tmp_path / "mixed", "mixed")) as writer:

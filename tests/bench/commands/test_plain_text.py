@@ -70,6 +70,7 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, st
     return ended.value.code, out + err
 
 
+@pytest.mark.filterwarnings("ignore:.* are the same run:UserWarning")
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize(
     "arguments",
