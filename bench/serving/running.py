@@ -121,5 +121,5 @@ def _told(measured: dict[str, Any]) -> str:
     added = [measured[name] for name in ("added_ttft_p99_s", "added_itl_p99_s")]
     if None in added:
         return "the client could not be measured: the server that computes nothing gave no tokens"
-    ttft, itl = (duration(abs(one), 2) for one in added)
+    ttft, itl = (duration(abs(one), 3) for one in added)
     return f"the client adds {ttft} to first tokens and {itl} to gaps between tokens on this machine (99 %)"

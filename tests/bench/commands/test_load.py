@@ -123,18 +123,18 @@ def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path], tmp_p
 
 @pytest.mark.filterwarnings("ignore:.* are the same run:UserWarning")
 def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Path) -> None:
-    rows: list[Any] = [*load_rows(two_runs[0]), case()]
-    with RunWriter(new_run_path(tmp_path / "mixed", "mixed")) as writer:
-        for row in rows:
-            row.run_id = "mixed"
-            writer.append(row)
-    mixed = str(tmp_path / "mixed")
+    for name, run in zip(("mixed", "other"), two_runs, strict=True):
+        with RunWriter(new_run_path(tmp_path / name, name)) as writer:
+            for row in [*load_rows(run), case(samples=(0.01 + 0.001 * len(name),))]:
+                row.run_id = name
+                writer.append(row)
+    mixed, other = str(tmp_path / "mixed"), str(tmp_path / "other")
     shown = called("show", mixed)
     assert shown.exit_code == 0, shown.output
     assert "first token, from due" in shown.stdout
     assert "×best" in shown.stdout
     assert len(json.loads(called("show", mixed, "--json").stdout)) == 2
-    both = called("compare", mixed, mixed, "--force")
+    both = called("compare", mixed, other, "--force")
     assert both.exit_code == 0, both.output
     assert "B/A: time of B" in both.stdout
     assert "first token, median" in both.stdout
