@@ -13,7 +13,7 @@ from small_runs import planned
 
 from membound.bench.planning.suites import PlanError
 from membound.bench.run.resume import find_cut, keep_plan
-from membound.bench.run.stored_plan import UnfitPlanError, _hash, plan_of, text_of
+from membound.bench.run.stored_plan import UnfitPlanError, plan_hash, plan_of, text_of
 
 WRONG: list[tuple[str, Any, str]] = [
     ("cells", None, "cells=None is not a list of objects"),
@@ -50,7 +50,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_one_that_could_not_be_is_refused_though_its_hash_fits(name: str, value: Any, says: str) -> None:
     stored = json.loads(text_of(planned()))
     stored["plan"][name] = value
-    stored["hash"] = _hash(stored["plan"])
+    stored["hash"] = plan_hash(stored["plan"])
     with pytest.raises(UnfitPlanError) as raised:
         plan_of(json.dumps(stored))
     assert str(raised.value).startswith("is none that membound writes (")
