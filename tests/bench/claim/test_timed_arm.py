@@ -13,12 +13,13 @@ from membound.bench.claim.arms import Arm
 from membound.bench.claim.timed_arm import BURST_BYTES, VICTIM_SLOTS, TimedArm, slots_of_arms
 from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, ColdMemory
-from membound.kernels.seeded import make_inputs
+from membound.kernels.seeded import SET_BYTES, make_inputs
 from membound.kernels.work import Linear, Prefill, Step, Work
 
 WORK = Linear(33, 64, weight="f32")
 PLAIN = WORK.spec
 SIZE = WORK.footprint_bytes
+COST = SIZE + SET_BYTES
 NEED = 1 << 20
 CPU = Device("ok:cpu", "fake")
 ROOM = 1 << 40
@@ -123,9 +124,9 @@ def test_input_sets_of_an_accelerator_defeat_its_cache_within_half_of_its_memory
 
     plain, victim = Arm("a", "x", PLAIN), Arm("a", "x", PLAIN, trade="fma")
     assert sets(plain, 10 * SIZE, 1 << 30) == 4 * 10 + 1
-    assert sets(plain, 10 * SIZE, 40 * SIZE) == 20
-    assert sets(plain, 10 * SIZE, 1 << 30, 7 * SIZE) == 7
+    assert sets(plain, 10 * SIZE, 40 * COST) == 20
+    assert sets(plain, 10 * SIZE, 1 << 30, 7 * COST) == 7
     assert sets(victim, 1, 1 << 30) == VICTIM_SLOTS
     assert sets(plain, 1, 1 << 30) == 2
-    assert sets(victim, 1, 1 << 30, 3 * SIZE) == 3
-    assert sets(victim, 1, 1 << 30, SIZE) == 2
+    assert sets(victim, 1, 1 << 30, 3 * COST) == 3
+    assert sets(victim, 1, 1 << 30, COST) == 2

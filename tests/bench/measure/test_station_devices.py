@@ -136,7 +136,7 @@ def test_a_backends_ceilings_are_kept_however_many_fail(folder: Path) -> None:
         "zero": ("error", "amount of zero is 0 in 1 s"),
         "huge": ("error", "amount of huge is 1e+40 in 1 s"),
         "text": ("error", "amount of text is '1 GB' in 1 s"),
-        "described": ("error", "described: array_bytes='1 GB' of config is not a number"),
+        "described": ("error", "described: array_bytes='1 GB' of config is not a number from 0"),
         "undescribed": ("error", "TypeError: 'NoneType' object is not iterable"),
         "unchecked": ("error", "ValueError: cannot be compared"),
         "wrong": ("wrong", "its result is wrong"),
