@@ -111,7 +111,9 @@ def test_the_same_backend_twice_shows_the_noise(fakes, tmp_path):
     names = [f"{NAME}:cpu", f"{NAME}:cpu#2", f"{NAME}:cpu#other"]
     table = membound.run([SPEC], names, threads=1, out=tmp_path)
     assert list(table.backend) == names
-    assert 1.0 in {*table.ratio_to_fastest}, "the fastest by its time; by rounds another one may be a little ahead"
+    assert 1.0 in {*table.ratio_to_fastest}, (
+        "the fastest by its time; by rounds another one may be a little ahead"
+    )
     assert all(0.5 <= ratio <= 2.0 for ratio in table.ratio_to_fastest)
     ours = table.ratio_to_fastest_ci[table.ratio_to_fastest != 1.0]
     assert all(low < high for low, high in ours)

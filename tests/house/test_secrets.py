@@ -78,6 +78,7 @@ def watched(command: Sequence[str], folder: Path, environment: dict[str, str]) -
         finally:
             ended.set()
             watcher.join()
+    seen.discard("\0".join([*command, ""]))  # of a child that has not begun its own program yet
     return process.returncode, printed, seen
 
 

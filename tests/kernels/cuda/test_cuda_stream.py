@@ -57,7 +57,9 @@ def test_a_read_fills_the_gpu_unless_told_otherwise():
     source = np.full(4, 5, np.uint32)
     source[3] = 9
     bind_read(gpu, gpu.array(source), sums, 16).start()
-    np.testing.assert_array_equal(sums.read(), [5 ^ 9] + [0] * (read_sums(8) - 1))
+    found = sums.read()
+    assert len(found) == read_sums(8)
+    assert sorted(found.tolist()) == [0] * (len(found) - 1) + [5 ^ 9], "one warp has read it all"
 
 
 @pytest.mark.parametrize("size_bytes", [0, -16, 17])
