@@ -76,7 +76,7 @@ def growth_of(requests: Sequence[Request], window: Window) -> Growth | None:
     if count < BLOCKS // 2:
         return None
     signs = sum(
-        (later > earlier) - (later < earlier)
+        int(later > earlier) - int(later < earlier)
         for i, earlier in enumerate(medians)
         for later in medians[i + 1 :]
     )
