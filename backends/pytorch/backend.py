@@ -43,6 +43,8 @@ OFFLOADED = ("f32", "bf16", "f16", "int8")
 COUNTED_VALUES = 1 << 21
 """Float32 values a thread, 8 MB, over which each of torch's threads works for a millisecond or more. torch gives a thread
 32768 at least, and leaves those without a share asleep."""
+NOT_COMPILED = "found no compiled frames"
+"""In torch's message where a whole graph was asked for and tracing is switched off."""
 NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
 """In messages that the implementation of SDPA asked for does not take these tensors: torch's own, and those of cuDNN's
 frontend on a graph for which it has no kernel (pytorch/pytorch issue 140930, NVIDIA/cudnn-frontend issue 75)."""
@@ -160,9 +162,13 @@ class PyTorch(Backend):
     def _compile(self) -> None:
         """Run all input sets once. Raises BackendUnavailable if nothing was compiled: eager code goes by its own name."""
         before = graphs_compiled()
-        for slot in range(len(self._runs)):
-            self.launch(slot)
-        self.sync()
+        try:
+            for slot in range(len(self._runs)):
+                self.launch(slot)
+            self.sync()
+        except RuntimeError as error:  # torch may say itself that all of it stayed eager
+            if NOT_COMPILED not in str(error):
+                raise
         if graphs_compiled() == before:
             raise BackendUnavailable(
                 "torch.compile compiles nothing here and leaves the work to eager code",
