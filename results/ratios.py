@@ -15,6 +15,7 @@ from statistics import median
 from typing import Protocol
 
 from membound.results.intervals import interval, ratio_interval
+from membound.results.spreads import Spread
 from membound.results.turns import FEWEST_CLEAN, StoredTurn
 
 
@@ -57,11 +58,14 @@ class Ratio:
     processes: int
 
 
-def ratio_of(a: Sequence[Timed], b: Sequence[Timed]) -> Ratio:
-    """B's time over A's, all rows measured. Below 1, B is faster."""
+def ratio_of(a: Sequence[Timed], b: Sequence[Timed], common: Spread | None = None) -> Ratio:
+    """B's time over A's, all rows measured. Below 1, B is faster.
+
+    `common` is how far the ratios of processes lie apart in other cases; it counts where both took turns.
+    """
     paired = round_ratios(a, b)
     if paired:
-        return Ratio(median(paired), interval(paired), True, len(paired))
+        return Ratio(median(paired), interval(paired, common), True, len(paired))
     left, right = process_medians(a), process_medians(b)
     value = median(right) / median(left)
     return Ratio(value, ratio_interval(right, left), False, min(len(left), len(right)))

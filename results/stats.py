@@ -1,7 +1,8 @@
 """From raw rows to figures: one line a case, every statistic derived on load.
 
 The process is the sampling unit: turns of one process agree with each other far better than with the next process,
-so a case's time is the median over the medians of its processes, and its interval is over processes, never over turns.
+so a case's time is the median over the medians of its processes, and its interval is over processes, never over turns;
+how far processes lie apart is learnt from all cases of the run together.
 Shares are of the ceilings of each turn's own moment, ratios of turns of the same round.
 
 >>> from membound.results.store import load_rows
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import isfinite
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite, log
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,11 @@ import pandas as pd
 
 from membound.results.frame import frame
 from membound.results.intervals import interval
-from membound.results.ratios import Ratio, process_medians, ratio_of
+from membound.results.ratios import Ratio, process_medians, ratio_of, round_ratios
 from membound.results.roofline import Limits, limits_of
 from membound.results.row import SUMMARY, Row
-from membound.results.shares import middle, shares_of
+from membound.results.shares import Shares, middle, shares_of
+from membound.results.spreads import Spread, common_spread
 from membound.results.verdict import CEILING_SLACK, Evidence, judge
 from membound.spec_text import settings
 
@@ -113,7 +117,10 @@ def summarize(rows: Iterable[Row]) -> pd.DataFrame:
     """One line a case with COLUMNS; what could not be had is missing (NaN or None)."""
     rows = list(rows)
     groups = list(cases(rows).values())
-    lines = [_line(group, limits_of(group[0], rows)) for group in groups]
+    taken = [_Case(group, usable(group), limits_of(group[0], rows)) for group in groups]
+    times = _by_run((case.first.run_id, case.medians) for case in taken)
+    bounds = _by_run((case.first.run_id, case.bounds) for case in taken)
+    lines = [_line(case, times[case.first.run_id], bounds[case.first.run_id]) for case in taken]
     for line, ratio in zip(lines, _ratios_to_fastest(groups, lines), strict=True):
         if ratio is not None:
             line |= {"ratio_to_fastest": ratio.value, "ratio_to_fastest_ci": ratio.ci}
@@ -132,16 +139,30 @@ def _ratios_to_fastest(groups: Sequence[list[Row]], lines: Sequence[dict[str, An
     for index, line in enumerate(lines):
         if line["time_s"] is not None:
             works.setdefault((line["run_id"], line["work"], line["threads"]), []).append(index)
+    used = {index: usable(groups[index]) for members in works.values() for index in members}
+    fastest: dict[int, int] = {}
     for members in works.values():
-        used = {index: usable(groups[index]) for index in members}
-        first = _fastest(used)
-        for index in members:
-            ratios[index] = (
-                Ratio(1.0, None, True, len(used[index]))
-                if index == first
-                else ratio_of(used[first], used[index])
-            )
+        fastest |= dict.fromkeys(members, _fastest({index: used[index] for index in members}))
+    spreads = _by_run(
+        (lines[index]["run_id"], round_ratios(used[first], used[index]))
+        for index, first in fastest.items()
+        if index != first
+    )
+    for index, first in fastest.items():
+        ratios[index] = (
+            Ratio(1.0, None, True, len(used[index]))
+            if index == first
+            else ratio_of(used[first], used[index], spreads[lines[index]["run_id"]])
+        )
     return ratios
+
+
+def _by_run(values: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Spread | None]:
+    """What the cases of each run tell about how far processes lie apart, of (run, value of each process)."""
+    logs: dict[str, list[list[float]]] = {}
+    for run_id, of_processes in values:
+        logs.setdefault(run_id, []).append([log(value) for value in of_processes])
+    return {run_id: common_spread(some) for run_id, some in logs.items()}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -162,9 +183,34 @@ def plain(value: Any) -> Any:
     return None if value is pd.NA else value
 
 
-def _line(rows: list[Row], limits: Limits) -> dict[str, Any]:
-    first = next((r for r in rows if r.status == "ok"), rows[0])
-    used = usable(rows)
+@dataclass(frozen=True)
+class _Case:
+    """The rows of a case, those that count, and the ceilings of its run."""
+
+    rows: list[Row]
+    used: list[Row]
+    limits: Limits
+
+    @cached_property
+    def first(self) -> Row:
+        return next((r for r in self.rows if r.status == "ok"), self.rows[0])
+
+    @cached_property
+    def medians(self) -> list[float]:
+        return process_medians(self.used)
+
+    @cached_property
+    def shares(self) -> list[Shares]:
+        return [shares_of(row, self.limits) for row in self.used]
+
+    @property
+    def bounds(self) -> list[float]:
+        """The share of the limit that each process reached."""
+        return [s.of_bound for s in self.shares if s.of_bound is not None]
+
+
+def _line(case: _Case, times: Spread | None, bounds: Spread | None) -> dict[str, Any]:
+    rows, used, first, limits = case.rows, case.used, case.first, case.limits
     status, reason = _status(rows)
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
     line |= {
@@ -189,7 +235,7 @@ def _line(rows: list[Row], limits: Limits) -> dict[str, Any]:
         "verdict_reason": "",
     }
     line |= _validity(used or rows)
-    return line | _figures(used, first, limits) if used else line
+    return line | _figures(case, times, bounds) if used else line
 
 
 def _status(rows: list[Row]) -> tuple[str, str]:
@@ -213,16 +259,15 @@ def _validity(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _figures(used: list[Row], first: Row, limits: Limits) -> dict[str, Any]:
-    medians = process_medians(used)
+def _figures(case: _Case, times: Spread | None, bounds: Spread | None) -> dict[str, Any]:
+    used, first, limits, shares = case.used, case.first, case.limits, case.shares
     samples = np.concatenate([r.times_s for r in used])
     hot = [np.median(r.hot_samples_s) for r in used if r.hot_samples_s]
     device_s = middle(_device_s(row) for row in used)
-    time_s, ci = float(np.median(medians)), interval(medians)
-    shares = [shares_of(row, limits) for row in used]
+    time_s, ci = float(np.median(case.medians)), interval(case.medians, times)
     mbu, mfu = middle(s.mbu for s in shares), middle(s.mfu for s in shares)
     of_bound = middle(s.of_bound for s in shares)
-    share_ci = interval([s.of_bound for s in shares if s.of_bound is not None])
+    share_ci = interval(case.bounds, bounds)
     read, compute = middle(s.read_bytes_per_s for s in shares), middle(s.compute_flops_per_s for s in shares)
     lowest = min((s.read_lowest_bytes_per_s for s in shares if s.read_lowest_bytes_per_s), default=None)
     in_turn = any(row.turns for row in used)

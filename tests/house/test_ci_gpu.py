@@ -172,7 +172,13 @@ def test_stages_end_at_their_deadlines_which_are_no_failures(tmp_path: Path) -> 
     assert (status, text.count("FAIL")) == (0, 0), text
     assert "the deadline was reached" in packed(tmp_path, "3-works")["3-works.log"]
     shares = [int(line.rpartition(" of ")[2].split()[0]) for line in text.splitlines() if line[:2] == "ok"]
-    most = [6 * 20 // 100, 6 * 22 // 80, 6 * 34 // 58, 6 * 10 // 24, 6]  # the last one has all that the others left
+    most = [
+        6 * 20 // 100,
+        6 * 22 // 80,
+        6 * 34 // 58,
+        6 * 10 // 24,
+        6,
+    ]  # the last one has all that the others left
     assert len(shares) == 5
     assert all(1 <= share <= limit for share, limit in zip(shares, most, strict=True))
 
