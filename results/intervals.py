@@ -27,12 +27,12 @@ MOST_LOG = 690.0
 
 
 def interval(values: Sequence[float], common: Spread | None = None) -> tuple[float, float] | None:
-    """The central CONFIDENCE interval of the typical value, all values positive; None with fewer than FEWEST.
+    """The central CONFIDENCE interval of the typical value; None with fewer than FEWEST, or if one is not positive.
 
     The median of the values lies in it, which is what is reported beside it. `common` is how far processes lie apart
     in the other cases of the same run.
     """
-    if len(values) < FEWEST:
+    if len(values) < FEWEST or min(values) <= 0:
         return None
     logs = [log(value) for value in values]
     variance, freedom = _variance(logs), float(len(logs) - 1)

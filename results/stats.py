@@ -161,7 +161,7 @@ def _by_run(values: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Spread |
     """What the cases of each run tell about how far processes lie apart, of (run, value of each process)."""
     logs: dict[str, list[list[float]]] = {}
     for run_id, of_processes in values:
-        logs.setdefault(run_id, []).append([log(value) for value in of_processes])
+        logs.setdefault(run_id, []).append([log(value) for value in of_processes if value > 0])
     return {run_id: common_spread(some) for run_id, some in logs.items()}
 
 

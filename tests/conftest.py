@@ -5,6 +5,7 @@ and then nothing else is. They run on the physical cores, tests on two at most.
 """
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -24,13 +25,15 @@ def in_benchmarks(path: Path) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the threads of every pool."""
+    """Set the threads of every pool; let Ctrl-C end what tests start, in the background too."""
     from membound.bench.machine.fingerprint import default_threads
 
     named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
     threads = default_threads() if named or only_benchmarks(config) else min(2, os.cpu_count() or 1)
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -133,3 +133,8 @@ def test_equal_processes_leave_no_width(value: float) -> None:
 def test_values_that_no_machine_gives_have_an_interval_still(values: list[float]) -> None:
     for low, high in (interval(values) or (0.0, 0.0), ratio_interval(values, values[::-1]) or (0.0, 0.0)):
         assert 0 < low <= high < float("inf")
+
+
+def test_a_value_that_is_not_positive_has_no_logarithm_and_no_interval() -> None:
+    assert interval([0.0, 1.0, 2.0]) is None
+    assert interval([-1.0, 1.0, 2.0]) is None

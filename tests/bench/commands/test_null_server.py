@@ -25,7 +25,10 @@ def test_it_prints_its_address_serves_and_ends_by_ctrl_c() -> None:
         with urllib.request.urlopen(f"{url}/models", timeout=20) as answer:
             assert json.load(answer)["data"][0]["id"] == "null"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (0, "")
 
 
