@@ -78,13 +78,14 @@ def other_instruction_sets(request: pytest.FixtureRequest):
     return request.config.stash[instruction_sets.CHILDREN], Path(request.config.stash[LOGS].name)
 
 
-LEFT_OUT = pytest.StashKey[int]()
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
 ENGINE = "vllm"
+SLOW = "slow"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need what is not installed are skipped with the command that would install it; tests of the
-    real engine run only if they are asked for."""
+    real engine run only if they are asked for, and slow ones if they are, or if files or marks are named."""
     compiled = [item for item in items if item.get_closest_marker("cuda_compile")]
     if compiled:
         import sass
@@ -100,20 +101,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         why_none = gpus.why_none()
         for item in on_gpus if why_none else ():
             item.add_marker(pytest.mark.skip(reason=why_none))
-    if ENGINE not in config.option.markexpr:
-        engine = [item for item in items if item.get_closest_marker(ENGINE)]
-        items[:] = [item for item in items if item not in engine]
-        config.hook.pytest_deselected(items=engine)
-        config.stash[LEFT_OUT] = len(engine)
+    left_out = config.stash[LEFT_OUT] = {}
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
+    for mark, is_left_out in ((ENGINE, ENGINE not in config.option.markexpr), (SLOW, everything)):
+        marked = [item for item in items if item.get_closest_marker(mark)] if is_left_out else []
+        items[:] = [item for item in items if item not in marked]
+        config.hook.pytest_deselected(items=marked)
+        left_out[mark] = len(marked)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which tests were left out, and how to run them."""
-    count = config.stash.get(LEFT_OUT, 0)
-    if count:
+    left_out = config.stash.get(LEFT_OUT, {})
+    if count := left_out.get(ENGINE):
         terminalreporter.line(
             f"{count} tests of the real engine were left out: membound env create vllm && pytest -m vllm"
         )
+    if count := left_out.get(SLOW):
+        terminalreporter.line(f"{count} slow tests were left out: pytest -m slow")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Random weights and caches at memory speed, straight in the stored format, the same for any number of threads.
+"""Random weights and caches, straight in the stored format, the same for any number of threads.
 
 >>> random_weight("int8", n=8, k=32, stream=stream_of(seed=1, index=0)).values.dtype
 dtype('int8')
