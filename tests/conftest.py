@@ -49,14 +49,23 @@ OTHER_SETS = "other_instruction_sets"
 LOGS = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the tests of other instruction sets beside this session, if it will ask for them."""
-    if any(OTHER_SETS in getattr(item, "fixturenames", ()) for item in session.items):
-        import instruction_sets
+def is_whole(config: pytest.Config) -> bool:
+    """Whether neither files nor marks nor words of names were given."""
+    given = config.option.markexpr or config.option.keyword
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not given
 
-        if not session.config.option.collectonly and instruction_sets.CHILD not in os.environ:
-            logs = session.config.stash[LOGS] = tempfile.TemporaryDirectory()
-            session.config.stash[instruction_sets.CHILDREN] = instruction_sets.start(Path(logs.name))
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the tests of other instruction sets beside this session, if it will ask for them, and what compiles ahead."""
+    import instruction_sets
+
+    others = any(OTHER_SETS in getattr(item, "fixturenames", ()) for item in session.items)
+    ahead = is_whole(session.config) and not only_benchmarks(session.config)
+    idle = session.config.option.collectonly or instruction_sets.CHILD in os.environ
+    if (others or ahead) and not idle:
+        logs = session.config.stash[LOGS] = tempfile.TemporaryDirectory()
+        started = instruction_sets.start(Path(logs.name), others, ahead)
+        session.config.stash[instruction_sets.CHILDREN] = started
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -85,7 +94,7 @@ SLOW = "slow"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need what is not installed are skipped with the command that would install it; tests of the
-    real engine run only if they are asked for, and slow ones if they are, or if files or marks are named."""
+    real engine run only if they are asked for, and slow ones unless the whole suite is run."""
     compiled = [item for item in items if item.get_closest_marker("cuda_compile")]
     if compiled:
         import sass
@@ -102,8 +111,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in on_gpus if why_none else ():
             item.add_marker(pytest.mark.skip(reason=why_none))
     left_out = config.stash[LEFT_OUT] = {}
-    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
-    for mark, is_left_out in ((ENGINE, ENGINE not in config.option.markexpr), (SLOW, everything)):
+    for mark, is_left_out in ((ENGINE, ENGINE not in config.option.markexpr), (SLOW, is_whole(config))):
         marked = [item for item in items if item.get_closest_marker(mark)] if is_left_out else []
         items[:] = [item for item in items if item not in marked]
         config.hook.pytest_deselected(items=marked)

@@ -46,10 +46,11 @@ def runs_here(name: str) -> bool:
     return name != INSTRUCTION_SET and (name == "plain" or bool(llvm.get_host_cpu_features().get(name)))
 
 
-def start(log: Path) -> Children:
+def start(log: Path, others: bool, ahead: bool) -> Children:
     """A process for each other instruction set, and AHEAD; the output goes to a file of its name in the folder `log`."""
-    wanted = {name: ["-m", "instruction_set", *FILES] for name in OTHERS if runs_here(name)}
-    wanted[AHEAD] = AHEAD_FILES  # the session runs these tests itself: what they say here is for nobody
+    wanted = {name: ["-m", "instruction_set", *FILES] for name in OTHERS if others and runs_here(name)}
+    if ahead:  # the session runs these tests itself: what they say here is for nobody
+        wanted[AHEAD] = ["-m", "not slow", *AHEAD_FILES]
     started = {}
     for name, arguments in wanted.items():
         with (log / name).open("w") as output:
