@@ -133,6 +133,7 @@ COLUMNS = {
     "in_flight_bytes": ("KB in flight", "{:.0f}"),
     "issue_cycles": ("issue", "{:.0f}"),
     "l1_wavefronts": ("L1", "{:.0f}"),
+    "tensor_cycles": ("tensor", "{:.0f}"),
     "cycles": ("of cycles", "{:.0f}"),
     "share": ("share", "{:.2f}"),
 }
@@ -173,5 +174,6 @@ def _report(works: Sequence[Work], target: str, multiprocessors: int, as_json: b
             print_text("  ".join(cells) + "\n")
     print_text(
         "issue: cycles of a multiprocessor's four schedulers for each KB streamed; L1: wavefronts of its first-level cache and "
-        "shared memory;\nof cycles: in which the memory delivers that KB; share: of the copy, predicted, not measured\n"
+        "shared memory;\ntensor: cycles of its tensor cores at their full rate; of cycles: in which the memory delivers that KB; "
+        "share: of\nthe copy, predicted, not measured\n"
     )

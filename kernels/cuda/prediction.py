@@ -5,9 +5,9 @@
 0.93
 
 A multiprocessor of an H100 gets 1 KB from memory every 79 cycles. What a kernel does for a KB in that time is counted in
-its loop: instructions that its four schedulers issue, and wavefronts of 128 bytes that pass its first-level cache and
-shared memory. The nearer a count comes to 79, the less is left to hide. The model is ours and crude: it ranks what to improve
-first and says what to compare a measurement with. Nothing of it is measured.
+its loop: instructions that its four schedulers issue, wavefronts of 128 bytes that pass its first-level cache and
+shared memory, and cycles of its tensor cores. The nearer a count comes to 79, the less is left to hide. The model is ours and
+crude: it ranks what to improve first and says what to compare a measurement with. Nothing of it is measured.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ REGISTERS, THREADS, MOST_BLOCKS = 65536, 2048, 32
 """Of a multiprocessor (CUDA C++ Programming Guide, Technical Specifications, 8.0 and 9.0)."""
 SHARED_BYTES = 228 << 10
 """For all blocks of a multiprocessor, with the KB that the system keeps of each block (same table, 9.0)."""
+TENSOR_CYCLES = 1.0
+"""Of a multiprocessor for one HMMA.16816, at the least: its 16 · 8 · 16 multiply-adds are what the tensor cores of an H100 do in a
+cycle (989 TFLOP/s, 132 multiprocessors, 1.83 GHz: NVIDIA H100 Tensor Core GPU Architecture, table 2), through wgmma."""
 REGISTER_UNIT = 256
 """Registers are given to a warp in units of this many."""
 LATENCY_S = 0.8e-6
@@ -82,6 +85,7 @@ class Prediction:
     in_flight_bytes: int
     issue_cycles: float
     l1_wavefronts: float
+    tensor_cycles: float
     cycles: float
     share: float
 
@@ -107,11 +111,13 @@ def predict(
     kb = _streamed_bytes(loop) / KB
     issue = len(loop) / SCHEDULERS / kb
     wavefronts = sum(_wavefronts(name, spread) for name, _ in loop) / kb
+    tensor = TENSOR_CYCLES * sum(name.startswith("HMMA.16816") for name, _ in loop) / kb
     blocks = resident_blocks(kernel, code)
     in_flight = int(_groups(code) * _streamed_bytes(loop)) * blocks * kernel.threads // WARP
     loads = (
         issue / machine.cycles_per_kb,
         wavefronts / machine.cycles_per_kb,
+        tensor / machine.cycles_per_kb,
         LATENCY_S * machine.copy_bytes_per_s / machine.multiprocessors / in_flight,
     )
     slower = (1 + max(loads) ** SMOOTHNESS) ** (1 / SMOOTHNESS)
@@ -125,6 +131,7 @@ def predict(
         in_flight,
         issue,
         wavefronts,
+        tensor,
         machine.cycles_per_kb,
         memory_s / (memory_s * slower + start_s),
     )

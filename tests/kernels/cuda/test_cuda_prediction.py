@@ -37,7 +37,7 @@ SASS = """
         /*0050*/                   LDS.128 R8, [R4] ;
         /*0060*/                   LDG.E.128.CONSTANT R12, desc[UR4][R2.64] ;
         /*0070*/                   FFMA R5, R8, R12, R5 ;
-        /*0080*/                   FFMA R5, R9, R13, R5 ;
+        /*0080*/                   HMMA.16816.F32 R16, R8, R12, R16 ;
         /*0090*/              @!P0 BRA `(.L_x_1) ;
         /*00a0*/                   EXIT ;
 .L_x_2:
@@ -84,7 +84,7 @@ def test_a_kb_of_a_loop_is_counted(probe: MachineCode) -> None:
     assert H100.cycles_per_kb == pytest.approx(79, abs=0.1)
     found = predict(PROBE, 470e6, H100)
     assert (found.registers, found.blocks_per_sm, found.occupancy) == (64, 8, 0.5)
-    assert (found.issue_cycles, found.l1_wavefronts) == (4.0, 24.0)
+    assert (found.issue_cycles, found.l1_wavefronts, found.tensor_cycles) == (4.0, 24.0, 2.0)
     assert found.in_flight_bytes == 5 * 512 * 4 * 8
     assert predict(PROBE, 470e6, H100, spread=1 / 8).l1_wavefronts == 18.0  # no less than one
 
@@ -157,6 +157,16 @@ def test_two_rows_a_warp_spare_the_first_level_cache_what_one_asks_of_it() -> No
     assert before.l1_wavefronts > 79 > 60 > now.l1_wavefronts
     assert now.issue_cycles < before.issue_cycles
     assert now.share > before.share + 0.05
+
+
+def test_a_kernel_that_its_tensor_cores_hold_up_is_told(
+    probe: MachineCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert predict(PROBE, 1e12, H100).share > 0.98
+    monkeypatch.setattr(prediction, "TENSOR_CYCLES", H100.cycles_per_kb)
+    assert predict(PROBE, 1e12, H100).share == pytest.approx(
+        17**-0.25, abs=0.001
+    )  # twice as long as the memory
 
 
 @pytest.mark.cuda_compile
