@@ -19,7 +19,8 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, 
 enum { INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500 };
 enum { MULTIPROCESSORS = 16, L2_BYTES = 38, MAJOR = 75, MINOR = 76 }; /* CUdevice_attribute */
 enum { NON_BLOCKING = 1, DEVICE_MAP = 2, THREAD_LOCAL = 1, MOST_THREADS = 1024 };
-static const uint64_t MEMORY_BYTES = 80ull << 30;
+static const uint64_t MEMORY_BYTES = 2ull << 30; /* ceilings stream a share of it, works rotate beyond the cache: */
+static const int CACHE_BYTES = 2 << 20;          /* with little of either, both take moments */
 
 typedef enum { CONTEXT = 0x6d620001, STREAM, MODULE, FUNCTION, EVENT, GRAPH, EXECUTABLE } Kind;
 typedef struct {
@@ -63,7 +64,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case MAJOR: return *value = 9, SUCCESS;
     case MINOR: return *value = 0, SUCCESS;
     case MULTIPROCESSORS: return *value = 132, SUCCESS;
-    case L2_BYTES: return *value = 50 << 20, SUCCESS;
+    case L2_BYTES: return *value = CACHE_BYTES, SUCCESS;
     default: return INVALID_VALUE;
     }
 }

@@ -138,8 +138,8 @@ def test_a_run_leaves_archives_a_report_and_a_summary(tmp_path: Path) -> None:
     assert before.endswith(f"{wheels}/a-1-py3-none-any.whl")
     assert after.endswith(" .")
     numbers, rest = (tmp_path / "tested").read_text().splitlines()
-    assert "-k not (" not in numbers
-    assert "-k not (" in rest
+    assert "-k (not (" not in numbers
+    assert "-k (not (" in rest
     assert "test_torch_gpu.py" in rest
 
 
@@ -156,12 +156,17 @@ def test_with_time_the_whole_suite_is_measured(tmp_path: Path) -> None:
     assert "linear:" not in (tmp_path / "asked").read_text().splitlines()[0]
 
 
-def test_other_works_are_measured_where_they_are_named(tmp_path: Path) -> None:
+def test_other_works_tests_and_experiments_are_those_that_are_named(tmp_path: Path) -> None:
     named = {"WORKS": "linear:n=8,k=8 mla:context=9", "MODELS": "step:model=tiny"}
+    named |= {"TESTS": "8448 or graph", "CLAIM_OPTIONS": "--only 4 --replicates 1"}
     assert call(tmp_path, GOOD, SECONDS_TOTAL="900", **named, **REAL)[0] == 0
     first, second = (tmp_path / "asked").read_text().splitlines()
     assert " linear:n=8,k=8 mla:context=9 --backends" in first
     assert " step:model=tiny --backends" in second
+    assert (tmp_path / "tried").read_text().endswith(" --only 4 --replicates 1\n")
+    numbers, rest = (tmp_path / "tested").read_text().splitlines()
+    assert re.search(r" -k \(ceiling or .*\) and \(8448 or graph\) ", numbers)
+    assert re.search(r" -k \(not \(ceiling or .*\)\) and \(8448 or graph\) ", rest)
 
 
 def test_stages_end_at_their_deadlines_which_are_no_failures(tmp_path: Path) -> None:
@@ -172,13 +177,8 @@ def test_stages_end_at_their_deadlines_which_are_no_failures(tmp_path: Path) -> 
     assert (status, text.count("FAIL")) == (0, 0), text
     assert "the deadline was reached" in packed(tmp_path, "3-works")["3-works.log"]
     shares = [int(line.rpartition(" of ")[2].split()[0]) for line in text.splitlines() if line[:2] == "ok"]
-    most = [
-        6 * 20 // 100,
-        6 * 22 // 80,
-        6 * 34 // 58,
-        6 * 10 // 24,
-        6,
-    ]  # the last one has all that the others left
+    # the last one has all that the others left
+    most = [6 * 20 // 100, 6 * 22 // 80, 6 * 34 // 58, 6 * 10 // 24, 6]
     assert len(shares) == 5
     assert all(1 <= share <= limit for share, limit in zip(shares, most, strict=True))
 
