@@ -32,7 +32,7 @@ HEADS = {
 }
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[pytest.param(b, marks=[pytest.mark.slow] * (b == "numba:cpu")) for b in BACKENDS])
 def backend(request):
     pytest.importorskip(NEEDS.get(request.param, "numpy"))
     one = registry.create(request.param)

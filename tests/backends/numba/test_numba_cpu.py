@@ -31,8 +31,10 @@ def backend() -> NumbaCpu:
         "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16",
         "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8",
         "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16",
-        "step:model=tiny,context=37,weight=f32,kv=f32",
-        "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt",
+        pytest.param("step:model=tiny,context=37,weight=f32,kv=f32", marks=pytest.mark.slow),
+        pytest.param(
+            "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> None:
