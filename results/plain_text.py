@@ -15,9 +15,9 @@ from html import escape
 from typing import Any
 
 HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
-"""Control characters but the tab and the end of a line, marks that turn the direction of text, halves of characters."""
+"""Control characters but the tab and the end of a line, marks that turn the direction of text, halves of characters, and what is none."""
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "](": "]&#40;"}
 MARKS = re.compile("|".join(map(re.escape, ENTITIES)))
 

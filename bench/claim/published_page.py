@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from membound.bench.claim.report import ReportError
+from membound.bench.report.write import ReportError
 from membound.results.exchange.whole_file import whole_file
 from membound.results.published_runs import INDEX, Entry, index_json
 from membound.results.report.cases import cases_of

@@ -45,7 +45,7 @@ def _claim_of(name: str, out: Path) -> Path | None:
     """The claim in the folder of runs whose name begins so; None for names of anything else. Raises StoreError."""
     if not name.startswith(CLAIM_PREFIX) or os.path.exists(name):
         return None
-    found = [path for path in claim_files(out) if path.name.startswith(name)]
+    found = [path for path in claim_files(out) if path.name.startswith(name)] if out.is_dir() else []
     if len(found) != 1:
         raise StoreError(f"{name!r} is the start of {len(found)} claims in {out}; name one file")
     return found[0]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from membound.errors import MemboundError
+from membound.results.plain_text import visible
 
 if TYPE_CHECKING:
     import altair
@@ -97,16 +98,27 @@ def svg_of(chart: altair.TopLevelMixin) -> str:
     """The text of an SVG file."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False), vl_version=_version()))
+    return str(vl_convert.vegalite_to_svg(_text_of(chart), vl_version=_version()))
 
 
 def png_of(chart: altair.TopLevelMixin) -> bytes:
     """The content of a PNG file, at twice the size of the SVG."""
     import vl_convert
 
-    return bytes(
-        vl_convert.vegalite_to_png(chart.to_dict(validate=False), vl_version=_version(), scale=PNG_SCALE)
-    )
+    return bytes(vl_convert.vegalite_to_png(_text_of(chart), vl_version=_version(), scale=PNG_SCALE))
+
+
+def _text_of(chart: altair.TopLevelMixin) -> Any:
+    """The definition with its texts as they can be shown: a control character among them would end this process."""
+    return _shown(chart.to_dict(validate=False))
+
+
+def _shown(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {_shown(key): _shown(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_shown(value) for value in part]
+    return visible(part) if isinstance(part, str) else part
 
 
 def _version() -> str:
