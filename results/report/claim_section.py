@@ -1,6 +1,6 @@
 """A claim as a section of the page: its paragraph, verdicts, charts and figures.
 
->>> html = "".join(claim_section(report, charts_of(claim.observations, findings, cells)))
+>>> html = "".join(claim_section(report, {"theft": "<svg…"}, "claim-1"))
 """
 
 from __future__ import annotations

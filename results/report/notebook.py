@@ -1,5 +1,6 @@
 """Tables as notebooks show them: what it comes to in sentences, then the figures as the page of a report has them.
 
+>>> from membound.results.stats import summarize
 >>> CaseTable(summarize(rows))._repr_html_()[:7]
 '<p><b>r'
 

@@ -1,5 +1,6 @@
 """A report as one HTML page that loads nothing from outside: it contains its style, its charts and its script.
 
+>>> from membound.results.report.whole import whole_report, with_charts
 >>> path.write_text(page_html(with_charts(whole_report(rows, claims))))
 
 A policy in the page (Content-Security-Policy) forbids it to load anything and to run any script but its own.
