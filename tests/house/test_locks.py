@@ -82,8 +82,8 @@ def test_ci_and_env_create_ask_for_hashes():
     script = (ROOT / ".ci/run").read_text()
     assert re.findall(r"^ *bash \.ci/locked (\S+)$", script, re.M) == [
         "test",
-        "browser",
         "cuda-compile",
+        "browser",
         "llamacpp",
         "default",
     ]
