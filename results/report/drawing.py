@@ -166,7 +166,7 @@ def look_of_marks(alt: Any, table: pd.DataFrame, field: str = "backend") -> list
         else alt.Legend()
     )
     disturbed = table.validity.isin(["contended", "invalid"]).any()
-    grades = alt.Scale(domain=list(GRADES), range=list(GRADES.values()))
+    grades = alt.Scale(type="ordinal", domain=list(GRADES), range=list(GRADES.values()))
     return [
         alt.Stroke(f"{field}:N", title=field, scale=names, legend=legend),
         alt.Fill(f"{field}:N", title=field, scale=names, legend=legend),

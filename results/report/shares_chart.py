@@ -75,7 +75,12 @@ def _chart(alt: Any, table: pd.DataFrame) -> Any:
     several = len(set(table.backend)) > 1
     offset = [alt.YOffset("backend:N")] if several else []
     scale = alt.Scale(domain=[0, HIGHEST], clamp=True)
-    x = alt.X("share:Q", title="share of the limit", scale=scale, axis=alt.Axis(format="%"))
+    x = alt.X(
+        "share:Q",
+        title="share of the limit",
+        scale=scale,
+        axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1, 1.25]),
+    )
     base = alt.Chart(table)
     color = alt.Stroke("backend:N", title="backend", scale=scale_of(alt, table.backend))
     rules = base.mark_rule(strokeWidth=1.5, aria=False).encode(
