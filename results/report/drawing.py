@@ -141,7 +141,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 GRADES = {"clean": 0.9, "unknown": 0.9, "contended": 0.35, "invalid": 0.02}
-"""How full a mark is: those that were disturbed are lighter, and hollow where no process counts."""
+"""How full a mark is: those that were disturbed are lighter, and hollow where no process counts. Captions say so."""
 
 
 def scale_of(alt: Any, names: Iterable[str]) -> Any:
@@ -165,12 +165,11 @@ def look_of_marks(alt: Any, table: pd.DataFrame, field: str = "backend") -> list
         if max(map(len, table[field]), default=0) > LONG
         else alt.Legend()
     )
-    disturbed = table.validity.isin(["contended", "invalid"]).any()
     grades = alt.Scale(type="ordinal", domain=list(GRADES), range=list(GRADES.values()))
     return [
         alt.Stroke(f"{field}:N", title=field, scale=names, legend=legend),
         alt.Fill(f"{field}:N", title=field, scale=names, legend=legend),
         alt.Shape(f"{field}:N", title=field, scale=shapes, legend=legend),
-        alt.FillOpacity("validity:N", scale=grades, legend=alt.Legend() if disturbed else None),
+        alt.FillOpacity("validity:N", scale=grades, legend=None),
         alt.Description("tip:N"),
     ]

@@ -25,6 +25,7 @@ CAPTION = (
     "Time in each run, oldest first, with its 95 % interval over processes. A change is marked where the runs before and after "
     f"differ by more than a random order of them would (p ≤ 0.05) and by 5 % or more; that takes {FEWEST_RUNS} runs. A time changes "
     "with the machine too: what the limit allowed is in the hint of each mark."
+    " Lighter marks were disturbed."
 )
 COLUMNS = ["backend", "run", "time_ms", "low_ms", "high_ms", "validity", "tip"]
 

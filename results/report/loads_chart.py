@@ -18,6 +18,7 @@ LATENCIES = {"ttft": "first token", "tpot": "a token after the first"}
 CAPTION = (
     "Median latency of whole answers against the output tokens a second, each mark a point of load with its 95 % interval over the "
     "blocks of its window. Where the curve turns upwards, the server keeps no more."
+    " Lighter marks were disturbed."
 )
 COLUMNS = ["server", "tokens", "latency_ms", "low_ms", "high_ms", "validity", "tip"]
 

@@ -22,6 +22,7 @@ STEP = 34
 CAPTION = (
     "Time of the fastest backend of each machine on the works that two or more of them did, in their last run of it; the axis is "
     "logarithmic. Which backend that is, and its share of that machine's limit, is in the hint of each mark."
+    " Lighter marks were disturbed."
 )
 
 

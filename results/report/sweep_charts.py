@@ -33,6 +33,7 @@ BANDWIDTH, PEAK = "bytes / bandwidth", "FLOPs / peak"
 CAPTION = (
     "Time with its 95 % interval over processes, both axes logarithmic. Dashed: what the measured ceilings of memory and of "
     "arithmetic allow, the medians over the backends."
+    " Lighter marks were disturbed."
 )
 COLUMNS = ["backend", "at", "time_ms", "low_ms", "high_ms", "memory_ms", "compute_ms", "validity", "tip"]
 
