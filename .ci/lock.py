@@ -21,6 +21,7 @@ PROJECT = "pyproject.toml"
 GROUPS = {
     "default": [PROJECT],
     "test": [PROJECT, "--extra", "test"],
+    "browser": [PROJECT, "--extra", "browser"],
     "cuda-compile": [PROJECT, "--extra", "cuda-compile"],
     "llamacpp": ["-"],
 }

@@ -30,6 +30,7 @@ from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
 from membound.results.compare import CompareError, Comparison, compare_backends, compare_by, compare_runs
 from membound.results.processes import Process, processes_of
+from membound.results.report.notebook import CaseTable, PairTable
 from membound.results.row import Row
 from membound.results.serving.compare import compare_points as points_side_by_side
 from membound.results.serving.compare import holds_points
@@ -77,7 +78,7 @@ def run(
     )
     plan, _ = prepare(split_works(_several(works)), split(_several(backends)), options)
     path, rows = measure(plan, progress or Silent())
-    table = summarize(rows)
+    table = CaseTable(summarize(rows))
     table.attrs["path"] = str(path)
     return table
 
@@ -90,7 +91,7 @@ def load(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
     backend in the same rounds), of_bound (how much of what the ceilings of the same moments allow is reached, 0-1),
     verdict. What is not known is missing (NaN or None). Raises StoreError, RowError.
     """
-    return summarize(load_rows(paths))
+    return CaseTable(summarize(load_rows(paths)))
 
 
 def load_points(paths: Path | str | Iterable[Path | str]) -> pd.DataFrame:
@@ -119,7 +120,7 @@ def compare(
     """
     others = [b] if isinstance(b, str | Path) else list(b or ())
     found = comparison([str(name) for name in (a, *others)], backends, force, Path(out), by)
-    table = found.table
+    table = PairTable(found.table)
     table.attrs |= {"groups": records(found.groups), "without_partner": records(found.without_partner)}
     table.attrs["doubt"] = found.doubt
     return table

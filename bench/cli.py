@@ -40,6 +40,7 @@ from membound.bench.commands.options import Debug
 from membound.bench.commands.plan import plan
 from membound.bench.commands.predict import predict
 from membound.bench.commands.published import published
+from membound.bench.commands.report import report
 from membound.bench.commands.run import run
 from membound.bench.commands.show import show
 from membound.errors import MemboundError
@@ -79,6 +80,7 @@ def root(
 app.command("run", cls=Command)(run)
 app.command("show", cls=Command)(show)
 app.command("compare", cls=Command)(compare)
+app.command("report", cls=Command)(report)
 app.command("import", cls=Command)(import_)
 app.command("export", cls=Command)(export)
 app.command("list", cls=Command)(list_)

@@ -1,22 +1,23 @@
 """Text from outside as it can be shown: data and never commands, whoever wrote it.
 
->>> visible("torch\\x1b[2J"), as_markdown("a <b>")
-('torch\\\\x1b[2J', 'a &lt;b&gt;')
+>>> visible("torch\\x1b[2J"), as_markdown("a <b>"), as_html("a <b>")
+('torch\\\\x1b[2J', 'a &lt;b&gt;', 'a &lt;b&gt;')
 
 Names, reasons, paths and rows come from strangers. Whatever leaves the package for people goes through here: consoles
-(`views.console.PlainConsole`), lines (`visible`) and Markdown (`as_markdown`).
+(`views.console.PlainConsole`), lines (`visible`), Markdown (`as_markdown`) and pages (`as_html`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
-"""Control characters but the tab and the end of a line, marks that turn the direction of text, halves of characters."""
+"""Control characters but the tab and the end of a line, marks that turn the direction of text, halves of characters, and what is none."""
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "&#96;", "](": "]&#40;"}
 MARKS = re.compile("|".join(map(re.escape, ENTITIES)))
 
@@ -31,6 +32,11 @@ def visible(text: str, encoding: str | None = "utf-8") -> str:
 def as_markdown(text: str) -> str:
     """The text as one line within Markdown: no tags, no links, no code spans. Tables escape its bars."""
     return MARKS.sub(lambda found: ENTITIES[found[0]], " ".join(visible(text).split("\n")))
+
+
+def as_html(text: str) -> str:
+    """The text within a page, between tags or in a quoted attribute: no tags, no entities of its own."""
+    return escape(visible(text))
 
 
 def markdown_record(record: Mapping[str, Any]) -> dict[str, Any]:

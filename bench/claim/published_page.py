@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from membound.bench.claim.report import ReportError
+from membound.bench.report.write import ReportError
 from membound.results.exchange.whole_file import whole_file
 from membound.results.published_runs import INDEX, Entry, index_json
-from membound.results.report.charts import share_chart
+from membound.results.report.cases import cases_of
 from membound.results.report.markdown import replaced
 from membound.results.report.published import published_markdown
-from membound.results.stats import summarize
+from membound.results.report.shares_chart import run_shares
 from membound.results.store import load_rows, run_files
 
 MARKS = "published"
@@ -27,7 +27,7 @@ def renew(place: Path, entries: Sequence[Entry], page: Path) -> list[Path]:
     Raises ReportError, MarksMissing, ReportUnavailable, StoreError.
     """
     rows = {path.name.partition(".")[0]: load_rows(path) for path in run_files(place)}
-    charts = {run: share_chart(summarize(some)) for run, some in rows.items()}
+    charts = {run: run_shares(cases_of(some)) for run, some in rows.items()}
     folder = page.with_name(f"{page.stem}-plots")
     links = {run: f"{folder.name}/{run.lower()}.svg" for run in rows}
     try:

@@ -13,30 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from membound.bench.claim.map_grid import points_for
-from membound.errors import MemboundError
+from membound.bench.report.write import ReportError, check_places, write_file, write_page
 from membound.results.claim.experiments import Register, load_experiments
 from membound.results.claim.file import Claim, claim_files, load_claims
 from membound.results.claim.finding import Finding
 from membound.results.claim.judge import judge_claim
 from membound.results.claim.region import region_of
-from membound.results.report.charts import charts_of
+from membound.results.report.claim_charts import charts_of
 from membound.results.report.markdown import (
     CLAIMS,
     claim_markdown,
     experiments_markdown,
     replaced,
 )
-from membound.results.report.page import claim_page
 from membound.results.report.summary import EXPERIMENTS, by_place, page_of, summary_markdown
 from membound.results.report.text import ClaimReport, report_of
+from membound.results.report.whole import whole_report, with_charts
 from membound.results.store import StoreError
 
 PAGES = "claims"
 """The folder beside a document for the pages that it leads to."""
-
-
-class ReportError(MemboundError):
-    """A report cannot be made or written; the message names the file and what to do."""
 
 
 def load_reports(paths: Iterable[Path]) -> list[ClaimReport]:
@@ -74,11 +70,7 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
     asked = [path for path in (html, markdown) if path is not None]
     if asked:
         charts_of([], [], [])
-    for path in asked:
-        if os.path.isdir(path):
-            raise ReportError(f"{path} is a folder; name a file")
-        if not path.parent.is_dir():
-            raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_places(asked)
 
 
 def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Path | None) -> list[Path]:
@@ -92,8 +84,8 @@ def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Pa
 
 
 def write_html(claims: Sequence[ClaimReport], path: Path) -> None:
-    """Write one page with everything. Raises ReportUnavailable without the extra, ReportError if it cannot be written."""
-    _write(path, claim_page((report, _charts(report)) for report in claims))
+    """Write one page with everything. Raises ReportUnavailable without the extra, StoreError if it cannot be written."""
+    write_page(with_charts(whole_report([], claims)), path)
 
 
 def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> None:
@@ -104,9 +96,9 @@ def write_markdown(claims: Sequence[ClaimReport], path: Path, top: str = "") -> 
         claim_id = report.claim.meta.claim_id
         for name, svg in _charts(report).items():
             file = folder / f"{re.sub(r'[^a-z0-9-]+', '-', claim_id.lower())}-{name.replace(' ', '-')}.svg"
-            _write(file, svg)
+            write_file(file, svg)
             links.setdefault(claim_id, {})[name] = f"{folder.name}/{file.name}"
-    _write(path, top + claim_markdown(claims, links))
+    write_file(path, top + claim_markdown(claims, links))
 
 
 def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
@@ -124,22 +116,14 @@ def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
     pages = path.with_name(PAGES)
     written = [path, pages / EXPERIMENTS]
     note = f"Made by `membound claim-report --into {path.name}`. What it is about: [{path.name}](../{path.name}).\n\n"
-    _write(written[1], f"# The experiments\n\n{note}{experiments_markdown(load_experiments())}")
+    write_file(written[1], f"# The experiments\n\n{note}{experiments_markdown(load_experiments())}")
     for place, reports in by_place(claims).items():
         page = pages / page_of(place)
         write_markdown(reports, page, f"# {place}\n\n{note}")
         written.append(page)
-    _write(path, document)
+    write_file(path, document)
     return written
 
 
 def _charts(report: ClaimReport) -> dict[str, str]:
     return charts_of(report.claim.observations, report.findings, report.cells)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise ReportError(f"{path} cannot be written: {error.strerror}") from None

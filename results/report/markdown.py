@@ -12,7 +12,7 @@ from itertools import zip_longest
 from membound.errors import MemboundError
 from membound.results.claim.experiments import TEXTS, Experiment, Register
 from membound.results.plain_text import as_markdown
-from membound.results.report.charts import CAPTIONS
+from membound.results.report.claim_charts import CAPTIONS
 from membound.results.report.text import (
     CEILING_HEAD,
     FIGURE_HEAD,

@@ -1,122 +1,238 @@
-"""Claims as one HTML page that loads nothing from outside: it contains its style and its charts.
+"""A report as one HTML page that loads nothing from outside: it contains its style, its charts and its script.
 
->>> from membound.results.report.charts import charts_of
->>> path.write_text(claim_page([(report, charts_of(claim.observations, findings, cells))]))
+>>> from membound.results.report.whole import whole_report, with_charts
+>>> path.write_text(page_html(with_charts(whole_report(rows, claims))))
+
+A policy in the page (Content-Security-Policy) forbids it to load anything and to run any script but its own.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
 
-from membound.results.claim.experiments import TEXTS, Register
-from membound.results.claim.finding import BROKEN, INCONCLUSIVE, NOT_RUN, REFUTED, SUPPORTED
-from membound.results.report.charts import CAPTIONS
-from membound.results.report.text import (
-    CEILING_HEAD,
-    FIGURE_HEAD,
-    LEGEND,
-    MAP_HEAD,
-    VERDICT_HEAD,
-    ClaimReport,
-    Lines,
-    ceiling_lines,
-    figure_lines,
-    heading,
-    map_lines,
-    provenance,
-    verdict_lines,
+from membound.results.plain_text import as_html
+from membound.results.report.answer import Answer
+from membound.results.report.case_table import (
+    NO_LIMIT,
+    SIGNS,
+    absent_table,
+    case_table,
+    ceiling_table,
+    point_table,
+    run_table,
+)
+from membound.results.report.cases import ShownCase, described
+from membound.results.report.claim_section import claim_section, experiments_section
+from membound.results.report.drawing import Figure
+from membound.results.report.pictures import page_svg
+from membound.results.report.tables import GRADE, NUMBER, SHORT, WIDE, Cell, Column, Line, table_html
+from membound.results.report.text import LEGEND as CLAIM_LEGEND
+from membound.results.report.whole import Report
+from membound.results.views.table import LEGEND
+from membound.results.wording import duration, percent, short
+
+STYLE = Path(__file__).with_name("page.css").read_text()
+SCRIPT = Path(__file__).with_name("page.js").read_text()
+TITLE = "What limits LLM decoding here"
+MOST_WINNERS = 12
+"""Works in the answer of a machine; the others are in the table of all cases."""
+GRADES = (
+    "● clean: nothing disturbed it. ○ unknown: the system does not tell. ◐ contended: others used the machine. "
+    "✕ invalid: so much that nothing of it counts where another process does."
+)
+KEYS = (
+    "Every figure has its interval, its validity and its command in a hint: point at it, or reach it by the Tab key and go on by "
+    "the arrow keys. “how” opens the same in the row. A mark in a chart leads to its row."
 )
 
-CLASSES = {
-    SUPPORTED: "supported",
-    REFUTED: "refuted",
-    INCONCLUSIVE: "open",
-    BROKEN: "broken",
-    NOT_RUN: "open",
-}
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
-.lead { font-size: 1.05rem; } .note, figcaption { color: #555; font-size: .87rem; }
-.scroll, figure { overflow-x: auto; } figure { margin: 1.5rem 0; } figure svg { max-width: 100%; min-width: 34rem; height: auto; }
-table { border-collapse: collapse; font-size: .87rem; width: 100%; min-width: 44rem; overflow-wrap: normal; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }
-td.verdict { font-weight: 600; white-space: nowrap; }
-.supported { color: #1d4f91; } .refuted { color: #b3261e; } .broken { color: #8a5a00; } .open { color: #555; }
-details { margin: 1rem 0; } summary { cursor: pointer; } dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0 0 0 1rem; }
-"""
+
+def page_html(report: Report) -> str:
+    """The whole page."""
+    script = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>membound: {as_html(_title(report))}</title><style>{STYLE}</style></head><body>",
+            "<a class=skip href=#answer>Skip to the answer</a>",
+            *_header(report),
+            "<main>",
+            *_sections(report),
+            f"</main><script>{SCRIPT}</script></body></html>",
+            "",
+        ]
+    )
 
 
-def claim_page(claims: Iterable[tuple[ClaimReport, Mapping[str, str]]]) -> str:
-    """The page of these claims, each with its charts as SVG by name."""
-    reports = list(claims)
-    title = reports[0][0].register.claim if reports else "No claim"
-    lines = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>membound: {escape(title)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
-        f"<p class=lead>As it can be tested: {escape(reports[0][0].register.region)}</p>" if reports else "",
+def _title(report: Report) -> str:
+    return report.claims[0].register.claim if report.claims and not report.shown else TITLE
+
+
+def _header(report: Report) -> Iterator[str]:
+    yield f"<header><h1>{as_html(_title(report))}</h1><p class=note>{as_html(_scope(report))}</p></header>"
+    links = {"answer": "The answer", "charts": "Charts" if report.figures else ""}
+    links |= (
+        {"all-cases": "All cases", "no-time": "What has no time", "the-ceilings": "Ceilings"}
+        if report.shown
+        else {}
+    )
+    links |= {"points": "Points of load"} if report.points else {}
+    links |= {"claims": "The claim"} if report.claims else {}
+    links |= {"reading": "How to read it"}
+    items = "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in links.items() if words)
+    yield f"<nav aria-label=Contents><ul>{items}</ul></nav>"
+
+
+def _scope(report: Report) -> str:
+    """How much of what there is."""
+    runs = {str(one.line["run_id"]) for one in report.shown} | {
+        str(one.record["run_id"]) for one in report.points
+    }
+    counts = {
+        "run": len(runs),
+        "machine": len({one.place for one in report.shown}),
+        "case": len(report.shown),
+        "point of load": len(report.points),
+        "claim": len(report.claims),
+    }
+    words = (f"{n} {_plural(name) if n > 1 else name}" for name, n in counts.items() if n)
+    began = sorted(one.started_at[:10] for one in report.shown if one.started_at)
+    when = f", measured {began[0]}{f' to {began[-1]}' if began[-1] != began[0] else ''}" if began else ""
+    return f"{', '.join(words)}{when}."
+
+
+def _plural(name: str) -> str:
+    return "points of load" if name == "point of load" else f"{name}s"
+
+
+def _sections(report: Report) -> Iterator[str]:
+    yield "<section id=answer><h2>The answer</h2>"
+    for number, answer in enumerate(report.answers, 1):
+        yield from _answer(answer, number)
+    if not report.answers and report.shown:
+        yield "<p class=lead>No case has a time, so nothing is decided. What has no time, and why, is below.</p>"
+    yield from _claims_in_short(report)
+    yield "</section>"
+    if report.without_charts:
+        yield f"<p class=absent>No charts: {as_html(report.without_charts)}</p>"
+    if report.figures:
+        yield from _charts(report.figures)
+    if report.shown:
+        yield f"<section id=all-cases><h2>All cases</h2><p class=note>{as_html(KEYS)}</p>"
+        yield from (*case_table(report.shown), "</section>")
+        yield from (
+            "<section id=no-time><h2>What has no time</h2>",
+            *absent_table(report.shown),
+            "</section>",
+        )
+        yield "<section id=the-ceilings><h2>Ceilings and runs</h2>"
+        yield from (*ceiling_table(report.ceilings), "<h3>Runs</h3>", *run_table(report.shown), "</section>")
+    if report.points:
+        yield from ("<section id=points><h2>Points of load</h2>", *point_table(report.points), "</section>")
+    yield from _claims(report)
+    yield from _reading(report)
+
+
+def _answer(answer: Answer, number: int) -> Iterator[str]:
+    yield f"<article class=card><h3>{as_html(answer.place.label)}</h3><dl>"
+    yield f"<dt>Which is fastest</dt><dd class=big>{as_html(answer.fastest)}</dd>"
+    yield f"<dt>How near the limit</dt><dd class=big>{as_html(answer.near)}</dd>"
+    yield f"<dt>What bounds it</dt><dd>{as_html(answer.bound)}</dd><dt>What to doubt</dt>"
+    doubts = "".join(f"<li>{as_html(doubt)}</li>" for doubt in answer.doubts)
+    yield (
+        f"<dd class=doubt><ul>{doubts}</ul></dd>"
+        if doubts
+        else "<dd class=fine>Nothing speaks against these figures.</dd>"
+    )
+    yield "</dl>"
+    columns = [
+        Column("work", WIDE),
+        Column("fastest", SHORT),
+        Column("time", NUMBER),
+        Column("of the limit", NUMBER),
     ]
-    for one, charts in reports:
-        lines += _section(one, charts)
-    if reports:
-        lines += _experiments(reports[0][0].register)
-    return "\n".join([*lines, f"<p class=note>{escape(LEGEND)}</p></body></html>", ""])
+    columns += [Column("bound by", SHORT), Column("validity", GRADE), Column("next", SHORT)]
+    lines = [_winner(one, answer.runners_up.get(one.work)) for one in answer.winners[:MOST_WINNERS]]
+    more = len(answer.winners) - MOST_WINNERS
+    rest = f"; {more} more works are in the table of all cases" if more > 0 else ""
+    caption = f"The fastest of each work on {answer.place.label}{rest}"
+    yield from table_html(f"answer-{number}", caption, columns, lines)
+    yield "</article>"
 
 
-def _section(report: ClaimReport, charts: Mapping[str, str]) -> Iterator[str]:
-    yield f"<section><h2>{escape(heading(report))}</h2>"
-    yield f"<p class=lead>{escape(report.paragraph)}</p><p class=note>{escape(provenance(report))}</p>"
-    yield from _table(VERDICT_HEAD, verdict_lines(report))
-    for name, svg in charts.items():
-        own = _own_names(svg, f"{report.claim.meta.claim_id} {name}")
-        yield f"<figure><h3>{escape(name.capitalize())}</h3>{own}"
-        yield f"<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>"
-    yield "<h3>Figures</h3>"
-    yield from _table(FIGURE_HEAD, figure_lines(report))
-    yield "<h3>Ceilings</h3>"
-    yield from _table(CEILING_HEAD, ceiling_lines(report))
-    if report.cells:
-        yield "<h3>The map in numbers</h3>"
-        yield from _table(MAP_HEAD, map_lines(report))
+def _winner(one: ShownCase, other: ShownCase | None) -> Line:
+    share = one.line["of_bound"]
+    width = min(1.0, share or 0.0)
+    bar = (
+        f'<span class=bar aria-hidden=true><i style="width:{width:.0%}"></i></span>'
+        if share is not None
+        else ""
+    )
+    ratio = other.line["ratio_to_fastest"] if other is not None else None
+    following = "–" if other is None else f"{other.backend}{f' ×{ratio:.2f}' if ratio else ''}"
+    link = f'<a href="#{one.key}">{as_html(short(one.work))}</a>'
+    cells = [
+        Cell("", html=link),
+        Cell(one.backend),
+        Cell(duration(one.time_s), one.time_s, described(one)),
+        Cell("", share, NO_LIMIT if share is None else described(one), html=f"{bar}{percent(share)}"),
+        Cell(str(one.line["verdict"]), hint=str(one.line["verdict_reason"])),
+        Cell(f"{SIGNS[one.validity]} {one.validity}", hint=str(one.line["validity_reasons"])),
+        Cell(following, hint="" if other is not None else "no other backend has a time of it in that run"),
+    ]
+    return Line(cells, grade=one.validity)
+
+
+def _charts(figures: Sequence[Figure]) -> Iterator[str]:
+    yield "<section id=charts><h2>Charts</h2>"
+    for family, some in groupby(figures, key=lambda one: one.family):
+        group = list(some)
+        drawn = [one for one in group if one.chart is not None]
+        yield f"<h3>{as_html(family)}</h3>"
+        if drawn:
+            yield "<div class=charts>"
+            yield from (_figure(one) for one in drawn)
+            yield "</div>"
+        for one in group:
+            if one.chart is None:
+                where = f"{one.title}: " if one.title else ""
+                yield f"<p class=absent>Left out: {as_html(where + one.absent)}.</p>"
     yield "</section>"
 
 
-def _table(head: Sequence[str], lines: Lines) -> Iterator[str]:
-    if not lines:
-        yield "<p>None.</p>"
+def _figure(one: Figure) -> str:
+    svg = page_svg(one.chart, f"{one.family}: {one.title}" if one.title else one.family, one.name)
+    title = f"<h4>{as_html(one.title)}</h4>" if one.title else ""
+    return f"<figure id={one.name}>{title}{svg}<figcaption>{as_html(one.caption)}</figcaption></figure>"
+
+
+def _claims_in_short(report: Report) -> Iterator[str]:
+    for number, one in enumerate(report.claims, 1):
+        yield f"<article class=card><h3>The claim: <a href=#claim-{number}>{as_html(one.claim.meta.claim_id)}</a></h3>"
+        yield f"<p>{as_html(one.paragraph)}</p></article>"
+
+
+def _claims(report: Report) -> Iterator[str]:
+    if not report.claims:
         return
-    yield "<div class=scroll><table><thead><tr>"
-    yield "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr></thead><tbody>"
-    for line in lines:
-        cells = (
-            f'<td class="verdict {CLASSES[text]}">{escape(text)}</td>'
-            if name == "verdict"
-            else f"<td>{escape(text)}</td>"
-            for name, text in zip(head, line, strict=True)
-        )
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody></table></div>"
+    register = report.claims[0].register
+    yield f"<section id=claims><h2>{as_html(register.claim)}</h2>"
+    yield f"<p class=lead>As it can be tested: {as_html(register.region)}</p>"
+    charts = report.claim_charts or [{} for _ in report.claims]
+    for number, (one, drawn) in enumerate(zip(report.claims, charts, strict=True), 1):
+        yield from claim_section(one, drawn, f"claim-{number}")
+    yield from experiments_section(register)
+    yield "</section>"
 
 
-def _own_names(svg: str, prefix: str) -> str:
-    """The picture with unique names: each is drawn alone, and the drawing library counts its clips from 0."""
-    own = re.sub(r"[^a-z0-9]+", "-", prefix.lower())
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', svg)
-    return re.sub(r'url\((["\']?)#([^)"\']+)\1\)', rf"url(#{own}-\2)", svg)
-
-
-def _experiments(register: Register) -> Iterator[str]:
-    """The experiments as they were registered."""
-    yield f"<h2>The experiments, version {register.version}</h2><p class=note>sha256 {register.sha256}</p>"
-    for experiment in register:
-        yield f"<details><summary>{experiment.id} {escape(experiment.name)}</summary><dl>"
-        for key in TEXTS:
-            label = key.replace("_", " ").capitalize()
-            yield f"<dt>{label}</dt><dd>{escape(getattr(experiment, key))}</dd>"
-        yield "</dl></details>"
+def _reading(report: Report) -> Iterator[str]:
+    yield f"<section id=reading><h2>How to read it</h2><p>{as_html(LEGEND)}</p><p>{as_html(GRADES)}</p>"
+    if report.claims:
+        yield f"<p>{as_html(CLAIM_LEGEND)}</p>"
+    yield "</section>"

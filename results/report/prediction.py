@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from membound.results.predict.record import MODELS, Record
-from membound.results.report.charts import drawing_library, svg_of
+from membound.results.report.drawing import drawing_library, styled, svg_of
 
 SIZE = 260
 
@@ -42,7 +42,7 @@ def prediction_chart(record: Record) -> str:
         float(table[["measured", "predicted"]].max().max()),
     ]
     panels = [_panel(alt, table[table.model == model], model, ends) for model in MODELS]
-    return svg_of(alt.hconcat(*panels))
+    return svg_of(styled(alt.hconcat(*panels)))
 
 
 def _panel(alt: Any, table: pd.DataFrame, model: str, ends: list[float]) -> Any:

@@ -37,10 +37,11 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
     if not works:
         return
     fastest = [_fastest([line for line in timed if line["work"] == work]) for work in works]
-    yield _who(fastest, timed)
+    yield who_is_fastest(fastest, timed)
     if any(line["of_bound"] is not None for line in fastest):
-        yield _how_near(fastest)
-    moved = _moved(timed)
+        near, bounds = how_near(fastest)
+        yield " ".join(filter(None, (near, bounds)))
+    moved = moved_bandwidth(timed)
     if moved:
         yield moved
     yield _next(timed)
@@ -50,7 +51,7 @@ def _fastest(lines: Sequence[Line]) -> Line:
     return min(lines, key=lambda line: (float(line["ratio_to_fastest"] or 1.0), float(line["time_s"])))
 
 
-def _who(fastest: Sequence[Line], timed: Sequence[Line]) -> str:
+def who_is_fastest(fastest: Sequence[Line], timed: Sequence[Line]) -> str:
     """Which backend is fastest where, and by how much over the next one."""
     backends = list(dict.fromkeys(line["backend"] for line in timed))
     if len(backends) == 1:
@@ -81,8 +82,8 @@ def _lead(line: Line, timed: Sequence[Line]) -> float | None:
     return min(others, default=None)
 
 
-def _how_near(fastest: Sequence[Line]) -> str:
-    """How much of the machine's limit the fastest reach, and what bounds them."""
+def how_near(fastest: Sequence[Line]) -> tuple[str, str]:
+    """How much of the machine's limit the fastest reach, and what bounds them; '' where nothing tells."""
     shares = sorted(float(line["of_bound"]) for line in fastest if line["of_bound"] is not None)
     span = percent(shares[0]) + (
         f" to {percent(shares[-1])}" if percent(shares[0]) != percent(shares[-1]) else ""
@@ -95,15 +96,15 @@ def _how_near(fastest: Sequence[Line]) -> str:
     for verdict, group in sorted(bound.items(), key=lambda pair: -len(pair[1])):
         names = f" ({_named(group)})" if len(group) <= FEW and len(fastest) > 1 else ""
         parts.append(f"{WHAT_BOUNDS[verdict]} bounds {len(group)}{names}")
-    told = f" {'; '.join(parts)}." if parts else ""
-    return f"The fastest reach {span} of what this machine allows.{told[:2].upper()}{told[2:]}"
+    told = f"{'; '.join(parts)}." if parts else ""
+    return f"The fastest reach {span} of what this machine allows.", f"{told[:1].upper()}{told[1:]}"
 
 
 def _named(lines: Sequence[Line]) -> str:
     return ", ".join(short(line["work"]) for line in lines)
 
 
-def _moved(timed: Sequence[Line]) -> str:
+def moved_bandwidth(timed: Sequence[Line]) -> str:
     """How far a bandwidth moved while the run went on; '' if hardly, or if nothing tells."""
     for name in dict.fromkeys(line["memory_ceiling"] for line in timed):
         lows, highs = (

@@ -182,16 +182,27 @@ def _doubts(lines: list[dict[str, Any]]) -> Iterator[RenderableType]:
     timed = [x for x in lines if x["time_s"] is not None]
     disturbed = [x for x in timed if x["validity"] in ("contended", "invalid")]
     if disturbed:
-        reasons = (
-            re.split(r":? \d", reason)[0] for x in disturbed for reason in x["validity_reasons"].split("; ")
-        )
-        by = ", ".join(dict.fromkeys(filter(None, reasons))) or "unknown causes"
+        by = disturbed_by(disturbed)
         yield Text(f"disturbed: {len(disturbed)} of {len(timed)} cases, by {by}", style="yellow")
-    open_ = Counter(_same(x["verdict_reason"]) for x in timed if x["verdict"] == "inconclusive")
+    open_ = doubtful_verdicts(timed)
     if open_:
-        yield Text("inconclusive: " + "; ".join(f"{why} ({n})" for why, n in open_.items()), style="yellow")
+        yield Text(f"inconclusive: {open_}", style="yellow")
     if disturbed or open_:
         yield Text()
+
+
+def disturbed_by(disturbed: Sequence[dict[str, Any]]) -> str:
+    """What disturbed these cases, without figures."""
+    reasons = (
+        re.split(r":? \d", reason)[0] for x in disturbed for reason in x["validity_reasons"].split("; ")
+    )
+    return ", ".join(dict.fromkeys(filter(None, reasons))) or "unknown causes"
+
+
+def doubtful_verdicts(timed: Sequence[dict[str, Any]]) -> str:
+    """Why verdicts are inconclusive, and how often; '' if none is."""
+    reasons = Counter(_same(x["verdict_reason"]) for x in timed if x["verdict"] == "inconclusive")
+    return "; ".join(f"{why} ({n})" for why, n in reasons.items())
 
 
 def _same(reason: str) -> str:

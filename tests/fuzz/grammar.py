@@ -161,6 +161,7 @@ COMMANDS = (
     "duel",
     "claim",
     "claim-report",
+    "report",
     "env",
     "export-model",
     "",

@@ -218,6 +218,7 @@ def arguments() -> list[bytes]:
         "import a.json --ceilings latest",
         "export latest b.csv --format csv",
         "claim-report x --html y",
+        "report x --html y --png z",
         "list",
     )
     return [line.replace(" ", "\0").encode() for line in lines]

@@ -51,8 +51,9 @@ from membound.results.report.curves import (
     theft_table,
 )
 from membound.results.report.markdown import claim_markdown
-from membound.results.report.page import claim_page
+from membound.results.report.page import page_html
 from membound.results.report.text import record
+from membound.results.report.whole import whole_report
 from membound.results.row import Row, RowError
 from membound.results.stats import records, summarize
 from membound.results.store import StoreError, load_rows, sealed, unsealed
@@ -205,7 +206,7 @@ def check_claim(content: bytes) -> None:
         report = judged(load_claim(written("claim-x.jsonl", content)), register())
         json.dumps(record(report), allow_nan=False)
         claim_markdown([report], {})
-        claim_page([(report, {})])
+        page_html(whole_report([], [report]))
         for draw in (free_compute_table, batch_table, residency_table, theft_table):
             draw(report.claim.observations)
         elasticity_table(report.findings), region_table(report.cells)

@@ -47,7 +47,7 @@ MORE = {
     "bench/serving/event_loop.py": {"uvloop"},
     "bench/serving/null_process.py": {"uvloop"},
     "results/exchange/parquet.py": {"pyarrow"},
-    "results/report/charts.py": {"altair", "vl_convert"},
+    "results/report/drawing.py": {"altair", "vl_convert"},
 }
 
 LATE = ("bench",)

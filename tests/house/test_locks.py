@@ -80,9 +80,10 @@ def test_a_file_of_another_hash_is_refused(tmp_path):
 def test_ci_and_env_create_ask_for_hashes():
     assert 'pip install --require-hashes --no-deps -r "$locks/$1.txt"' in (ROOT / ".ci/locked").read_text()
     script = (ROOT / ".ci/run").read_text()
-    assert re.findall(r"^bash \.ci/locked (\S+)$", script, re.M) == [
+    assert re.findall(r"^ *bash \.ci/locked (\S+)$", script, re.M) == [
         "test",
         "cuda-compile",
+        "browser",
         "llamacpp",
         "default",
     ]

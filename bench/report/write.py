@@ -1,0 +1,87 @@
+"""Writing reports: one page, PNG files, or Markdown with SVG files beside it, each file whole or not at all.
+
+>>> write_page(report, Path("report.html"))
+>>> write_markdown(report, rows, Path("report.md"))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from membound.errors import MemboundError
+from membound.results.exchange.whole_file import whole_file
+from membound.results.report.claim_charts import definitions_of
+from membound.results.report.drawing import png_of, styled
+from membound.results.report.page import page_html
+from membound.results.report.pictures import file_svg
+from membound.results.report.whole import Report
+from membound.results.report.whole_markdown import report_markdown
+from membound.results.row import Row
+
+
+class ReportError(MemboundError):
+    """A report cannot be made or written; the message names the file and what to do."""
+
+
+def check_places(files: Iterable[Path]) -> None:
+    """Raises ReportError where a file could not be written, before minutes are spent."""
+    for path in files:
+        if os.path.isdir(path):
+            raise ReportError(f"{path} is a folder; name a file")
+        if not path.parent.is_dir():
+            raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def check_folder(folder: Path) -> None:
+    """The same of a folder for several files, which is made if its own folder is there."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ReportError(f"{folder} is no folder; name one")
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise ReportError(f"{folder} cannot be made: there is no folder {folder.parent}")
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write the page. Raises StoreError."""
+    write_file(path, page_html(report))
+
+
+def write_pngs(report: Report, folder: Path) -> list[Path]:
+    """Write every chart; all are drawn before the first is written. Returns the paths. Raises StoreError."""
+    drawn = {folder / f"{name}.png": png_of(styled(chart)) for name, chart in definitions(report)}
+    for path, content in drawn.items():
+        write_file(path, content)
+    return list(drawn)
+
+
+def write_markdown(report: Report, rows: Sequence[Row], path: Path) -> list[Path]:
+    """Write Markdown, and its charts in a folder beside it. Returns the paths, Markdown first. Raises StoreError."""
+    folder = path.with_name(f"{path.stem}-plots")
+    drawn = {name: file_svg(chart) for name, chart in definitions(report)}
+    links = {name: f"{folder.name}/{name}.svg" for name in drawn}
+    text = report_markdown(report, rows, links)
+    for name, svg in drawn.items():
+        write_file(folder / f"{name}.svg", svg)
+    write_file(path, text)
+    return [path, *(folder / f"{name}.svg" for name in drawn)]
+
+
+def definitions(report: Report) -> Iterator[tuple[str, object]]:
+    """Names of files, and what they are drawn from; nothing where the libraries are missing."""
+    yield from ((one.name, one.chart) for one in report.figures if one.chart is not None)
+    if report.without_charts:
+        return
+    for number, one in enumerate(report.claims, 1):
+        for name, chart in definitions_of(one.claim.observations, one.findings, one.cells).items():
+            yield f"claim-{number}-{name.replace(' ', '-')}", chart
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; its folder is made. Raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error.strerror}") from None
+    with whole_file(path, replace=True) as scratch:
+        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
