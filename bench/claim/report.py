@@ -117,7 +117,7 @@ def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
     """
     charts_of([], [], [])
     try:
-        document = path.read_text()
+        document = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
     document = replaced(document, CLAIMS, summary_markdown(claims, PAGES))
@@ -140,6 +140,6 @@ def _charts(report: ClaimReport) -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{path} cannot be written: {error.strerror}") from None

@@ -167,7 +167,10 @@ def gated(text, folder, code, **variables):
     environment = os.environ | files | values | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-    kept = {name: Path(path).read_text() if Path(path).exists() else "" for name, path in files.items()}
+    kept = {
+        name: Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+        for name, path in files.items()
+    }
     return done, kept
 
 
