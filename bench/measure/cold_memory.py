@@ -64,9 +64,8 @@ def no_cold_memory() -> ColdMemory:
 
 def _reader(threads: int) -> Callable[[], int]:
     set_threads(threads)
-    _reading(
-        threads << 20, threads
-    )()  # the memory that loading kernels takes is gone before the rest is shared out
+    # what loading the kernels takes must be gone before the rest of the memory is shared out
+    _reading(threads << 20, threads)()
     return _reading(rotating_bytes(threads), threads)
 
 
