@@ -73,7 +73,7 @@ def compiled(arguments: Sequence[str], requirements: Sequence[str]) -> Pins:
 
 def of_torch_cpu() -> Pins:
     """The hashes of torch's wheels without CUDA."""
-    lines = (ROOT / ".ci/torch-cpu.txt").read_text().splitlines()
+    lines = (ROOT / ".ci/torch-cpu.txt").read_text(encoding="utf-8").splitlines()
     wheels = [line.split() for line in lines if not line.startswith("#")]
     found: Pins = {}
     for digest, wheel in wheels:
@@ -84,13 +84,15 @@ def of_torch_cpu() -> Pins:
 
 def of_llamacpp() -> list[str]:
     """What the plugin for llama.cpp needs besides membound."""
-    project = tomllib.loads((ROOT / "examples/llamacpp/pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "examples/llamacpp/pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     return [text for text in project["dependencies"] if text != "membound"]
 
 
 def relock(path: Path) -> None:
     """Write a lock anew with the pins that it has; its comments stay."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     pins = [line.removesuffix("\\").strip() for line in lines if re.match(r"[a-z0-9]", line)]
     ours = of_torch_cpu()
     found = compiled(["-", *AS_IT_STANDS], [pin for pin in pins if pin not in ours])
@@ -106,7 +108,7 @@ def write(name: str, head: Sequence[str], pins: Pins) -> None:
         if not allowed:
             sys.exit(f"{name}: no hash is known of {pin}")
         lines += [" \\\n    ".join([pin, *allowed])]
-    (ROOT / name).write_text("".join(f"{line}\n" for line in lines))
+    (ROOT / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{name}: {len(pins)} packages")
 
 

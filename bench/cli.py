@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     closed = sys.stdout is None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, but what is measured is stored all the same
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     with _ended_in_order(), warnings.catch_warnings():
         warnings.showwarning = _warn  # type: ignore[assignment]  # it needs the message alone
         status = _status(arguments, debug="--debug" in arguments)

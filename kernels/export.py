@@ -85,7 +85,7 @@ def export_model(inputs: ModelInputs, folder: Path) -> int:
             "membound.json": provenance,
             "config.json": config,
         }.items():
-            (folder / name).write_text(json.dumps(content, indent=1))
+            (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{folder} cannot be written: {error.strerror}") from None
     return size

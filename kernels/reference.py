@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.floating[Any]]
 CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
 QUERY_BLOCK = 256
 LATENT_HEAD_DIM = 192
+FEW_OUTPUTS = 64
 
 
 def compute(inputs: Inputs, slot: int) -> F64:
@@ -43,12 +44,30 @@ def compute(inputs: Inputs, slot: int) -> F64:
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
 
 
-def relative_error(y: npt.NDArray[Any], reference: F64) -> float:
-    """rms(y - reference) / rms(reference); inf if `y` has another shape, or either a value that is not finite."""
+def typical_size(inputs: Inputs, slot: int) -> float:
+    """The norm that outputs would have if the terms of each sum had random signs; 0 for whole models.
+
+    One output, or a few, can come out near zero by chance: rounding of its terms is then no smaller, but many times
+    the output. Of `FEW_OUTPUTS` together the norm is this one's within a third.
+    """
+    if isinstance(inputs, LinearInputs):
+        squares = linear(inputs.x, inputs.weight(slot), inputs.work.act, 2)
+    elif isinstance(inputs, AttentionInputs) and isinstance(inputs.work, DecodeAttention):
+        squares = decode_attention(inputs.q, inputs.cache(slot), 2)
+    else:
+        return 0.0
+    return sqrt(float(squares.sum()))
+
+
+def relative_error(y: npt.NDArray[Any], reference: F64, least: float = 0.0) -> float:
+    """rms(y - reference) / rms(reference); inf if `y` has another shape, or either a value that is not finite.
+
+    `least` is the norm that the reference counts for at least: `typical_size` of few outputs.
+    """
     if y.shape != reference.shape or not (np.isfinite(y).all() and np.isfinite(reference).all()):
         return inf
     error = float(np.linalg.norm(y.astype(np.float64) - reference))
-    size = float(np.linalg.norm(reference))
+    size = max(float(np.linalg.norm(reference)), least)
     if size == 0:
         return inf if error else 0.0
     return error / size
@@ -60,8 +79,8 @@ def quantize_rows(x: F64) -> tuple[F64, F64]:
     return np.rint(x / np.where(scales > 0, scales, 1)), scales
 
 
-def linear(x: Floats, weight: Weight, act: str) -> F64:
-    """y [m, n] = x [m, k] · W[n, k]ᵀ; with act=int8 each row of x is quantised first."""
+def linear(x: Floats, weight: Weight, act: str, power: int = 1) -> F64:
+    """y [m, n] = x [m, k] · W[n, k]ᵀ; with act=int8 each row of x is quantised first. Power 2 sums the squares of the terms."""
     x64 = x.astype(np.float64)
     scales: F64 | None = None
     if act == "int8":
@@ -70,12 +89,12 @@ def linear(x: Floats, weight: Weight, act: str) -> F64:
     rows = max(1, CHUNK_ELEMENTS // weight.k)
     for start in range(0, weight.n, rows):
         chunk = slice(start, min(start + rows, weight.n))
-        y[:, chunk] = x64 @ _widen(weight, chunk).T
+        y[:, chunk] = x64**power @ (_widen(weight, chunk) ** power).T
     if weight.format == "int8":
         if weight.scales is None:
             raise AssertionError("no weight.scales")
-        y *= weight.scales.astype(np.float64)
-    return y if scales is None else y * scales
+        y *= weight.scales.astype(np.float64) ** power
+    return y if scales is None else y * scales**power
 
 
 def _widen(weight: Weight, rows: slice) -> F64:
@@ -173,15 +192,15 @@ def _softmax(scores: F64) -> F64:
     return normed
 
 
-def decode_attention(q: Floats, cache: KVCache) -> F64:
-    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv)."""
+def decode_attention(q: Floats, cache: KVCache, power: int = 1) -> F64:
+    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv). Power as in `linear`."""
     batch, q_heads, head_dim = q.shape
     kv_heads = cache.k.shape[1]
     grouped = q.astype(np.float64).reshape(batch, kv_heads, q_heads // kv_heads, head_dim)
     out = np.empty_like(grouped)
     for b, h in np.ndindex(batch, kv_heads):
         k, v = _head(cache, b, h)
-        out[b, h] = _softmax(grouped[b, h] @ k.T / sqrt(head_dim)) @ v
+        out[b, h] = _softmax(grouped[b, h] @ k.T / sqrt(head_dim)) ** power @ v**power
     return out.reshape(q.shape)
 
 

@@ -23,6 +23,7 @@ from membound.backends.api import Backend, Device, cpu_name
 from membound.backends.background import Background
 from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
 from membound.backends.onnx_runtime.session import CPU, create_session, refusals, refused, runtime
+from membound.backends.running_threads import check_threads
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
@@ -41,6 +42,8 @@ KV_REASONS = {
     "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
     "fp8": "attention over an fp8 cache is not among the graphs built here",
 }
+# A product of 67 MFLOP a thread, milliseconds: its rows, which are no fewer than its columns, are what threads share.
+COUNTED_ROWS, COUNTED_WIDTH = 256, 512
 # Where a provider keeps bound inputs and outputs; all others use host memory.
 MEMORY = {"cann": "cann", "cuda": "cuda", "dml": "dml", "tensorrt": "cuda", "webgpu": "webgpu"}
 
@@ -77,11 +80,23 @@ class OnnxRuntime(Backend):
         wanted = find(device)
         self._kind, self._provider, self._index = wanted.kind, wanted.provider, wanted.index
         self._threads = threads
-        if self._kind != "cpu":
+        if self._kind == "cpu":
+            self._count_threads()
+        else:
             self._probe()
         self._exports = wanted.exports  # not before the probe, which is no model
         name = cpu_name() if self._kind == "cpu" else self._provider
         return Device(f"onnxruntime:{device}", name, threads, wanted.versions())
+
+    def _count_threads(self) -> None:
+        """Raises BackendUnavailable if fewer threads work on a product than a session was given."""
+        from membound.backends.onnx_runtime.graph import linear_graph
+        from membound.kernels.weights.formats import Weight
+
+        x = np.ones((COUNTED_ROWS * self._threads, COUNTED_WIDTH), np.float32)
+        weight = Weight("f32", COUNTED_ROWS, COUNTED_WIDTH, x[:COUNTED_ROWS])
+        session = create_session(linear_graph(weight, "float", len(x)), CPU, 0, self._threads)
+        check_threads("ONNX Runtime", self._threads, lambda: session.run(None, {"x": x}))
 
     def _probe(self) -> None:
         """Multiply once: a provider can be listed and yet lack the libraries that it needs."""

@@ -28,7 +28,7 @@ from membound.backends.pytorch.device import (
     timed_event,
 )
 from membound.backends.pytorch.variants import KERNELS, Variants, graphs_compiled, offered
-from membound.backends.running_threads import check_threads
+from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
@@ -40,9 +40,6 @@ LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
-COUNTED_VALUES = 1 << 21
-"""Float32 values a thread, 8 MB, over which each of torch's threads works for a millisecond or more. torch gives a thread
-32768 at least, and leaves those without a share asleep."""
 NOT_COMPILED = "found no compiled frames"
 """In torch's message where a whole graph was asked for and tracing is switched off."""
 NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
@@ -79,8 +76,7 @@ class PyTorch(Backend):
         self._device = check_device(base)
         self._facts = None if self._on_cpu else describe(self._device)
         if self._on_cpu:
-            values = torch.zeros(COUNTED_VALUES * threads)
-            check_threads("torch", torch.get_num_threads(), lambda: values.add_(1).mul_(0.5).add_(1))
+            check_torch_threads("torch")
         return Device(
             id=f"torch:{device}",
             name=cpu_name() if self._on_cpu else accelerator_name(self._device),

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from membound.backends.api import Backend, Device, Tokens, cpu_name
+from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.work import Prefill, Step, Work
@@ -50,7 +51,8 @@ class VLLMEngine(Backend):
     def open(self, device: str, threads: int) -> Device:
         """Open `cpu` or `cuda`; the environment has set the number of OpenMP threads.
 
-        Raises BackendUnavailable if vLLM is not installed, cannot be imported, or is built for another device.
+        Raises BackendUnavailable if vLLM is not installed, cannot be imported, is built for another device, or if fewer
+        threads work than the environment asks for: its engine runs in this process, on torch's threads.
         """
         from membound.backends.vllm_engine.start import device_kind, device_name, versions
 
@@ -63,6 +65,8 @@ class VLLMEngine(Backend):
                 raise BackendUnavailable(
                     f"unknown variant {variant!r} of vllm:{kind}; known: {', '.join(VARIANTS[kind])}"
                 )
+        if kind == "cpu":
+            check_torch_threads("vLLM's torch")
         self._kind, self._variants = kind, tuple(variants)
         name = cpu_name() if kind == "cpu" else device_name()
         return Device(f"vllm:{device}", name, threads, versions())

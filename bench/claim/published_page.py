@@ -31,7 +31,7 @@ def renew(place: Path, entries: Sequence[Entry], page: Path) -> list[Path]:
     folder = page.with_name(f"{page.stem}-plots")
     links = {run: f"{folder.name}/{run.lower()}.svg" for run in rows}
     try:
-        document = page.read_text()
+        document = page.read_text(encoding="utf-8")
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}") from None
@@ -42,5 +42,5 @@ def renew(place: Path, entries: Sequence[Entry], page: Path) -> list[Path]:
     texts |= {page.with_name(folder.name) / f"{run.lower()}.svg": svg for run, svg in charts.items()}
     for path, text in texts.items():
         with whole_file(path, replace=True) as scratch:
-            scratch.write_text(text)
+            scratch.write_text(text, encoding="utf-8")
     return list(texts)

@@ -109,7 +109,7 @@ def write_into(claims: Sequence[ClaimReport], path: Path) -> list[Path]:
     """
     charts_of([], [], [])
     try:
-        document = path.read_text()
+        document = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{path} cannot be read: {error.strerror}") from None
     document = replaced(document, CLAIMS, summary_markdown(claims, PAGES))

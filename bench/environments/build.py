@@ -117,7 +117,7 @@ def recipe(name: str) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     shown = [line.removeprefix(HOLDS) for line in lines if line.startswith(HOLDS)]
     pins = [line.removesuffix("\\").strip().partition("==") for line in lines if PIN.match(line)]
     names = tuple(name.strip() for text in shown for name in text.split(","))
@@ -229,7 +229,7 @@ def _build(one: Recipe, tell: Tell) -> None:
     tell("trying it")
     _run([str(one.python), "-P", "-c", CHECK], "what was installed cannot run a worker of membound")
     made = {"name": one.name, "python": sys.version.split()[0], "membound": membound.__version__}
-    (one.folder / MARKER).write_text(json.dumps(made))
+    (one.folder / MARKER).write_text(json.dumps(made), encoding="utf-8")
 
 
 def _sites(one: Recipe) -> list[Path]:
@@ -273,7 +273,7 @@ def _link(site: Path) -> None:
     info.mkdir()
     here = distribution("membound")
     for name in ("METADATA", "entry_points.txt"):
-        (info / name).write_text(here.read_text(name) or "")
+        (info / name).write_text(here.read_text(name) or "", encoding="utf-8")
 
 
 def _run(command: Sequence[str], failure: str, environment: dict[str, str] | None = None) -> None:

@@ -164,7 +164,9 @@ def check_file(path: Path) -> None:
 def write_file(path: Path, text: str) -> None:
     """All of it or nothing: under another name first. Raises GateError."""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
+        ) as file:
             file.write(text)
         os.chmod(file.name, 0o644)
         os.replace(file.name, path)

@@ -107,10 +107,12 @@ def built(commit: Commit, folder: Path, extras: str | None, tell: Tell) -> Tree:
             _extract(commit, root, home / "tree")
             _make_environment(home, extras, tell)
             _write_interpreter(home)
-            (home / MARKER).write_text(json.dumps(_checked(home, commit)))
+            (home / MARKER).write_text(json.dumps(_checked(home, commit)), encoding="utf-8")
         (home / MARKER).touch()
     _drop_old(home.parent)
-    return Tree(commit, home / INTERPRETER, json.loads((home / MARKER).read_text())["protocol"])
+    return Tree(
+        commit, home / INTERPRETER, json.loads((home / MARKER).read_text(encoding="utf-8"))["protocol"]
+    )
 
 
 def interpreter_script(python: str, variables: Mapping[str, str], unset: Sequence[str] = ()) -> str:
@@ -122,7 +124,7 @@ def interpreter_script(python: str, variables: Mapping[str, str], unset: Sequenc
 
 def write_script(path: Path, text: str) -> Path:
     """A program of this user's alone."""
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o700)
     return path
 
@@ -171,24 +173,26 @@ def _make_environment(home: Path, extras: str | None, tell: Tell) -> None:
 def _link(site_folder: Path, tree: Path) -> None:
     """The tree's package first, with its own entry points, and behind it the packages of this interpreter."""
     lines = [str(tree / "src"), *(f"import site; site.addsitedir({name!r})" for name in _site_folders())]
+    # in the locale's encoding, as `site` reads it
     (site_folder / "membound-gate.pth").write_text("\n".join(lines) + "\n")
-    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     info = site_folder / "membound-0.dist-info"
     info.mkdir()
     version = re.search(r'__version__ = "([^"]+)"', _version_file(tree))
     (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: membound\nVersion: {version[1] if version else '0'}\n"
+        f"Metadata-Version: 2.1\nName: membound\nVersion: {version[1] if version else '0'}\n",
+        encoding="utf-8",
     )
     groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
     lines = []
     for group, points in groups.items():
         lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _version_file(tree: Path) -> str:
     known = (tree / "src/membound" / name for name in ("version.py", "__init__.py"))
-    return "".join(path.read_text() for path in known if path.is_file())
+    return "".join(path.read_text(encoding="utf-8") for path in known if path.is_file())
 
 
 def _write_interpreter(home: Path) -> None:
@@ -242,7 +246,7 @@ def _root(folder: Path) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Two gates that begin at once make an environment once."""
-    with path.open("w") as held:
+    with path.open("w", encoding="utf-8") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
 

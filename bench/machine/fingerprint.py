@@ -201,6 +201,6 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str | None:
     """A small file's text; None if it cannot be read, as is common in guests and containers."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None

@@ -153,6 +153,6 @@ def _frequency(sys: Path, name: str) -> float | None:
 def _text(path: Path) -> str | None:
     """A small file's text; None if it cannot be read."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return None

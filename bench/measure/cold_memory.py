@@ -31,12 +31,13 @@ MOST_SLOTS = 33
 class ColdMemory:
     """Counts the bytes that pass through the caches, and lets more of them pass where too few have.
 
-    `evict` reads memory of its own and returns how many bytes that were.
+    `evict` reads memory of its own and returns how many bytes that were; `free` gives that memory back until the next need.
     """
 
     need_bytes: int
     evict: Callable[[], int]
     passed_bytes: int = 0
+    free: Callable[[], None] = lambda: None
 
     def wait_until(self, passed_bytes: int) -> None:
         """Let bytes pass until that many have in all."""
@@ -53,7 +54,7 @@ def cold_memory(threads: int) -> ColdMemory:
             reading.append(_reader(threads))
         return reading[0]()
 
-    return ColdMemory(ROTATION * last_level_cache_bytes(), evict)
+    return ColdMemory(ROTATION * last_level_cache_bytes(), evict, free=reading.clear)
 
 
 def no_cold_memory() -> ColdMemory:
@@ -63,7 +64,13 @@ def no_cold_memory() -> ColdMemory:
 
 def _reader(threads: int) -> Callable[[], int]:
     set_threads(threads)
-    values = stream.allocate(rotating_bytes(threads), threads)
+    # what loading the kernels takes must be gone before the rest of the memory is shared out
+    _reading(threads << 20, threads)()
+    return _reading(rotating_bytes(threads), threads)
+
+
+def _reading(size_bytes: int, threads: int) -> Callable[[], int]:
+    values = stream.allocate(size_bytes, threads)
     place = stream.arrange(values.size, threads, EVICTION_STREAMS, window_bytes(values, threads))
     numbers = iter(range(1 << 62))
 

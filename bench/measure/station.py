@@ -298,6 +298,8 @@ class Station:
         seat = self.seats.pop(command.contestant, None)
         if seat is not None:
             self._leave(seat)
+            if self.cold is not None and not self.seats:
+                self.cold.free()
             del seat
             gc.collect()
         return m.Done()

@@ -18,6 +18,7 @@ from types import TracebackType
 from membound.backends.registry import unlabelled
 from membound.bench.machine.fingerprint import available_memory_bytes
 from membound.bench.measure.ceiling_process import CeilingProcess, Moment
+from membound.bench.measure.cold_memory import slots_for
 from membound.bench.measure.contestant import (
     BROKEN,
     BackendProcess,
@@ -35,6 +36,7 @@ from membound.bench.run.case_rows import About, blank_row, failed_row, measured_
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
 from membound.bench.run.running import Running
+from membound.kernels.seeded import SET_BYTES
 from membound.kernels.work import Work, parse
 from membound.results.roofline import device_class
 from membound.results.row import Row
@@ -46,6 +48,12 @@ FREE_SHARE = 0.9
 """Part of the free memory that the next contestant may be thought to take."""
 DEVICE_QUEUE_S = 0.5
 """An accelerator's counters run beside a queue of launches this long: their grain is some tens of milliseconds."""
+
+
+def expected_bytes(work: Work, memory_bytes: int) -> int:
+    """What a contestant may take before one has been seen: `COPIES` of the work, or all its input sets if they are more."""
+    size = work.footprint_bytes
+    return max(COPIES * size, slots_for(work, None, memory_bytes) * (size + SET_BYTES))
 
 
 class Replicate:
@@ -278,7 +286,7 @@ class Replicate:
 
     def _fits(self, backend: str, work: Work) -> bool:
         known = self._run.sizes.get((backend, work.spec))
-        need = COPIES * work.footprint_bytes if known is None else known
+        need = expected_bytes(work, self._run.plan.memory_bytes) if known is None else known
         return need <= FREE_SHARE * available_memory_bytes()
 
     def _prepared(self, backend: str, spec: str) -> Contestant | Failure:

@@ -38,7 +38,7 @@ def keep_plan(plan: Plan, path: Path) -> None:
     """Write a run's plan beside its row file `path`, all or nothing. Raises StoreError."""
     target = _plan_of(path)
     try:
-        with target.open("x") as file:
+        with target.open("x", encoding="utf-8") as file:
             file.write(text_of(plan))
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +114,7 @@ def _plan_of(path: Path) -> Path:
 def _read_plan(path: Path) -> Plan:
     where = _plan_of(path)
     try:
-        return plan_of(where.read_text())
+        return plan_of(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PlanError(f"{where} is not there, so what was planned is not known: start afresh") from None
     except UnfitPlanError as error:

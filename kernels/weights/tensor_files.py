@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from math import isfinite
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _shards(index: Path, single: Path) -> dict[str, Path]:
     for file in sorted(set(table.values())):
         if Path(file).is_absolute() or ".." in Path(file).parts:
             raise ModelError(f"{index} names {file!r:.60}, which is not within the folder")
-        if not (folder / file).is_file() and single.is_file():
+        if not isfile(folder / file) and single.is_file():  # a name that no file can have is not there
             raise ModelError(
                 f"{index} names {file}, which is not there, and {SINGLE} lies beside it: if that file is whole, the index is "
                 "left over from other weights; remove it"

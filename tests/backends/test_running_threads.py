@@ -92,14 +92,45 @@ def test_fewer_than_asked_for_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_
     check_threads("mine", 3, work)
 
 
+def test_a_thread_that_came_too_late_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([1, 2])
+    monkeypatch.setattr(module, "running_threads", lambda run: next(counts))
+    check_threads("mine", 2, work)
+    assert next(counts, None) is None
+
+
+def test_a_session_of_onnx_runtime_with_fewer_threads_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from membound.backends.onnx_runtime import session
+    from membound.backends.onnx_runtime.backend import OnnxRuntime
+
+    options = session._options
+    monkeypatch.setattr(session, "_options", lambda threads: options(1))
+    with pytest.raises(BackendUnavailable, match="ONNX Runtime works with 1 of 2 threads here"):
+        OnnxRuntime().open("cpu", 2)
+
+
+def test_vllm_counts_the_threads_of_the_torch_that_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from membound.backends.vllm_engine import start
+    from membound.backends.vllm_engine.backend import VLLMEngine
+
+    monkeypatch.setattr(start, "device_kind", lambda: "cpu")
+    monkeypatch.setattr(start, "versions", dict)
+    monkeypatch.setattr(module, "running_threads", lambda run: 1)
+    torch = pytest.importorskip("torch", reason="no torch: pip install torch")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(BackendUnavailable, match="vLLM's torch works with 1 of 2 threads here"):
+        VLLMEngine().open("cpu", 2)
+
+
 @needs_two_cpus
 def test_openmp_that_keeps_threads_back_is_found_out() -> None:
-    names = ("numba:cpu", "torch:cpu", "numpy:cpu")
+    names = ("numba:cpu", "torch:cpu", "numpy:cpu", "onnxruntime:cpu")
     assert opened({}, *names) == dict.fromkeys(names, 2)
     told = opened({"OMP_THREAD_LIMIT": "1"}, *names)
     remedy = "unset OMP_THREAD_LIMIT OMP_DYNAMIC   # and look at `ulimit -u`"
     assert told["numba:cpu"] == ["OpenMP gives Numba 1 of 2 threads here", remedy]
     assert told["torch:cpu"] == ["torch works with 1 of 2 threads here", remedy]
+    assert told["onnxruntime:cpu"] == 2  # it has threads of its own
     assert told["numpy:cpu"] == 2  # OpenBLAS has threads of its own, whose number threadpoolctl reads there
 
 

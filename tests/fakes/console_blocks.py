@@ -44,4 +44,4 @@ def renewed(text: str) -> str:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(renewed(path.read_text()))
+        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -126,7 +126,7 @@ class Hang(Ok):
         if getattr(work, "m", 0) == 13:
             pause = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
             child = subprocess.Popen(pause)
-            Path(os.environ["FAKE_CHILD"]).write_text(f"{child.pid} {os.getpid()}")
+            Path(os.environ["FAKE_CHILD"]).write_text(f"{child.pid} {os.getpid()}", encoding="utf-8")
             signal.pause()
         super().prepare(work, inputs)
 

@@ -61,7 +61,7 @@ HELLO = f"""echo '{{"message":"Hello","number":0,"python":"3","protocol":{PROTOC
 
 
 def _executable(path: Path, text: str) -> str:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 

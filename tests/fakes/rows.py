@@ -74,5 +74,5 @@ def run_rows(run_id: str = "run-a", scale: float = 1.0) -> list[Row]:
 def write(path: Path, rows: list[Row]) -> Path:
     """A row file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(row.to_json() + "\n" for row in rows))
+    path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
     return path

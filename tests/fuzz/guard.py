@@ -50,7 +50,7 @@ def time_bound(seconds: float = SECONDS) -> Iterator[None]:
 @contextmanager
 def memory_bound(more: int = MEMORY_BYTES) -> Iterator[None]:
     """Allocations beyond `more` bytes above what the process has now raise MemoryError."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
     try:

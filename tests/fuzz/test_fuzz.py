@@ -80,6 +80,24 @@ def test_a_campaign_counts_a_failure_once_and_keeps_its_first_input(tmp_path):
     assert 10 < told.failures[name] < 40
 
 
+def test_the_input_in_hand_outlives_its_campaign(tmp_path):
+    """An interrupt is no failure of the target; a crash leaves no time to write anything."""
+    inputs = iter((b"first", b"second is longer", b"third"))
+
+    def ended(content: bytes) -> None:
+        if content == b"third":
+            raise KeyboardInterrupt
+
+    target = Target("ended", lambda: [b""], lambda rng, seed: next(inputs), ended)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.campaign(target, 50, 60, 1, tmp_path)
+    said: list[str] = []
+    idle = replace(target, change=lambda rng, seed: b"idle", check=lambda content: None)
+    assert campaign.campaign(idle, 3, 60, 1, tmp_path, said.append).failures == {}
+    (kept,) = tmp_path.iterdir()
+    assert (kept.read_bytes(), len(said)) == (b"third", 1)
+
+
 def test_a_campaign_ends_when_time_is_up(tmp_path):
     target = Target("idle", lambda: [b""], lambda rng, seed: seed, lambda content: None)
     told = campaign.campaign(target, 10**9, 0.05, 1, tmp_path)

@@ -83,7 +83,7 @@ def backend_names() -> set[str]:
 
 def words(path: Path) -> Iterator[tuple[int, str]]:
     """Names and strings of a source with their lines; docstrings, which show examples, left out."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = {
         id(node.value)
         for node in ast.walk(tree)
@@ -148,7 +148,11 @@ def test_tests_stand_in_the_folders_of_what_they_test():
 
 
 def handlers(path: Path) -> Iterator[ast.ExceptHandler]:
-    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler))
+    return (
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+    )
 
 
 def names_caught(handler: ast.ExceptHandler) -> set[str]:
@@ -175,7 +179,7 @@ def test_every_exception_is_named_but_at_the_boundary_around_runtimes():
 def imported(path: Path) -> set[str]:
     """Every module and name that a file imports, dotted: ``llvmlite.ir``, ``numba.extending.intrinsic``."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

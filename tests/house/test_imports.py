@@ -78,7 +78,7 @@ def module_of(path: Path) -> str:
 
 def imported(path: Path) -> Iterator[tuple[str, ast.stmt]]:
     """Every module that a file imports, anywhere in it, relative imports refused."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -113,7 +113,7 @@ def test_a_file_imports_only_what_its_folder_may(path):
 
 def modules_named(path: Path, anywhere: bool) -> set[str]:
     """Modules that a file imports by either form, anywhere in it or only when it is imported itself."""
-    tree, found = ast.parse(path.read_text()), set()
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
     for node in ast.walk(tree) if anywhere else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

@@ -20,7 +20,7 @@ ENTRY = re.compile(r"^(?P<pin>[a-z0-9].*?)(?P<hashes>(?: \\\n    --hash=sha256:[
 
 def entries(path: Path) -> dict[str, list[str]]:
     """From pin to hashes, of a lock alone."""
-    found = ENTRY.finditer(path.read_text())
+    found = ENTRY.finditer(path.read_text(encoding="utf-8"))
     return {one["pin"]: re.findall(r"sha256:(\S+)", one["hashes"]) for one in found}
 
 

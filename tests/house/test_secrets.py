@@ -96,7 +96,7 @@ def _descends(pid: int, ancestor: int) -> bool:
     """Whether a process comes from another, which itself does not count."""
     while pid > 1:
         try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             return False
         if pid == ancestor:

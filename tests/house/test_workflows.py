@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in FILES}
 COMMANDS = typer.main.get_command(app).commands
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 DOC = (ROOT / "docs/ci.md").read_text()
 
 
@@ -64,10 +65,37 @@ def test_actions_are_pinned_to_a_commit_and_say_its_tag():
 
 
 def test_no_job_installs_what_has_no_hash():
-    installs = [line for _, text in scripts() for line in text.splitlines() if "pip install" in line]
+    texts = [*(text for _, text in scripts()), *(step["run"] for step in ACTION["runs"]["steps"])]
+    installs = [line for text in texts for line in text.splitlines() if "pip install" in line]
     fresh = ["pip install . && membound run --quick", 'pip install -c constraints.txt -e ".[test]" && pytest']
     assert installs
-    assert all("--no-index" in line or line in fresh for line in installs)
+    assert all("--no-index" in line or "--require-hashes" in line or line in fresh for line in installs)
+
+
+def test_a_base_without_locks_is_no_failure(tmp_path):
+    """The first pull request after they came is against such a base."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
+    for arguments in (
+        ["init", "-q", "-b", "main"],
+        ["commit", "-q", "--allow-empty", "-m", "base"],
+        ["update-ref", "refs/remotes/origin/main", "HEAD"],
+    ):
+        subprocess.run([*git, *arguments], check=True, timeout=60)
+    name = "Measure the commit that the pull request is against, on the same machine"
+    (tmp_path / "base-environment/bin").mkdir(parents=True)
+    (tmp_path / "base-environment/bin/activate").touch()
+    text = script(name).replace("python -m venv base-environment\n", "")
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"]
+    environment = os.environ | {
+        "GITHUB_BASE_REF": "main",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+    for part in (text, script("Comparison")):
+        done = subprocess.run(
+            [*command, part], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert "the base has no locks" in done.stdout or part is not text
 
 
 def test_the_benchmark_command_is_that_of_the_docs():
@@ -121,7 +149,6 @@ def test_the_comparison_is_in_the_summary(tmp_path):
 
 # The gate
 
-ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 FAKE = """#!/bin/sh
 echo "$@" >>"$SAID"
 while [ "$#" -gt 1 ]; do
@@ -167,7 +194,10 @@ def gated(text, folder, code, **variables):
     environment = os.environ | files | values | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-    kept = {name: Path(path).read_text() if Path(path).exists() else "" for name, path in files.items()}
+    kept = {
+        name: Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+        for name, path in files.items()
+    }
     return done, kept
 
 

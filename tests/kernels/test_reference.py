@@ -22,6 +22,7 @@ from membound.kernels.reference import (
     step,
     store_cache,
     tolerance,
+    typical_size,
 )
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
@@ -293,6 +294,28 @@ def test_relative_error():
     assert relative_error(np.array([[1, inf, 1], [1, 1, 1]]), ones) == inf
     assert relative_error(np.zeros(3), np.zeros(3)) == 0
     assert relative_error(np.ones(3), np.zeros(3)) == inf
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        ("linear:n=96,k=64,m=4,weight=int8,act=int8", 384),
+        ("linear:n=96,k=64,m=4,weight=bf16", 384),
+        ("attention:context=40,q_heads=8,kv_heads=2,head_dim=64,kv=int8", 512),
+    ],
+)
+def test_the_typical_size_is_that_of_many_outputs(spec, count):
+    inputs = make_inputs(parse(spec), 5)
+    expected = compute(inputs, 0)
+    assert expected.size == count
+    assert 0.8 < np.linalg.norm(expected) / typical_size(inputs, 0) < 1.25
+    assert typical_size(make_inputs(parse("step:model=tiny,context=8,layers=1"), 5), 0) == 0
+
+
+def test_the_typical_size_counts_for_at_least():
+    assert relative_error(np.array([0.3]), np.array([0.1]), 2.0) == pytest.approx(0.1)
+    assert relative_error(np.array([3.3]), np.array([3.0]), 2.0) == pytest.approx(0.1)
+    assert relative_error(np.array([0.0]), np.array([0.0]), 2.0) == 0
 
 
 @pytest.mark.parametrize("beyond", [inf, nan])

@@ -97,7 +97,7 @@ def read(folder: Path, target: str) -> dict[str, bytes]:
     """The carried code in a folder by the kernels' names. Raises CubinError."""
     again = f"build it anew with membound cuda-build, or unset {VARIABLE}"
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sources, built_for, kernels = (manifest[key] for key in ("sources", "target", "kernels"))
         codes = {name: (folder / f"{name}.cubin").read_bytes() for name in kernels}
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -106,7 +106,7 @@ def test_a_model_that_is_known_here_gets_its_bytes():
 
 
 def test_every_file_is_read_before_the_first_is_written(called):
-    Path("bad.json").write_text("{}")
+    Path("bad.json").write_text("{}", encoding="utf-8")
     refused(called("import", FILES / "vllm-serve.json", "bad.json"), "bad.json: it has none of the formats")
 
 
@@ -184,7 +184,7 @@ BAD = {
 def test_bad_content_is_refused_in_one_line(called, name, command):
     text, told = BAD[name]
     path = Path("results.json")
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     refused(called(command, path), told)
 
 
@@ -218,7 +218,7 @@ def test_a_file_of_a_gigabyte_is_refused_before_it_is_read(called):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(called):
-    Path("file").write_text("")
+    Path("file").write_text("", encoding="utf-8")
     status, out, err = called("import", FILES / "aiperf.json", "--out", "file/runs")
     assert (status, out) == (2, "")
     assert "results folder file/runs cannot be made: Not a directory" in err

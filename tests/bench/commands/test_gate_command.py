@@ -204,7 +204,9 @@ class Fake:
     def __init__(self, works, backends, pythons, options, progress):
         Fake.made.append(pythons)
         scripts = {
-            side: Path(python).read_text() for side, python in pythons.items() if "/bin/" not in python
+            side: Path(python).read_text(encoding="utf-8")
+            for side, python in pythons.items()
+            if "/bin/" not in python
         }
         self.scripts, self.works, self.rng = scripts, {"alpha:cpu": ("linear:n=8,k=32",)}, random.Random(1)
         slowed = scripts.get(HEAD, "").partition(f"{SLOWDOWN}=")[2].split()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from observations import meta, seen
 from rows import case, ceiling, failed, write
 
 from membound.bench import cli
@@ -147,3 +149,22 @@ def test_output_that_cannot_be_written_is_one_line(folder: Path, redirection: st
     assert done.stderr.startswith("membound: ")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_files_are_utf8_in_a_locale_that_knows_ascii_alone(folder: Path) -> None:
+    """Before, a page with one minus sign ended the command in a traceback."""
+    (folder / "claim-x.jsonl").write_text(
+        "\n".join(
+            line.to_json() for line in (meta(machine={"cpu": "Pentium\N{REGISTERED SIGN}"}), seen(1e-3))
+        ),
+        encoding="utf-8",
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "membound", "claim-report", "claim-x.jsonl", "--markdown", "x.md"],
+        env=os.environ | locale,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "written: x.md\n")
+    assert re.search("[^\0-\x7f]", (folder / "x.md").read_text(encoding="utf-8"))

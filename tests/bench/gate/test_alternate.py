@@ -32,7 +32,9 @@ def foreign(path: Path, *seconds: float) -> Path:
         }
         for index, time_s in enumerate(seconds)
     ]
-    path.write_text(json.dumps({"benchmarks": found, "machine_info": {}, "version": "5.1.0"}, indent=1))
+    path.write_text(
+        json.dumps({"benchmarks": found, "machine_info": {}, "version": "5.1.0"}, indent=1), encoding="utf-8"
+    )
     return path
 
 
@@ -146,7 +148,7 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path):
             break
         time.sleep(0.02)
     state = Path(f"/proc/{pid.read_text().strip()}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 def test_whole_runs_are_those_of_the_commits_own_harness(tmp_path):

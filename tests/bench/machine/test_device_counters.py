@@ -37,7 +37,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, **state: Any) -> tuple[FakeNvml, Any
 
 def test_every_function_that_is_called_is_one_of_nvidias() -> None:
     real = pytest.importorskip("pynvml")
-    called = set(re.findall(r"\bnvml[A-Z]\w+|\bNVML_\w+", Path(nvidia.__file__).read_text()))
+    called = set(re.findall(r"\bnvml[A-Z]\w+|\bNVML_\w+", Path(nvidia.__file__).read_text(encoding="utf-8")))
     assert len(called) >= 15
     assert not [name for name in called if not hasattr(real, name)]
     assert not [name for name in called if not hasattr(FakeNvml(), name)]

@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def cache(sys: Path, cpu: int, index: int, level: int, kind: str, size: str, shared: str) -> None:

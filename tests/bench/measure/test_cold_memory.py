@@ -72,14 +72,22 @@ def test_what_is_missing_is_read_from_memory_that_rotates(
     assert cold.need_bytes == 4 * CACHE
     assert taken == [], "the memory is taken at the first need"
     cold.wait_until(9 * CACHE)
-    assert taken == [4 * CACHE]
+    assert taken == [threads << 20, 4 * CACHE], (
+        "first a little: what loading the kernels takes is not free any more"
+    )
+    del read[0]
     assert cold.passed_bytes == sum(size for _, size, _ in read)
     assert 9 * CACHE <= cold.passed_bytes < 9 * CACHE + read[0][1]
     windows = read[0][2]
     assert windows * read[0][1] > 3 * CACHE, "a window has left the cache when it comes again"
     assert [window for window, *_ in read] == [i % windows for i in range(len(read))]
     cold.wait_until(12 * CACHE)
-    assert len(taken) == 1
+    assert len(taken) == 2
+    cold.free()
+    cold.wait_until(12 * CACHE)
+    assert len(taken) == 2
+    cold.wait_until(cold.passed_bytes + 1)
+    assert taken[2:] == taken[:2], "what was given back is taken again at the next need"
 
 
 def test_on_an_accelerator_nothing_is_waited_for() -> None:

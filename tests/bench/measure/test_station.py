@@ -206,6 +206,18 @@ def test_a_number_that_was_never_given_back_is_prepared_anew(
     assert list(worker.station.seats) == [0]
 
 
+def test_memory_that_evicts_is_given_back_with_the_last_contestant(folder: Path) -> None:
+    worker, freed = opened("ok:cpu", folder), list[int]()
+    for who in (0, 1):
+        ask(worker, Prepare(who, ODD), Prepared)
+    assert worker.station.cold is not None
+    worker.station.cold.free = lambda: freed.append(1)
+    ask(worker, Release(0), Done)
+    assert freed == []
+    ask(worker, Release(1), Done)
+    assert freed == [1]
+
+
 def test_what_was_never_prepared_is_released_all_the_same(folder: Path) -> None:
     assert ask(opened("ok:cpu", folder), Release(5), Done) == Done()
 

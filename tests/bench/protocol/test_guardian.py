@@ -46,15 +46,15 @@ def python(folder: Path) -> tuple[str, Path]:
 
 def children(pids: Path) -> list[int]:
     """The numbers of the three, once all are there."""
-    assert wait(lambda: pids.exists() and len(pids.read_text().split()) == 3)
-    found = list(map(int, pids.read_text().split()))
+    assert wait(lambda: pids.exists() and len(pids.read_text(encoding="utf-8").split()) == 3)
+    found = list(map(int, pids.read_text(encoding="utf-8").split()))
     assert all(map(alive, found))
     return found
 
 
 def alive(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
     return state not in "ZX"

@@ -93,7 +93,7 @@ def test_it_is_told_to_end_and_what_it_will_not_do_is_done_for_it(tmp_path: Path
     )
     with started(obeys) as worker:
         worker.close(LATE_S)
-    assert Path(obeys + ".told").read_text() == "Close"
+    assert Path(obeys + ".told").read_text(encoding="utf-8") == "Close"
     for refuses in ("signal.pause()", "reply('Phase', 1, name='closing'); signal.pause()", "sys.exit(5)"):
         with started(impostor(tmp_path, f"hello(); next(commands()); {refuses}")) as worker:
             worker.close(SOON_S)

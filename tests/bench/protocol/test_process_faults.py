@@ -163,7 +163,7 @@ def test_a_child_that_holds_the_pipe_does_not_hide_the_death(
     )
     with started(python) as worker, pytest.raises(WorkerDiedError, match="SIGKILL"):
         worker.ask(Release(0), LATE_S)
-    assert gone(int(Path(python + ".child").read_text()))
+    assert gone(int(Path(python + ".child").read_text(encoding="utf-8")))
 
 
 def test_a_hang_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_hang_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     with started(python) as worker, pytest.raises(WorkerTimeoutError):
         worker.ask(Release(0), LATE_S, lambda phase: seen.append(phase.name) or leave())
     assert seen == ["timing"]
-    assert gone(int(Path(python + ".child").read_text()))
+    assert gone(int(Path(python + ".child").read_text(encoding="utf-8")))
 
 
 def leave() -> None:

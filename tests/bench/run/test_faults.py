@@ -133,7 +133,7 @@ def test_interpreters_that_cannot_run_a_worker_are_unavailable(fakes: Path) -> N
 
 
 def script(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")), encoding="utf-8")
     path.chmod(0o755)
     return str(path)
 

@@ -118,6 +118,14 @@ def test_what_is_no_checkpoint_is_named_with_the_remedy(tmp_path, damage, says):
     assert "\n" not in str(raised.value)
 
 
+def test_an_index_that_names_what_no_file_is_called_is_stale(tmp_path):
+    folder = folder_of(tmp_path)
+    for name in ("x" * 300, "a\0b"):
+        index_of(tmp_path, name)
+        with pytest.raises(ModelError, match=r"which is not there, and .* lies beside it"):
+            Checkpoint(get_model(folder), "f32", 1)
+
+
 def test_an_index_over_the_whole_file_is_fine(tmp_path):
     folder = folder_of(tmp_path)
     index_of(tmp_path, "model.safetensors")

@@ -187,7 +187,9 @@ def test_other_rules_than_those_of_the_measurement_are_told():
 
 def linked(path: Path) -> list[Path]:
     """What a document leads to, without places in pages."""
-    return [path.parent / link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())]
+    return [
+        path.parent / link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8"))
+    ]
 
 
 def test_a_document_keeps_all_but_what_stands_between_its_marks(tmp_path):
