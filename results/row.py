@@ -263,6 +263,9 @@ def _wrong_load(row: Row) -> str:
         not is_amount(value) for name, value in server.items() if name != "settings" and value is not None
     ):
         return f"server={str(server)[:80]!r} of config has entries that are no numbers"
+    for name in ("truth", "engine"):
+        if not isinstance(row.config.get(name, {}), dict):
+            return f"{name}={str(row.config[name])[:80]!r} of config is no object"
     if row.status == "ok" and not any(one.ok and warm_s <= one.due_s < end_s for one in row.requests):
         return "a point of load is ok without a whole answer in its window"
     return ""

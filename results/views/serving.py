@@ -65,6 +65,7 @@ def _block(row: Row) -> Iterator[RenderableType]:
     yield Text(rates(point))
     if row.status != "ok":
         yield Text(f"{row.status}: {row.reason}")
+        yield from map(Text, _engine(row))
         return
     yield _latencies(point)
     for line in point_notes(row, point):
@@ -122,8 +123,24 @@ def point_notes(row: Row, point: Point) -> Iterator[str]:
             "the server does not keep this load"
         )
     yield from _server(row)
+    yield from _engine(row)
     for reason in row.grade_reasons:
         yield f"{row.grade}: {reason}"
+
+
+def _engine(row: Row) -> Iterator[str]:
+    """What the server was set to, and whether its answers are the model's."""
+    facts = {name: value for name, value in row.config.get("engine", {}).items() if value != "unknown"}
+    facts.pop("versions", None)
+    if facts:
+        yield f"set to: {', '.join(f'{name} {_word(value)}' for name, value in facts.items())}"
+    truth = row.config.get("truth", {})
+    if row.error is not None and row.status == "ok":
+        yield f"answers are the model's: {truth.get('tokens')} tokens of {truth.get('requests')} requests compared with float64"
+
+
+def _word(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _server(row: Row) -> Iterator[str]:
