@@ -50,6 +50,7 @@ def _arguments(settings: Settings, kind: str) -> list[str]:
         "served-model-name": settings.name,
         "dtype": DTYPES[work.weight],
         "max-model-len": str(settings.longest),
+        "max-num-seqs": str(settings.sequences),
         "seed": "0",
     }
     flags = ["disable-uvicorn-access-log"]

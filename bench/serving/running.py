@@ -17,6 +17,7 @@ from rich.console import Console
 
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.run.session import noticing_interrupts
+from membound.bench.serving.ceilings import IdleCeilings
 from membound.bench.serving.client import Played
 from membound.bench.serving.drawing import Schedule
 from membound.bench.serving.engine import Engine, placed
@@ -34,6 +35,8 @@ from membound.results.store import RunWriter, new_run_id, new_run_path
 from membound.results.wording import duration
 
 MOST_POINTS = 1000
+SEED = 1
+"""Of the arrays that ceilings read."""
 
 
 def numbers(name: str, text: str | None, whole: bool = False) -> tuple[float, ...]:
@@ -108,7 +111,7 @@ def measure_load(
     with noticing_interrupts(), ExitStack() as stack:
         keeping: _Keeping | None = None
         for replicate in range(replicates):
-            with _server(engine, load, done, talk) as server:
+            with _server(engine, load, done, talk) as server, _ceilings(engine, server) as ceilings:
                 prepared = prepare(load if server is None else placed(load, server))
                 if keeping is None:
                     keeping = stack.enter_context(_keeping(prepared, done, talk, progress))
@@ -122,6 +125,7 @@ def measure_load(
                         keeping.measured,
                         server,
                         replicate,
+                        ceilings,
                     )
                 except KeyboardInterrupt:
                     done.interrupted = True
@@ -148,6 +152,19 @@ def _server(engine: Engine | None, load: Load, done: Measured, talk: Console) ->
         talk.print(
             f"the server ended within {server.stopped_s:.1f} s and left nothing behind", soft_wrap=True
         )
+
+
+@contextmanager
+def _ceilings(engine: Engine | None, server: Server | None) -> Iterator[IdleCeilings | None]:
+    """Those of the device of a server that was started here; of any other nobody knows the device."""
+    if engine is None or server is None:
+        yield None
+        return
+    facts = server.facts
+    with IdleCeilings(
+        engine.served, str(facts.get("device", "")), int(facts.get("threads", 1)), SEED
+    ) as found:
+        yield found
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,12 +94,14 @@ def truth_of(served: Served | None, played: Played, window: Window, secret: str)
 
 
 def _answers(played: Played, window: Window, secret: str) -> tuple[list[_Answer], bool]:
-    """Whole answers to kept requests with prompts of token ids; and whether any of them lacked its tokens."""
+    """Whole answers to kept requests with prompts of token ids, and whether any of them lacked its tokens.
+
+    Those of the window; where it has none, those before it, which were answered under the same load.
+    """
     found, silent = [], False
-    for raw in played.answers:
-        due_s = (raw.due_ns - played.started_ns) / NS
-        if not raw.body or not window.warm_s <= due_s < window.end_s:
-            continue
+    kept = [raw for raw in played.answers if raw.body]
+    inside = [raw for raw in kept if window.warm_s <= (raw.due_ns - played.started_ns) / NS < window.end_s]
+    for raw in inside or kept:
         seen, prompt = read_stream(raw, secret), json.loads(raw.body).get("prompt")
         if (
             seen.outcome

@@ -207,6 +207,7 @@ def test_a_server_is_compared_with_the_model_that_it_should_be(
     more = ["--reference", reference] if reference else []
     with null_server(Script(0.002, 0.001)) as url:
         result = loaded(tmp_path, url, "--users", "1", "--json", *more)
+    assert result.stdout, result.stderr
     (record,) = json.loads(result.stdout)
     assert record["status"] == status
     assert (record["truth_error"] is None) == (status == "ok")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from servers import null_server
 
+from membound.bench.serving import drawing
 from membound.bench.serving.endpoint import parse_url
 from membound.bench.serving.lengths import parse_lengths
 from membound.bench.serving.load import Load
 from membound.bench.serving.null_server import Script
-from membound.bench.serving.schedule import LoadError
+from membound.bench.serving.schedule import LoadError, Pattern
 from membound.bench.serving.served import check_formats, parse_served
 from membound.bench.serving.session import prepare, run_load
 from membound.kernels.inputs import ModelInputs
@@ -83,6 +84,13 @@ def test_a_server_that_is_faster_and_wrong_is_wrong(choose: Callable[[Any, int],
     assert row.error is not None
     assert row.tolerance is not None
     assert row.error > row.tolerance
+
+
+def test_where_the_window_has_none_those_before_it_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "EVERY", 10_000)  # the first request alone is kept
+    even = {"users": (), "rates": (4.0,), "pattern": Pattern("constant")}
+    row = row_of(greedy, warm_s=0.2, drain_s=30.0, **even)
+    assert (row.status, row.config["truth"]["requests"]) == ("ok", 1)
 
 
 def test_tokens_beyond_the_vocabulary_are_wrong() -> None:
