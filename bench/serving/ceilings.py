@@ -1,6 +1,6 @@
 """What the device of a server can do at most, measured while the server idles: before the first point and after each.
 
->>> with IdleCeilings(served, threads=1) as ceilings:
+>>> with IdleCeilings(served, "cpu", threads=1, seed=1) as ceilings:
 ...     before = ceilings.turns()
 [{'read': 2.1e10, 'fma_f32': 1.2e11}, ...]
 
