@@ -7,7 +7,7 @@
 
 The numbers are those that every backend gets for the same spec and seed: matrices in the work's format,
 norms and biases in float32. Tensors are made and written one after the other, so that a model larger than
-memory can be exported. The tokenizer has a word for each token, ``w17``: the text does not matter here.
+memory can be exported. The tokenizer is of `tokenizer`, whatever the model is called.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from membound.errors import MemboundError
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
+from membound.kernels.tokenizer import SPECIAL, tokenizer_files
 from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
 from membound.kernels.weights.layers import LayerWeights
 
@@ -35,7 +36,6 @@ DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16"
 """Weight format to its names in safetensors and in config.json."""
 POSITIONS = 131072
 """Longest context that config.json allows, that of Llama 3.2."""
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 SMALL_FILES_BYTES = 8 << 20
 """Room for config.json and a tokenizer of 150 000 words."""
 
@@ -81,7 +81,7 @@ def export_model(inputs: ModelInputs, folder: Path) -> int:
         _write_safetensors(folder / "model.safetensors", tensors)
         provenance = {"spec": work.spec, "seed": inputs.seed}
         for name, content in {
-            **_tokenizer(model),
+            **tokenizer_files(model.vocab, POSITIONS),
             "membound.json": provenance,
             "config.json": config,
         }.items():
@@ -201,30 +201,3 @@ def _write_safetensors(path: Path, tensors: list[_Tensor]) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _tokenizer(model: Model) -> dict[str, dict[str, Any]]:
-    """tokenizer.json and its settings: a word a token, the special ones first."""
-    words = [*SPECIAL[: model.vocab], *(f"w{i}" for i in range(len(SPECIAL), model.vocab))]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": word, **flags} for i, word in enumerate(SPECIAL)],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "WordLevel",
-            "vocab": {word: i for i, word in enumerate(words)},
-            "unk_token": "<unk>",
-        },
-    }
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": POSITIONS,
-        **dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=True)),
-    }
-    return {"tokenizer.json": tokenizer, "tokenizer_config.json": settings}

@@ -31,6 +31,7 @@ from membound.results.fields import (
     wrong_version,
 )
 from membound.results.serving.request import Request
+from membound.results.serving.step_model import wrong_roofline
 from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn, usable
 
 SCHEMA_VERSION = 4
@@ -263,6 +264,11 @@ def _wrong_load(row: Row) -> str:
         not is_amount(value) for name, value in server.items() if name != "settings" and value is not None
     ):
         return f"server={str(server)[:80]!r} of config has entries that are no numbers"
+    if wrong := wrong_roofline(row.config.get("roofline", {})):
+        return wrong
+    for name in ("truth", "engine"):
+        if not isinstance(row.config.get(name, {}), dict):
+            return f"{name}={str(row.config[name])[:80]!r} of config is no object"
     if row.status == "ok" and not any(one.ok and warm_s <= one.due_s < end_s for one in row.requests):
         return "a point of load is ok without a whole answer in its window"
     return ""

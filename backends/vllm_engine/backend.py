@@ -43,7 +43,7 @@ class VLLMEngine(Backend):
     @classmethod
     def devices(cls) -> Sequence[str]:
         """The device that this build of vLLM is for, and its variants. Raises BackendUnavailable."""
-        from membound.backends.vllm_engine.start import device_kind
+        from membound.backends.vllm_engine.installed import device_kind
 
         kind = device_kind()
         return [kind, *(f"{kind}+{variant}" for variant in VARIANTS[kind])]
@@ -54,7 +54,7 @@ class VLLMEngine(Backend):
         Raises BackendUnavailable if vLLM is not installed, cannot be imported, is built for another device, or if fewer
         threads work than the environment asks for: its engine runs in this process, on torch's threads.
         """
-        from membound.backends.vllm_engine.start import device_kind, device_name, versions
+        from membound.backends.vllm_engine.installed import device_kind, device_name, versions
 
         base, *variants = device.split("+")
         kind = device_kind()

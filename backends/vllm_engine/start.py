@@ -6,43 +6,26 @@ is off, so that no prompt is served from an earlier one.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from membound.errors import BackendUnavailable, Unsupported
+from membound.backends.vllm_engine.installed import BLOCK_TOKENS, DTYPES, device_kind
+from membound.errors import Unsupported
 from membound.kernels.export import POSITIONS, ExportError, export_model
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.work import Prefill, Step
-
-REMEDY = "membound env create vllm"
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core runs in this process, where launches are timed
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
-UNSET = ("VLLM_CPU_KVCACHE_SPACE",)
-"""It would overrule the size of the cache that the work needs."""
-
-DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 GROWTH_BYTES = 256 << 20
 FEWEST_STEPS, MOST_STEPS = 256, 4096
 """A sequence may grow by this many tokens, as far as they fit GROWTH_BYTES: far more than a case times, since the
 shortest step of an engine takes more than a millisecond."""
-BLOCK_TOKENS = 128
-"""The tokens in a cache block of vLLM on CPUs, the largest in use: sequences are rounded up to it."""
 PROMPT_TOKENS = 8192
 """The tokens in a step while prompts are run, untimed: long prompts are split, to save memory."""
 
@@ -56,50 +39,6 @@ class Sizes:
     positions: int
     cache_bytes: int
     weights_bytes: int
-
-
-def device_kind() -> str:
-    """``cpu`` or ``cuda``: what this build of vLLM is for. Raises BackendUnavailable with the reason."""
-    os.environ.update(ENVIRONMENT)
-    for name in UNSET:
-        os.environ.pop(name, None)
-    try:
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise _broken(error) from error
-        raise BackendUnavailable("vllm is not installed", REMEDY) from None
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        raise _broken(error) from error
-    kind = str(current_platform.device_type)
-    if kind not in ("cpu", "cuda"):
-        raise BackendUnavailable(f"vllm finds no device it is built for here (platform {kind or 'none'!r})")
-    return kind
-
-
-def _broken(error: Exception) -> BackendUnavailable:
-    text = " ".join(str(error).split())[:300]
-    return BackendUnavailable(
-        f"vllm is installed, but its import failed with {type(error).__name__}: {text}", f"{REMEDY} --force"
-    )
-
-
-def device_name() -> str:
-    """The name of the GPU."""
-    from vllm.platforms import current_platform
-
-    return str(current_platform.get_device_name())
-
-
-def versions() -> dict[str, str]:
-    """The versions of vLLM, by the name of its distribution (``vllm``, ``vllm-cpu``), torch and transformers."""
-    found = {}
-    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def sizes_of(work: Step | Prefill) -> Sizes:

@@ -2,6 +2,7 @@
 
 membound load --url http://127.0.0.1:8000 --rate 2
 membound load --url http://127.0.0.1:8000 --users 1,4,16 --slo ttft=500,tpot=30
+membound load --engine vllm --model step:model=tiny,weight=f32 --users 1,4
 """
 
 from __future__ import annotations
@@ -14,12 +15,27 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, Out, Seed, console, print_json
+from membound.bench.commands.options import (
+    Debug,
+    Json,
+    Out,
+    Seed,
+    console,
+    number,
+    number_within,
+    print_json,
+)
 from membound.results.stored_runs import DEFAULT_OUT
 
 
 def load(
-    url: Annotated[str, typer.Option("--url", metavar="URL", help="The server: http://HOST:PORT/v1.")],
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="A server that is there: http://HOST:PORT/v1.")
+    ] = "",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", metavar="NAME", help="Start this engine with --model, measure it, stop it."),
+    ] = "",
     rate: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +88,17 @@ def load(
     search: Annotated[
         bool, typer.Option("--search", help="From --rate on, find the highest rate that keeps --slo.")
     ] = False,
-    model: Annotated[str, typer.Option(metavar="NAME", help="Where the server has several.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of --engine: a model, a folder or a step's spec. Of --url: its name, where there are several.",
+        ),
+    ] = "",
+    reference: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Of --url: the model that it serves, to compare its tokens with."),
+    ] = "",
     chat: Annotated[bool, typer.Option("--chat", help="Chats rather than completions.")] = False,
     key_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="The environment variable that holds the key.")
@@ -80,6 +106,39 @@ def load(
     key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file that holds the key.")
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", parser=number, metavar="N", help="Of --engine; default: the physical cores but one."
+        ),
+    ] = None,
+    sequences: Annotated[
+        int,
+        typer.Option(
+            parser=number_within(0, 100_000),
+            metavar="N",
+            help="Of --engine: requests at once; default: by --users, or 32.",
+        ),
+    ] = 0,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option", metavar="NAME=VALUE", help="An option of the engine's own. Repeatable."
+        ),
+    ] = None,
+    python: Annotated[
+        str,
+        typer.Option(metavar="PATH", help="Of --engine: its interpreter; default: its environment's."),
+    ] = "",
+    ready: Annotated[
+        float, typer.Option(metavar="S", help="Of --engine: how long it may take to start.")
+    ] = 600.0,
+    replicates: Annotated[
+        int,
+        typer.Option(
+            parser=number_within(1, 1000), metavar="N", help="Of --engine: processes, each measured in full."
+        ),
+    ] = 1,
     seed: Seed = 1,
     out: Out = DEFAULT_OUT,
     as_json: Json = False,
@@ -89,12 +148,16 @@ def load(
 
     Exit status 1 if a point has no whole answer, the client was the limit of one, or a search found no rate.
     """
+    from membound.bench.planning.choice import check_threads
     from membound.bench.serving.connection import Limits
-    from membound.bench.serving.endpoint import parse_url
+    from membound.bench.serving.endpoint import Endpoint, parse_url
+    from membound.bench.serving.engine import EngineOptions, engine_of, parse_options
+    from membound.bench.serving.launcher import LOOPBACK
     from membound.bench.serving.lengths import parse_lengths
     from membound.bench.serving.load import Load
     from membound.bench.serving.running import check, measure_load, numbers
     from membound.bench.serving.schedule import parse_pattern
+    from membound.bench.serving.served import parse_served
     from membound.results.serving.search import searched
     from membound.results.serving.table import point_records
     from membound.results.stats import plain
@@ -102,10 +165,19 @@ def load(
 
     if sum(option is not None for option in (rate, users, trace)) != 1:
         raise typer.BadParameter("give one of --rate, --users and --trace")
+    _check_target(url, engine, model, reference, replicates, search, bool(key_env or key_file))
+    served = parse_served(model if engine else reference) if engine or reference else None
+    own = EngineOptions(
+        python,
+        0 if threads is None else check_threads(threads),
+        sequences,
+        ready,
+        parse_options(engine_option or []),
+    )
     wanted = Load(
-        parse_url(url, _key(key_env, key_file)),
+        Endpoint(LOOPBACK, 0) if engine else parse_url(url, _key(key_env, key_file)),
         chat=chat,
-        model=model,
+        model="" if engine else model,
         rates=numbers("rate", rate),
         users=tuple(int(one) for one in numbers("users", users, whole=True)),
         trace=trace,
@@ -122,22 +194,46 @@ def load(
         slo=slo,
         search=search,
         limits=Limits.within(timeout),
+        served=served,
     )
     check(wanted)
+    started = engine_of(engine, served, own) if engine and served is not None else None
     talk = console(stderr=as_json)
-    path, rows, interrupted = measure_load(
-        wanted, out, shlex.join(["membound", *sys.argv[1:]]), talk, console(stderr=True)
-    )
+    command = shlex.join(["membound", *sys.argv[1:]])
+    done = measure_load(wanted, out, command, talk, console(stderr=True), started, replicates)
+    rows = done.rows
     if as_json:
         print_json(plain(point_records(rows)))
     else:
         talk.print(serving_view(rows))
-    talk.print(f"rows: {path}", soft_wrap=True)
-    failed = not rows or any(row.status != "ok" or row.grade == "invalid" for row in rows)
+    for trouble in done.troubles:
+        talk.print(trouble, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    talk.print(f"rows: {done.path}", soft_wrap=True)
+    failed = (
+        bool(done.troubles) or not rows or any(row.status != "ok" or row.grade == "invalid" for row in rows)
+    )
     if search:
         found = searched(rows)
-        failed = found is None or found.rate is None or found.client_limited
-    raise typer.Exit(130 if interrupted else 1 if failed else 0)
+        failed = bool(done.troubles) or found is None or found.rate is None or found.client_limited
+    raise typer.Exit(130 if done.interrupted else 1 if failed else 0)
+
+
+def _check_target(
+    url: str, engine: str, model: str, reference: str, replicates: int, search: bool, keyed: bool
+) -> None:
+    """Raises BadParameter unless there is one server to measure, and only what belongs to it is given."""
+    if bool(url) == bool(engine):
+        raise typer.BadParameter("give one of --url and --engine")
+    if engine and not model:
+        raise typer.BadParameter(
+            "--engine needs --model: the name of one, a folder, or step:model=tiny,weight=f32"
+        )
+    if engine and (reference or keyed):
+        raise typer.BadParameter(
+            "--reference, --key-env and --key-file are for --url: an engine that is started has its own"
+        )
+    if replicates > 1 and (url or search):
+        raise typer.BadParameter("--replicates starts an --engine anew each time, and goes without --search")
 
 
 def _key(variable: str, file: Path | None) -> str:

@@ -15,6 +15,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,18 +27,51 @@ HARNESS, WORKER = "MEMBOUND_HARNESS", "MEMBOUND_WORKER"
 PASSES = 20
 """A process may start another one while it is looked for: the search is repeated until it finds none."""
 FAREWELL_S = 5.0
+TRACKER = b"multiprocessing.resource_tracker"
+TRACKER_S, TURN_S = 2.0, 0.02
+"""How long such a process may take when all others are gone, and how often it is looked for."""
 _STARTING = Lock()
 
 
 def end_marked(name: str, value: str) -> int:
     """Kill every process that has the variable in the environment that it was started with; how many those were."""
     mark, ended = f"{name}={value}".encode(), set[int]()
-    for _ in range(PASSES):
-        found = [pid for pid in _pids() if pid not in ended and _kill(pid, mark)]
-        if not found:
-            break
-        ended.update(found)
+    _end_all(mark, ended, sparing=True)
+    until = time.monotonic() + TRACKER_S
+    while any(_has(pid, mark) for pid in _pids() if pid not in ended) and time.monotonic() < until:
+        time.sleep(TURN_S)
+    _end_all(mark, ended, sparing=False)
     return len(ended)
+
+
+def _end_all(mark: bytes, ended: set[int], sparing: bool) -> None:
+    """Kill until no more are found; `sparing` leaves out those that clean up by themselves."""
+    for _ in range(PASSES):
+        found = [
+            pid for pid in _pids() if pid not in ended and not (sparing and _cleans(pid)) and _kill(pid, mark)
+        ]
+        if not found:
+            return
+        ended.update(found)
+
+
+def _cleans(pid: int) -> bool:
+    """Whether it is Python's own process that removes semaphores and shared memory once those who used them are gone."""
+    with suppress(OSError):
+        return TRACKER in (PROC / str(pid) / "cmdline").read_bytes()
+    return False
+
+
+def marked(name: str, value: str) -> list[int]:
+    """The numbers of the processes that have the variable in the environment that they were started with."""
+    mark = f"{name}={value}".encode()
+    return [pid for pid in _pids() if _has(pid, mark)]
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    with suppress(OSError):
+        return mark in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    return False
 
 
 def _pids() -> list[int]:

@@ -152,14 +152,25 @@ def _take(seen: Stream, at_ns: int, read: int, data: bytes) -> None:
         seen.fail("broken", "a choice is no object")
         return
     seen.finish = seen.finish or str(choice.get("finish_reason") or "")
-    ids = choice.get("token_ids")
-    ids = [one for one in ids if isinstance(one, int)] if isinstance(ids, list) else []
+    ids = _ids(choice)
     if ids or _text(choice):
         seen.arrivals_ns.append(at_ns)
         seen.reads.append(read)
         seen.tokens.append(len(ids) or 1)
         seen.with_ids += bool(ids)
         seen.ids += ids
+
+
+def _ids(choice: dict[str, Any]) -> list[int]:
+    """The ids of a choice's tokens: vLLM's field, or the entries of llama.cpp's logarithms of probabilities; [] where it tells none."""
+    told = choice.get("token_ids")
+    if not isinstance(told, list):
+        logprobs = choice.get("logprobs")
+        content = logprobs.get("content") if isinstance(logprobs, dict) else None
+        told = (
+            [one.get("id") for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+        )
+    return [one for one in told if type(one) is int]
 
 
 def _text(choice: dict[str, Any]) -> bool:

@@ -99,8 +99,8 @@ MARKS = {
 """Words of a refusal that name the field."""
 
 
-def body(asked: Asked, prompt: Sequence[int] | str, fields: Fields) -> bytes:
-    """A request's JSON. A chat takes text alone."""
+def body(asked: Asked, prompt: Sequence[int] | str, fields: Fields, logprobs: bool = False) -> bytes:
+    """A request's JSON. A chat takes text alone. `logprobs` has some servers tell tokens that they would not tell else."""
     made: dict[str, Any] = {"model": asked.model}
     if asked.name == "completions":
         made["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
@@ -113,4 +113,6 @@ def body(asked: Asked, prompt: Sequence[int] | str, fields: Fields) -> bytes:
         made["stream_options"] = {"include_usage": True}
     if fields.return_token_ids:
         made["return_token_ids"] = True
+    if logprobs:
+        made["logprobs"] = 1
     return json.dumps(made, separators=(",", ":")).encode()

@@ -38,6 +38,12 @@ class Job:
     body: bytes
     asked_tokens: int | None = None
     """The length that the answer must have; None where the server may stop earlier."""
+    kept: bool = False
+    """Whether the body is kept, to compare the answer with the reference."""
+
+    def raw(self, due_ns: int) -> RawAnswer:
+        """Its answer, of which nothing has come."""
+        return RawAnswer(due_ns, asked_tokens=self.asked_tokens, body=self.body if self.kept else b"")
 
 
 @dataclass(slots=True)
@@ -135,7 +141,7 @@ async def play_open(
         tasks = set[asyncio.Task[None]]()
         try:
             for job in jobs:
-                raw = RawAnswer(played.started_ns + int(job.due_s * NS), asked_tokens=job.asked_tokens)
+                raw = job.raw(played.started_ns + int(job.due_s * NS))
                 await _until(raw.due_ns)
                 played.answers.append(raw)
                 task = asyncio.create_task(pool.ask(job, raw))
@@ -173,7 +179,7 @@ async def play_closed(
                 if due_ns >= stop_ns:
                     return
                 await _until(due_ns)
-                raw = RawAnswer(due_ns, asked_tokens=job.asked_tokens)
+                raw = job.raw(due_ns)
                 played.answers.append(raw)
                 await pool.ask(job, raw)
 

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from membound.bench.serving.bodies import Asked, Prompts, body
+from membound.bench.serving.bodies import SAFE_VOCAB, Asked, Prompts, body
 from membound.bench.serving.client import Job
 from membound.bench.serving.load import Load, LoadPoint
 from membound.bench.serving.probe import Facts
 from membound.bench.serving.schedule import MOST_REQUESTS, LoadError, dispersion
+from membound.bench.serving.served import EVERY
 from membound.bench.serving.traces import Arrival, read_trace
 
 MOST_PROMPT_TOKENS = 200_000_000
@@ -76,7 +77,7 @@ def check_lengths(load: Load, schedule: Schedule, max_length: int | None) -> Non
 
     Of a closed loop, whose lengths are drawn as it goes, the first stand for all.
     """
-    arrivals = schedule.arrivals or islice(_without_end(load, schedule.point), DRAWN_AT_ONCE)
+    arrivals = schedule.arrivals or islice(without_end(load, schedule.point), DRAWN_AT_ONCE)
     longest = max(one.prompt_tokens + one.output_tokens for one in arrivals)
     if max_length is not None and longest > max_length:
         raise LoadError(
@@ -105,17 +106,20 @@ def _of_trace(path: Path, speed: float, total_s: float) -> tuple[Arrival, ...]:
 
 def jobs_of(load: Load, facts: Facts, schedule: Schedule) -> Iterator[Job]:
     """The requests, bodies and all; of a closed loop without end."""
-    source = Prompts(load.seed, shared=load.shared_prefix)
-    arrivals = schedule.arrivals or _without_end(load, schedule.point)
+    source = Prompts(load.seed, SAFE_VOCAB if load.served is None else load.served.vocab, load.shared_prefix)
+    arrivals = schedule.arrivals or without_end(load, schedule.point)
     for number, one in enumerate(arrivals):
         asked = Asked(load.name, facts.model, one.output_tokens)
         ids = facts.fields.ids and not load.chat
         prompt = (source.ids if ids else source.text)(max(1, one.prompt_tokens), number)
         length = one.output_tokens if facts.fields.ignore_eos else None
-        yield Job(one.due_s, load.name, body(asked, prompt, facts.fields), length)
+        kept = load.served is not None and ids and number % EVERY == 0
+        text = body(asked, prompt, facts.fields, logprobs=kept and not facts.tells_ids)
+        yield Job(one.due_s, load.name, text, length, kept)
 
 
-def _without_end(load: Load, point: LoadPoint) -> Iterator[Arrival]:
+def without_end(load: Load, point: LoadPoint) -> Iterator[Arrival]:
+    """The requests of a closed loop, as they are drawn."""
     rng = _rng(load, point)
 
     def some(_: int) -> Iterator[Arrival]:

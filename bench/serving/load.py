@@ -15,6 +15,7 @@ from membound.bench.serving.connection import Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.lengths import Lengths
 from membound.bench.serving.schedule import Pattern
+from membound.bench.serving.served import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Load:
     search: bool = False
     """Look for the highest rate that keeps `slo`, from the only one of `rates` on."""
     limits: Limits = field(default_factory=Limits)
+    served: Served | None = None
+    """The model that the server has, where it is known."""
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ CHUNKED = (
 )
 MODEL = "null"
 DEFAULT_TOKENS = 16
+TOKEN = 17
+"""What it says unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,12 @@ class Answer:
     with_ids: bool
     fault: str
     received_ns: int
+    chosen: Sequence[int] = ()
     due: float = 0.0
     sent: int = 0
+
+
+Choose = Callable[[Any, int], Sequence[int]]
 
 
 @dataclass(slots=True)
@@ -85,6 +91,9 @@ class NullServer:
     """Listens on a loopback address while it is open."""
 
     script: Script
+    choose: Choose = lambda prompt, total: [TOKEN] * total
+    """The tokens that it answers with: `total` of them, behind a prompt of ids or text."""
+    model: str = MODEL
     requests: int = 0
     _active: set[Answer] = field(default_factory=set)
     _sessions: set[Session] = field(default_factory=set)
@@ -142,7 +151,10 @@ class NullServer:
         """Answer a request, or do what the fault says."""
         if method == "GET":
             known = path in ("/health", "/v1/models")
-            found = {"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 1 << 20}]}
+            found = {
+                "object": "list",
+                "data": [{"id": self.model, "object": "model", "max_model_len": 1 << 20}],
+            }
             session.whole("200 OK" if known else "404 Not Found", json.dumps(found).encode())
             return
         try:
@@ -162,8 +174,9 @@ class NullServer:
         prompt = asked.get("prompt", asked.get("messages"))
         tokens = len(prompt) if isinstance(prompt, list) else len(str(prompt).split())
         usage = bool((asked.get("stream_options") or {}).get("include_usage")) and fault != "no-usage"
-        ids = bool(asked.get("return_token_ids"))
-        return Answer(session, "chat" in path, max(1, total), tokens, usage, ids, fault, received_ns)
+        ids, total = bool(asked.get("return_token_ids")), max(1, total)
+        chosen = self.choose(prompt, total) if ids else ()
+        return Answer(session, "chat" in path, total, tokens, usage, ids, fault, received_ns, chosen)
 
     def _refused(self, answer: Answer, asked: dict[str, Any]) -> bool:
         """Whether this request ends here."""
@@ -231,7 +244,7 @@ class NullServer:
         if answer.chat:
             content = {"delta": {"reasoning_content" if early else "content": text}}
         if answer.with_ids:
-            content["token_ids"] = [17] * count
+            content["token_ids"] = list(answer.chosen[answer.sent : answer.sent + count])
         return content
 
     def _emit(self, answer: Answer, content: dict[str, Any], count: int = 0) -> None:

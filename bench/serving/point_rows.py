@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from membound.bench.machine.fingerprint import HARNESS_PACKAGES, fingerprint, package_versions
@@ -15,12 +17,25 @@ from membound.bench.serving.drawing import Schedule
 from membound.bench.serving.load import Load, work_of
 from membound.bench.serving.probe import Facts
 from membound.bench.serving.self_check import added_reasons
+from membound.bench.serving.truth import truth_of
 from membound.results.row import Row
 from membound.results.serving.point import point_of
 from membound.results.serving.request import Request
 from membound.results.serving.window import Window
 
 SHORTEST_WINDOW_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is known of a server that was started here: its engine, its facts, how it ended if it did."""
+
+    engine: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    death: str = ""
+
+
+UNTOLD = Serving()
 
 
 def point_row(
@@ -32,6 +47,7 @@ def point_row(
     command: str,
     cut_short: bool,
     measured: dict[str, Any] | None = None,
+    server: Serving = UNTOLD,
 ) -> Row:
     """`cut_short`: it was ended by Ctrl-C, and its window ends there. `measured`: what the client adds on this machine."""
     secret = load.endpoint.key
@@ -43,17 +59,22 @@ def point_row(
     client = client_facts(played, requests, window)
     reasons = client_reasons(client)
     failure = _failure(window.of(requests))
+    truth = truth_of(load.served, played, window, secret)
+    status, reason = _outcome(failure, server.death, truth.wrong)
     if measured is not None:
         client["null_server"] = measured
         reasons += [] if failure else added_reasons(measured, point_of(requests, window))
     return Row(
         run_id=run_id,
         kind="serving",
-        backend="url",
+        backend=server.engine or "url",
         work=work_of(load, facts.model, schedule.point),
-        status="error" if failure else "ok",
-        reason=failure,
+        status=status,
+        reason=reason,
         seed=load.seed,
+        threads=threads if isinstance(threads := server.facts.get("threads"), int) else 0,
+        error=truth.error,
+        tolerance=truth.tolerance,
         device=load.endpoint.url,
         requests=requests,
         config={
@@ -65,13 +86,24 @@ def point_row(
             "dropped": facts.fields.dropped,
             "client": client,
             "dispersion": schedule.dispersion,
+            "truth": truth.as_config(),
         },
         grade="invalid" if reasons else "clean",
         grade_reasons=reasons,
         machine=fingerprint(),
-        versions=package_versions((*HARNESS_PACKAGES, "httptools", "uvloop")),
+        versions=package_versions((*HARNESS_PACKAGES, "httptools", "uvloop"))
+        | dict(server.facts.get("versions", {})),
         command=command,
     )
+
+
+def _outcome(failure: str, death: str, wrong: str) -> tuple[str, str]:
+    """Status and reason: a server that is gone explains what failed; one that is wrong has no speed."""
+    if death:
+        return "crashed", f"the server ended: {death}"
+    if failure:
+        return "error", failure
+    return ("wrong", wrong) if wrong else ("ok", "")
 
 
 def _failure(counted: list[Request]) -> str:

@@ -26,11 +26,15 @@ MOST_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`max_length`: the longest prompt and answer together; None where the server does not say."""
+    """`max_length`: the longest prompt and answer together; None where the server does not say.
+
+    `tells_ids`: whether it tells the ids of its tokens where it is asked for them.
+    """
 
     model: str
     max_length: int | None
     fields: Fields
+    tells_ids: bool = True
 
 
 async def ask(endpoint: Endpoint, name: str, model: str, limits: Limits) -> Facts:
@@ -51,7 +55,7 @@ async def ask(endpoint: Endpoint, name: str, model: str, limits: Limits) -> Fact
         )
         one = read_answer(raw, raw.due_ns, None, endpoint.key)
         if one.ok:
-            return Facts(found, longest, fields)
+            return Facts(found, longest, fields, one.counted_by == "ids")
         if one.outcome != "refused" or raw.status not in (400, 422):
             raise LoadError(
                 f"{endpoint.url} gives no whole answer to a first request: {one.outcome}: {one.reason}"

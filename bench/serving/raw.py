@@ -41,6 +41,8 @@ class RawAnswer:
     size: int = 0
     asked_tokens: int | None = None
     """The length that the server was told to give; None if it may stop earlier."""
+    body: bytes = b""
+    """What was asked, of requests whose answers are compared with the reference."""
 
     def again(self) -> None:
         """Forget an attempt that never reached the server."""

@@ -1,11 +1,15 @@
 """A load from its check to its file: what `membound load` does between its options and its table.
 
 >>> check(load)
->>> path, rows, interrupted = measure_load(load, Path("results/runs"), "membound load …", talk, progress)
+>>> done = measure_load(load, Path("results/runs"), "membound load …", talk, progress)
+>>> done.path, len(done.rows), done.interrupted
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +17,26 @@ from rich.console import Console
 
 from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.run.session import noticing_interrupts
+from membound.bench.serving.ceilings import IdleCeilings
 from membound.bench.serving.client import Played
 from membound.bench.serving.drawing import Schedule
+from membound.bench.serving.engine import Engine, placed
 from membound.bench.serving.event_loop import check_installed
 from membound.bench.serving.glance import Glance
+from membound.bench.serving.launcher import Server, ServerFailed
 from membound.bench.serving.live import LiveLoad
 from membound.bench.serving.load import Load, LoadPoint
 from membound.bench.serving.schedule import LoadError
 from membound.bench.serving.self_check import measure_client
-from membound.bench.serving.session import FEWEST_IN_WINDOW, prepare, run_load
+from membound.bench.serving.session import FEWEST_IN_WINDOW, Prepared, prepare, run_load
 from membound.results.row import Row
 from membound.results.serving.slo import parse_slo
 from membound.results.store import RunWriter, new_run_id, new_run_path
 from membound.results.wording import duration
 
 MOST_POINTS = 1000
+SEED = 1
+"""Of the arrays that ceilings read."""
 
 
 def numbers(name: str, text: str | None, whole: bool = False) -> tuple[float, ...]:
@@ -72,39 +81,120 @@ def check(load: Load) -> None:
     check_installed()
 
 
-def measure_load(
-    load: Load, out: Path, command: str, talk: Console, progress: Console
-) -> tuple[Path, list[Row], bool]:
-    """Play all points; the path of their file, their rows, and whether Ctrl-C cut them short.
+@dataclass(slots=True)
+class Measured:
+    """What a load came to. `troubles`: what went wrong beside the requests; none of it is in a row alone."""
 
-    Raises LoadError as `prepare` does, and StoreError.
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+    interrupted: bool = False
+    troubles: list[str] = field(default_factory=list)
+
+
+def measure_load(
+    load: Load,
+    out: Path,
+    command: str,
+    talk: Console,
+    progress: Console,
+    engine: Engine | None = None,
+    replicates: int = 1,
+) -> Measured:
+    """Play all points, each server process of `engine` all of them; Ctrl-C ends the point at hand, and the run.
+
+    Raises LoadError as `prepare` does and where an engine does not start, and StoreError.
     """
-    new_run_path(out, "")  # a folder that cannot be written to is refused before anything is sent
-    prepared = prepare(load)
+    run_id = new_run_id(fingerprint()["cpu"])
+    done = Measured(
+        new_run_path(out, run_id)
+    )  # a folder that cannot be written to is refused before anything is sent
+    with noticing_interrupts(), ExitStack() as stack:
+        keeping: _Keeping | None = None
+        for replicate in range(replicates):
+            with _server(engine, load, done, talk) as server, _ceilings(engine, server) as ceilings:
+                prepared = prepare(load if server is None else placed(load, server))
+                if keeping is None:
+                    keeping = stack.enter_context(_keeping(prepared, done, talk, progress))
+                try:
+                    run_load(
+                        prepared,
+                        run_id,
+                        command,
+                        keeping.keep,
+                        keeping.watch,
+                        keeping.measured,
+                        server,
+                        replicate,
+                        ceilings,
+                    )
+                except KeyboardInterrupt:
+                    done.interrupted = True
+                except ServerFailed as error:
+                    done.troubles.append(str(error))
+            if done.interrupted or done.troubles:
+                break
+    return done
+
+
+@contextmanager
+def _server(engine: Engine | None, load: Load, done: Measured, talk: Console) -> Iterator[Server | None]:
+    """The engine's server, if one is to be started; what it leaves behind is told."""
+    if engine is None:
+        yield None
+        return
+    log = done.path.with_suffix(".log")
+    talk.print(f"starting {engine.kind.name} with {engine.served.name}; its log is {log}", soft_wrap=True)
+    with engine.serving(load, log) as server:
+        talk.print(f"ready after {server.ready_s:.0f} s", soft_wrap=True)
+        yield server
+    done.troubles += [f"the server left something behind: {one}" for one in server.left]
+    if not server.left:
+        talk.print(
+            f"the server ended within {server.stopped_s:.1f} s and left nothing behind", soft_wrap=True
+        )
+
+
+@contextmanager
+def _ceilings(engine: Engine | None, server: Server | None) -> Iterator[IdleCeilings | None]:
+    """Those of the device of a server that was started here; of any other nobody knows the device."""
+    if engine is None or server is None:
+        yield None
+        return
+    facts = server.facts
+    with IdleCeilings(
+        engine.served, str(facts.get("device", "")), int(facts.get("threads", 1)), SEED
+    ) as found:
+        yield found
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    keep: Callable[[Row], None]
+    watch: Callable[[LoadPoint, Played], None]
+    measured: dict[str, Any]
+
+
+@contextmanager
+def _keeping(prepared: Prepared, done: Measured, talk: Console, progress: Console) -> Iterator[_Keeping]:
+    """The file of rows and the live view, once a first server is there and the client has been measured."""
     if prepared.facts.fields.dropped:
         talk.print(f"the server does not take {', '.join(prepared.facts.fields.dropped)}", soft_wrap=True)
-    measured = measure_client(prepared.schedules[0].point, due_per_s(prepared.schedules[0], load))
+    load, first = prepared.load, prepared.schedules[0]
+    measured = measure_client(first.point, due_per_s(first, load))
     talk.print(_told(measured), soft_wrap=True)
-    run_id = new_run_id(fingerprint()["cpu"])
-    kept: list[Row] = []
     glances: list[tuple[Played, Glance]] = []
-    interrupted = False
-    with RunWriter(new_run_path(out, run_id)) as writer, noticing_interrupts(), LiveLoad(progress) as live:
+    with RunWriter(done.path) as writer, LiveLoad(progress) as live:
 
         def keep(row: Row) -> None:
             writer.append(row)
-            kept.append(row)
+            done.rows.append(row)
 
         def watch(point: LoadPoint, played: Played) -> None:
             if not glances or glances[-1][0] is not played:
                 glances.append((played, glance_of(point, load)))
             live.show(glances[-1][1].look(played))
 
-        try:
-            run_load(prepared, run_id, command, keep, watch, measured)
-        except KeyboardInterrupt:
-            interrupted = True
-    return writer.path, kept, interrupted
+        yield _Keeping(keep, watch, measured)
 
 
 def glance_of(point: LoadPoint, load: Load) -> Glance:

@@ -1,11 +1,12 @@
-"""What a server says of itself (Prometheus text at /metrics, as vLLM has it), to set beside what the client saw.
+"""What a server says of itself (Prometheus text at /metrics), to set beside what the client saw.
 
 >>> import asyncio
->>> before = asyncio.run(read_metrics(endpoint))
+>>> before = asyncio.run(read_metrics(endpoint, known_metrics()))
 >>> facts = server_facts(before, after)
 >>> facts["mean_itl_s"], facts["tokens_per_step"], facts["preemptions"]
 (0.0174, 3.9, 0.0)
 
+Each engine names its samples in its own way, which the engine says itself (`membound.backends.serving`); of others nothing is read.
 Counters are of the server's whole life: a point's figures are what they grew by, warm-up and drain included. The engine's clock begins
 when a request is scheduled, the client's when it was due: what lies between (HTTP, the queue of the API server, a step under way)
 is in the client's first-token time alone.
@@ -21,42 +22,33 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+from membound.backends.serving import MetricNames, served_engines
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import API, Endpoint
 from membound.bench.serving.raw import RawAnswer
 from membound.results.serving.request import Request
 
 MOST_BYTES = 1 << 23
-SETTINGS = ("block_size", "enable_prefix_caching", "cache_dtype", "num_gpu_blocks", "kv_cache_size_tokens")
-"""Labels of vLLM's cache_config_info that decide speed."""
-MEANS = {
-    "mean_itl_s": "inter_token_latency_seconds",
-    "mean_ttft_s": "time_to_first_token_seconds",
-    "mean_queue_s": "request_queue_time_seconds",
-    "mean_e2e_s": "e2e_request_latency_seconds",
-    "tokens_per_step": "iteration_tokens_total",
-}
-"""Histograms of vLLM whose sum and count grow."""
-COUNTS = {
-    "preemptions": "num_preemptions_total",
-    "prompt_tokens": "prompt_tokens_total",
-    "output_tokens": "generation_tokens_total",
-    "steps": "iteration_tokens_total_count",
-}
 LIMITS = Limits(connect_s=5.0, idle_s=5.0, total_s=10.0)
-_SAMPLE = re.compile(r"^[a-z]+:([a-z_0-9]+)(?:\{(.*)\})? (\S+)$", re.ASCII | re.MULTILINE)
+_SAMPLE = r"^{}([a-z_0-9]+)(?:\{{(.*)\}})? (\S+)$"
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """`values`: samples by name, summed over engines; empty where the server has none."""
+    """`values`: samples by name, summed over engines; empty where the server has none, or `names` is None: an engine not known."""
 
+    names: MetricNames | None = None
     values: dict[str, float] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
 
-async def read_metrics(endpoint: Endpoint) -> Metrics:
+def known_metrics() -> tuple[MetricNames, ...]:
+    """How each engine names its samples."""
+    return tuple(engine.metrics for engine in served_engines())
+
+
+async def read_metrics(endpoint: Endpoint, known: Sequence[MetricNames]) -> Metrics:
     """The server's metrics by now; none where it has none, or does not answer: then nothing is known of it."""
     raw = RawAnswer(time.monotonic_ns())
     try:
@@ -69,37 +61,45 @@ async def read_metrics(endpoint: Endpoint) -> Metrics:
         connection.close()
     if raw.status != 200 or raw.end not in ("complete", "closed") or raw.size > MOST_BYTES:
         return Metrics()
-    return parse_metrics(b"".join(part for *_, part in raw.parts).decode(errors="replace"))
+    return parse_metrics(b"".join(part for *_, part in raw.parts).decode(errors="replace"), known)
 
 
-def parse_metrics(text: str) -> Metrics:
-    """vLLM's samples in Prometheus text; what cannot be read is passed by."""
+def parse_metrics(text: str, known: Sequence[MetricNames]) -> Metrics:
+    """The samples of the engine that wrote the text; what cannot be read is passed by."""
+    names = next((one for one in known if re.search(f"^{re.escape(one.prefix)}", text, re.MULTILINE)), None)
+    if names is None:
+        return Metrics()
     values: defaultdict[str, float] = defaultdict(float)
     settings: dict[str, str] = {}
-    for name, labels, number in _SAMPLE.findall(text):
-        if name == "cache_config_info":
-            settings |= {key: value for key, value in _LABEL.findall(labels) if key in SETTINGS}
+    gauge, wanted = names.settings
+    sample = re.compile(_SAMPLE.format(re.escape(names.prefix)), re.ASCII | re.MULTILINE)
+    for name, labels, number in sample.findall(text):
+        if name == gauge:
+            settings |= {key: value for key, value in _LABEL.findall(labels) if key in wanted}
         try:
             value = float(number)
         except ValueError:
             continue
         if isfinite(value):
             values[name] += value
-    return Metrics(dict(values), settings)
+    return Metrics(names, dict(values), settings)
 
 
 def server_facts(before: Metrics, after: Metrics) -> dict[str, Any]:
     """What grew between two readings, and the settings; {} where the server says nothing or was started in between."""
+    if after.names is None:
+        return {}
+    names = after.names
     grown = {name: value - before.values.get(name, 0.0) for name, value in after.values.items()}
-    counters = [f"{base}_count" for base in MEANS.values()]
+    counters = [over for _, over in names.means.values()]
     if not any(grown.get(name) for name in counters) or any(grown.get(name, 0.0) < 0 for name in counters):
         return {}
     means = {
-        name: grown[f"{base}_sum"] / grown[f"{base}_count"]
-        for name, base in MEANS.items()
-        if grown.get(f"{base}_count") and f"{base}_sum" in grown
+        name: grown[total] / grown[over]
+        for name, (total, over) in names.means.items()
+        if grown.get(over) and total in grown
     }
-    counts = {name: grown[base] for name, base in COUNTS.items() if base in grown}
+    counts = {name: grown[base] for name, base in names.counts.items() if base in grown}
     return {**means, **counts, "settings": after.settings}
 
 

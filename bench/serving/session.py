@@ -12,15 +12,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from membound.bench.serving.ceilings import IdleCeilings, roofline_config
 from membound.bench.serving.client import Played, play_closed, play_open
 from membound.bench.serving.drawing import Schedule, check_lengths, draw, jobs_of
+from membound.bench.serving.engine import facts_of
 from membound.bench.serving.event_loop import on_uvloop
+from membound.bench.serving.launcher import Server, ServerFailed
 from membound.bench.serving.load import Load, LoadPoint
-from membound.bench.serving.point_rows import point_row
+from membound.bench.serving.point_rows import UNTOLD, Serving, point_row
 from membound.bench.serving.probe import Facts, ask
 from membound.bench.serving.schedule import MOST_REQUESTS
 from membound.bench.serving.search import highest_rate
-from membound.bench.serving.server_metrics import beside, read_metrics, server_facts
+from membound.bench.serving.server_metrics import beside, known_metrics, read_metrics, server_facts
 from membound.results.row import Row
 from membound.results.serving.search import keeps
 
@@ -54,26 +57,43 @@ def run_load(
     keep: Callable[[Row], None],
     watch: Watch = lambda point, played: None,
     measured: dict[str, Any] | None = None,
+    server: Server | None = None,
+    replicate: int = 0,
+    ceilings: IdleCeilings | None = None,
 ) -> list[Row]:
     """Play every point, or search from the first of them, `keep` the row of each, and return them.
 
     `measured`: what the client adds on this machine, by which points are judged. On Ctrl-C the point at hand is kept if
-    anything came in its window, and KeyboardInterrupt goes on.
+    anything came in its window, and KeyboardInterrupt goes on. `server`: the one that was started for it, in process
+    number `replicate`; when that has ended, so has the run. `ceilings` are measured between points, while it idles.
     """
     rows: list[Row] = []
+    turns = [] if ceilings is None else ceilings.turns()
+    known = known_metrics()
 
     def one(load: Load, schedule: Schedule, attempt: int = 0) -> Row:
-        before = on_uvloop(read_metrics(load.endpoint))
+        nonlocal turns
+        before = on_uvloop(read_metrics(load.endpoint, known))
         played, cut_short = play(load, prepared.facts, schedule, watch)
-        facts = {} if cut_short else server_facts(before, on_uvloop(read_metrics(load.endpoint)))
-        row = point_row(load, prepared.facts, schedule, played, run_id, command, cut_short, measured)
-        row.replicate = attempt
-        row.config |= {"search": load.search, "server": beside(facts, row.requests)}
+        facts = {} if cut_short else server_facts(before, on_uvloop(read_metrics(load.endpoint, known)))
+        told = UNTOLD if server is None else Serving(server.engine, server.facts, server.death())
+        row = point_row(load, prepared.facts, schedule, played, run_id, command, cut_short, measured, told)
+        row.replicate = attempt or replicate
+        row.config |= {
+            "search": load.search,
+            "server": beside(facts, row.requests),
+            "engine": facts_of(told.facts, before.settings),
+        }
+        later = [] if ceilings is None or cut_short or told.death else ceilings.turns()
+        row.config["roofline"] = roofline_config(load.served, turns + later)
+        turns = later
         if row.status == "ok" or not cut_short:
             rows.append(row)
             keep(row)
         if cut_short:
             raise KeyboardInterrupt
+        if server is not None and told.death:
+            raise ServerFailed(f"{row.reason}; its log is {server.log}")
         return row
 
     if prepared.load.search:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from membound.results.row import Row
 from membound.results.serving.point import PERCENTILES, Point, point_of
+from membound.results.serving.roofline import frontier, roofline_of
 from membound.results.serving.slo import SloError, parse_slo
 from membound.results.serving.window import Window
 
@@ -22,10 +23,23 @@ COLUMNS = {
     "device": "where it listened",
     "work": "canonical text of the load",
     "replicate": "number of the server's process",
-    "status": "ok, or error if no answer in the window was whole",
+    "status": "ok; error if no answer in the window was whole; wrong if its tokens are not the model's; crashed if the server ended",
     "reason": "why it is not ok",
     "validity": "invalid where the client was the limit, else clean",
     "validity_reasons": "what the client was short of",
+    "truth_requests": "answers that were compared with the float64 reference, token by token",
+    "truth_error": "by how much they miss it; above the tolerance the point is wrong. Missing where nothing could be compared",
+    "engine": "what decides the server's speed, as far as it is known: formats, cache, sequences, threads, versions",
+    "decode_batch": "sequences that decoded at once, mean over tokens",
+    "decode_context": "tokens in the cache of a sequence, mean over tokens; missing where the server does not tell lengths",
+    "bytes_per_token": "weights over the batch, and a sequence's cache; missing where the model is not known",
+    "mbu": "bytes of a step at the measured bandwidth over the mean time between tokens",
+    "itl_mean_s": "seconds between first and last tokens over the tokens in between",
+    "itl_bytes_s": "part of it: the step's bytes at the measured bandwidth",
+    "itl_engine_s": "part of it: the rest of the engine's own time, by its metrics",
+    "itl_http_s": "part of it: from the engine's clock to the client's, less what the client adds",
+    "itl_client_s": "part of it: what the client adds, as measured before the run",
+    "frontier": "whether no other point of the run is better both for the device and for one user",
     "slo": "the service level that goodput is of",
     "seconds": "length of the window",
     "due": "requests that were due in it",
@@ -57,7 +71,8 @@ def point_of_row(row: Row) -> Point:
 
 def point_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """An object for each point among the rows, in their order, as JSON can hold it; seconds, and null for what is not known."""
-    return [_record(row) for row in rows if row.kind == "serving"]
+    best = {id(row): mark for row, _, _, mark in frontier(rows)}
+    return [_record(row) | {"frontier": best.get(id(row))} for row in rows if row.kind == "serving"]
 
 
 def points(rows: Sequence[Row]) -> pd.DataFrame:
@@ -77,12 +92,29 @@ def _record(row: Row) -> dict[str, Any]:
         "reason": row.reason,
         "validity": row.grade,
         "validity_reasons": row.grade_reasons,
+        "truth_requests": row.config.get("truth", {}).get("requests"),
+        "truth_error": row.error,
+        "engine": row.config.get("engine", {}),
         "slo": row.config.get("slo", ""),
     }
     try:
-        return found | _figures(point_of_row(row))
+        return found | _figures(point_of_row(row)) | _of_roofline(row)
     except ValueError:  # nothing was due in the window
         return found
+
+
+def _of_roofline(row: Row) -> dict[str, Any]:
+    one = roofline_of(row)
+    if one is None:
+        return {}
+    return {
+        "decode_batch": one.decoding.batch,
+        "decode_context": one.decoding.context,
+        "bytes_per_token": one.bytes_per_token,
+        "mbu": one.mbu,
+        "itl_mean_s": one.decoding.itl_s,
+        **{f"itl_{name}_s": seconds for name, seconds in one.split.items()},
+    }
 
 
 def _figures(point: Point) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from membound.results.row import Row
 from membound.results.serving.point import PERCENTILES, Distribution, Point
+from membound.results.serving.roofline import PARTS, frontier, knee_of, roofline_of
 from membound.results.serving.search import GOODPUT, searched
 from membound.results.serving.table import point_of_row
 from membound.results.wording import amount, duration, percent
@@ -37,8 +38,66 @@ def serving_view(rows: Sequence[Row]) -> RenderableType:
     for row in rows:
         if row.kind == "serving":
             parts += [Text(row.work, style="bold"), *_block(row), Text()]
+    parts += frontier_lines(rows)
     parts += [Text(line, style="bold") for line in search_lines(rows)]
-    return Group(*(parts if isinstance(parts[-1], Text) and parts[-1].plain else parts[:-1]))
+    tail = parts[-1] if parts else None
+    return Group(*(parts[:-1] if isinstance(tail, Text) and not tail.plain else parts))
+
+
+def frontier_lines(rows: Sequence[Row]) -> list[RenderableType]:
+    """Throughput of the device against the speed of one user, a point a line, and where the batch begins to cost; [] for one point."""
+    found = frontier(rows)
+    if len(found) < 2:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("point", "tokens/s of the device", "of one user", "MBU", "frontier"):
+        table.add_column(name, justify="left" if name in ("point", "frontier") else "right")
+    for row, device, user, best in found:
+        roofline = roofline_of(row)
+        share = percent(roofline.mbu) if roofline is not None and roofline.mbu is not None else "–"
+        table.add_row(_point_name(row), f"{device:.3g}", f"{user:.3g}", share, "yes" if best else "")
+    return [table, *map(Text, knee_lines(rows)), Text()]
+
+
+def _point_name(row: Row) -> str:
+    return next(
+        (f"{kind} {row.config[kind]:g}" for kind in ("rate", "users", "trace") if kind in row.config),
+        row.work,
+    )
+
+
+def knee_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """From which batch on a token takes longer, as measured and as the ceilings have it."""
+    for run in dict.fromkeys(row.run_id for row in rows):
+        bend = knee_of([row for row in rows if row.run_id == run])
+        if bend is not None:
+            predicted = "not known" if bend.predicted is None else _batch(bend.predicted)
+            yield f"a token takes longer from batch {_batch(bend.measured)} on; by the step's bytes and FLOPs: {predicted}"
+
+
+def _batch(value: float) -> str:
+    return "beyond these" if value == float("inf") else f"{value:.3g}"
+
+
+def roofline_lines(row: Row) -> Iterator[str]:
+    """Bytes a token, the share of the bandwidth, and what a token's time is made of, as far as it was measured."""
+    found = roofline_of(row)
+    if found is None:
+        return
+    decoding = found.decoding
+    context = "unknown" if decoding.context is None else f"{decoding.context:.0f} tokens"
+    told = f"{decoding.batch:.3g} sequences decoded at once, context {context}"
+    if found.bytes_per_token is not None:
+        told += f", {amount(found.bytes_per_token, 'B')} a token"
+    share = "unknown" if found.mbu is None or found.read_bytes_per_s is None else percent(found.mbu)
+    of = "" if found.read_bytes_per_s is None else f" of {amount(found.read_bytes_per_s, 'B/s')}"
+    yield f"{told}; MBU {share}{of}{' (the weights fit the cache: this is not of memory)' if found.cached else ''}"
+    if found.bytes_per_token is not None:
+        parts = [
+            f"{duration(found.split[name], 3) if found.split[name] is not None else 'unknown'} {PARTS[name]}"
+            for name in PARTS
+        ]
+        yield f"of {duration(decoding.itl_s, 3)} a token: {'; '.join(parts)}"
 
 
 def search_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -65,6 +124,7 @@ def _block(row: Row) -> Iterator[RenderableType]:
     yield Text(rates(point))
     if row.status != "ok":
         yield Text(f"{row.status}: {row.reason}")
+        yield from map(Text, _engine(row))
         return
     yield _latencies(point)
     for line in point_notes(row, point):
@@ -122,8 +182,25 @@ def point_notes(row: Row, point: Point) -> Iterator[str]:
             "the server does not keep this load"
         )
     yield from _server(row)
+    yield from roofline_lines(row)
+    yield from _engine(row)
     for reason in row.grade_reasons:
         yield f"{row.grade}: {reason}"
+
+
+def _engine(row: Row) -> Iterator[str]:
+    """What the server was set to, and whether its answers are the model's."""
+    facts = {name: value for name, value in row.config.get("engine", {}).items() if value != "unknown"}
+    facts.pop("versions", None)
+    if facts:
+        yield f"set to: {', '.join(f'{name} {_word(value)}' for name, value in facts.items())}"
+    truth = row.config.get("truth", {})
+    if row.error is not None and row.status == "ok":
+        yield f"answers are the model's: {truth.get('tokens')} tokens of {truth.get('requests')} requests compared with float64"
+
+
+def _word(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _server(row: Row) -> Iterator[str]:

@@ -43,6 +43,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── SpecError               kernels.operations: a work's spec is malformed
     ├── StoreError              results.store: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
+    ├── UnknownEngine           backends.serving: no engine of that name can be started
     ├── UnmetPlan               bench.planning.plans: nothing serves a demand within its limits
     └── Unsupported             the runtime cannot do this work; becomes an `unsupported` row
 """

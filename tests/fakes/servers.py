@@ -8,18 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from membound.bench.serving.null_server import NullServer, Script
+from membound.bench.serving.null_server import Choose, NullServer, Script
 
 
 @contextmanager
-def null_server(script: Script) -> Iterator[str]:
-    """Its URL, while a thread of its own serves."""
+def null_server(script: Script, choose: Choose | None = None) -> Iterator[str]:
+    """Its URL, while a thread of its own serves. `choose` gives the tokens of its answers."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def opened() -> tuple[NullServer, int]:
-        server = NullServer(script)
+        server = NullServer(script, choose) if choose else NullServer(script)
         return server, await server.open()
 
     server, port = asyncio.run_coroutine_threadsafe(opened(), loop).result(10)

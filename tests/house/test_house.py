@@ -78,7 +78,12 @@ def test_nothing_is_asserted_in_the_package() -> None:
 
 
 def backend_names() -> set[str]:
-    return {entry.partition(".")[0] for entry in PROJECT["project"]["entry-points"]["membound.backends"]}
+    groups = PROJECT["project"]["entry-points"]
+    return {
+        entry.partition(".")[0]
+        for group in ("membound.backends", "membound.servers")
+        for entry in groups[group]
+    }
 
 
 def words(path: Path) -> Iterator[tuple[int, str]]:

@@ -57,6 +57,7 @@ SHARED_BY_BACKENDS = {
     "membound.backends.background",
     "membound.backends.registry",
     "membound.backends.running_threads",
+    "membound.backends.serving",
 }
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
@@ -160,18 +161,32 @@ def test_backends_do_not_import_each_other():
     entries = set(entry_modules())
     for module, found in needs.items():
         assert not found & entries, f"{module} imports a backend"
-    used, fresh = set(), entries | SHARED_BY_BACKENDS
+    used, fresh = set(), entries | SHARED_BY_BACKENDS | set(server_modules())
     while fresh:
         used |= fresh
         fresh = {m for module in fresh for m in needs[module]} - used
     assert used == set(needs), f"no backend uses {sorted(set(needs) - used)}"
 
 
-def entry_modules() -> list[str]:
+def server_modules() -> list[str]:
+    """Engines that can be started, and the programs that start them: those are named, and imported by nobody."""
+    from membound.backends.serving import served_engines
+
+    described = {v.partition(":")[0] for v in entry_points("membound.servers").values()}
+    return sorted(described | {engine.program for engine in served_engines()})
+
+
+def entry_points(group: str) -> dict[str, str]:
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return sorted({v.partition(":")[0] for v in project["entry-points"]["membound.backends"].values()})
+    points: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+        group
+    ]
+    return points
+
+
+def entry_modules() -> list[str]:
+    return sorted({v.partition(":")[0] for v in entry_points("membound.backends").values()})
 
 
 def test_every_backend_can_be_loaded_whatever_its_module_is_called():

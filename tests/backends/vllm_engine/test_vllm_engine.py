@@ -12,8 +12,9 @@ import pytest
 
 from membound.backends.vllm_engine import start as vllm_start
 from membound.backends.vllm_engine.backend import VLLMEngine
+from membound.backends.vllm_engine.installed import ENVIRONMENT
 from membound.backends.vllm_engine.requests import EngineStepError
-from membound.backends.vllm_engine.start import ENVIRONMENT, chunk_of, sizes_of
+from membound.backends.vllm_engine.start import chunk_of, sizes_of
 from membound.bench.measure.check import error_of
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from null_engine import ENGINE
 from rows import case
 from servers import bad_server, garbage, null_server, slow_loris
 
 import membound
 from membound.bench import cli
-from membound.bench.serving import self_check
+from membound.bench.serving import engine, self_check
 from membound.bench.serving.null_server import Script
 from membound.results.store import RunWriter, load_rows, new_run_path
 
@@ -154,6 +156,9 @@ def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Pa
         (["--rate", "1", "--key-file", "/no/such"], "cannot be read"),
         (["--trace", "/no/such"], "cannot be read"),
         (["--rate", "1", "--search"], "--search needs --slo"),
+        (["--rate", "1", "--engine", "vllm"], "give one of --url and --engine"),
+        (["--rate", "1", "--replicates", "2"], "--replicates starts an --engine"),
+        (["--rate", "1", "--reference", "no-such-model"], "unknown model"),
         (["--users", "1", "--slo", "ttft=500", "--search"], "--search needs --slo"),
         (["--rate", "1", "--seconds", "2", "--slo", "ttft=500", "--search"], "2 requests in its window"),
         (["--rate", "1"], "cannot be reached"),
@@ -165,6 +170,61 @@ def test_bad_input_is_one_line_and_two(tmp_path: Path, arguments: list[str], wor
     assert words in result.output
     assert "Traceback" not in result.output
     assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give one of --url and --engine"),
+        (["--engine", "vllm"], "--engine needs --model"),
+        (["--engine", "vlm", "--model", "tiny"], "no engine is called 'vlm'"),
+        (["--engine", "vllm", "--model", "no-such-model"], "unknown model"),
+        (["--engine", "vllm", "--model", "linear:n=4,k=4"], "a server's model is"),
+        (["--engine", "vllm", "--model", "step:model=tiny,weight=int8"], "the engine takes weight="),
+        (["--engine", "vllm", "--model", "tiny"], "membound env create vllm"),
+        (["--engine", "vllm", "--model", "tiny", "--python", "/no/such"], "cannot be started"),
+        (["--engine", "vllm", "--model", "tiny", "--reference", "tiny"], "are for --url"),
+        (["--engine", "vllm", "--model", "tiny", "--engine-option", "=1"], "is not NAME=VALUE"),
+        (["--engine", "vllm", "--model", "tiny", "--threads", "100000"], "threads=100000 must be"),
+        (["--engine", "vllm", "--model", "tiny", "--ready", "0"], "--ready 0 must be"),
+    ],
+)
+def test_an_engine_that_cannot_be_started_is_one_line_and_two(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    result = called("load", *arguments, "--rate", "1", "--out", str(tmp_path))
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.output.split())
+    assert not list(tmp_path.glob("*.jsonl*"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "status"), [("step:model=tiny,weight=f32,layers=1", "wrong"), ("", "ok")]
+)
+def test_a_server_is_compared_with_the_model_that_it_should_be(
+    tmp_path: Path, reference: str, status: str
+) -> None:
+    more = ["--reference", reference] if reference else []
+    with null_server(Script(0.002, 0.001)) as url:
+        result = loaded(tmp_path, url, "--users", "1", "--json", *more)
+    assert result.stdout, result.stderr
+    (record,) = json.loads(result.stdout)
+    assert record["status"] == status
+    assert (record["truth_error"] is None) == (status == "ok")
+    assert result.exit_code == (1 if reference or record["validity"] == "invalid" else 0)
+
+
+def test_an_engine_is_started_measured_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "served_engine", lambda name: ENGINE)
+    options = ["--engine", "null", "--model", "step:model=tiny,weight=f32", "--python", sys.executable]
+    result = called("load", *options, "--users", "1", *SHORT, "--threads", "1", "--out", str(tmp_path))
+    assert "starting null with tiny" in result.stdout
+    assert "left nothing behind" in result.stdout
+    (path,) = tmp_path.glob("*.jsonl")
+    (row,) = load_rows(path)
+    assert (row.backend, row.status) == ("null", "wrong")  # it says the same token always
+    assert "max_num_seqs 3" in " ".join(result.stdout.split())
+    assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("talk", [garbage, slow_loris])

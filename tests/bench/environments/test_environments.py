@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 import membound
 from membound.backends import registry
+from membound.backends.serving import engine_names
 from membound.bench import cli
 from membound.bench.environments import build as environments
 from membound.bench.environments.build import EnvironmentFailed, create, interpreters, recipe, recipes, states
@@ -59,7 +60,7 @@ def test_a_lock_pins_every_package_and_names_no_machine(one):
     assert all(re.fullmatch(r"==[^,]+", str(r.specifier)) and not r.marker for r in requirements)
     assert not re.search(r"file:|^-|(?<!pytorch\.org)/whl|\bopt/", text, re.M)
     assert set(one.shown) <= set(one.pins)
-    assert one.backend in registry.names()
+    assert one.backend in {*registry.names(), *engine_names()}
     # what the worker of membound imports there
     project = {"numba", "numpy", "psutil", "safetensors", "llvmlite"}
     assert project <= set(one.pins)

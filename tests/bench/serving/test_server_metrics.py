@@ -9,10 +9,19 @@ from servers import bad_server, garbage, null_server, whole
 
 from membound.bench.serving.endpoint import parse_url
 from membound.bench.serving.null_server import Script
-from membound.bench.serving.server_metrics import Metrics, beside, parse_metrics, read_metrics, server_facts
+from membound.bench.serving.server_metrics import (
+    Metrics,
+    beside,
+    known_metrics,
+    parse_metrics,
+    read_metrics,
+    server_facts,
+)
 from membound.results.serving.request import Request
 
 pytest.importorskip("httptools")
+
+KNOWN = known_metrics()
 
 TEXT = """# HELP vllm:num_preemptions_total Cumulative number of preemption from the engine.
 # TYPE vllm:num_preemptions_total counter
@@ -43,14 +52,14 @@ def later(text: str) -> str:
 
 
 def test_samples_are_summed_over_engines_and_settings_are_kept() -> None:
-    found = parse_metrics(TEXT)
+    found = parse_metrics(TEXT, KNOWN)
     assert found.values["num_preemptions_total"] == 3.0
     assert found.settings == {"block_size": "128", "cache_dtype": "auto", "enable_prefix_caching": "False"}
     assert not {"odd", "odder"} & {name for name, value in found.values.items() if value}
 
 
 def test_figures_of_a_point_are_what_grew() -> None:
-    facts = server_facts(parse_metrics(TEXT), parse_metrics(later(TEXT)))
+    facts = server_facts(parse_metrics(TEXT, KNOWN), parse_metrics(later(TEXT), KNOWN))
     assert facts["mean_itl_s"] == pytest.approx(0.4 / 20)
     assert facts["tokens_per_step"] == pytest.approx(3.5)
     assert (facts["steps"], facts["preemptions"]) == (10.0, 2.0)
@@ -62,17 +71,35 @@ def test_figures_of_a_point_are_what_grew() -> None:
     assert beside(facts, requests)["client_mean_itl_s"] == pytest.approx(0.1)
 
 
+LLAMA = """llamacpp:prompt_tokens_total 5
+llamacpp:tokens_predicted_total {0}
+llamacpp:tokens_predicted_seconds_total {1}
+llamacpp:n_decode_total {0}
+llamacpp:requests_deferred 0
+"""
+
+
+def test_each_engine_names_its_samples_itself_and_of_others_nothing_is_read() -> None:
+    before, after = (parse_metrics(LLAMA.format(*one), KNOWN) for one in ((5, 0.01), (25, 0.05)))
+    facts = server_facts(before, after)
+    assert facts["mean_itl_s"] == pytest.approx(0.002)
+    assert (facts["steps"], facts["output_tokens"], facts["settings"]) == (20.0, 20.0, {})
+    assert parse_metrics(LLAMA.format(5, 0.01).replace("llamacpp:", "other:"), KNOWN) == Metrics()
+    both = TEXT + LLAMA.format(5, 0.01).replace("llamacpp:", "other:prefixed_")
+    assert parse_metrics(both, KNOWN) == parse_metrics(TEXT, KNOWN)
+
+
 def test_a_server_that_was_started_in_between_or_says_nothing_is_unknown() -> None:
-    assert server_facts(parse_metrics(later(TEXT)), parse_metrics(TEXT)) == {}
+    assert server_facts(parse_metrics(later(TEXT), KNOWN), parse_metrics(TEXT, KNOWN)) == {}
     assert server_facts(Metrics(), Metrics()) == {}
     assert beside({}, []) == {}
 
 
 def test_metrics_are_read_where_there_are_any() -> None:
     with bad_server(whole("200 OK", TEXT.encode())) as url:
-        assert asyncio.run(read_metrics(parse_url(url))) == parse_metrics(TEXT)
+        assert asyncio.run(read_metrics(parse_url(url), KNOWN)) == parse_metrics(TEXT, KNOWN)
     with null_server(Script()) as url:
-        assert asyncio.run(read_metrics(parse_url(url))) == Metrics()
+        assert asyncio.run(read_metrics(parse_url(url), KNOWN)) == Metrics()
     with bad_server(garbage) as url:
-        assert asyncio.run(read_metrics(parse_url(url))) == Metrics()
-    assert asyncio.run(read_metrics(parse_url("http://127.0.0.1:1"))) == Metrics()
+        assert asyncio.run(read_metrics(parse_url(url), KNOWN)) == Metrics()
+    assert asyncio.run(read_metrics(parse_url("http://127.0.0.1:1"), KNOWN)) == Metrics()

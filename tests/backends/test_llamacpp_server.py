@@ -1,0 +1,47 @@
+"""llama.cpp's real server: started by `membound load` where its wheel is installed, loaded, compared, stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from membound.results.serving.roofline import roofline_of
+from membound.results.store import load_rows
+
+MISSING = [name for name in ("xllamacpp", "gguf", "uvloop") if find_spec(name) is None]
+
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"no {' and '.join(MISSING)}: pip install -c constraints.txt ./examples/llamacpp"
+)
+
+
+def test_it_is_started_says_the_right_tokens_under_load_and_leaves_nothing(tmp_path: Path) -> None:
+    load = ("--users", "2", "--seconds", "1", "--warm", "0.5", "--prompt", "20", "--output", "12")
+    engine = ("--engine", "llamacpp", "--model", "step:model=tiny,weight=f32", "--python", sys.executable)
+    done = subprocess.run(
+        [sys.executable, "-m", "membound", "load", *engine, *load, "--threads", "1", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode in (0, 1), (
+        done.stdout + done.stderr
+    )  # 1: the client was the limit, on a shared machine
+    assert "left nothing behind" in done.stdout
+    (row,) = load_rows(tmp_path)
+    assert (row.status, row.backend) == ("ok", "llamacpp"), row.reason
+    assert row.error is not None
+    assert row.tolerance is not None
+    assert row.error <= row.tolerance
+    assert row.config["truth"]["tokens"] >= 12
+    assert row.config["server"]["mean_itl_s"] > 0
+    assert row.config["engine"]["max_num_seqs"] == 2
+    found = roofline_of(row)
+    assert found is not None
+    assert found.mbu is not None
+    assert found.mbu > 0
