@@ -89,7 +89,7 @@ class Settings:
     @classmethod
     def read(cls, path: Path) -> Settings:
         """Those that were written."""
-        return cls(**json.loads(path.read_text()))
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     @property
     def told(self) -> Path:

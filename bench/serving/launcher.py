@@ -221,7 +221,7 @@ def _shared_memory(pids: list[int]) -> set[Path]:
     found: set[str] = set()
     for pid in pids:
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines():
                 _, slash, name = line.partition(SHARED)
                 found |= {name} if slash else set()
             for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -51,7 +51,7 @@ def group(pid: int) -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{entry}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except (OSError, ValueError):
             continue
         if entry.isdecimal() and fields[0] not in "ZX" and int(fields[2]) == pid:
@@ -64,7 +64,7 @@ def test_a_server_is_ready_on_loopback_and_leaves_nothing(tmp_path: Path) -> Non
         assert server.endpoint.host == "127.0.0.1"
         assert (server.engine, server.name, server.facts) == ("null", "tiny", FACTS)
         assert len(server.endpoint.key) >= 32
-        command = Path(f"/proc/{server.pid}/cmdline").read_text()
+        command = Path(f"/proc/{server.pid}/cmdline").read_text(encoding="utf-8")
         assert server.endpoint.key not in command + repr(server)
         assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
         assert server.death() == ""
@@ -84,7 +84,7 @@ def test_what_does_not_end_by_itself_is_ended_and_told(
     with launched(launch(tmp_path, deaf="", child="", shared="")) as server:
         mapped = launcher._shared_memory([server.pid])
         assert [path.is_file() for path in mapped] == [True]
-        marks = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
+        marks = Path(f"/proc/{server.pid}/environ").read_text(encoding="utf-8").split("\0")
         (mark,) = (text.partition("=")[2] for text in marks if text.startswith(f"{guardian.WORKER}="))
         assert len(guardian.marked(guardian.WORKER, mark)) >= 2
     told = "; ".join(server.left)
