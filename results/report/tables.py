@@ -80,7 +80,7 @@ def _cell(cell: Cell, column: Column) -> str:
 def _labels(name: str, columns: Sequence[Column]) -> str:
     """What stands before each cell of a card."""
     rules = (
-        f"#{name} td:nth-child({number})::before{{content:{json.dumps(one.name + ' ')}}}"
+        f"#{name} td:nth-child({number})::before{{content:{json.dumps(one.name, ensure_ascii=False)}}}"
         for number, one in enumerate(columns, 1)
     )
     return f"@media(max-width:40rem){{{''.join(rules)}}}"

@@ -94,6 +94,12 @@ def test_disturbed_rows_are_graded_and_there():
     assert "◐ contended" in page.text
 
 
+def test_the_cells_of_a_narrow_screen_are_labelled_with_the_columns_own_names():
+    html, _ = page_of(report_rows())
+    labels = re.findall(r'::before\{content:"([^"]*)"\}', html)
+    assert {"machine", "work", "±", "×best"} <= set(labels)
+
+
 def test_what_is_missing_is_a_dash_with_its_reason():
     html, _ = page_of([case(bytes=0, flops=0)])
     hints = dict.fromkeys(re.findall(r'data-t="([^"]*)">–<', html))
