@@ -25,7 +25,7 @@ def in_benchmarks(path: Path) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the threads of every pool; let Ctrl-C end what tests start, in the background too."""
+    """Set the threads of every pool; let signals end what tests start, in the background and under nohup too."""
     from membound.bench.machine.fingerprint import default_threads
 
     named = any(in_benchmarks(Path(arg.partition("::")[0]).resolve()) for arg in config.args)
@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault(name, str(threads))
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as nohup does
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

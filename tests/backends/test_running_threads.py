@@ -110,11 +110,11 @@ def test_a_session_of_onnx_runtime_with_fewer_threads_is_found_out(monkeypatch: 
 
 
 def test_vllm_counts_the_threads_of_the_torch_that_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from membound.backends.vllm_engine import start
+    from membound.backends.vllm_engine import installed
     from membound.backends.vllm_engine.backend import VLLMEngine
 
-    monkeypatch.setattr(start, "device_kind", lambda: "cpu")
-    monkeypatch.setattr(start, "versions", dict)
+    monkeypatch.setattr(installed, "device_kind", lambda: "cpu")
+    monkeypatch.setattr(installed, "versions", dict)
     monkeypatch.setattr(module, "running_threads", lambda run: 1)
     torch = pytest.importorskip("torch", reason="no torch: pip install torch")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

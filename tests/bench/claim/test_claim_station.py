@@ -131,7 +131,7 @@ def test_every_arm_is_checked_and_has_its_turns_and_counters(measure: Measure) -
 @pytest.mark.parametrize(
     ("backend", "status", "part"),
     [
-        ("wrong:cpu", "wrong", "error 0.1"),
+        ("wrong:cpu", "wrong", "error 0.09"),  # 0.1 of what few outputs typically have
         ("notfinite:cpu", "wrong", "not finite"),
         ("laterwrong:cpu", "wrong", "error 2"),
         ("raises:cpu", "error", "RuntimeTroubleError: kernel not registered"),
