@@ -125,7 +125,7 @@ def test_every_test_reaches_its_numbers_which_are_wrong(left: Left, stage: str, 
     assert (counts["failures"], counts["errors"]) == (count, 0)
     assert counts["tests"] == count + counts["skipped"]
     reasons = [one.text or "" for one in suite.iter("skipped")]
-    assert all("torch is not installed" in reason for reason in reasons), reasons
+    assert all("torch is not installed" in text or "reaches no GPU" in text for text in reasons), reasons
     failures = [f.get("message", "") for f in suite.iter("failure")]
     strange = [text for text in failures if not text.startswith(("AssertionError: ", "assert "))]
     assert not strange, strange[:3]

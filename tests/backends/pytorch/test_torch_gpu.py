@@ -20,6 +20,12 @@ pytestmark = pytest.mark.gpu
 MODEL_LIMITS = {"f32": 1e-3, "bf16": 0.05, "int8": 0.05, "int4g128": 0.05}
 
 
+@pytest.fixture(autouse=True)
+def needs_a_gpu_that_torch_reaches() -> None:
+    if accelerator_kind() is None:
+        pytest.skip(f"torch {torch.__version__} reaches no GPU: install its build for this driver")
+
+
 def opened(variant: str = "") -> PyTorch:
     backend = PyTorch()
     backend.open(f"{accelerator_kind()}:0{variant}", 2)

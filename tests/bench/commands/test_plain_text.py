@@ -154,7 +154,9 @@ def test_output_that_cannot_be_written_is_one_line(folder: Path, redirection: st
 def test_a_reader_that_goes_away_ends_the_command_without_a_word(folder: Path) -> None:
     path = write(folder / "a.jsonl", [row for i in range(400) for row in rows_of(f"x{i}")])
     command = f"{sys.executable} -m membound show {path} --json | head -c 1; exit ${{PIPESTATUS[0]}}"
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # without a buffer Python overlooks that half was written
+    buffered = os.environ | {
+        "PYTHONUNBUFFERED": ""
+    }  # without a buffer Python overlooks that half was written
     done = subprocess.run(["bash", "-c", command], env=buffered, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "[")
     assert "Traceback" not in done.stderr
