@@ -36,7 +36,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── ParquetUnavailable      results.exchange.parquet: the library that reads and writes Parquet is missing
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
-    ├── ReportError             bench.claim.report: a report cannot be written
+    ├── ReportError             bench.report.write: a report cannot be written
     ├── ReportUnavailable       results.report.drawing: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
     ├── SloError                results.serving.slo: a service level cannot be read

@@ -55,7 +55,7 @@ from membound.kernels import reference
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 assert not __debug__, "this test is of python -O"
-inputs = make_inputs(parse("linear:n=8,k=32"), 1, 1)
+inputs = make_inputs(parse("linear:n=64,k=32"), 1, 1)
 y = reference.compute(inputs, 0).astype("float32")
 print(check_output(y, inputs, 0, Path(sys.argv[1]))[0] < 1e-6)
 try:

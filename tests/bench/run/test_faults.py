@@ -113,7 +113,9 @@ def gone(pid: int) -> bool:
 def test_who_turns_wrong_while_it_is_timed_has_a_row_without_a_time(fakes: Path) -> None:
     rows = {row.backend: row for row in run(fakes, ["laterwrong:cpu", "raises:cpu"], works=[HARMLESS])}
     assert rows["laterwrong:cpu"].status == "wrong"
-    assert rows["laterwrong:cpu"].error == pytest.approx(2.0)
+    assert rows["laterwrong:cpu"].error == pytest.approx(
+        2.0, rel=0.02
+    )  # few outputs: over their typical size
     assert [rows["raises:cpu"].status, rows["raises:cpu"].reason] == [
         "error",
         "RuntimeTroubleError: kernel not registered",
