@@ -17,6 +17,7 @@ from membound.kernels.reference import rope_frequencies
 from membound.kernels.tokenizer import CHAT, SPECIAL, byte_pairs
 from membound.kernels.work import Prefill, Step
 
+ASCII = 128
 FORMATS = ("f32", "f16", "bf16")
 NAMES = {
     "q": "attn_q",
@@ -66,9 +67,19 @@ def write_gguf(path: Path, inputs: ModelInputs, context: int) -> Path:
 
 
 def _add_tokenizer(file: Any, size: int) -> None:
-    """Every token has a text of its own: the server keeps back what is no whole letter yet."""
+    """Every token has a text of its own: the server keeps back what is no whole letter yet.
+
+    A vocabulary that is too small for ASCII, without which llama.cpp does not start, has placeholders.
+    """
     from gguf import TokenType
 
+    file.add_add_bos_token(False)
+    if size < len(SPECIAL) + ASCII:
+        file.add_tokenizer_model("llama")
+        file.add_token_list([f"<{number}>" for number in range(size)])
+        file.add_token_scores([0.0] * size)
+        file.add_token_types([int(TokenType.NORMAL)] * size)
+        return
     made = byte_pairs(size, whole_letters=True)
     file.add_tokenizer_model("gpt2")
     file.add_tokenizer_pre("gpt-2")
@@ -78,7 +89,6 @@ def _add_tokenizer(file: Any, size: int) -> None:
     file.add_token_merges([" ".join(pair) for pair in made.merges])
     file.add_bos_token_id(SPECIAL.index("<s>"))
     file.add_eos_token_id(SPECIAL.index("</s>"))
-    file.add_add_bos_token(False)
     file.add_chat_template(CHAT)
 
 
