@@ -83,7 +83,7 @@ class Settings:
     def write(self) -> Path:
         """Write them into `folder`; the path that the program is given. Raises OSError."""
         path = Path(self.folder) / "settings.json"
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
         return path
 
     @classmethod
@@ -99,7 +99,7 @@ class Settings:
     def tell(self, port: int, facts: Mapping[str, Any]) -> None:
         """Say on which port the server will listen and what decides its speed; all at once, so that no half is read."""
         scratch = self.told.with_suffix(".partial")
-        scratch.write_text(json.dumps({"port": port, "facts": dict(facts)}))
+        scratch.write_text(json.dumps({"port": port, "facts": dict(facts)}), encoding="utf-8")
         os.replace(scratch, self.told)
 
 

@@ -150,7 +150,7 @@ def _ready(
             )
         if not port:
             with suppress(FileNotFoundError):
-                told = json.loads(settings.told.read_text())
+                told = json.loads(settings.told.read_text(encoding="utf-8"))
                 port, facts = int(told["port"]), dict(told["facts"])
         if port and asyncio.run(_answers(Endpoint(LOOPBACK, port, key=key), launch.engine.ready_path)):
             return port, facts

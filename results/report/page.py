@@ -35,8 +35,8 @@ from membound.results.report.whole import Report
 from membound.results.views.table import LEGEND
 from membound.results.wording import duration, percent, short
 
-STYLE = Path(__file__).with_name("page.css").read_text()
-SCRIPT = Path(__file__).with_name("page.js").read_text()
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 TITLE = "What limits LLM decoding here"
 MOST_WINNERS = 12
 """Works in the answer of a machine; the others are in the table of all cases."""

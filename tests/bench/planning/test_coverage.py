@@ -22,7 +22,7 @@ from rich.console import Console
 from membound.backends import registry
 from membound.backends.api import Backend
 from membound.backends.numba.gpu import NumbaCuda
-from membound.backends.vllm_engine import start as vllm_start
+from membound.backends.vllm_engine import installed as vllm_installed
 from membound.backends.vllm_engine.backend import VLLMEngine
 from membound.bench import cli
 from membound.bench.planning import coverage as command
@@ -157,9 +157,9 @@ def runtimes(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[type[Backend], str],
     from membound.kernels.cuda.device import driver as gpu
     from membound.kernels.cuda.device.simulated import SimulatedGpu
 
-    for name in vllm_start.ENVIRONMENT:
+    for name in vllm_installed.ENVIRONMENT:
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(vllm_start, "device_name", lambda: "a fake GPU")
+    monkeypatch.setattr(vllm_installed, "device_name", lambda: "a fake GPU")
 
     def simulate() -> None:
         monkeypatch.setattr(gpu, "open_gpu", lambda ordinal: SimulatedGpu())
