@@ -34,8 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault(name, str(threads))
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as nohup does
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for ignored in (signal.SIGQUIT, signal.SIGHUP):  # by such shells, and by nohup
+        if signal.getsignal(ignored) == signal.SIG_IGN:
+            signal.signal(ignored, signal.SIG_DFL)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
