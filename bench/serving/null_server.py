@@ -48,7 +48,7 @@ CHUNKED = (
 MODEL = "null"
 DEFAULT_TOKENS = 16
 TOKEN = 17
-"""What it says unless it is told otherwise."""
+"""What it says by default."""
 
 
 @dataclass(frozen=True, slots=True)

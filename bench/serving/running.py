@@ -138,7 +138,7 @@ def measure_load(
 
 @contextmanager
 def _server(engine: Engine | None, load: Load, done: Measured, talk: Console) -> Iterator[Server | None]:
-    """The engine's server, if one is to be started; what it leaves behind is told."""
+    """The engine's server, if one is to be started; what it leaves behind is reported."""
     if engine is None:
         yield None
         return

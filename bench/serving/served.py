@@ -16,10 +16,10 @@ from membound.bench.serving.schedule import LoadError
 from membound.kernels.work import Step, parse
 
 WEIGHTS_SEED = 1
-"""Of random weights, as `membound export-model` writes them unless it is told otherwise."""
+"""Of random weights, as `membound export-model` writes them by default."""
 SMALLEST_VOCAB = 16
 EVERY = 8
-"""Of so many requests one is kept, prompt and all, to be compared with the reference."""
+"""One request of this many is kept, with its prompt, to be compared with the reference."""
 DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 

@@ -4,7 +4,7 @@
 ('<svg', b'PNG')
 
 Altair defines, vl-convert renders without a browser (extra `report`). Colours are those of Okabe and Ito, made darker where
-they would be faint on white; a page in dark mode replaces them by lighter ones (page.css). Nothing is told by colour alone.
+they would be faint on white; a page in dark mode replaces them by lighter ones (page.css). No meaning is carried by colour alone.
 """
 
 from __future__ import annotations

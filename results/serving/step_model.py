@@ -23,7 +23,7 @@ class StepModel:
     context_flops: float
 
     def bytes_of(self, batch: float, context: float) -> float:
-        """Of a step of so many sequences."""
+        """Of a step of this number of sequences."""
         return self.weights_bytes + batch * (self.sequence_bytes + context * self.context_bytes)
 
     def flops_of(self, batch: float, context: float) -> float:

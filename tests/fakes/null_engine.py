@@ -45,7 +45,7 @@ def main(path: Path) -> None:
 
 
 async def serve(settings: Settings, die: int) -> None:
-    """Until TERM, or until so many requests have come."""
+    """Until TERM, or until that number of requests has come."""
 
     def chosen(prompt: Any, total: int) -> list[int]:
         if die and server.requests > die:

@@ -108,6 +108,7 @@ def test_a_model_that_is_known_here_gets_its_bytes():
 def test_every_file_is_read_before_the_first_is_written(called):
     Path("bad.json").write_text("{}", encoding="utf-8")
     refused(called("import", FILES / "vllm-serve.json", "bad.json"), "bad.json: it has none of the formats")
+    assert list(Path().rglob("*.jsonl*")) == []
 
 
 def test_the_same_file_again_is_refused(called):
