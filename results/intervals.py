@@ -11,12 +11,12 @@ cases of the run tell how far processes lie apart as well (`spreads.py`), which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, fsum, log, sqrt
+from math import exp, log, sqrt
 from statistics import fmean, median
 
 from scipy.special import stdtrit
 
-from membound.results.spreads import Spread
+from membound.results.spreads import Spread, variance_of
 
 CONFIDENCE = 0.95
 FEWEST = 3
@@ -35,7 +35,7 @@ def interval(values: Sequence[float], common: Spread | None = None) -> tuple[flo
     if len(values) < FEWEST or min(values) <= 0:
         return None
     logs = [log(value) for value in values]
-    variance, freedom = _variance(logs), float(len(logs) - 1)
+    variance, freedom = variance_of(logs), float(len(logs) - 1)
     if common is not None:
         variance, freedom = common.drawn(variance, freedom)
     half = _quantile(freedom) * sqrt(variance / len(logs))
@@ -50,18 +50,12 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     if min(len(numerators), len(denominators)) < FEWEST:
         return None
     a, b = ([log(value) for value in side] for side in (numerators, denominators))
-    parts = [_variance(side) / len(side) for side in (a, b)]
+    parts = [variance_of(side) / len(side) for side in (a, b)]
     spread = sum(parts)
     weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
     freedom = spread**2 / weights if weights > 0 else len(a) + len(b) - 2
     half = _quantile(freedom) * sqrt(spread)
     return _around(fmean(a) - fmean(b), half, float(median(numerators)) / float(median(denominators)))
-
-
-def _variance(logs: Sequence[float]) -> float:
-    """The variance of a sample. Of three values NumPy takes longer to begin than this does to end."""
-    middle = fmean(logs)
-    return fsum((value - middle) ** 2 for value in logs) / (len(logs) - 1)
 
 
 def _around(middle: float, half: float, median: float) -> tuple[float, float]:
