@@ -66,11 +66,11 @@ def deferred() -> Iterator[Heeded]:
 
     In a thread other than the main one, to which signals go, nothing waits.
     """
-    current = signal.getsignal(signal.SIGINT)
-    if isinstance(current, Heeded):
-        yield current
-        return
     handlers: dict[int, Any] = {one: signal.getsignal(one) for one in ENDING}
+    for handler in handlers.values():  # in a shell's background INT is ignored, under nohup HUP
+        if isinstance(handler, Heeded):
+            yield handler
+            return
     heeded = Heeded({one: handler for one, handler in handlers.items() if callable(handler)})
     if threading.current_thread() is not threading.main_thread():  # signals go to the main one
         yield heeded

@@ -33,6 +33,20 @@ def test_what_comes_too_early_waits_and_what_comes_too_late_is_forgotten() -> No
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_term_is_heeded_within_two_contexts_where_others_are_ignored() -> None:
+    script = (
+        "import signal\nfrom membound.bench.protocol.interrupts import deferred\n"
+        "for one in signal.SIGINT, signal.SIGHUP: signal.signal(one, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "with deferred() as outer, deferred() as inner:\n"
+        "    try:\n"
+        "        with inner: signal.raise_signal(signal.SIGTERM)\n"
+        "    except KeyboardInterrupt: print('ended', outer is inner)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("ended True\n", "")
+
+
 def test_two_are_heeded_and_no_third() -> None:
     with deferred() as interrupts:
         for _ in range(2):
