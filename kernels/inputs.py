@@ -31,6 +31,7 @@ from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.formats import F32, KVCache, Weight, dequantize
 from membound.kernels.weights.generate import random_cache, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
+from membound.kernels.weights.making import Take, make_here
 
 __all__ = [
     "AttentionInputs",
@@ -46,35 +47,40 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LinearInputs:
-    """x [m, k] float32 and `slots` different weights."""
+    """x [m, k] float32 and `slots` different weights. `take`: whoever has drawn one."""
 
     work: Linear
     seed: int
     slots: int
     x: F32
+    take: Take = field(default=make_here, repr=False)
 
     def weight(self, slot: int) -> Weight:
         """The weight of that input set, made anew at each call."""
         w = self.work
-        return random_weight(w.weight, w.n, w.k, stream_of(self.seed, slot))
+        return random_weight(w.weight, w.n, w.k, stream_of(self.seed, slot), take=self.take)
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
-    """q [batch, q_heads, head_dim] (576 for latent attention) float32 and `slots` different caches."""
+    """q [batch, q_heads, head_dim] (576 for latent attention) float32 and `slots` different caches.
+
+    `take`: whoever has drawn one.
+    """
 
     work: DecodeAttention | LatentAttention
     seed: int
     slots: int
     q: F32
+    take: Take = field(default=make_here, repr=False)
 
     def cache(self, slot: int) -> KVCache:
         """The cache of that input set, made anew at each call."""
         w, stream = self.work, stream_of(self.seed, slot)
         if isinstance(w, LatentAttention):
-            cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream)
+            cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream, self.take)
             return replace(cache, v=cache.k[..., :LATENT_VALUE_DIM], v_scales=cache.k_scales)
-        return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), stream)
+        return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), stream, self.take)
 
     def page_table(self, slot: int) -> npt.NDArray[np.int32]:
         """Where the pages of each sequence lie, [batch, pages of a sequence]: all pages shuffled.
@@ -94,7 +100,7 @@ class ModelInputs:
     tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + 1], the last
     of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
     takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
-    `prompt_caches` computes it, all layers at once.
+    `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache.
     """
 
     work: Step | Prefill
@@ -107,6 +113,7 @@ class ModelInputs:
     folder: Path | None = None
     prompt_caches: Callable[[ModelInputs], Sequence[KVCache]] | None = None
     held: list[KVCache] = field(default_factory=list, repr=False)
+    take: Take = field(default=make_here, repr=False)
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`, made anew at each call."""
@@ -128,7 +135,7 @@ class ModelInputs:
             return self.prompt_caches(self)[index]
         m, w = self.model, self.work
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
-        return random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index))
+        return random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
 
 
 Inputs = LinearInputs | AttentionInputs | ModelInputs

@@ -19,6 +19,7 @@ from membound.kernels.prompt import held_caches
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.generate import normal, prompt_tokens
 from membound.kernels.weights.layers import WeightSource
+from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.random_model import RandomSource
 from membound.kernels.work import Work
 
@@ -33,34 +34,36 @@ MOST_SETS = 8192
 """Making more of them takes minutes; from 50 kB on that many defeat a cache of 100 MB."""
 
 
-def make_inputs(work: Work, seed: int, slots: int = 1, folder: Path | None = None) -> Inputs:
+def make_inputs(
+    work: Work, seed: int, slots: int = 1, folder: Path | None = None, take: Take = make_here
+) -> Inputs:
     """The inputs of a work. `slots` input sets for linear and attention, one for a model.
 
-    `folder` as in `ModelInputs`.
+    `folder` as in `ModelInputs`. `take`: whoever has made an array, if others prepare the same work.
     """
     rng = np.random.default_rng(seed)
     if isinstance(work, Linear):
-        return LinearInputs(work, seed, slots, normal(rng, work.m, work.k))
+        return LinearInputs(work, seed, slots, normal(rng, work.m, work.k), take)
     if isinstance(work, DecodeAttention | LatentAttention):
         # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot. Latent
         # attention divides by sqrt(192) for 576 columns: as much spread comes of a third of the variance.
         dim, gain = (LATENT_DIM, sqrt(3)) if isinstance(work, LatentAttention) else (work.head_dim, 3)
         q = np.float32(gain) * normal(rng, work.batch, work.q_heads, dim)
-        return AttentionInputs(work, seed, slots, q)
-    return _model_inputs(work, seed, folder)
+        return AttentionInputs(work, seed, slots, q, take)
+    return _model_inputs(work, seed, folder, take)
 
 
-def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None) -> ModelInputs:
+def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Take) -> ModelInputs:
     prompted = isinstance(work, Prefill) or work.cache == "prompt"
     source: WeightSource
     if work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
 
-        source = Checkpoint(work.shape, work.weight, seed)
+        source = Checkpoint(work.shape, work.weight, seed, take)
     else:
-        source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN)
+        source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN, take)
     if not prompted:
-        return ModelInputs(work, work.shape, seed, source.hidden_states(work.batch), source)
+        return ModelInputs(work, work.shape, seed, source.hidden_states(work.batch), source, take=take)
     count = work.tokens if isinstance(work, Prefill) else work.context + 1
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
     seen = tokens if isinstance(work, Prefill) else tokens[:, -1]

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from membound.kernels.model import Model, ModelError
-from membound.kernels.weights.formats import F32, Weight, quantize
+from membound.kernels.weights.formats import F32, Array, Weight, quantize, weight_layout
 from membound.kernels.weights.generate import prompt_tokens
 from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.tensor_files import TensorFiles
 
 CHUNK_ELEMENTS = 1 << 22
@@ -55,8 +56,8 @@ LARGEST_STORED = {
 class Checkpoint:
     """A `WeightSource` over the tensors of `model.folder`, quantised to `format` as they are read."""
 
-    def __init__(self, model: Model, format: str, seed: int) -> None:
-        """Open the folder's safetensors.
+    def __init__(self, model: Model, format: str, seed: int, take: Take = make_here) -> None:
+        """Open the folder's safetensors. `take`: whoever has quantised a matrix.
 
         Raises ModelError with one line that names the file and the tensor: no safetensors, a damaged
         file, a missing tensor, a shape that is not config.json's, a dtype or a tensor that is not supported.
@@ -64,6 +65,7 @@ class Checkpoint:
         self._model = model
         self._format = format
         self._seed = seed
+        self._take = take
         self._tensors = TensorFiles(Path(model.folder))
         self._head, self._embedding = self._tables()
         assumed = [text for text in model.assumed if "window" not in text]
@@ -192,8 +194,18 @@ class Checkpoint:
         )
 
     def _matrix(self, name: str) -> Weight:
-        """A matrix in the work's format. Every format's scales lie within a row, so rows go in chunks."""
+        """A matrix in the work's format, read and quantised by whoever needs it first.
+
+        That takes ten times as long as reading what came of it, in every format.
+        """
         n, k = self._tensors.shape(name)
+        of_file = f"{self._tensors.stamps()} {name} {self._format}"
+        layout = weight_layout(self._format, n, k)
+        arrays = self._take(of_file, layout, lambda: self._quantised(name, n, k), share=True)
+        return Weight(self._format, n, k, *arrays)
+
+    def _quantised(self, name: str, n: int, k: int) -> list[Array]:
+        """Values, and scales where the format has them. Every format's scales lie within a row, so rows go in chunks."""
         rows = _rows_at_once((n, k))
         parts = [
             quantize(self._tensors.float32(name, slice(start, min(start + rows, n))), self._format)
@@ -201,7 +213,7 @@ class Checkpoint:
         ]
         scales = [part.scales for part in parts if part.scales is not None]
         values = np.concatenate([part.values for part in parts])
-        return Weight(self._format, n, k, values, np.concatenate(scales) if scales else None)
+        return [values, np.concatenate(scales)] if scales else [values]
 
 
 def tensor_name(index: int, part: str, kind: str = "weight") -> str:

@@ -12,11 +12,15 @@ Caches store fp8 besides (`membound.kernels.weights.fp8`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
+Array = npt.NDArray[np.generic]
+Layout = tuple[tuple[tuple[int, ...], str], ...]
+"""Shapes of arrays, and their dtypes as NumPy writes them short: ``((8, 32), "u2")``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,16 @@ KV_FORMATS = {
     f.name: f for f in (FORMATS["f32"], FORMATS["bf16"], FORMATS["f16"], FORMATS["int8"], Format("fp8", 8))
 }
 """int8 has a scale a token and head; fp8 is e4m3 (arXiv 2209.05433) as it is: its scale is 1."""
+_DTYPES = {
+    "f32": "f4",
+    "bf16": "u2",
+    "f16": "f2",
+    "int8": "i1",
+    "fp8": "u1",
+    "int4g32": "u1",
+    "int4g128": "u1",
+}
+"""How NumPy holds the values; two of int4 are a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +77,8 @@ class Weight:
     format: str
     n: int
     k: int
-    values: npt.NDArray[np.generic]
-    scales: npt.NDArray[np.generic] | None = None
+    values: Array
+    scales: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +91,30 @@ class KVCache:
     """
 
     format: str
-    k: npt.NDArray[np.generic]
-    v: npt.NDArray[np.generic]
+    k: Array
+    v: Array
     k_scales: F32 | None = None
     v_scales: F32 | None = None
+
+
+def weight_layout(fmt: str, n: int, k: int) -> Layout:
+    """Of the values and, where the format has them, the scales of a `Weight`."""
+    found, width = FORMATS[fmt], k // 2 if fmt.startswith("int4") else k
+    values = ((n, width), _DTYPES[fmt])
+    if not found.scale_bytes:
+        return (values,)
+    return (values, ((n, k // found.group), "f2") if found.group else ((n,), "f4"))
+
+
+def cache_layout(fmt: str, shape: tuple[int, ...]) -> Layout:
+    """Of keys and values and, where the format has them, their scales in a `KVCache`."""
+    values, scales = (shape, _DTYPES[fmt]), (shape[:3], "f4")
+    return (values, values, scales, scales) if KV_FORMATS[fmt].scale_bytes else (values, values)
+
+
+def layout_bytes(layout: Layout) -> int:
+    """Bytes of all arrays of a layout."""
+    return sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in layout)
 
 
 def quantize(w: F32, fmt: str) -> Weight:

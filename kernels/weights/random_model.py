@@ -15,29 +15,25 @@ from membound.kernels.model import Model
 from membound.kernels.weights.formats import F32, Weight, dequantize
 from membound.kernels.weights.generate import normal, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.making import Take, make_here
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSource:
-    """A model's weights from the generator. `query_gain` is a power of two."""
+    """A model's weights from the generator. `query_gain` is a power of two; `take`: whoever has drawn a matrix."""
 
     model: Model
     format: str
     seed: int
     query_gain: int = 1
+    take: Take = make_here
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
         m = self.model
         rng = np.random.default_rng((self.seed, index))
         matrices = {
-            name: random_weight(
-                self.format,
-                n,
-                k,
-                stream_of(self.seed, 100 * (index + 1) + i),
-                self.query_gain if name == "q" else 1,
-            )
+            name: self._matrix(n, k, 100 * (index + 1) + i, self.query_gain if name == "q" else 1)
             for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
         }
         qk = (_gain(rng, m.head_dim), _gain(rng, m.head_dim)) if m.qk_norm else (None, None)
@@ -52,7 +48,7 @@ class RandomSource:
 
     def lm_head(self) -> Weight:
         """The output matrix."""
-        return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 7))
+        return self._matrix(self.model.vocab, self.model.hidden, 7)
 
     def hidden_states(self, rows: int) -> F32:
         """Unit-normal hidden states [rows, hidden]."""
@@ -62,7 +58,7 @@ class RandomSource:
         """The table [vocab, hidden]: the output matrix if the model ties the two, else a separate one."""
         if self.model.tied:
             return self.lm_head()
-        return random_weight(self.format, self.model.vocab, self.model.hidden, stream_of(self.seed, 8))
+        return self._matrix(self.model.vocab, self.model.hidden, 8)
 
     def embedding(self, tokens: I64) -> F32:
         """Rows of the embedding table."""
@@ -70,6 +66,9 @@ class RandomSource:
         values = table.values[tokens]
         scales = None if table.scales is None else table.scales[tokens]
         return dequantize(Weight(table.format, len(tokens), table.k, values, scales))
+
+    def _matrix(self, n: int, k: int, index: int, gain: int = 1) -> Weight:
+        return random_weight(self.format, n, k, stream_of(self.seed, index), gain, self.take)
 
 
 def _gain(rng: np.random.Generator, size: int) -> F32:
