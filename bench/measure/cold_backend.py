@@ -30,6 +30,7 @@ from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
 from membound.kernels.inputs import Inputs
 from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.making import Making
 from membound.kernels.work import Work
 
 MAX_LAUNCHES = 32
@@ -58,6 +59,8 @@ class Preparation:
     """What a launch took in an earlier process, 0 where that is not known."""
     slowdown: float = 0.0
     """Share of its time by which each launch is prolonged: for the gate's test of itself."""
+    shared: str = ""
+    """A file of arrays that others make too, as in `Prepare`."""
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class ColdBackend:
     warmed: int = 0
     error: float = 0.0
     prepare_s: float = 0.0
+    unshared: str = ""
     first_s: float = 0.0
     launch_s: float = 0.0
     slowdown: float = 0.0
@@ -255,10 +259,12 @@ def prepare_cold(
         ready(backend, device)
         how.tell("preparing")
         sets = slots(work, device, how.memory_bytes)
-        inputs = make_inputs(work, how.seed, sets, how.reference_dir)
-        start = time.perf_counter()
-        backend.prepare(work, inputs)
-        prepare_s = time.perf_counter() - start
+        # The reference is of inputs that are drawn for it, after this: what others wrote cannot make both wrong alike.
+        with Making(how.shared, how.threads) as making:
+            inputs = make_inputs(work, how.seed, sets, how.reference_dir, making.take)
+            start = time.perf_counter() - making.seconds
+            backend.prepare(work, inputs)
+            prepare_s = time.perf_counter() - start - making.seconds
         if device.accelerator is not None:
             cold = no_cold_memory()
         one = ColdBackend(
@@ -270,7 +276,8 @@ def prepare_cold(
             how.reference_dir,
             [cold.passed_bytes] * inputs.slots,
             inputs.slots - 1,
-            prepare_s=prepare_s,
+            prepare_s=max(0.0, prepare_s),
+            unshared=making.unshared,
             slowdown=how.slowdown,
         )
         start = time.perf_counter()

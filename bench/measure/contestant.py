@@ -187,20 +187,26 @@ class BackendProcess:
         return answer
 
     def prepare(
-        self, number: int, work: str, arms: Sequence[dict[str, Any]] = (), launch_s: float = 0.0
+        self,
+        number: int,
+        work: str,
+        arms: Sequence[dict[str, Any]] = (),
+        launch_s: float = 0.0,
+        shared: str = "",
     ) -> Contestant:
         """A contestant whose first output is right. Raises FailedError, and what `ask` raises.
 
         `launch_s` is what a launch took in an earlier process, 0 where that is not known: the burst follows from it.
+        `shared` as in `Prepare`.
         """
         limit_s = self.setting.timeouts.other_s
-        command = None if self.preparing else Prepare(number, work, list(arms), launch_s)
+        command = None if self.preparing else Prepare(number, work, list(arms), launch_s, shared)
         self.preparing = False
         return Contestant(self, number, work, self.ask(command, Prepared, limit_s, "preparing"))
 
-    def begin_prepare(self, number: int, work: str, launch_s: float = 0.0) -> None:
+    def begin_prepare(self, number: int, work: str, launch_s: float = 0.0, shared: str = "") -> None:
         """Have a work prepared and do not wait for it; `prepare` does. Raises WorkerTimeoutError."""
-        self._worker.post(Prepare(number, work, [], launch_s), self.setting.timeouts.other_s)
+        self._worker.post(Prepare(number, work, [], launch_s, shared), self.setting.timeouts.other_s)
         self.preparing = True
 
     def release(self, number: int) -> None:

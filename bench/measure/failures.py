@@ -10,7 +10,12 @@ import re
 from dataclasses import dataclass
 
 from membound.bench.machine.secrets import without_passwords
-from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
+from membound.bench.protocol.process import (
+    KILLED,
+    WorkerDiedError,
+    WorkerTimeoutError,
+    WorkerUnavailableError,
+)
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 
 LONGEST_REASON = 500
@@ -69,6 +74,11 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(status, said(error))
     memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_text(error)[:SEARCHED])
     return Failure("oom" if memory else "error", one_line(error))
+
+
+def lacked_memory(failure: Failure) -> bool:
+    """Whether memory ran out, as far as anybody knows."""
+    return failure.status == "oom" or KILLED in failure.reason
 
 
 def one_line(error: BaseException) -> str:

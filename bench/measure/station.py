@@ -219,6 +219,7 @@ class Station:
             lambda phase: self._enter(phase, who),
             command.launch_s,
             self.gated.slowdown,
+            command.shared,
         )
         if self.cold is None:
             self.cold = cold_memory(self.threads)
@@ -382,6 +383,7 @@ def _told(one: ColdBackend, resident_bytes: int) -> m.Prepared:
         error=one.error,
         tolerance=reference.tolerance(work),
         stored_bytes=stored_bytes(one.backend),
+        unshared=one.unshared,
     )
 
 

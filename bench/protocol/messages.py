@@ -18,7 +18,7 @@ from typing import Any
 
 from membound.results.fields import read_json, wrong_field
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
 MOST_LINE = 4 << 20
 """Bytes of a line at most: an answer has a few thousand, and what is read from one may take 30 times as many."""
@@ -110,13 +110,15 @@ class Prepare:
     """Prepare a work as that contestant, launch it once and check the output. Answer: Prepared, or Failed.
 
     `arms` is what an experiment asks for besides, on the same prepared work. launch_s: what a launch took in an earlier
-    process, from which the launches of a burst follow; 0: to be measured.
+    process, from which the launches of a burst follow; 0: to be measured. shared: a file of arrays that others, which
+    prepare the same work, have made or want (`kernels.weights.array_file`); empty: inputs are made here.
     """
 
     contestant: int
     work: str
     arms: list[dict[str, Any]] = field(default_factory=list)
     launch_s: float = 0.0
+    shared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,7 @@ class Prepared:
     resident_bytes: int
     """Memory that this contestant keeps in its process."""
     prepare_s: float
+    """Without the time in which inputs were made."""
     first_s: float
     launch_s: float
     """The fastest of a few launches."""
@@ -264,6 +267,8 @@ class Prepared:
     error: float
     tolerance: float
     stored_bytes: int | None
+    unshared: str = ""
+    """Why this process made inputs that it was to share, if it did."""
 
 
 @dataclass(frozen=True, slots=True)

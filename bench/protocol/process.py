@@ -53,6 +53,7 @@ CLOSE_S = 10.0
 MOST_WAITING = 2 * MOST_LINE
 """Bytes of memory that lines may take until they are asked for."""
 MOST_PHASES = 100_000
+KILLED = "killed from outside; most likely by the kernel because memory ran out"
 
 
 class WorkerUnavailableError(Exception):
@@ -258,7 +259,7 @@ class Worker:
             return WorkerUnavailableError(f"{self._python} cannot run a worker: {words or silent}")
         how = _signal_name(-status) if status < 0 else f"exit status {status}"
         if status == -signal.SIGKILL:
-            how += " (killed from outside; most likely by the kernel because memory ran out)"
+            how += f" ({KILLED})"
         return WorkerDiedError(f"{how}: {words}" if words else how)
 
     def _last_words(self) -> str:

@@ -27,7 +27,7 @@ from membound.bench.measure.contestant import (
     Setting,
     Traffic,
 )
-from membound.bench.measure.failures import Failure, failure_of
+from membound.bench.measure.failures import Failure, failure_of, lacked_memory
 from membound.bench.measure.rounds import Pace, play
 from membound.bench.protocol.messages import Ceilings, MeasureBackend
 from membound.bench.protocol.process import WorkerTimeoutError, WorkerUnavailableError
@@ -36,6 +36,7 @@ from membound.bench.run.case_rows import About, blank_row, failed_row, measured_
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
 from membound.bench.run.running import Running
+from membound.bench.run.sharing import Sharing, pays, shareable_bytes
 from membound.kernels.seeded import SET_BYTES
 from membound.kernels.work import Work, parse
 from membound.results.roofline import device_class
@@ -70,6 +71,7 @@ class Replicate:
         self._broken: dict[str, Failure] = {}
         self._ceilings: dict[str, CeilingProcess] = {}
         self._rng = Random(f"{plan.seed} {number} turns")
+        self._sharing = Sharing(run.note_once)
         self._stack = ExitStack()
 
     def __enter__(self) -> Replicate:
@@ -246,22 +248,31 @@ class Replicate:
         run.minutes.learn(spec, around_s, playing_s / max(rounds) if max(rounds) else None)
 
     def _gather(self, spec: str, waiting: Sequence[str]) -> tuple[list[Contestant], list[str]]:
-        """Prepare backends as long as memory lasts; those that have to wait for the next group."""
+        """Prepare backends as long as memory lasts; those that have to wait for the next group.
+
+        Meanwhile they share their inputs, which are gone before anything is timed.
+        """
         group: list[Contestant] = []
         later: list[str] = []
-        self._begin_together(spec, waiting)
-        for backend in waiting:
-            begun = backend in self._processes and self._processes[backend].preparing
-            if group and not begun and not self._fits(backend, parse(spec)):
-                later.append(backend)
-                continue
-            found = self._prepared(backend, spec)
-            if isinstance(found, Contestant):
-                group.append(found)
-            elif found.status == "oom" and group:
-                later.append(backend)
-            else:
-                self._keep_failure(backend, spec, found)
+        try:
+            self._begin_together(spec, waiting)
+            for backend in waiting:
+                begun = backend in self._processes and self._processes[backend].preparing
+                if not begun and not self._fits(backend, parse(spec)) and group:
+                    later.append(backend)
+                    continue
+                found = self._prepared(backend, spec)
+                if isinstance(found, Failure) and lacked_memory(found) and self._sharing.path:
+                    self._sharing.give_way()
+                    found = self._prepared(backend, spec)
+                if isinstance(found, Contestant):
+                    group.append(found)
+                elif found.status == "oom" and group:
+                    later.append(backend)
+                else:
+                    self._keep_failure(backend, spec, found)
+        finally:
+            self._sharing.end()
         return group, later
 
     def _begin_together(self, spec: str, backends: Sequence[str]) -> None:
@@ -270,14 +281,22 @@ class Replicate:
         Preparing is packing and generating, most of it in one thread. In the first process each has the machine
         to itself, so that its `prepare_s` is its own.
         """
-        room = FREE_SHARE * available_memory_bytes()
+        free = room = FREE_SHARE * available_memory_bytes()
+        together: dict[str, BackendProcess] = {}
         for backend in backends:
             room -= self._run.sizes.get((backend, spec), inf)
             process = self._opened(backend) if room >= 0 else None
             if process is not None:
-                self._run.progress.cell(backend, spec, self.number, "preparing")
-                with suppress(WorkerTimeoutError):  # who takes no command is found out when its answer is due
-                    process.begin_prepare(0, spec, self._launch_s(backend, spec))
+                together[backend] = process
+        work = parse(spec)
+        if pays(work, len([backend for backend in backends if backend not in self._broken])):
+            taken = sum(self._run.sizes[backend, spec] for backend in together)
+            slots = slots_for(work, None, self._run.plan.memory_bytes)
+            self._sharing.begin(shareable_bytes(work, slots), free - taken)
+        for backend, process in together.items():
+            self._run.progress.cell(backend, spec, self.number, "preparing")
+            with suppress(WorkerTimeoutError):  # who takes no command is found out when its answer is due
+                process.begin_prepare(0, spec, self._launch_s(backend, spec), self._sharing.path)
 
     def _launch_s(self, backend: str, spec: str) -> float:
         """What a launch took in the first process; of a backend that plays twice, that of either: bursts of two lengths
@@ -285,8 +304,11 @@ class Replicate:
         return self._run.launches_s.get((unlabelled(backend), spec), 0.0)
 
     def _fits(self, backend: str, work: Work) -> bool:
+        """Whether memory suffices for one more; inputs are not shared any longer where they are in its way."""
         known = self._run.sizes.get((backend, work.spec))
         need = expected_bytes(work, self._run.plan.memory_bytes) if known is None else known
+        if need + self._sharing.due_bytes > FREE_SHARE * available_memory_bytes():
+            self._sharing.give_way()
         return need <= FREE_SHARE * available_memory_bytes()
 
     def _prepared(self, backend: str, spec: str) -> Contestant | Failure:
@@ -295,13 +317,18 @@ class Replicate:
             return self._broken[backend]
         self._run.progress.cell(backend, spec, self.number, "preparing")
         try:
-            one = process.prepare(0, spec, launch_s=self._launch_s(backend, spec))
+            launch_s = self._launch_s(backend, spec)
+            one = process.prepare(0, spec, launch_s=launch_s, shared=self._sharing.path)
         except FailedError as error:
             if error.failure.status == "oom":
                 process.__exit__(None, None, None)  # a fresh process has nothing left of what was too much
             return error.failure
         except BROKEN as error:
             return failure_of(error)
+        if one.prepared.unshared:
+            self._run.note_once(
+                f"{backend} makes inputs itself that others have made: {one.prepared.unshared}"
+            )
         size = one.prepared.resident_bytes + one.prepared.slots * one.prepared.footprint_bytes
         self._run.sizes[backend, spec] = size
         self._run.launches_s.setdefault((unlabelled(backend), spec), one.prepared.launch_s)

@@ -40,6 +40,8 @@ class Running:
     products: tuple[str, ...] = ()
     """Formats whose arithmetic peaks take turns."""
     skipped: int = 0
+    said: set[str] = field(default_factory=set)
+    """Notes that are worth one line in a run, however often they hold."""
 
     @property
     def cases(self) -> list[Row]:
@@ -53,6 +55,12 @@ class Running:
         self.rows.append(row)
         self.writer.append(row)
         self.progress.done(row)
+
+    def note_once(self, text: str) -> None:
+        """Report what is worth a line, the first time."""
+        if text not in self.said:
+            self.said.add(text)
+            self.progress.note(text)
 
     def on_phase(self, backend: str, phase: str) -> None:
         """A worker has come to a phase."""

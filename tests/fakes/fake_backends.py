@@ -23,6 +23,7 @@ from membound.backends.api import Accelerator, Backend, Device, Limit, Tokens
 from membound.errors import BackendUnavailable
 from membound.kernels import prompt, reference
 from membound.kernels.inputs import Inputs, ModelInputs
+from membound.kernels.weights import generate
 from membound.kernels.work import Work
 
 if TYPE_CHECKING:
@@ -57,6 +58,48 @@ class Ok(Backend):
 
     def output(self) -> npt.NDArray[np.float32]:
         return self.outputs[self.slot]
+
+
+class Draws(Ok):
+    """Notes in $FAKE_DRAWS which weights its process draws while it prepares."""
+
+    @classmethod
+    def devices(cls) -> list[str]:
+        return ["cpu", "cpu+twin", "cpu+third"]
+
+    def open(self, device: str, threads: int) -> Device:
+        return super().open("cpu", threads)
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        real = generate._draw_weight
+
+        def drawn(fmt: str, n: int, k: int, stream: int, gain: int) -> Any:
+            with open(os.environ["FAKE_DRAWS"], "a", encoding="utf-8") as file:
+                file.write(f"{stream}\n")
+            return real(fmt, n, k, stream, gain)
+
+        generate._draw_weight = drawn
+        try:
+            super().prepare(work, inputs)
+        finally:
+            generate._draw_weight = real
+
+
+class DiesOnce(Ok):
+    """Killed in the middle of what it writes for others, the first time."""
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        killed, pwrite = Path(os.environ["FAKE_DRAWS"] + "-killed"), os.pwrite
+
+        def write(file: int, data: Any, start: int) -> int:
+            if len(data) > 100_000 and not killed.exists():
+                pwrite(file, data[:50_000], start)
+                killed.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pwrite(file, data, start)
+
+        os.pwrite = write
+        super().prepare(work, inputs)
 
 
 class Wrong(Ok):
@@ -236,6 +279,8 @@ CLASSES = {
     "lateengine": LateEngine,
     "muteengine": MuteEngine,
     "ok": Ok,
+    "draws": Draws,
+    "diesonce": DiesOnce,
     "gpu": Gpu,
     "fastgpu": FastGpu,
     "wrong": Wrong,

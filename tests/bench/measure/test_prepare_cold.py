@@ -20,6 +20,7 @@ from membound.bench.measure.cold_memory import ColdMemory
 from membound.bench.measure.failures import WrongAnswerError
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import Inputs
+from membound.kernels.weights import generate
 from membound.kernels.work import Work, parse
 
 
@@ -133,6 +134,29 @@ def test_phases_are_told_as_they_begin(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(cold_backend.registry, "create", lambda name: Fake())
     prepare_cold("fake:cpu", WORK, how(tmp_path, tell=told.append), ColdMemory(10, lambda: 10))
     assert told == ["preparing", "checking", "fitting the burst"]
+
+
+def test_what_it_takes_to_draw_is_no_part_of_what_preparing_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, draw = [100.0], generate._draw_weight
+
+    def drawn(*given: Any) -> Any:
+        now[0] += 5.0
+        return draw(*given)
+
+    class Packs(Fake):
+        def prepare(self, work: Work, inputs: Inputs) -> None:
+            super().prepare(work, inputs)
+            for slot in range(inputs.slots):
+                inputs.weight(slot)  # type: ignore[union-attr]
+                now[0] += 2.0
+
+    monkeypatch.setattr(generate, "_draw_weight", drawn)
+    monkeypatch.setattr(cold_backend.time, "perf_counter", lambda: now[0])
+    one = prepare(tmp_path, monkeypatch, Packs(), slots=lambda work, device, memory_bytes: 3)
+    assert one.prepare_s == pytest.approx(6.0)
+    assert now[0] >= 100.0 + 3 * 7.0
 
 
 def test_a_real_backend_is_prepared_and_timed(tmp_path: Path) -> None:
