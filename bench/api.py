@@ -15,6 +15,7 @@ import pandas as pd
 
 from membound.backends.registry import names
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
+from membound.bench.measure.no_collections import no_collections
 from membound.bench.planning.choice import (
     Choice,
     check_threads,
@@ -29,7 +30,9 @@ from membound.bench.run.execute import execute
 from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
 from membound.results.compare import CompareError, Comparison, compare_backends, compare_by, compare_runs
-from membound.results.processes import Process, processes_of
+from membound.results.folders import DEFAULT_OUT
+from membound.results.process import Process
+from membound.results.processes import processes_of
 from membound.results.report.notebook import CaseTable, PairTable
 from membound.results.row import Row
 from membound.results.serving.compare import compare_points as points_side_by_side
@@ -37,7 +40,7 @@ from membound.results.serving.compare import holds_points
 from membound.results.serving.table import points
 from membound.results.stats import records, summarize
 from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
-from membound.results.stored_runs import DEFAULT_OUT, find_run, rows_of
+from membound.results.stored_runs import find_run, rows_of
 
 
 def run(
@@ -140,7 +143,7 @@ def comparison(
         return compare_backends(first, *backends)
     others = [_one_run(name, out) for name in runs[1:]]
     for name, other in zip(runs[1:], others, strict=True):
-        if any(one in other for one in first[:1]):
+        if any(one.content == first[0].content for one in other):
             warnings.warn(
                 f"{runs[0]} and {name} are the same run, or copies of it: it is compared with itself",
                 stacklevel=2,
@@ -223,7 +226,8 @@ def _several(texts: str | Sequence[str] | None) -> Sequence[str]:
 def _one_run(name: str, out: Path, turns: bool = False) -> list[Process]:
     """The cases of a run. Turns are worth their memory only within a run: two runs took none together."""
     path = find_run(name, out)
-    processes = list(processes_of(path, turns))
+    with no_collections():  # one walks through all that was read so far, and finds nothing
+        processes = list(processes_of(path, turns))
     if not processes:
         raise StoreError(f"{path} holds no cases")
     runs = sorted({one.run_id for one in processes})

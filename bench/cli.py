@@ -1,10 +1,11 @@
-"""The `membound` command: registers what commands/ holds. Bad input gives one line on standard error and exit status 2.
+"""The `membound` command: names what commands/ holds. Bad input gives one line on standard error and exit status 2.
 
     membound run --quick
     membound show latest --json
 
 Exit status: 0 done; 1 a case failed (wrong, crashed, timeout, oom, error) or no device was there;
-2 bad input; 130 interrupted, and what was measured is kept. Heavy modules are imported inside the commands.
+2 bad input; 130 interrupted, and what was measured is kept. A command's module is imported when it is asked for, and heavy
+modules inside the commands.
 """
 
 from __future__ import annotations
@@ -19,37 +20,51 @@ from typing import Annotated, Any
 
 import typer
 
-from membound.bench.commands.claim import claim, claim_report
-from membound.bench.commands.compare import compare
-from membound.bench.commands.cost import cost
-from membound.bench.commands.coverage import coverage
-from membound.bench.commands.cuda_build import cuda_build
-from membound.bench.commands.duel import duel
-from membound.bench.commands.env import app as environment_app
-from membound.bench.commands.export import export
-from membound.bench.commands.export_model import export_model
-from membound.bench.commands.gate import gate
-from membound.bench.commands.hardware import hardware
-from membound.bench.commands.help import Command, Group
-from membound.bench.commands.import_files import import_
-from membound.bench.commands.listing import list_
-from membound.bench.commands.load import load
-from membound.bench.commands.noise import noise
-from membound.bench.commands.null_server import null_server
+from membound.bench.commands.help import Group
+from membound.bench.commands.lazy import LazyCommands
 from membound.bench.commands.options import Debug
-from membound.bench.commands.plan import plan
-from membound.bench.commands.predict import predict
-from membound.bench.commands.published import published
-from membound.bench.commands.report import report
-from membound.bench.commands.run import run
-from membound.bench.commands.show import show
 from membound.errors import MemboundError
 from membound.results.plain_text import visible
 from membound.version import __version__
 
+COMMANDS = {
+    "run": "run:run",
+    "show": "show:show",
+    "compare": "compare:compare",
+    "report": "report:report",
+    "import": "import_files:import_",
+    "export": "export:export",
+    "list": "listing:list_",
+    "coverage": "coverage:coverage",
+    "duel": "duel:duel",
+    "load": "load:load",
+    "gate": "gate:gate",
+    "noise": "noise:noise",
+    "null-server": "null_server:null_server",
+    "claim": "claim:claim",
+    "claim-report": "claim:claim_report",
+    "hardware": "hardware:hardware",
+    "predict": "predict:predict",
+    "cost": "cost:cost",
+    "plan": "plan:plan",
+    "published": "published:published",
+    "env": "env:app",
+    "export-model": "export_model:export_model",
+    "cuda-build": "cuda_build:cuda_build",
+}
+"""Every command in the order of the help, and where it is in commands/."""
+
+
+class Root(Group):
+    """`membound` itself."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more | {"commands": LazyCommands(COMMANDS)})
+
+
 app = typer.Typer(
     name="membound",
-    cls=Group,
+    cls=Root,
     rich_markup_mode=None,
     help="How close does each backend come to this machine's own limit at LLM decoding?",
     epilog="Start with: membound run --quick. Each command has --help.",
@@ -75,31 +90,6 @@ def root(
     debug: Debug = False,
 ) -> None:
     """How close does each backend come to this machine's own limit at LLM decoding?"""
-
-
-app.command("run", cls=Command)(run)
-app.command("show", cls=Command)(show)
-app.command("compare", cls=Command)(compare)
-app.command("report", cls=Command)(report)
-app.command("import", cls=Command)(import_)
-app.command("export", cls=Command)(export)
-app.command("list", cls=Command)(list_)
-app.command("coverage", cls=Command)(coverage)
-app.command("duel", cls=Command)(duel)
-app.command("load", cls=Command)(load)
-app.command("gate", cls=Command)(gate)
-app.command("noise", cls=Command)(noise)
-app.command("null-server", cls=Command)(null_server)
-app.command("claim", cls=Command)(claim)
-app.command("claim-report", cls=Command)(claim_report)
-app.command("hardware", cls=Command)(hardware)
-app.command("predict", cls=Command)(predict)
-app.command("cost", cls=Command)(cost)
-app.command("plan", cls=Command)(plan)
-app.command("published", cls=Command)(published)
-app.add_typer(environment_app, name="env")
-app.command("export-model", cls=Command)(export_model)
-app.command("cuda-build", cls=Command)(cuda_build)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from membound.results.compared_groups import groups_of
 from membound.results.frame import frame
 from membound.results.partners import COLUMNS as PARTNER_COLUMNS
 from membound.results.partners import WITHOUT_PARTNER, Case, without_partner
-from membound.results.processes import Process, condensed, usable_processes
+from membound.results.process import Process, condensed, usable_processes
 from membound.results.ratios import process_medians, ratio_of
 from membound.results.roofline import device_class
 from membound.results.row import Row

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from membound.results.row import Row
+from membound.results.run_files import run_files
 from membound.results.stats import records, summarize
-from membound.results.store import load_rows, run_files
+from membound.results.store import load_rows
 
 INDEX = "index.json"
 

@@ -9,14 +9,33 @@ the interval is over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
 from membound.results.intervals import interval, ratio_interval
 from membound.results.spreads import Spread
-from membound.results.turns import FEWEST_CLEAN, StoredTurn
+from membound.results.turns import FEWEST_CLEAN
+
+
+class Played(Protocol):
+    """A turn: of a row, or what `turns.Rounds` keeps of one."""
+
+    @property
+    def round(self) -> int:
+        """Turns of one round followed each other directly."""
+        ...
+
+    @property
+    def time_s(self) -> float:
+        """Seconds a launch."""
+        ...
+
+    @property
+    def clean(self) -> bool:
+        """Known to be undisturbed."""
+        ...
 
 
 class Timed(Protocol):
@@ -38,7 +57,7 @@ class Timed(Protocol):
         ...
 
     @property
-    def turns(self) -> Sequence[StoredTurn]:
+    def turns(self) -> Collection[Played]:
         """Its turns; none where it took none."""
         ...
 
@@ -63,9 +82,15 @@ def ratio_of(a: Sequence[Timed], b: Sequence[Timed], common: Spread | None = Non
 
     `common` is how far the ratios of processes lie apart in other cases; it counts where both took turns.
     """
-    paired = round_ratios(a, b)
-    if paired:
-        return Ratio(median(paired), interval(paired, common), True, len(paired))
+    return ratio_from(round_ratios(a, b), a, b, common)
+
+
+def ratio_from(
+    rounds: Sequence[float], a: Sequence[Timed], b: Sequence[Timed], common: Spread | None = None
+) -> Ratio:
+    """The same where `round_ratios` of both is known."""
+    if rounds:
+        return Ratio(median(rounds), interval(rounds, common), True, len(rounds))
     left, right = process_medians(a), process_medians(b)
     value = median(right) / median(left)
     return Ratio(value, ratio_interval(right, left), False, min(len(left), len(right)))
@@ -83,7 +108,7 @@ def round_ratios(a: Sequence[Timed], b: Sequence[Timed]) -> list[float]:
     return [median(rounds) for left, right in pairs if (rounds := _rounds(left.turns, right.turns))]
 
 
-def _rounds(a: Sequence[StoredTurn], b: Sequence[StoredTurn]) -> list[float]:
+def _rounds(a: Collection[Played], b: Collection[Played]) -> list[float]:
     """Ratios of the rounds that were undisturbed on both sides; of all, where those are too few."""
     left = {turn.round: turn for turn in a}
     pairs = [(left[turn.round], turn) for turn in b if turn.round in left]
@@ -93,4 +118,5 @@ def _rounds(a: Sequence[StoredTurn], b: Sequence[StoredTurn]) -> list[float]:
 
 def process_medians(rows: Sequence[Timed]) -> list[float]:
     """The median time of each process, seconds a launch; rows without times are left out."""
-    return [float(median(row.times_s)) for row in rows if row.times_s]
+    known = (row.times_s for row in rows)
+    return [float(times[0]) if len(times) == 1 else float(median(times)) for times in known if times]

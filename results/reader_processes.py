@@ -1,42 +1,44 @@
 """Two processes that read the parts of a large row file in turn, and hand over what a comparison needs of them.
 
->>> for some in lists_of_parts(path, turns=False, parts=[(0, 8 << 20), (8 << 20, 16 << 20)]):
-...     print(len(some))
+>>> for some in columns_of_parts(path, turns=False, parts=[(0, 8 << 20), (8 << 20, 16 << 20)]):
+...     print(len(some.replicates))
 
 They are interpreters of their own, started by a command: multiprocessing would start the user's script again, which may
-not be made for that. The lists come back pickled, through pipes, in the order of the parts.
+not be made for that. The columns come back pickled, through pipes, in the order of the parts.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from membound.errors import MemboundError
-from membound.results.store import StoreError
+from membound.results.process_columns import Columns
+from membound.results.run_files import StoreError
 
 READERS = 2
 """More cores are not asked for: one process waits for what two hand over."""
 CODE = (
     "import json, sys; path, turns, parts, sys.path[:] = json.loads(sys.stdin.readline()); "
-    "from membound.results.processes import list_of_part; from membound.results.reader_processes import hand_over; "
-    "hand_over(list_of_part, path, turns, parts)"
+    "from membound.results.processes import columns_of_part; from membound.results.reader_processes import hand_over; "
+    "hand_over(columns_of_part, path, turns, parts)"
 )
 
 
-def lists_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> Iterator[list[Any]]:
-    """The processes (processes.py) that the lines of each part hold, in order. Raises what a reader raised, and StoreError if one ended early."""
+def columns_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> Iterator[Columns]:
+    """The processes that the lines of each part hold, in order. Raises what a reader raised, and StoreError if one ended early."""
     readers = [_started(path, turns, parts[number::READERS]) for number in range(min(READERS, len(parts)))]
     try:
         for number in range(len(parts)):
             reader = readers[number % READERS]
             try:
-                found = pickle.load(cast(IO[bytes], reader.stdout))
+                found: Columns | MemboundError = pickle.load(cast(IO[bytes], reader.stdout))
             except (EOFError, pickle.UnpicklingError):
                 raise StoreError(
                     f"{path} cannot be read: a reading process ended ({reader.wait()})"
@@ -59,12 +61,13 @@ def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> subpr
 
 
 def hand_over(
-    read: Callable[[Path, bool, tuple[int, int]], list[Any]],
+    read: Callable[[Path, bool, tuple[int, int]], Columns],
     path: str,
     turns: bool,
     parts: Sequence[tuple[int, int]],
 ) -> None:
-    """What a reader does: a pickled list for each part, or the error that ended it."""
+    """What a reader does: pickled columns for each part, or the error that ended it."""
+    gc.disable()  # nothing of a reader goes in circles, and a collection would walk through all of it
     for start, end in parts:
         try:
             found: object = read(Path(path), turns, (start, end))

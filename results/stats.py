@@ -25,7 +25,7 @@ import pandas as pd
 
 from membound.results.frame import frame
 from membound.results.intervals import interval
-from membound.results.ratios import Ratio, process_medians, ratio_of, round_ratios
+from membound.results.ratios import Ratio, process_medians, ratio_from, ratio_of, round_ratios
 from membound.results.roofline import Limits, limits_of
 from membound.results.row import SUMMARY, Row
 from membound.results.shares import Shares, middle, shares_of
@@ -143,16 +143,15 @@ def _ratios_to_fastest(groups: Sequence[list[Row]], lines: Sequence[dict[str, An
     fastest: dict[int, int] = {}
     for members in works.values():
         fastest |= dict.fromkeys(members, _fastest({index: used[index] for index in members}))
-    spreads = _by_run(
-        (lines[index]["run_id"], round_ratios(used[first], used[index]))
-        for index, first in fastest.items()
-        if index != first
-    )
+    rounds = {
+        index: round_ratios(used[first], used[index]) for index, first in fastest.items() if index != first
+    }
+    spreads = _by_run((lines[index]["run_id"], found) for index, found in rounds.items())
     for index, first in fastest.items():
         ratios[index] = (
             Ratio(1.0, None, True, len(used[index]))
             if index == first
-            else ratio_of(used[first], used[index], spreads[lines[index]["run_id"]])
+            else ratio_from(rounds[index], used[first], used[index], spreads[lines[index]["run_id"]])
         )
     return ratios
 

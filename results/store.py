@@ -25,21 +25,16 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar, cast
-from zlib import crc32
 
-from membound.errors import MemboundError
+from membound.results.checksum import sealed, unsealed
 from membound.results.file_kinds import FOREIGN, OWN, kind_of
 from membound.results.file_kinds import PARTIAL as PARTIAL
 from membound.results.file_kinds import SUFFIX as SUFFIX
 from membound.results.row import Row, RowError
+from membound.results.run_files import StoreError as StoreError
+from membound.results.run_files import files_of
 
-CLAIM_PREFIX = "claim-"
-"""The start of the names of `membound claim`'s files in the same folders. They do not hold only rows; claim/file.py reads them."""
-
-KERNELS = ("/proc", "/sys")
-"""Folders whose files are made by the kernel when they are asked for: without end, and none of them a row file."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-SEAL = re.compile(rb',"checksum":"([0-9a-f]{8})"\}\s*$')
 
 Parsed = TypeVar("Parsed")
 
@@ -50,10 +45,6 @@ class Line(Protocol):
     def to_json(self) -> str:
         """One line of JSON without its end."""
         ...
-
-
-class StoreError(MemboundError, OSError):
-    """A row file or its folder cannot be read or written. The message is one line with its name and the cause."""
 
 
 def new_run_id(cpu: str, now: datetime | None = None) -> str:
@@ -206,54 +197,6 @@ def warn_of_copies(file: Path, copies: int, also: bool) -> None:
         )
 
 
-def files_of(path: Path) -> list[Path]:
-    """The file, or those of a folder and its folders in order of name. Raises StoreError if it is none that can be read."""
-    try:
-        is_folder, is_there = path.is_dir(), path.exists()
-    except OSError as error:
-        raise StoreError(f"no such run: {path}: {error.strerror}") from None
-    if is_folder:
-        return run_files(path)
-    if not is_there:
-        raise StoreError(f"no such run: {path}{', a link to nothing' if path.is_symlink() else ''}")
-    if not path.is_file():
-        raise StoreError(f"{path} is no file that could hold rows")
-    return [path]
-
-
-def run_files(folder: Path) -> list[Path]:
-    """The runs below a folder in order of name, those that were cut short too, without claims. Raises StoreError."""
-    return sorted(p for p in regular(files_below(folder)) if not p.name.startswith(CLAIM_PREFIX))
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """What has the name of a row file or a claim file below a folder; links to folders are not followed.
-
-    The kernel's own trees are passed by, and folders that cannot be read, with a warning each. Raises StoreError if the
-    folder lies in one of those trees.
-    """
-    if any(Path(os.path.realpath(folder)).is_relative_to(tree) for tree in KERNELS):
-        raise StoreError(f"{folder} is the kernel's and holds no runs")
-
-    def refused(error: OSError) -> None:
-        warnings.warn(f"{error.filename} is passed by: {error.strerror}", stacklevel=2)
-
-    for place, folders, files in os.walk(folder, onerror=refused):
-        for name in [name for name in folders if os.path.realpath(os.path.join(place, name)) in KERNELS]:
-            folders.remove(name)
-            warnings.warn(f"{os.path.join(place, name)} is passed by: it is the kernel's", stacklevel=2)
-        yield from (Path(place, name) for name in files if name.endswith((SUFFIX, SUFFIX + PARTIAL)))
-
-
-def regular(paths: Iterable[Path]) -> Iterator[Path]:
-    """Those that are files; the others (links to nothing, pipes, devices) are passed by, with a warning."""
-    for path in paths:
-        if path.is_file():
-            yield path
-        elif not path.is_dir():
-            warnings.warn(f"{path} is passed by: it is no file that could be read", stacklevel=2)
-
-
 def _rows(path: Path) -> Iterator[Row]:
     """The rows of a file in whatever format it has. Importers load pandas, so they are imported where one is needed."""
     try:
@@ -288,25 +231,6 @@ def parsed_lines(path: Path, parse: Callable[[str], Parsed], malformed: type[Val
                 yield parse(unsealed(line).decode())
             except ValueError as error:
                 raise malformed(f"{path}, line {number}: {error}") from None
-
-
-def sealed(line: bytes) -> bytes:
-    """A line of JSON, an object, with the CRC-32 of what it was as its last entry."""
-    return b'%s,"checksum":"%08x"}' % (line[:-1], crc32(line))
-
-
-def unsealed(line: bytes) -> bytes:
-    """The line as it was before; one of an older membound, without a checksum, as it is.
-
-    Raises ValueError if a character has changed since it was written.
-    """
-    found = SEAL.search(line)
-    if found is None:
-        return line
-    content = line[: found.start()] + b"}"
-    if b"%08x" % crc32(content) != found[1]:
-        raise ValueError("it has changed since it was written (its checksum does not fit)")
-    return content
 
 
 def _is_whole(line: bytes) -> bool:

@@ -9,15 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from membound.results.folders import DEFAULT_OUT, PUBLISHED
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, PARTIAL, SUFFIX, StoreError, load_rows, regular, run_files
-
-PUBLISHED = "published"
-"""What runs are called that ship with the package: ``published``, or ``published/`` and the start of a name."""
-DEFAULT_OUT = Path("results/runs")
-"""The folder for runs unless another is named, under the current folder."""
-GATES, NOISE = Path("results/gates"), Path("results/noise")
-"""The same for the rows of `membound gate`, and for those of `membound noise`."""
+from membound.results.run_files import CLAIM_PREFIX, StoreError, regular, run_files
+from membound.results.store import PARTIAL, SUFFIX, load_rows
 
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:

@@ -11,10 +11,11 @@ backends and not of the minutes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from membound.results.fields import wrong_field
 
@@ -57,7 +58,7 @@ class StoredTurn:
     @property
     def clean(self) -> bool:
         """Known to be undisturbed."""
-        return self.disturbance is not None and self.disturbance <= DISTURBED
+        return is_clean(self.disturbance)
 
     def ceiling(self, name: str) -> float | None:
         """That ceiling at the moment of the burst; None where it did not play."""
@@ -102,15 +103,64 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+class RoundTime(NamedTuple):
+    """What a comparison needs of a turn."""
+
+    round: int
+    time_s: float
+    clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds(Sequence[RoundTime]):
+    """The turns of a process in a twentieth of the memory, for comparisons of many."""
+
+    numbers: array[int] = field(default_factory=lambda: array("l"))
+    times_s: array[float] = field(default_factory=lambda: array("d"))
+    clean: bytes = b""
+
+    @classmethod
+    def of(cls, turns: Sequence[StoredTurn]) -> Self:
+        """Those of stored turns."""
+        return cls.of_times((turn.round, turn.time_s, turn.disturbance) for turn in turns)
+
+    @classmethod
+    def of_times(cls, turns: Iterable[tuple[int, float, float | None]]) -> Self:
+        """Of (round, seconds, disturbance)."""
+        numbers, times_s, disturbances = zip(*turns, strict=True) if (turns := list(turns)) else ((), (), ())
+        return cls(array("l", numbers), array("d", times_s), bytes(map(is_clean, disturbances)))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return RoundTime(self.numbers[index], self.times_s[index], bool(self.clean[index]))
+
+
+NO_ROUNDS = Rounds()
+"""Of a process whose turns were not asked for."""
+
+
+def is_clean(disturbance: float | None) -> bool:
+    """Known to be undisturbed."""
+    return disturbance is not None and disturbance <= DISTURBED
+
+
 def usable(turns: Sequence[StoredTurn]) -> list[StoredTurn]:
-    """The clean turns; with fewer than three of them, the least disturbed third (at least 3); all if nobody can tell."""
-    clean = [turn for turn in turns if turn.clean]
+    """The turns that count, as `usable_numbers` has it."""
+    return [turns[number] for number in usable_numbers([turn.disturbance for turn in turns])]
+
+
+def usable_numbers(disturbances: Sequence[float | None]) -> Sequence[int]:
+    """Which turns count, from 0: the clean ones; with fewer than three of them, the least disturbed third (at least 3); all if nobody can tell."""
+    clean = [number for number, one in enumerate(disturbances) if is_clean(one)]
     if len(clean) >= FEWEST_CLEAN:
         return clean
-    if all(turn.disturbance is None for turn in turns):
-        return list(turns)
-    ranked = sorted(turns, key=lambda turn: inf if turn.disturbance is None else turn.disturbance)
-    return ranked[: max(FEWEST_CLEAN, len(ranked) // 3)]
+    every = range(len(disturbances))
+    if all(one is None for one in disturbances):
+        return every
+    known = [inf if one is None else one for one in disturbances]
+    return sorted(every, key=known.__getitem__)[: max(FEWEST_CLEAN, len(every) // 3)]
 
 
 def grade_of(turns: Sequence[StoredTurn]) -> tuple[str, list[str]]:

@@ -19,7 +19,8 @@ from membound.bench.claim.budget import CellClock
 from membound.bench.claim.observe import AboutArm, unobserved
 from membound.bench.claim.plan import ClaimPlan, ExperimentCell
 from membound.bench.claim.scene import Scene, scene_of
-from membound.bench.machine.fingerprint import HARNESS_PACKAGES, fingerprint, package_versions
+from membound.bench.machine.commit import versions_of
+from membound.bench.machine.fingerprint import HARNESS_PACKAGES, fingerprint
 from membound.bench.measure.contestant import (
     BROKEN,
     BackendProcess,
@@ -90,7 +91,7 @@ class Claiming:
             plan.command,
             plan.rigor,
             list(plan.experiments),
-            package_versions(HARNESS_PACKAGES),
+            versions_of(HARNESS_PACKAGES),
         )
 
     # What is kept

@@ -15,7 +15,8 @@ from membound.results.report.cases import cases_of
 from membound.results.report.markdown import replaced
 from membound.results.report.published import published_markdown
 from membound.results.report.shares_chart import run_shares
-from membound.results.store import load_rows, run_files
+from membound.results.run_files import run_files
+from membound.results.store import load_rows
 
 MARKS = "published"
 """The generated part of the page is between ``<!-- published -->`` and ``<!-- /published -->``."""

@@ -21,7 +21,7 @@ from membound.bench.commands.options import (
     print_json,
     print_text,
 )
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 Html = Annotated[
     Path | None,

@@ -30,8 +30,8 @@ from membound.bench.commands.predict import (
     knowledge,
     options_of,
 )
+from membound.results.folders import DEFAULT_OUT
 from membound.results.predict.capacity import MEMORY_SHARE
-from membound.results.stored_runs import DEFAULT_OUT
 from membound.results.views.columns import wrapped
 
 if TYPE_CHECKING:

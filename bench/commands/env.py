@@ -16,7 +16,7 @@ from membound.bench.commands.options import Debug, Json, print_json, print_text
 if TYPE_CHECKING:
     from membound.bench.environments.build import State
 
-app = typer.Typer(cls=Group, rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None, add_completion=False)
 
 
 @app.callback()

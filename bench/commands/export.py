@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import Debug, Json, Out, RunName, print_json, print_text
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 
 def export(

@@ -6,8 +6,6 @@ membound gate --base-command "./old --benchmark-json {out}" --head-command "./ne
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +26,7 @@ from membound.bench.commands.options import (
     print_text,
     share,
 )
-from membound.results.stored_runs import GATES, NOISE
+from membound.results.folders import GATES, NOISE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,9 +112,6 @@ def gate(
     Exit status 0: fine; 1: regressed; 2: cannot tell or not comparable. `membound noise` teaches it this machine.
     """
     from membound.bench.gate import session
-    from membound.bench.gate.source import pace_of
-    from membound.bench.planning.choice import check_threads, split, split_works
-    from membound.bench.planning.plan import Options
     from membound.results.gate import Rule
     from membound.results.views.gate import gate_markdown, gate_record, gate_view
 
@@ -126,19 +121,8 @@ def gate(
     if markdown is not None and not to_stdout:
         session.check_file(markdown)
     talk = console(stderr=as_json or to_stdout)
-    request = session.Request(
-        split_works(works or ()),
-        split(backends or ()),
-        Options(
-            threads=check_threads(threads),
-            seed=seed,
-            pace=pace_of(rounds),
-            out=out,
-            command=shlex.join(["membound", *sys.argv[1:]]),
-        ),
-        Rule(effect, unseen, pairs),
-        noise,
-    )
+    rule = Rule(effect, unseen, pairs)
+    request = session.request_of(works, backends, threads, seed, rounds, rule, out, noise)
     progress = console(stderr=True)
     if selftest:
         _refuse_more(base, head, base_command, head_command)

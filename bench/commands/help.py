@@ -18,6 +18,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from membound.bench.commands.plain_values import read_plainly
+
 
 class Command(TyperCommand):
     """A command whose help describes each argument and option."""
@@ -25,6 +27,12 @@ class Command(TyperCommand):
     def __init__(self, name: str | None, **more: Any) -> None:
         super().__init__(name, **more)
         self.help = self.help or _docstring(self.callback)
+        for parameter in self.params:
+            read_plainly(parameter)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, which has no value as a rule."""
+        return _with_plain_values(super().get_help_option(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of arguments and options."""
@@ -37,6 +45,12 @@ class Group(TyperGroup):
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
         self.help = self.help or _docstring(self.callback)
+        for parameter in self.params:
+            read_plainly(parameter)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, which has no value as a rule."""
+        return _with_plain_values(super().get_help_option(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Show the help if no command is named, and end with exit status 2."""
@@ -50,6 +64,12 @@ class Group(TyperGroup):
         _write_parameters(self.get_params(ctx), ctx, formatter)
         with formatter.section("Commands"):
             formatter.write_dl([(name, _first(command)) for name, command in self.commands.items()])
+
+
+def _with_plain_values(parameter: Any) -> Any:
+    if parameter is not None:
+        read_plainly(parameter)
+    return parameter
 
 
 def _write_parameters(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from membound.bench.commands.options import Debug, Json, Out, print_json, print_text
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 
 def import_(

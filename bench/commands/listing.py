@@ -6,7 +6,7 @@ membound list --json
 from __future__ import annotations
 
 from membound.bench.commands.options import Debug, Json, Out, Pythons, console, print_json
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 
 def list_(

@@ -25,7 +25,7 @@ from membound.bench.commands.options import (
     number_within,
     print_json,
 )
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 
 def load(

@@ -5,8 +5,6 @@ membound noise linear:n=4096,k=4096,weight=int8 --backends numba
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +22,7 @@ from membound.bench.commands.options import (
     folder,
     print_json,
 )
-from membound.results.stored_runs import NOISE
+from membound.results.folders import NOISE
 
 
 def noise(
@@ -50,28 +48,13 @@ def noise(
 
     The rows are stored, and `membound gate` uses all of this machine. Repeat it at other hours: noise differs.
     """
-    from membound.bench.gate.session import Request, learn_noise
-    from membound.bench.gate.source import pace_of
-    from membound.bench.planning.choice import check_threads, split, split_works
-    from membound.bench.planning.plan import Options
+    from membound.bench.gate.session import learn_noise, request_of
     from membound.results.gate import EFFECT, Rule
     from membound.results.views.gate import noise_records, noise_view
 
     if command and (works or backends):
         raise typer.BadParameter("--command measures what it chooses: leave out works and backends")
-    request = Request(
-        split_works(works or ()),
-        split(backends or ()),
-        Options(
-            threads=check_threads(threads),
-            seed=seed,
-            pace=pace_of(rounds),
-            out=out,
-            command=shlex.join(["membound", *sys.argv[1:]]),
-        ),
-        Rule(pairs=pairs),
-        out,
-    )
+    request = request_of(works, backends, threads, seed, rounds, Rule(pairs=pairs), out, noise=out)
     path, learnt = learn_noise(command, request, console(stderr=True))
     talk = console(stderr=as_json)
     if as_json:

@@ -33,7 +33,7 @@ from membound.bench.commands.cost import (
 from membound.bench.commands.hardware import Hardware
 from membound.bench.commands.options import Debug, Json, Out, number_within, print_json, print_text
 from membound.bench.commands.predict import On, Rows, above_zero, knowledge, names_of
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from membound.bench.planning.answers import Ask

@@ -13,8 +13,8 @@ import typer
 
 from membound.bench.commands.hardware import Hardware
 from membound.bench.commands.options import Debug, Json, Out, number_within, print_json, print_text
+from membound.results.folders import DEFAULT_OUT
 from membound.results.predict.capacity import MEMORY_SHARE
-from membound.results.stored_runs import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from membound.results.predict.catalogue import Catalogue

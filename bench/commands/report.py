@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from membound.bench.commands.options import Debug, Json, Out, console, print_json, print_text
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from membound.results.report.whole import Report

@@ -22,7 +22,7 @@ from membound.bench.commands.options import (
     print_json,
     print_text,
 )
-from membound.results.stored_runs import DEFAULT_OUT, PUBLISHED
+from membound.results.folders import DEFAULT_OUT, PUBLISHED
 
 
 def show(

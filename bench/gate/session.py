@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from membound.bench.gate.alternate import SideCommand
 from membound.bench.gate.gating import gated, judged_files, known_noise
-from membound.bench.gate.source import Commands, Source, Turns, whole_runs
+from membound.bench.gate.source import Commands, Source, Turns, pace_of, whole_runs
 from membound.bench.gate.trees import (
     GateError,
     Tree,
@@ -28,6 +29,7 @@ from membound.bench.gate.trees import (
     working_tree,
     write_script,
 )
+from membound.bench.planning.choice import check_threads, split, split_works
 from membound.bench.planning.plan import Options
 from membound.bench.protocol.messages import PROTOCOL
 from membound.bench.run.progress import Reporter, progress_on
@@ -47,6 +49,27 @@ class Request:
     options: Options
     rule: Rule
     noise: Path
+
+
+def request_of(
+    works: Sequence[str] | None,
+    backends: Sequence[str] | None,
+    threads: int | None,
+    seed: int,
+    rounds: int,
+    rule: Rule,
+    out: Path,
+    noise: Path,
+) -> Request:
+    """What `membound gate` and `membound noise` were asked, checked. Raises OptionError."""
+    options = Options(
+        threads=check_threads(threads),
+        seed=seed,
+        pace=pace_of(rounds),
+        out=out,
+        command=shlex.join(["membound", *sys.argv[1:]]),
+    )
+    return Request(split_works(works or ()), split(backends or ()), options, rule, noise)
 
 
 class Talk:

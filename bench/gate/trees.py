@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from membound.bench.machine.commit import VARIABLE as COMMIT_VARIABLE
 from membound.bench.worker import COUNTS
 from membound.errors import MemboundError
 from membound.kernels.cpu.kernel_cache import RUNTIMES, VARIABLE, cache_base, private_folder
@@ -106,7 +107,7 @@ def built(commit: Commit, folder: Path, extras: str | None, tell: Tell) -> Tree:
             tell(f"making an environment for {commit}")
             _extract(commit, root, home / "tree")
             _make_environment(home, extras, tell)
-            _write_interpreter(home)
+            _write_interpreter(home, commit)
             (home / MARKER).write_text(json.dumps(_checked(home, commit)), encoding="utf-8")
         (home / MARKER).touch()
     _drop_old(home.parent)
@@ -131,7 +132,8 @@ def write_script(path: Path, text: str) -> Path:
 
 def _key(commit: Commit, extras: str | None) -> str:
     """The commit, and what the environment is made from."""
-    parts = [commit.hash, sys.executable, sys.version, str(extras), CHECK, COUNTS, *_site_folders()]
+    made = (CHECK, COUNTS, COMMIT_VARIABLE)
+    parts = [commit.hash, sys.executable, sys.version, str(extras), *made, *_site_folders()]
     return f"{commit.hash[:12]}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
@@ -195,12 +197,12 @@ def _version_file(tree: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in known if path.is_file())
 
 
-def _write_interpreter(home: Path) -> None:
+def _write_interpreter(home: Path, commit: Commit) -> None:
     """Caches of compiled code apart from everybody else's, and no path of this process."""
     caches = {VARIABLE: str(private_folder(home / "cache"))}
     caches |= {name: str(private_folder(home / "cache" / folder)) for name, folder in RUNTIMES.items()}
     python = str(home / "environment/bin/python")
-    variables = {COUNTS: "1"} | caches
+    variables = {COUNTS: "1", COMMIT_VARIABLE: commit.hash} | caches
     write_script(home / INTERPRETER, interpreter_script(python, variables, ("PYTHONPATH", "PYTHONHOME")))
 
 

@@ -27,8 +27,9 @@ from membound.bench.claim.arms import Arm, named
 from membound.bench.claim.co_runners import CoRunners
 from membound.bench.claim.offers import offered, refusal
 from membound.bench.claim.timed_arm import TimedArm, slots_of_arms
+from membound.bench.machine.commit import versions_of
 from membound.bench.machine.counters import device_delta, open_counters
-from membound.bench.machine.fingerprint import HARNESS_PACKAGES, package_versions
+from membound.bench.machine.fingerprint import HARNESS_PACKAGES
 from membound.bench.machine.reading import Counters, Reading
 from membound.bench.machine.telemetry import Snapshot, delta, snapshot
 from membound.bench.measure.closing import closed
@@ -38,6 +39,7 @@ from membound.bench.measure.devices import try_devices
 from membound.bench.measure.failures import failure_of, said
 from membound.bench.measure.figures import device_fields, plain, settings, stored_bytes
 from membound.bench.measure.gated import NOT_GATED, Gated
+from membound.bench.measure.no_collections import no_collections
 from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
 from membound.errors import Unsupported
@@ -144,7 +146,7 @@ class Station:
             facts = open_counters(device.accelerator).facts() if told["accelerator"] is not None else {}
         finally:
             closed(backend)
-        versions = package_versions(HARNESS_PACKAGES) | told["versions"]
+        versions = versions_of(HARNESS_PACKAGES) | told["versions"]
         return m.Opened(told["name"], versions, (told["accelerator"] or {}) | facts, told["memory_ceiling"])
 
     def measure_backend(self, command: m.MeasureBackend) -> m.Ceilings:
@@ -240,14 +242,10 @@ class Station:
         one.cold.passed_bytes += command.passed_bytes
         if seat.before is None:
             seat.before, seat.device_before = snapshot(), seat.counters.read()
-        passed, enabled = one.cold.passed_bytes, gc.isenabled()
-        gc.disable()
-        try:
+        passed = one.cold.passed_bytes
+        with no_collections():
             dispatch_s = time.perf_counter() - arrived
             turn, launches, device_s, telemetry = self._taken(seat, command)
-        finally:
-            if enabled:
-                gc.enable()
         return m.Turned(
             time_s=turn.time_s / launches,
             launches=launches,

@@ -17,17 +17,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import membound
 from membound.backends.api import Device, Tokens
-from membound.bench.machine.fingerprint import (
-    HARNESS_PACKAGES,
-    available_memory_bytes,
-    fingerprint,
-    package_versions,
-)
+from membound.bench.machine.commit import versions_of
+from membound.bench.machine.fingerprint import HARNESS_PACKAGES, available_memory_bytes, fingerprint
 from membound.bench.machine.telemetry import delta, snapshot
 from membound.bench.machine.validity import grade_turns
 from membound.bench.measure.ceiling_process import CeilingProcess
@@ -35,6 +33,7 @@ from membound.bench.measure.check import check_output
 from membound.bench.measure.cold_backend import MAX_LAUNCHES
 from membound.bench.measure.cold_memory import cache_and_room
 from membound.bench.measure.failures import WrongAnswerError
+from membound.bench.measure.no_collections import no_collections
 from membound.bench.measure.turns import BURST_S
 from membound.bench.planning.plan import DUEL_ROUNDS, ROTATION_SHARE
 from membound.bench.planning.suites import check_memory, check_weights
@@ -130,6 +129,8 @@ class BandwidthBenchmark:
     name: str
     config: Any
     """Of pytest."""
+    source: Path = Path(membound.__file__)
+    """The file of the test, whose commit the row names."""
 
     @property
     def threads(self) -> int:
@@ -250,7 +251,7 @@ class BandwidthBenchmark:
             traffic=declared.traffic,
             tolerance=reference.tolerance(declared.inputs.work) if declared.inputs else None,
             machine=self.table.machine,
-            versions=package_versions(PACKAGES) | device.versions,
+            versions=versions_of(PACKAGES, self.source) | device.versions,
             command=self.table.command,
         )
 
@@ -260,10 +261,8 @@ class BandwidthBenchmark:
         for _ in rotation.sets:
             row.warmup_s += between.warm_up(0.0)
         launches = max(1, min(round(BURST_S / min(row.warmup_s)), len(rotation.sets) - 1, MAX_LAUNCHES))
-        enabled = gc.isenabled()
         gc.collect()
-        gc.disable()
-        try:
+        with no_collections():
             before = snapshot()
             result = self.benchmark.pedantic(
                 rotation.launch,
@@ -273,9 +272,6 @@ class BandwidthBenchmark:
                 teardown=between,
             )
             row.telemetry = delta(before, snapshot())
-        finally:
-            if enabled:
-                gc.enable()
         times = list(self.benchmark.stats.stats.data)
         row.launches, turns = self.benchmark.stats.iterations, between.turns(times, launches)
         if between.ceilings is not None:

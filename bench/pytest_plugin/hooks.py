@@ -57,7 +57,8 @@ if find_spec("pytest_benchmark"):
         """Time any callable cold and compare it with this machine's measured ceilings."""
         from membound.bench.pytest_plugin.fixture import BandwidthBenchmark
 
-        return BandwidthBenchmark(benchmark, _table(request.config), _name(request), request.config)
+        table, config = _table(request.config), request.config
+        return BandwidthBenchmark(benchmark, table, _name(request), config, request.path)
 
 else:
 

@@ -13,7 +13,8 @@ from membound.bench.claim.report import load_reports
 from membound.results.claim.file import claim_files
 from membound.results.report.text import ClaimReport
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, StoreError, load_rows, run_files
+from membound.results.run_files import CLAIM_PREFIX, run_files
+from membound.results.store import StoreError, load_rows
 from membound.results.stored_runs import find_run
 
 MARK = b'{"kind":"meta"'

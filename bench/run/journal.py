@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
+from membound.results.checksum import sealed
 from membound.results.fields import read_json, wrong_field
 from membound.results.row import RowError
-from membound.results.store import StoreError, parsed_lines, sealed
+from membound.results.store import StoreError, parsed_lines
 from membound.results.turns import StoredTurn
 
 JOURNAL = ".turns"

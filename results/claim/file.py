@@ -22,14 +22,8 @@ from pathlib import Path
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
 from membound.results.fields import read_json
 from membound.results.row import Row
-from membound.results.store import (
-    CLAIM_PREFIX,
-    StoreError,
-    files_below,
-    new_run_path,
-    parsed_lines,
-    regular,
-)
+from membound.results.run_files import CLAIM_PREFIX, files_below, regular
+from membound.results.store import StoreError, new_run_path, parsed_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from membound.errors import MemboundError
+from membound.results.checksum import sealed
 from membound.results.exchange import csv_file, dashboards, junit, llm_d_report, openmetrics, parquet, sqlite
 from membound.results.exchange.whole_file import whole_file
 from membound.results.row import Row
-from membound.results.store import sealed
 from membound.results.views.markdown import run_markdown
 
 

@@ -51,11 +51,14 @@ def rows_from(path: Path) -> list[Row]:
     return [_row(path, cells) for batch in batches(path) for cells in batch.to_pylist()]
 
 
-def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """Record batches of pyarrow with the columns that are asked for, or all. Raises as `rows_from`."""
+def batches(path: Path, columns: Sequence[str] | None = None, alike: Sequence[str] = ()) -> Iterator[Any]:
+    """Record batches of pyarrow with the columns that are asked for, or all. Raises as `rows_from`.
+
+    Texts of columns that are `alike` in many rows come with a dictionary, each once.
+    """
     pa, pq = _pyarrow()
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, read_dictionary=[name for name in alike if COLUMNS[name] is str]) as file:
             if missing := {"run_id", "kind", "backend", "work", "status", "schema_version"} - set(
                 file.schema_arrow.names
             ):

@@ -29,6 +29,9 @@ FIGURES = (
 )
 """The columns of the summary that ``extra_info`` has as separate keys, for readers of the file."""
 
+UNVERSIONED = "unversioned"
+"""The commit's id where pytest-benchmark found no repository."""
+
 PAIRS = (("min", "max"), ("q1", "q3"))
 """Numbers around the median that files have instead of raw samples; a pair leaves the median what it is."""
 
@@ -140,5 +143,15 @@ def _case(path: Path, content: Mapping[str, Any], found: Any, where: str) -> Row
         "samples_s": samples,
         "config": note,
         "machine": {"cpu": processor} if processor else {},
+        "versions": _commit(content),
     }
     return _row(stored)  # what a foreign file holds is checked as a stored row is
+
+
+def _commit(content: Mapping[str, Any]) -> dict[str, str]:
+    """The commit that was measured, where pytest-benchmark found a repository. Raises RowError."""
+    info = _object(content, "commit_info", "the file")
+    commit = _text(info, "id")
+    if commit in ("", UNVERSIONED):
+        return {}
+    return {"commit": f"{commit}{'-dirty' * bool(info.get('dirty'))}"}

@@ -50,12 +50,13 @@ def fastest_of(shown: Sequence[ShownCase]) -> list[ShownCase]:
     best: dict[tuple[str, str], ShownCase] = {}
     for one in shown:
         key = (one.place.key, one.work)
-        if one.time_s is not None and (key not in best or _rank(one) < _rank(best[key])):
+        if one.time_s is not None and (key not in best or rank_of(one) < rank_of(best[key])):
             best[key] = one
     return list(best.values())
 
 
-def _rank(one: ShownCase) -> tuple[float, float]:
+def rank_of(one: ShownCase) -> tuple[float, float]:
+    """What cases of a work are ordered by, the fastest first: by rounds where they took turns, else by their times."""
     return float(one.line["ratio_to_fastest"] or 1.0), one.time_s or 0.0
 
 
@@ -64,7 +65,7 @@ def _answer(place: Place, here: list[ShownCase], shown: Sequence[ShownCase], row
     lines = [one.line for one in winners]
     near, bound = how_near(lines) if any(line["of_bound"] is not None for line in lines) else (NO_SHARES, "")
     following: dict[str, ShownCase] = {}
-    for one in sorted(here, key=_rank):
+    for one in sorted(here, key=rank_of):
         if one not in winners:
             following.setdefault(one.work, one)
     runs = {one.line["run_id"] for one in here}

@@ -14,6 +14,7 @@ from membound.results.frame import frame
 from membound.results.report.cases import Place, ShownCase, marked
 from membound.results.report.change_points import FEWEST_RUNS, Change, change_points
 from membound.results.report.drawing import COLORS, WIDTH, Figure, look_of_marks, scale_of
+from membound.results.report.room import of_leading_backends
 from membound.results.wording import percent, short
 
 FAMILY = "History"
@@ -42,13 +43,13 @@ def history_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
         yield Figure("history", FAMILY, "", CAPTION, absent=why)
     ranked = sorted(repeated.items(), key=lambda pair: -_runs(pair[1]))
     for number, ((place, work), some) in enumerate(ranked[:MOST], 1):
-        found = changes_of(some)
+        drawn, left_out = of_leading_backends(some)
+        found = changes_of(drawn)
         title = f"{short(work)}, {place.label}"
-        yield Figure(
-            f"history-{number}", FAMILY, title, f"{CAPTION} {_words(some, found)}", _chart(alt, some, found)
-        )
+        caption = f"{CAPTION} {_words(drawn, found)}{left_out}"
+        yield Figure(f"history-{number}", FAMILY, title, caption, _chart(alt, drawn, found))
     if len(ranked) > MOST:
-        why = f"{len(ranked) - MOST} more works are left out here; a report of fewer works draws them"
+        why = f"{len(ranked) - MOST} more works; a report of fewer works draws them"
         yield Figure("history-more", FAMILY, "", CAPTION, absent=why)
 
 
@@ -81,8 +82,8 @@ def _words(shown: Sequence[ShownCase], found: Sequence[tuple[ShownCase, Change]]
 
 def label_of(one: ShownCase) -> str:
     """A run by its commit, if it names one, else by the time at which it began, else by its name."""
-    commit = one.versions.get("commit", "")[:9]
-    return commit or one.started_at[:16].replace("T", " ") or str(one.line["run_id"])
+    commit, dirty, _ = one.versions.get("commit", "").partition("-dirty")
+    return commit[:9] + dirty or one.started_at[:16].replace("T", " ") or str(one.line["run_id"])
 
 
 def _chart(alt: Any, shown: Sequence[ShownCase], found: Sequence[tuple[ShownCase, Change]]) -> Any:

@@ -14,6 +14,7 @@ from membound.results.frame import frame
 from membound.results.report.answer import fastest_of
 from membound.results.report.cases import Place, ShownCase, latest, marked
 from membound.results.report.drawing import WIDTH, Figure, look_of_marks, ticks
+from membound.results.report.room import places_with_room
 from membound.results.wording import short
 
 FAMILY = "Machines side by side"
@@ -29,8 +30,11 @@ CAPTION = (
 def machine_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
     """One chart of all places."""
     best: dict[str, dict[Place, ShownCase]] = {}
-    for one in fastest_of(latest(shown)):
-        best.setdefault(one.work, {})[one.place] = one
+    fastest = fastest_of(latest(shown))
+    places, more = places_with_room(fastest)
+    for one in fastest:
+        if one.place in places:
+            best.setdefault(one.work, {})[one.place] = one
     common = {work: some for work, some in best.items() if len(some) > 1}
     if not common:
         yield Figure("machines", FAMILY, "", CAPTION, absent="no work was measured on two machines")
@@ -50,6 +54,8 @@ def machine_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
     ]
     table = frame(lines, ["work", "machine", "time_ms", "validity", "tip"])
     yield Figure("machines", FAMILY, "", CAPTION + rest, _chart(alt, table))
+    if more:
+        yield Figure("machines-more", FAMILY, "", CAPTION, absent=more)
 
 
 def _chart(alt: Any, table: pd.DataFrame) -> Any:

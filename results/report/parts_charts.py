@@ -13,6 +13,7 @@ import pandas as pd
 from membound.results.frame import frame
 from membound.results.report.cases import Place, ShownCase, marked
 from membound.results.report.drawing import COLORS, WIDTH, Figure
+from membound.results.report.room import places_with_room
 from membound.results.wording import amount, duration, percent, short
 
 BYTES, TIME = "Where the bytes go", "Where the time goes"
@@ -55,8 +56,11 @@ def time_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
     if not known:
         why = "no case has a time and a measured ceiling of its device"
         yield Figure("time", TIME, "", TIME_CAPTION, absent=why)
-    for number, place in enumerate(dict.fromkeys(one.place for one in known), 1):
+    places, more = places_with_room(known)
+    for number, place in enumerate(places, 1):
         yield _time_figure(alt, f"time-{number}", place, [one for one in known if one.place == place])
+    if more:
+        yield Figure("time-more", TIME, "", TIME_CAPTION, absent=more)
 
 
 def _time_figure(alt: Any, name: str, place: Place, here: Sequence[ShownCase]) -> Figure:

@@ -17,6 +17,7 @@ from membound.results.frame import frame
 from membound.results.report.cases import Place, ShownCase, marked
 from membound.results.report.ceilings import Ceiling
 from membound.results.report.drawing import INK, WIDTH, Figure, look_of_marks, ticks
+from membound.results.report.room import places_with_room, with_room
 from membound.results.roofline import compute_ceilings
 from membound.results.wording import rate
 
@@ -39,7 +40,7 @@ def roofline_figures(
 ) -> Iterator[Figure]:
     """A chart for each place that has cases and a bandwidth."""
     placed = [one for one in shown if one.time_s and one.line["bytes"] and one.line["flops"]]
-    places = list(dict.fromkeys(one.place for one in placed))
+    places, more = places_with_room(placed)
     if not places:
         yield Figure("roofline", FAMILY, "", CAPTION, absent="no case has a time, bytes and FLOPs")
     for number, place in enumerate(places, 1):
@@ -49,7 +50,11 @@ def roofline_figures(
             why = "no read ceiling was measured on this device (membound run --ceilings)"
             yield Figure(f"roofline-{number}", FAMILY, place.label, CAPTION, absent=why)
             continue
-        yield Figure(f"roofline-{number}", FAMILY, place.label, CAPTION, _chart(alt, roofs, points_of(here)))
+        drawn, left_out = with_room(here)
+        chart = _chart(alt, roofs, points_of(drawn))
+        yield Figure(f"roofline-{number}", FAMILY, place.label, CAPTION + left_out, chart)
+    if more:
+        yield Figure("roofline-more", FAMILY, "", CAPTION, absent=more)
 
 
 def points_of(shown: Sequence[ShownCase]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from membound.results.report.drawing import (
     scale_of,
 )
 from membound.results.report.pictures import file_svg
+from membound.results.report.room import places_with_room, with_room
 from membound.spec_text import settings
 
 FAMILY = "Share of the machine's limit"
@@ -42,9 +43,13 @@ def share_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
     if not known:
         why = "no case has a time and a measured ceiling of its device (membound run --ceilings)"
         yield Figure("shares", FAMILY, "", CAPTION, absent=why)
-    for number, place in enumerate(dict.fromkeys(one.place for one in known), 1):
-        lines = [_line(one) for one in known if one.place == place]
-        yield Figure(f"shares-{number}", FAMILY, place.label, CAPTION, _chart(alt, frame(lines, COLUMNS)))
+    places, more = places_with_room(known)
+    for number, place in enumerate(places, 1):
+        drawn, left_out = with_room([one for one in known if one.place == place])
+        chart = _chart(alt, frame([_line(one) for one in drawn], COLUMNS))
+        yield Figure(f"shares-{number}", FAMILY, place.label, CAPTION + left_out, chart)
+    if more:
+        yield Figure("shares-more", FAMILY, "", CAPTION, absent=more)
 
 
 def format_of(work: str) -> str:

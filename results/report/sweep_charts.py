@@ -18,6 +18,7 @@ import pandas as pd
 from membound.results.frame import frame
 from membound.results.report.cases import ShownCase, marked
 from membound.results.report.drawing import COLORS, INK, LINE, WIDTH, Figure, look_of_marks, scale_of, ticks
+from membound.results.report.room import of_leading_backends
 from membound.results.wording import short
 from membound.spec_text import pieces, settings
 
@@ -51,7 +52,7 @@ def batch_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
             else f"The ceilings cross at batch {at:.3g}, the predicted knee: from there on arithmetic bounds."
         )
         chart = figure.chart if at is None else _with_knee(alt, figure.chart, at)
-        yield Figure(figure.name, BATCH, figure.title, f"{CAPTION} {words}", chart)
+        yield Figure(figure.name, BATCH, figure.title, f"{figure.caption} {words}", chart)
 
 
 def context_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
@@ -85,11 +86,13 @@ def _figures(
         yield Figure(name, family, "", CAPTION, absent=why), None
     ranked = sorted(swept.items(), key=lambda pair: -len(pair[1]))
     for number, ((place, rest), some) in enumerate(ranked[:MOST], 1):
-        table = frame([_line(at, one) for at, one in some], COLUMNS)
+        drawn, left_out = of_leading_backends([one for _, one in some])
+        kept = {one.key for one in drawn}
+        table = frame([_line(at, one) for at, one in some if one.key in kept], COLUMNS)
         title = f"{short(rest)}, {place.label}"
-        yield Figure(f"{name}-{number}", family, title, CAPTION, _chart(alt, table, name)), table
+        yield Figure(f"{name}-{number}", family, title, CAPTION + left_out, _chart(alt, table, name)), table
     if len(ranked) > MOST:
-        why = f"{len(ranked) - MOST} more works are left out here; a report of fewer runs draws them"
+        why = f"{len(ranked) - MOST} more works; a report of fewer runs draws them"
         yield Figure(f"{name}-more", family, "", CAPTION, absent=why), None
 
 

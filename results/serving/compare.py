@@ -11,6 +11,7 @@ next, so that an interval is over processes, never over requests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import pandas as pd
 from membound.results.compare import machine_of, refuse_other_machine
 from membound.results.intervals import ratio_interval
 from membound.results.row import Row
+from membound.results.run_files import files_of
 from membound.results.serving.point import Point
 from membound.results.serving.table import point_of_row
-from membound.results.store import files_of
 
 MARK = b'"kind":"serving"'
 COLUMNS = {
@@ -78,8 +79,10 @@ def holds_points(path: Path) -> bool:
 
 
 def _holds(file: Path) -> bool:
-    with file.open("rb") as lines:
-        return any(MARK in line for line in lines)
+    if not file.stat().st_size:
+        return False  # nothing can be mapped
+    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(MARK) >= 0
 
 
 def _by_work(rows: Iterable[Row]) -> dict[str, list[Row]]:

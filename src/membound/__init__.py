@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from membound.kernels.operations import SpecError
     from membound.results.compare import CompareError
     from membound.results.row import RowError
-    from membound.results.store import StoreError
+    from membound.results.run_files import StoreError
 
 
 __all__ = [
@@ -57,7 +57,7 @@ _HOMES = {
     "PlanError": "bench.planning.suites",
     "RowError": "results.row",
     "SpecError": "kernels.operations",
-    "StoreError": "results.store",
+    "StoreError": "results.run_files",
     "UnknownBackend": "backends.registry",
     "Unsupported": "errors",
     "compare": "bench.api",

@@ -41,7 +41,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── RowError                results.row: a row cannot be read
     ├── SloError                results.serving.slo: a service level cannot be read
     ├── SpecError               kernels.operations: a work's spec is malformed
-    ├── StoreError              results.store: a row file or its folder cannot be read or written
+    ├── StoreError              results.run_files: a row file or its folder cannot be read or written
     ├── UnknownBackend          backends.registry: no backend of that name
     ├── UnknownEngine           backends.serving: no engine of that name can be started
     ├── UnmetPlan               bench.planning.plans: nothing serves a demand within its limits

@@ -28,7 +28,7 @@ from membound.bench.planning.probe import Found
 from membound.bench.protocol.process import Worker
 from membound.bench.run import session
 from membound.errors import MemboundError
-from membound.results.stored_runs import DEFAULT_OUT
+from membound.results.folders import DEFAULT_OUT
 
 
 class Stopped(MemboundError):

@@ -11,7 +11,7 @@ from mutation import as_bytes, damaged, mutated, other_json, parsed
 from seeds import PARTS
 
 from membound.bench.run.stored_plan import plan_hash
-from membound.results.store import sealed, unsealed
+from membound.results.checksum import sealed, unsealed
 
 
 def other_folder(rng: Random, content: bytes) -> bytes:

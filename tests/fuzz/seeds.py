@@ -17,6 +17,7 @@ from typing import Any
 import benchmark_files
 from checkpoints import CONFIG, tensors_of
 from claims import whole_claim
+from report_rows import load_row, report_rows
 from rows import case, ceiling
 from rows import run_rows as fake_run
 from safetensors.numpy import save
@@ -31,7 +32,8 @@ from membound.kernels.models import get_model
 from membound.results.claim.experiments import FILE
 from membound.results.claim.file import load_claim
 from membound.results.row import Row
-from membound.results.store import CLAIM_PREFIX, load_rows
+from membound.results.run_files import CLAIM_PREFIX
+from membound.results.store import load_rows
 from membound.results.turns import StoredTurn
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -75,11 +77,24 @@ def rows() -> list[bytes]:
     return [row.to_json().encode() for row in (*found, *fake_run())]
 
 
+def runs_of_rows() -> list[bytes]:
+    """Whole row files."""
+    small = [(*run[:6], *[row for row in run[6:] if row.kind == "case"][:5]) for run in published_runs()]
+    return ["\n".join(row.to_json() for row in run).encode() for run in (*small, fake_run())]
+
+
 def runs() -> list[bytes]:
     """Whole row files, and one of pytest-benchmark."""
-    small = [(*run[:6], *[row for row in run[6:] if row.kind == "case"][:5]) for run in published_runs()]
-    files = ["\n".join(row.to_json() for row in run).encode() for run in (*small, fake_run())]
-    return files + benchmarks()
+    return runs_of_rows() + benchmarks()
+
+
+def pages() -> list[bytes]:
+    """Rows of every chart, hostile names among them, each with a point of load of a few requests."""
+    load = load_row()
+    load = replace(load, requests=load.requests[10:14])
+    runs = [rows[:9] for rows in (report_rows(evil=True), report_rows()[20:])]
+    files = ["\n".join(row.to_json() for row in (*run, load)).encode() for run in (*runs, [])]
+    return [*files, *runs_of_rows()]
 
 
 FOREIGN = Path(__file__).parents[1] / "results/exchange/files"

@@ -36,6 +36,7 @@ from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.resume import PLAN, check_resumable, find_cut, partial_of, remaining
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.work import SpecError, Step, parse
+from membound.results.checksum import sealed, unsealed
 from membound.results.claim.experiments import ExperimentsError, Register, load_experiments
 from membound.results.claim.file import load_claim
 from membound.results.claim.observation import ClaimMeta, Observation, ObservationError
@@ -54,10 +55,11 @@ from membound.results.report.curves import (
 from membound.results.report.markdown import claim_markdown
 from membound.results.report.page import page_html
 from membound.results.report.text import record
-from membound.results.report.whole import whole_report
+from membound.results.report.whole import whole_report, with_charts
+from membound.results.report.whole_markdown import report_markdown
 from membound.results.row import Row, RowError
 from membound.results.stats import records, summarize
-from membound.results.store import StoreError, load_rows, sealed, unsealed
+from membound.results.store import StoreError, load_rows
 from membound.results.views.comparison import comparison_markdown, comparison_view
 from membound.results.views.markdown import run_markdown
 from membound.results.views.table import run_view
@@ -180,6 +182,19 @@ def check_run(content: bytes) -> None:
                     comparison_markdown(*parts, found.doubt)
 
 
+def check_page(content: bytes) -> None:
+    """Rows and points of load are refused, or become a page and Markdown, and in one of `EXPORTED` charts."""
+    with refusing(RowError, StoreError):
+        rows = load_rows(written("run.jsonl", content))
+        report = whole_report(rows, [])
+        page = page_html(report)
+        assert page.count("<script") == page.count("</script") == 1
+        report_markdown(report, rows, {})
+        if crc32(content) % EXPORTED == 0:
+            for figure in with_charts(report).figures:
+                assert figure.absent or figure.chart.to_dict()
+
+
 def check_benchmarks(content: bytes) -> None:
     """A file of pytest-benchmark is refused, or its rows can be stored."""
     with refusing(RowError):
@@ -292,6 +307,7 @@ TARGETS = {
         Target("works", seeds.works, other_spec, check_work),
         Target("rows", seeds.rows, mutation.other_json, check_row),
         Target("runs", seeds.runs, mutation.other_lines, check_run),
+        Target("pages", seeds.pages, mutation.other_lines, check_page),
         Target("claim-lines", seeds.claim_lines, mutation.other_json, check_claim_line),
         Target("claims", seeds.claims, mutation.other_lines, check_claim),
         Target("benchmarks", seeds.benchmarks, mutation.other_json, check_benchmarks),

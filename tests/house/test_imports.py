@@ -61,8 +61,19 @@ SHARED_BY_BACKENDS = {
 }
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
-SLOW = ("numba", "llvmlite", "numpy", "pandas", "scipy")
-"""Libraries that the command needs for its work, but not to say what it can do."""
+SLOW = (
+    "numba",
+    "llvmlite",
+    "numpy",
+    "pandas",
+    "scipy",
+    "psutil",
+    "pydantic",
+    "pydantic_core",
+    "rich",
+    "pyarrow",
+)
+"""Libraries that a command needs for its work, or typer for odd values, but not to say what it can do, nor to list devices."""
 
 
 def sources() -> list[Path]:
@@ -211,7 +222,7 @@ def test_a_backend_imports_no_runtime_at_its_top(entry):
 
 
 def loaded_by(code: str, folder: Path, *arguments: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running `code`."""
+    """Modules that a fresh interpreter holds after running `code`."""
     report = "import atexit, sys; atexit.register(lambda: sys.stderr.write('\\nLOADED ' + ' '.join(sys.modules)))\n"
     done = subprocess.run(
         [sys.executable, "-c", report + code, *arguments],
@@ -221,20 +232,36 @@ def loaded_by(code: str, folder: Path, *arguments: str) -> set[str]:
         cwd=folder,
         check=True,
     )
-    return {name.partition(".")[0] for name in done.stderr.rpartition("LOADED ")[2].split()}
+    return set(done.stderr.rpartition("LOADED ")[2].split())
 
 
 COMMAND = "from membound.bench.cli import main; main(sys.argv[1:])"
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("hardware",)], ids=" ".join
+    "arguments",
+    [
+        *((), ("--help",), ("--version",), ("run", "--help"), ("env", "--help")),
+        *(
+            ("hardware",),
+            ("hardware", "ascend_910", "a100"),
+            ("hardware", "--where", "memory_gb>=80", "--json"),
+        ),
+    ],
+    ids=" ".join,
 )
-def test_import_and_help_load_nothing_that_is_slow(arguments, tmp_path):
+def test_import_help_and_the_catalogue_load_nothing_that_is_slow(arguments, tmp_path):
     code = COMMAND if arguments else "import membound; dir(membound)"
     loaded = loaded_by(code, tmp_path, *arguments)
-    assert "membound" in loaded
-    assert not loaded & {*RUNTIMES, *SLOW}
+    assert "membound" in {name.partition(".")[0] for name in loaded}
+    assert not {name.partition(".")[0] for name in loaded} & {*RUNTIMES, *SLOW}
+
+
+def test_a_command_imports_no_other_command(tmp_path):
+    loaded = loaded_by(COMMAND, tmp_path, "hardware", "a100")
+    places = {name.removeprefix("membound.bench.") for name in loaded if name.startswith("membound.bench.")}
+    shared = {"cli", "commands.help", "commands.lazy", "commands.options", "commands.plain_values"}
+    assert places - {"commands"} == shared | {"commands.hardware"}
 
 
 def test_list_loads_no_runtime_though_it_asks_them_all(tmp_path):

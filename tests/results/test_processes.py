@@ -9,7 +9,8 @@ from rows import case, ceiling, run_rows, write
 
 from membound.results import processes, reader_processes
 from membound.results.exchange.exports import export
-from membound.results.processes import condensed, processes_of, usable_processes
+from membound.results.process import condensed, usable_processes
+from membound.results.processes import processes_of
 from membound.results.row import RowError
 from membound.results.stats import usable
 from membound.results.store import RunWriter, StoreError, load_rows
@@ -87,7 +88,7 @@ def test_a_reader_that_ends_early_is_told(tmp_path, monkeypatch):
     path = stored(tmp_path / "a.jsonl", [case()])
     monkeypatch.setattr(reader_processes, "CODE", "import sys; sys.stdin.readline(); sys.exit(3)")
     with pytest.raises(StoreError, match=r"a\.jsonl cannot be read: a reading process ended \(3\)"):
-        list(reader_processes.lists_of_parts(path, False, [(0, 10)]))
+        list(reader_processes.columns_of_parts(path, False, [(0, 10)]))
 
 
 def test_every_line_is_in_one_part_whatever_their_size(tmp_path):

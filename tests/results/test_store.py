@@ -7,20 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flips import unnoticed
 
-from membound.results import store
 from membound.results.row import SCHEMA_VERSION, Row, RowError
-from membound.results.store import (
-    RunWriter,
-    StoreError,
-    load_rows,
-    new_run_id,
-    new_run_path,
-    sealed,
-    unsealed,
-)
-from membound.results.stored_runs import stored_runs
+from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
 
 
 def row(number: int, **fields: object) -> Row:
@@ -202,21 +191,6 @@ def test_a_row_of_the_first_schema_is_brought_to_this_one() -> None:
 # Lines that are not what was written
 
 
-def test_no_flipped_bit_is_read_as_another_value(tmp_path: Path) -> None:
-    path = written(tmp_path / "run.jsonl", [row(i, error=1e-3, tolerance=1e-2) for i in range(3)])
-    assert unnoticed(path, RowError, lambda: load_rows(path), range(1, 3), 5) == []
-
-
-def test_lines_of_older_files_have_no_checksum(tmp_path: Path) -> None:
-    rows = [row(i) for i in range(3)]
-    path = tmp_path / "run.jsonl"
-    path.write_text("".join(f"{r.to_json()}\n" for r in rows))
-    assert load_rows(path) == rows
-    assert unsealed(sealed(b'{"a":1}')) == b'{"a":1}'
-    with pytest.raises(ValueError, match="has changed since it was written"):
-        unsealed(sealed(b'{"a":1}').replace(b"1}", b"2}").replace(b'"a":1', b'"a":2'))
-
-
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     line = row(1).to_json()
     with pytest.raises(RowError, match="the key 'reason' stands twice"):
@@ -247,33 +221,3 @@ def test_copies_count_once_by_what_they_hold(tmp_path: Path) -> None:
         "/copies/c.jsonl holds nothing but 4 rows that were read before: they count once",
         "/copies/d.jsonl holds also 2 rows that were read before: they count once",
     ]
-
-
-def test_the_kernels_own_trees_are_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row(1)]
-    written(tmp_path / "a.jsonl", rows)
-    (tmp_path / "proc/1").mkdir(parents=True)
-    written(tmp_path / "proc/1/b.jsonl", [row(2)])
-    monkeypatch.setattr(store, "KERNELS", (str(tmp_path / "proc"),))
-    with pytest.warns(UserWarning, match="proc is passed by: it is the kernel's"):
-        assert load_rows(tmp_path) == rows
-    with pytest.raises(StoreError, match="proc/1 is the kernel's and holds no runs"):
-        load_rows(tmp_path / "proc/1")
-
-
-def test_what_is_no_file_is_passed_by_with_a_line(tmp_path: Path) -> None:
-    rows = [row(1)]
-    path = written(tmp_path / "a.jsonl", rows)
-    os.mkfifo(tmp_path / "b.jsonl")
-    (tmp_path / "c.jsonl").symlink_to(tmp_path / "nothing")
-    (tmp_path / "d.jsonl").symlink_to(tmp_path / "d.jsonl")
-    (tmp_path / "e.jsonl").symlink_to("/dev/zero")
-    (tmp_path / "f.jsonl").symlink_to(path)
-    with pytest.warns(UserWarning, match="passed by|count once") as told:
-        assert load_rows(tmp_path) == rows
-    assert sorted(str(w.message).partition(" ")[0][-7] for w in told) == ["b", "c", "d", "e", "f"]
-    with pytest.warns(UserWarning, match="passed by"):
-        assert sorted(p.name for p in stored_runs(tmp_path)) == ["a.jsonl", "f.jsonl"]
-    for name, words in (("b", "no file"), ("c", "a link to nothing"), ("e", "no file")):
-        with pytest.raises(StoreError, match=words):
-            load_rows(tmp_path / f"{name}.jsonl")

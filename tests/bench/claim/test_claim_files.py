@@ -10,9 +10,10 @@ from flips import unnoticed
 from observations import meta, seen
 from rows import ceiling, run_rows, write
 
+from membound.results.checksum import unsealed
 from membound.results.claim.file import claim_files, load_claim, load_claims, new_claim_path
 from membound.results.claim.observation import SCHEMA_VERSION, ObservationError
-from membound.results.store import RunWriter, StoreError, load_rows, unsealed
+from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.stored_runs import stored_runs
 from membound.results.turns import StoredTurn
 

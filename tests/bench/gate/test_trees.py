@@ -32,6 +32,7 @@ from importlib.metadata import entry_points, version
 import os, membound, numpy
 points = [e.name for e in entry_points(group="membound.backends") if e.dist.name == "membound"]
 print(membound.__path__[0], version("membound"), points, os.environ["MEMBOUND_CACHE_DIR"], "PYTHONPATH" in os.environ)
+print(os.environ["MEMBOUND_COMMIT"])
 """
 
 
@@ -113,6 +114,7 @@ def test_a_commit_runs_its_own_membound_with_the_packages_of_this_environment(re
         "['mine']",
         str(home / "cache"),
         "False",
+        tree.commit.hash,  # what rows name: the tree is no repository
     ]
     again = built(resolve("main", repository), repository, None, said.append)
     assert again.python == tree.python

@@ -43,6 +43,21 @@ def test_another_projects_benchmark_has_times_and_nothing_else(tmp_path):
     assert (line["time_s"], line["mbu"], line["verdict"]) == (0.011, None, "inconclusive")
 
 
+@pytest.mark.parametrize(
+    ("info", "versions"),
+    [
+        ({"id": "0f3a" * 10, "dirty": False}, {"commit": "0f3a" * 10}),
+        ({"id": "0f3a" * 10, "dirty": True}, {"commit": "0f3a" * 10 + "-dirty"}),
+        ({"id": "unversioned", "dirty": False}, {}),
+        ({"id": None}, {}),
+        (None, {}),
+    ],
+)
+def test_another_projects_commit_is_that_of_its_rows(tmp_path, info, versions):
+    (row,) = rows_from(write(tmp_path / "a.json", content(commit_info=info)))
+    assert row.versions == versions
+
+
 def test_a_file_without_raw_samples_keeps_their_summary_and_says_so(tmp_path):
     (row,) = rows_from(write(tmp_path / "a.json", content(data=None)))
     assert row.samples_s == [0.010, 0.010, 0.011, 0.0165, 0.030]

@@ -53,7 +53,7 @@ def test_every_source_is_used_and_says_where_and_when():
     assert used == set(table["source"])
     for key, source in table["source"].items():
         assert source["url"].startswith("https://") or source["url"] == "unknown", key
-        known_place = source["url"] != "unknown" or key in ("NAME", "LIMU")
+        known_place = source["url"] != "unknown" or key == "NAME"
         assert known_place or source["trust"] == "unverified", f"{key} is trusted without an address"
 
 

@@ -89,6 +89,22 @@ def test_the_history_has_both_runs_and_says_that_they_are_too_few():
     assert "2 runs are too few to tell changes." in figures()["history-1"].caption
 
 
+def test_runs_are_called_by_their_commits_where_rows_name_them():
+    values = {"bytes": 10**8, "flops": 10**8}
+    rows = [
+        case(run_id=run, started_at=day, versions=versions, **values)
+        for run, day, versions in (
+            ("run-a", "2026-11-01T10:00:00+00:00", {"commit": "3196ee3d1f0c"}),
+            ("run-b", "2026-11-02T10:00:00+00:00", {"commit": "3196ee3d1f0c-dirty"}),
+            ("run-c", "2026-11-03T10:00:00+00:00", {"numpy": "2.0"}),
+        )
+    ]
+    found = {one.name: one for one in figures_of(cases_of(rows), ceilings_of(rows), [])}
+    tables = found["history-1"].chart.to_dict()["datasets"].values()
+    runs = [line["run"] for table in tables for line in table if "tip" in line]
+    assert runs == ["3196ee3d1", "3196ee3d1-dirty", "2026-11-03 10:00"]
+
+
 @pytest.mark.parametrize(
     ("rows", "name", "why"),
     [

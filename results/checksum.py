@@ -1,0 +1,33 @@
+"""The checksum at the end of a stored line: a character that has changed since it was written is seen.
+
+>>> sealed(b'{"a":1}')
+b'{"a":1,"checksum":"561bacaf"}'
+"""
+
+from __future__ import annotations
+
+import re
+from zlib import crc32
+
+MARK = b',"checksum":"'
+SEAL = re.compile(re.escape(MARK) + rb'([0-9a-f]{8})"\}\s*')
+
+
+def sealed(line: bytes) -> bytes:
+    """A line of JSON, an object, with the CRC-32 of what it was as its last entry."""
+    return b'%s,"checksum":"%08x"}' % (line[:-1], crc32(line))
+
+
+def unsealed(line: bytes) -> bytes:
+    """The line as it was before; one of an older membound, without a checksum, as it is.
+
+    Raises ValueError if a character has changed since it was written.
+    """
+    at = line.rfind(MARK)
+    found = SEAL.fullmatch(line, at) if at >= 0 else None
+    if found is None:
+        return line
+    content = line[:at] + b"}"
+    if b"%08x" % crc32(content) != found[1]:
+        raise ValueError("it has changed since it was written (its checksum does not fit)")
+    return content

@@ -1,0 +1,14 @@
+"""Where rows lie unless another folder is named, all under the current one.
+
+>>> DEFAULT_OUT
+PosixPath('results/runs')
+"""
+
+from pathlib import Path
+
+DEFAULT_OUT = Path("results/runs")
+"""Of runs."""
+GATES, NOISE = Path("results/gates"), Path("results/noise")
+"""Of `membound gate`, and of `membound noise`."""
+PUBLISHED = "published"
+"""What runs are called that ship with the package: ``published``, or ``published/`` and the start of a name."""

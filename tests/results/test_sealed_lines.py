@@ -1,0 +1,143 @@
+"""Reading a line by its marks gives what reading it whole gives, or refuses, so that it is read whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from rows import MACHINE, case, ceiling
+
+from membound.results.process import condensed, digest
+from membound.results.process_columns import packed, unpacked
+from membound.results.row import Row
+from membound.results.sealed_lines import SealedLines, times_of
+from membound.results.turns import StoredTurn
+
+TURN = StoredTurn(round=3, at_s=1.5, time_s=2e-3, launches=4)
+FULL = replace(
+    TURN, between=0.25, before={"read": 4e10}, after={"read": 5e10, "fma_f32": 1e11}, device_s=1e-3,
+    disturbance=0.01, retaken_s=[0.1, 0.2], process=1,
+)  # fmt: skip
+
+
+def content(row: Row) -> bytes:
+    return row.to_json().encode()
+
+
+ROWS = {
+    "samples": case(samples=[0.01, 0.03, 0.02]),
+    "one sample": case(samples=[1e-05]),
+    "none": case(samples=(), status="crashed", reason="SIGSEGV"),
+    "turns": case(samples=[], turns=[TURN, replace(TURN, round=4, time_s=3e-3)]),
+    "full turns": case(
+        samples=[], turns=[FULL, replace(FULL, round=1, disturbance=0.5), replace(FULL, round=2)]
+    ),
+    "mixed turns": case(samples=[], turns=[replace(TURN, disturbance=None), replace(FULL, disturbance=0.0)]),
+    "missed": case(error=0.5, tolerance=0.01),
+    "unchecked": case(error=None, tolerance=None),
+    "texts": case(
+        reason='a "quoted", \\ {"x":[1]}', command=',"machine":{', device='],"turns":[', run_id="é"
+    ),
+    "nested": case(
+        accelerator={"cache_bytes": 5, "more": {"samples_s": [1.0]}}, config={"format": "x", "a": {"b": 1}}
+    ),
+    "machines": case(machine=MACHINE | {"more": {"machine": {"grade": "clean"}}}, versions={"grade": "x"}),
+    "telemetry": case(telemetry={"wall_s": 1.0, "more": {"error": 1.0}}, config={"error": 3}),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("turns", [False, True])
+def test_a_line_read_by_its_marks_is_the_same(name, turns):
+    row = ROWS[name]
+    found = SealedLines(turns).process_of(content(row))
+    whole = condensed(Row.from_json(row.to_json()), turns)
+    assert found == whole
+    assert found is not None
+    assert found.content == digest(content(row))
+
+
+def test_what_rows_share_is_one_object():
+    lines = SealedLines(turns=False)
+    a, b, c = (
+        lines.process_of(content(row))
+        for row in (case(), case(replicate=1, samples=[0.5]), case(grade="contended"))
+    )
+    assert a.machine is b.machine
+    assert (a.replicate, a.time_s, b.replicate, b.time_s) == (0, 0.01, 1, 0.5)
+    assert (a.grade, c.grade) == ("clean", "contended")
+
+
+def test_the_machine_of_one_run_is_not_that_of_another():
+    lines = SealedLines(turns=False)
+    machines = [MACHINE | {"cpu": name} for name in ("one", "another")]
+    assert [lines.process_of(content(case(machine=one))).machine for one in machines] == machines
+
+
+def test_a_row_of_an_older_schema_is_read_too():
+    stored = json.loads(case(samples=[], turns=[FULL]).to_json())
+    del stored["requests"]
+    text = json.dumps(stored | {"schema_version": 3}, separators=(",", ":"))
+    assert SealedLines(turns=True).process_of(text.encode()) == condensed(Row.from_json(text))
+
+
+def test_ceilings_are_no_processes():
+    assert SealedLines(turns=False).process_of(content(ceiling("read", 1e10, "bytes/s"))) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 99},
+        {"grade": "superb"},
+        {"samples_s": [0.0]},
+        {"samples_s": ["x"]},
+        {"value": 3.0},
+        {"machine": None},
+        {"requests": [{"due_s": 1.0}]},
+        {"turns": [{"round": 1, "time_s": 1.0, "at_s": 1.0, "launches": 1}]},
+        {
+            "turns": [
+                {
+                    "round": 1,
+                    "at_s": 1.0,
+                    "time_s": 1.0,
+                    "launches": 1,
+                    "before": {"round": 1.0, "time_s": 2.0},
+                }
+            ]
+        },
+    ],
+    ids=str,
+)
+def test_a_line_that_is_not_as_rows_are_written_is_left_to_those_who_read_it_whole(change):
+    stored = json.loads(case().to_json()) | change
+    with pytest.raises(ValueError, match=r"."):
+        SealedLines(turns=False).process_of(json.dumps(stored, separators=(",", ":")).encode())
+
+
+def test_an_order_of_fields_that_no_row_has_is_left_to_them_too():
+    stored = dict(sorted(json.loads(case().to_json()).items()))
+    with pytest.raises(ValueError, match="subsection not found"):
+        SealedLines(turns=False).process_of(json.dumps(stored, separators=(",", ":")).encode())
+
+
+def test_times_are_of_turns_where_there_are_any():
+    turns = b'{"round":1,"at_s":1.0,"time_s":0.5,"launches":1,"disturbance":0.0}'
+    assert times_of(turns, b"9.0") == ([(1, 0.5, 0.0)], [0.5])
+    assert times_of(b"", b"9.0,7.0") == ([], [9.0, 7.0])
+    assert times_of(b"", b"") == ([], [])
+
+
+def test_columns_hold_processes_and_what_they_share_once():
+    made = [condensed(row, turns=bool(number % 2)) for number, row in enumerate(ROWS.values())]
+    made += [replace(made[0], replicate=9), replace(made[3], replicate=8)]
+    columns = packed(made)
+    assert len(columns.shared) < len(made)
+    known: dict[object, object] = {}
+    found = list(unpacked(columns, known))
+    assert found == made
+    assert [one.content for one in found] == [one.content for one in made]
+    again = list(unpacked(packed(made[:1]), known))
+    assert again[0].backend is found[0].backend
