@@ -72,7 +72,12 @@ def test_every_format_and_head(kv: str, head_dim: int, context: int, page: int) 
 
 
 @pytest.mark.parametrize(
-    ("q_heads", "kv_heads"), [(3, 3), (8, 2), (8, 1), (9, 1), (32, 2), (17, 1), (40, 1)], ids=str
+    ("q_heads", "kv_heads"),
+    [
+        *((3, 3), (8, 2), (8, 1), (9, 1), (17, 1)),
+        *(pytest.param(*heads, marks=pytest.mark.slow) for heads in ((32, 2), (40, 1))),
+    ],
+    ids=str,
 )
 def test_any_number_of_query_heads(q_heads: int, kv_heads: int) -> None:
     spec = f"attention:context=19,q_heads={q_heads},kv_heads={kv_heads},head_dim=32,kv=f16,batch=2,page=16"
