@@ -6,12 +6,14 @@ and then nothing else is. They run on the physical cores, tests on two at most.
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+BYTECODE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 ENGINE = "vllm"
 SLOW = "slow"
@@ -74,6 +76,31 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
         if option.numprocesses is None and sharing.processes() > 1:
             option.numprocesses = sharing.processes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Make a folder for bytecode where Python may not write it beside the sources.
+
+    Tests start hundreds of processes, and half of what most of them do would be to compile the same modules again.
+    """
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        if BYTECODE not in node.config.stash:
+            node.config.stash[BYTECODE] = tempfile.TemporaryDirectory(prefix="membound-tests-")
+        node.workerinput["bytecode"] = node.config.stash[BYTECODE].name
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the processes that tests start use that folder; this one has found its modules where they lie."""
+    if is_shared(session.config) and "bytecode" in session.config.workerinput:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = session.config.workerinput["bytecode"]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that folder."""
+    if BYTECODE in config.stash:
+        config.stash[BYTECODE].cleanup()
 
 
 @pytest.hookimpl(optionalhook=True)
