@@ -80,7 +80,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.mark.parametrize(
     ("kind", "damage"),
-    [("nbi", emptied), ("nbi", flipped), ("nbc", halved), ("nbc", flipped), ("nbc", scrambled)],
+    [
+        ("nbi", flipped),
+        ("nbc", halved),
+        *(
+            pytest.param(*damage, marks=pytest.mark.slow)
+            for damage in (("nbi", emptied), ("nbc", flipped), ("nbc", scrambled))
+        ),
+    ],
 )
 def test_damaged_files_are_noticed_and_made_again(
     tmp_path: Path, whole: tuple[Path, str], damage: Callable[[bytes], bytes], kind: str
