@@ -8,10 +8,15 @@ import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+BYTECODE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+ENGINE = "vllm"
+SLOW = "slow"
 
 
 def only_benchmarks(config: pytest.Config) -> bool:
@@ -48,51 +53,82 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == BENCHMARKS and not named else None
 
 
-OTHER_SETS = "other_instruction_sets"
-LOGS = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
-
-
 def is_whole(config: pytest.Config) -> bool:
     """Whether neither files nor marks nor words of names were given."""
     given = config.option.markexpr or config.option.keyword
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not given
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the tests of other instruction sets beside this session, if it will ask for them, and what compiles ahead."""
-    import instruction_sets
+def is_shared(config: pytest.Config) -> bool:
+    """Whether this process is one of several that share a session."""
+    return hasattr(config, "workerinput")
 
-    others = any(OTHER_SETS in getattr(item, "fixturenames", ()) for item in session.items)
-    ahead = is_whole(session.config) and not only_benchmarks(session.config)
-    idle = session.config.option.collectonly or instruction_sets.CHILD in os.environ
-    if (others or ahead) and not idle:
-        logs = session.config.stash[LOGS] = tempfile.TemporaryDirectory()
-        started = instruction_sets.start(Path(logs.name), others, ahead)
-        session.config.stash[instruction_sets.CHILDREN] = started
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share the session out among the cores if nothing is named, or the slow tests are, and if nobody looks on."""
+    option = config.option
+    all_slow = config.args_source is pytest.Config.ArgsSource.TESTPATHS and SLOW in option.markexpr.split()
+    long = config.pluginmanager.hasplugin("xdist") and (is_whole(config) or all_slow)
+    looks_on = option.usepdb or option.trace or option.capture == "no" or option.collectonly
+    if long and not looks_on and not only_benchmarks(config) and not is_shared(config):
+        import sharing
+
+        if option.numprocesses is None and sharing.processes() > 1:
+            option.numprocesses = sharing.processes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Make a folder for bytecode where Python may not write it beside the sources.
+
+    Tests start hundreds of processes, and half of what most of them do would be to compile the same modules again.
+    """
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        if BYTECODE not in node.config.stash:
+            node.config.stash[BYTECODE] = tempfile.TemporaryDirectory(prefix="membound-tests-")
+        node.workerinput["bytecode"] = node.config.stash[BYTECODE].name
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the processes that tests start use that folder; this one has found its modules where they lie."""
+    if is_shared(session.config) and "bytecode" in session.config.workerinput:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = session.config.workerinput["bytecode"]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End what is still running."""
-    if LOGS in config.stash:
-        import instruction_sets
-
-        for process in config.stash[instruction_sets.CHILDREN].values():
-            process.kill()
-            process.wait()
-        config.stash[LOGS].cleanup()
+    """Remove that folder."""
+    if BYTECODE in config.stash:
+        config.stash[BYTECODE].cleanup()
 
 
-@pytest.fixture
-def other_instruction_sets(request: pytest.FixtureRequest):
-    """The processes that were started, and the folder of what they print."""
-    import instruction_sets
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """By file, in the order of the files."""
+    import sharing
 
-    return request.config.stash[instruction_sets.CHILDREN], Path(request.config.stash[LOGS].name)
+    config.option.loadscopereorder = False
+    return sharing.ByFile(config, log)
 
 
-LEFT_OUT = pytest.StashKey[dict[str, int]]()
-ENGINE = "vllm"
-SLOW = "slow"
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let pytest in the processes that tests start know nothing of this session's processes."""
+    if is_shared(session.config):
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+            del os.environ[name]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Report what was left out to the process that prints the summary."""
+    if is_shared(session.config):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take that report; all of them say the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

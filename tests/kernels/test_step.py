@@ -34,15 +34,17 @@ def error(spec: str) -> float:
     [
         ("step:model=tiny,context=37,weight=f32,kv=f32", BOUNDS["float"]),
         ("step:model=tiny,context=16,weight=f32,kv=f32,layers=1", BOUNDS["float"]),
-        ("step:model=tiny,context=1,batch=3,weight=bf16,kv=bf16", 0.01),
+        pytest.param("step:model=tiny,context=1,batch=3,weight=bf16,kv=bf16", 0.01, marks=pytest.mark.slow),
         pytest.param(
             "step:model=tiny,context=37,batch=2,weight=f16,kv=f16",
             BOUNDS["f16"],
-            marks=pytest.mark.instruction_set,
+            marks=[pytest.mark.instruction_set, pytest.mark.slow],
         ),
         ("step:model=tiny,context=37,weight=int4g32,kv=f32,act=int8", BOUNDS["int8"]),
         ("step:model=tiny,context=129,weight=int8,kv=int8,act=int8", BOUNDS["int8"]),
-        ("step:model=tiny,context=40,batch=6,weight=bf16,kv=bf16", BOUNDS["tile"]),
+        pytest.param(
+            "step:model=tiny,context=40,batch=6,weight=bf16,kv=bf16", BOUNDS["tile"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_step(spec: str, bound: float) -> None:

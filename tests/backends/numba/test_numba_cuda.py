@@ -55,7 +55,13 @@ def check(device: str, spec: str, limit: float | None = None, fmas: int | None =
 @pytest.mark.usefixtures("simulated")
 @pytest.mark.parametrize(
     "shape",
-    ["context=19,kv=bf16", "context=37,kv=int8,page=16", "context=17,kv=fp8,page=16", "context=40,kv=f16"],
+    [
+        "context=37,kv=int8,page=16",
+        *(
+            pytest.param(shape, marks=pytest.mark.slow)
+            for shape in ("context=19,kv=bf16", "context=17,kv=fp8,page=16", "context=40,kv=f16")
+        ),
+    ],
 )
 def test_attention_matches_the_reference(shape: str) -> None:
     check("cuda", f"attention:q_heads=4,kv_heads=2,head_dim=32,{shape}")
@@ -67,10 +73,15 @@ def test_attention_matches_the_reference(shape: str) -> None:
     [
         "n=37,k=96,m=1,weight=bf16",
         "n=19,k=64,m=2,weight=f32",
-        "n=24,k=64,m=9,weight=int8",
         "n=21,k=64,m=1,weight=int4g32",
-        "n=16,k=128,m=3,weight=int4g128",
-        "n=33,k=48,m=5,weight=f16",
+        *(
+            pytest.param(shape, marks=pytest.mark.slow)
+            for shape in (
+                "n=24,k=64,m=9,weight=int8",
+                "n=16,k=128,m=3,weight=int4g128",
+                "n=33,k=48,m=5,weight=f16",
+            )
+        ),
     ],
 )
 def test_linear_matches_the_reference(shape: str) -> None:

@@ -5,6 +5,7 @@ Workers run in this process, so that co-runners and caches can be faked; the cei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,13 @@ def test_every_arm_is_checked_and_has_its_turns_and_counters(measure: Measure) -
 @pytest.mark.parametrize(
     ("backend", "status", "part"),
     [
-        ("wrong:cpu", "wrong", "error 0.09"),  # 0.1 of what few outputs typically have
+        (
+            "wrong:cpu",
+            "wrong",
+            r"error 0\.(1|0[6-9]\d*) ",
+        ),  # 0.1, and of what few outputs typically have a third less
         ("notfinite:cpu", "wrong", "not finite"),
-        ("laterwrong:cpu", "wrong", "error 2"),
+        ("laterwrong:cpu", "wrong", r"error (2|1\.[3-9]\d*) "),  # 2, likewise
         ("raises:cpu", "error", "RuntimeTroubleError: kernel not registered"),
         ("ok:npu", "unavailable", "no device 'npu'; pip install another-machine"),
         ("missing:cpu", "unavailable", "cannot be imported"),
@@ -142,7 +147,7 @@ def test_every_arm_is_checked_and_has_its_turns_and_counters(measure: Measure) -
 def test_what_goes_wrong_is_an_observation(measure: Measure, backend: str, status: str, part: str) -> None:
     (one,) = measure(backend, [Arm("a", "one", PLAIN)])
     assert one.status == status
-    assert part in one.reason
+    assert re.search(part, one.reason)
     assert (one.time_s, one.samples_s) == (None, [])
 
 

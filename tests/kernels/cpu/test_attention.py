@@ -87,7 +87,13 @@ def test_four_query_heads_a_kv_head(kv: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kv", "group", "dim"), [("f32", 1, 128), ("bf16", 2, 32), ("f16", 1, 64), ("int8", 1, 64)]
+    ("kv", "group", "dim"),
+    [
+        pytest.param("f32", 1, 128, marks=pytest.mark.slow),
+        pytest.param("bf16", 2, 32, marks=pytest.mark.slow),
+        pytest.param("f16", 1, 64, marks=pytest.mark.slow),
+        ("int8", 1, 64),
+    ],
 )
 def test_few_query_heads(kv: str, group: int, dim: int) -> None:
     assert worst_error(kv, group, dim) < BOUNDS[kv]
@@ -96,11 +102,11 @@ def test_few_query_heads(kv: str, group: int, dim: int) -> None:
 @pytest.mark.parametrize(
     ("kv", "group", "dim"),
     [
-        ("int8", 4, 80),
+        pytest.param("int8", 4, 80, marks=pytest.mark.slow),
         ("int8", 4, 40),
         ("int8", 3, 33),
         ("bf16", 4, 80),
-        pytest.param("f16", 3, 33, marks=pytest.mark.instruction_set),
+        pytest.param("f16", 3, 33, marks=[pytest.mark.instruction_set, pytest.mark.slow]),
     ],
 )
 def test_odd_head_sizes(kv: str, group: int, dim: int) -> None:
@@ -145,6 +151,7 @@ def test_the_split_changes_nothing_but_rounding() -> None:
         np.testing.assert_allclose(run(q, cache, threads), whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_compiled_code_in_the_middle_of_arenas() -> None:
     g = grouping("int8", 4, 64)
     KV, HEADS, METHOD = astuple(g)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -68,15 +69,31 @@ def scrambled(content: bytes) -> bytes:
     return random.randbytes(len(content))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that nothing has happened to, and the numbers that its kernel computed."""
+    cache = tmp_path_factory.mktemp("whole") / "cache"
+    numbers, compiled = run(cache)
+    assert int(compiled) > 0
+    return cache, numbers
+
+
 @pytest.mark.parametrize(
     ("kind", "damage"),
-    [("nbi", emptied), ("nbi", flipped), ("nbc", halved), ("nbc", flipped), ("nbc", scrambled)],
+    [
+        ("nbi", flipped),
+        ("nbc", halved),
+        *(
+            pytest.param(*damage, marks=pytest.mark.slow)
+            for damage in (("nbi", emptied), ("nbc", flipped), ("nbc", scrambled))
+        ),
+    ],
 )
 def test_damaged_files_are_noticed_and_made_again(
-    tmp_path: Path, damage: Callable[[bytes], bytes], kind: str
+    tmp_path: Path, whole: tuple[Path, str], damage: Callable[[bytes], bytes], kind: str
 ) -> None:
-    numbers, compiled = run(tmp_path / "cache")
-    assert int(compiled) > 0
+    undamaged, numbers = whole
+    shutil.copytree(undamaged, tmp_path / "cache")
     files = list((tmp_path / "cache").rglob(f"*.{kind}"))
     assert files
     for path in files:

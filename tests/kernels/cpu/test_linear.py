@@ -24,6 +24,8 @@ FORMATS = [
     ("int4g128", "float"),
     ("int4g128", "int8"),
 ]
+OFTEN = [("f32", "float"), ("bf16", "float"), ("int8", "int8"), ("int4g32", "int8")]
+"""What plain pytest compiles for one row: a kernel takes seconds, and these have each way to load and to multiply."""
 BOUND = 2e-6  # float32 sums of exact products
 BOUND_BF16_X = 3e-3  # x rounded to bfloat16, by up to 2^-9
 BOUND_INT8 = 2e-3  # in float32 one of some 10^4 activations falls on the other side of a rounding boundary
@@ -65,17 +67,24 @@ def check(fmt: str, act: str, m: int, threads: int = 2) -> None:
 
 
 @pytest.mark.instruction_set
-@pytest.mark.parametrize(("fmt", "act"), FORMATS)
+@pytest.mark.parametrize(
+    ("fmt", "act"),
+    [pytest.param(*case, marks=[] if case in OFTEN else [pytest.mark.slow]) for case in FORMATS],
+)
 def test_one_row(fmt: str, act: str) -> None:
     check(fmt, act, 1)
 
 
-FEW = [("f32", "float"), ("int8", "int8"), ("int4g32", "float"), ("int4g32", "int8")]
-MORE = [("f32", "float"), ("f16", "float"), ("int8", "float"), ("int4g32", "float"), ("int4g32", "int8")]
+FEW = [(3, "int8", "int8"), (3, "int4g32", "int8"), (17, "f16", "float")]
+MORE = [
+    *((3, fmt, "float") for fmt in ("f32", "int4g32")),
+    *((17, fmt, "float") for fmt in ("f32", "int8", "int4g32")),
+    (17, "int4g32", "int8"),
+]
 
 
 @pytest.mark.parametrize(
-    ("m", "fmt", "act"), [*((3, *case) for case in FEW), *((17, *case) for case in MORE)]
+    ("m", "fmt", "act"), [*FEW, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 )
 def test_few_rows(m: int, fmt: str, act: str) -> None:
     check(fmt, act, m)
@@ -83,7 +92,12 @@ def test_few_rows(m: int, fmt: str, act: str) -> None:
 
 @pytest.mark.instruction_set
 @pytest.mark.parametrize(
-    ("fmt", "act", "m"), [("bf16", "float", 5), ("int8", "int8", 16), ("f32", "float", 64)]
+    ("fmt", "act", "m"),
+    [
+        ("bf16", "float", 5),
+        ("int8", "int8", 16),
+        pytest.param("f32", "float", 64, marks=pytest.mark.slow),
+    ],
 )
 def test_more_rows(fmt: str, act: str, m: int) -> None:
     check(fmt, act, m)

@@ -19,7 +19,7 @@ from membound.kernels.work import DecodeAttention, LatentAttention, parse
         ("attention:context=530,q_heads=2,kv_heads=1,head_dim=32,kv=fp8,page=32", 2, 2),
         ("attention:context=300,q_heads=2,kv_heads=1,head_dim=64,kv=bf16", 3, 2),
         ("mla:context=20,q_heads=3,kv=bf16,page=16", 2, 1),
-        ("mla:context=70,q_heads=2,kv=int8", 2, 2),
+        pytest.param("mla:context=70,q_heads=2,kv=int8", 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_every_slot_agrees_with_the_reference(spec: str, multiprocessors: int, launches: int) -> None:

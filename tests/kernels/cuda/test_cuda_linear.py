@@ -76,8 +76,18 @@ def test_planned_products_are_within_the_tolerance(fmt, m):
     assert reference.relative_error(found, expected) < reference.tolerance(work)
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "f16"])
-@pytest.mark.parametrize("k", [64, 192, 256, 320, 576, 1024 + 64])
+def every_one_with(usual, formats, sizes, few):
+    """Each size with one format, and a few of them with the others too; the rest are slow."""
+    return [
+        pytest.param(fmt, size, marks=[] if fmt == usual or size in few else [pytest.mark.slow])
+        for fmt, size in product(formats, sizes)
+    ]
+
+
+RESIDUES = (64, 192, 256, 320, 576, 1024 + 64)
+
+
+@pytest.mark.parametrize(("fmt", "k"), every_one_with("bf16", ["f32", "bf16", "f16"], RESIDUES, (64, 320)))
 def test_dot_products_at_every_residue_of_k(fmt, k):
     variant = Dot(fmt, 2, 2, 2, 1, 2)
     assert error(Plan(fmt, 21, k, 2, variant)) < EXACT[fmt]
@@ -90,8 +100,7 @@ def test_dot_products_at_every_way_to_share_rows(n, rows, row_warps, column_warp
     assert error(Plan("bf16", n, 330, 6, variant)) < EXACT["bf16"]
 
 
-@pytest.mark.parametrize("fmt", TENSOR_FORMATS)
-@pytest.mark.parametrize("units", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize(("fmt", "units"), every_one_with("bf16", TENSOR_FORMATS, (1, 2, 3, 4, 5, 7), (1, 3)))
 def test_tensor_products_at_every_residue_of_k(fmt, units):
     """Two warps over the columns, a ring of two: units less than the ring, as many, and more, shared out unevenly."""
     k = units * padded_columns(1, fmt)

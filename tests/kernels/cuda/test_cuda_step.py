@@ -49,13 +49,19 @@ def step_error(
     return relative_error(outputs[0], expected) / tolerance(work)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+OFTEN = ("multi-query", "bias and norms", "plain MLP")
+"""Those that differ most from the shape of the other tests."""
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in SHAPES]
+)
 def test_every_shape_of_a_model(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = "step:model=small,context=21,batch=2,kv=int8,weight=int8"
     assert step_error(spec, monkeypatch, SHAPES[shape]) < 0.8
 
 
-@pytest.mark.parametrize("context", [15, 16, 63])
+@pytest.mark.parametrize("context", [15, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 63))])
 def test_contexts_around_the_ends_of_tiles(context: int, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = f"step:model=small,context={context},kv=f16,weight=int4g32"
     assert step_error(spec, monkeypatch, GQA) < 0.8
@@ -65,7 +71,7 @@ def test_a_step_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step_error("step:model=small,context=5,kv=fp8,weight=int8", monkeypatch, GQA, runs=2) < 0.8
 
 
-@pytest.mark.parametrize(("weight", "batch"), [("f32", 1), ("bf16", 5)])
+@pytest.mark.parametrize(("weight", "batch"), [pytest.param("f32", 1, marks=pytest.mark.slow), ("bf16", 5)])
 def test_float_weights(weight: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = f"step:model=small,context=9,batch={batch},kv=bf16,weight={weight}"
     assert step_error(spec, monkeypatch, GQA) < 0.8
