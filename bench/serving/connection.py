@@ -1,7 +1,7 @@
 """One connection to a server: sends a request, keeps what comes with the time at which it came.
 
 >>> connection = await Connection.open(endpoint, Limits())
->>> raw = await connection.ask("completions", body, due_ns=time.monotonic_ns())
+>>> raw = await connection.ask("completions", body, due_ns=monotonic_ns())
 >>> raw.end, len(raw.parts)
 ('complete', 64)
 
@@ -15,9 +15,9 @@ may end, or when it is over otherwise.
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic_ns
 from typing import Self
 
 from membound.bench.serving.clocks import NS, Clocks
@@ -56,9 +56,8 @@ class Connection:
         self._endpoint, self._wire, self._limits = endpoint, wire, limits
         self._raw: RawAnswer | None = None
         self._done: asyncio.Future[None] | None = None
-        self._unfed: list[bytes] = []
         self._chunked = self._kept = False
-        self._moved_ns = 0
+        self._moved_ns = self._fed = 0
         wire.on_bytes, wire.on_end = self._bytes, self._ended
 
     @classmethod
@@ -98,9 +97,9 @@ class Connection:
         self._raw, due_ns = raw, raw.due_ns
         done = self._done = asyncio.get_running_loop().create_future()
         self._parser = self._httptools.HttpResponseParser(self)
-        self._unfed.clear()
+        self._fed = 0
         self._chunked = self._kept = False
-        limits, now = self._limits, time.monotonic_ns
+        limits, now = self._limits, monotonic_ns
         started = self._moved_ns = now()
         try:
             async with asyncio.timeout(limits.total_s):
@@ -132,19 +131,21 @@ class Connection:
         if raw is None:
             self._wire.end("the server sent what nobody asked for")
             return
-        self._moved_ns = time.monotonic_ns()
-        raw.reads.append((self._moved_ns, stamp, data))
+        self._moved_ns = read_ns = monotonic_ns()
+        raw.reads.append((read_ns, stamp, data))
         raw.size += len(data)
-        self._unfed.append(data)
-        if not self._chunked or data[-4:] == MAY_END or raw.size > MOST_BYTES:
+        if not self._chunked or data.endswith(MAY_END) or raw.size > MOST_BYTES:
             self._feed()
             if raw.size > MOST_BYTES:
                 self._finish("flooded", f"more than {MOST_BYTES >> 20} MiB")
 
     def _feed(self) -> None:
         """Let the parser have what came: it says whether the answer is whole, or no HTTP."""
-        data = b"".join(self._unfed)
-        self._unfed.clear()
+        reads = [] if self._raw is None else self._raw.reads
+        data = b"".join(data for _, _, data in reads[self._fed :])
+        self._fed = len(reads)
+        if not data:
+            return
         try:
             self._parser.feed_data(data)
         except self._httptools.HttpParserError as error:
@@ -158,13 +159,12 @@ class Connection:
 
     def _finish(self, end: str, why: str = "") -> None:
         """It is over so, unless what came and was not looked at yet says otherwise."""
-        if self._unfed:
-            self._feed()
+        self._feed()
         self._settle(end, why)
 
     def _settle(self, end: str, why: str = "") -> None:
         if self._raw is not None:
-            self._raw.finish(end, self._moved_ns if end == "complete" else time.monotonic_ns(), why)
+            self._raw.finish(end, self._moved_ns if end == "complete" else monotonic_ns(), why)
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 

@@ -25,7 +25,7 @@ MOST_LOOKED_AT = 20
 """Answers whose reads are gone through at one look."""
 KEPT = 2000
 EVENT, ROLE = b"data:", b'"role"'
-RECENT_LAGS = 200
+RECENT_LAGS = 100
 """A second of the loop's lag."""
 
 

@@ -10,11 +10,12 @@ further part; the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -76,11 +77,11 @@ def measure_load(
         new_run_path(out, run_id)
     )  # a folder that cannot be written to is refused before anything is sent
     with noticing_interrupts() as seen, Keeping(done.path, done.rows, talk, progress) as keeping:
-        playing = _Playing(load, run_id, command, talk, done, keeping)
         try:
-            if not engines:
-                playing.point_by_point(load)
-            _rounds(playing, engines, load.seed, rounds.count)
+            with _Playing(load, run_id, command, talk, done, keeping) as playing:
+                if not engines:
+                    playing.point_by_point(load)
+                _rounds(playing, engines, load.seed, rounds.count)
             if rounds.steps:
                 done.troubles += measure_steps(engines, keeping, command, talk, progress)
         except KeyboardInterrupt:
@@ -107,23 +108,38 @@ def _rounds(playing: _Playing, engines: Sequence[Engine], seed: int, count: int)
 
 @dataclass(frozen=True, slots=True)
 class _Playing:
+    """A context manager, which holds the ceilings of each device: one process of them serves all servers."""
+
     load: Load
     run_id: str
     command: str
     talk: Console
     done: Measured
     keeping: Keeping
+    _ceilings: dict[tuple[str, int], IdleCeilings] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def engine(self, engine: Engine, number: int) -> None:
         """Start it, play all points, stop it. Raises LoadError if it does not start or ends under load."""
-        with ExitStack() as stack:
-            ceilings: list[IdleCeilings] = []
+        with self._server(engine) as server:
+            ceilings = self._ceilings_of(engine, server.facts)
+            self.point_by_point(placed(self.load, server), engine, server, number, ceilings)
 
-            def told(facts: Mapping[str, Any]) -> None:
-                ceilings.append(stack.enter_context(_ceilings(engine, facts)))
-
-            with self._server(engine, told) as server:
-                self.point_by_point(placed(self.load, server), engine, server, number, ceilings[0])
+    def _ceilings_of(self, engine: Engine, facts: Mapping[str, Any]) -> IdleCeilings:
+        """Those of the device that a server tells; they get ready when it tells it."""
+        device, threads = str(facts.get("device", "")), int(facts.get("threads", 1))
+        if (device, threads) not in self._ceilings:
+            made = self._stack.enter_context(IdleCeilings(engine.served, device, threads, SEED))
+            self._ceilings[device, threads] = made
+        return self._ceilings[device, threads]
 
     def point_by_point(
         self,
@@ -161,9 +177,13 @@ class _Playing:
                 self.keeping.keep(row)
 
     @contextmanager
-    def _server(self, engine: Engine, told: Callable[[Mapping[str, Any]], None]) -> Iterator[Server]:
+    def _server(self, engine: Engine) -> Iterator[Server]:
         """The engine's server; what it leaves behind is reported."""
         log, talk = self.done.path.with_suffix(".log"), self.talk
+
+        def told(facts: Mapping[str, Any]) -> None:
+            self._ceilings_of(engine, facts)
+
         talk.print(f"starting {engine.name} with {engine.served.name}; its log is {log}", soft_wrap=True)
         with engine.serving(self.load, log, told) as server:
             talk.print(f"ready after {server.ready_s:.0f} s", soft_wrap=True)
@@ -173,8 +193,3 @@ class _Playing:
             talk.print(
                 f"the server ended within {server.stopped_s:.1f} s and left nothing behind", soft_wrap=True
             )
-
-
-def _ceilings(engine: Engine, facts: Mapping[str, Any]) -> IdleCeilings:
-    """Those of the device that a server was started on; of any other nobody knows the device."""
-    return IdleCeilings(engine.served, str(facts.get("device", "")), int(facts.get("threads", 1)), SEED)

@@ -19,7 +19,8 @@ from typing import Any
 from membound.bench.serving.endpoint import Endpoint
 
 _SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 13
+"""Python allocates as much for each read and gives back the rest: from 64 KiB on glibc then tidies its whole heap each time."""
 CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
 """Room for one struct timespec."""
 
