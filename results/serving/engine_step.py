@@ -10,6 +10,7 @@ point's step, or nearly so: the context of a stored step is rarely that of a loa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from membound.spec_text import pieces
 NEAR = 0.05
 """By so much may the bytes of a stored step differ from those of the point."""
 SIZES = ("batch", "context")
+SIZE = re.compile("[0-9]{1,18}")
 MARKS = (b'"kind":"case"', b'"work":"step:')
 """What the line of such a case holds."""
 
@@ -44,6 +46,8 @@ def engine_step_of(row: Row, decoding: Decoding, model: StepModel, rows: Iterabl
     if not step_backend(row) or decoding.context is None:
         return None
     wanted = model.bytes_of(_batch(decoding), decoding.context)
+    if wanted <= 0:
+        return None
     found: dict[tuple[bool, str, float, str], list[float]] = {}
     for one in rows:
         if (context := _context_of(row, one, _batch(decoding))) is None:
@@ -116,10 +120,11 @@ def _context_of(row: Row, one: Row, batch: int) -> int | None:
     )
     if not alike or _fixed(one.work) != _fixed(_work(row)):
         return None
-    sizes = dict(part.split("=", 1) for part in pieces(one.work) if part.partition("=")[0] in SIZES)
-    if sizes.get("batch") != str(batch) or not sizes.get("context", "").isdecimal():
+    sizes = {name: value for name, _, value in (part.partition("=") for part in pieces(one.work))}
+    context = sizes.get("context", "")
+    if sizes.get("batch") != str(batch) or not SIZE.fullmatch(context):
         return None
-    return int(sizes["context"])
+    return int(context)
 
 
 def _fixed(work: str) -> list[str]:

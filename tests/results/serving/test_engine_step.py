@@ -79,6 +79,8 @@ def test_its_own_run_counts_before_the_latest_and_the_nearest_context_before_oth
         replace(step(), work=SPEC.format(batch=2, context=100).replace("tiny", "large")),
         replace(step(), work=SPEC.format(batch=2, context=100).replace("f32", "bf16")),
         replace(step(), work="step:model=tiny,batch=2"),
+        replace(step(), work=SPEC.format(batch=2, context="1" * 5000)),
+        replace(step(), work=SPEC.format(batch=2, context=100).replace("batch=2", "batch")),
         replace(step(), backend="alpha:cpu"),
         replace(step(), kind="ceiling", value=1.0),
     ],
@@ -89,6 +91,14 @@ def test_what_is_another_step_is_not_taken_for_it(other: Row) -> None:
     assert found is not None
     assert found.step is None
     assert found.split["step"] is None
+
+
+def test_a_step_of_no_bytes_has_none() -> None:
+    one = served()
+    one.config["roofline"] |= {"step": dict.fromkeys(one.config["roofline"]["step"], 0.0)}
+    found = roofline_of(one, [step()])
+    assert found is not None
+    assert found.step is None
 
 
 def test_where_there_is_none_it_is_said_what_measures_it() -> None:
