@@ -49,7 +49,8 @@ class MetricNames:
 class ServedEngine:
     """How to start an engine as a server. `formats`: the formats that weights and cache may have, alike.
 
-    `environment` names the lock of the environment it runs in; `step_backend` the backend that times its steps alone, or ''.
+    `environment` names the lock of the environment it runs in; `step_backend` the backend that times its steps alone, with
+    ``{device}`` for the device that the server told: ``mine:{device}+tokens``; '' where there is none.
     """
 
     name: str

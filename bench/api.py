@@ -35,8 +35,8 @@ from membound.results.process import Process
 from membound.results.processes import processes_of
 from membound.results.report.notebook import CaseTable, PairTable
 from membound.results.row import Row
+from membound.results.serving.compare import compare_engines, holds_points
 from membound.results.serving.compare import compare_points as points_side_by_side
-from membound.results.serving.compare import holds_points
 from membound.results.serving.table import points
 from membound.results.stats import records, summarize
 from membound.results.store import RunWriter, StoreError, load_rows, new_run_id, new_run_path
@@ -152,13 +152,21 @@ def comparison(
 
 
 def compare_points(
-    a: str | Path, b: str | Path, force: bool = False, out: Path | str = DEFAULT_OUT
+    a: str | Path,
+    b: str | Path | None = None,
+    force: bool = False,
+    out: Path | str = DEFAULT_OUT,
+    backends: tuple[str, str] | None = None,
 ) -> pd.DataFrame:
-    """The points of load that two runs share, a line for each figure: latencies, throughput, goodput.
+    """The points of load that two runs share, or two engines of run `a`, a line for each figure: latencies, throughput, goodput.
 
     Columns: `membound.results.serving.compare.COLUMNS`. Raises CompareError (unlike machines unless `force`, no load in
     common), StoreError, RowError.
     """
+    if (b is None) == (backends is None):
+        raise CompareError("name two runs, or one run and two backends")
+    if b is None or backends is not None:
+        return compare_engines(rows_of(str(a), Path(out)), *(backends or ("", "")))
     table = points_side_by_side(rows_of(str(a), Path(out)), rows_of(str(b), Path(out)), force)
     if table.empty:
         raise CompareError("the two runs share no point of load")
@@ -168,8 +176,12 @@ def compare_points(
 def compare_all(
     runs: Sequence[str], backends: tuple[str, str] | None, force: bool, out: Path, by: str | None = None
 ) -> tuple[Comparison | None, pd.DataFrame]:
-    """The cases that runs share, and the points of load that two of them do. Raises CompareError if they share neither."""
+    """The cases that runs share, and the points of load that two of them do, or two engines of one. Raises CompareError if they share neither."""
     loads = pd.DataFrame()
+    if len(runs) == 1 and backends is not None and by is None and holds_points(find_run(runs[0], out)):
+        rows = rows_of(runs[0], out)
+        if any(row.kind == "serving" and row.backend in backends for row in rows):
+            return None, compare_engines(rows, *backends)
     if len(runs) == 2 and backends is None and by is None:
         paths = [find_run(name, out) for name in runs]
         if all(holds_points(path) for path in paths):

@@ -20,4 +20,5 @@ ENGINE = ServedEngine(
     environment="llamacpp-server",
     metrics=METRICS,
     formats=("f32", "bf16", "f16"),
+    step_backend="llamacpp:{device}",  # the plugin of examples/llamacpp
 )

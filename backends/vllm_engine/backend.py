@@ -1,7 +1,8 @@
 """vLLM's engine within the worker process: `vllm:cpu`, `vllm:cuda`; a launch is one step of the engine, scheduler and all.
 
 Variants follow a plus sign: `cpu+f32` and `cuda+f32` widen 16-bit weights to float32 on loading;
-`cuda+eager` runs without CUDA graphs. Without one, it computes in the format that the work's weights have.
+`cuda+eager` runs without CUDA graphs; `cpu+tokens` and `cuda+tokens` ask for tokens without the logarithms of their
+probabilities, as a server does. Without one, it computes in the format that the work's weights have.
 
 The engine loads a folder that membound exports with the work's weights, runs a prompt of the work's tokens, and then
 steps; so it takes steps with cache=prompt, and prompts. It outputs the tokens that it chooses greedily and the
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("f32", "bf16", "f16")
 VARIANTS = {"cpu": ("f32",), "cuda": ("f32", "eager")}
+TOKENS = "tokens"
+"""A variant that is measured only where it is asked for: it has less to be checked by."""
 
 
 class VLLMEngine(Backend):
@@ -61,9 +64,9 @@ class VLLMEngine(Backend):
         if base != kind:
             raise BackendUnavailable(f"the vllm installed here is built for {kind}, not for {base!r}")
         for variant in variants:
-            if variant not in VARIANTS[kind] or variants.count(variant) > 1:
+            if variant not in (*VARIANTS[kind], TOKENS) or variants.count(variant) > 1:
                 raise BackendUnavailable(
-                    f"unknown variant {variant!r} of vllm:{kind}; known: {', '.join(VARIANTS[kind])}"
+                    f"unknown variant {variant!r} of vllm:{kind}; known: {', '.join((*VARIANTS[kind], TOKENS))}"
                 )
         if kind == "cpu":
             check_torch_threads("vLLM's torch")
@@ -101,7 +104,7 @@ class VLLMEngine(Backend):
         sizes = sizes_of(self.computed_work)
         engine, self._settings = start(inputs, self.computed_work.weight, sizes, "eager" in self._variants)
         kind = Decoding if isinstance(inputs.work, Step) else Prompts
-        self._requests = kind(engine, inputs, sizes)
+        self._requests = kind(engine, inputs, sizes, logprobs=TOKENS not in self._variants)
 
     @property
     def computed_work(self) -> Step | Prefill:

@@ -18,9 +18,9 @@ class EngineStepError(RuntimeError):
 
 
 class _Requests:
-    """Sequences of one engine, greedy, each with the logarithm of its token's probability."""
+    """Sequences of one engine, greedy; with `logprobs` each has the logarithm of its token's probability too."""
 
-    def __init__(self, engine: Any, inputs: ModelInputs, most_tokens: int) -> None:
+    def __init__(self, engine: Any, inputs: ModelInputs, most_tokens: int, logprobs: bool) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -30,12 +30,13 @@ class _Requests:
         self._prompts: list[list[int]] = inputs.tokens.tolist()
         self._steps: list[list[Any]] = []
         self._ids = count()
+        self._logprobs = logprobs
         self._sampling = SamplingParams(
             temperature=0.0,
             max_tokens=most_tokens,
             ignore_eos=True,
             detokenize=False,
-            logprobs=0,  # only of the chosen token
+            logprobs=0 if logprobs else None,  # 0: only of the chosen token
             output_kind=RequestOutputKind.DELTA,
         )
 
@@ -63,8 +64,9 @@ class _Requests:
                 raise EngineStepError("a step gave a sequence no token or several")
             ids = [int(completion.token_ids[0]) for completion in one]
             chosen.append(ids)
-            logprobs.append([float(c.logprobs[0][i].logprob) for c, i in zip(one, ids, strict=True)])
-        return Tokens(np.array(chosen, np.int64).T, np.array(logprobs).T)
+            if self._logprobs:
+                logprobs.append([float(c.logprobs[0][i].logprob) for c, i in zip(one, ids, strict=True)])
+        return Tokens(np.array(chosen, np.int64).T, np.array(logprobs).T if self._logprobs else None)
 
     def end(self) -> None:
         """Drop the engine."""
@@ -75,8 +77,8 @@ class _Requests:
 class Decoding(_Requests):
     """A step's sequences: prompts run up to their last token, which the first launch takes as the work does."""
 
-    def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes) -> None:
-        super().__init__(engine, inputs, sizes.growth)
+    def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes, logprobs: bool = True) -> None:
+        super().__init__(engine, inputs, sizes.growth, logprobs)
         if not isinstance(inputs.work, Step):
             raise AssertionError(f"{type(inputs.work).__name__} is no Step")
         self._context, self._growth = inputs.work.context, sizes.growth
@@ -101,8 +103,8 @@ class Decoding(_Requests):
 class Prompts(_Requests):
     """A prompt's sequences: every launch adds them anew and runs them in one step."""
 
-    def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes) -> None:
-        super().__init__(engine, inputs, 1)
+    def __init__(self, engine: Any, inputs: ModelInputs, sizes: Sizes, logprobs: bool = True) -> None:
+        super().__init__(engine, inputs, 1, logprobs)
 
     def step(self) -> None:
         """Add the requests, and run the step in which all of them begin and end."""

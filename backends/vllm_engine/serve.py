@@ -14,6 +14,8 @@ import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,22 @@ def main(path: Path) -> None:
     """Serve what the settings say."""
     settings = Settings.read(path)
     os.environ["VLLM_API_KEY"] = os.environ.pop(KEY)
+    folder = _folder(settings)
     kind = device_kind()
     os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
+    import_module("vllm.engine.arg_utils")  # takes seconds, in which the model is written
     port = _free_port()
-    arguments = [*_arguments(settings, kind), "--host", "127.0.0.1", "--port", str(port)]
+    arguments = [*_arguments(settings, folder(), kind), "--host", "127.0.0.1", "--port", str(port)]
     settings.tell(port, _facts(arguments, settings, kind))
     sys.argv = [SERVER, *arguments]
     runpy.run_module(SERVER, run_name="__main__")
 
 
-def _arguments(settings: Settings, kind: str) -> list[str]:
+def _arguments(settings: Settings, folder: str, kind: str) -> list[str]:
     """Those of vLLM's server; the user's options come last, so that they hold."""
-    work = parse(settings.spec)
-    if not isinstance(work, Step):
-        raise SystemExit(f"{settings.spec} is no step")
+    work = _step(settings)
     arguments = {
-        "model": _folder(work, settings),
+        "model": folder,
         "served-model-name": settings.name,
         "dtype": DTYPES[work.weight],
         "max-model-len": str(settings.longest),
@@ -64,16 +66,32 @@ def _arguments(settings: Settings, kind: str) -> list[str]:
     return given + [text for name, value in settings.options.items() for text in (f"--{name}", value) if text]
 
 
-def _folder(work: Step, settings: Settings) -> str:
-    """The model's own folder where it has a tokenizer, else one that is written. Raises SystemExit where that fails."""
+def _step(settings: Settings) -> Step:
+    work = parse(settings.spec)
+    if not isinstance(work, Step):
+        raise SystemExit(f"{settings.spec} is no step")
+    return work
+
+
+def _folder(settings: Settings) -> Callable[[], str]:
+    """The model's own folder where it has a tokenizer, else one that a process writes from now on, which the call waits for.
+
+    Raises SystemExit where that fails.
+    """
+    work = _step(settings)
     own = Path(work.shape.folder) if work.shape.folder else None
     if own is not None and not work.layers and any((own / name).is_file() for name in TOKENIZERS):
-        return str(own.resolve())
+        there = str(own.resolve())
+        return lambda: there
     path = Path(settings.folder) / "settings.json"
-    done = subprocess.run([sys.executable, "-P", "-m", __spec__.name, str(path), WRITE], check=False)
-    if done.returncode:
-        raise SystemExit(f"the model of {settings.spec} could not be written")
-    return str(_written(settings))
+    writing = subprocess.Popen([sys.executable, "-P", "-m", __spec__.name, str(path), WRITE])
+
+    def written() -> str:
+        if writing.wait():
+            raise SystemExit(f"the model of {settings.spec} could not be written")
+        return str(_written(settings))
+
+    return written
 
 
 def _written(settings: Settings) -> Path:

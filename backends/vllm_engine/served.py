@@ -34,7 +34,7 @@ ENGINE = ServedEngine(
     environment="vllm",
     metrics=METRICS,
     formats=("f32", "bf16", "f16"),
-    step_backend="vllm",
+    step_backend="vllm:{device}+tokens",
     variables={
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

@@ -139,11 +139,17 @@ class CpuCeilings:
         for name, patterns in product_patterns(products, threads).items():
             self._ceilings[name] = _checked(patterns, numbers)
         self.units = {name: "bytes/s" if name == "read" else "FLOP/s" for name in self._ceilings}
-        for ceiling in self._ceilings.values():
-            ceiling.settle()
+        self._settled = False
 
     def take_turn(self, names: Sequence[str]) -> CeilingTurn:
-        """A turn of each of these. Raises CeilingError for one that was not asked for."""
+        """A turn of each of these. Raises CeilingError for one that was not asked for.
+
+        Patterns are tried before the first turn and not earlier: a process may be made ready while others work.
+        """
+        if not self._settled:
+            for ceiling in self._ceilings.values():
+                ceiling.settle()
+            self._settled = True
         seen = CeilingTurn()
         for name in names:
             if name not in self._ceilings:

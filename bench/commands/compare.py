@@ -35,7 +35,9 @@ def compare(
     ],
     backends: Annotated[
         tuple[str, str] | None,
-        typer.Option("--backends", "-b", metavar="A B", help="Two backends of one run."),
+        typer.Option(
+            "--backends", "-b", metavar="A B", help="Two backends of one run, or two engines of a load."
+        ),
     ] = None,
     by: Annotated[
         str | None,
@@ -70,7 +72,8 @@ def compare(
         )
         return
     from membound.results.views.comparison import comparison_markdown, comparison_view
-    from membound.results.views.serving_text import compare_points_markdown, compare_points_view
+    from membound.results.views.load_comparison import compare_points_view
+    from membound.results.views.serving_text import compare_points_markdown
 
     if as_markdown:
         cases = comparison_markdown(pairs, groups, alone, doubt) if found is not None else ""

@@ -3,12 +3,12 @@
 membound load --url http://127.0.0.1:8000 --rate 2
 membound load --url http://127.0.0.1:8000 --users 1,4,16 --slo ttft=500,tpot=30
 membound load --engine vllm --model step:model=tiny,weight=f32 --users 1,4
+membound load --engine vllm --engine vllm#2 --engine-option vllm#2:block-size=64 --model tiny --users 4 --replicates 5
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +33,13 @@ def load(
         str, typer.Option("--url", metavar="URL", help="A server that is there: http://HOST:PORT/v1.")
     ] = "",
     engine: Annotated[
-        str,
-        typer.Option("--engine", metavar="NAME", help="Start this engine with --model, measure it, stop it."),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="Start this engine with --model, measure it, stop it. Repeated: several take turns; NAME#2 is it again.",
+        ),
+    ] = None,
     rate: Annotated[
         str | None,
         typer.Option(
@@ -123,13 +127,18 @@ def load(
     engine_option: Annotated[
         list[str] | None,
         typer.Option(
-            "--engine-option", metavar="NAME=VALUE", help="An option of the engine's own. Repeatable."
+            "--engine-option",
+            metavar="NAME=VALUE",
+            help="An option of the engine's own; ENGINE:NAME=VALUE for one of several. Repeatable.",
         ),
     ] = None,
     python: Annotated[
-        str,
-        typer.Option(metavar="PATH", help="Of --engine: its interpreter; default: its environment's."),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Of --engine: its interpreter, or ENGINE=PATH; default: its environment's. Repeatable.",
+        ),
+    ] = None,
     ready: Annotated[
         float, typer.Option(metavar="S", help="Of --engine: how long it may take to start.")
     ] = 600.0,
@@ -139,6 +148,10 @@ def load(
             parser=number_within(1, 1000), metavar="N", help="Of --engine: processes, each measured in full."
         ),
     ] = 1,
+    steps: Annotated[
+        bool,
+        typer.Option("--steps", help="Of --engine: measure its step alone too, at each point's batch."),
+    ] = False,
     seed: Seed = 1,
     out: Out = DEFAULT_OUT,
     as_json: Json = False,
@@ -148,16 +161,20 @@ def load(
 
     Exit status 1 if a point has no whole answer, the client was the limit of one, or a search found no rate.
     """
+    from membound.bench.machine.secrets import command_line
     from membound.bench.planning.choice import check_threads
+    from membound.bench.serving.asked import check, numbers
     from membound.bench.serving.connection import Limits
+    from membound.bench.serving.contestants import engines_of
     from membound.bench.serving.endpoint import Endpoint, parse_url
-    from membound.bench.serving.engine import EngineOptions, engine_of, parse_options
+    from membound.bench.serving.engine import EngineOptions
     from membound.bench.serving.launcher import LOOPBACK
     from membound.bench.serving.lengths import parse_lengths
     from membound.bench.serving.load import Load
-    from membound.bench.serving.running import check, measure_load, numbers
+    from membound.bench.serving.running import Rounds, measure_load
     from membound.bench.serving.schedule import parse_pattern
     from membound.bench.serving.served import parse_served
+    from membound.results.serving.engine_step import with_stored_steps
     from membound.results.serving.search import searched
     from membound.results.serving.table import point_records
     from membound.results.stats import plain
@@ -165,19 +182,16 @@ def load(
 
     if sum(option is not None for option in (rate, users, trace)) != 1:
         raise typer.BadParameter("give one of --rate, --users and --trace")
-    _check_target(url, engine, model, reference, replicates, search, bool(key_env or key_file))
-    served = parse_served(model if engine else reference) if engine or reference else None
+    engines, only_engine = engine or [], replicates > 1 or steps
+    _check_target(url, engines, model, reference, only_engine, search, bool(key_env or key_file))
+    served = parse_served(model if engines else reference) if engines or reference else None
     own = EngineOptions(
-        python,
-        0 if threads is None else check_threads(threads),
-        sequences,
-        ready,
-        parse_options(engine_option or []),
+        threads=0 if threads is None else check_threads(threads), sequences=sequences, ready_s=ready
     )
     wanted = Load(
-        Endpoint(LOOPBACK, 0) if engine else parse_url(url, _key(key_env, key_file)),
+        Endpoint(LOOPBACK, 0) if engines else parse_url(url, _key(key_env, key_file)),
         chat=chat,
-        model="" if engine else model,
+        model="" if engines else model,
         rates=numbers("rate", rate),
         users=tuple(int(one) for one in numbers("users", users, whole=True)),
         trace=trace,
@@ -197,21 +211,23 @@ def load(
         served=served,
     )
     check(wanted)
-    started = engine_of(engine, served, own) if engine and served is not None else None
+    started = () if served is None else engines_of(engines, served, own, engine_option or [], python or [])
     talk = console(stderr=as_json)
-    command = shlex.join(["membound", *sys.argv[1:]])
-    done = measure_load(wanted, out, command, talk, console(stderr=True), started, replicates)
+    command = command_line(["membound", *sys.argv[1:]])
+    rounds = Rounds(replicates, steps)
+    done = measure_load(wanted, out, command, talk, console(stderr=True), started, rounds)
     rows = done.rows
+    near = with_stored_steps(rows, out)
     if as_json:
-        print_json(plain(point_records(rows)))
+        print_json(plain(point_records(near)))
     else:
-        talk.print(serving_view(rows))
+        talk.print(serving_view(near))
     for trouble in done.troubles:
         talk.print(trouble, style="yellow", soft_wrap=True, markup=False, highlight=False)
     talk.print(f"rows: {done.path}", soft_wrap=True)
-    failed = (
-        bool(done.troubles) or not rows or any(row.status != "ok" or row.grade == "invalid" for row in rows)
-    )
+    points = [row for row in rows if row.kind == "serving"]
+    failed = bool(done.troubles) or not points
+    failed |= any(row.status != "ok" or row.grade == "invalid" for row in points)
     if search:
         found = searched(rows)
         failed = bool(done.troubles) or found is None or found.rate is None or found.client_limited
@@ -219,21 +235,31 @@ def load(
 
 
 def _check_target(
-    url: str, engine: str, model: str, reference: str, replicates: int, search: bool, keyed: bool
+    url: str,
+    engines: list[str],
+    model: str,
+    reference: str,
+    only_engine: bool,
+    search: bool,
+    keyed: bool,
 ) -> None:
-    """Raises BadParameter unless there is one server to measure, and only what belongs to it is given."""
-    if bool(url) == bool(engine):
+    """Raises BadParameter unless there is a server to measure, and only what belongs to it is given."""
+    if bool(url) == bool(engines):
         raise typer.BadParameter("give one of --url and --engine")
-    if engine and not model:
+    if engines and not model:
         raise typer.BadParameter(
             "--engine needs --model: the name of one, a folder, or step:model=tiny,weight=f32"
         )
-    if engine and (reference or keyed):
+    if engines and (reference or keyed):
         raise typer.BadParameter(
             "--reference, --key-env and --key-file are for --url: an engine that is started has its own"
         )
-    if replicates > 1 and (url or search):
-        raise typer.BadParameter("--replicates starts an --engine anew each time, and goes without --search")
+    if only_engine and (url or search):
+        raise typer.BadParameter(
+            "--replicates starts an --engine anew each time and --steps measures its steps: both go without --search"
+        )
+    if search and len(engines) > 1:
+        raise typer.BadParameter("--search is of one server: give one --engine")
 
 
 def _key(variable: str, file: Path | None) -> str:

@@ -36,6 +36,7 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show stored runs: each work with its backends, fastest first, each point of load, and what it came to."""
+    from membound.results.serving.engine_step import with_stored_steps
     from membound.results.stored_runs import rows_of
 
     one_format(as_json, as_markdown)
@@ -46,18 +47,19 @@ def show(
         console().print(published_view(published_runs.index_of(published_runs.folder())))
         return
     rows = rows_of(run, out)
+    near = with_stored_steps(rows, out)
     if as_json:
         from membound.results.serving.table import point_records
         from membound.results.stats import plain, records, summarize
 
-        print_json([*records(summarize(rows)), *plain(point_records(rows))])
+        print_json([*records(summarize(rows)), *plain(point_records(near))])
         return
     if as_markdown:
         from membound.results.views.markdown import run_markdown
         from membound.results.views.serving_text import points_markdown
 
-        print_text(run_markdown(rows) + points_markdown(rows))
+        print_text(run_markdown(rows) + points_markdown(near))
         return
     from membound.results.views.table import run_view
 
-    console().print(run_view(rows, ceilings))
+    console().print(run_view(rows, ceilings, near[len(rows) :]))

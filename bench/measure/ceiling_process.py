@@ -84,6 +84,13 @@ class CeilingProcess:
         """Process id of the worker; None before the first turn and after its end."""
         return None if self._worker is None else self._worker.pid
 
+    def get_ready(self) -> None:
+        """Start it before its first turn, where there is time for that. What goes wrong is told by that turn, which tries again."""
+        try:
+            self._running()
+        except (*BROKEN, FailedError):
+            self._end()
+
     def take_turn(self) -> Moment:
         """The rates of this moment. A process that died is started again; if that does not help, there are none."""
         while self.failure is None:

@@ -4,15 +4,18 @@
 ...     before = ceilings.turns()
 [{'read': 2.1e10, 'fma_f32': 1.2e11}, ...]
 
-Ceilings have a process of their own, as in every run, and the threads of the engine. Between points alone is there a moment
-without load: a client that waits for this takes none of it.
+Ceilings have a process of their own, as in every run, and the threads of the engine. It gets ready while the server starts. Between
+points alone is there a moment without load: a client that waits for this takes none of it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -39,20 +42,32 @@ class IdleCeilings:
         products = ("f32",) if served.work.weight == "f32" else ("f32", "bf16")
         self._process = CeilingProcess(setting, products, names=("read", *compute_ceilings(self._spec)))
         self._stack = ExitStack()
+        self._starting = Thread(target=self._process.get_ready, daemon=True)
 
     def __enter__(self) -> IdleCeilings:
         self._stack.enter_context(self._process)
+        if not self.unknown:
+            self._starting.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._starting.is_alive() and (pid := self._process.pid) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # nobody waits for it any more
+        self._started()
         self._stack.__exit__(kind, error, trace)
+
+    def _started(self) -> None:
+        if not self.unknown:
+            self._starting.join()
 
     def turns(self) -> list[dict[str, float]]:
         """The rates of some turns, by the ceilings' names; [] where none can be measured."""
         if self.unknown:
             return []
+        self._started()
         found = [dict(self._process.take_turn().rates) for _ in range(TURNS)]
         if self._process.failure is not None:
             self.unknown = f"ceilings could not be measured: {self._process.failure.reason}"
@@ -81,6 +96,14 @@ def step_of(served: Served) -> dict[str, float]:
     }
 
 
-def roofline_config(served: Served | None, turns: list[dict[str, float]]) -> dict[str, Any]:
-    """For a row: the step's model and the turns of ceilings around the point; {} where the model is not known."""
-    return {} if served is None else {"work": served.work.spec, "step": step_of(served), "ceilings": turns}
+def roofline_config(
+    served: Served | None, turns: list[dict[str, float]], step_backend: str = ""
+) -> dict[str, Any]:
+    """For a row: the step's model and the turns of ceilings around the point; {} where the model is not known.
+
+    `step_backend`: the backend and device that measure the engine's steps alone.
+    """
+    if served is None:
+        return {}
+    alone = {"step_backend": step_backend} if step_backend else {}
+    return {"work": served.work.spec, "step": step_of(served), "ceilings": turns, **alone}

@@ -19,11 +19,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from membound.bench.serving.connection import NS, Connection, Limits
+from membound.bench.serving.clocks import NS, Clocks
+from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import RawAnswer
+from membound.bench.serving.unpacking import unpack
 
-LAG_EVERY_S = 0.005
+LAG_EVERY_S = 0.01
+CLOCKS_EVERY_NS = 100_000_000
 SPIN_S = 0.0005
 """A sleep ends this much before a request is due; the rest is waited for in turns of the loop, so that it is not late."""
 
@@ -91,7 +94,7 @@ class Pool:
         await self._ask(fresh, job, raw)
 
     async def _ask(self, connection: Connection, job: Job, raw: RawAnswer) -> None:
-        await connection.ask(job.name, job.body, raw.due_ns, raw)
+        await connection.play("POST", self._endpoint.path(job.name), job.body, raw)
         if connection.usable:
             self._idle.append(connection)
 
@@ -118,7 +121,7 @@ class Pool:
 
 def _went_stale(raw: RawAnswer) -> bool:
     """Whether the server had ended the connection before it got the request: nothing came, and it is asked again."""
-    return raw.end in ("closed", "unreachable") and not raw.parts and not raw.status
+    return raw.end in ("closed", "unreachable") and not raw.reads and not raw.status
 
 
 Watch = Callable[[Played], None]
@@ -195,9 +198,10 @@ async def play_closed(
 async def _play(
     endpoint: Endpoint, limits: Limits, send: Callable[[Pool, Played], Awaitable[None]], watch: Watch
 ) -> Played:
-    played = Played(time.monotonic_ns())
+    played, clocks = Played(time.monotonic_ns()), Clocks()
+    clocks.sample()
     pool = Pool(endpoint, limits, played)
-    meter = asyncio.create_task(_measure_lag(played, watch))
+    meter = asyncio.create_task(_measure_lag(played, clocks, watch))
     _allow_connections()
     with _no_collections():
         cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
@@ -208,8 +212,10 @@ async def _play(
             played.wall_s = (time.monotonic_ns() - played.started_ns) / NS
             meter.cancel()
             pool.close()
+            clocks.sample()
             for raw in played.answers:
                 raw.finish("timeout", time.monotonic_ns(), "under way when the run ended")
+                unpack(raw, clocks)
     return played
 
 
@@ -234,14 +240,18 @@ async def _ended(tasks: set[asyncio.Task[None]]) -> None:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def _measure_lag(played: Played, watch: Watch) -> None:
-    told = time.monotonic_ns()
+async def _measure_lag(played: Played, clocks: Clocks, watch: Watch) -> None:
+    told = sampled = time.monotonic_ns()
     while True:
         due_ns = time.monotonic_ns() + int(LAG_EVERY_S * NS)
         await asyncio.sleep(LAG_EVERY_S)
-        played.lag_ns.append(time.monotonic_ns() - due_ns)
-        if time.monotonic_ns() - told > NS:
-            told = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        played.lag_ns.append(now_ns - due_ns)
+        if now_ns - sampled > CLOCKS_EVERY_NS:
+            sampled = now_ns
+            clocks.sample()
+        if now_ns - told > NS:
+            told = now_ns
             watch(played)
 
 

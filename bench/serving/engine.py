@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -62,16 +62,28 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One that can be started, with its model."""
+    """One that can be started, with its model. `label` is what its rows call it: its name, or ``NAME#LABEL``."""
 
     kind: ServedEngine
     served: Served
     python: str
     options: EngineOptions
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.label or self.kind.name
+
+    def step_backend(self, facts: Mapping[str, Any]) -> str:
+        """The backend and device that measure its steps alone on the device that its server told; '' where there is none."""
+        return self.kind.step_backend.format(device=facts.get("device", ""))
 
     @contextmanager
-    def serving(self, load: Load, log: Path) -> Iterator[Server]:
-        """Its server, ready, for that load. Raises LoadError."""
+    def serving(
+        self, load: Load, log: Path, on_told: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    ) -> Iterator[Server]:
+        """Its server, ready, for that load; `on_told` gets its facts before it is. Raises LoadError."""
         settings = Settings(
             spec=self.served.work.spec,
             seed=self.served.seed,
@@ -83,37 +95,25 @@ class Engine:
             prefix_cache=load.shared_prefix > 0,
             options=dict(self.options.options),
         )
-        with launched(Launch(self.kind, self.python, settings, log, self.options.ready_s)) as server:
+        launch = Launch(self.kind, self.python, settings, log, self.options.ready_s, self.name, on_told)
+        with launched(launch) as server:
             yield server
 
 
-def engine_of(name: str, served: Served, options: EngineOptions) -> Engine:
-    """The engine of that name. Raises UnknownEngine, and LoadError where its environment is missing or broken."""
+def engine_of(label: str, served: Served, options: EngineOptions) -> Engine:
+    """The engine of that name, or of ``NAME#LABEL``. Raises UnknownEngine, and LoadError where its environment is missing or broken."""
+    name = label.partition("#")[0]
     kind = served_engine(name)
     check_formats(served, kind.formats)
     if options.python:
-        return Engine(kind, served, options.python, options)
+        return Engine(kind, served, options.python, options, label)
     (state,) = (one for one in states() if one.recipe.name == recipe(kind.environment).name)
     if not state.made or state.problem:
         why = state.problem or "it was not made"
         raise LoadError(
             f"there is no environment to run {name} in ({why}): {state.remedy}, or name a Python with --python"
         )
-    return Engine(kind, served, str(state.recipe.python), options)
-
-
-def parse_options(texts: list[str]) -> dict[str, str]:
-    """``NAME=VALUE`` each; a name alone is a flag. Raises LoadError."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        name = name.strip().removeprefix("--")
-        if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise LoadError(
-                f"--engine-option {text!r} is not NAME=VALUE, with a name of the engine's own options"
-            )
-        found[name] = value
-    return found
+    return Engine(kind, served, str(state.recipe.python), options, label)
 
 
 def longest_of(load: Load) -> int:

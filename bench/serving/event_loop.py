@@ -20,11 +20,16 @@ def on_uvloop(work: Awaitable[T]) -> T:
     """The result of `work`."""
     import uvloop
 
-    async def whole() -> T:
-        return await work
+    found: list[T] = []
+
+    async def whole() -> None:
+        found.append(
+            await work
+        )  # Python 3.11 writes a task's result as text when it ends: here millions of chunks
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(whole())
+        runner.run(whole())
+    return found[0]
 
 
 def check_installed() -> None:

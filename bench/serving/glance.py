@@ -4,8 +4,8 @@
 >>> glance.look(played)
 {'point': 'rate 2', 'left_s': 53.0, 'sent': 24, 'under_way': 3, 'ttft_p50_s': 0.05, ...}
 
-Each look takes only what is new since the last. Nothing is parsed: a first token is taken to be the first part of an answer that
-names no role, a gap that between two parts. The figures that count are made after the point.
+Each look takes only what is new since the last. Nothing is parsed: a first token is taken to be the first read with an event that
+names no role, a gap that between two reads. The figures that count are made after the point.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from membound.bench.serving.client import Played
-from membound.bench.serving.connection import NS
+from membound.bench.serving.clocks import NS
 from membound.bench.serving.raw import RawAnswer
 
 MOST_LOOKED_AT = 20
-"""Answers whose parts are gone through at one look."""
+"""Answers whose reads are gone through at one look."""
 KEPT = 2000
-RECENT_LAGS = 200
+EVENT, ROLE = b"data:", b'"role"'
+RECENT_LAGS = 100
 """A second of the loop's lag."""
 
 
@@ -64,10 +65,9 @@ class Glance:
         ended = [one for one in candidates if one.end]
         self._ends.update(_end_of(one) for one in ended)
         for one in [one for one in ended if _end_of(one) == "complete"][:MOST_LOOKED_AT]:
-            first = next((at for at, _, part in one.parts if b'"role"' not in part), None)
-            if first is not None:
-                self._ttft.append((first - one.due_ns) / NS)
-            times = dict.fromkeys(at for at, _, _ in one.parts)
+            times = [at for at, _, data in one.reads if EVENT in data and ROLE not in data]
+            if times:
+                self._ttft.append((times[0] - one.due_ns) / NS)
             self._gaps.extend((b - a) / NS for a, b in pairwise(times))
 
 

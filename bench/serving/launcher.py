@@ -21,7 +21,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,18 +52,33 @@ ASK = Limits(connect_s=2.0, idle_s=5.0, total_s=5.0)
 
 
 class ServerFailed(LoadError):
-    """A server did not start, or ended; the message has its last words."""
+    """A server did not start, or ended; the message has its last words, `status` is that of its rows."""
+
+    def __init__(self, text: str, status: str = "crashed") -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start. `settings.folder` is filled in with a scratch folder; `log` is where the server's words are kept."""
+    """What to start. `settings.folder` is filled in with a scratch folder; `log` is where the server's words are kept.
+
+    `label` is what it is called in messages and rows, where that is not the engine's name. `on_told` gets the facts that the
+    server tells, some time before it is ready.
+    """
 
     engine: ServedEngine
     python: str
     settings: Settings
     log: Path
     ready_s: float = READY_S
+    label: str = ""
+    on_told: Callable[[Mapping[str, Any]], None] = lambda facts: None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.label or self.engine.name
 
 
 @dataclass(slots=True)
@@ -79,6 +94,8 @@ class Server:
     """From its start."""
     log: Path
     _process: subprocess.Popen[bytes]
+    _log_begin: int = 0
+    """Bytes of the log that other servers wrote before it started."""
     left: tuple[str, ...] = ()
     stopped_s: float = 0.0
     """How long it took to end."""
@@ -91,7 +108,7 @@ class Server:
     def death(self) -> str:
         """How it ended, in a line with its last words; '' while it runs."""
         status = self._process.poll()
-        return "" if status is None else _death(status, self.log)
+        return "" if status is None else _death(status, self.log, self._log_begin)
 
 
 @contextmanager
@@ -100,14 +117,14 @@ def launched(launch: Launch) -> Iterator[Server]:
     key, mark = secrets.token_urlsafe(24), secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="membound-") as folder, launch.log.open("ab") as log:
         settings = replace(launch.settings, folder=folder)
-        started = time.monotonic()
+        started, begin = time.monotonic(), log.seek(0, os.SEEK_END)
         process = _start(launch, settings, log.fileno(), key, mark)
         server: Server | None = None
         try:
-            port, facts = _ready(launch, settings, process, key, started)
+            port, facts = _ready(launch, settings, process, key, started, begin)
             endpoint = Endpoint(LOOPBACK, port, key=key)
             took_s = time.monotonic() - started
-            server = Server(launch.engine.name, endpoint, settings.name, facts, took_s, launch.log, process)
+            server = Server(launch.name, endpoint, settings.name, facts, took_s, launch.log, process, begin)
             yield server
         finally:
             left = _end(process, mark, None if server is None else server.endpoint)
@@ -135,28 +152,35 @@ def _start(launch: Launch, settings: Settings, log: int, key: str, mark: str) ->
             start_new_session=True,
         )
     except OSError as error:
-        raise ServerFailed(f"{launch.python} cannot be started: {error.strerror}") from None
+        raise ServerFailed(f"{launch.python} cannot be started: {error.strerror}", "unavailable") from None
 
 
 def _ready(
-    launch: Launch, settings: Settings, process: subprocess.Popen[bytes], key: str, started: float
+    launch: Launch,
+    settings: Settings,
+    process: subprocess.Popen[bytes],
+    key: str,
+    started: float,
+    log_begin: int,
 ) -> tuple[int, dict[str, Any]]:
     """Its port and facts, once it has told them and answers. Raises ServerFailed."""
     port, facts = 0, dict[str, Any]()
     while time.monotonic() - started < launch.ready_s:
         if (status := process.poll()) is not None:
             raise ServerFailed(
-                f"{launch.engine.name} did not start: {_death(status, launch.log)}; its log is {launch.log}"
+                f"{launch.name} did not start: {_death(status, launch.log, log_begin)}; its log is {launch.log}"
             )
         if not port:
             with suppress(FileNotFoundError):
                 told = json.loads(settings.told.read_text(encoding="utf-8"))
                 port, facts = int(told["port"]), dict(told["facts"])
+                launch.on_told(facts)
         if port and asyncio.run(_answers(Endpoint(LOOPBACK, port, key=key), launch.engine.ready_path)):
             return port, facts
         time.sleep(POLL_S)
     raise ServerFailed(
-        f"{launch.engine.name} was not ready after {launch.ready_s:.0f} s (--ready allows more); its log is {launch.log}"
+        f"{launch.name} was not ready after {launch.ready_s:.0f} s (--ready allows more); its log is {launch.log}",
+        "timeout",
     )
 
 
@@ -236,20 +260,19 @@ def _listens(port: int) -> bool:
         return one.connect_ex((LOOPBACK, port)) == 0
 
 
-def _death(status: int, log: Path) -> str:
+def _death(status: int, log: Path, begin: int) -> str:
     """``exit status 1: its last line``."""
     how = f"exit status {status}" if status >= 0 else f"signal {-status}"
     with suppress(ValueError):
         how = signal.Signals(-status).name if status < 0 else how
-    words = _last_words(log)
+    words = _last_words(log, begin)
     return f"{how}: {words}" if words else how
 
 
-def _last_words(log: Path) -> str:
-    """The last line that names an error, else the last line."""
+def _last_words(log: Path, begin: int) -> str:
+    """The last line that names an error, else the last line; of those behind `begin`, which are its own."""
     with log.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - LAST_BYTES))
+        file.seek(max(begin, file.seek(0, os.SEEK_END) - LAST_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line or "error" in line]
     return (errors or lines or [""])[-1][-300:]

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from membound.bench.serving.connection import KernelWire
+from membound.bench.serving.clocks import received_ns
+from membound.bench.serving.wires import KernelWire
 
 FAULTS = {
     "429": "refused with status 429",
@@ -290,8 +291,8 @@ class Session:
         self._wire = KernelWire(sock)
         self._wire.on_bytes, self._wire.on_end = self._bytes, self._gone
 
-    def _bytes(self, at_ns: int, data: bytes) -> None:
-        self._at_ns = at_ns
+    def _bytes(self, stamp: bytes, data: bytes) -> None:
+        self._at_ns = received_ns(stamp)
         try:
             self._parser.feed_data(data)
         except self._error:

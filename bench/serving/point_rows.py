@@ -14,7 +14,8 @@ from membound.bench.serving.answer import read_answer
 from membound.bench.serving.client import Played
 from membound.bench.serving.client_limits import client_facts, client_reasons
 from membound.bench.serving.drawing import Schedule
-from membound.bench.serving.load import Load, work_of
+from membound.bench.serving.engine import Engine
+from membound.bench.serving.load import Load, LoadPoint, work_of
 from membound.bench.serving.probe import Facts
 from membound.bench.serving.self_check import added_reasons
 from membound.bench.serving.truth import truth_of
@@ -24,6 +25,7 @@ from membound.results.serving.request import Request
 from membound.results.serving.window import Window
 
 SHORTEST_WINDOW_S = 0.001
+CLIENT_PACKAGES = (*HARNESS_PACKAGES, "httptools", "uvloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,40 @@ def point_row(
         grade="invalid" if reasons else "clean",
         grade_reasons=reasons,
         machine=fingerprint(),
-        versions=package_versions((*HARNESS_PACKAGES, "httptools", "uvloop"))
-        | dict(server.facts.get("versions", {})),
+        versions=package_versions(CLIENT_PACKAGES) | dict(server.facts.get("versions", {})),
+        command=command,
+    )
+
+
+def absent_row(
+    load: Load,
+    engine: Engine,
+    point: LoadPoint,
+    run_id: str,
+    command: str,
+    replicate: int,
+    status: str,
+    reason: str,
+) -> Row:
+    """A point that was not played, because its engine's server did not start or had ended."""
+    return Row(
+        run_id=run_id,
+        kind="serving",
+        backend=engine.name,
+        work=work_of(load, engine.served.name, point),
+        status=status,
+        reason=reason,
+        replicate=replicate,
+        seed=load.seed,
+        config={
+            point.kind: point.value,
+            "warm_s": load.warm_s,
+            "end_s": load.total_s,
+            "slo": load.slo,
+            "model": engine.served.name,
+        },
+        machine=fingerprint(),
+        versions=package_versions(CLIENT_PACKAGES),
         command=command,
     )
 

@@ -3,7 +3,8 @@
 >>> raw = RawAnswer(due_ns=0)
 >>> raw.feed(at_ns=100, read=0, body=b'data: {"choices":[{"text":" a"}]}')
 
-Nothing is parsed while a load runs: a client that parses is late for the next chunk. `answer.py` reads it afterwards.
+Nothing is parsed while a load runs: a client that parses is late for the next chunk. `unpacking.py` takes reads apart
+afterwards, and `answer.py` reads the parts.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ class RawAnswer:
     end: str = ""
     why: str = ""
     """What the system said, where it said something."""
+    reads: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    """(When it was read, the kernel's stamp or b"", bytes as they came), until they are unpacked."""
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """(when, number of the read, bytes of the body)."""
+    """(When, number of the read, bytes of the body), once they are unpacked."""
     size: int = 0
+    """Bytes of all reads."""
     asked_tokens: int | None = None
     """The length that the server was told to give; None if it may stop earlier."""
     body: bytes = b""
@@ -52,7 +56,6 @@ class RawAnswer:
     def feed(self, at_ns: int, read: int, body: bytes) -> None:
         """Keep a part of the body."""
         self.parts.append((at_ns, read, body))
-        self.size += len(body)
 
     def finish(self, end: str, at_ns: int, why: str = "") -> None:
         """The first end counts."""

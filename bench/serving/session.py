@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from membound.bench.run.ceiling_rows import now
 from membound.bench.serving.ceilings import IdleCeilings, roofline_config
 from membound.bench.serving.client import Played, play_closed, play_open
 from membound.bench.serving.drawing import Schedule, check_lengths, draw, jobs_of
@@ -60,12 +61,14 @@ def run_load(
     server: Server | None = None,
     replicate: int = 0,
     ceilings: IdleCeilings | None = None,
+    step_backend: str = "",
 ) -> list[Row]:
     """Play every point, or search from the first of them, `keep` the row of each, and return them.
 
     `measured`: what the client adds on this machine, by which points are judged. On Ctrl-C the point at hand is kept if
     anything came in its window, and KeyboardInterrupt goes on. `server`: the one that was started for it, in process
     number `replicate`; when that has ended, so has the run. `ceilings` are measured between points, while it idles.
+    `step_backend` measures the steps of its engine alone.
     """
     rows: list[Row] = []
     turns = [] if ceilings is None else ceilings.turns()
@@ -73,19 +76,19 @@ def run_load(
 
     def one(load: Load, schedule: Schedule, attempt: int = 0) -> Row:
         nonlocal turns
-        before = on_uvloop(read_metrics(load.endpoint, known))
+        before, began = on_uvloop(read_metrics(load.endpoint, known)), now()
         played, cut_short = play(load, prepared.facts, schedule, watch)
         facts = {} if cut_short else server_facts(before, on_uvloop(read_metrics(load.endpoint, known)))
         told = UNTOLD if server is None else Serving(server.engine, server.facts, server.death())
         row = point_row(load, prepared.facts, schedule, played, run_id, command, cut_short, measured, told)
-        row.replicate = attempt or replicate
+        row.replicate, row.started_at = attempt or replicate, began
         row.config |= {
             "search": load.search,
             "server": beside(facts, row.requests),
             "engine": facts_of(told.facts, before.settings),
         }
         later = [] if ceilings is None or cut_short or told.death else ceilings.turns()
-        row.config["roofline"] = roofline_config(load.served, turns + later)
+        row.config["roofline"] = roofline_config(load.served, turns + later, step_backend)
         turns = later
         if row.status == "ok" or not cut_short:
             rows.append(row)

@@ -22,7 +22,7 @@ from membound.backends.api import Tokens
 from membound.bench.measure.check import token_error
 from membound.bench.serving.answer import read_stream
 from membound.bench.serving.client import Played
-from membound.bench.serving.connection import NS
+from membound.bench.serving.clocks import NS
 from membound.bench.serving.served import Served
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.prompt import scores

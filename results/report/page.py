@@ -31,6 +31,7 @@ from membound.results.report.drawing import Figure
 from membound.results.report.pictures import page_svg
 from membound.results.report.tables import GRADE, NUMBER, SHORT, WIDE, Cell, Column, Line, table_html
 from membound.results.report.text import LEGEND as CLAIM_LEGEND
+from membound.results.report.token_table import token_table
 from membound.results.report.whole import Report
 from membound.results.views.table import LEGEND
 from membound.results.wording import duration, percent, short
@@ -134,7 +135,8 @@ def _sections(report: Report) -> Iterator[str]:
         yield "<section id=the-ceilings><h2>Ceilings and runs</h2>"
         yield from (*ceiling_table(report.ceilings), "<h3>Runs</h3>", *run_table(report.shown), "</section>")
     if report.points:
-        yield from ("<section id=points><h2>Points of load</h2>", *point_table(report.points), "</section>")
+        yield from ("<section id=points><h2>Points of load</h2>", *point_table(report.points))
+        yield from (*token_table(report.points), "</section>")
     yield from _claims(report)
     yield from _reading(report)
 

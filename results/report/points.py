@@ -28,14 +28,15 @@ class ShownPoint:
 
     @property
     def server(self) -> str:
-        """The engine, and where it listened."""
-        return f"{self.record['backend']} {self.record['device']}".strip()
+        """The engine that was started, or where a server that was there listened."""
+        backend = str(self.record["backend"])
+        return f"{backend} {self.record['device']}".strip() if backend == "url" else backend
 
 
 def shown_points(rows: Sequence[Row]) -> list[ShownPoint]:
     """Every point among the rows. Latencies that are not known are None."""
     serving = [row for row in rows if row.kind == "serving"]
-    records = plain(point_records(serving))
+    records = plain(point_records(rows))
     blank = dict.fromkeys(name for record in records for name in record)
     for name in ("ttft", "tpot"):
         blank |= {f"{name}_p50_s": None, f"{name}_p99_s": None, f"{name}_p50_ci_s": None}

@@ -1,16 +1,17 @@
-"""Points of load of two runs side by side: two engines, versions or settings under the same load.
+"""Points of load side by side, of two runs or of two engines of one: engines, versions or settings under the same load.
 
 >>> from membound.results.store import load_rows
 >>> table = compare_points(load_rows([a]), load_rows([b]))
 >>> table[["work", "figure", "ratio", "ratio_ci"]]
 
 The server's process is the sampling unit: requests of one process agree with each other far better than with those of the
-next, so that an interval is over processes, never over requests.
+next, so that an interval is over processes, never over requests. Engines of one run took turns: processes of the same round
+followed each other, and what counts is the ratio of each round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from membound.results.compare import machine_of, refuse_other_machine
-from membound.results.intervals import ratio_interval
+from membound.results.compare import CompareError, machine_of, refuse_other_machine
+from membound.results.intervals import interval, ratio_interval
 from membound.results.row import Row
 from membound.results.run_files import files_of
 from membound.results.serving.point import Point
@@ -31,14 +32,17 @@ COLUMNS = {
     "figure": "what is compared: a latency by percentile in seconds, tokens a second, or the share of goodput",
     "run_a": "run of side A",
     "run_b": "run of side B",
+    "backend_a": "engine of side A, or `url`",
+    "backend_b": "engine of side B, or `url`",
     "device_a": "server of side A",
     "device_b": "server of side B",
     "a": "median over processes of A",
     "b": "median over processes of B",
     "replicates_a": "processes of A",
     "replicates_b": "processes of B",
+    "rounds": "processes of both that took turns: the ratio is the median of theirs; 0 where they did not",
     "ratio": "B over A",
-    "ratio_ci": "95 % interval over processes; None with fewer than three on a side",
+    "ratio_ci": "95 % interval over rounds, or over processes; None with fewer than three",
     "differs": "True where the interval excludes 1; None without an interval",
     "note": "why there is no ratio, or what speaks against it",
 }
@@ -85,6 +89,28 @@ def _holds(file: Path) -> bool:
         return content.find(MARK) >= 0
 
 
+def compare_engines(rows: Sequence[Row], a: str, b: str) -> pd.DataFrame:
+    """The same of two engines of one run. Raises CompareError if it has no point of one of them."""
+    points = [row for row in rows if row.kind == "serving"]
+    sides = [[row for row in points if row.backend == name] for name in (a, b)]
+    for name, side in zip((a, b), sides, strict=True):
+        if not side:
+            known = ", ".join(dict.fromkeys(row.backend for row in points)) or "none"
+            raise CompareError(f"there is no point of load of {name!r}; there are those of {known}")
+    return compare_points(sides[0], sides[1], force=True)  # one run is of one machine
+
+
+def engines_in_turn(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The engines that took turns in one run, by name; () where there was one."""
+    found = dict.fromkeys(row.backend for row in rows if row.kind == "serving")
+    runs = {row.run_id for row in rows if row.kind == "serving"}
+    return tuple(sorted(found)) if len(found) > 1 and len(runs) == 1 else ()
+
+
+Process = tuple[str, int]
+"""A run, and the number of a server's process in it."""
+
+
 def _by_work(rows: Iterable[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -99,6 +125,8 @@ def _lines(a: list[Row], b: list[Row]) -> list[dict[str, Any]]:
         "work": a[0].work,
         "run_a": a[0].run_id,
         "run_b": b[0].run_id,
+        "backend_a": a[0].backend,
+        "backend_b": b[0].backend,
         "device_a": a[0].device,
         "device_b": b[0].device,
         "replicates_a": len(sides[0]),
@@ -107,25 +135,32 @@ def _lines(a: list[Row], b: list[Row]) -> list[dict[str, Any]]:
     }
     found = []
     for name, pick in FIGURES.items():
-        left, right = ([v for p in side if (v := pick(p)) is not None and v > 0] for side in sides)
+        left, right = (
+            {process: v for process, p in side.items() if (v := pick(p)) is not None and v > 0}
+            for side in sides
+        )
         if left and right:
             found.append(known | {"figure": name, **_ratio(left, right)})
     return found or [known]
 
 
-def usable_points(rows: Sequence[Row]) -> list[Point]:
-    """Points that are ok; of those, where any is left, the ones at which the client was not the limit."""
+def usable_points(rows: Sequence[Row]) -> dict[Process, Point]:
+    """Points that are ok, by process; of those, where any is left, the ones at which the client was not the limit."""
     ok = [row for row in rows if row.status == "ok"]
-    return [point_of_row(row) for row in [row for row in ok if row.grade != "invalid"] or ok]
+    used = [row for row in ok if row.grade != "invalid"] or ok
+    return {(row.run_id, row.replicate): point_of_row(row) for row in used}
 
 
-def _ratio(a: list[float], b: list[float]) -> dict[str, Any]:
-    middle_a, middle_b = float(np.median(a)), float(np.median(b))
-    ci = ratio_interval(b, a)
+def _ratio(a: Mapping[Process, float], b: Mapping[Process, float]) -> dict[str, Any]:
+    middle_a, middle_b = (float(np.median([*side.values()])) for side in (a, b))
+    rounds = [b[process] / a[process] for process in a if process in b]
+    ratio = float(np.median(rounds)) if rounds else middle_b / middle_a
+    ci = interval(rounds) if rounds else ratio_interval([*b.values()], [*a.values()])
     return {
         "a": middle_a,
         "b": middle_b,
-        "ratio": middle_b / middle_a,
+        "rounds": len(rounds),
+        "ratio": ratio,
         "ratio_ci": ci,
         "differs": None if ci is None else not ci[0] <= 1 <= ci[1],
     }

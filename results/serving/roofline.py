@@ -22,6 +22,7 @@ from membound.results.claim.knee import knee
 from membound.results.roofline import compute_ceilings
 from membound.results.row import Row
 from membound.results.serving.decode import Decoding, decoding_of
+from membound.results.serving.engine_step import EngineStep, engine_step_of
 from membound.results.serving.point import point_of
 from membound.results.serving.step_model import StepModel
 from membound.results.serving.window import Window
@@ -29,7 +30,8 @@ from membound.results.serving.window import Window
 READ = "read"
 PARTS = {
     "bytes": "bytes, at the measured bandwidth",
-    "engine": "the rest of the engine's own time: kernels, scheduler, sampling",
+    "step": "the rest of the engine's step alone: kernels, scheduler, sampling",
+    "engine": "the rest of the engine's own time under load: prompts, other requests, output",
     "http": "API server and HTTP",
     "client": "the client, as measured before the run",
 }
@@ -52,7 +54,9 @@ class ServingRoofline:
     flops_s: float | None = None
     mbu: float | None = None
     split: dict[str, float | None] = field(default_factory=dict)
-    """By the names of PARTS."""
+    """By the names of PARTS. Where the engine's step alone is not known, `engine` is all of its own time but the bytes."""
+    step: EngineStep | None = None
+    """The engine's step alone at that batch and context."""
     cached: bool = False
     """Whether the weights fit the last-level cache, so that the share says nothing of memory."""
 
@@ -62,26 +66,27 @@ class ServingRoofline:
         return None if self.bytes_s is None else max(self.bytes_s, self.flops_s or 0.0)
 
 
-def roofline_of(row: Row) -> ServingRoofline | None:
-    """Of a stored point; None where nothing decoded in its window."""
+def roofline_of(row: Row, steps: Sequence[Row] = ()) -> ServingRoofline | None:
+    """Of a stored point; None where nothing decoded in its window. `steps`: rows among which that of the engine's step may be."""
     decoding = decoding_of(row.requests, Window(row.config["warm_s"], row.config["end_s"]))
     if decoding is None:
         return None
     stored = row.config.get("roofline", {})
     model = _model(stored)
     if model is None or decoding.context is None:
-        return ServingRoofline(decoding, split=_split(row, decoding, None))
+        return ServingRoofline(decoding, split=_split(row, None, None))
+    step = engine_step_of(row, decoding, model, steps)
     bytes_ = model.bytes_of(decoding.batch, decoding.context)
     per_token = bytes_ / decoding.batch
     read, peak = ceilings_of(stored)
     if read is None:
-        return ServingRoofline(decoding, per_token, split=_split(row, decoding, None))
+        return ServingRoofline(decoding, per_token, split=_split(row, None, step), step=step)
     bytes_s = bytes_ / read
     flops_s = None if peak is None else model.flops_of(decoding.batch, decoding.context) / peak
-    split = _split(row, decoding, bytes_s)
+    split = _split(row, bytes_s, step)
     cached = model.weights_bytes <= (row.machine.get("last_level_cache_bytes") or 0)
     return ServingRoofline(
-        decoding, per_token, read, bytes_s, flops_s, bytes_s / decoding.itl_s, split, cached
+        decoding, per_token, read, bytes_s, flops_s, bytes_s / decoding.itl_s, split, step, cached
     )
 
 
@@ -98,14 +103,15 @@ def ceilings_of(stored: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return middle.get(READ), max((middle[name] for name in names if name in middle), default=None)
 
 
-def _split(row: Row, decoding: Decoding, bytes_s: float | None) -> dict[str, float | None]:
+def _split(row: Row, bytes_s: float | None, step: EngineStep | None) -> dict[str, float | None]:
     """What was measured of a token's time; a part that is smaller than the error of two clocks comes out as 0."""
     server = row.config.get("server") or {}
     own, seen = server.get("mean_itl_s"), server.get("client_mean_itl_s")
     added = row.config.get("client", {}).get("null_server", {}).get("added_itl_p50_s")
-    engine = None if own is None or bytes_s is None else max(0.0, own - bytes_s)
+    alone = None if step is None or bytes_s is None else max(0.0, step.seconds - bytes_s)
+    engine = None if own is None or bytes_s is None else max(0.0, own - bytes_s - (alone or 0.0))
     http = None if own is None or seen is None else max(0.0, seen - own - (added or 0.0))
-    return {"bytes": bytes_s, "engine": engine, "http": http, "client": added}
+    return {"bytes": bytes_s, "step": alone, "engine": engine, "http": http, "client": added}
 
 
 def frontier(rows: Sequence[Row]) -> list[tuple[Row, float, float, bool]]:

@@ -36,6 +36,9 @@ def wrong_roofline(stored: Any) -> str:
     if not isinstance(stored, dict):
         return f"roofline={str(stored)[:80]!r} of config is no object"
     step, turns = stored.get("step", {}), stored.get("ceilings", [])
+    for name in ("work", "step_backend"):
+        if not isinstance(stored.get(name, ""), str):
+            return f"{name}={str(stored[name])[:80]!r} of a point's roofline is no text"
     fields = StepModel.__dataclass_fields__
     if step and not (
         isinstance(step, dict)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from membound.results.row import Row
+from membound.results.serving.engine_step import how_to_measure
 from membound.results.serving.point import PERCENTILES, Point, point_of
 from membound.results.serving.roofline import frontier, roofline_of
 from membound.results.serving.slo import SloError, parse_slo
@@ -36,9 +37,14 @@ COLUMNS = {
     "mbu": "bytes of a step at the measured bandwidth over the mean time between tokens",
     "itl_mean_s": "seconds between first and last tokens over the tokens in between",
     "itl_bytes_s": "part of it: the step's bytes at the measured bandwidth",
+    "itl_step_s": "part of it: the rest of the engine's step alone, as `membound run` measured it; missing where nobody did",
     "itl_engine_s": "part of it: the rest of the engine's own time, by its metrics",
     "itl_http_s": "part of it: from the engine's clock to the client's, less what the client adds",
     "itl_client_s": "part of it: what the client adds, as measured before the run",
+    "step_s": "the engine's step alone at that batch and context, median over processes",
+    "step_run": "the run that it is of",
+    "step_work": "the step that it is",
+    "step_how": "where it was not measured, the command that measures it",
     "frontier": "whether no other point of the run is better both for the device and for one user",
     "slo": "the service level that goodput is of",
     "seconds": "length of the window",
@@ -70,9 +76,13 @@ def point_of_row(row: Row) -> Point:
 
 
 def point_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """An object for each point among the rows, in their order, as JSON can hold it; seconds, and null for what is not known."""
+    """An object for each point among the rows, in their order, as JSON can hold it; seconds, and null for what is not known.
+
+    The engine's own steps are looked for among the same rows.
+    """
     best = {id(row): mark for row, _, _, mark in frontier(rows)}
-    return [_record(row) | {"frontier": best.get(id(row))} for row in rows if row.kind == "serving"]
+    steps = [row for row in rows if row.kind == "case"]
+    return [_record(row, steps) | {"frontier": best.get(id(row))} for row in rows if row.kind == "serving"]
 
 
 def points(rows: Sequence[Row]) -> pd.DataFrame:
@@ -80,7 +90,7 @@ def points(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(point_records(rows))
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, steps: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(COLUMNS)
     found |= {
         "run_id": row.run_id,
@@ -98,16 +108,20 @@ def _record(row: Row) -> dict[str, Any]:
         "slo": row.config.get("slo", ""),
     }
     try:
-        return found | _figures(point_of_row(row)) | _of_roofline(row)
+        return found | _figures(point_of_row(row)) | _of_roofline(row, steps)
     except ValueError:  # nothing was due in the window
         return found
 
 
-def _of_roofline(row: Row) -> dict[str, Any]:
-    one = roofline_of(row)
+def _of_roofline(row: Row, steps: Sequence[Row]) -> dict[str, Any]:
+    one = roofline_of(row, steps)
     if one is None:
         return {}
-    return {
+    alone = one.step
+    told: dict[str, Any] = {"step_how": how_to_measure(row, one.decoding) or None}
+    if alone is not None:
+        told = {"step_s": alone.seconds, "step_run": alone.run_id, "step_work": alone.work}
+    return told | {
         "decode_batch": one.decoding.batch,
         "decode_context": one.decoding.context,
         "bytes_per_token": one.bytes_per_token,

@@ -16,10 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from membound.results.row import Row
+from membound.results.serving.compare import compare_engines, engines_in_turn
+from membound.results.serving.engine_step import how_to_measure
 from membound.results.serving.point import PERCENTILES, Distribution, Point
 from membound.results.serving.roofline import PARTS, frontier, knee_of, roofline_of
 from membound.results.serving.search import GOODPUT, searched
 from membound.results.serving.table import point_of_row
+from membound.results.stats import records
+from membound.results.views.load_comparison import compare_points_view
 from membound.results.wording import amount, duration, percent
 
 WORDS = {
@@ -33,12 +37,21 @@ MOSTLY_SEEN = 0.9
 
 
 def serving_view(rows: Sequence[Row]) -> RenderableType:
-    """The points among these rows, in their order."""
+    """The points among these rows, in their order; the engine's own steps are looked for among the same rows.
+
+    Engines that took turns in one run are compared with the first of them.
+    """
     parts: list[RenderableType] = []
+    steps = [row for row in rows if row.kind == "case"]
+    several = engines_in_turn(rows)
     for row in rows:
         if row.kind == "serving":
-            parts += [Text(row.work, style="bold"), *_block(row), Text()]
+            name = f"{row.backend}, process {row.replicate + 1}: {row.work}" if several else row.work
+            parts += [Text(name, style="bold"), *_block(row, steps), Text()]
     parts += frontier_lines(rows)
+    for other in several[1:]:
+        compared = records(compare_engines(rows, several[0], other))
+        parts += [compare_points_view(compared), Text()] if compared else []
     parts += [Text(line, style="bold") for line in search_lines(rows)]
     tail = parts[-1] if parts else None
     return Group(*(parts[:-1] if isinstance(tail, Text) and not tail.plain else parts))
@@ -52,10 +65,12 @@ def frontier_lines(rows: Sequence[Row]) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in ("point", "tokens/s of the device", "of one user", "MBU", "frontier"):
         table.add_column(name, justify="left" if name in ("point", "frontier") else "right")
+    several = len({row.backend for row, *_ in found}) > 1
     for row, device, user, best in found:
         roofline = roofline_of(row)
         share = percent(roofline.mbu) if roofline is not None and roofline.mbu is not None else "–"
-        table.add_row(_point_name(row), f"{device:.3g}", f"{user:.3g}", share, "yes" if best else "")
+        name = f"{row.backend}, {_point_name(row)}" if several else _point_name(row)
+        table.add_row(name, f"{device:.3g}", f"{user:.3g}", share, "yes" if best else "")
     return [table, *map(Text, knee_lines(rows)), Text()]
 
 
@@ -68,20 +83,22 @@ def _point_name(row: Row) -> str:
 
 def knee_lines(rows: Sequence[Row]) -> Iterator[str]:
     """From which batch on a token takes longer, as measured and as the ceilings have it."""
-    for run in dict.fromkeys(row.run_id for row in rows):
-        bend = knee_of([row for row in rows if row.run_id == run])
+    engines = dict.fromkeys((row.run_id, row.backend) for row in rows if row.kind == "serving")
+    for engine in engines:
+        bend = knee_of([row for row in rows if (row.run_id, row.backend) == engine])
         if bend is not None:
             predicted = "not known" if bend.predicted is None else _batch(bend.predicted)
-            yield f"a token takes longer from batch {_batch(bend.measured)} on; by the step's bytes and FLOPs: {predicted}"
+            of = f"{engine[1]}: " if len(engines) > 1 else ""
+            yield f"{of}a token takes longer from batch {_batch(bend.measured)} on; by the step's bytes and FLOPs: {predicted}"
 
 
 def _batch(value: float) -> str:
     return "beyond these" if value == float("inf") else f"{value:.3g}"
 
 
-def roofline_lines(row: Row) -> Iterator[str]:
+def roofline_lines(row: Row, steps: Sequence[Row] = ()) -> Iterator[str]:
     """Bytes a token, the share of the bandwidth, and what a token's time is made of, as far as it was measured."""
-    found = roofline_of(row)
+    found = roofline_of(row, steps)
     if found is None:
         return
     decoding = found.decoding
@@ -98,6 +115,12 @@ def roofline_lines(row: Row) -> Iterator[str]:
             for name in PARTS
         ]
         yield f"of {duration(decoding.itl_s, 3)} a token: {'; '.join(parts)}"
+    if found.step is not None:
+        yield (
+            f"the engine's step alone: {duration(found.step.seconds, 3)} ({found.step.work}, run {found.step.run_id})"
+        )
+    elif command := how_to_measure(row, decoding):
+        yield f"the engine's step alone is not measured: --steps does, or {command}"
 
 
 def search_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -115,7 +138,7 @@ def search_lines(rows: Sequence[Row]) -> Iterator[str]:
             yield "the client was the limit there: the server may keep more"
 
 
-def _block(row: Row) -> Iterator[RenderableType]:
+def _block(row: Row, steps: Sequence[Row]) -> Iterator[RenderableType]:
     try:
         point = point_of_row(row)
     except ValueError as error:
@@ -127,7 +150,7 @@ def _block(row: Row) -> Iterator[RenderableType]:
         yield from map(Text, _engine(row))
         return
     yield _latencies(point)
-    for line in point_notes(row, point):
+    for line in point_notes(row, point, steps):
         yield Text(line)
 
 
@@ -162,7 +185,7 @@ def half_width(one: Distribution) -> str:
     return percent((high - low) / 2 / one.at[50])
 
 
-def point_notes(row: Row, point: Point) -> Iterator[str]:
+def point_notes(row: Row, point: Point, steps: Sequence[Row] = ()) -> Iterator[str]:
     """What a reader of these figures must know, a line each."""
     failed = {name: count for name, count in point.outcomes.items() if name != "ok"}
     if failed:
@@ -182,7 +205,7 @@ def point_notes(row: Row, point: Point) -> Iterator[str]:
             "the server does not keep this load"
         )
     yield from _server(row)
-    yield from roofline_lines(row)
+    yield from roofline_lines(row, steps)
     yield from _engine(row)
     for reason in row.grade_reasons:
         yield f"{row.grade}: {reason}"

@@ -36,15 +36,16 @@ LEGEND = (
 )
 
 
-def run_view(rows: Sequence[Row], ceilings: bool = False) -> Group:
+def run_view(rows: Sequence[Row], ceilings: bool = False, steps: Sequence[Row] = ()) -> Group:
     """The ceilings that the verdicts use, a table for each work with its backends fastest first, what could not run.
 
-    Then what it came to, in sentences, and the legend. `ceilings`: all of them, as they were reached.
+    Then what it came to, in sentences, and the legend. `ceilings`: all of them, as they were reached. `steps`: cases of other
+    runs, in which points of load may find their engine's step.
     """
     parts: list[RenderableType] = []
     runs = list(dict.fromkeys(row.run_id for row in rows))
     for run in runs:
-        parts += _run([row for row in rows if row.run_id == run], ceilings)
+        parts += _run([row for row in rows if row.run_id == run], ceilings, steps)
     if not rows:
         parts.append(Text("no rows: nothing was measured"))
     elif any(row.kind != "serving" for row in rows):
@@ -52,7 +53,7 @@ def run_view(rows: Sequence[Row], ceilings: bool = False) -> Group:
     return Group(*parts)
 
 
-def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
+def _run(rows: list[Row], ceilings: bool, steps: Sequence[Row]) -> list[RenderableType]:
     lines = records(summarize(rows))
     machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
     threads = max(r.threads for r in rows)
@@ -65,7 +66,7 @@ def _run(rows: list[Row], ceilings: bool) -> list[RenderableType]:
         parts += _work([line for line in lines if line["work"] == work], width)
     said: list[RenderableType] = [Text(sentence) for sentence in sentences(lines)]
     parts += [*_absent(lines), *_doubts(lines), *said, *([Text()] if said else [])]
-    return [*parts, serving_view(rows)] if any(row.kind == "serving" for row in rows) else parts
+    return [*parts, serving_view([*rows, *steps])] if any(row.kind == "serving" for row in rows) else parts
 
 
 def _used_ceilings(rows: list[Row], lines: list[dict[str, Any]]) -> list[RenderableType]:

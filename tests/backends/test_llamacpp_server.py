@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from killed_loads import killed_loads
 
 from membound.results.serving.roofline import roofline_of
 from membound.results.store import load_rows
@@ -45,3 +46,12 @@ def test_it_is_started_says_the_right_tokens_under_load_and_leaves_nothing(tmp_p
     assert found is not None
     assert found.mbu is not None
     assert found.mbu > 0
+
+
+@pytest.mark.slow
+def test_nothing_is_left_when_the_client_is_killed_at_random_moments() -> None:
+    engine = ("--engine", "llamacpp", "--model", "step:model=tiny,weight=f32", "--python", sys.executable)
+    load = ("--users", "2", "--seconds", "20", "--warm", "1", "--output", "16", "--threads", "1")
+    killed = killed_loads([*engine, *load], count=4, within_s=25.0)
+    assert [one.left for one in killed] == [()] * 4
+    assert any(one.processes > 2 and one.ports for one in killed), "none was killed while its server was up"

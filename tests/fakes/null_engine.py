@@ -1,6 +1,6 @@
 """An engine to be started that computes nothing: the null server as the program of a `ServedEngine`.
 
-python -m null_engine SETTINGS.json        # options: die=N, fail, deaf, child, shared
+python -m null_engine SETTINGS.json        # options: die=N, fail, once=FILE, silent, deaf, child, shared
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def main(path: Path) -> None:
     options = settings.options
     if "fail" in options:
         raise SystemExit("ValueError: no such model")
+    if "silent" in options:
+        os._exit(4)
+    if "once" in options:
+        try:
+            Path(options["once"]).touch(exist_ok=False)
+        except FileExistsError:
+            raise SystemExit("ValueError: not again") from None
     if "deaf" in options:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "child" in options:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed_loads import killed_loads
 
 from membound.bench.environments.build import states
 from membound.kernels.export import export_model
@@ -133,3 +134,10 @@ def test_the_tokenizer_gives_text_back(tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"same": True, "people": 1, "chat": "user: a day\nassistant:"}
+
+
+def test_nothing_is_left_when_the_client_is_killed_at_random_moments() -> None:
+    engine = ("--engine", "vllm", "--model", "step:model=tiny,weight=f32")
+    killed = killed_loads([*engine, *LOAD, "--seconds", "30"], count=2, within_s=60.0)
+    assert [one.left for one in killed] == [()] * 2
+    assert any(one.processes > 2 for one in killed), "none was killed while its server was there"

@@ -17,8 +17,9 @@ from servers import bad_server, garbage, null_server, slow_loris
 
 import membound
 from membound.bench import cli
-from membound.bench.serving import engine, self_check
+from membound.bench.serving import engine, point_rows, self_check
 from membound.bench.serving.null_server import Script
+from membound.bench.serving.truth import Truth
 from membound.results.store import RunWriter, load_rows, new_run_path
 
 pytest.importorskip("uvloop")
@@ -158,6 +159,7 @@ def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Pa
         (["--rate", "1", "--search"], "--search needs --slo"),
         (["--rate", "1", "--engine", "vllm"], "give one of --url and --engine"),
         (["--rate", "1", "--replicates", "2"], "--replicates starts an --engine"),
+        (["--rate", "1", "--steps"], "--steps measures its steps"),
         (["--rate", "1", "--reference", "no-such-model"], "unknown model"),
         (["--users", "1", "--slo", "ttft=500", "--search"], "--search needs --slo"),
         (["--rate", "1", "--seconds", "2", "--slo", "ttft=500", "--search"], "2 requests in its window"),
@@ -187,6 +189,12 @@ def test_bad_input_is_one_line_and_two(tmp_path: Path, arguments: list[str], wor
         (["--engine", "vllm", "--model", "tiny", "--engine-option", "=1"], "is not NAME=VALUE"),
         (["--engine", "vllm", "--model", "tiny", "--threads", "100000"], "threads=100000 must be"),
         (["--engine", "vllm", "--model", "tiny", "--ready", "0"], "--ready 0 must be"),
+        (["--engine", "vllm", "--engine", "vllm", "--model", "tiny"], "call one that comes twice vllm#2"),
+        (["--engine", "vllm", "--model", "tiny", "--engine-option", "a:b=1"], "is not NAME=VALUE"),
+        (
+            ["--engine", "vllm", "--engine", "vllm#2", "--model", "tiny", "--search", "--slo", "ttft=9"],
+            "--search is of one server",
+        ),
     ],
 )
 def test_an_engine_that_cannot_be_started_is_one_line_and_two(
@@ -225,6 +233,28 @@ def test_an_engine_is_started_measured_and_stopped(tmp_path: Path, monkeypatch: 
     assert (row.backend, row.status) == ("null", "wrong")  # it says the same token always
     assert "max_num_seqs 3" in " ".join(result.stdout.split())
     assert result.exit_code == 1
+
+
+def test_engines_take_turns_and_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "served_engine", lambda name: ENGINE)
+    monkeypatch.setattr(point_rows, "truth_of", lambda *rest: Truth())  # it says the same token always
+    for name in ("client_reasons", "added_reasons"):  # a busy machine would leave rounds out
+        monkeypatch.setattr(point_rows, name, lambda *rest: [])
+    engines = ["--engine", "null", "--engine", "null#2", "--model", "step:model=tiny,weight=f32"]
+    options = [*engines, "--python", sys.executable, "--threads", "1", "--replicates", "3"]
+    result = called("load", *options, "--users", "1", *SHORT, "--out", str(tmp_path))
+    assert "A: null, run" in result.stdout, result.output
+    assert "median of the rounds in which both took turns" in " ".join(result.stdout.split())
+    (path,) = tmp_path.glob("*.jsonl")
+    compared = called("compare", str(path), "--backends", "null", "null#2", "--json")
+    figures = {line["figure"]: line for line in json.loads(compared.stdout)["loads"]}
+    assert (figures["ttft_p50_s"]["rounds"], figures["ttft_p50_s"]["backend_b"]) == (3, "null#2")
+    table = membound.compare_points(path, backends=("null", "null#2"))
+    assert set(table["figure"]) == {*figures}
+    missing = called("compare", str(path), "--backends", "null", "other")
+    assert missing.exit_code == 2
+    assert "no point of load of 'other'" in missing.output
+    assert "null, process 1: serving:model=tiny" in " ".join(called("show", str(path)).stdout.split())
 
 
 @pytest.mark.parametrize("talk", [garbage, slow_loris])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from servers import bad_server
 
+from membound.bench.serving import connection
 from membound.bench.serving.answer import events, read_answer
 from membound.bench.serving.connection import Connection, Limits
-from membound.bench.serving.endpoint import Endpoint
+from membound.bench.serving.endpoint import Endpoint, parse_url
 from membound.bench.serving.null_server import FAULTS, NullServer, Script
 from membound.bench.serving.raw import RawAnswer
 from membound.results.serving.request import Request
@@ -41,12 +44,12 @@ def with_server(script: Script, do: Callable[[Endpoint], Awaitable[Any]]) -> Any
 
 
 async def asked(endpoint: Endpoint, body: dict[str, Any], limits: Limits = LIMITS) -> RawAnswer:
-    connection = await Connection.open(endpoint, limits)
+    one = await Connection.open(endpoint, limits)
     try:
         name = "chat/completions" if "messages" in body else "completions"
-        return await connection.ask(name, json.dumps(body).encode(), time.monotonic_ns())
+        return await one.ask(name, json.dumps(body).encode(), time.monotonic_ns())
     finally:
-        connection.close()
+        one.close()
 
 
 def request(script: Script, body: dict[str, Any]) -> Request:
@@ -99,27 +102,27 @@ def test_chunks_of_four_tokens_are_four_tokens() -> None:
 
 def test_a_connection_is_used_again_and_never_after_its_end() -> None:
     async def do(endpoint: Endpoint) -> list[Any]:
-        connection = await Connection.open(endpoint, LIMITS)
+        one = await Connection.open(endpoint, LIMITS)
         ends = []
         for _ in range(3):
-            raw = await connection.ask("completions", json.dumps(COMPLETION).encode(), time.monotonic_ns())
-            ends.append((raw.end, connection.usable))
-        connection.close()
-        return [*ends, connection.usable]
+            raw = await one.ask("completions", json.dumps(COMPLETION).encode(), time.monotonic_ns())
+            ends.append((raw.end, one.usable))
+        one.close()
+        return [*ends, one.usable]
 
     assert with_server(QUICK, do) == [("complete", True)] * 3 + [False]
 
 
 def test_times_are_the_kernels_and_a_busy_client_does_not_move_them() -> None:
     async def do(endpoint: Endpoint) -> tuple[bool, RawAnswer]:
-        connection = await Connection.open(endpoint, LIMITS)
+        one = await Connection.open(endpoint, LIMITS)
         task = asyncio.create_task(
-            connection.ask("completions", json.dumps(COMPLETION).encode(), time.monotonic_ns())
+            one.ask("completions", json.dumps(COMPLETION).encode(), time.monotonic_ns())
         )
         await asyncio.sleep(0.008)
         raw = await task
-        connection.close()
-        return connection.kernel_times, raw
+        one.close()
+        return one.kernel_times, raw
 
     kernel, raw = with_server(QUICK, do)
     added = [at - json.loads(data)["t_ns"] for at, _, data in events(raw) if b"t_ns" in data]
@@ -159,3 +162,63 @@ def test_a_server_that_never_takes_a_connection_is_given_up() -> None:
             asyncio.run(do())
         for one in others:
             one.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def framed(*events: bytes) -> list[bytes]:
+    """A chunk of HTTP for each."""
+    return [b"%x\r\n%b\r\n" % (len(one), one) for one in events]
+
+
+def told_by(*segments: bytes, limits: Limits = LIMITS) -> RawAnswer:
+    """The answer that arrives in these segments."""
+
+    def talk(sock: socket.socket, over: threading.Event) -> None:
+        sock.recv(65536)
+        for one in segments:
+            sock.sendall(one)
+            time.sleep(0.02)
+        over.wait(5)
+
+    with bad_server(talk) as url:
+        endpoint = parse_url(url)
+        return asyncio.run(asked(endpoint, COMPLETION, limits))
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\r\nx-took: 3\r\n\r\n", b"\n\r\n0\r\n\r\n"])
+def test_an_answer_is_whole_when_http_says_so_and_not_when_it_looks_so(end: bytes) -> None:
+    """Events whose lines end with CR LF, and one that is cut where a whole answer would end."""
+    chunks = framed(b"data: 10\r\n\r\n", b"data: 20\r\n\r\n")
+    last = framed(b"data: 30\n\n")[0]
+    split = (chunks[1][:-2], chunks[1][-2:])
+    before = last if end.startswith(b"0") else last[:-3]
+    raw = told_by(HEAD + chunks[0], *split, before, end)
+    assert raw.end == "complete", raw.why
+    found = list(events(raw))
+    assert [data for *_, data in found] == [b"10", b"20", b"30"]
+    assert [read for _, read, _ in found][:2] == [0, 1]
+    assert raw.ended_ns is not None
+    assert raw.ended_ns > found[1][0]
+
+
+def test_garbage_within_a_stream_is_told_when_nothing_more_comes() -> None:
+    raw = told_by(HEAD + framed(b"data: 1\n\n")[0], b"this is no chunk\r\n")
+    assert (raw.end, [part for *_, part in raw.parts]) == ("not http", [b"data: 1\n\n"])
+
+
+def test_an_answer_without_a_length_ends_with_its_connection() -> None:
+    def talk(sock: socket.socket, over: threading.Event) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\ndata: [DONE]\n\n")
+
+    with bad_server(talk) as url:
+        raw = asyncio.run(asked(parse_url(url), COMPLETION))
+    assert (raw.end, raw.status, raw.parts[0][2]) == ("closed", 200, b"data: [DONE]\n\n")
+
+
+def test_a_flood_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_BYTES", 2000)
+    raw = told_by(HEAD + framed(b"x" * 3000)[0])
+    assert raw.end == "flooded"

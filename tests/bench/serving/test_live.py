@@ -24,9 +24,10 @@ def answered(
     first_ms: float = 50.0, gap_ms: float = 20.0, status: int = 200, end: str = "complete"
 ) -> RawAnswer:
     raw = RawAnswer(0, sent_ns=0, status=status)
-    raw.feed(1 * MS, 0, b'data: {"choices":[{"delta":{"role":"assistant"}}]}')
+    raw.reads.append((1 * MS, b"", b'data: {"choices":[{"delta":{"role":"assistant"}}]}'))
     for number in range(3):
-        raw.feed(int((first_ms + number * gap_ms) * MS), number + 1, b'data: {"choices":[{"text":"w"}]}')
+        read_ns = int((first_ms + number * gap_ms) * MS)
+        raw.reads.append((read_ns, b"", b'data: {"choices":[{"text":"w"}]}'))
     raw.finish(end, int(200 * MS))
     return raw
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from membound.bench.serving.schedule import Pattern
 from membound.bench.serving.search import CLOSE, MOST_POINTS, highest_rate
-from membound.results.serving.search import TIMES_KEPT
+from membound.results.serving.search import GOODPUT, TIMES_KEPT
 
 
 @pytest.mark.parametrize("edge", [0.037, 0.9, 1.0, 7.3, 900.0])
@@ -42,3 +43,29 @@ def test_a_server_that_keeps_nothing_or_everything_ends_the_search() -> None:
     assert highest_rate(lambda rate, attempt: False, start=1.0, lowest=0.1).rate is None
     found = highest_rate(lambda rate, attempt: True, start=1.0, highest=10.0)
     assert (found.rate, found.failed) == (8.0, None)
+
+
+SERVICE_S, LEVEL_S, WINDOW_S = 0.020, 0.100, 120.0
+
+
+def goodput_of_a_queue(rate: float, seed: int, attempt: int) -> float:
+    """Share of the requests that one server, which takes SERVICE_S for each, answers within LEVEL_S of when they were due."""
+    rng = np.random.default_rng((seed, attempt, int(1e6 * rate)))
+    due = Pattern("poisson").due_s(rate, WINDOW_S, rng)
+    waits, wait = [], 0.0
+    for gap in np.diff(due, prepend=due[0]):
+        wait = max(0.0, wait + SERVICE_S - gap) if waits else 0.0
+        waits.append(wait)
+    return float(np.mean(np.array(waits) + SERVICE_S <= LEVEL_S))
+
+
+def test_three_searches_of_one_server_agree_within_a_tenth() -> None:
+    rates = []
+    for seed in range(3):
+        found = highest_rate(
+            lambda rate, attempt, seed=seed: goodput_of_a_queue(rate, seed, attempt) >= GOODPUT, start=5.0
+        )
+        assert found.rate is not None
+        rates.append(found.rate)
+    assert 0 < min(rates) < 1 / SERVICE_S
+    assert max(rates) <= 1.1 * min(rates)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from servers import null_server
 
+from membound.bench.serving.asked import check, numbers
 from membound.bench.serving.endpoint import parse_url
 from membound.bench.serving.lengths import parse_lengths
 from membound.bench.serving.load import Load
 from membound.bench.serving.null_server import Script
-from membound.bench.serving.running import check, numbers
 from membound.bench.serving.schedule import LoadError
 from membound.bench.serving.session import prepare, run_load
 from membound.results.row import Row

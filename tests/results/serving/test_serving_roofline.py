@@ -6,49 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from load_points import STEP, WORK, request, row
 
 from membound.results.row import Row, RowError
 from membound.results.serving.decode import decoding_of
-from membound.results.serving.request import Request
 from membound.results.serving.roofline import frontier, knee_of, roofline_of
 from membound.results.serving.table import COLUMNS, point_records
 from membound.results.serving.window import Window
 from membound.results.views.serving import knee_lines, roofline_lines
-
-STEP = {
-    "weights_bytes": 1e6,
-    "sequence_bytes": 1e3,
-    "context_bytes": 100.0,
-    "sequence_flops": 2e6,
-    "context_flops": 0.0,
-}
-WORK = "step:model=tiny,batch=1,context=1024,weight=f32,kv=f32,act=float,cache=prompt"
-
-
-def request(first_s: float, itl_s: float, tokens: int = 11, prompt: int = 94) -> Request:
-    arrivals = [first_s + i * itl_s for i in range(tokens)]
-    return Request(
-        0.0, 0.0, arrivals, [1] * tokens, [*range(tokens)], ended_s=arrivals[-1], prompt_tokens=prompt
-    )
-
-
-def row(users: int, itl_s: float, **config: Any) -> Row:
-    usual: dict[str, Any] = {
-        "users": users,
-        "warm_s": 0.0,
-        "end_s": 10.0,
-        "roofline": {
-            "work": WORK,
-            "step": STEP,
-            "ceilings": [{"read": 1e8, "fma_f32": 1e9}, {"read": 2e8, "fma_f32": 1e9}, {"read": 1e8}],
-        },
-        "server": {"mean_itl_s": 0.9 * itl_s, "client_mean_itl_s": itl_s},
-        "client": {"null_server": {"added_itl_p50_s": 0.01 * itl_s}},
-    }
-    requests = [request(1.0, itl_s) for _ in range(users)]
-    return Row(
-        "a-run", "serving", "null", f"serving:users={users}", "ok", requests=requests, config=usual | config
-    )
 
 
 def test_a_batch_is_what_a_token_finds() -> None:
@@ -84,6 +49,7 @@ def test_bytes_share_and_parts_of_a_token() -> None:
     assert found.bytes_s == pytest.approx(bytes_ / 1e8)
     assert found.flops_s == pytest.approx(4e6 / 1e9)
     assert found.mbu == pytest.approx(bytes_ / 1e8 / 0.02)
+    assert found.split.pop("step") is None
     assert found.split == pytest.approx(
         {"bytes": bytes_ / 1e8, "engine": 0.018 - bytes_ / 1e8, "http": 0.0018, "client": 0.0002}
     )

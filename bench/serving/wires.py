@@ -1,0 +1,139 @@
+"""Bytes from a socket with the time of each read: the kernel's where it tells it, else that of reading.
+
+>>> wire = await open_wire(endpoint)
+>>> wire.on_bytes, wire.on_end = took, ended
+
+On Linux without TLS each read comes with the time at which the kernel received its last byte (SO_TIMESTAMPNS through recvmsg),
+as it is; `clocks.py` makes sense of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from membound.bench.serving.endpoint import Endpoint
+
+_SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
+READ_BYTES = 1 << 13
+"""Python allocates as much for each read and gives back the rest: from 64 KiB on glibc then tidies its whole heap each time."""
+CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
+"""Room for one struct timespec."""
+
+
+class Wire(asyncio.Protocol):
+    """Whoever reads them: `on_bytes(stamp, data)`, `on_end(why)`. `stamp` is a struct timespec of the wall clock, or b""."""
+
+    def __init__(self) -> None:
+        self.on_bytes: Callable[[bytes, bytes], None] = lambda stamp, data: None
+        self.on_end: Callable[[str], None] = lambda why: None
+        self.ended = False
+
+    def end(self, why: str) -> None:
+        """Say once that nothing will come any more."""
+        if not self.ended:
+            self.ended = True
+            self.on_end(why)
+
+
+class KernelWire(Wire):
+    """A socket of our own, read with the kernel's times."""
+
+    kernel_times = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock, self._loop = sock, asyncio.get_running_loop()
+        self._receive = sock.recvmsg
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._loop.add_reader(sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            data, control, _, _ = self._receive(READ_BYTES, CONTROL_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._stop(error.strerror or str(error))
+            return
+        if not data:
+            self._stop("the server closed the connection")
+            return
+        self.on_bytes(control[0][2] if control else b"", data)  # nothing but times was asked for
+
+    def _stop(self, why: str) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        self.end(why)
+
+    async def send(self, data: bytes) -> None:
+        """Hand all of it to the system."""
+        await self._loop.sock_sendall(self._sock, data)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+        self.end("closed")
+
+
+class ReadWire(Wire):
+    """A connection of the event loop's, TLS included, read with the time of reading."""
+
+    kernel_times = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by the loop."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self.on_bytes(b"", data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self.end(str(exc) if exc else "the server closed the connection")
+
+    async def send(self, data: bytes) -> None:
+        """Hand all of it to the loop, which sends at once what the system takes."""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it."""
+        self._transport.abort()
+
+
+async def open_wire(endpoint: Endpoint) -> KernelWire | ReadWire:
+    """A connection to it. Raises OSError with the system's words."""
+    loop = asyncio.get_running_loop()
+    if endpoint.tls or sys.platform != "linux":
+        context = ssl.create_default_context() if endpoint.tls else None
+        _, made = await loop.create_connection(ReadWire, endpoint.host, endpoint.port, ssl=context)
+        return made
+    sock = await _connected(endpoint.host, endpoint.port)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return KernelWire(sock)
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    """A socket to the first address that takes it."""
+    loop = asyncio.get_running_loop()
+    last: OSError = OSError(f"{host} has no address")
+    for family, kind, proto, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, proto)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            last = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise last
