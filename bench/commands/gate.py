@@ -117,6 +117,7 @@ def gate(
     from membound.bench.gate.source import pace_of
     from membound.bench.planning.choice import check_threads, split, split_works
     from membound.bench.planning.plan import Options
+    from membound.results.exchange.whole_file import check_place, whole_file
     from membound.results.gate import Rule
     from membound.results.views.gate import gate_markdown, gate_record, gate_view
 
@@ -124,7 +125,7 @@ def gate(
     if as_json and to_stdout:
         raise typer.BadParameter("--json and --markdown - exclude each other")
     if markdown is not None and not to_stdout:
-        session.check_file(markdown)
+        check_place(markdown)
     talk = console(stderr=as_json or to_stdout)
     request = session.Request(
         split_works(works or ()),
@@ -152,7 +153,8 @@ def gate(
     else:
         talk.print(gate_view(verdict))
     if markdown is not None and not to_stdout:
-        session.write_file(markdown, gate_markdown(verdict))
+        with whole_file(markdown, replace=True) as scratch:
+            scratch.write_text(gate_markdown(verdict), encoding="utf-8")
     talk.print(f"rows: {', '.join(map(str, verdict.rows))}", markup=False, highlight=False, soft_wrap=True)
     if selftest:
         raise typer.Exit(_found(verdict, talk))
