@@ -130,7 +130,7 @@ def test_every_command_is_here_or_shows_nothing_from_outside() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "texts", (HOSTILE[:6], HOSTILE[6:8], HOSTILE[8:]), ids=["markup", "steering", "pages"]
+    "texts", [HOSTILE[:6], HOSTILE[6:8], HOSTILE[8:]], ids=["markup", "steering", "pages"]
 )
 def test_no_output_obeys_what_a_file_says(
     folder: Path, capsys: pytest.CaptureFixture[str], texts: list[str]
