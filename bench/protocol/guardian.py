@@ -2,9 +2,9 @@
 
     python -I -S guardian.py MARK                # waits for the end of its standard input, which the harness holds open
 
-What it reads there until then are folders, a NUL behind each. Workers carry a mark in their environment, and so does whatever they start, in whichever session, whoever its parent is by
-now; a process that was given an empty environment is not found. This file is a program of its own and imports nothing
-of the package.
+What it reads there until then are the folders to remove, a NUL behind each. Workers carry a mark in their environment, and so
+does whatever they start, in whichever session, whoever its parent is by now; a process that was given an empty environment is
+not found. This file is a program of its own and imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -127,11 +127,13 @@ def _scratch() -> Path:
 @cache
 def _remove_in_the_end(folder: Path) -> None:
     _, watching = _guarded()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if watching is not None and watching.stdin is not None:
-        with suppress(OSError):  # it was ended; there is nobody to tell
-            watching.stdin.write(os.fsencode(folder.absolute()) + b"\0")
-            watching.stdin.flush()
+    try:
+        if watching is None or watching.stdin is None:
+            raise BrokenPipeError
+        watching.stdin.write(os.fsencode(folder.absolute()) + b"\0")
+        watching.stdin.flush()
+    except OSError:  # there is no guardian, or it was ended
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 @cache

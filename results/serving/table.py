@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from membound.results.frame import frame
 from membound.results.row import Row
 from membound.results.serving.point import PERCENTILES, Point, point_of
 from membound.results.serving.roofline import frontier, roofline_of
@@ -77,7 +78,8 @@ def point_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def points(rows: Sequence[Row]) -> pd.DataFrame:
     """The same as a table."""
-    return pd.DataFrame(point_records(rows))
+    lines = point_records(rows)
+    return frame(lines, lines[0] if lines else ())
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,6 +186,7 @@ def test_a_stream_that_takes_no_text_is_one_line(
     quiet = not capsys.readouterr().out
     for path in Path().glob("out.*"):
         path.unlink()
+    shutil.rmtree("imported", ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
         stream(patch)
         status = status_of(arguments)
