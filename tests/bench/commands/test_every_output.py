@@ -168,8 +168,8 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ascii_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    for name, errors in (("stdout", "strict"), ("stderr", "backslashreplace")):  # as Python opens them
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
