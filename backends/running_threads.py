@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_native_id
 
 from membound.errors import BackendUnavailable
 
@@ -26,22 +27,27 @@ TORCH_VALUES = 1 << 21
 REMEDY = "unset OMP_THREAD_LIMIT OMP_DYNAMIC   # and look at `ulimit -u`"
 
 
-def running_threads(run: Callable[[], object]) -> int | None:
-    """Threads of this process that ran during `run`, which should take 10 ms or more; None where /proc does not say."""
+def running_threads(run: Callable[[], object], caller_waits: bool = False) -> int | None:
+    """Threads of this process that ran during `run`, which should take 10 ms or more; None where /proc does not say.
+
+    `caller_waits`: the thread that calls `run` leaves the work to others, and does not count.
+    """
     time.sleep(SETTLE_S)
     before = _ran_ns()
     run()
     time.sleep(SETTLE_S)
-    after = _ran_ns()
-    return sum(ns > before.get(task, 0) for task, ns in after.items()) or None
+    ran = {task for task, ns in _ran_ns().items() if ns > before.get(task, 0)}
+    if not ran:
+        return None
+    return len(ran - {str(get_native_id())}) if caller_waits else len(ran)
 
 
-def check_threads(what: str, threads: int, run: Callable[[], object]) -> None:
+def check_threads(what: str, threads: int, run: Callable[[], object], caller_waits: bool = False) -> None:
     """Raises BackendUnavailable if fewer than `threads` work on `run`, which must be enough work for all of them."""
     run()  # the team is made at its first use
     most = 0
     for _ in range(TRIES):
-        counted = running_threads(run)
+        counted = running_threads(run, caller_waits)
         if counted is None or counted >= threads:
             return
         most = max(most, counted)

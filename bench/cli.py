@@ -72,6 +72,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+BAD_INPUT = 2
+
 # Typer brings its own click or uses an installed one, by version; either way BadParameter's grandparent is the root error.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
 
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _ended_in_order(), warnings.catch_warnings():
         warnings.showwarning = _warn  # type: ignore[assignment]  # it needs the message alone
         status = _status(arguments, debug="--debug" in arguments)
-    if closed:
+    if closed and status != BAD_INPUT:  # which has its line already
         status = _refuse("standard output is closed: nothing could be shown", debug=False)
     sys.exit(status)
 
@@ -162,7 +164,7 @@ def _refuse(message: str, debug: bool) -> int:
 
         traceback.print_exc()
     print(f"membound: {visible(' '.join(message.split()))}{_without_folder()}", file=sys.stderr)
-    return 2
+    return BAD_INPUT
 
 
 def _without_folder() -> str:

@@ -64,7 +64,8 @@ class Verdict:
 def judge(case: Evidence) -> Verdict:
     """The verdict on one case; the first rule that applies wins.
 
-    1. `inconclusive`: all replicates were disturbed, or no ceiling was measured.
+    1. `inconclusive`: all replicates were disturbed, or no ceiling was measured and the working set does not fit
+       the last-level cache (if it does: `cache`).
     2. `overhead`: launching alone takes LAUNCH_DOMINATES of the time.
     3. `compute`: FLOPs are the longer term and near their ceiling (wherever the bytes live).
     4. `cache`: the working set fits the last-level cache, or the case beats the memory ceiling with a
@@ -77,7 +78,7 @@ def judge(case: Evidence) -> Verdict:
     if not case.valid:
         return Verdict("inconclusive", "every replicate was disturbed")
     if case.memory_s is None and case.compute_s is None:
-        return Verdict("inconclusive", "no ceiling was measured")
+        return _cached(case, above=False) or Verdict("inconclusive", "no ceiling was measured")
     if case.launch_s is not None and case.launch_s >= LAUNCH_DOMINATES * case.time_s:
         return Verdict("overhead", f"launching takes {case.launch_s / case.time_s:.0%} of the time")
     memory_s, compute_s = case.memory_s or 0.0, case.compute_s or 0.0
@@ -98,9 +99,9 @@ def _cached(case: Evidence, above: bool) -> Verdict | None:
         return None
     sets = case.working_set_bytes / case.cache_bytes
     if sets <= CACHE_FITS:
-        return Verdict("cache", f"the working set is {sets:.2g} × the last-level cache")
+        return Verdict("cache", f"hot: the working set is {sets:.2g} × the last-level cache")
     if above and sets < ROTATION:
-        return Verdict("cache", f"above the memory ceiling with {sets:.2g} × the last-level cache")
+        return Verdict("cache", f"hot: above the memory ceiling with {sets:.2g} × the last-level cache")
     return None
 
 

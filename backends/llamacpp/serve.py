@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from membound.backends.llamacpp.gguf_file import model_refusal, write_gguf
+from membound.backends.running_threads import check_threads
 from membound.backends.serving import KEY, Settings
+from membound.errors import BackendUnavailable
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import Step, parse
 
 QUIET = -1
+FIRST = list(range(8))
+"""Tokens by which threads are counted; every model has as many."""
 TURN_S = 0.2
 """A signal is acted on between two waits of this length: the server's own threads never return to Python."""
 
@@ -43,10 +47,20 @@ def main(path: Path) -> None:
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: over.set())
     server = xllamacpp.Server(params)
+    _count_threads(server, settings.threads)
     settings.tell(int(server.listening_address.rpartition(":")[2]), _facts(params, xllamacpp, settings, work))
     while not over.wait(TURN_S):
         pass
     del server
+
+
+def _count_threads(server: Any, threads: int) -> None:
+    """Raises SystemExit if fewer compute than were asked for."""
+    request = {"prompt": FIRST, "max_tokens": 2, "temperature": 0, "cache_prompt": False}
+    try:
+        check_threads("llama.cpp", threads, lambda: server.handle_completions(request), caller_waits=True)
+    except BackendUnavailable as error:
+        raise SystemExit(f"{error.reason}: {error.remedy}") from None
 
 
 def _set(params: Any, xllamacpp: Any, settings: Settings, kv: str) -> None:

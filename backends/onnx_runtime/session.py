@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
@@ -25,9 +26,13 @@ SESSION = {
     "session.intra_op.spin_duration_us": "50",
 }
 
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""With it nothing is sent, and no thread that would send it runs beside what is timed. Read as the module is imported."""
+
 
 def runtime() -> Any:
     """The onnxruntime module. Raises BackendUnavailable if it or onnx is not installed."""
+    os.environ[TELEMETRY] = "1"
     try:
         import onnx  # noqa: F401 - graphs cannot be built without it
         import onnxruntime

@@ -65,7 +65,7 @@ def judged(claim: Claim, register: Register, findings: Sequence[Finding] | None 
 def check_reports(html: Path | None, markdown: Path | None) -> None:
     """Makes sure, before minutes are spent, that what was asked for can be drawn and has a place.
 
-    Raises ReportUnavailable, ReportError.
+    Raises ReportUnavailable, StoreError.
     """
     asked = [path for path in (html, markdown) if path is not None]
     if asked:

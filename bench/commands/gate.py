@@ -112,6 +112,7 @@ def gate(
     Exit status 0: fine; 1: regressed; 2: cannot tell or not comparable. `membound noise` teaches it this machine.
     """
     from membound.bench.gate import session
+    from membound.results.exchange.whole_file import check_place, whole_file
     from membound.results.gate import Rule
     from membound.results.views.gate import gate_markdown, gate_record, gate_view
 
@@ -119,7 +120,7 @@ def gate(
     if as_json and to_stdout:
         raise typer.BadParameter("--json and --markdown - exclude each other")
     if markdown is not None and not to_stdout:
-        session.check_file(markdown)
+        check_place(markdown)
     talk = console(stderr=as_json or to_stdout)
     rule = Rule(effect, unseen, pairs)
     request = session.request_of(works, backends, threads, seed, rounds, rule, out, noise)
@@ -136,7 +137,8 @@ def gate(
     else:
         talk.print(gate_view(verdict))
     if markdown is not None and not to_stdout:
-        session.write_file(markdown, gate_markdown(verdict))
+        with whole_file(markdown, replace=True) as scratch:
+            scratch.write_text(gate_markdown(verdict), encoding="utf-8")
     talk.print(f"rows: {', '.join(map(str, verdict.rows))}", markup=False, highlight=False, soft_wrap=True)
     if selftest:
         raise typer.Exit(_found(verdict, talk))

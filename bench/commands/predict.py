@@ -283,9 +283,11 @@ def _validate(
         record = further(known, fresh)
         title = f"rows of {rows}, predicted from membound's rows of other devices"
     if chart is not None:
+        from membound.results.exchange.whole_file import whole_file
         from membound.results.report.prediction import prediction_chart
 
-        chart.write_text(prediction_chart(record), encoding="utf-8")
+        with whole_file(chart, replace=True) as scratch:
+            scratch.write_text(prediction_chart(record), encoding="utf-8")
     if as_json:
         print_json(view.record_json(record, refused))
         return

@@ -23,6 +23,7 @@ from typing import IO
 
 from membound.bench.gate.trees import GateError
 from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.protocol import guardian
 from membound.bench.run.ceiling_rows import now
 from membound.results.alternated import in_turn
 from membound.results.pairs import SIDES
@@ -60,7 +61,7 @@ class SideCommand:
 
     def rows(self) -> list[Row]:
         """Run it once. Raises GateError where it fails, or where its output holds no rows."""
-        with tempfile.TemporaryDirectory(prefix="membound-gate-") as folder:
+        with tempfile.TemporaryDirectory(dir=guardian.scratch_folder()) as folder:
             out = Path(folder) / "out"
             printed = self._run([word.replace(OUT, str(out)) for word in self.words])
             if any(OUT in word for word in self.words):
@@ -83,7 +84,12 @@ class SideCommand:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
                 process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=os.environ | {guardian.HARNESS: guardian.harness_mark()},
+                    start_new_session=True,
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or error

@@ -31,6 +31,7 @@ from membound.bench.gate.trees import (
 )
 from membound.bench.planning.choice import check_threads, split, split_works
 from membound.bench.planning.plan import Options
+from membound.bench.protocol import guardian
 from membound.bench.protocol.messages import PROTOCOL
 from membound.bench.run.progress import Reporter, progress_on
 from membound.bench.worker import COUNTS, SLOWDOWN
@@ -128,7 +129,10 @@ def gate_commands(base: str, head: str, request: Request, console: Console) -> V
 
 def selftest(slowdown: float, request: Request, console: Console) -> Verdict:
     """This membound against itself with every launch prolonged by that share, in the worker. Raises MemboundError."""
-    with tempfile.TemporaryDirectory(prefix="membound-gate-") as folder, progress_on(console) as progress:
+    with (
+        tempfile.TemporaryDirectory(dir=guardian.scratch_folder()) as folder,
+        progress_on(console) as progress,
+    ):
         slowed = {BASE: {COUNTS: "1"}, HEAD: {COUNTS: "1", SLOWDOWN: repr(slowdown)}}
         pythons = {
             side: str(write_script(Path(folder) / side, interpreter_script(sys.executable, variables)))
@@ -174,24 +178,3 @@ def _whole_runs(trees: Sequence[Tree], request: Request, talk: Talk) -> Commands
         for side, tree in zip((BASE, HEAD), trees, strict=True)
     }
     return Commands(commands, options.out, options.seed, talk)
-
-
-def check_file(path: Path) -> None:
-    """Make sure, before minutes are spent, that a file can be written there. Raises GateError."""
-    if os.path.isdir(path):
-        raise GateError(f"{path} is a folder; name a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise GateError(f"{path} cannot be written: there is no folder {path.parent} to write into")
-
-
-def write_file(path: Path, text: str) -> None:
-    """All of it or nothing: under another name first. Raises GateError."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise GateError(f"{path} cannot be written: {error.strerror}") from None

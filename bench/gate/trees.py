@@ -29,6 +29,7 @@ from membound.bench.machine.commit import VARIABLE as COMMIT_VARIABLE
 from membound.bench.worker import COUNTS
 from membound.errors import MemboundError
 from membound.kernels.cpu.kernel_cache import RUNTIMES, VARIABLE, cache_base, private_folder
+from membound.results.store import suppress_missing_locks
 
 Tell = Callable[[str], None]
 
@@ -249,7 +250,8 @@ def _root(folder: Path) -> Path:
 def _locked(path: Path) -> Iterator[None]:
     """Two gates that begin at once make an environment once."""
     with path.open("w", encoding="utf-8") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress_missing_locks():
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 

@@ -1,10 +1,10 @@
-"""Ends all that workers have started when the harness ends, however that ends: by KILL too.
+"""Ends all that workers have started when the harness ends, and removes its temporary files, however that ends: by KILL too.
 
     python -I -S guardian.py MARK                # waits for the end of its standard input, which the harness holds open
 
-Workers carry a mark in their environment, and so does whatever they start, in whichever session, whoever its parent is by
-now; a process that was given an empty environment is not found. This file is a program of its own and imports nothing
-of the package.
+What it reads there until then are the folders to remove, a NUL behind each. Workers carry a mark in their environment, and so
+does whatever they start, in whichever session, whoever its parent is by now; a process that was given an empty environment is
+not found. This file is a program of its own and imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from functools import cache
@@ -100,13 +102,46 @@ def _kill(pid: int, mark: bytes) -> bool:
 def harness_mark() -> str:
     """The mark of this process's workers. The first call starts the guardian that looks for it in the end."""
     with _STARTING:  # workers are started by several threads at once
-        return _mark()
+        return _guarded()[0]
+
+
+def scratch_folder() -> Path:
+    """Where this process and its workers put temporary files: it goes with the process."""
+    with _STARTING:
+        return _scratch()
+
+
+def remove_in_the_end(folder: Path) -> None:
+    """Have a folder removed once this process and its workers have ended."""
+    with _STARTING:
+        _remove_in_the_end(folder)
 
 
 @cache
-def _mark() -> str:
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="membound-"))
+    _remove_in_the_end(folder)
+    return folder
+
+
+@cache
+def _remove_in_the_end(folder: Path) -> None:
+    _, watching = _guarded()
+    try:
+        if watching is None or watching.stdin is None:
+            raise BrokenPipeError
+        watching.stdin.write(os.fsencode(folder.absolute()) + b"\0")
+        watching.stdin.flush()
+    except OSError:  # there is no guardian, or it was ended
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+@cache
+def _guarded() -> tuple[str, subprocess.Popen[bytes] | None]:
+    """The mark, and who looks for it."""
     mark = secrets.token_hex(16)
     kept = {name: value for name, value in os.environ.items() if name not in (HARNESS, WORKER)}
+    watching = None
     with suppress(OSError):  # without one, workers still end with the harness
         watching = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, mark],
@@ -117,7 +152,7 @@ def _mark() -> str:
             start_new_session=True,
         )
         atexit.register(_dismiss, watching)
-    return mark
+    return mark, watching
 
 
 def _dismiss(watching: subprocess.Popen[bytes]) -> None:
@@ -130,5 +165,7 @@ def _dismiss(watching: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()
+    told = sys.stdin.buffer.read()
     end_marked(HARNESS, sys.argv[1])
+    for name in told.split(b"\0")[:-1]:
+        shutil.rmtree(name, ignore_errors=True)

@@ -42,7 +42,7 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
-from membound.kernels.cpu.kernel_cache import runtime_caches
+from membound.kernels.cpu.kernel_cache import runtime_caches, unkept_base
 from membound.results.fields import read_json
 
 PIPE_GRACE_S = 2.0
@@ -81,6 +81,10 @@ class Worker:
         self._unanswered: set[int] = set()
 
     def __enter__(self) -> Worker:
+        caches = runtime_caches()
+        if (unkept := unkept_base()) is not None:
+            guardian.remove_in_the_end(unkept)
+        self._scratch = tempfile.TemporaryDirectory(dir=guardian.scratch_folder(), ignore_cleanup_errors=True)
         self._stderr = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
@@ -90,12 +94,14 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 env=worker_environment(self._threads, os.environ)
-                | runtime_caches()
-                | {guardian.HARNESS: guardian.harness_mark(), guardian.WORKER: self._mark},
+                | caches
+                | {guardian.HARNESS: guardian.harness_mark(), guardian.WORKER: self._mark}
+                | {"TMPDIR": self._scratch.name},  # what a killed worker left there is removed for it
                 start_new_session=True,
             )
         except OSError as error:
             self._stderr.close()
+            self._scratch.cleanup()
             raise WorkerUnavailableError(f"{self._python} cannot be started: {error.strerror}") from None
         os.set_blocking(self._commands.fileno(), False)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -115,6 +121,7 @@ class Worker:
         if not self._reader.is_alive():
             self._answers.close()
         self._stderr.close()
+        self._scratch.cleanup()
 
     @property
     def _commands(self) -> IO[bytes]:

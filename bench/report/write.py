@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from membound.errors import MemboundError
-from membound.results.exchange.whole_file import whole_file
+from membound.results.exchange.whole_file import check_place, whole_file
 from membound.results.report.claim_charts import definitions_of
 from membound.results.report.drawing import png_of, styled
 from membound.results.report.page import page_html
@@ -26,12 +26,9 @@ class ReportError(MemboundError):
 
 
 def check_places(files: Iterable[Path]) -> None:
-    """Raises ReportError where a file could not be written, before minutes are spent."""
+    """Raises StoreError where a file could not be written, before minutes are spent."""
     for path in files:
-        if os.path.isdir(path):
-            raise ReportError(f"{path} is a folder; name a file")
-        if not path.parent.is_dir():
-            raise ReportError(f"{path} cannot be written: there is no folder {path.parent}")
+        check_place(path)
 
 
 def check_folder(folder: Path) -> None:

@@ -115,7 +115,10 @@ class Server:
 def launched(launch: Launch) -> Iterator[Server]:
     """The server, once it answers. Raises ServerFailed if it ends before or is not ready in time."""
     key, mark = secrets.token_urlsafe(24), secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="membound-") as folder, launch.log.open("ab") as log:
+    with (
+        tempfile.TemporaryDirectory(dir=guardian.scratch_folder(), ignore_cleanup_errors=True) as folder,
+        launch.log.open("ab") as log,
+    ):
         settings = replace(launch.settings, folder=folder)
         started, begin = time.monotonic(), log.seek(0, os.SEEK_END)
         process = _start(launch, settings, log.fileno(), key, mark)
@@ -148,7 +151,8 @@ def _start(launch: Launch, settings: Settings, log: int, key: str, mark: str) ->
             env=worker_environment(settings.threads, kept)
             | runtime_caches()
             | dict(engine.variables)
-            | {guardian.HARNESS: guardian.harness_mark(), guardian.WORKER: mark, KEY: key},
+            | {guardian.HARNESS: guardian.harness_mark(), guardian.WORKER: mark, KEY: key}
+            | {"TMPDIR": settings.folder},
             start_new_session=True,
         )
     except OSError as error:

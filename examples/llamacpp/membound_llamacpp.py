@@ -5,6 +5,7 @@ import xllamacpp
 from membound_gguf import serve, unsupported
 
 from membound.backends.api import Backend, BackendUnavailable, Device, Tokens, cpu_name
+from membound.backends.running_threads import check_threads
 
 
 class LlamaCpp(Backend):
@@ -20,11 +21,11 @@ class LlamaCpp(Backend):
         return Device("llamacpp:cpu", cpu_name(), threads, {"xllamacpp": xllamacpp.__version__})
 
     def prepare(self, work, inputs):
-        """Load the model with the work's own weights, and let a first request fill the cache."""
+        """Load the model with the work's own weights, let a first request fill the cache, and count who computes."""
         self.server = serve(inputs, self.threads)
         self.request = {"prompt": inputs.tokens[0].tolist(), "cache_prompt": work.kind == "step"}
         self.request |= {"max_tokens": 1, "temperature": 0, "logprobs": 1}
-        self.launch(0)
+        check_threads("llama.cpp", self.threads, lambda: self.launch(0), caller_waits=True)
 
     def launch(self, slot):
         """Ask for the next token; returns when it is there."""

@@ -27,6 +27,9 @@ OTHERS_MAY_WRITE = 0o022
 RUNTIMES = {"TORCHINDUCTOR_CACHE_DIR": "torchinductor", "TRITON_CACHE_DIR": "triton"}
 """Caches of code that runtimes keep in a shared folder for temporary files, under a name that anybody can guess."""
 
+_UNKEPT: list[Path] = []
+"""The folder that this process made for itself."""
+
 
 class CacheRefused(MemboundError):
     """The cache folder is not this user's alone; the message says whose it is and what to do."""
@@ -66,12 +69,18 @@ def cache_base() -> Path:
         why = "this user has no home folder"
     folder = Path(tempfile.mkdtemp(prefix="membound-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _UNKEPT.append(folder)
     os.environ[VARIABLE] = str(folder)
     warnings.warn(
         f"kernels are not kept, and every run compiles them again: {why}; set {VARIABLE} to a folder that can be written",
         stacklevel=2,
     )
     return folder
+
+
+def unkept_base() -> Path | None:
+    """The folder that goes with this process, if it had to make one."""
+    return _UNKEPT[-1] if _UNKEPT else None
 
 
 def runtime_caches() -> dict[str, str]:

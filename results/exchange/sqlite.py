@@ -35,7 +35,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         _insert(base, "cases", list(FIGURES), records(summarize(every)))
         base.commit()
     except sqlite3.Error as error:
-        raise OSError(f"{path} cannot be written: {error}") from None
+        raise OSError(str(error)) from None
     finally:
         base.close()
 

@@ -15,6 +15,18 @@ from pathlib import Path
 from membound.results.store import StoreError
 
 
+def check_place(path: Path) -> None:
+    """Make sure, before minutes are spent, that `whole_file` could replace `path`. Raises StoreError."""
+    if os.path.isdir(path):  # False for a name that is too long, where Path's methods raise
+        raise StoreError(f"{path} is a folder; name a file")
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise StoreError(f"{path} is no file; name one")
+    if not os.path.isdir(path.parent):
+        raise StoreError(f"{path} cannot be written: there is no folder {path.parent} to write into")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"{path} cannot be written: nothing can be written into {path.parent}")
+
+
 @contextmanager
 def whole_file(path: Path, replace: bool = False) -> Iterator[Path]:
     """A path to write to; when the block ends it becomes `path`, and after an exception it is gone.

@@ -45,7 +45,9 @@ def in_page(svg: str, title: str, name: str) -> str:
     text = _own_names(_smaller(_marked(svg, link=True)), name)
     text = re.sub(r'<rect width="[\d.]+" height="[\d.]+" fill="white"/>', "", text, count=1)
     head = f'<svg role="group" aria-label="{as_html(title)}"'
-    return re.sub(r"^<svg(?: version=\"[^\"]*\")?", head, text, count=1)
+    return re.sub(
+        r"^<svg(?: version=\"[^\"]*\")?", lambda _: head, text, count=1
+    )  # head may hold a backslash
 
 
 def _marked(svg: str, link: bool) -> str:

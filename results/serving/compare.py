@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from membound.results.compare import CompareError, machine_of, refuse_other_machine
+from membound.results.frame import frame
 from membound.results.intervals import interval, ratio_interval
 from membound.results.row import Row
 from membound.results.run_files import files_of
@@ -74,7 +75,7 @@ def compare_points(a: Sequence[Row], b: Sequence[Row], force: bool = False) -> p
     if common and not force:
         refuse_other_machine(machine_of(row.machine for row in a), machine_of(row.machine for row in b))
     lines = [line for work in common for line in _lines(left[work], right[work])]
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return frame(lines, COLUMNS)
 
 
 def holds_points(path: Path) -> bool:

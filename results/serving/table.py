@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from membound.results.frame import frame
 from membound.results.row import Row
 from membound.results.serving.engine_step import how_to_measure
 from membound.results.serving.point import PERCENTILES, Point, point_of
@@ -87,7 +88,8 @@ def point_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def points(rows: Sequence[Row]) -> pd.DataFrame:
     """The same as a table."""
-    return pd.DataFrame(point_records(rows))
+    lines = point_records(rows)
+    return frame(lines, lines[0] if lines else ())
 
 
 def _record(row: Row, steps: Sequence[Row]) -> dict[str, Any]:

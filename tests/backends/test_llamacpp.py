@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -87,6 +90,39 @@ def test_the_engine_chooses_the_tokens_of_the_reference(rows, parts, largest):
 def test_what_it_cannot_do_is_told(rows, parts, reason):
     found = [r for w, r in rows.items() if all(part in w for part in parts) and r["status"] == "unsupported"]
     assert any(reason in row["reason"] for row in found), found
+
+
+COUNTED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from membound_llamacpp import LlamaCpp
+from membound.errors import BackendUnavailable
+from membound.kernels.seeded import make_inputs
+from membound.kernels.work import parse
+
+backend, work = LlamaCpp(), parse(sys.argv[2])
+backend.open("cpu", 2)
+try:
+    backend.prepare(work, make_inputs(work, 1))
+except BackendUnavailable as error:
+    print(error.reason)
+else:
+    print("all")
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU has no second thread")
+@pytest.mark.parametrize(("limit", "words"), [("", "all"), ("1", "llama.cpp works with 1 of 2 threads here")])
+def test_threads_that_openmp_keeps_back_are_missed(limit, words):
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(PLUGIN), STEP.format(context=24, weight="f32", kv="f32")],
+        env={name: value for name, value in os.environ.items() if name != "OMP_THREAD_LIMIT"}
+        | ({"OMP_THREAD_LIMIT": limit} if limit else {}),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, words), done.stderr
 
 
 @pytest.mark.slow

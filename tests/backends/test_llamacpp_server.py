@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from killed_loads import killed_loads
 
+from membound.backends.serving import KEY, Settings
 from membound.results.serving.roofline import roofline_of
 from membound.results.store import load_rows
 
@@ -18,6 +20,23 @@ MISSING = [name for name in ("xllamacpp", "gguf", "uvloop") if find_spec(name) i
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"no {' and '.join(MISSING)}: pip install -c constraints.txt ./examples/llamacpp"
 )
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU has no second thread")
+def test_a_server_with_fewer_threads_than_asked_for_does_not_start(tmp_path: Path) -> None:
+    settings = Settings("step:model=tiny,weight=f32,kv=f32", 1, "tiny", str(tmp_path), 2, 64, 1)
+    done = subprocess.run(
+        [sys.executable, "-m", "membound.backends.llamacpp.serve", str(settings.write())],
+        env=os.environ | {"OMP_THREAD_LIMIT": "1", KEY: "secret"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("llama.cpp works with 1 of 2 threads here: unset OMP_THREAD_LIMIT"), done.stderr
+    assert not settings.told.exists()
 
 
 def test_it_is_started_says_the_right_tokens_under_load_and_leaves_nothing(tmp_path: Path) -> None:

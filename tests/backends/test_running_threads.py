@@ -74,11 +74,11 @@ def test_threads_that_ran_are_counted_and_those_that_wait_are_not() -> None:
     waiting = threading.Thread(target=end.wait)
     waiting.start()
     working = [threading.Thread(target=stay) for _ in range(2)]
-    counted = [running_threads(run), running_threads(work)]
+    counted = [running_threads(run), running_threads(work), running_threads(work, caller_waits=True)]
     end.set()
     for one in [waiting, *working]:
         one.join()
-    assert counted == [3, 1]
+    assert counted == [3, 1, 0]
 
 
 def test_fewer_than_asked_for_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,6 +87,8 @@ def test_fewer_than_asked_for_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_
     assert refused.value.reason == "mine works with 1 of 3 threads here"
     assert "unset OMP_THREAD_LIMIT" in refused.value.remedy
     check_threads("mine", 1, work)
+    with pytest.raises(BackendUnavailable, match="mine works with 0 of 1 threads here"):
+        check_threads("mine", 1, work, caller_waits=True)
     monkeypatch.setattr(module, "TASKS", tmp_path)  # a system without /proc
     assert running_threads(work) is None
     check_threads("mine", 3, work)
@@ -94,7 +96,7 @@ def test_fewer_than_asked_for_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_thread_that_came_too_late_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([1, 2])
-    monkeypatch.setattr(module, "running_threads", lambda run: next(counts))
+    monkeypatch.setattr(module, "running_threads", lambda *_: next(counts))
     check_threads("mine", 2, work)
     assert next(counts, None) is None
 
@@ -115,7 +117,7 @@ def test_vllm_counts_the_threads_of_the_torch_that_it_runs_on(monkeypatch: pytes
 
     monkeypatch.setattr(installed, "device_kind", lambda: "cpu")
     monkeypatch.setattr(installed, "versions", dict)
-    monkeypatch.setattr(module, "running_threads", lambda run: 1)
+    monkeypatch.setattr(module, "running_threads", lambda *_: 1)
     torch = pytest.importorskip("torch", reason="no torch: pip install torch")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(BackendUnavailable, match="vLLM's torch works with 1 of 2 threads here"):

@@ -43,7 +43,7 @@ def campaign(
     """Check inputs until there were that many or time is up. The first input of each failure is written to `kept`."""
     told, rng, start = Told(), Random(seed), time.monotonic()
     said, _ = start, target.known  # seeds are made without bounds
-    with memory_bound(), strict_warnings(), in_hand(kept, target, say) as hold:
+    with memory_bound(), strict_warnings(), in_hand(kept, target, say) as hold, time_bound() as begin:
         while told.executions < executions and (now := time.monotonic()) - start < seconds:
             if now - said > EVERY_S:
                 said = now
@@ -53,6 +53,7 @@ def campaign(
             content = target.input(rng)
             hold(content)
             told.executions += 1
+            begin()
             failure = failure_of(target, content)
             told.slowest_s = max(told.slowest_s, time.monotonic() - now)
             if failure:
@@ -66,8 +67,7 @@ def campaign(
 def failure_of(target: Target, content: bytes) -> str:
     """The exception that this input causes and where, or ''."""
     try:
-        with time_bound():
-            target.check(content)
+        target.check(content)
     except (Exception, Hang) as error:  # whatever is not documented is what is looked for
         frames = reversed(traceback.extract_tb(error.__traceback__))
         own = (frame for frame in frames if Path(frame.filename).is_relative_to(ROOT))

@@ -10,6 +10,7 @@ import atexit
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
@@ -23,10 +24,12 @@ import seeds
 from membound.bench import cli
 from membound.bench.claim import session as claim_session
 from membound.bench.environments import build
+from membound.bench.gate import session as gate_session
 from membound.bench.planning import choice
 from membound.bench.planning.probe import Found
 from membound.bench.protocol.process import Worker
 from membound.bench.run import session
+from membound.bench.serving import null_process, running
 from membound.errors import MemboundError
 from membound.results.folders import DEFAULT_OUT
 
@@ -61,11 +64,16 @@ def _nothing_measured() -> Iterator[None]:
             (session, "go_on"),
             (claim_session, "execute"),
             (build, "create"),
+            *((gate_session, name) for name in ("gate_commits", "gate_commands", "selftest", "learn_noise")),
+            (running, "measure_load"),
+            (null_process, "serve"),
         ):
             replaced.enter_context(mock.patch.object(place, name, _stop))
         for name in ("probe", "probe_devices"):
             replaced.enter_context(mock.patch.object(choice, name, _found))
         replaced.enter_context(mock.patch.object(Worker, "__init__", _stop))
+        # its engine reserves more addresses than a campaign may, and ends the process
+        replaced.enter_context(mock.patch.dict(sys.modules, {"vl_convert": None}))
         yield
 
 
@@ -82,6 +90,7 @@ def status_of(arguments: Sequence[str]) -> tuple[int, str]:
         DEFAULT_OUT.mkdir(parents=True)
         os.symlink(_home() / "run.jsonl", DEFAULT_OUT / "20261128T000000-x-0001.jsonl")
         os.symlink(_home() / "claim-x.jsonl", "claim-x.jsonl")
+        os.mkfifo("pipe")
         try:
             cli.main(arguments)
         except SystemExit as ended:

@@ -6,10 +6,14 @@ b'step:model=tiny,kv=int8,batch=+5'
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
+from typing import Any
 
 from mutation import damaged
+from typer.main import get_command
 
+from membound.bench import cli
 from membound.kernels.work import KINDS
 
 BASES = {
@@ -149,51 +153,27 @@ def other_register(rng: Random, content: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-COMMANDS = (
-    "run",
-    "show",
-    "compare",
-    "import",
-    "export",
-    "published",
-    "list",
-    "coverage",
-    "duel",
-    "claim",
-    "claim-report",
-    "report",
-    "env",
-    "export-model",
-    "",
-)
-"""All but cuda-build, which compiles."""
-OPTIONS = (
-    *(
-        "--quick",
-        "--json",
-        "--markdown",
-        "--out",
-        "--resume",
-        "--backends",
-        "-b",
-        "--threads",
-        "--seed",
-        "--replicates",
-    ),
-    *(
-        "--rigor",
-        "--python",
-        "--force",
-        "--debug",
-        "--no-ceilings",
-        "--only",
-        "--rounds",
-        "--ceilings",
-        "--pair",
-        "--help",
-    ),
-    *("--version", "--"),
-)
+COMPILES = "cuda-build"
+"""The one command that does its work even where nothing is measured."""
+
+
+@cache
+def commands() -> dict[str, tuple[str, ...]]:
+    """Every command with its options, as the application declares them; '' for the application itself."""
+    app: Any = get_command(cli.app)
+    found = {"": app} | {name: one for name, one in app.commands.items() if name != COMPILES}
+    parts = {name: [one, *getattr(one, "commands", {}).values()] for name, one in found.items() if name}
+    parts[""] = [app]
+    return {
+        name: (
+            "--help",
+            "--",
+            *(text for one in several for given in one.params for text in given.opts if text[0] == "-"),
+        )
+        for name, several in parts.items()
+    }
+
+
 ARGUMENTS = (
     *(
         "latest",
@@ -245,6 +225,29 @@ ARGUMENTS = (
         "runs",
         "claim-x.jsonl",
     ),
+    *(
+        "llama-3-8b",
+        "tiny",
+        "h100",
+        "h100,h200",
+        "bandwidth",
+        "memory_gb>=80 and kind=gpu",
+        "1..256",
+        "1/2",
+        "5%",
+    ),
+    *(
+        "http://127.0.0.1:9/v1",
+        "2026-11-28",
+        "page.html",
+        "pipe",
+        "rows.csv",
+        "backend",
+        "device",
+        "list",
+        "-",
+    ),
+    *("normal:100,20", "poisson", "closed", "ttft=200,itl=50", "vllm", "llamacpp", "NAME=VALUE", "bf16,int8"),
 )
 
 
@@ -252,6 +255,10 @@ def other_arguments(rng: Random, content: bytes) -> bytes:
     """A command with options and values that go with it or not, joined by NUL."""
     if not rng.randrange(10):
         return damaged(rng, content)
-    words = [rng.choice(COMMANDS)]
-    words += [rng.choice(OPTIONS if rng.randrange(9) < 4 else ARGUMENTS) for _ in range(rng.randrange(5))]
+    name = rng.choice(list(commands()))
+    words = [name]
+    for _ in range(rng.randrange(6)):
+        option = rng.randrange(9) < 4
+        own = commands()[name] if rng.randrange(8) else rng.choice(list(commands().values()))
+        words.append(rng.choice(own if option else ARGUMENTS))
     return "\0".join(words).encode("utf-8", "surrogatepass")

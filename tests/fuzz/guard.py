@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,8 @@ class Hang(BaseException):
 
 
 @contextmanager
-def time_bound(seconds: float = SECONDS) -> Iterator[None]:
-    """Raises Hang within what takes longer.
+def time_bound(seconds: float = SECONDS) -> Iterator[Callable[[], None]]:
+    """Raises Hang within what takes longer. What it gives begins the time anew, for the next input of many.
 
     The alarm rings twice in that time and the first ring is forgiven: it is all that a process hears of the time in
     which it was stopped.
@@ -38,10 +38,15 @@ def time_bound(seconds: float = SECONDS) -> Iterator[None]:
         if rings > 1:
             raise Hang(f"longer than {seconds:g} s")
 
+    def begin() -> None:
+        nonlocal rings
+        rings = 0
+        signal.setitimer(signal.ITIMER_REAL, seconds / 2, seconds / 2)
+
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds / 2, seconds / 2)
+    begin()
     try:
-        yield
+        yield begin
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -235,5 +235,13 @@ def arguments() -> list[bytes]:
         "claim-report x --html y",
         "report x --html y --png z",
         "list",
+        "hardware h100 h200",
+        "predict llama-3-8b --on h100 --batch 1..64",
+        "cost llama-3-8b --on h100 --api-price 1/2",
+        "plan --model llama-3-8b --tokens-per-day 1e9",
+        "gate --base x.jsonl --head y.jsonl",
+        "noise --command true",
+        "load --url http://127.0.0.1:9/v1 --rate 1",
+        "null-server --port 0 --fault list",
     )
     return [line.replace(" ", "\0").encode() for line in lines]

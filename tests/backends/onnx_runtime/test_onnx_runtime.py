@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -282,3 +285,17 @@ def test_registered_and_described() -> None:
     assert set(device.versions) == {"onnxruntime", "onnx"}
     assert all(device.versions.values())
     assert backend.devices()[0] == "cpu"
+
+
+def test_no_telemetry_is_started(tmp_path: Path) -> None:
+    """As it starts, it writes the file of a session into the folder for temporary files."""
+    programs: dict[str, set[str]] = {"import onnxruntime": {".ses"}}
+    programs["from membound.backends.onnx_runtime.session import runtime; runtime()"] = set()
+    for number, (program, files) in enumerate(programs.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+        subprocess.run(
+            [sys.executable, "-c", program], env=kept | {"TMPDIR": str(folder)}, check=True, timeout=120
+        )
+        assert {path.name for path in folder.iterdir()} <= files

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -225,19 +227,16 @@ def test_a_folder_that_cannot_be_written_is_refused(called):
     assert "results folder file/runs cannot be made: Not a directory" in err
 
 
-def test_a_disk_that_is_full_leaves_no_part_of_a_run(called, monkeypatch):
-    from membound.results.exchange import exports
-
-    def fails(path, _rows):
-        path.write_text("half a line")
-        raise OSError(28, "No space left on device")
-
-    jsonl = exports.EXPORTERS["jsonl"]
-    monkeypatch.setitem(exports.EXPORTERS, "jsonl", exports.Exporter(jsonl.suffixes, fails, jsonl.what))
-    status, out, err = called("import", FILES / "aiperf.json")
-    assert (status, out) == (2, "")
-    assert "cannot be written: No space left on device" in err
-    assert list(Path("results/runs").iterdir()) == []
+@pytest.mark.parametrize("bytes_left", [1, 300])
+def test_a_disk_that_is_full_leaves_no_part_of_a_run(tmp_path, bytes_left):
+    """The limit of a file's size fails a write half way, as a full disk does."""
+    command = ["-m", "membound", "import", str(FILES / "aiperf.json")]
+    limited = ["prlimit", f"--fsize={bytes_left}", sys.executable, "-B", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be written: File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "results/runs").iterdir()) == []
 
 
 def test_damaged_tables_of_ours_are_refused(called):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -164,6 +165,7 @@ REFUSED = {
     "a huge effect": (["--selftest", "--slowdown", "1e999"], "1e999 must be from"),
     "two outputs": (["--selftest", "--json", "--markdown", "-"], "exclude each other"),
     "markdown to a folder": (["--selftest", "--markdown", "."], ". is a folder; name a file"),
+    "markdown to a pipe": (["--selftest", "--markdown", "pipe"], "pipe is no file; name one"),
     "markdown to nowhere": (
         ["--selftest", "--markdown", "none/v.md"],
         "there is no folder none to write into",
@@ -178,6 +180,7 @@ REFUSED = {
 def test_bad_input_is_one_line_and_status_2(membound_, folder, arguments, words):
     write(folder / "rows.jsonl", [case()])
     (folder / "empty.jsonl").touch()
+    os.mkfifo(folder / "pipe")
     (folder / "bad.jsonl").write_text("{}\n{}\n")
     status, out, err = membound_("gate", *arguments)
     assert (status, out) == (2, "")

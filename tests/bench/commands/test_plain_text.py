@@ -12,50 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_text import HOSTILE, STEERING, TAGS, rows_of
 from observations import meta, seen
-from rows import case, ceiling, failed, write
+from rows import write
 
 from membound.bench import cli
 from membound.results.plain_text import as_markdown, visible
 from membound.results.views.console import PlainConsole
 
-STEERING = "a\x1b]0;title\x07b\x1b[2Jc\x9bd\x7fe\u202ef\rg"
 DROPPED = str.maketrans("", "", "\a\b\v\f\r")
 """What Rich leaves out of a text by itself."""
-HOSTILE = [
-    "[red]x[/red]",
-    "[/]",
-    "[/x",
-    "test_mm[f32]",
-    "[link=http://x.y]z[/link]",
-    ":skull:",
-    STEERING,
-    "<script>alert(1)</script>",
-    "<img src=x>",
-    "![x](http://x.y/z)",
-    "`code` | cell |",
-    "\n# heading\n</details>",
-    "half \udc80 of a character",
-    "=1+1",
-    "\u00e4\u4e2d\U0001f480",
-]
-TAGS = ("<script", "<img", "</details>\n#", "](http")
-
-
-def rows_of(text: str) -> list[Any]:
-    """Text from a stranger in every field of a row that is shown."""
-    about = {
-        "run_id": f"run {text}",
-        "device": text,
-        "machine": {"cpu": text, "last_level_cache_bytes": 1 << 20},
-    }
-    return [
-        ceiling("read", 11e9, "bytes/s", backend=f"a{text}:cpu", config={"variant": text}, **about),
-        case(f"a{text}:cpu", grade="contended", grade_reasons=[text], **about),
-        case(f"b{text}:cpu", work=f"linear:n=8,k=32,{text}", **about),
-        failed("error", text, backend=f"c{text}:cpu", **about),
-        failed("unsupported", text, backend=f"d{text}:cpu", **about),
-    ]
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_charts_are_written_as_png_and_beside_the_markdown(tmp_path):
         (["run.jsonl", "--html", "empty"], "empty is a folder; name a file"),
         (["run.jsonl", "--html", "none/page.html"], "there is no folder none"),
         (["run.jsonl", "--markdown", "empty"], "empty is a folder; name a file"),
+        (["run.jsonl", "--html", "pipe"], "pipe is no file; name one"),
         (["run.jsonl", "--png", "run.jsonl"], "run.jsonl is no folder; name one"),
         (["run.jsonl", "--png", "none/charts"], "there is no folder none"),
         (["blank.jsonl"], "no rows"),
@@ -94,6 +96,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "run.jsonl", run_rows())
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "torn.jsonl").write_text('{"run_id":5}\n')
     (tmp_path / "foreign.json").write_text('{"a": 1}')
     (tmp_path / "blank.jsonl").write_text("")

@@ -1,4 +1,4 @@
-"""What a worker has started ends with it and with the harness, whichever signal that gets."""
+"""What a worker has started, and its temporary files, end with it and with the harness, whichever signal that gets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from membound.bench.protocol.messages import PROTOCOL, Hello, encode
 from membound.bench.protocol.process import Worker
 
 WORKER = """#!/bin/sh
+mkdir "$TMPDIR/left" && echo a model >"$TMPDIR/left/model"
 sleep 1000 & echo $! >>{pids}
 setsid sleep 1000 & echo $! >>{pids}
 (setsid sh -c 'echo $$ >>{pids}; exec sleep 1000' &)
@@ -67,22 +68,34 @@ def wait(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
     return holds()
 
 
+def homeless(temporary: Path) -> dict[str, str]:
+    """An environment with that folder for temporary files, and without one where kernels could be kept."""
+    temporary.mkdir()
+    none = {"HOME": "/proc/none", "XDG_CACHE_HOME": "", "MEMBOUND_CACHE_DIR": "", "TMPDIR": str(temporary)}
+    return os.environ | none
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGABRT", "SIGSEGV"])
 def test_all_that_a_worker_started_ends_with_the_harness(tmp_path: Path, name: str) -> None:
     interpreter, pids = python(tmp_path)
+    temporary = tmp_path / "temporary"
     harness = subprocess.Popen(
         [sys.executable, "-c", HARNESS, interpreter],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env=homeless(temporary),
         text=True,
     )
     assert harness.stdout is not None
     with harness:
         assert harness.stdout.readline() == "ready\n"
         found = children(pids)
+        assert len(list(temporary.glob("membound-*/*/left/model"))) == 1
+        assert len(list(temporary.glob("membound-*/kernels"))) == 1
         harness.send_signal(getattr(signal, name))
         harness.wait(20)
     assert wait(lambda: not any(map(alive, found))), found
+    assert wait(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
 
 
 def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
@@ -93,10 +106,13 @@ def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
         with Worker(1, interpreter) as worker:
             worker.greet()
             found = children(pids)
+            scratch = Path(worker._scratch.name)
+            assert (scratch / "left/model").read_text(encoding="utf-8") == "a model\n"
             if kill:
                 os.kill(worker.pid, signal.SIGKILL)
                 assert wait(lambda: not any(map(alive, found)))  # noqa: B023
         assert wait(lambda: not any(map(alive, found))), found  # noqa: B023
+        assert not scratch.exists()
 
 
 def test_threads_that_start_workers_at_once_share_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +124,26 @@ def test_threads_that_start_workers_at_once_share_a_mark(monkeypatch: pytest.Mon
         raise OSError
 
     monkeypatch.setattr(guardian.subprocess, "Popen", slow)
-    guardian._mark.cache_clear()
+    guardian._guarded.cache_clear()
     with ThreadPoolExecutor(4) as pool:
         marks = {one.result() for one in [pool.submit(guardian.harness_mark) for _ in range(4)]}
-    guardian._mark.cache_clear()
+    guardian._guarded.cache_clear()
     assert len(marks) == len(started) == 1
+
+
+def test_folders_are_removed_whoever_made_them_and_links_are_not_followed(tmp_path: Path) -> None:
+    """By a guardian whose harness has just ended."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/file").touch()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "made/link").symlink_to(tmp_path / "kept")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "kept/file").touch()
+    told = b"".join(os.fsencode(tmp_path / name) + b"\0" for name in ("made", "link", "gone"))
+    command = [sys.executable, "-I", "-S", guardian.__file__, "no such mark"]
+    done = subprocess.run(command, input=told + b"/cut off", capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "kept", "link"]
 
 
 def test_only_those_that_carry_the_mark_are_ended() -> None:

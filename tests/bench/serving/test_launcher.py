@@ -119,10 +119,11 @@ def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
 def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> None:
     """The server ignores TERM, has a child in a session of its own, and shared memory."""
     folders = [str(Path(__file__).parents[2] / "fakes"), os.environ.get("PYTHONPATH", "")]
+    (tmp_path / "temporary").mkdir()
     harness = subprocess.Popen(
         [sys.executable, "-c", HARNESS, str(tmp_path / "log")],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders), "TMPDIR": str(tmp_path / "temporary")},
         text=True,
     )
     assert harness.stdout is not None
@@ -130,8 +131,10 @@ def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> None:
         pid, port = map(int, harness.stdout.readline().split())
         mapped = launcher._shared_memory([pid])
         assert len(mapped) == 1
+        assert len(list((tmp_path / "temporary").glob("membound-*/*/settings.json"))) == 1
         harness.send_signal(signal.SIGKILL)
         harness.wait(20)
     assert waited(lambda: not group(pid))
     assert waited(lambda: not any(path.exists() for path in mapped)), mapped
+    assert waited(lambda: not any((tmp_path / "temporary").iterdir()))
     assert not launcher._listens(port)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import no_locks
 import pytest
 
 from membound.bench import cli
 from membound.kernels.cpu import kernel_cache
 from membound.kernels.cpu.kernel_cache import CacheRefused, cache_base, cache_folder, private_folder
-from membound.results.row import Row
 from membound.results.store import RunWriter, StoreError, load_rows
 
 PROGRAM = """
@@ -177,18 +177,47 @@ def test_without_a_cache_one_is_made_for_the_workers_and_that_is_said(
 # Locks
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_keeps_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(number, os.strerror(number))
+WITHOUT_LOCKS = """
+import fcntl, sys
+from pathlib import Path
+from membound.bench.gate.trees import _locked
+from membound.results.row import Row
+from membound.results.store import RunWriter, load_rows
+folder = Path(sys.argv[1])
+try:
+    fcntl.flock((folder / "lock").open("w"), fcntl.LOCK_EX)
+except OSError as error:
+    print(error.errno)
+row = Row("r", "case", "fake:cpu", "linear:n=1", "ok", samples_s=[0.1])
+with _locked(folder / "lock"), RunWriter(folder / "run.jsonl") as writer:
+    writer.append(row)
+print(load_rows(folder) == [row])
+"""
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    row = Row("r", "case", "fake:cpu", "linear:n=1", "ok", samples_s=[0.1])
-    with RunWriter(tmp_path / "run.jsonl") as writer:
-        writer.append(row)
-    assert load_rows(tmp_path) == [row]
+
+def without_locks(number: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A Python for which flock fails with that errno, and whatever it starts."""
+    command = [sys.executable, str(Path(no_locks.__file__)), str(number), sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if "OSError" in done.stderr and "prctl" in done.stderr:
+        pytest.skip("the kernel allows no filters here")
+    return done
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_rows(tmp_path: Path, number: int) -> None:
+    done = without_locks(number, "-c", WITHOUT_LOCKS, str(tmp_path))
+    assert done.stdout.split() == [str(number), "True"], done.stderr
+
+
+def test_a_run_on_a_file_system_without_locks(tmp_path: Path) -> None:
+    """Kernels are compiled into the cache, rows and turns are written."""
+    work, options = "linear:n=256,k=512,m=1,weight=f32", ("--quick", "--no-ceilings", "--replicates", "1")
+    done = without_locks(
+        errno.ENOLCK, "-m", "membound", "run", work, "-b", "numba", *options, "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row.status for row in load_rows(tmp_path)] == ["ok"]
 
 
 def test_another_error_of_a_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

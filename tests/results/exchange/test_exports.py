@@ -7,8 +7,9 @@ import io
 import json
 import os
 import re
+import resource
 import sqlite3
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -185,16 +186,27 @@ def test_texts_of_strangers_stay_texts(tmp_path, name):
         assert load_rows(path) == hostile
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
-def test_what_fails_half_way_leaves_nothing(tmp_path, name, monkeypatch):
-    def fails(path, _rows):
-        path.write_text("half")
-        raise OSError(28, "No space left on device")
+@contextmanager
+def files_of_at_most(size):
+    """Writing beyond that fails half way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setitem(EXPORTERS, name, replace(EXPORTERS[name], write=fails))
-    with pytest.raises(StoreError, match="cannot be written: No space left on device"):
-        export(rows(), tmp_path / "out.x", name)
-    assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_a_disk_that_is_full_leaves_no_part_of_a_file(tmp_path, name, size):
+    some = run_rows() if name != "llm-d" else read_foreign(FILES / "vllm-serve.json").rows
+    (tmp_path / "there.x").write_text("mine")
+    for path, again in ((tmp_path / "out.x", False), (tmp_path / "there.x", True)):
+        with files_of_at_most(size), pytest.raises(StoreError, match=f"{path} cannot be written: "):
+            export(some, path, name, replace=again)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.x"]
+    assert (tmp_path / "there.x").read_text() == "mine"
 
 
 def test_a_file_is_replaced_only_where_that_is_asked_for(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -280,9 +281,12 @@ def test_files_are_written_with_their_plots(tmp_path):
 def test_reports_are_refused_before_anything_is_measured(tmp_path):
     check_reports(None, None)
     check_reports(tmp_path / "page.html", tmp_path / "claim.md")
-    with pytest.raises(ReportError, match="is a folder; name a file"):
+    with pytest.raises(StoreError, match="is a folder; name a file"):
         check_reports(tmp_path, None)
-    with pytest.raises(ReportError, match="there is no folder"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="pipe is no file; name one"):
+        check_reports(tmp_path / "pipe", None)
+    with pytest.raises(StoreError, match="there is no folder"):
         check_reports(None, tmp_path / "none" / "claim.md")
 
 
