@@ -59,6 +59,7 @@ def read_decoder(folder: Path) -> Decoder:
         tied=config.flag("tie_word_embeddings"),
         norm_vectors=family.norm_vectors,
         head_bias=bool(family.head_bias_flag) and config.flag(family.head_bias_flag),
+        folder=str(folder),
         left_out=left_out,
     )
 

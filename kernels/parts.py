@@ -196,7 +196,8 @@ class Decoder:
     """A model that decodes, by what its parts hold.
 
     `tied`: the LM head is the embedding table. `norm_vectors`: numbers a column that a norm has: 1 gain, 2 with a bias, 0 without
-    either. `head_bias`: of the LM head. `left_out`: what else the folder holds, in words.
+    either. `head_bias`: of the LM head. `folder`: where config.json lies; '' for a built-in one. `left_out`: what else it holds, in
+    words.
     """
 
     name: str
@@ -206,6 +207,7 @@ class Decoder:
     tied: bool = False
     norm_vectors: int = 1
     head_bias: bool = False
+    folder: str = ""
     left_out: str = ""
 
     def __post_init__(self) -> None:

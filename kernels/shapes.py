@@ -200,5 +200,10 @@ def shape_of(name: str) -> Decoder:
     if os.path.isdir(known):
         return read_decoder(Path(known))
     names = [*MODELS, *SHAPES, *ALIASES]
-    near = difflib.get_close_matches(name, names, 3) or names
-    raise SpecError(f"unknown model {name!r}; nearest: {', '.join(near)}, or a folder with config.json")
+    near = difflib.get_close_matches(name, names, 3)
+    hint = (
+        f"; nearest: {', '.join(near)}, or"
+        if near
+        else f": it is none of the {len(names)} names in docs/prediction.md, nor"
+    )
+    raise SpecError(f"unknown model {name!r}{hint} a folder with config.json")
