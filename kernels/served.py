@@ -11,11 +11,12 @@ left out. Formulas: docs/prediction.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from membound.kernels.operations import ACTS, SpecError, check_one_of, check_positive, spec_of
-from membound.kernels.shapes import Shape, shape_of
+from membound.kernels.parts import Decoder
+from membound.kernels.shapes import shape_of
 
 WEIGHT_BITS = {
     "f32": 32.0,
@@ -59,9 +60,9 @@ class ServedStep:
         return spec_of(self)
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> Decoder:
         """The model, with as many layers as are run."""
-        return _with_layers(shape_of(self.model), self.layers)
+        return shape_of(self.model).with_layers(self.layers)
 
     @property
     def streamed_bytes(self) -> float:
@@ -75,20 +76,19 @@ class ServedStep:
 
     @property
     def token_cache_bytes(self) -> float:
-        """Bytes of cache for a token of a sequence."""
-        return self.shape.layers * self.shape.kv_numbers * KV_BYTES[self.kv]
+        """Bytes of cache for a token of a sequence, where layers with a window hold no more than that: the mean over this context."""
+        return self.shape.cached_numbers(self.context) / (self.context + 1) * KV_BYTES[self.kv]
 
     @property
     def cache_bytes(self) -> float:
         """Bytes of cache that the step reads and writes."""
-        return self.batch * (self.context + 1) * self.token_cache_bytes
+        return self.batch * self.shape.cached_numbers(self.context) * KV_BYTES[self.kv]
 
     @property
     def flops(self) -> float:
         """Products with the weights, and attention over context + 1 tokens."""
         shape = self.shape
-        pairs = self.batch * (self.context + 1) * shape.layers * shape.pair_flops
-        return 2 * self.batch * shape.token_weights + pairs
+        return self.batch * (2 * shape.token_weights + shape.attention_flops(self.context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ class ServedPrefill:
         return spec_of(self)
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> Decoder:
         """The model, with as many layers as are run."""
-        return _with_layers(shape_of(self.model), self.layers)
+        return shape_of(self.model).with_layers(self.layers)
 
     @property
     def streamed_bytes(self) -> float:
@@ -131,7 +131,7 @@ class ServedPrefill:
     @property
     def token_cache_bytes(self) -> float:
         """Bytes of cache for a token of a sequence."""
-        return self.shape.layers * self.shape.kv_numbers * KV_BYTES[self.kv]
+        return self.shape.token_numbers * KV_BYTES[self.kv]
 
     @property
     def cache_bytes(self) -> float:
@@ -143,13 +143,8 @@ class ServedPrefill:
         """Products of every token but the LM head's, which sees one a sequence, and causal attention."""
         shape = self.shape
         head = shape.vocab * shape.hidden
-        pairs = self.batch * self.tokens * (self.tokens + 1) // 2
         products = self.tokens * (shape.token_weights - head) + head
-        return 2 * self.batch * products + pairs * shape.layers * shape.pair_flops
-
-
-def _with_layers(shape: Shape, layers: int) -> Shape:
-    return replace(shape, layers=layers, dense_layers=min(layers, shape.dense_layers)) if layers else shape
+        return self.batch * (2 * products + shape.prompt_attention_flops(self.tokens))
 
 
 def _check_served(work: ServedStep | ServedPrefill) -> None:
@@ -157,5 +152,12 @@ def _check_served(work: ServedStep | ServedPrefill) -> None:
     check_one_of(work, "kv", KV_BYTES)
     check_one_of(work, "act", ACTS)
     shape = shape_of(work.model)
-    if not isinstance(work.layers, int) or not 0 <= work.layers <= shape.layers:
-        raise SpecError(f"{work.kind}: layers={work.layers!r} must be from 1 to {shape.layers} (0: all)")
+    count = len(shape.layers)
+    if not isinstance(work.layers, int) or not 0 <= work.layers <= count:
+        raise SpecError(f"{work.kind}: layers={work.layers!r} must be from 1 to {count} (0: all)")
+    least = max(shape.layers.index(kind) for kind in shape.kinds) + 1
+    if 0 < work.layers < least:
+        raise SpecError(
+            f"{work.kind}: {work.model} has {len(shape.kinds)} kinds of layers; layers={work.layers} must be {least} at least, "
+            "so that each occurs"
+        )

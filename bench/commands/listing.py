@@ -1,21 +1,39 @@
 """`membound list`: what there is to measure with.
 
 membound list --json
+membound list --model deepseek-v3 --model models/my-gemma
 """
 
 from __future__ import annotations
+
+from typing import Annotated
+
+import typer
 
 from membound.bench.commands.options import Debug, Json, Out, Pythons, console, print_json
 from membound.results.folders import DEFAULT_OUT
 
 
 def list_(
-    out: Out = DEFAULT_OUT, python: Pythons = None, as_json: Json = False, debug: Debug = False
+    out: Out = DEFAULT_OUT,
+    python: Pythons = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What a model is, by name or folder, what a token streams of it, and whether it runs here. Repeatable.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """List backends with their devices, models, and the ceilings known from the latest run.
 
     A backend that is not there is listed with the reason and, where one helps, the command to install it.
     """
+    if model:
+        _list_models(model, as_json)
+        return
     from membound.bench.planning.choice import check_threads, parse_pythons
     from membound.bench.planning.inventory import Inventory, inventory_view
 
@@ -24,3 +42,14 @@ def list_(
         print_json(inventory.as_json())
     else:
         console().print(inventory_view(inventory))
+
+
+def _list_models(names: list[str], as_json: bool) -> None:
+    from membound.bench.planning.model_facts import ModelFacts
+
+    facts = [ModelFacts.of(name) for name in names]
+    if as_json:
+        print_json({"models": [one.as_json() for one in facts]})
+        return
+    for number, one in enumerate(facts):
+        console().print(*([""] if number else []), *one.lines(), sep="\n", soft_wrap=False)

@@ -18,8 +18,9 @@ from pathlib import Path
 from membound.bench.planning.demands import arithmetic_of, storage_of
 from membound.errors import MemboundError
 from membound.kernels.models import MODELS
+from membound.kernels.parts import Decoder
 from membound.kernels.served import WEIGHT_BITS
-from membound.kernels.shapes import ALIASES, SHAPES, Shape, shape_by_size, shape_of
+from membound.kernels.shapes import ALIASES, SHAPES, shape_by_size, shape_of
 from membound.kernels.work import SpecError
 from membound.results.predict import catalogue as catalogues
 from membound.results.predict.catalogue import Catalogue, HardwareError
@@ -103,7 +104,7 @@ def _demand(line: dict[str, str], batch: float) -> Demand:
     prompt = _tokens(line["input_tokens"], SHORT_PROMPT)
     output = _tokens(line["output_tokens"], SHORT_OUTPUT)
     context = prompt + output / 2
-    token_cache = shape.layers * shape.kv_numbers * 2.0
+    cache = 2.0 * shape.cached_numbers(round(context))
     file_gb = re.search(r"\(([\d.]+) GB\)", line["weights"])
     streamed = shape.streamed_weights(max(1, round(batch))) * WEIGHT_BITS[weight] / 8
     together = "throughput" in line.get("metric", "") and batch > 1
@@ -112,15 +113,15 @@ def _demand(line: dict[str, str], batch: float) -> Demand:
         kind="decode",
         storage=storage_of(weight),
         arithmetic=arithmetic_of(weight, "float"),
-        mixture=shape.experts > 0,
+        mixture=shape.experts,
         weights_bytes=float(file_gb[1]) * 1e9 if file_gb and not shape.experts else streamed,
-        cache_bytes=batch * context * token_cache,
-        flops=2 * batch * shape.token_weights + batch * context * shape.layers * shape.pair_flops,
-        layers=shape.layers,
+        cache_bytes=batch * cache,
+        flops=batch * (2 * shape.token_weights + shape.attention_flops(round(context))),
+        layers=len(shape.layers),
         hidden=shape.hidden,
         batch=batch,
         resident_bytes=shape.stored_weights * WEIGHT_BITS[weight] / 8,
-        token_cache_bytes=token_cache,
+        token_cache_bytes=cache / (context + 1),
         context=context,
         prompt_flops=2 * batch * shape.token_weights * prompt / output if together else 0.0,
     )
@@ -140,7 +141,7 @@ def _seconds(line: dict[str, str], demand: Demand, batch: float) -> float:
     raise MeasuredError(f"unit {unit!r} is not one of tok/s, tok/s total, ms, GB/s")
 
 
-def _shape(line: dict[str, str]) -> Shape:
+def _shape(line: dict[str, str]) -> Decoder:
     """The shape of a model as people write its name, ``DeepSeek-R1-671B``; else one of its size. Raises SpecError."""
     name = "-".join(line["model"].casefold().split())
     for known in sorted((*ALIASES, *SHAPES, *MODELS), key=len, reverse=True):

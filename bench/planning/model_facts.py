@@ -1,0 +1,103 @@
+"""What a model is, whether it can be run here or only counted: `membound list --model`.
+
+>>> ModelFacts.of("gpt-oss-20b").as_json()["layers"]
+24
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from membound.kernels.model import ModelError
+from membound.kernels.models import get_model
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
+from membound.kernels.shapes import SHAPES, shape_of
+from membound.results.wording import amount
+
+BF16_BYTES = 2
+BATCHES = (1, 8, 64)
+CONTEXTS = (1024, 32768)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model's shape, and why it cannot be run here; '' where it can."""
+
+    model: str
+    shape: Decoder
+    not_run: str
+
+    @classmethod
+    def of(cls, model: str) -> ModelFacts:
+        """Raises SpecError with the nearest names, ModelError for a folder of no known family."""
+        shape = shape_of(model)
+        if shape.name in SHAPES:
+            return cls(model, shape, "it is built in for predictions alone")
+        try:
+            get_model(model if shape.folder else shape.name)
+        except ModelError as error:
+            return cls(model, shape, str(error))
+        return cls(model, shape, "")
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers of parameters, and bytes in bf16."""
+        shape = self.shape
+        return {
+            "model": self.model,
+            "parameters": shape.parameters,
+            "streamed_parameters": {str(batch): round(shape.streamed_weights(batch)) for batch in BATCHES},
+            "layers": len(shape.layers),
+            "kinds": [{"layers": count, "holds": held(kind)} for kind, count in shape.kinds.items()],
+            "hidden": shape.hidden,
+            "vocab": shape.vocab,
+            "tied": shape.tied,
+            "cache_bytes": {str(context): BF16_BYTES * shape.cached_numbers(context) for context in CONTEXTS},
+            "left_out": shape.left_out,
+            "not_run": self.not_run,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for people."""
+        shape = self.shape
+        bytes_ = amount(BF16_BYTES * shape.parameters, "B")
+        yield f"{self.model}: {shape.parameters / 1e9:.4g} billion parameters, {bytes_} in bf16"
+        batches = BATCHES if shape.experts else BATCHES[:1]
+        streamed = ", ".join(f"{shape.streamed_weights(b) / 1e9:.4g} at batch {b}" for b in batches)
+        yield f"a decode step streams, in billions: {streamed if shape.experts else streamed.split()[0]}"
+        for kind, count in shape.kinds.items():
+            yield f"{count} {'layer' if count == 1 else 'layers'}: {held(kind)}"
+        tied = "the embedding table" if shape.tied else "its own"
+        yield f"hidden {shape.hidden}, vocabulary {shape.vocab}, LM head: {tied}"
+        cache = ", ".join(
+            f"{amount(BF16_BYTES * shape.cached_numbers(context), 'B')} at {context}" for context in CONTEXTS
+        )
+        yield f"cache of a sequence in bf16, by tokens: {cache}"
+        if shape.left_out:
+            yield f"left out: {shape.left_out}"
+        if self.not_run:
+            yield f"not run here: {self.not_run}"
+            yield f"predicted: membound predict step:model={self.model} --on h100"
+        else:
+            yield f"run here: membound run step:model={self.model}"
+
+
+def held(layer: Layer) -> str:
+    """What a layer holds, in words."""
+    return f"{_mixer(layer.mixer)}; {_mlp(layer.mlp)}"
+
+
+def _mixer(mixer: Attention | Latent) -> str:
+    if isinstance(mixer, Latent):
+        ranks = f"KV rank {mixer.kv_rank} + {mixer.rope_dim}"
+        return f"latent attention of {mixer.q_heads} heads, {ranks}"
+    seen = f", window {mixer.window}" if mixer.window else f", chunk {mixer.chunk}" if mixer.chunk else ""
+    return f"attention of {mixer.q_heads} heads ({mixer.kv_heads} KV) of {mixer.head_dim}{seen}"
+
+
+def _mlp(mlp: Mlp | Experts) -> str:
+    if isinstance(mlp, Mlp):
+        return f"{'gated ' if mlp.gated else ''}MLP of {mlp.width}"
+    shared = f" and {mlp.shared.width} for every token" if mlp.shared else ""
+    return f"{mlp.chosen} of {mlp.count} experts of {mlp.expert.width}{shared}"

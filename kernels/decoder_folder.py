@@ -1,0 +1,181 @@
+"""A local Hugging Face folder of any known family as a decoder of parts, to count with; `model_folder` reads what is run.
+
+>>> read_decoder(Path("/models/gpt-oss-20b")).layers[0].mlp.count
+32
+
+Where config.json is silent, Transformers' defaults hold. What would change how many numbers a model holds, or how many it
+reads, and is not known is refused by name; what changes the arithmetic alone (activations, RoPE, scales) is not looked at. Of a
+model that sees or hears, the part that writes text is taken.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from membound.kernels.config_json import Config, read_config
+from membound.kernels.families import FAMILIES, Family
+from membound.kernels.model import ModelError
+from membound.kernels.parts import Attention, Decoder, Latent, Layer, Mlp
+
+NESTED = ("text_config", "llm_config", "language_config")
+"""Where a model that sees or hears keeps the part that writes text."""
+SENSES = ("vision_config", "audio_config")
+TEXT_TYPES = {
+    "gemma3": "gemma3_text",
+    "kimi_k2": "deepseek_v3",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen2_vl": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
+"""model_types whose text part is another family's."""
+WINDOWED, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
+
+
+def read_decoder(folder: Path) -> Decoder:
+    """What the folder's config.json holds. Raises ModelError that names the file, the field and what is supported."""
+    path = folder / "config.json"
+    fields, left_out = _text_part(path, read_config(path))
+    family = _family(path, fields)
+    known = {name: value for name, value in family.defaults.items() if name not in fields}
+    config = Config(path, fields | known)
+    for name in family.refused:
+        if config.flag(name):
+            raise ModelError(f"{path}: {name}=true is not supported")
+    hidden = config.count("hidden_size")
+    layers = tuple(
+        _layer(config, family, hidden, index) for index in range(config.count("num_hidden_layers"))
+    )
+    return Decoder(
+        name=str(folder),
+        hidden=hidden,
+        vocab=config.count("vocab_size"),
+        layers=layers,
+        tied=config.flag("tie_word_embeddings"),
+        norm_vectors=family.norm_vectors,
+        head_bias=bool(family.head_bias_flag) and config.flag(family.head_bias_flag),
+        folder=str(folder),
+        left_out=left_out,
+    )
+
+
+def _text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields of what writes text, those above it where it is silent, and what is left out."""
+    senses = [name.removesuffix("_config") for name in SENSES if fields.get(name)]
+    left_out = " and ".join(senses)
+    for name in NESTED:
+        inner = fields.get(name)
+        if inner is None:
+            continue
+        if not isinstance(inner, dict):
+            raise ModelError(f"{path}: {name}={inner!r:.60} must be a JSON object")
+        above: dict[str, Any] = {
+            key: fields[key] for key in ("model_type", "tie_word_embeddings", "vocab_size") if key in fields
+        }
+        return above | inner, left_out
+    return fields, left_out
+
+
+def _family(path: Path, fields: dict[str, Any]) -> Family:
+    name = fields.get("model_type")
+    kind = TEXT_TYPES.get(name, name) if isinstance(name, str) else None
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{path}: model_type {name!r:.60} is not supported; supported: {', '.join(sorted({*FAMILIES, *TEXT_TYPES}))}"
+        )
+    return FAMILIES[kind]
+
+
+def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:
+    mixer: Attention | Latent = (
+        _latent(config, family) if family.latent else _attention(config, family, hidden, index)
+    )
+    mixture = family.mixture(config, index) if family.mixture else None
+    bias = bool(family.mlp_bias_flag) and config.flag(family.mlp_bias_flag)
+    mlp = mixture or Mlp(config.count(family.dense_width), family.gated, bias)
+    return Layer(mixer, mlp, family.norms)
+
+
+def _latent(config: Config, family: Family) -> Latent:
+    return Latent(
+        q_heads=config.count("num_attention_heads"),
+        q_rank=config.count("q_lora_rank") if config.fields.get("q_lora_rank") is not None else 0,
+        kv_rank=config.count("kv_lora_rank"),
+        nope_dim=config.count("qk_nope_head_dim"),
+        rope_dim=config.count("qk_rope_head_dim"),
+        value_dim=config.count("v_head_dim"),
+        biases=config.flag(family.bias_flag),
+    )
+
+
+def _attention(config: Config, family: Family, hidden: int, index: int) -> Attention:
+    q_heads = config.count("num_attention_heads")
+    kv_heads = (
+        q_heads if config.fields.get("num_key_value_heads") is None else config.count("num_key_value_heads")
+    )
+    if q_heads % kv_heads:
+        raise config.bad("num_attention_heads", f"a multiple of num_key_value_heads={kv_heads}")
+    if config.fields.get("head_dim") is not None:
+        head_dim = config.count("head_dim")
+    elif hidden % q_heads:
+        raise config.bad(
+            "hidden_size", f"a multiple of num_attention_heads={q_heads} where there is no head_dim"
+        )
+    else:
+        head_dim = hidden // q_heads
+    kind = _kind(config, family, index)
+    flagged = family.flagged if family.bias_flag and config.flag(family.bias_flag) else ""
+    normed = not family.head_norm_flag or config.flag(family.head_norm_flag)
+    return Attention(
+        q_heads,
+        kv_heads,
+        head_dim,
+        window=config.count("sliding_window") if kind == WINDOWED else 0,
+        chunk=config.count("attention_chunk_size") if kind == CHUNKED else 0,
+        biases=family.biases or flagged,
+        head_norm=family.head_norm if normed else "",
+        sinks=family.sinks,
+    )
+
+
+def _kind(config: Config, family: Family, index: int) -> str:
+    """What a layer sees: as layer_types says, else as the family does it."""
+    listed = config.fields.get("layer_types")
+    if listed is not None and family.full_every != 1:
+        count = config.count("num_hidden_layers")
+        if not isinstance(listed, list) or len(listed) != count:
+            raise config.bad("layer_types", f"a list with one kind for each of num_hidden_layers={count}")
+        if listed[index] not in (WINDOWED, CHUNKED, FULL):
+            raise ModelError(
+                f"{config.path}: layer_types has {listed[index]!r:.60}, which is not supported; supported: "
+                f"{FULL}, {WINDOWED}, {CHUNKED}"
+            )
+        return str(listed[index])
+    if "attention_chunk_size" in config.fields:
+        return (
+            FULL
+            if config.fields["attention_chunk_size"] is None or not (index + 1) % family.full_every
+            else CHUNKED
+        )
+    if config.fields.get("sliding_window") is None:
+        return FULL
+    if family.late_windows:
+        late = config.flag("use_sliding_window") and index >= config.count("max_window_layers", 0)
+        return WINDOWED if late else FULL
+    every = _pattern(config, family)
+    return WINDOWED if every and (every == 1 or (index + 1) % every) else FULL
+
+
+def _pattern(config: Config, family: Family) -> int:
+    """Of how many layers the last one sees all."""
+    given = config.fields.get("sliding_window_pattern")
+    if family.full_every <= 1 or given is None:
+        return family.full_every
+    if isinstance(given, str) and given.strip("L") == "G":  # EXAONE writes LLLG
+        return len(given)
+    return config.count("sliding_window_pattern")

@@ -1,0 +1,76 @@
+"""`membound list --model`: what a model is, and whether it is run here or only counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from membound.bench import cli
+
+
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["list", *arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def models(capsys: pytest.CaptureFixture[str], *names: str) -> list[dict[str, Any]]:
+    status, out, _ = listed(capsys, "--json", *(part for name in names for part in ("--model", name)))
+    assert status == 0
+    found: list[dict[str, Any]] = json.loads(out)["models"]
+    return found
+
+
+def test_a_mixture_says_what_each_batch_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    (one,) = models(capsys, "qwen3-30b-a3b")
+    assert one["parameters"] == pytest.approx(30.53e9, rel=1e-3)
+    assert one["streamed_parameters"]["1"] == pytest.approx(3.04e9, rel=1e-2)
+    assert one["streamed_parameters"]["64"] < one["parameters"]
+    assert one["kinds"] == [
+        {"layers": 48, "holds": "attention of 32 heads (4 KV) of 128; 8 of 128 experts of 768"}
+    ]
+    assert one["cache_bytes"]["1024"] == 2 * 48 * 2 * 4 * 128 * 1025
+    assert one["not_run"] == "it is built in for predictions alone"
+
+
+def test_a_model_that_is_run_here_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = listed(capsys, "--model", "llama-3.2-1b", "--model", "deepseek-r1")
+    assert status == 0
+    first, second = out.split("\n\n")
+    assert "run here: membound run step:model=llama-3.2-1b" in first
+    assert "a decode step streams, in billions: 1.236\n" in first
+    assert "3 layers: latent attention of 128 heads, KV rank 512 + 64; gated MLP of 18432" in second
+    assert "not run here: it is built in for predictions alone" in second
+
+
+def test_a_folder_says_why_it_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"model_type": "mixtral", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
+    fields |= {"num_attention_heads": 8, "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    (one,) = models(capsys, str(tmp_path))
+    assert one["parameters"] == 4 * (4 * 64 * 64 + 2 * 64 + 8 * (3 * 64 * 96 + 64)) + 2 * 300 * 64 + 64
+    assert "model_type 'mixtral' is not supported" in one["not_run"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "qwen3-30b",
+            "unknown model 'qwen3-30b'; nearest: qwen3-32b, qwen3-0.6b, qwen3-8b, or a folder",
+        ),
+        (
+            "nope",
+            "unknown model 'nope': it is none of the 65 names in docs/prediction.md, nor a folder with config",
+        ),
+    ],
+)
+def test_an_unknown_model_is_one_line(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = listed(capsys, "--model", name)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"membound: {said}")
+    assert err.count("\n") == 1

@@ -1,0 +1,154 @@
+"""A config.json of any known family: exactly as many numbers as Transformers' own model of it has, or one line why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from membound.kernels.decoder_folder import TEXT_TYPES, read_decoder
+from membound.kernels.families import FAMILIES
+from membound.kernels.model import ModelError
+from membound.kernels.parts import Attention, Decoder, Experts, Latent
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data/families.jsonl").read_text("utf-8").splitlines()
+]
+"""Random small configurations with the numbers of all parameters and of buffers that files hold, as Transformers 5.19
+builds them (AutoModelForCausalLM.from_config on the meta device; a tied head once)."""
+
+
+def decoder(folder: Path, **fields: Any) -> Decoder:
+    (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    return read_decoder(folder)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["config"]["model_type"])
+def test_a_folder_holds_as_many_numbers_as_transformers_makes(case: dict[str, Any], tmp_path: Path) -> None:
+    assert decoder(tmp_path, **case["config"]).parameters == case["parameters"]
+
+
+def test_every_family_is_compared_twice() -> None:
+    assert sorted(2 * list(FAMILIES)) == sorted(case["config"]["model_type"] for case in CASES)
+    assert set(TEXT_TYPES.values()) <= {*FAMILIES}
+
+
+def test_a_model_that_sees_counts_as_its_text_part(tmp_path: Path) -> None:
+    text = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+    }
+    seen = decoder(
+        tmp_path,
+        model_type="gemma3",
+        text_config=text | {"sliding_window": 1024},
+        vision_config={"hidden_size": 1152},
+    )
+    assert seen.left_out == "vision"
+    assert seen.tied
+    assert seen.parameters / 1e9 == pytest.approx(3.88, rel=0.01)
+    windows = [layer.mixer.window for layer in seen.layers if isinstance(layer.mixer, Attention)]
+    assert windows[:7] == [1024] * 5 + [0, 1024]
+
+
+def test_a_flat_file_of_a_model_that_sees(tmp_path: Path) -> None:
+    fields = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+    }
+    seen = decoder(
+        tmp_path,
+        model_type="qwen2_5_vl",
+        vision_config={"depth": 32},
+        num_key_value_heads=4,
+        vocab_size=152064,
+        **fields,
+    )
+    assert (seen.left_out, seen.tied) == ("vision", False)
+    assert seen.parameters / 1e9 == pytest.approx(7.6, rel=0.01)
+
+
+def test_a_published_deepseek_v3(tmp_path: Path) -> None:
+    found = decoder(
+        tmp_path, model_type="deepseek_v3", hidden_size=7168, intermediate_size=18432, moe_intermediate_size=2048,
+        num_hidden_layers=61, num_attention_heads=128, num_key_value_heads=128, n_shared_experts=1,
+        n_routed_experts=256, q_lora_rank=1536, kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=128,
+        v_head_dim=128, num_experts_per_tok=8, moe_layer_freq=1, first_k_dense_replace=3, vocab_size=129280,
+        quantization_config={"quant_method": "fp8"}, num_nextn_predict_layers=1,
+    )  # fmt: skip
+    assert isinstance(found.layers[2].mixer, Latent)
+    assert [isinstance(layer.mlp, Experts) for layer in found.layers[:5]] == [False] * 3 + [True] * 2
+    assert found.parameters / 1e9 == pytest.approx(671.03, rel=1e-4)
+
+
+SMALL: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 32,
+    "vocab_size": 300,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "qwen3_next"}, "model_type 'qwen3_next' is not supported; supported: arcee, cohere"),
+        ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
+        ({"hidden_size": None}, "hidden_size=None must be a positive whole number"),
+        ({"num_attention_heads": 12}, "hidden_size=64 must be a multiple of num_attention_heads=12"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple of num_key_value_heads=3"),
+        ({"text_config": [1]}, "text_config=[1] must be a JSON object"),
+        ({"layer_types": ["full_attention"]}, "layer_types=['full_attention'] must be a list with one kind"),
+        (
+            {"layer_types": ["linear_attention"] * 4},
+            "layer_types has 'linear_attention', which is not supported",
+        ),
+        ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm=true is not supported"),
+        ({"model_type": "gemma2", "sliding_window": 0}, "sliding_window=0 must be a positive whole number"),
+        (
+            {"model_type": "mixtral", "num_local_experts": -1},
+            "num_local_experts=-1 must be a positive whole number",
+        ),
+        ({"model_type": "mixtral", "num_experts_per_tok": 9}, "num_experts_per_tok=9 must be 8 at most"),
+        (
+            {"model_type": "deepseek_v2", "n_routed_experts": "8"},
+            "n_routed_experts='8' must be a positive whole",
+        ),
+        (
+            {"model_type": "glm4_moe_lite", "n_routed_experts": 8, "mlp_layer_types": ["sparse"]},
+            "mlp_layer_types=['sparse'] must be a list",
+        ),
+        ({"model_type": "qwen2_moe", "mlp_only_layers": 3}, "mlp_only_layers=3 must be a list of layers"),
+        ({"model_type": "llama4_text", "moe_layers": "all"}, "moe_layers='all' must be a list of layers"),
+        (
+            {"model_type": "deepseek_v3", "n_routed_experts": 8, "n_shared_experts": -2},
+            "n_shared_experts=-2 must be",
+        ),
+    ],
+)
+def test_what_is_not_known_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        decoder(tmp_path, **SMALL | change)
+    assert str(error.value).startswith(str(tmp_path / "config.json"))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_predicted_under_its_name(tmp_path: Path) -> None:
+    from membound.kernels.served import ServedStep
+
+    decoder(tmp_path, **SMALL | {"model_type": "mixtral", "num_key_value_heads": 2, "num_experts_per_tok": 2})
+    work = ServedStep(str(tmp_path), context=10, kv="bf16")
+    assert work.cache_bytes == 4 * 2 * 2 * 16 * 11 * 2
+    assert work.shape.experts
