@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from membound.results.checksum import unsealed
 from membound.results.row import Row
+from membound.results.run_files import StoreError, run_files
 from membound.results.serving.decode import Decoding
 from membound.results.serving.step_model import StepModel
-from membound.results.store import StoreError, run_files, unsealed
 from membound.spec_text import pieces
 
 NEAR = 0.05
