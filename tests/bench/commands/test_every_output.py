@@ -21,6 +21,7 @@ from rows import write
 from typer.main import get_command
 
 from membound.bench import cli
+from membound.bench.planning import inventory
 from membound.results.alternated import in_turn
 from membound.results.pairs import SIDES
 from membound.results.plain_text import visible
@@ -109,6 +110,7 @@ def files_of(text: str) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(inventory, "probe", lambda *_: [])  # what runtimes are here takes a minute to find
     return tmp_path
 
 
