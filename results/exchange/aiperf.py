@@ -185,7 +185,11 @@ def csv_rows(source: Source) -> list[Row]:
     """The same as `json_rows`, from figures that were rounded to two digits; model and load are not in the file."""
     found: dict[str, dict[str, Any]] = {}
     header: list[str] = []
-    for line in csv.reader(io.StringIO(source.document.text)):
+    try:
+        lines = list(csv.reader(io.StringIO(source.document.text)))
+    except csv.Error as error:
+        raise RowError(f"no CSV: {error}") from None
+    for line in lines:
         if not line or line[0] in ("Metric", "Endpoint"):
             header = line
         elif header and header[0] == "Metric":

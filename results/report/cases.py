@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from membound.results.compare import machine_of
+from membound.results.frame import encodable
 from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.stats import cases, records, summarize, usable
@@ -80,7 +81,12 @@ def cases_of(rows: Sequence[Row]) -> list[ShownCase]:
     lines = [line for run in by_run(rows) for line in records(summarize(run))]
     found = {(line["run_id"], line["backend"], line["work"]): line for line in lines}
     shown = [
-        _shown(group, found[(group[0].run_id, group[0].backend, group[0].work)], places, begun)
+        _shown(
+            group,
+            found[tuple(map(encodable, (group[0].run_id, group[0].backend, group[0].work)))],
+            places,
+            begun,
+        )
         for group in groups
     ]
     shown.sort(key=lambda one: (one.started_at, one.line["run_id"]))
