@@ -174,6 +174,6 @@ def _report(works: Sequence[Work], target: str, multiprocessors: int, as_json: b
             print_text("  ".join(cells) + "\n")
     print_text(
         "issue: cycles of a multiprocessor's four schedulers for each KB streamed; L1: wavefronts of its first-level cache and "
-        "shared memory;\ntensor: cycles of its tensor cores at their full rate; of cycles: in which the memory delivers that KB; "
+        "shared memory;\ntensor: cycles of its tensor cores, at mma.sync's rate; of cycles: in which the memory delivers that KB; "
         "share: of\nthe copy, predicted, not measured\n"
     )

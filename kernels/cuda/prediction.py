@@ -7,7 +7,8 @@
 A multiprocessor of an H100 gets 1 KB from memory every 79 cycles. What a kernel does for a KB in that time is counted in
 its loop: instructions that its four schedulers issue, wavefronts of 128 bytes that pass its first-level cache and
 shared memory, and cycles of its tensor cores. The nearer a count comes to 79, the less is left to hide. The model is ours and
-crude: it ranks what to improve first and says what to compare a measurement with. Nothing of it is measured.
+crude: it ranks what to improve first and says what to compare a measurement with. Nothing of it is measured. Not counted: x that
+comes from the second-level cache again for each block, and multiprocessors that have nothing to do while the last blocks end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from membound.kernels.cuda.attention.decode import attention_kernel
 from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
 from membound.kernels.cuda.catalogue import kernels_of, matrices_of, tiles_of
-from membound.kernels.cuda.compile import WARP, Kernel
+from membound.kernels.cuda.compile import WARP, CompileError, Kernel
 from membound.kernels.cuda.device.machine_code import MachineCode, machine_code
 from membound.kernels.cuda.matmul.linear import Plan, plan_linear
 from membound.kernels.cuda.matmul.tensor import Tensor
@@ -35,9 +36,10 @@ REGISTERS, THREADS, MOST_BLOCKS = 65536, 2048, 32
 """Of a multiprocessor (CUDA C++ Programming Guide, Technical Specifications, 8.0 and 9.0)."""
 SHARED_BYTES = 228 << 10
 """For all blocks of a multiprocessor, with the KB that the system keeps of each block (same table, 9.0)."""
-TENSOR_CYCLES = 1.0
-"""Of a multiprocessor for one HMMA.16816, at the least: its 16 · 8 · 16 multiply-adds are what the tensor cores of an H100 do in a
-cycle (989 TFLOP/s, 132 multiprocessors, 1.83 GHz: NVIDIA H100 Tensor Core GPU Architecture, table 2), through wgmma."""
+TENSOR_CYCLES = 1 / 0.629
+"""Of a multiprocessor for one HMMA.16816: its 16 · 8 · 16 multiply-adds are what the tensor cores of an H100 do in a cycle (989
+TFLOP/s, 132 multiprocessors, 1.83 GHz: NVIDIA H100 Tensor Core GPU Architecture, table 2), but mma.sync reaches 62.9 % of that on
+average (Luo et al., Dissecting the NVIDIA Hopper Architecture, arXiv 2501.12084); all of it takes wgmma."""
 REGISTER_UNIT = 256
 """Registers are given to a warp in units of this many."""
 LATENCY_S = 0.8e-6
@@ -108,6 +110,10 @@ def predict(
     """
     code = machine_code(kernel, machine.target)
     loop = max(code.loops, key=_streamed_bytes)
+    if any(len(other) < len(loop) and _contains(loop, other) for other in code.loops):
+        raise CompileError(
+            f"{kernel.name}: of a loop inside of the one that streams only one turn would be counted"
+        )
     kb = _streamed_bytes(loop) / KB
     issue = len(loop) / SCHEDULERS / kb
     wavefronts = sum(_wavefronts(name, spread) for name, _ in loop) / kb
@@ -143,6 +149,11 @@ def resident_blocks(kernel: Kernel, code: MachineCode) -> int:
     of_a_warp = -(-code.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
     by_shared = SHARED_BYTES // max(1, code.shared_bytes)
     return min(REGISTERS // (of_a_warp * warps), by_shared, THREADS // kernel.threads, MOST_BLOCKS)
+
+
+def _contains(loop: Sequence[tuple[str, str]], other: Sequence[tuple[str, str]]) -> bool:
+    """Whether the instructions of one loop stand within another."""
+    return any(loop[i : i + len(other)] == other for i in range(len(loop) - len(other) + 1))
 
 
 def _streamed_bytes(loop: Sequence[tuple[str, str]]) -> int:

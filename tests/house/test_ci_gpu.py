@@ -138,6 +138,9 @@ def test_a_run_leaves_archives_a_report_and_a_summary(tmp_path: Path) -> None:
     assert before.endswith(f"{wheels}/a-1-py3-none-any.whl")
     assert after.endswith(" .")
     numbers, rest = (tmp_path / "tested").read_text().splitlines()
+    assert all(" -W default " in asked for asked in (numbers, rest)), (
+        "warnings of other packages are none of ours"
+    )
     assert "-k (not (" not in numbers
     assert "-k (not (" in rest
     assert "test_torch_gpu.py" in rest

@@ -84,9 +84,20 @@ def test_a_kb_of_a_loop_is_counted(probe: MachineCode) -> None:
     assert H100.cycles_per_kb == pytest.approx(79, abs=0.1)
     found = predict(PROBE, 470e6, H100)
     assert (found.registers, found.blocks_per_sm, found.occupancy) == (64, 8, 0.5)
-    assert (found.issue_cycles, found.l1_wavefronts, found.tensor_cycles) == (4.0, 24.0, 2.0)
+    assert (found.issue_cycles, found.l1_wavefronts) == (4.0, 24.0)
+    assert found.tensor_cycles == pytest.approx(2 / 0.629)
     assert found.in_flight_bytes == 5 * 512 * 4 * 8
     assert predict(PROBE, 470e6, H100, spread=1 / 8).l1_wavefronts == 18.0  # no less than one
+
+
+def test_a_loop_within_the_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of how many turns it is, machine code does not tell: what is in it would be counted once."""
+    text = SASS.replace("        /*0070*/", ".L_x_3:\n        /*0070*/").replace(
+        "        /*0090*/", "        /*0088*/               @P1 BRA `(.L_x_3) ;\n        /*0090*/"
+    )
+    monkeypatch.setattr(prediction, "machine_code", lambda kernel, target: parse_sass(text))
+    with pytest.raises(CompileError, match="probe: of a loop inside"):
+        predict(PROBE, 470e6, H100)
 
 
 def test_a_share_falls_with_what_is_short_and_with_what_is_small(probe: MachineCode) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from membound.kernels.cuda import ptx
 from membound.kernels.cuda.compile import Kernel, compile_ptx, cuda
@@ -271,3 +272,16 @@ def test_operations_become_one_instruction_each(function):
         assert text.count(instruction) >= 1, instruction
     assert "call" not in text
     assert ".local" not in text
+
+
+@pytest.mark.cuda_compile
+@pytest.mark.parametrize("groups", [16, -1])
+def test_a_wait_for_more_groups_than_the_instruction_takes_does_not_compile(groups):
+    """Instead of becoming no wait at all."""
+
+    def wait(target):
+        ptx.wait_copies_but(groups)
+        target[0] = np.uint32(1)
+
+    with pytest.raises(TypingError, match=rf"a constant from 0 to 15, not Literal\[int\]\({groups}\)"):
+        compile_ptx(Kernel("wait", wait, ("u32*",), 32), "9.0a")
