@@ -23,8 +23,8 @@ class LlamaCpp(Backend):
     def prepare(self, work, inputs):
         """Load the model with the work's own weights, let a first request fill the cache, and count who computes."""
         self.server = serve(inputs, self.threads)
-        self.request = {"prompt": inputs.tokens[0].tolist(), "cache_prompt": work.kind == "step"}
-        self.request |= {"max_tokens": 1, "temperature": 0, "logprobs": 1}
+        how = {"cache_prompt": work.kind == "step", "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        self.request = how | {"prompt": inputs.tokens[0].tolist()}
         check_threads("llama.cpp", self.threads, lambda: self.launch(0), caller_waits=True)
 
     def launch(self, slot):

@@ -43,6 +43,7 @@ MORE = {
     "bench/machine/amd.py": {"amdsmi"},
     "bench/pytest_plugin/hooks.py": {"pytest"},
     "bench/serving/connection.py": {"httptools"},
+    "bench/serving/unpacking.py": {"httptools"},
     "bench/serving/null_server.py": {"httptools"},
     "bench/serving/event_loop.py": {"uvloop"},
     "bench/serving/null_process.py": {"uvloop"},
