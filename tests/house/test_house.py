@@ -279,3 +279,8 @@ def test_the_ci_script_is_sound_bash():
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=10)
     assert "set -euo pipefail" in script.read_text()
     assert script.stat().st_mode & 0o111
+
+
+def test_no_test_has_an_address_in_its_name(request):
+    """Processes that share out the tests must find the same names."""
+    assert not [item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]{6}", item.nodeid)]

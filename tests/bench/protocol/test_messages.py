@@ -211,7 +211,7 @@ TURNED = Turned(0.1, 1, None, None, [], 0, 0.0, {}, {})
         Checked(0.0, {"x": float("nan")}, {}),
         Checked(0.0, {"x": [float("inf")]}, {}),
         Checked(0.0, {"x": np.int64(5)}, {}),
-        Checked(0.0, {"x": object()}, {}),
+        Checked(0.0, {"x": ...}, {}),
         Checked(-0.1, {}, {}),
         Found([{"name": {1, 2}}]),
         Failed("error", None),  # type: ignore[arg-type]
