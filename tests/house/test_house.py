@@ -283,4 +283,6 @@ def test_the_ci_script_is_sound_bash():
 
 def test_no_test_has_an_address_in_its_name(request):
     """Processes that share out the tests must find the same names."""
-    assert not [item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]{6}", item.nodeid)]
+    assert not [
+        item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]{6}", item.nodeid)
+    ]
