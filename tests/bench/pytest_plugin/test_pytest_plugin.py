@@ -341,7 +341,7 @@ def test_it_goes_without_ceilings_when_told(pytester, session, playing):
     rows = load_rows(pytester.path / "bench.json")
     assert [(r.kind, len(r.samples_s), r.turns) for r in rows] == [("case", DUEL_ROUNDS, [])] * 2
     table = membound.load(pytester.path / "bench.json")
-    assert set(table.verdict) == {"inconclusive"}
+    assert set(table.verdict) == {"cache"}  # that much is known without
     assert table.mbu.isna().all()
 
 
