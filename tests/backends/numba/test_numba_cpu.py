@@ -28,9 +28,13 @@ def backend() -> NumbaCpu:
         "linear:n=131,k=96,m=1,weight=bf16",
         "linear:n=131,k=96,m=1,weight=int8,act=int8",
         "linear:n=131,k=96,m=3,weight=int4g32,act=int8",
-        "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16",
+        pytest.param(
+            "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16", marks=pytest.mark.slow
+        ),
         "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8",
-        "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16",
+        pytest.param(
+            "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16", marks=pytest.mark.slow
+        ),
         pytest.param("step:model=tiny,context=37,weight=f32,kv=f32", marks=pytest.mark.slow),
         pytest.param(
             "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt", marks=pytest.mark.slow

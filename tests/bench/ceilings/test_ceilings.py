@@ -42,6 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "TILE_REPEATS", 50)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_every_ceiling_is_measured_and_described() -> None:
     told: list[str] = []

@@ -69,11 +69,16 @@ def worst_error(kv: str, group: int, dim: int, contexts: tuple[int, ...] = CONTE
 
 
 GROUPS = [(3, 64), (7, 64), (8, 128), (16, 64)]
+QUICK = {("f32", 3, 64), ("bf16", 7, 64), ("int8", 16, 64)}
+"""Of these each format and three groups; the others compile a kernel for as long, and are slow tests."""
 
 
 @pytest.mark.parametrize(
     ("kv", "group", "dim"),
-    [*((kv, *shape) for kv in ("f32", "bf16", "int8") for shape in GROUPS), ("f16", 7, 96)],
+    [
+        pytest.param(*one, marks=[] if one in QUICK else [pytest.mark.slow])
+        for one in [*((kv, *shape) for kv in ("f32", "bf16", "int8") for shape in GROUPS), ("f16", 7, 96)]
+    ],
 )
 def test_groups_of_query_heads(kv: str, group: int, dim: int) -> None:
     assert worst_error(kv, group, dim) < BOUNDS[kv]
@@ -103,9 +108,9 @@ def test_few_query_heads(kv: str, group: int, dim: int) -> None:
     ("kv", "group", "dim"),
     [
         pytest.param("int8", 4, 80, marks=pytest.mark.slow),
-        ("int8", 4, 40),
+        pytest.param("int8", 4, 40, marks=pytest.mark.slow),
         ("int8", 3, 33),
-        ("bf16", 4, 80),
+        pytest.param("bf16", 4, 80, marks=pytest.mark.slow),
         pytest.param("f16", 3, 33, marks=[pytest.mark.instruction_set, pytest.mark.slow]),
     ],
 )
