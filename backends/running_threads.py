@@ -19,6 +19,9 @@ from membound.errors import BackendUnavailable
 TASKS = Path("/proc/self/task")
 SETTLE_S = 0.005
 """After so long a thread that has finished sleeps, and the kernel has added up what it ran."""
+SHARE = 0.1
+"""Of what the busiest thread ran: llama.cpp's second thread runs half as long as the first or more, the one that hands requests
+on a fiftieth."""
 TRIES = 3
 """On a machine that others use too, a thread may come too late for its share of the work."""
 TORCH_VALUES = 1 << 21
@@ -30,16 +33,21 @@ REMEDY = "unset OMP_THREAD_LIMIT OMP_DYNAMIC   # and look at `ulimit -u`"
 def running_threads(run: Callable[[], object], caller_waits: bool = False) -> int | None:
     """Threads of this process that ran during `run`, which should take 10 ms or more; None where /proc does not say.
 
-    `caller_waits`: the thread that calls `run` leaves the work to others, and does not count.
+    `caller_waits`: the thread that calls `run` leaves the work to others, and does not count; neither do those that only
+    pass it on.
     """
     time.sleep(SETTLE_S)
     before = _ran_ns()
     run()
     time.sleep(SETTLE_S)
-    ran = {task for task, ns in _ran_ns().items() if ns > before.get(task, 0)}
+    ran = {task: ns - before.get(task, 0) for task, ns in _ran_ns().items() if ns > before.get(task, 0)}
     if not ran:
         return None
-    return len(ran - {str(get_native_id())}) if caller_waits else len(ran)
+    if caller_waits:
+        ran.pop(str(get_native_id()), None)
+        least = SHARE * max(ran.values(), default=0)
+        ran = {task: ns for task, ns in ran.items() if ns >= least}
+    return len(ran)
 
 
 def check_threads(what: str, threads: int, run: Callable[[], object], caller_waits: bool = False) -> None:
