@@ -34,6 +34,8 @@ TEXT_TYPES = {
     "qwen3_vl_moe_text": "qwen3_moe",
 }
 """model_types whose text part is another family's."""
+MOST_LAYERS = 4096
+"""Each is looked at; a published model has some hundred at most."""
 WINDOWED, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
 
 
@@ -48,9 +50,10 @@ def read_decoder(folder: Path) -> Decoder:
         if config.flag(name):
             raise ModelError(f"{path}: {name}=true is not supported")
     hidden = config.count("hidden_size")
-    layers = tuple(
-        _layer(config, family, hidden, index) for index in range(config.count("num_hidden_layers"))
-    )
+    count = config.count("num_hidden_layers")
+    if count > MOST_LAYERS:
+        raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
+    layers = tuple(_layer(config, family, hidden, index) for index in range(count))
     return Decoder(
         name=str(folder),
         hidden=hidden,
@@ -156,12 +159,9 @@ def _kind(config: Config, family: Family, index: int) -> str:
                 f"{FULL}, {WINDOWED}, {CHUNKED}"
             )
         return str(listed[index])
-    if "attention_chunk_size" in config.fields:
-        return (
-            FULL
-            if config.fields["attention_chunk_size"] is None or not (index + 1) % family.full_every
-            else CHUNKED
-        )
+    if family.chunked:
+        whole = config.fields["attention_chunk_size"] is None or not (index + 1) % family.full_every
+        return FULL if whole else CHUNKED
     if config.fields.get("sliding_window") is None:
         return FULL
     if family.late_windows:

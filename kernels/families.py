@@ -27,7 +27,7 @@ class Family:
     biases: projections that always have one; bias_flag: the field that says so of `flagged`. head_norm as in `Attention`;
     head_norm_flag: the field that switches it on. norms, norm_vectors as in `Layer` and `Decoder`. full_every: where layer_types is
     missing, the last of so many layers sees all and the others a window; 1: none sees all, 0: every one does. late_windows: where
-    use_sliding_window is true, layers from max_window_layers on slide. refused: flags that add what is not counted here. defaults:
+    use_sliding_window is true, layers from max_window_layers on slide. chunked: the others see a chunk in place of a window. refused: flags that add what is not counted here. defaults:
     Transformers' own for fields that files leave out.
     """
 
@@ -42,6 +42,7 @@ class Family:
     norm_vectors: int = 1
     full_every: int = 0
     late_windows: bool = False
+    chunked: bool = False
     latent: bool = False
     sinks: bool = False
     head_bias_flag: str = ""
@@ -261,6 +262,7 @@ FAMILIES = {
     "llama4_text": Family(
         bias_flag="attention_bias",
         full_every=4,
+        chunked=True,
         mixture=_llama4,
         dense_width="intermediate_size_mlp",
         defaults={

@@ -6,7 +6,7 @@
 >>> round(model.stored_weights / 1e9, 1), round(model.token_weights / 1e9, 1)
 (46.7, 12.7)
 
-Equal layers are one object, so `Decoder.kinds` has one to three entries in every model that is known here. Nothing in
+Equal layers are one object, and `Decoder.kinds` has one to three entries in every model that is known here. Nothing in
 this module is run: it counts. Formulas: docs/prediction.md.
 """
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass, field, replace
+from math import inf, prod
 
 Matrices = Mapping[str, tuple[int, int]]
 """Matrices by name as (n, k): n outputs of k inputs."""
@@ -160,7 +160,7 @@ class Experts:
 
     def distinct(self, tokens: float) -> float:
         """Experts that are read for `tokens` tokens where each is as likely as any other: E(1 − (1 − k/E)^T)."""
-        missed = (1 - self.chosen / self.count) ** float(tokens)
+        missed = (1 - self.chosen / self.count) ** float(tokens)  # inf: of all that there are
         return self.count * (1 - float(missed))
 
     def always(self, hidden: int) -> int:
@@ -183,7 +183,7 @@ class Layer:
     norms: int = 2
 
     def streamed(self, hidden: int, tokens: float) -> float:
-        """Numbers of the matrices that a pass over `tokens` tokens reads."""
+        """Numbers of the matrices that a pass over `tokens` tokens reads; infinitely many read all experts."""
         mixer = _size(self.mixer.matrices(hidden))
         if isinstance(self.mlp, Mlp):
             return mixer + _size(self.mlp.matrices(hidden))
@@ -209,15 +209,13 @@ class Decoder:
     head_bias: bool = False
     folder: str = ""
     left_out: str = ""
+    kinds: Mapping[Layer, int] = field(init=False, repr=False, compare=False)
+    """The layers that differ, with how many there are of each."""
 
     def __post_init__(self) -> None:
         seen: dict[Layer, Layer] = {}
         object.__setattr__(self, "layers", tuple(seen.setdefault(layer, layer) for layer in self.layers))
-
-    @property
-    def kinds(self) -> Mapping[Layer, int]:
-        """The layers that differ, with how many there are of each."""
-        return Counter(self.layers)
+        object.__setattr__(self, "kinds", Counter(self.layers))
 
     @property
     def experts(self) -> bool:
@@ -237,8 +235,7 @@ class Decoder:
     @property
     def stored_weights(self) -> float:
         """Weights of all matrices, the embedding table among them."""
-        every = replace(self, layers=tuple(_all_chosen(layer) for layer in self.layers)).streamed_weights(1)
-        return every + (0 if self.tied else self.vocab * self.hidden)
+        return self.streamed_weights(inf) + (0 if self.tied else self.vocab * self.hidden)
 
     @property
     def parameters(self) -> int:
@@ -279,12 +276,6 @@ class Decoder:
     def with_layers(self, layers: int) -> Decoder:
         """The same model with its first layers; 0 keeps all."""
         return replace(self, layers=self.layers[:layers]) if layers else self
-
-
-def _all_chosen(layer: Layer) -> Layer:
-    if isinstance(layer.mlp, Mlp):
-        return layer
-    return replace(layer, mlp=replace(layer.mlp, chosen=layer.mlp.count))
 
 
 def _size(matrices: Matrices) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from membound.kernels.decoder_folder import read_decoder
@@ -31,6 +32,7 @@ ALIASES = {
 """Names of models that share a shape with another. Llama-2-70B differs in its vocabulary alone (1 % of its weights)."""
 
 
+@cache
 def shape_of_model(model: Model) -> Decoder:
     """The shape of a dense model that is run here."""
     attention = Attention(

@@ -75,6 +75,16 @@ def test_a_flat_file_of_a_model_that_sees(tmp_path: Path) -> None:
     assert seen.parameters / 1e9 == pytest.approx(7.6, rel=0.01)
 
 
+def test_a_chunk_is_looked_at_in_families_that_have_one_alone(tmp_path: Path) -> None:
+    plain = decoder(tmp_path, **SMALL | {"attention_chunk_size": 8})
+    assert [layer.mixer for layer in plain.layers] == [Attention(4, 4, 16)] * 4
+    chunked = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 80}
+    found = decoder(tmp_path, **SMALL | chunked | {"model_type": "llama4_text"})
+    assert [layer.mixer for layer in found.layers] == [Attention(4, 4, 16, chunk=8)] * 3 + [
+        Attention(4, 4, 16)
+    ]
+
+
 def test_a_published_deepseek_v3(tmp_path: Path) -> None:
     found = decoder(
         tmp_path, model_type="deepseek_v3", hidden_size=7168, intermediate_size=18432, moe_intermediate_size=2048,
@@ -108,6 +118,7 @@ SMALL: dict[str, Any] = {
         ({"hidden_size": None}, "hidden_size=None must be a positive whole number"),
         ({"num_attention_heads": 12}, "hidden_size=64 must be a multiple of num_attention_heads=12"),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple of num_key_value_heads=3"),
+        ({"num_hidden_layers": 2_000_000_000}, "num_hidden_layers=2000000000 must be 4096 at most"),
         ({"text_config": [1]}, "text_config=[1] must be a JSON object"),
         ({"layer_types": ["full_attention"]}, "layer_types=['full_attention'] must be a list with one kind"),
         (
