@@ -26,7 +26,7 @@ class Family:
 
     biases: projections that always have one; bias_flag: the field that says so of `flagged`. head_norm as in `Attention`;
     head_norm_flag: the field that switches it on. norms, norm_vectors as in `Layer` and `Decoder`. full_every: where layer_types is
-    missing, the last of so many layers sees all and the others a window; 1: none sees all, 0: every one does. late_windows: where
+    missing, every layer of this multiple sees all and the others a window; 1: none sees all, 0: every one does. late_windows: where
     use_sliding_window is true, layers from max_window_layers on slide. chunked: the others see a chunk in place of a window. refused: flags that add what is not counted here. defaults:
     Transformers' own for fields that files leave out.
     """
@@ -66,7 +66,7 @@ def _mixture(
 
 
 def _shared(config: Config, count: str, width: int) -> Mlp | None:
-    """So many MLPs that every token takes, as one."""
+    """The MLPs that every token takes, as one that is as wide as all of them."""
     shared = config.count(count, 0) if config.fields.get(count) is not None else 0
     return Mlp(shared * width) if shared else None
 
@@ -129,7 +129,7 @@ def _is_routed(config: Config, index: int) -> bool:
 
 
 def _llama4(config: Config, index: int) -> Experts | None:
-    """The last of so many layers, or those that are listed; with one expert that every token takes."""
+    """Every interleave_moe_layer_step-th layer, or those that are listed; with one expert that every token takes."""
     listed = _listed(config, "moe_layers")
     if listed is None and (index + 1) % config.count("interleave_moe_layer_step"):
         return None
@@ -140,7 +140,7 @@ def _llama4(config: Config, index: int) -> Experts | None:
 
 
 def _ernie(config: Config, index: int) -> Experts | None:
-    """From a layer to a layer, the last of so many each."""
+    """Between two layers, every moe_layer_interval-th."""
     last, first = config.fields.get("moe_layer_end_index"), config.count("moe_layer_start_index", 0)
     if last is not None and last != -1:
         last = config.count("moe_layer_end_index", 0)

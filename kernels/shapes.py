@@ -54,14 +54,14 @@ def _same(name: str, hidden: int, vocab: int, count: int, layer: Layer, tied: bo
 
 
 def _every(count: int, period: int, last: Layer, others: Layer) -> tuple[Layer, ...]:
-    """Of so many layers each, the last one is another."""
+    """Layers of which every `period`-th is `last`."""
     return tuple(others if (index + 1) % period else last for index in range(count))
 
 
 def _gemma(
     name: str, hidden: int, count: int, heads: tuple[int, int, int], width: int, windows: tuple[int, int]
 ) -> Decoder:
-    """Gemma 2 and 3; windows is (of so many layers one sees all, tokens that the others see)."""
+    """Gemma 2 and 3; windows is (the period of layers that see all, tokens that the others see)."""
     (period, window), third = windows, windows[0] == 6
     full = Layer(Attention(*heads, head_norm="head" if third else ""), Mlp(width), norms=4)
     vocab = (262144 if hidden == 1152 else 262208) if third else 256000
@@ -96,7 +96,7 @@ def _routed(
 
 
 def _llama4(name: str, experts: int, period: int) -> Decoder:
-    """Of so many layers one is routed, the others are dense; of four, one sees all and the others a chunk."""
+    """Every `period`-th layer is routed, the others are dense; every fourth sees all, the others a chunk."""
     full, chunked = Attention(40, 8, 128), Attention(40, 8, 128, chunk=8192)
     mixture = Experts(experts, 1, Mlp(8192), Mlp(8192))
     layers = tuple(

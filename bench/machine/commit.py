@@ -1,4 +1,4 @@
-"""The commit of the code that is measured, for `versions` of its rows: what a case's history is told by.
+"""The commit of the code that is measured, for `versions` of its rows: by which a case's history goes.
 
 >>> commit_of(Path(membound.__file__))      # of a checkout; '' of what was installed, outside CI
 '3196ee3d1f0c-dirty'

@@ -15,10 +15,11 @@ import asyncio
 import gc
 import resource
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from membound.bench.measure.no_collections import no_collections
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
@@ -203,7 +204,8 @@ async def _play(
     pool = Pool(endpoint, limits, played)
     meter = asyncio.create_task(_measure_lag(played, clocks, watch))
     _allow_connections()
-    with _no_collections():
+    gc.collect()
+    with no_collections():  # one would stop the client for milliseconds in the middle of a stream
         cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
         try:
             await send(pool, played)
@@ -253,16 +255,3 @@ async def _measure_lag(played: Played, clocks: Clocks, watch: Watch) -> None:
         if now_ns - told > NS:
             told = now_ns
             watch(played)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """A collection would stop the client for milliseconds in the middle of a stream."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -38,6 +38,8 @@ from membound.bench.protocol import messages
 from membound.bench.run import resume
 from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.resume import PLAN, check_resumable, find_cut, partial_of, remaining
+from membound.kernels.model import ModelError
+from membound.kernels.served import ServedStep
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.work import SpecError, Step, parse
 from membound.results.checksum import sealed, unsealed
@@ -74,7 +76,7 @@ MEMORY_BYTES = 10**9
 """The memory of a machine on which works are planned."""
 EXPORTED = 32
 """Tables and pages take twenty to fifty times as long as reading; most of what is changed in a file does not reach them.
-One input in so many, chosen by its content, is exported or shown too: the same ones each time, changed or not."""
+Of this many inputs one, chosen by its content, is exported or shown too: the same ones each time, changed or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ def check_claim(content: bytes) -> None:
 
 
 def check_model_folder(content: bytes) -> None:
-    """A folder is refused as a model or as weights, or both can be used."""
+    """A folder is refused as a model, to count or to run, or as weights, or all can be used."""
     place = folder() / "model"
     place.mkdir(exist_ok=True)
     names = ("config.json", "model.safetensors", "model.safetensors.index.json")
@@ -253,6 +255,11 @@ def check_model_folder(content: bytes) -> None:
         (place / name).unlink(missing_ok=True)  # a file of weights may still be mapped: never write into it
         if part:
             (place / name).write_bytes(part)
+    with refusing(SpecError, ModelError):
+        served = ServedStep(str(place), context=8)
+        assert served.streamed_bytes > 0
+        assert served.cache_bytes > 0
+        assert served.flops > 0
     with refusing(SpecError, PlanError):
         work = parse(f"step:model={place},context=8,weight={('f32', 'int8', 'int4g32')[len(content) % 3]}")
         assert work.traffic.total_bytes > 0
