@@ -40,6 +40,7 @@ COMMANDS = {
     "load": "load:load",
     "gate": "gate:gate",
     "noise": "noise:noise",
+    "soak": "soak:soak",
     "null-server": "null_server:null_server",
     "claim": "claim:claim",
     "claim-report": "claim:claim_report",

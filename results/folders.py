@@ -10,5 +10,7 @@ DEFAULT_OUT = Path("results/runs")
 """Of runs."""
 GATES, NOISE = Path("results/gates"), Path("results/noise")
 """Of `membound gate`, and of `membound noise`."""
+SOAKS = Path("results/soaks")
+"""Of `membound soak`: a folder each."""
 PUBLISHED = "published"
 """What runs are called that ship with the package: ``published``, or ``published/`` and the start of a name."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from membound.results.change_points import FEWEST_RUNS, Change, change_points
 from membound.results.frame import frame
 from membound.results.report.cases import Place, ShownCase, marked
-from membound.results.report.change_points import FEWEST_RUNS, Change, change_points
 from membound.results.report.drawing import COLORS, WIDTH, Figure, look_of_marks, scale_of
 from membound.results.report.room import of_leading_backends
 from membound.results.wording import percent, short

@@ -10,7 +10,9 @@ def main() -> None:
         from membound.bench.cli import main as command
 
         command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise  # Python 3.11 makes one of a Ctrl-C that hits the making of a class, as an import makes many
         print("membound: interrupted", file=sys.stderr)
         sys.exit(130)
     finally:

@@ -265,6 +265,7 @@ def test_a_command_imports_no_other_command(tmp_path):
     assert places - {"commands"} == shared | {"commands.hardware"}
 
 
+@pytest.mark.slow
 def test_list_loads_no_runtime_though_it_asks_them_all(tmp_path):
     loaded = loaded_by(COMMAND, tmp_path, "list", "--json")
     assert "membound" in loaded

@@ -40,7 +40,11 @@ def error(spec: str) -> float:
             BOUNDS["f16"],
             marks=[pytest.mark.instruction_set, pytest.mark.slow],
         ),
-        ("step:model=tiny,context=37,weight=int4g32,kv=f32,act=int8", BOUNDS["int8"]),
+        pytest.param(
+            "step:model=tiny,context=37,weight=int4g32,kv=f32,act=int8",
+            BOUNDS["int8"],
+            marks=pytest.mark.slow,
+        ),
         ("step:model=tiny,context=129,weight=int8,kv=int8,act=int8", BOUNDS["int8"]),
         pytest.param(
             "step:model=tiny,context=40,batch=6,weight=bf16,kv=bf16", BOUNDS["tile"], marks=pytest.mark.slow

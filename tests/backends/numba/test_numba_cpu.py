@@ -31,7 +31,7 @@ def backend() -> NumbaCpu:
         pytest.param(
             "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16", marks=pytest.mark.slow
         ),
-        "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8",
+        pytest.param("attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8", marks=pytest.mark.slow),
         pytest.param(
             "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16", marks=pytest.mark.slow
         ),

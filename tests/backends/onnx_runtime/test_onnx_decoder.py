@@ -209,7 +209,9 @@ def hold_together(inputs: ModelInputs) -> None:
     assert relative_error(exported, compute(inputs, 0)) < tolerance(inputs.work)
 
 
-@pytest.mark.parametrize("family", EXPORTED)
+@pytest.mark.parametrize(
+    "family", [EXPORTED[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EXPORTED[1:])]
+)
 @pytest.mark.parametrize(("weight", "act"), FORMATS)
 def test_built_and_exported_steps_have_the_same_logits(
     family: str, weight: str, act: str, exporter: Any

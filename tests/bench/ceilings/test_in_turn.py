@@ -172,6 +172,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_processors_ceilings_have_rates_units_and_variants() -> None:
     ceilings = CpuCeilings(2, ["f32", "bf16", "int8"])

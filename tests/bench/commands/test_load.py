@@ -235,6 +235,7 @@ def test_an_engine_is_started_measured_and_stopped(tmp_path: Path, monkeypatch: 
     assert result.exit_code == 1
 
 
+@pytest.mark.slow
 def test_engines_take_turns_and_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "served_engine", lambda name: ENGINE)
     monkeypatch.setattr(point_rows, "truth_of", lambda *rest: Truth())  # it says the same token always

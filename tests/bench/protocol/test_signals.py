@@ -65,6 +65,30 @@ def test_signals_that_end_a_process_by_default_still_do() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGTERM
 
 
+IN_A_CLASS = """
+import sys
+from membound.bench import cli
+
+class Hit:
+    def __set_name__(self, owner, name):
+        raise KeyboardInterrupt if sys.argv[1] == "interrupt" else ValueError("not that")
+
+cli.main = lambda: type("Made", (), {"field": Hit()})
+from membound.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_a_class_is_made_is_one_line() -> None:
+    """Imports make classes all the time. Up to Python 3.11 what is raised there becomes a RuntimeError."""
+    command = [sys.executable, "-c", IN_A_CLASS]
+    done = subprocess.run([*command, "interrupt"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "membound: interrupted\n")
+    other = subprocess.run([*command, "other"], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert "ValueError: not that" in other.stderr
+
+
 IMPATIENT = """
 import os, signal, sys, time
 from pathlib import Path

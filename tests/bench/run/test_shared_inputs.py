@@ -271,6 +271,7 @@ def test_each_input_is_drawn_once_a_replicate(fakes: Path) -> None:
     assert list((fakes / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_writes_costs_nobody_a_row(fakes: Path) -> None:
     """It is killed at its first work; what it had begun is drawn by those that need it."""
     backends = ["diesonce:cpu", "draws:cpu", "draws:cpu+twin"]

@@ -97,7 +97,7 @@ def test_four_query_heads_a_kv_head(kv: str) -> None:
         pytest.param("f32", 1, 128, marks=pytest.mark.slow),
         pytest.param("bf16", 2, 32, marks=pytest.mark.slow),
         pytest.param("f16", 1, 64, marks=pytest.mark.slow),
-        ("int8", 1, 64),
+        pytest.param("int8", 1, 64, marks=pytest.mark.slow),
     ],
 )
 def test_few_query_heads(kv: str, group: int, dim: int) -> None:

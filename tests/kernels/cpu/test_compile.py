@@ -90,6 +90,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert run(tmp_path) == "True []"
 
 
+@pytest.mark.slow
 def test_cached_variants_and_new_ones_are_told_apart(tmp_path: Path) -> None:
     assert run(tmp_path, VARIANTS, "1") == "1 True"
     assert run(tmp_path, VARIANTS, "1", "3") == "1 True\n3 True"

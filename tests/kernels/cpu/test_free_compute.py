@@ -46,7 +46,8 @@ def test_products_stay_what_they_are_at_any_dose(fmt: str, n: int, k: int) -> No
         assert error_of(Linear(n, k, weight=fmt), fmas) < BOUND
 
 
-@pytest.mark.parametrize("kv", ["f32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["f32", "bf16"])
 def test_attention_stays_what_it_is_at_any_dose(kv: str) -> None:
     heads = 2 * grouping(kv, 4, 128).heads
     for context, fmas in ((1, 3), (257, 0), (1000, 5)):

@@ -47,9 +47,9 @@ def attend(spec: str, splits: int, seed: int = 1) -> float:
     ("spec", "splits"),
     [
         pytest.param("mla:context=33,q_heads=16,kv=bf16,page=32", 2, marks=pytest.mark.slow),
-        ("mla:context=47,q_heads=9,kv=f16,page=16", 3),
+        pytest.param("mla:context=47,q_heads=9,kv=f16,page=16", 3, marks=pytest.mark.slow),
         ("mla:context=34,q_heads=5,kv=int8,page=16", 1),
-        ("mla:context=17,q_heads=18,kv=fp8,batch=2", 1),
+        pytest.param("mla:context=17,q_heads=18,kv=fp8,batch=2", 1, marks=pytest.mark.slow),
     ],
 )
 def test_it_agrees_with_the_reference(spec: str, splits: int) -> None:

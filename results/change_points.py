@@ -27,6 +27,8 @@ SIGNIFICANT = 0.05
 LEAST_EFFECT = 0.05
 """Smaller changes are called the same elsewhere too (`wording.SAME`)."""
 ORDERS = 2000
+MOST_EXACT = 1 / ORDERS
+"""So many orders tell no smaller p."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +40,28 @@ class Change:
     p: float
 
 
-def change_points(values: Sequence[float]) -> list[Change]:
-    """The changes in a series of positive values, in order; none with fewer than FEWEST_RUNS."""
+def change_points(values: Sequence[float], significant: float = SIGNIFICANT) -> list[Change]:
+    """The changes in a series of positive values, in order; none with fewer than FEWEST_RUNS.
+
+    significant: the largest p of a change, MOST_EXACT at least; smaller where many series are looked at.
+    """
     if len(values) < FEWEST_RUNS:
         return []
-    return sorted(_split(np.log(np.asarray(values, np.float64)), 0), key=lambda change: change.at)
+    logs = np.log(np.asarray(values, np.float64))
+    return sorted(_split(logs, 0, max(significant, MOST_EXACT)), key=lambda change: change.at)
 
 
-def _split(series: Floats, offset: int) -> list[Change]:
+def _split(series: Floats, offset: int, significant: float) -> list[Change]:
     if len(series) < FEWEST_RUNS:
         return []
     at = int(_gains(series[None])[0].argmax()) + SHORTEST
     ratio = float(np.exp(np.median(series[at:]) - np.median(series[:at])))
     p = _chance(series)
-    if p > SIGNIFICANT or max(ratio, 1 / ratio) < 1 + LEAST_EFFECT:
+    if p > significant or max(ratio, 1 / ratio) < 1 + LEAST_EFFECT:
         return []
     change = Change(offset + at, ratio, p)
-    return [change, *_split(series[:at], offset), *_split(series[at:], offset + at)]
+    rest = (*_split(series[:at], offset, significant), *_split(series[at:], offset + at, significant))
+    return [change, *rest]
 
 
 def _gains(series: Floats) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from membound.results.report.change_points import FEWEST_RUNS, change_points
+from membound.results.change_points import FEWEST_RUNS, change_points
 
 
 def series(*levels: tuple[float, int], noise: float = 0.01, seed: int = 5) -> list[float]:

@@ -1,0 +1,49 @@
+"""What the harness holds at the moment: asked between two passes of a soak.
+
+>>> held().descriptors
+14
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from membound.bench.protocol import guardian
+from membound.kernels.cpu.kernel_cache import cache_base
+from membound.results.soak.reading import Reading
+
+PREFIX = "membound-"
+"""Of every temporary folder of ours."""
+
+
+def held() -> Reading:
+    """Read once, after a collection."""
+    gc.collect()
+    process = psutil.Process()
+    return Reading(
+        resident_bytes=process.memory_info().rss,
+        descriptors=process.num_fds(),
+        threads=process.num_threads(),
+        processes=len(guardian.marked(guardian.HARNESS, guardian.harness_mark())),
+        temporary_files=sum(1 for _ in _temporary()),
+        cache_files=sum(1 for _ in _files(cache_base())),
+    )
+
+
+def _temporary() -> Iterator[str]:
+    """Everything in the harness's own folder, and every folder that begins with PREFIX."""
+    with os.scandir(tempfile.gettempdir()) as entries:
+        yield from (entry.path for entry in entries if entry.name.startswith(PREFIX))
+    yield from _files(guardian.scratch_folder())
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Names below a folder; one that goes meanwhile is not there."""
+    for where, folders, files in os.walk(folder):
+        yield from (os.path.join(where, name) for name in (*folders, *files))
