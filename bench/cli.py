@@ -113,10 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _status(arguments: list[str], debug: bool) -> int:
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name="membound", standalone_mode=False)
+        status = _done(arguments)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
+        return status
+    except KeyboardInterrupt:
         print("membound: interrupted", file=sys.stderr)
         return 130
     except UsageError as error:
@@ -133,6 +133,17 @@ def _status(arguments: list[str], debug: bool) -> int:
             return _refuse(f"{error.strerror}; set TMPDIR to a folder that can be written", debug)
         _drop_output()
         return _refuse(f"the output cannot be written: {error.strerror or error}", debug)
+
+
+def _done(arguments: list[str]) -> int:
+    """What a command ends with. Typer's own way, `main`, makes of Ctrl-C a status without a word."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("membound", list(arguments)) as context:
+            status = command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return status if isinstance(status, int) else 0
 
 
 @contextmanager

@@ -23,11 +23,19 @@ def unsealed(line: bytes) -> bytes:
 
     Raises ValueError if a character has changed since it was written.
     """
+    end = sealed_end(line)
+    return line if end < 0 else line[:end] + b"}"
+
+
+def sealed_end(line: bytes) -> int:
+    """Where the checksum begins, before which the line is as it was but for its brace; -1 of one without.
+
+    Raises ValueError if a character has changed since it was written.
+    """
     at = line.rfind(MARK)
     found = SEAL.fullmatch(line, at) if at >= 0 else None
     if found is None:
-        return line
-    content = line[:at] + b"}"
-    if b"%08x" % crc32(content) != found[1]:
+        return -1
+    if b"%08x" % crc32(b"}", crc32(memoryview(line)[:at])) != found[1]:
         raise ValueError("it has changed since it was written (its checksum does not fit)")
-    return content
+    return at

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -22,7 +23,7 @@ from membound.results.compared_groups import groups_of
 from membound.results.frame import frame
 from membound.results.partners import COLUMNS as PARTNER_COLUMNS
 from membound.results.partners import WITHOUT_PARTNER, Case, without_partner
-from membound.results.process import Process, condensed, usable_processes
+from membound.results.process import Process, Shared, condensed, usable_processes
 from membound.results.ratios import process_medians, ratio_of
 from membound.results.roofline import device_class
 from membound.results.row import Row
@@ -88,11 +89,11 @@ def compare_runs(a: Measured, *others: Measured, force: bool = False) -> Compari
                 "the two runs share no work on the same backend with as many threads" + _nearest(left, right)
             )
         if not force:
-            both = [[one for some in side.values() for one in some] for side in (left, right)]
+            both = [_shared(one for some in side.values() for one in some) for side in (left, right)]
             machines = [machine_of(one.machine for one in some) for some in both]
             imported = all(one.imported for some in both for one in some)
             doubts.append(refuse_other_machine(machines[0], machines[1], imported))
-            _refuse_other_accelerators([*left[key], *right[key]] for key in common)
+            _refuse_other_accelerators(_shared(chain(left[key], right[key])) for key in common)
         sides.append((left, right))
     return _comparison(sides, next(filter(None, doubts), ""))
 
@@ -103,11 +104,11 @@ def compare_backends(rows: Measured, a: str, b: str) -> Comparison:
     Raises CompareError if a backend is not in the run or if the two have nothing in common.
     """
     processes = list(_processes(rows))
-    ran = list(dict.fromkeys(one.backend for one in processes))
+    ran = list(dict.fromkeys(one.shared.backend for one in processes))
     for name in (a, b):
         if name not in ran:
             raise CompareError(f"the run has no backend {name!r}; it has: {', '.join(ran)}")
-    left, right = ([one for one in processes if one.backend == name] for name in (a, b))
+    left, right = ([one for one in processes if one.shared.backend == name] for name in (a, b))
     return _of_two(left, right, f"{a} and {b} share no work with as many threads in this run")
 
 
@@ -120,7 +121,7 @@ def compare_by(rows: Measured, by: str) -> Comparison:
         raise CompareError(f"--by takes {', '.join(BY)}, not {by!r}")
     sides: dict[str, list[Process]] = {}
     for one in _processes(rows):
-        sides.setdefault(_side(one, by), []).append(one)
+        sides.setdefault(_side(one.shared, by), []).append(one)
     names = list(sides)
     if len(names) < 2:
         raise CompareError(f"there is only one {by} to compare: {names[0] if names else 'none at all'}")
@@ -137,10 +138,10 @@ def compare_by(rows: Measured, by: str) -> Comparison:
     )
 
 
-def _side(process: Process, by: str) -> str:
+def _side(shared: Shared, by: str) -> str:
     if by == "device":
-        return process.device or device_class(process.backend)
-    return process.run_id if by == "run" else process.backend
+        return shared.device or device_class(shared.backend)
+    return shared.run_id if by == "run" else shared.backend
 
 
 def _of_two(a: Sequence[Process], b: Sequence[Process], nothing: str) -> Comparison:
@@ -163,11 +164,22 @@ def _by_case(processes: Iterable[Process]) -> dict[Case, list[Process]]:
     """Replicates by (backend, work, threads); a model folder is the same wherever it lies."""
     groups: dict[Case, list[Process]] = {}
     works: dict[str, str] = {}
-    for one in processes:
-        if one.work not in works:
-            works[one.work] = identity(one.work)
-        groups.setdefault((one.backend, works[one.work], one.threads), []).append(one)
+    known: dict[int, list[Process]] = {}
+    for one in processes:  # which keep what they share, and so its id
+        group = known.get(id(one.shared))
+        if group is None:
+            shared = one.shared
+            if shared.work not in works:
+                works[shared.work] = identity(shared.work)
+            case = (shared.backend, works[shared.work], shared.threads)
+            group = known[id(shared)] = groups.setdefault(case, [])
+        group.append(one)
     return groups
+
+
+def _shared(processes: Iterable[Process]) -> list[Shared]:
+    """What these processes share, each once, in their order."""
+    return list({id(one.shared): one.shared for one in processes}.values())
 
 
 def _nearest(left: dict[Any, list[Process]], right: dict[Any, list[Process]]) -> str:
@@ -205,7 +217,7 @@ def machine_of(machines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return machine
 
 
-def _refuse_other_accelerators(cases: Iterable[Sequence[Process]]) -> None:
+def _refuse_other_accelerators(cases: Iterable[Sequence[Shared]]) -> None:
     """A host may have had another GPU at the time; the fingerprint of a machine does not name it."""
     for some in cases:
         names = list(dict.fromkeys(one.device for one in some if one.accelerated and one.device))
@@ -227,8 +239,9 @@ def _comparison(sides: Sides, doubt: str) -> Comparison:
 
 def _line(a: list[Process], b: list[Process]) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
-    line |= {"work": a[0].work, "threads": a[0].threads, "note": "", "words": ""}
-    line |= {"run_a": a[0].run_id, "run_b": b[0].run_id, "backend_a": a[0].backend, "backend_b": b[0].backend}
+    one, other = a[0].shared, b[0].shared
+    line |= {"work": one.work, "threads": one.threads, "note": "", "words": ""}
+    line |= {"run_a": one.run_id, "run_b": other.run_id, "backend_a": one.backend, "backend_b": other.backend}
     left, right = usable_processes(a), usable_processes(b)
     line |= {"replicates_a": len(left), "replicates_b": len(right)}
     for name, used in (("time_a_s", left), ("time_b_s", right)):
@@ -245,5 +258,6 @@ def _line(a: list[Process], b: list[Process]) -> dict[str, Any]:
 
 
 def _failure(processes: list[Process]) -> str:
-    one = next((p for p in processes if p.status == "wrong"), processes[0])
+    shared = _shared(processes)
+    one = next((some for some in shared if some.status == "wrong"), shared[0])
     return f"{one.status} ({one.reason})" if one.reason else one.status

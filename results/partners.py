@@ -39,7 +39,7 @@ def without_partner(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> Iterat
         for key in alone:
             yield {
                 "side": side,
-                "backend": own[key][0].backend,
+                "backend": own[key][0].shared.backend,
                 "work": key[-2],
                 "threads": key[-1],
                 "why": _why(_fields(key), near),

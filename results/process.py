@@ -12,23 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from membound.results.row import SCHEMA_VERSION, Row, missed_reference
+from membound.results.row import GRADES, SCHEMA_VERSION, Row, missed_reference
 from membound.results.turns import NO_ROUNDS, SHORTEST_S, Rounds, StoredTurn, usable
 
-Shared = tuple[str, str, str, int, str, str, str, str, bool, bool, Mapping[str, Any]]
-"""What many processes share: the first fields of one, up to its machine."""
 DIGEST_BYTES = 16
 """Enough to tell rows apart: of a billion, two have the same with a chance of 10⁻²¹."""
+LAST_MACHINE = ("the machine of the process before",)
 
 
-@dataclass(slots=True)
-class Process:
-    """One row: who ran what, how it ended, and the median of its times; the turns only where they are asked for.
-
-    All before `replicate` is what many rows share.
-    """
+class Shared(NamedTuple):
+    """What many processes share: who ran what, and how it ended."""
 
     run_id: str
     backend: str
@@ -43,6 +38,13 @@ class Process:
     imported: bool
     """From another tool's file, which may name no machine."""
     machine: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Process:
+    """One row: what it shares with others, and the median of its times; the turns only where they are asked for."""
+
+    shared: Shared
     replicate: int
     time_s: float | None = None
     """The median of its turns that count, or of its samples; None where it has none."""
@@ -51,24 +53,44 @@ class Process:
     """A digest of the row: one that is there twice counts once, as `load_rows` has it."""
 
     @property
+    def run_id(self) -> str:
+        """Its run."""
+        return self.shared.run_id
+
+    @property
+    def work(self) -> str:
+        """Its work."""
+        return self.shared.work
+
+    @property
     def times_s(self) -> list[float]:
         """Its time alone; empty where it has none."""
         return [] if self.time_s is None else [self.time_s]
 
 
-def digest(content: bytes) -> bytes:
-    """DIGEST_BYTES that no other content has."""
-    return sha256(content).digest()[:DIGEST_BYTES]
+def digest(content: bytes | memoryview, end: bytes = b"") -> bytes:
+    """DIGEST_BYTES that no other content with this end has."""
+    found = sha256(content)
+    found.update(end)
+    return found.digest()[:DIGEST_BYTES]
+
+
+def median_of(ordered: Sequence[float]) -> float | None:
+    """As `statistics.median` has it, of times in order; None of none."""
+    count = len(ordered)
+    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2 if count else None
 
 
 def condensed(row: Row, turns: bool = True) -> Process:
     """What a comparison needs of a row."""
     times = row.times_s
     return Process(
-        *(row.run_id, row.backend, row.work, row.threads, row.status, row.reason, row.grade, row.device),
-        accelerated=bool(row.accelerator),
-        imported="format" in row.config,
-        machine=row.machine,
+        Shared(
+            *(row.run_id, row.backend, row.work, row.threads, row.status, row.reason, row.grade, row.device),
+            accelerated=bool(row.accelerator),
+            imported="format" in row.config,
+            machine=row.machine,
+        ),
         replicate=row.replicate,
         time_s=median(times) if times else None,
         turns=Rounds.of(row.turns) if turns else NO_ROUNDS,
@@ -82,17 +104,23 @@ def of_fields(stored: Mapping[str, Any], turns: bool, content: bytes) -> Process
     times = [turn.time_s for turn in usable(played)] if played else stored["samples_s"]
     if times and not min(times) >= SHORTEST_S:
         raise ValueError(f"a time of {min(times)} s")
-    return with_times(stored, times, Rounds.of(played) if turns else NO_ROUNDS, content)
-
-
-def with_times(stored: Mapping[str, Any], times: Sequence[float], turns: Rounds, content: bytes) -> Process:
-    """The same where the times that count are known. Raises as `of_fields`."""
-    if stored["schema_version"] > SCHEMA_VERSION:
-        raise ValueError("a newer schema")
-    status, reason = stored["status"], stored["reason"]
-    if status == "ok" and (missed := missed_reference(stored.get("error"), stored.get("tolerance"))):
-        status, reason = "wrong", missed
     return Process(
+        shared_of(stored, missed_reference(stored.get("error"), stored.get("tolerance"))),
+        stored["replicate"],
+        median(times) if times else None,
+        Rounds.of(played) if turns else NO_ROUNDS,
+        content,
+    )
+
+
+def shared_of(stored: Mapping[str, Any], missed: str) -> Shared:
+    """What a row that says so shares with others. `missed`: how it missed the reference, or ''. Raises KeyError, TypeError, ValueError."""
+    if stored["schema_version"] > SCHEMA_VERSION or stored["grade"] not in GRADES:
+        raise ValueError("another schema")
+    status, reason = stored["status"], stored["reason"]
+    if status == "ok" and missed:
+        status, reason = "wrong", missed
+    return Shared(
         run_id=stored["run_id"],
         backend=stored["backend"],
         work=stored["work"],
@@ -104,16 +132,36 @@ def with_times(stored: Mapping[str, Any], times: Sequence[float], turns: Rounds,
         accelerated=bool(stored.get("accelerator")),
         imported="format" in stored["config"],
         machine=stored["machine"],
-        replicate=stored["replicate"],
-        time_s=median(times) if times else None,
-        turns=turns,
-        content=content,
     )
+
+
+def interned(shared: Shared, known: dict[Any, Any]) -> Shared:
+    """The one that is equal and was asked for before, if there is one: a million rows name some hundreds.
+
+    `known` has those before, their texts and their machine: rows of one machine follow each other.
+    """
+    *others, machine = shared
+    last: Mapping[str, Any] = known.setdefault(LAST_MACHINE, machine)
+    if machine is not last and machine == last:
+        machine = last
+    known[LAST_MACHINE] = machine
+    key = (*others, id(machine))
+    found: Shared | None = known.get(key)
+    if found is None:
+        texts = (known.setdefault(one, one) if isinstance(one, str) else one for one in others)
+        found = known[key] = Shared._make((*texts, machine))  # which keeps the machine, and so its id
+    return found
+
+
+def sharing(process: Process, known: dict[Any, Any]) -> Process:
+    """The process, what it shares `interned`."""
+    process.shared = interned(process.shared, known)
+    return process
 
 
 def usable_processes(processes: Sequence[Process]) -> list[Process]:
     """Those that count, as `stats.usable` has them of rows."""
-    if any(one.status == "wrong" for one in processes):
+    if any(one.shared.status == "wrong" for one in processes):
         return []
-    ok = [one for one in processes if one.status == "ok" and one.time_s is not None]
-    return [one for one in ok if one.grade != "invalid"] or ok
+    ok = [one for one in processes if one.time_s is not None and one.shared.status == "ok"]
+    return [one for one in ok if one.shared.grade != "invalid"] or ok

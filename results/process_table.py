@@ -1,7 +1,7 @@
 """The processes of a Parquet file, of which only the columns that a process has are read.
 
 >>> list(processes_of_table(Path("rows.parquet"), turns=False, known={}))
-[Process(run_id='20261128T210353-intel-xeon-d8e2', backend='numba:cpu', …), …]
+[Process(shared=Shared(run_id='20261128T210353-intel-xeon-d8e2', backend='numba:cpu', …), …), …]
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from membound.results.exchange import parquet
-from membound.results.process import Process, digest, of_fields, with_times
-from membound.results.process_columns import shared_machine
-from membound.results.row import RowError
-from membound.results.sealed_lines import times_of
-from membound.results.turns import NO_ROUNDS, Rounds
+from membound.results.process import (
+    Process,
+    Shared,
+    digest,
+    interned,
+    median_of,
+    of_fields,
+    shared_of,
+    sharing,
+)
+from membound.results.row import RowError, missed_reference
+from membound.results.sealed_lines import rounds_of, times_of, turns_in
+from membound.results.turns import NO_ROUNDS
 
 MOST_KEPT = 5000
 """Shared parts that are remembered."""
@@ -41,29 +49,41 @@ SINGLE = ("replicate", "error", "tolerance")
 OWN = (*SINGLE, "samples_s", "turns")
 NESTED = ("machine", "accelerator", "config", "samples_s", "turns")
 """Columns that hold JSON."""
+Cells = tuple[Any, ...]
 
 
 def processes_of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
-    """The cases of a file. `known` has the machine of earlier processes. Raises RowError, ParquetUnavailable, OSError."""
-    shared: dict[tuple[Any, ...], tuple[dict[str, Any], bytes]] = {}
+    """The cases of a file. `known` has what those of other files share. Raises RowError, ParquetUnavailable, OSError."""
+    kept = _Kept(known)
     for batch in parquet.batches(path, (*SHARED, *OWN), SHARED):
         if missing := {*SHARED, *OWN} - set(batch.schema.names):
             raise RowError(f"{path} has no column {min(missing)}")
         columns = [_decoded(batch.column(name)) for name in (*SHARED, *OWN)]
         for cells in zip(*columns, strict=True):
-            key, own = cells[: len(SHARED)], dict(zip(OWN, cells[len(SHARED) :], strict=True))
-            if key[1] != "case":
+            if cells[1] != "case":
                 continue
             try:
-                if key not in shared:
-                    if len(shared) >= MOST_KEPT:
-                        shared.clear()
-                    shared[key] = _fields(key), repr(key).encode()
-                process = _process(*shared[key], own, turns)
-                process.machine = shared_machine(process.machine, known)
-                yield process
+                yield _process(kept, cells[: len(SHARED)], cells[len(SHARED) :], turns)
             except (KeyError, TypeError, ValueError) as error:
-                raise RowError(f"{path}: a row of {key[3]} is damaged: {error!r}") from None
+                raise RowError(f"{path}: a row of {cells[3]} is damaged: {error!r}") from None
+
+
+class _Kept:
+    """What rows share, by the cells that say it and how the reference was missed; and the text of those cells."""
+
+    def __init__(self, known: dict[Any, Any]) -> None:
+        self.known = known
+        self._kept: dict[tuple[Cells, str], tuple[Shared, bytes]] = {}
+
+    def of(self, cells: Cells, missed: str) -> tuple[Shared, bytes]:
+        """Raises KeyError, TypeError, ValueError."""
+        found = self._kept.get((cells, missed))
+        if found is None:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            shared = interned(shared_of(_fields(cells), missed), self.known)
+            found = self._kept[cells, missed] = shared, repr(cells).encode()
+        return found
 
 
 def _decoded(column: Any) -> list[Any]:
@@ -74,21 +94,25 @@ def _decoded(column: Any) -> list[Any]:
     return [None if index is None else words[index] for index in column.indices.to_pylist()]
 
 
-def _fields(key: tuple[Any, ...]) -> dict[str, Any]:
+def _fields(cells: Cells) -> dict[str, Any]:
     return {
-        name: json.loads(value) if name in NESTED else value for name, value in zip(SHARED, key, strict=True)
+        name: json.loads(value) if name in NESTED else value
+        for name, value in zip(SHARED, cells, strict=True)
     }
 
 
-def _process(fields: dict[str, Any], text: bytes, own: dict[str, Any], turns: bool) -> Process:
+def _process(kept: _Kept, cells: Cells, own: Cells, turns: bool) -> Process:
     """Raises KeyError, TypeError, ValueError."""
-    samples, played = own["samples_s"].encode(), own["turns"].encode()
-    content = digest(b"".join((text, repr([own[name] for name in SINGLE]).encode(), samples, played)))
-    stored = fields | own
+    replicate, error, tolerance, samples, played = own
+    shared, text = kept.of(cells, missed_reference(error, tolerance))
+    samples, played = samples.encode(), played.encode()
+    content = digest(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
     try:
-        found, times = times_of(played[1:-1], samples[1:-1])
+        found = turns_in(played[1:-1])
+        times = times_of(found, samples[1:-1])
     except ValueError:  # not as this membound writes them, or no times at all
-        return of_fields(
-            stored | {"samples_s": json.loads(samples), "turns": json.loads(played)}, turns, content
-        )
-    return with_times(stored, times, Rounds.of_times(found) if turns else NO_ROUNDS, content)
+        stored = _fields(cells) | dict(zip(SINGLE, own[: len(SINGLE)], strict=True))
+        stored |= {"samples_s": json.loads(samples), "turns": json.loads(played)}
+        return sharing(of_fields(stored, turns, content), kept.known)
+    rounds = rounds_of(found) if turns else NO_ROUNDS
+    return Process(shared, replicate, median_of(times), rounds, content)

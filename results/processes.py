@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from membound.results.checksum import unsealed
+from membound.results.checksum import sealed_end, unsealed
 from membound.results.file_kinds import OWN, kind_of
-from membound.results.process import Process, condensed, digest, of_fields
-from membound.results.process_columns import Columns, packed, shared_machine, unpacked
+from membound.results.process import Process, condensed, digest, of_fields, sharing
+from membound.results.process_columns import Columns, packed, unpacked
 from membound.results.reader_processes import READERS, columns_of_parts
 from membound.results.row import Row, RowError
 from membound.results.run_files import StoreError, files_of
@@ -28,6 +28,8 @@ from membound.results.store import load_rows, warn_of_copies
 LARGE_BYTES = 64 << 20
 """Of a file. Starting a second interpreter takes as long as reading this."""
 CHUNK_BYTES = 8 << 20
+BUFFER_BYTES = 1 << 20
+"""Of a file that is read line by line; a line has kilobytes."""
 
 
 def processes_of(paths: Path | str | Iterable[Path | str], turns: bool = False) -> Iterator[Process]:
@@ -50,7 +52,7 @@ def processes_of(paths: Path | str | Iterable[Path | str], turns: bool = False) 
 
 
 def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
-    """`known` has texts and machines of earlier processes, which those of later ones are."""
+    """`known` has what earlier processes shared."""
     try:
         kind = kind_of(path)
         if kind == "parquet":
@@ -61,13 +63,12 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
             yield from processes_of_table(path, turns, known)
             return
         if kind != OWN:
-            yield from (condensed(row, turns) for row in load_rows(path) if row.kind == "case")
+            rows = load_rows(path)
+            yield from (sharing(condensed(row, turns), known) for row in rows if row.kind == "case")
             return
         size = path.stat().st_size
         if size < LARGE_BYTES or (os.cpu_count() or 1) < READERS:
-            for process in _of_part(path, turns, (0, size)):
-                process.machine = shared_machine(process.machine, known)
-                yield process
+            yield from _of_part(path, SealedLines(turns, known), (0, size))
             return
         parts = [(at, min(at + CHUNK_BYTES, size)) for at in range(0, size, CHUNK_BYTES)]
         for some in columns_of_parts(path, turns, parts):
@@ -80,38 +81,41 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
         ) from None
 
 
-def columns_of_part(path: Path, turns: bool, part: tuple[int, int]) -> Columns:
-    """The cases whose lines begin within these bytes. Raises RowError, OSError."""
-    return packed(_of_part(path, turns, part))
+def columns_of(path: str, turns: bool) -> Callable[[tuple[int, int]], Columns]:
+    """What reads the cases whose lines begin within these bytes of a file. It raises RowError, OSError."""
+    lines = SealedLines(turns, known={})
+    return lambda part: packed(_of_part(Path(path), lines, part))
 
 
-def _of_part(path: Path, turns: bool, part: tuple[int, int]) -> Iterator[Process]:
+def _of_part(path: Path, lines: SealedLines, part: tuple[int, int]) -> Iterator[Process]:
     """The cases whose lines begin within these bytes. A torn last line of the file is dropped."""
     at, end = part
-    lines = SealedLines(turns)
-    with path.open("rb") as file:
+    with path.open("rb", buffering=BUFFER_BYTES) as file:
         if at:
             file.seek(at - 1)
             at += len(file.readline()) - 1  # the rest of a line that began in the part before
         for line in file:
             if at >= end:
                 return
-            if not line.isspace() and (process := _of_line(path, at, line, lines, turns)) is not None:
+            if not line.isspace() and (process := _of_line(path, at, line, lines)) is not None:
                 yield process
             at += len(line)
 
 
-def _of_line(path: Path, at: int, line: bytes, lines: SealedLines, turns: bool) -> Process | None:
+def _of_line(path: Path, at: int, line: bytes, lines: SealedLines) -> Process | None:
     try:
-        content = unsealed(line)
-        if content is line:  # no checksum: whoever wrote it
+        sealed = sealed_end(line)
+        if sealed < 0:  # no checksum: whoever wrote it
             row = Row.from_json(line.decode())
-            return condensed(row, turns) if row.kind == "case" else None
+            return sharing(condensed(row, lines.turns), lines.known) if row.kind == "case" else None
         try:
-            return lines.process_of(content)
+            return lines.process_of(line, sealed)
         except ValueError:
+            content = line[:sealed] + b"}"
             stored = json.loads(content)
-            return of_fields(stored, turns, digest(content)) if stored["kind"] == "case" else None
+            if stored["kind"] != "case":
+                return None
+            return sharing(of_fields(stored, lines.turns, digest(content)), lines.known)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if not line.endswith(b"\n") and not (_is_whole(line) or _is_whole(line[:-1])):
             return None  # torn; one that is whole but for its last character is not: the newline itself has changed

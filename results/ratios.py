@@ -102,6 +102,8 @@ def round_ratios(a: Sequence[Timed], b: Sequence[Timed]) -> list[float]:
     for right in b:
         if right.turns:
             partners.setdefault((right.run_id, right.replicate, right.work), []).append(right)
+    if not partners:
+        return []
     pairs = (
         (left, right) for left in a for right in partners.get((left.run_id, left.replicate, left.work), ())
     )

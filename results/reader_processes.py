@@ -26,8 +26,8 @@ READERS = 2
 """More cores are not asked for: one process waits for what two hand over."""
 CODE = (
     "import json, sys; path, turns, parts, sys.path[:] = json.loads(sys.stdin.readline()); "
-    "from membound.results.processes import columns_of_part; from membound.results.reader_processes import hand_over; "
-    "hand_over(columns_of_part, path, turns, parts)"
+    "from membound.results.processes import columns_of; from membound.results.reader_processes import hand_over; "
+    "hand_over(columns_of(path, turns), path, parts)"
 )
 
 
@@ -61,16 +61,13 @@ def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> subpr
 
 
 def hand_over(
-    read: Callable[[Path, bool, tuple[int, int]], Columns],
-    path: str,
-    turns: bool,
-    parts: Sequence[tuple[int, int]],
+    read: Callable[[tuple[int, int]], Columns], path: str, parts: Sequence[tuple[int, int]]
 ) -> None:
     """What a reader does: pickled columns for each part, or the error that ended it."""
     gc.disable()  # nothing of a reader goes in circles, and a collection would walk through all of it
     for start, end in parts:
         try:
-            found: object = read(Path(path), turns, (start, end))
+            found: object = read((start, end))
         except MemboundError as error:
             found = error
         except OSError as error:

@@ -153,7 +153,7 @@ def usable(turns: Sequence[StoredTurn]) -> list[StoredTurn]:
 
 def usable_numbers(disturbances: Sequence[float | None]) -> Sequence[int]:
     """Which turns count, from 0: the clean ones; with fewer than three of them, the least disturbed third (at least 3); all if nobody can tell."""
-    clean = [number for number, one in enumerate(disturbances) if is_clean(one)]
+    clean = [number for number, one in enumerate(disturbances) if one is not None and one <= DISTURBED]
     if len(clean) >= FEWEST_CLEAN:
         return clean
     every = range(len(disturbances))

@@ -12,6 +12,7 @@ from membound.results.exchange.exports import export
 from membound.results.process import condensed, usable_processes
 from membound.results.processes import processes_of
 from membound.results.row import RowError
+from membound.results.sealed_lines import SealedLines
 from membound.results.stats import usable
 from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.turns import StoredTurn
@@ -97,7 +98,8 @@ def test_every_line_is_in_one_part_whatever_their_size(tmp_path):
     for step in (1, 7, 500, size // 2, size - 1, size):
         parts = [(at, min(at + step, size)) for at in range(0, size, step)]
         if len(parts) < 2000:
-            found = [one.replicate for part in parts for one in processes._of_part(path, False, part)]
+            lines = SealedLines(turns=False, known={})
+            found = [one.replicate for part in parts for one in processes._of_part(path, lines, part)]
             assert found == list(range(6)), step
 
 
@@ -122,7 +124,7 @@ def test_a_sealed_line_of_a_newer_schema_is_refused_and_one_that_missed_the_refe
     with pytest.raises(RowError, match="line 1: written by a newer membound"):
         list(processes_of(newer))
     (one,) = processes_of(stored(tmp_path / "b.jsonl", [case(error=0.5)]))
-    assert (one.status, one.reason) == ("wrong", "error 0.5 above the tolerance of 0.01")
+    assert (one.shared.status, one.shared.reason) == ("wrong", "error 0.5 above the tolerance of 0.01")
 
 
 @pytest.mark.parametrize(
@@ -144,4 +146,4 @@ def test_the_processes_that_count_are_those_of_the_summary():
     ]
     for group in groups:
         found = usable_processes([condensed(row) for row in group])
-        assert [one.grade for one in found] == [row.grade for row in usable(group)]
+        assert [one.shared.grade for one in found] == [row.grade for row in usable(group)]

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 from rows import MACHINE, case, ceiling
 
-from membound.results.process import condensed, digest
+from membound.results.checksum import sealed, sealed_end
+from membound.results.process import Process, condensed, digest, interned
 from membound.results.process_columns import packed, unpacked
 from membound.results.row import Row
-from membound.results.sealed_lines import SealedLines, times_of
+from membound.results.sealed_lines import SealedLines, rounds_of, times_of, turns_in
 from membound.results.turns import StoredTurn
 
 TURN = StoredTurn(round=3, at_s=1.5, time_s=2e-3, launches=4)
@@ -23,6 +24,11 @@ FULL = replace(
 
 def content(row: Row) -> bytes:
     return row.to_json().encode()
+
+
+def process_of(text: bytes, turns: bool = False, lines: SealedLines | None = None) -> Process | None:
+    line = sealed(text) + b"\n"
+    return (lines or SealedLines(turns, {})).process_of(line, sealed_end(line))
 
 
 ROWS = {
@@ -51,7 +57,7 @@ ROWS = {
 @pytest.mark.parametrize("turns", [False, True])
 def test_a_line_read_by_its_marks_is_the_same(name, turns):
     row = ROWS[name]
-    found = SealedLines(turns).process_of(content(row))
+    found = process_of(content(row), turns)
     whole = condensed(Row.from_json(row.to_json()), turns)
     assert found == whole
     assert found is not None
@@ -59,31 +65,41 @@ def test_a_line_read_by_its_marks_is_the_same(name, turns):
 
 
 def test_what_rows_share_is_one_object():
-    lines = SealedLines(turns=False)
+    lines = SealedLines(turns=False, known={})
     a, b, c = (
-        lines.process_of(content(row))
+        process_of(content(row), lines=lines)
         for row in (case(), case(replicate=1, samples=[0.5]), case(grade="contended"))
     )
-    assert a.machine is b.machine
+    assert a.shared is b.shared
+    assert a.shared.machine is c.shared.machine
     assert (a.replicate, a.time_s, b.replicate, b.time_s) == (0, 0.01, 1, 0.5)
-    assert (a.grade, c.grade) == ("clean", "contended")
+    assert (a.shared.grade, c.shared.grade) == ("clean", "contended")
+
+
+def test_a_turn_that_says_twice_how_it_was_disturbed_is_left_to_them_too():
+    text = content(case(samples=[], turns=[replace(TURN, disturbance=0.25), TURN]))
+    once = b',"disturbance":0.25'
+    with pytest.raises(ValueError, match="no turns"):
+        process_of(text.replace(once, once + once))
 
 
 def test_the_machine_of_one_run_is_not_that_of_another():
-    lines = SealedLines(turns=False)
-    machines = [MACHINE | {"cpu": name} for name in ("one", "another")]
-    assert [lines.process_of(content(case(machine=one))).machine for one in machines] == machines
+    lines = SealedLines(turns=False, known={})
+    machines = [MACHINE | {"cpu": name} for name in ("one", "another", "one")]
+    assert [
+        process_of(content(case(machine=one)), lines=lines).shared.machine for one in machines
+    ] == machines
 
 
 def test_a_row_of_an_older_schema_is_read_too():
     stored = json.loads(case(samples=[], turns=[FULL]).to_json())
     del stored["requests"]
     text = json.dumps(stored | {"schema_version": 3}, separators=(",", ":"))
-    assert SealedLines(turns=True).process_of(text.encode()) == condensed(Row.from_json(text))
+    assert process_of(text.encode(), turns=True) == condensed(Row.from_json(text))
 
 
 def test_ceilings_are_no_processes():
-    assert SealedLines(turns=False).process_of(content(ceiling("read", 1e10, "bytes/s"))) is None
+    assert process_of(content(ceiling("read", 1e10, "bytes/s"))) is None
 
 
 @pytest.mark.parametrize(
@@ -114,30 +130,34 @@ def test_ceilings_are_no_processes():
 def test_a_line_that_is_not_as_rows_are_written_is_left_to_those_who_read_it_whole(change):
     stored = json.loads(case().to_json()) | change
     with pytest.raises(ValueError, match=r"."):
-        SealedLines(turns=False).process_of(json.dumps(stored, separators=(",", ":")).encode())
+        process_of(json.dumps(stored, separators=(",", ":")).encode())
 
 
 def test_an_order_of_fields_that_no_row_has_is_left_to_them_too():
     stored = dict(sorted(json.loads(case().to_json()).items()))
     with pytest.raises(ValueError, match="subsection not found"):
-        SealedLines(turns=False).process_of(json.dumps(stored, separators=(",", ":")).encode())
+        process_of(json.dumps(stored, separators=(",", ":")).encode())
 
 
 def test_times_are_of_turns_where_there_are_any():
     turns = b'{"round":1,"at_s":1.0,"time_s":0.5,"launches":1,"disturbance":0.0}'
-    assert times_of(turns, b"9.0") == ([(1, 0.5, 0.0)], [0.5])
-    assert times_of(b"", b"9.0,7.0") == ([], [9.0, 7.0])
-    assert times_of(b"", b"") == ([], [])
+    assert times_of(turns_in(turns), b"9.0") == [0.5]
+    assert list(rounds_of(turns_in(turns))) == [(1, 0.5, True)]
+    assert list(times_of(turns_in(b""), b"9.0,7.0")) == [7.0, 9.0]
+    assert list(times_of(turns_in(b""), b"")) == []
 
 
 def test_columns_hold_processes_and_what_they_share_once():
+    known: dict[object, object] = {}
     made = [condensed(row, turns=bool(number % 2)) for number, row in enumerate(ROWS.values())]
+    for one in made:
+        one.shared = interned(one.shared, known)
     made += [replace(made[0], replicate=9), replace(made[3], replicate=8)]
     columns = packed(made)
     assert len(columns.shared) < len(made)
-    known: dict[object, object] = {}
+    known = {}
     found = list(unpacked(columns, known))
     assert found == made
     assert [one.content for one in found] == [one.content for one in made]
     again = list(unpacked(packed(made[:1]), known))
-    assert again[0].backend is found[0].backend
+    assert again[0].shared is found[0].shared

@@ -149,6 +149,19 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "membound: interrupted\n")
 
 
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_within_a_command_is_one_line_too(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "pandas.py").write_text(f"import signal\nsignal.raise_signal({int(number)})\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "membound", "compare", "a", "b"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "membound: interrupted\n")
+
+
 PROBING = """
 import os, signal, sys, threading
 from membound.bench.planning import probe
