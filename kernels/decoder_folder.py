@@ -4,19 +4,21 @@
 32
 
 Where config.json is silent, Transformers' defaults hold. What would change how many numbers a model holds, or how many it
-reads, and is not known is refused by name; what changes the arithmetic alone (activations, RoPE, scales) is not looked at. Of a
-model that sees or hears, the part that writes text is taken.
+reads, and is not known is refused by name. What changes the arithmetic alone (activations, RoPE, scales) and is not known is
+`Decoder.not_known`: such a model is counted and not run. Of a model that sees or hears, the part that writes text is taken.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from membound.kernels.config_json import Config, read_config
 from membound.kernels.families import FAMILIES, Family
+from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
 from membound.kernels.model import ModelError
-from membound.kernels.parts import Attention, Decoder, Latent, Layer, Mlp
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where a model that sees or hears keeps the part that writes text."""
@@ -42,8 +44,9 @@ WINDOWED, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attent
 def read_decoder(folder: Path) -> Decoder:
     """What the folder's config.json holds. Raises ModelError that names the file, the field and what is supported."""
     path = folder / "config.json"
-    fields, left_out = _text_part(path, read_config(path))
-    family = _family(path, fields)
+    fields, left_out = text_part(path, read_config(path))
+    kind = _family(path, fields)
+    family = FAMILIES[kind]
     known = {name: value for name, value in family.defaults.items() if name not in fields}
     config = Config(path, fields | known)
     for name in family.refused:
@@ -54,7 +57,7 @@ def read_decoder(folder: Path) -> Decoder:
     if count > MOST_LAYERS:
         raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
     layers = tuple(_layer(config, family, hidden, index) for index in range(count))
-    return Decoder(
+    counted = Decoder(
         name=str(folder),
         hidden=hidden,
         vocab=config.count("vocab_size"),
@@ -64,10 +67,50 @@ def read_decoder(folder: Path) -> Decoder:
         head_bias=bool(family.head_bias_flag) and config.flag(family.head_bias_flag),
         folder=str(folder),
         left_out=left_out,
+        family=kind,
     )
+    return _with_arithmetic(config, counted)
 
 
-def _text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
+    """The same with what it computes, or with why that is not known."""
+    arithmetic = ARITHMETIC.get(counted.family)
+    if arithmetic is None:
+        return replace(
+            counted, not_known=f"{config.path}: what model_type {counted.family!r} computes is not known here"
+        )
+    try:
+        activation = arithmetic.read_activation(config)
+        layers = (
+            _computing(config, arithmetic, layer, index, activation)
+            for index, layer in enumerate(counted.layers)
+        )
+        gains: dict[str, Any] = dict(arithmetic.gains(config)) if arithmetic.gains else {}
+        eps = config.real(*arithmetic.eps)
+        return replace(counted, layers=tuple(layers), norm=arithmetic.norm, eps=eps, **gains)
+    except ModelError as error:
+        return replace(counted, not_known=str(error))
+
+
+def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int, activation: str) -> Layer:
+    """A layer with what it computes."""
+    mixer, mlp = layer.mixer, layer.mlp
+    if isinstance(mixer, Latent):
+        mixer = arithmetic.read_latent(config, mixer)
+    else:
+        seen = WINDOWED if mixer.window else CHUNKED if mixer.chunk else FULL
+        mixer = arithmetic.read_attention(config, mixer, seen, index)
+    if isinstance(mlp, Experts):
+        shared = replace(mlp.shared, activation=activation) if mlp.shared else None
+        router = arithmetic.router(config, mlp.router) if arithmetic.router else mlp.router
+        mlp = replace(mlp, expert=replace(mlp.expert, activation=activation), shared=shared, router=router)
+    else:
+        mlp = replace(mlp, activation=activation)
+    residual = config.real(arithmetic.residual, 1.0) if arithmetic.residual else 1.0
+    return replace(layer, mixer=mixer, mlp=mlp, residual=residual)
+
+
+def text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields of what writes text, those above it where it is silent, and what is left out."""
     senses = [name.removesuffix("_config") for name in SENSES if fields.get(name)]
     left_out = " and ".join(senses)
@@ -84,14 +127,15 @@ def _text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]
     return fields, left_out
 
 
-def _family(path: Path, fields: dict[str, Any]) -> Family:
+def _family(path: Path, fields: dict[str, Any]) -> str:
+    """The model_type among `FAMILIES`."""
     name = fields.get("model_type")
-    kind = TEXT_TYPES.get(name, name) if isinstance(name, str) else None
+    kind = TEXT_TYPES.get(name, name) if isinstance(name, str) else ""
     if kind not in FAMILIES:
         raise ModelError(
             f"{path}: model_type {name!r:.60} is not supported; supported: {', '.join(sorted({*FAMILIES, *TEXT_TYPES}))}"
         )
-    return FAMILIES[kind]
+    return kind
 
 
 def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:

@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.errors import MemboundError
+from membound.kernels.features import features, tokens_of
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.tokenizer import SPECIAL, tokenizer_files
-from membound.kernels.weights.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, MATRICES, tensor_name
 from membound.kernels.weights.layers import LayerWeights
+from membound.kernels.weights.tensor_names import TensorNames
 
 DTYPES = {"f32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "f16": ("F16", "float16")}
 """Weight format to its names in safetensors and in config.json."""
@@ -73,7 +74,7 @@ def export_model(inputs: ModelInputs, folder: Path) -> int:
         raise ExportError(
             f"weight={work.weight} has no plain form in safetensors; export {', '.join(DTYPES)} instead"
         )
-    config = _config(model, DTYPES[work.weight][1])
+    config = _config(model, DTYPES[work.weight][1], tokens_of(work))
     tensors = list(_tensors(inputs))
     size = sum(tensor.size_bytes for tensor in tensors)
     _make_folder(folder, size)
@@ -106,8 +107,10 @@ def _make_folder(folder: Path, size: int) -> None:
         )
 
 
-def _config(model: Model, dtype: str) -> dict[str, Any]:
-    """config.json. Raises ExportError for shapes that no architecture of Transformers has."""
+def _config(model: Model, dtype: str, tokens: int) -> dict[str, Any]:
+    """config.json. Raises ExportError for shapes that no architecture of Transformers has, and for what is not written yet."""
+    if found := features(model.decoder, tokens):
+        raise ExportError(f"{model.name} has {', '.join(found)}, which is not exported")
     if not model.gated:
         raise ExportError(f"{model.name} has an MLP without a gate; no architecture of Transformers fits it")
     family = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
@@ -147,37 +150,25 @@ def _tensors(inputs: ModelInputs) -> Iterator[_Tensor]:
     """Every tensor of the model, layer by layer; only the layer that is being written is held."""
     m, dtype, layer = inputs.model, DTYPES[inputs.work.weight][0], lru_cache(maxsize=1)(inputs.layer)
 
-    yield _Tensor(EMBEDDING, dtype, (m.vocab, m.hidden), lambda: inputs.source.embedding_table().values)
+    names = TensorNames(m, family="llama")
+    yield _Tensor(names.embedding, dtype, (m.vocab, m.hidden), lambda: inputs.source.embedding_table().values)
     for index in range(m.layers):
         for name, shape in m.layer_matrices.items():
             make = partial(_matrix, layer, index, name)
-            yield _Tensor(tensor_name(index, MATRICES[name]), dtype, shape, make)
-        for full_name, field, width in _vectors(m, index):
-            yield _Tensor(full_name, "F32", (width,), partial(_vector, layer, index, field))
-    yield _Tensor(FINAL_NORM, "F32", (m.hidden,), inputs.final_norm)
+            yield _Tensor(names.matrix(index, name).tensor, dtype, shape, make)
+        for name, tensor, width in names.vectors(index):
+            yield _Tensor(tensor, "F32", (width,), partial(_vector, layer, index, name))
+    yield _Tensor(names.final_norm, "F32", (m.hidden,), inputs.final_norm)
     if not m.tied:
-        yield _Tensor(LM_HEAD, dtype, (m.vocab, m.hidden), lambda: inputs.lm_head().values)
-
-
-def _vectors(model: Model, index: int) -> Iterator[tuple[str, str, int]]:
-    """Norms and biases of a layer: (tensor, field of `LayerWeights`, width)."""
-    yield tensor_name(index, "input_layernorm"), "attention_norm", model.hidden
-    yield tensor_name(index, "post_attention_layernorm"), "mlp_norm", model.hidden
-    if model.qkv_bias:
-        for part, width in (("q", model.q_dim), ("k", model.kv_dim), ("v", model.kv_dim)):
-            yield tensor_name(index, MATRICES[part], "bias"), f"{part}_bias", width
-    if model.qk_norm:
-        for norm in ("q_norm", "k_norm"):
-            yield tensor_name(index, f"self_attn.{norm}"), norm, model.head_dim
+        yield _Tensor(names.lm_head, dtype, (m.vocab, m.hidden), lambda: inputs.lm_head().values)
 
 
 def _matrix(layer: Layer, index: int, name: str) -> Array:
     return layer(index).matrices[name].values
 
 
-def _vector(layer: Layer, index: int, field: str) -> Array:
-    values: Array = getattr(layer(index), field)
-    return values
+def _vector(layer: Layer, index: int, name: str) -> Array:
+    return layer(index).vectors[name]
 
 
 def _write_safetensors(path: Path, tensors: list[_Tensor]) -> None:

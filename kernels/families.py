@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membound.kernels.config_json import Config
-from membound.kernels.parts import Experts, Mlp
+from membound.kernels.parts import Experts, Mlp, Router
 
 Mixture = Callable[[Config, int], Experts | None]
 """Makes the experts of a layer from a config.json; None where the layer is dense."""
+PLAIN, CORRECTED = Router(), Router(correction=True)
+"""Routers without numbers besides their matrix, and with one an expert that corrects the choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Family:
     mlp_bias_flag: str = ""
     head_norm: str = ""
     head_norm_flag: str = ""
-    norms: int = 2
+    norms: str = "before"
     norm_vectors: int = 1
     full_every: int = 0
     late_windows: bool = False
@@ -79,14 +81,14 @@ def _listed(config: Config, name: str) -> list[int] | None:
     return value
 
 
-def _every(width: str, count: str, shared: str = "", bias: bool = False, router_vectors: int = 0) -> Mixture:
+def _every(width: str, count: str, shared: str = "", bias: bool = False, router: Router = PLAIN) -> Mixture:
     """A mixture in every layer, as Mixtral has it. `shared`: the field with the width of the MLP that all tokens take."""
 
     def mixture(config: Config, index: int) -> Experts:
         wide = config.count(shared) if shared and config.fields.get(shared) else 0
         expert = Mlp(config.count(width), bias=bias)
         common = Mlp(wide) if wide else None
-        return _mixture(config, count, "num_experts_per_tok", expert, common, router_vectors=router_vectors)
+        return _mixture(config, count, "num_experts_per_tok", expert, common, router=router)
 
     return mixture
 
@@ -104,7 +106,7 @@ def _qwen(config: Config, index: int) -> Experts | None:
     return _mixture(config, count, "num_experts_per_tok", expert, shared, shared_gate=shared is not None)
 
 
-def _deepseek(router_vectors: int, dense: bool = True) -> Mixture:
+def _deepseek(router: Router, dense: bool = True) -> Mixture:
     """DeepSeek's and GLM's, with experts that every token takes. `dense`: the first layers are, or those that mlp_layer_types names."""
 
     def mixture(config: Config, index: int) -> Experts | None:
@@ -113,7 +115,7 @@ def _deepseek(router_vectors: int, dense: bool = True) -> Mixture:
         width = config.count("moe_intermediate_size")
         shared = _shared(config, "n_shared_experts", width)
         count, chosen = "n_routed_experts", "num_experts_per_tok"
-        return _mixture(config, count, chosen, Mlp(width), shared, router_vectors=router_vectors)
+        return _mixture(config, count, chosen, Mlp(width), shared, router=router)
 
     return mixture
 
@@ -149,7 +151,7 @@ def _ernie(config: Config, index: int) -> Experts | None:
         return None
     width = config.count("moe_intermediate_size")
     shared = _shared(config, "moe_num_shared_experts", width)
-    return _mixture(config, "moe_num_experts", "moe_k", Mlp(width), shared, router_vectors=1)
+    return _mixture(config, "moe_num_experts", "moe_k", Mlp(width), shared, router=CORRECTED)
 
 
 # Families
@@ -163,20 +165,20 @@ _LATENT: dict[str, Any] = {
     "v_head_dim": 128,
     "first_k_dense_replace": 3,
 }
-_DEEPSEEK_V3 = Family(latent=True, bias_flag="attention_bias", mixture=_deepseek(1), defaults=_LATENT)
+_DEEPSEEK_V3 = Family(latent=True, bias_flag="attention_bias", mixture=_deepseek(CORRECTED), defaults=_LATENT)
 _GEMMA: dict[str, Any] = {"head_dim": 256, "tie_word_embeddings": True}
 _QWEN: dict[str, Any] = {"sliding_window": 4096, "max_window_layers": 28}
 
 FAMILIES = {
     "arcee": Family(gated=False, bias_flag="attention_bias", mlp_bias_flag="mlp_bias"),
     "cohere": Family(
-        norms=1,
+        norms="parallel",
         bias_flag="attention_bias",
         refused=("use_qk_norm",),
         defaults={"tie_word_embeddings": True},
     ),
     "cohere2": Family(
-        norms=1,
+        norms="parallel",
         bias_flag="attention_bias",
         full_every=4,
         defaults={"tie_word_embeddings": True, "sliding_window": 4096},
@@ -184,14 +186,14 @@ FAMILIES = {
     "deepseek_v2": Family(
         latent=True,
         bias_flag="attention_bias",
-        mixture=_deepseek(0),
+        mixture=_deepseek(PLAIN),
         defaults=_LATENT | {"first_k_dense_replace": 0},
     ),
     "deepseek_v3": _DEEPSEEK_V3,
     "dots1": Family(
         head_norm="head",
         bias_flag="attention_bias",
-        mixture=_deepseek(1),
+        mixture=_deepseek(CORRECTED),
         defaults={"first_k_dense_replace": 0},
     ),
     "ernie4_5": Family(
@@ -209,13 +211,13 @@ FAMILIES = {
             "moe_k": 6,
         },
     ),
-    "exaone4": Family(head_norm="head", full_every=4),
+    "exaone4": Family(head_norm="head", norms="after", full_every=4),
     "gemma": Family(bias_flag="attention_bias", defaults=_GEMMA),
     "gemma2": Family(
-        norms=4, bias_flag="attention_bias", full_every=2, defaults=_GEMMA | {"sliding_window": 4096}
+        norms="both", bias_flag="attention_bias", full_every=2, defaults=_GEMMA | {"sliding_window": 4096}
     ),
     "gemma3_text": Family(
-        norms=4,
+        norms="both",
         bias_flag="attention_bias",
         head_norm="head",
         full_every=6,
@@ -228,13 +230,15 @@ FAMILIES = {
         },
     ),
     "glm": Family(bias_flag="attention_bias", flagged="qkv", defaults={"attention_bias": True}),
-    "glm4": Family(norms=4, bias_flag="attention_bias", flagged="qkv", defaults={"attention_bias": True}),
+    "glm4": Family(
+        norms="both", bias_flag="attention_bias", flagged="qkv", defaults={"attention_bias": True}
+    ),
     "glm4_moe": Family(
         bias_flag="attention_bias",
         flagged="qkv",
         head_norm="head",
         head_norm_flag="use_qk_norm",
-        mixture=_deepseek(1),
+        mixture=_deepseek(CORRECTED),
         defaults={"first_k_dense_replace": 1},
     ),
     "glm4_moe_lite": replace(
@@ -246,7 +250,7 @@ FAMILIES = {
         sinks=True,
         bias_flag="attention_bias",
         full_every=2,
-        mixture=_every("intermediate_size", "num_local_experts", bias=True, router_vectors=1),
+        mixture=_every("intermediate_size", "num_local_experts", bias=True, router=Router(bias=True)),
         defaults={"attention_bias": True, "sliding_window": 128, "head_dim": 64},
     ),
     "granite": _LLAMA,
@@ -274,7 +278,7 @@ FAMILIES = {
     ),
     "minimax_m2": Family(
         head_norm="all",
-        mixture=_every("intermediate_size", "num_local_experts", router_vectors=1),
+        mixture=_every("intermediate_size", "num_local_experts", router=CORRECTED),
     ),
     "ministral": Family(full_every=1),
     "ministral3": Family(full_every=1, defaults={"head_dim": 128}),
@@ -286,9 +290,13 @@ FAMILIES = {
     ),
     "nemotron": Family(gated=False, norm_vectors=2, bias_flag="attention_bias", mlp_bias_flag="mlp_bias"),
     "olmo": Family(bias_flag="attention_bias", norm_vectors=0),
-    "olmo2": Family(bias_flag="attention_bias", head_norm="all"),
+    "olmo2": Family(bias_flag="attention_bias", head_norm="all", norms="after"),
     "olmo3": Family(
-        bias_flag="attention_bias", head_norm="all", full_every=4, defaults={"sliding_window": 4096}
+        bias_flag="attention_bias",
+        head_norm="all",
+        norms="after",
+        full_every=4,
+        defaults={"sliding_window": 4096},
     ),
     "olmoe": Family(
         bias_flag="attention_bias",
@@ -300,7 +308,7 @@ FAMILIES = {
         gated=False,
         biases="qkvo",
         mlp_bias_flag="mlp_bias",
-        norms=1,
+        norms="parallel",
         norm_vectors=2,
         head_bias_flag="lm_head_bias",
         refused=("qk_layernorm",),
@@ -349,7 +357,9 @@ FAMILIES = {
         defaults={"attention_bias": True, "head_dim": 128},
     ),
     "smollm3": _LLAMA,
-    "solar_open": Family(bias_flag="attention_bias", flagged="qkv", mixture=_deepseek(1, dense=False)),
+    "solar_open": Family(
+        bias_flag="attention_bias", flagged="qkv", mixture=_deepseek(CORRECTED, dense=False)
+    ),
     "stablelm": Family(
         norm_vectors=2,
         bias_flag="use_qkv_bias",

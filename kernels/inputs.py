@@ -119,6 +119,11 @@ class ModelInputs:
         """Weights of layer `index`, made anew at each call."""
         return self.source.layer(index)
 
+    def embedded(self, tokens: I64) -> F32:
+        """What the first layer sees of tokens [batch, n]: rows of the embedding times its gain, [batch·n, hidden]."""
+        rows, gain = self.source.embedding(tokens.reshape(-1)), self.model.decoder.embedding_gain
+        return rows if gain == 1 else np.float32(gain) * rows
+
     def final_norm(self) -> F32:
         """Weight [hidden] of the last norm."""
         return self.source.final_norm()

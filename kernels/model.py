@@ -1,15 +1,26 @@
-"""The shape of a model in matrices, whoever it comes from: `models` has the built-in ones, `model_folder` reads others.
+"""The model that a step or a prompt runs: a dense decoder, its shape in a few numbers and its layers as parts.
 
 >>> from membound.kernels.models import get_model
 >>> get_model("llama-3-8b").layer_matrices["down"]
 (4096, 14336)
+>>> get_model("gemma-3-1b").decoder.layers[0].mixer.window
+512
+
+The numbers describe a decoder as Llama and Qwen have it. Whatever else a model computes stands in its parts, which reference
+and kernels go by: `membound.kernels.features` names it, so that a backend can say what it lacks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from membound.errors import MemboundError
+from membound.kernels.parts import Attention, Decoder, Layer, Mlp
+from membound.kernels.rope import Llama3Scaling, Rope
+
+PLAIN = ("", "llama", "mistral", "qwen2", "qwen3")
+"""Families whose files have Llama's names, and built-in shapes."""
 
 
 class ModelError(MemboundError, ValueError):
@@ -23,7 +34,8 @@ class Model:
     `rope_scaling` holds Llama 3's (factor, low_freq_factor, high_freq_factor, original_context) or ().
     `window` is how many tokens a layer with sliding-window attention sees, from layer `window_from` on; 0 where every
     layer sees all. `content` is what a folder is known by: a hash of its config.json and of its weights' headers.
-    `assumed` are the fields that its config.json leaves to Transformers' defaults, with their values.
+    `assumed` are the fields that its config.json leaves to Transformers' defaults, with their values. `parts`: the layers of a
+    model that the other fields do not describe in full; None where they do.
     """
 
     name: str
@@ -46,6 +58,7 @@ class Model:
     window_from: int = 0
     content: str = field(default="", compare=False)
     assumed: tuple[str, ...] = field(default=(), compare=False)
+    parts: Decoder | None = field(default=None, repr=False)
 
     @property
     def q_dim(self) -> int:
@@ -80,8 +93,72 @@ class Model:
         layer = sum(n * k for n, k in self.layer_matrices.values())
         return self.layers * layer + self.vocab * self.hidden
 
+    @property
+    def decoder(self) -> Decoder:
+        """The model as layers of parts."""
+        return self.parts or _decoder(self)
+
     def with_layers(self, layers: int) -> Model:
         """The same model with fewer layers; 0 keeps all."""
         if not layers:
             return self
-        return replace(self, layers=layers, window=self.window if layers > self.window_from else 0)
+        window = self.window if layers > self.window_from else 0
+        parts = self.parts.with_layers(layers) if self.parts else None
+        return replace(self, layers=layers, window=window, parts=parts)
+
+
+@lru_cache(maxsize=64)
+def _decoder(model: Model) -> Decoder:
+    """The parts of a model that its numbers describe."""
+    scaling = Llama3Scaling(*model.rope_scaling) if model.rope_scaling else None
+    attention = Attention(
+        model.q_heads,
+        model.kv_heads,
+        model.head_dim,
+        biases="qkv" if model.qkv_bias else "",
+        head_norm="head" if model.qk_norm else "",
+        rope=Rope(model.rope_theta, scaling=scaling),
+    )
+    mlp = Mlp(model.intermediate, model.gated, activation="silu" if model.gated else "gelu_tanh")
+    layer = Layer(attention, mlp)
+    late = replace(layer, mixer=replace(attention, window=model.window))
+    layers = tuple(late if index >= model.window_from else layer for index in range(model.layers))
+    return Decoder(
+        model.name, model.hidden, model.vocab, layers, model.tied, folder=model.folder, eps=model.norm_eps
+    )
+
+
+def model_of(decoder: Decoder, content: str = "") -> Model:
+    """A dense decoder as a model that is run. Raises ModelError for one that is not, or whose arithmetic is not known."""
+    where = f"{decoder.folder}/config.json" if decoder.folder else decoder.name
+    if decoder.not_known:
+        raise ModelError(decoder.not_known)
+    first = decoder.layers[0]
+    mixer, mlp = first.mixer, first.mlp
+    if decoder.experts or not isinstance(mixer, Attention) or not isinstance(mlp, Mlp):
+        what = "experts" if decoder.experts else "latent attention"
+        raise ModelError(f"{where}: a model with {what} is counted and predicted, but not run as a step yet")
+    scaling = mixer.rope.scaling if mixer.rope else None
+    model = Model(
+        name=decoder.name,
+        hidden=decoder.hidden,
+        layers=len(decoder.layers),
+        q_heads=mixer.q_heads,
+        kv_heads=mixer.kv_heads,
+        head_dim=mixer.head_dim,
+        intermediate=mlp.width,
+        vocab=decoder.vocab,
+        rope_theta=mixer.rope.theta if mixer.rope else 10000.0,
+        norm_eps=decoder.eps,
+        tied=decoder.tied,
+        qkv_bias={*"qkv"} <= {*mixer.biases},
+        qk_norm=mixer.head_norm == "head",
+        gated=mlp.gated,
+        rope_scaling=(scaling.factor, scaling.low, scaling.high, scaling.original)
+        if isinstance(scaling, Llama3Scaling)
+        else (),
+        folder=decoder.folder,
+        content=content,
+    )
+    plain = replace(_decoder(model), family=decoder.family)
+    return model if plain == decoder and decoder.family in PLAIN else replace(model, parts=decoder)

@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from membound.kernels.config_json import MAX_COUNT, Config, read_config
-from membound.kernels.model import Model, ModelError
+from membound.kernels.decoder_folder import MOST_LAYERS, NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part
+from membound.kernels.families import FAMILIES
+from membound.kernels.family_arithmetic import ARITHMETIC
+from membound.kernels.model import Model, ModelError, model_of
+from membound.kernels.parts import Attention
+from membound.kernels.rope import Llama3Scaling, Rope
+from membound.kernels.rope_fields import read_rope, rope_block
 
 CONTENT_DIGITS = 12
 LONGEST_HEADER = 100_000_000
@@ -48,6 +54,8 @@ _FAMILIES = {
 }
 _WINDOW, _LATE_LAYERS = 4096, 28
 """sliding_window and max_window_layers of Mistral, Qwen2 and Qwen3 where the file lacks them."""
+_DENSE = [name for name in ARITHMETIC if FAMILIES[name].mixture is None and not FAMILIES[name].latent]
+_TEXT = [name for name, family in TEXT_TYPES.items() if family in _DENSE]
 
 _ONLY: dict[str, tuple[Any, str]] = {
     "hidden_act": ("silu", "silu"),
@@ -63,8 +71,8 @@ _ONLY: dict[str, tuple[Any, str]] = {
 }
 """Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
 
-_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-_LLAMA3_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_ANYWHERE = ("quantization_config", "compression_config", "is_encoder_decoder", "add_cross_attention")
+"""Those of them that no family computes."""
 
 
 def read_folder(folder: Path) -> Model:
@@ -73,40 +81,96 @@ def read_folder(folder: Path) -> Model:
     fields = read_config(path)
     name = fields.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise ModelError(
-            f"{path}: model_type {name!r:.60} is not supported; supported: {', '.join(_FAMILIES)}"
-        )
+    if family is None or any(nested in fields for nested in NESTED):
+        return _read_parts(folder, fields)
     config = Config(path, fields)
-    rope = _rope(config)
-    _refuse_foreign(Config(path, fields | rope.fields), family)
+    _refuse_foreign(Config(path, fields | rope_block(config).fields), family)
     hidden, q_heads = config.count("hidden_size"), config.count("num_attention_heads")
     layers = config.count("num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
     window, window_from = _window(config, family, layers)
+    kv_heads, head_dim = _kv_heads(config, family, q_heads), _head_dim(config, family, hidden, q_heads)
+    turning = read_rope(config, head_dim, 10000.0)
     model = Model(
         name=str(folder),
         hidden=hidden,
         layers=layers,
         q_heads=q_heads,
-        kv_heads=_kv_heads(config, family, q_heads),
-        head_dim=_head_dim(config, family, hidden, q_heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         intermediate=config.count("intermediate_size"),
         vocab=config.count("vocab_size"),
-        rope_theta=Config(path, fields | rope.fields).real("rope_theta", 10000.0),
+        rope_theta=turning.theta,
         norm_eps=config.real("rms_norm_eps", 1e-6),
         tied=config.flag("tie_word_embeddings"),
         qkv_bias=family.qkv_bias or config.flag("attention_bias"),
         qk_norm=family.qk_norm,
-        rope_scaling=_rope_scaling(rope),
+        rope_scaling=astuple(turning.scaling) if isinstance(turning.scaling, Llama3Scaling) else (),
         folder=str(folder),
         window=window,
         window_from=window_from,
         content=_content(folder, fields),
         assumed=tuple(config.assumed),
     )
+    return _stretched(_patterned(config, family, _checked(path, model)), turning)
+
+
+def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
+    """The model of a family that is known by its parts alone."""
+    path = folder / "config.json"
+    config, kind = Config(path, fields), text_part(path, fields)[0].get("model_type")
+    if not isinstance(kind, str) or TEXT_TYPES.get(kind, kind) not in FAMILIES:
+        supported = ", ".join((*_DENSE, *_TEXT))
+        raise ModelError(f"{path}: model_type {kind!r:.60} is not supported; supported: {supported}")
+    for name in _ANYWHERE:
+        only, supported = _ONLY[name]
+        if fields.get(name) is not None and fields[name] != only:
+            raise _refusal(config, name, f": {supported}")
+    named = fields.get("architectures")
+    if named is not None and not (isinstance(named, list) and len(named) == 1 and _writes_text(named[0])):
+        raise _refusal(config, "architectures", ": one that ends in ForCausalLM or ForConditionalGeneration")
+    _refuse_code(config)
+    model = model_of(read_decoder(folder), _content(folder, fields))
+    return _checked(path, model)
+
+
+def _checked(path: Path, model: Model) -> Model:
     if max(model.q_dim, model.kv_dim) > MAX_COUNT:
         raise ModelError(f"{path}: heads of {model.head_dim} make more than {MAX_COUNT} columns")
     return model
+
+
+def _writes_text(architecture: Any) -> bool:
+    return isinstance(architecture, str) and architecture.endswith(
+        ("ForCausalLM", "ForConditionalGeneration")
+    )
+
+
+def _patterned(config: Config, family: _Family, model: Model) -> Model:
+    """The model with windows where layer_types has them, if layers with and without one take turns."""
+    kinds = _layer_types(config, model.layers)
+    if family.windows != "late" or not model.window or not kinds:
+        return model
+    layers = tuple(
+        replace(layer, mixer=replace(layer.mixer, window=model.window if kind == WINDOWED else 0))
+        for layer, kind in zip(model.decoder.layers, kinds, strict=True)
+        if isinstance(layer.mixer, Attention)
+    )
+    parts = replace(model.decoder, layers=layers)
+    return model if parts == model.decoder else replace(model, parts=parts)
+
+
+def _stretched(model: Model, turning: Rope) -> Model:
+    """The model with RoPE as its file has it, where the model's numbers cannot say so."""
+    if turning.scaling is None or isinstance(turning.scaling, Llama3Scaling):
+        return model
+    layers = tuple(
+        replace(layer, mixer=replace(layer.mixer, rope=turning))
+        for layer in model.decoder.layers
+        if isinstance(layer.mixer, Attention)
+    )
+    return replace(model, parts=replace(model.decoder, layers=layers))
 
 
 def _kv_heads(config: Config, family: _Family, q_heads: int) -> int:
@@ -149,21 +213,28 @@ def _head_dim(config: Config, family: _Family, hidden: int, q_heads: int) -> int
 def _refuse_foreign(config: Config, family: _Family) -> None:
     """Raises ModelError where a known model_type stands over arithmetic that is not computed here."""
     kind, named, own = config.fields["model_type"], config.fields.get("architectures"), family.architecture
-
-    def refusal(name: str, supported: str) -> ModelError:
-        value = f"{config.fields[name]!r:.60}"
-        return ModelError(f"{config.path}: {name}={value} is not supported; supported{supported}")
-
     if named is not None and named != [own]:
-        raise refusal("architectures", f" for model_type {kind}: {own}")
-    code = config.fields.get("auto_map")
-    if code and not (isinstance(code, dict) and not any(str(key).startswith("AutoModel") for key in code)):
-        raise refusal("auto_map", ": models that Transformers computes itself, not code beside the weights")
+        raise _refusal(config, "architectures", f" for model_type {kind}: {own}")
+    _refuse_code(config)
     for name, (only, supported) in _ONLY.items():
         if config.fields.get(name) is not None and config.fields[name] != only:
-            raise refusal(name, f": {supported}")
+            raise _refusal(config, name, f": {supported}")
     if kind == "mistral" and config.flag("attention_bias"):
-        raise refusal("attention_bias", f" for model_type {kind}: attention without biases")
+        raise _refusal(config, "attention_bias", f" for model_type {kind}: attention without biases")
+
+
+def _refusal(config: Config, name: str, supported: str) -> ModelError:
+    value = f"{config.fields[name]!r:.60}"
+    return ModelError(f"{config.path}: {name}={value} is not supported; supported{supported}")
+
+
+def _refuse_code(config: Config) -> None:
+    """Raises ModelError where the model is a program in its folder. A tokenizer may be one."""
+    code = config.fields.get("auto_map")
+    if code and not (isinstance(code, dict) and not any(str(key).startswith("AutoModel") for key in code)):
+        raise _refusal(
+            config, "auto_map", ": models that Transformers computes itself, not code beside the weights"
+        )
 
 
 def _window(config: Config, family: _Family, layers: int) -> tuple[int, int]:
@@ -214,38 +285,6 @@ def _layer_types(config: Config, layers: int) -> list[str]:
                 "sliding_attention"
             )
     return kinds
-
-
-def _rope(config: Config) -> Config:
-    """The RoPE block under either of the names in use (`rope_parameters` since Transformers 5)."""
-    block: dict[str, Any] = {}
-    for name in ("rope_parameters", "rope_scaling"):
-        found = config.fields.get(name) or {}
-        if not isinstance(found, dict):
-            raise ModelError(f"{config.path}: RoPE settings {found!r:.60} are not a JSON object")
-        for key in found:
-            if key in block and block[key] != found[key]:
-                raise ModelError(
-                    f"{config.path}: rope_parameters and rope_scaling differ in {key}: keep one of them"
-                )
-        block |= found
-    return Config(config.path, block)
-
-
-def _rope_scaling(rope: Config) -> tuple[float, ...]:
-    """Llama 3's four numbers, or (). What a kind does not know is refused: Gemma has a block for each kind of layer."""
-    kind = rope.fields.get("rope_type", rope.fields.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise ModelError(
-            f"{rope.path}: RoPE scaling {kind!r:.60} is not supported; supported: default, llama3"
-        )
-    known = _ROPE_KEYS + (_LLAMA3_KEYS if kind == "llama3" else ())
-    for name, value in rope.fields.items():
-        if name not in known:
-            raise ModelError(
-                f"{rope.path}: RoPE setting {name}={value!r:.60} is not supported; {kind} has {', '.join(known)}"
-            )
-    return tuple(rope.real(name) for name in _LLAMA3_KEYS) if kind == "llama3" else ()
 
 
 def _content(folder: Path, fields: dict[str, Any]) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from membound.kernels.model import Model, ModelError
+from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.model_folder import read_folder
+from membound.kernels.published import SHAPES
 
 __all__ = ["MODELS", "Model", "ModelError", "get_model"]
 
@@ -37,6 +38,8 @@ MODELS = {
         Model("gpt-3-175b", 12288, 96, 96, 96, 128, 49152, 50257, tied=True, gated=False),
     )
 }
+DENSE = tuple(name for name, shape in SHAPES.items() if not shape.not_known and not shape.experts)
+"""Published models that are run too, from their parts."""
 
 
 def get_model(name: str) -> Model:
@@ -47,6 +50,8 @@ def get_model(name: str) -> Model:
     """
     if name in MODELS:
         return MODELS[name]
+    if name in SHAPES:
+        return model_of(SHAPES[name])
     try:
         is_folder = bool(name) and Path(name).is_dir()
     except (OSError, ValueError) as error:
@@ -54,4 +59,6 @@ def get_model(name: str) -> Model:
         raise ModelError(f"model folder {name[:60]!r} cannot be looked up: {why}") from None
     if is_folder:
         return read_folder(Path(name))
-    raise ModelError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or a folder with config.json")
+    raise ModelError(
+        f"unknown model {name!r}; known: {', '.join((*MODELS, *DENSE))}, or a folder with config.json"
+    )

@@ -6,8 +6,8 @@
 >>> round(model.stored_weights / 1e9, 1), round(model.token_weights / 1e9, 1)
 (46.7, 12.7)
 
-Equal layers are one object, and `Decoder.kinds` has one to three entries in every model that is known here. Nothing in
-this module is run: it counts. Formulas: docs/prediction.md.
+Equal layers are one object, and `Decoder.kinds` has one to three entries in every model that is known here. Beside what they
+hold, parts carry what is computed: that changes no count. `reference` and `forward` compute it. Formulas: docs/prediction.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, prod
+
+from membound.kernels.rope import Rope
+
+PLAIN_ROPE, ROPE_OF_NEIGHBOURS = Rope(), Rope(neighbours=True)
 
 Matrices = Mapping[str, tuple[int, int]]
 """Matrices by name as (n, k): n outputs of k inputs."""
@@ -26,8 +30,11 @@ class Attention:
     """Attention over keys and values of `kv_heads`, each shared by `q_heads / kv_heads` query heads.
 
     A token sees `window` tokens, itself included, or those since the last multiple of `chunk`; 0: all. `biases`: which of q, k,
-    v and o have one. `head_norm`: gains of the norms of queries and keys, ``head`` (one of `head_dim` for all heads), ``all`` (all
-    heads together) or none. `sinks`: a learned logit a query head.
+    v and o have one. `head_norm`: norms of queries and keys, ``head`` (one gain of `head_dim` for all heads), ``all`` (all heads
+    together), ``l2`` (no gain, and behind RoPE) or none. `sinks`: a learned logit a query head, in the denominator of softmax.
+
+    `rope`: None where positions are not told. `scale` of scores; 0: 1/√head_dim. `softcap`: scores s become cap·tanh(s / cap).
+    `temperature`: floor and slope of Llama 4's, ln(⌊(position + 1) / floor⌋ + 1) · slope + 1 times the query.
     """
 
     q_heads: int
@@ -38,6 +45,10 @@ class Attention:
     biases: str = ""
     head_norm: str = ""
     sinks: bool = False
+    rope: Rope | None = PLAIN_ROPE
+    scale: float = 0.0
+    softcap: float = 0.0
+    temperature: tuple[float, float] | None = None
 
     def matrices(self, hidden: int) -> Matrices:
         """The four products."""
@@ -46,9 +57,15 @@ class Attention:
 
     def vectors(self, hidden: int) -> int:
         """Numbers of biases, norms' gains and sinks."""
+        return sum(self.vector_widths(hidden).values())
+
+    def vector_widths(self, hidden: int) -> Mapping[str, int]:
+        """The same by name: q_norm and k_norm, q_bias and so on, sinks."""
         widths = {name: n for name, (n, _) in self.matrices(hidden).items()}
-        gains = {"": 0, "head": 2 * self.head_dim, "all": widths["q"] + widths["k"]}[self.head_norm]
-        return gains + sum(widths[name] for name in self.biases) + self.q_heads * self.sinks
+        normed = {"head": (self.head_dim,) * 2, "all": (widths["q"], widths["k"])}.get(self.head_norm, ())
+        gains = dict(zip(("q_norm", "k_norm"), normed, strict=False))
+        sinks = {"sinks": self.q_heads} if self.sinks else {}
+        return gains | {f"{name}_bias": widths[name] for name in self.biases} | sinks
 
     @property
     def token_numbers(self) -> int:
@@ -79,7 +96,8 @@ class Attention:
 class Latent:
     """DeepSeek's latent attention: one cached row of `kv_rank + rope_dim` numbers a token, for all heads (arXiv 2405.04434).
 
-    q_rank: 0 where queries come straight from the hidden state. `biases`: of the two products that go down and of o.
+    q_rank: 0 where queries come straight from the hidden state. `biases`: of the two products that go down and of o. `scale` of
+    scores; 0: 1/√(nope_dim + rope_dim).
     """
 
     q_heads: int
@@ -89,6 +107,8 @@ class Latent:
     rope_dim: int = 64
     value_dim: int = 128
     biases: bool = False
+    rope: Rope = ROPE_OF_NEIGHBOURS
+    scale: float = 0.0
 
     def matrices(self, hidden: int) -> Matrices:
         """The products; those that read the cache are as large absorbed as they are stored."""
@@ -104,8 +124,16 @@ class Latent:
 
     def vectors(self, hidden: int) -> int:
         """Numbers of norms' gains and biases."""
-        biases = self.q_rank + self.kv_rank + self.rope_dim + hidden
-        return self.q_rank + self.kv_rank + self.biases * biases
+        return sum(self.vector_widths(hidden).values())
+
+    def vector_widths(self, hidden: int) -> Mapping[str, int]:
+        """The same by name: gains of q_norm and kv_norm, biases of the products that go down and of o."""
+        ranks = {"q_norm": self.q_rank} if self.q_rank else {}
+        gains = ranks | {"kv_norm": self.kv_rank}
+        if not self.biases:
+            return gains
+        down = {"q_down_bias": self.q_rank} if self.q_rank else {}
+        return gains | down | {"kv_down_bias": self.kv_rank + self.rope_dim, "o_bias": hidden}
 
     @property
     def token_numbers(self) -> int:
@@ -128,11 +156,15 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """Two products, or three where one gates another."""
+    """Two products, or three where one gates another.
+
+    `activation`: silu, gelu, gelu_tanh (its approximation by tanh), relu2 (squared), or gpt-oss' clamped.
+    """
 
     width: int
     gated: bool = True
     bias: bool = False
+    activation: str = "silu"
 
     def matrices(self, hidden: int) -> Matrices:
         """The products."""
@@ -141,22 +173,52 @@ class Mlp:
 
     def vectors(self, hidden: int) -> int:
         """Numbers of biases."""
-        return self.bias * ((1 + self.gated) * self.width + hidden)
+        return sum(self.vector_widths(hidden).values())
+
+    def vector_widths(self, hidden: int) -> Mapping[str, int]:
+        """The same by name: gate_bias and so on."""
+        widths = {name: n for name, (n, _) in self.matrices(hidden).items()}
+        return {f"{name}_bias": n for name, n in widths.items()} if self.bias else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """How experts are chosen and weighted: the largest `score` (softmax or sigmoid) of x times the router's matrix.
+
+    `bias` is added before, `correction` for the choice alone (DeepSeek-V3). `groups`: only the experts of the best
+    `groups_chosen` of so many groups are looked at, by the two best of each (`group_best`=2) or the best one. `normalised`: the
+    weights of those chosen add up to 1; `factor` times them then. `on_input`: they multiply x, not what comes out (Llama 4).
+    """
+
+    score: str = "softmax"
+    normalised: bool = True
+    bias: bool = False
+    correction: bool = False
+    groups: int = 1
+    groups_chosen: int = 1
+    group_best: int = 2
+    factor: float = 1.0
+    on_input: bool = False
+
+    @property
+    def vectors(self) -> int:
+        """Numbers an expert besides the matrix."""
+        return self.bias + self.correction
+
+
+PLAIN_ROUTER = Router()
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """`count` MLPs of which a router chooses `chosen` for each token, besides one that every token takes.
-
-    `router_vectors`: numbers an expert that the router has besides its matrix (a bias, a correction of the choice).
-    """
+    """`count` MLPs of which a router chooses `chosen` for each token, besides one that every token takes."""
 
     count: int
     chosen: int
     expert: Mlp
     shared: Mlp | None = None
     shared_gate: bool = False
-    router_vectors: int = 0
+    router: Router = PLAIN_ROUTER
 
     def distinct(self, tokens: float) -> float:
         """Experts that are read for `tokens` tokens where each is as likely as any other: E(1 − (1 − k/E)^T)."""
@@ -170,17 +232,28 @@ class Experts:
     def vectors(self, hidden: int) -> int:
         """Numbers of biases, of all experts, and of the shared MLP's gate."""
         shared = self.shared.vectors(hidden) if self.shared else 0
-        experts = self.count * (self.expert.vectors(hidden) + self.router_vectors)
+        experts = self.count * (self.expert.vectors(hidden) + self.router.vectors)
         return experts + shared + self.shared_gate * hidden
+
+
+NORMS = {
+    "before": ("attention_norm", "mlp_norm"),
+    "after": ("attention_out_norm", "mlp_out_norm"),
+    "both": ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm"),
+    "parallel": ("attention_norm",),
+}
+"""Where norms of the width of the model stand: on what goes into attention and MLP, on what comes out (OLMo 2), on both
+(Gemma, GLM-4), or one for both halves, which start from the same x (Cohere)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Attention and an MLP or experts. `norms`: how many norms of the width of the model, each a gain."""
+    """Attention and an MLP or experts. `norms` as in `NORMS`; `residual`: what comes out of each half is multiplied by it (Granite)."""
 
     mixer: Attention | Latent
     mlp: Mlp | Experts
-    norms: int = 2
+    norms: str = "before"
+    residual: float = 1.0
 
     def streamed(self, hidden: int, tokens: float) -> float:
         """Numbers of the matrices that a pass over `tokens` tokens reads; infinitely many read all experts."""
@@ -197,7 +270,9 @@ class Decoder:
 
     `tied`: the LM head is the embedding table. `norm_vectors`: numbers a column that a norm has: 1 gain, 2 with a bias, 0 without
     either. `head_bias`: of the LM head. `folder`: where config.json lies; '' for a built-in one. `left_out`: what else it holds, in
-    words.
+    words. `norm`: rms or layer, with `eps` in it. The embedding is multiplied by `embedding_gain`, the logits l by `logit_gain`;
+    they become cap·tanh(l / cap) with `logit_softcap`. `family`: its model_type. `not_known`: what of its arithmetic is not
+    known here, in words; '' where all is.
     """
 
     name: str
@@ -209,6 +284,13 @@ class Decoder:
     head_bias: bool = False
     folder: str = ""
     left_out: str = ""
+    norm: str = "rms"
+    eps: float = 1e-5
+    embedding_gain: float = 1.0
+    logit_gain: float = 1.0
+    logit_softcap: float = 0.0
+    family: str = ""
+    not_known: str = ""
     kinds: Mapping[Layer, int] = field(init=False, repr=False, compare=False)
     """The layers that differ, with how many there are of each."""
 
@@ -244,9 +326,25 @@ class Decoder:
             count * (layer.mixer.vectors(self.hidden) + layer.mlp.vectors(self.hidden))
             for layer, count in self.kinds.items()
         )
-        norms = 1 + sum(count * layer.norms for layer, count in self.kinds.items())
+        norms = 1 + sum(count * len(NORMS[layer.norms]) for layer, count in self.kinds.items())
         head = self.vocab * self.head_bias
         return round(self.stored_weights) + each + norms * self.hidden * self.norm_vectors + head
+
+    def vector_widths(self, layer: Layer) -> Mapping[str, int]:
+        """Norms, biases and sinks of a layer by name with their widths, but those of experts.
+
+        A norm that has a bias is followed by it: attention_norm, attention_norm_bias.
+        """
+        norms: dict[str, int] = {}
+        for name in NORMS[layer.norms]:
+            norms |= dict.fromkeys((name, f"{name}_bias")[: self.norm_vectors], self.hidden)
+        mlp = layer.mlp.vector_widths(self.hidden) if isinstance(layer.mlp, Mlp) else {}
+        return {**layer.mixer.vector_widths(self.hidden), **norms, **mlp}
+
+    @property
+    def least_layers(self) -> int:
+        """The first layers that hold each kind."""
+        return max(self.layers.index(kind) for kind in self.kinds) + 1
 
     def cached_numbers(self, context: int) -> int:
         """Numbers of the cache of a sequence that a step at `context` reads and writes: those that it sees, and its own."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
@@ -25,21 +24,17 @@ import numpy as np
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.reference import (
     F64,
-    append,
-    causal_attention,
-    finish_layer,
+    Hold,
     logits,
     prefill,
-    project,
-    store_cache,
+    run_tokens,
 )
+from membound.kernels.stored_cache import append
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.layers import I64
 from membound.kernels.work import Prefill, Step
 
 Caches = list[KVCache]
-Hold = Callable[[int, KVCache], KVCache]
-"""(layer, keys and values of the tokens at hand) -> all that these tokens may see."""
 
 ARRAYS = ("k", "v", "k_scales", "v_scales")
 
@@ -106,14 +101,8 @@ def _compute(inputs: ModelInputs) -> Caches:
 
 def _run(inputs: ModelInputs, tokens: I64, first: int, hold: Hold) -> F64:
     """Tokens [batch, n] at positions first..first+n-1 through all layers: hidden states [batch·n, hidden]."""
-    x = inputs.source.embedding(tokens.reshape(-1)).astype(np.float64)
-    positions = np.arange(first, first + tokens.shape[1])
-    for index in range(inputs.model.layers):
-        layer = inputs.layer(index)
-        q, k, v = project(inputs, layer, x, positions)
-        cache = hold(index, store_cache(k, v, inputs.work.kv))
-        x = finish_layer(inputs, layer, x, causal_attention(q, cache, first))
-    return x
+    x = inputs.embedded(tokens).astype(np.float64)
+    return run_tokens(inputs, x, np.arange(first, first + tokens.shape[1]), hold)
 
 
 def _read(path: Path, inputs: ModelInputs) -> Caches | None:

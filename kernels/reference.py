@@ -12,21 +12,39 @@ Weights are widened a few thousand rows at a time, so that memory stays near tha
 
 from __future__ import annotations
 
-from math import inf, pi, sqrt
+from collections.abc import Callable
+from functools import partial
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from membound.kernels.forward import (
+    feed_forward,
+    hidden_pairs,
+    latent_heads,
+    latent_output,
+    layer_norm,
+    mixture,
+    rms_norm,
+    softcapped,
+    softmax,
+    temperatures,
+)
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.model import Model
-from membound.kernels.weights import fp8
-from membound.kernels.weights.formats import KVCache, Weight, dequantize, from_bf16, to_bf16
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
+from membound.kernels.rope import Rope, turn
+from membound.kernels.stored_cache import append, last_tokens, store_cache, widened
+from membound.kernels.weights.formats import KVCache, Weight, dequantize
 from membound.kernels.weights.layers import LayerWeights
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 F64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
+Hold = Callable[[int, KVCache], KVCache]
+"""(layer, keys and values of the tokens at hand) -> all that these tokens may see."""
 
 CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
 QUERY_BLOCK = 256
@@ -104,104 +122,40 @@ def _widen(weight: Weight, rows: slice) -> F64:
     return dequantize(weight, rows).astype(np.float64)
 
 
-def rms_norm(x: F64, gain: Floats, eps: float) -> F64:
-    """x / sqrt(mean(x²) + eps) · gain over the last axis (arXiv 1910.07467)."""
-    normed: F64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * gain
-    return normed
-
-
 def rope_frequencies(model: Model) -> F64:
-    """Angle per position of each pair, [head_dim / 2]: theta^(-2i/d), scaled as Llama 3 does where set.
+    """Angle per position of each pair, [head_dim / 2], of a model as Llama is; scaled as Llama 3 does where set."""
+    mixer = model.decoder.layers[0].mixer
+    if not isinstance(mixer, Attention) or mixer.rope is None:
+        raise AssertionError("no RoPE")
+    return mixer.rope.frequencies(mixer.head_dim, 1)
 
-    Source: arXiv 2104.09864; the scaling is `_compute_llama3_parameters` of Hugging Face Transformers:
-    wavelengths above original/low are stretched by `factor`, those below original/high kept, those
-    between interpolated.
+
+def rope(x: F64, positions: npt.NDArray[Any], turning: Rope, length: int) -> F64:
+    """Rotate x [..., T, D] by its position [T] in a sequence of `length` tokens."""
+    return turn(x, *turning.table(positions, x.shape[-1], length), turning.neighbours)
+
+
+def decode_attention(
+    q: Floats, cache: KVCache, power: int = 1, softcap: float = 0.0, sinks: Floats | None = None
+) -> F64:
+    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv). Power as in `linear`.
+
+    `softcap` and `sinks` [Hq] as in `Attention`.
     """
-    frequencies: F64 = model.rope_theta ** (-np.arange(0, model.head_dim, 2) / model.head_dim)
-    if not model.rope_scaling:
-        return frequencies
-    factor, low, high, original = model.rope_scaling
-    turns = original * frequencies / (2 * pi)
-    keep = np.clip((turns - low) / (high - low), 0, 1)
-    return frequencies * (keep + (1 - keep) / factor)
-
-
-def rope(x: F64, positions: npt.NDArray[Any], frequencies: F64) -> F64:
-    """Rotate x [..., T, D] by its position [T]; element i pairs with i + D/2 (the NeoX layout)."""
-    angles = positions[:, None] * frequencies
-    cos, sin = np.cos(angles), np.sin(angles)
-    first, second = np.split(x, 2, axis=-1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def store_cache(k: F64, v: F64, kv: str) -> KVCache:
-    """Keys and values [B, Hkv, T, D] as the cache keeps them: rounded to nearest even, or int8 a token and head."""
-    (ks, k_scales), (vs, v_scales) = _store(k.astype(np.float32), kv), _store(v.astype(np.float32), kv)
-    return KVCache(kv, ks, vs, k_scales, v_scales)
-
-
-def _store(
-    values: npt.NDArray[np.float32], kv: str
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:
-    if kv == "f32":
-        return values, None
-    if kv == "bf16":
-        return to_bf16(values), None
-    if kv == "f16":
-        return values.astype(np.float16), None
-    if kv == "fp8":
-        return fp8.encode(values), None
-    scales = np.abs(values).max(-1) / np.float32(127)
-    q = np.rint(values / np.where(scales > 0, scales, np.float32(1))[..., None])
-    return q.astype(np.int8), scales
-
-
-def append(cache: KVCache, new: KVCache) -> KVCache:
-    """The cache with the tokens of `new` behind its own."""
-
-    def join(old: Any, more: Any) -> Any:
-        return None if old is None else np.concatenate([old, more], axis=2)
-
-    return KVCache(
-        cache.format,
-        join(cache.k, new.k),
-        join(cache.v, new.v),
-        join(cache.k_scales, new.k_scales),
-        join(cache.v_scales, new.v_scales),
-    )
-
-
-def _head(cache: KVCache, batch: int, head: int) -> tuple[F64, F64]:
-    """K and V [T, D] of one sequence and KV head."""
-
-    def widen(values: Any, scales: Any) -> F64:
-        one = values[batch, head]
-        if cache.format == "bf16":
-            one = from_bf16(one)
-        elif cache.format == "fp8":
-            one = fp8.decode(one)
-        wide: F64 = one.astype(np.float64)
-        return wide if scales is None else wide * scales[batch, head, :, None].astype(np.float64)
-
-    return widen(cache.k, cache.k_scales), widen(cache.v, cache.v_scales)
-
-
-def _softmax(scores: F64) -> F64:
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    normed: F64 = weights / weights.sum(-1, keepdims=True)
-    return normed
-
-
-def decode_attention(q: Floats, cache: KVCache, power: int = 1) -> F64:
-    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv). Power as in `linear`."""
     batch, q_heads, head_dim = q.shape
     kv_heads = cache.k.shape[1]
     grouped = q.astype(np.float64).reshape(batch, kv_heads, q_heads // kv_heads, head_dim)
-    out = np.empty_like(grouped)
+    out = np.empty((*grouped.shape[:-1], cache.v.shape[-1]))
     for b, h in np.ndindex(batch, kv_heads):
-        k, v = _head(cache, b, h)
-        out[b, h] = _softmax(grouped[b, h] @ k.T / sqrt(head_dim)) ** power @ v**power
-    return out.reshape(q.shape)
+        k, v = widened(cache, b, h)
+        scores = softcapped(grouped[b, h] @ k.T / sqrt(head_dim), softcap)
+        out[b, h] = softmax(scores, _of_group(sinks, kv_heads, h)) ** power @ v**power
+    return out.reshape(batch, q_heads, -1)
+
+
+def _of_group(sinks: Floats | None, kv_heads: int, head: int) -> F64 | None:
+    """The sinks of a KV head's queries, [group, 1]."""
+    return None if sinks is None else sinks.astype(np.float64).reshape(kv_heads, -1)[head][:, None]
 
 
 def latent_attention(q: Floats, cache: KVCache) -> F64:
@@ -212,26 +166,34 @@ def latent_attention(q: Floats, cache: KVCache) -> F64:
     """
     y = np.empty((*q.shape[:2], cache.v.shape[-1]))
     for b in range(len(q)):
-        k, v = _head(cache, b, 0)
-        y[b] = _softmax(q[b].astype(np.float64) @ k.T / sqrt(LATENT_HEAD_DIM)) @ v
+        k, v = widened(cache, b, 0)
+        y[b] = softmax(q[b].astype(np.float64) @ k.T / sqrt(LATENT_HEAD_DIM)) @ v
     return y
 
 
-def causal_attention(q: F64, cache: KVCache, first: int = 0) -> F64:
-    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own."""
+def causal_attention(
+    q: F64,
+    cache: KVCache,
+    first: int = 0,
+    mixer: Attention | Latent | None = None,
+    sinks: Floats | None = None,
+) -> F64:
+    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own, as `mixer` lets it."""
     batch, q_heads, tokens, head_dim = q.shape
     kv_heads = cache.k.shape[1]
+    softcap = mixer.softcap if isinstance(mixer, Attention) else 0.0
     grouped = q.reshape(batch, kv_heads, q_heads // kv_heads, tokens, head_dim)
-    out = np.empty_like(grouped)
+    out = np.empty((*grouped.shape[:-1], cache.v.shape[-1]))
     for b, h in np.ndindex(batch, kv_heads):
-        k, v = _head(cache, b, h)
+        k, v = widened(cache, b, h)
+        sink = _of_group(sinks, kv_heads, h)
         for start in range(0, tokens, QUERY_BLOCK):
             end = min(start + QUERY_BLOCK, tokens)
             seen = first + end
-            scores = grouped[b, h, :, start:end] @ k[:seen].T / sqrt(head_dim)
-            scores[:, np.arange(seen) > first + np.arange(start, end)[:, None]] = -inf
-            out[b, h, :, start:end] = _softmax(scores) @ v[:seen]
-    return out.reshape(q.shape)
+            scores = softcapped(grouped[b, h, :, start:end] @ k[:seen].T / sqrt(head_dim), softcap)
+            scores[:, hidden_pairs(mixer or Latent(1, 0), first + start, first + end, seen)] = -inf
+            out[b, h, :, start:end] = softmax(scores, None if sink is None else sink[..., None]) @ v[:seen]
+    return out.reshape(batch, q_heads, tokens, -1)
 
 
 def step(inputs: ModelInputs) -> F64:
@@ -240,82 +202,133 @@ def step(inputs: ModelInputs) -> F64:
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
     positions = np.array([work.context])
-    for index in range(inputs.model.layers):
-        layer = inputs.layer(index)
-        q, k, v = project(inputs, layer, x, positions)
+    for index, kind in enumerate(inputs.model.decoder.layers):
+        layer, mixer = inputs.layer(index), kind.mixer
+        if not isinstance(mixer, Attention):
+            raise AssertionError("no step of latent attention yet")
+        q, k, v = project(inputs, kind, layer, x, positions)
         cache = append(inputs.cache(index), store_cache(k, v, work.kv))
-        x = finish_layer(inputs, layer, x, decode_attention(q[:, :, 0], cache)[:, :, None])
+        seen = last_tokens(cache, mixer.seen(work.context) + 1)
+        attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))
+        x = finish_layer(inputs, kind, layer, x, attended[:, :, None])
     return logits(inputs, x)
+
+
+def _bends(mixer: Attention, layer: LayerWeights) -> dict[str, Any]:
+    """What bends the scores of a decode step, where a model has it."""
+    cap = {"softcap": mixer.softcap} if mixer.softcap else {}
+    return cap | ({"sinks": layer.vectors["sinks"]} if mixer.sinks else {})
 
 
 def prefill(inputs: ModelInputs) -> F64:
     """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
     work, x = inputs.work, inputs.x.astype(np.float64)
-    if not isinstance(work, Prefill):
-        raise AssertionError(f"{type(work).__name__} is no Prefill")
-    positions = np.arange(work.tokens)
-    for index in range(inputs.model.layers):
-        layer = inputs.layer(index)
-        q, k, v = project(inputs, layer, x, positions)
-        x = finish_layer(inputs, layer, x, causal_attention(q, store_cache(k, v, work.kv)))
+    if isinstance(work, Step):
+        raise AssertionError("a Step is no prompt")
+    x = run_tokens(inputs, x, np.arange(work.tokens), lambda index, new: new)
     return logits(inputs, x[work.tokens - 1 :: work.tokens])
 
 
+def run_tokens(inputs: ModelInputs, x: F64, positions: npt.NDArray[Any], hold: Hold) -> F64:
+    """x [B·T, hidden] at `positions` [T], which follow each other, through all layers."""
+    for index, kind in enumerate(inputs.model.decoder.layers):
+        layer = inputs.layer(index)
+        q, k, v = project(inputs, kind, layer, x, positions)
+        cache = hold(index, store_cache(k, v, inputs.work.kv))
+        attended = causal_attention(q, cache, int(positions[0]), kind.mixer, layer.vectors.get("sinks"))
+        x = finish_layer(inputs, kind, layer, x, attended)
+    return x
+
+
+def length_of(inputs: ModelInputs) -> int:
+    """Tokens of a sequence in all, which some kinds of RoPE go by."""
+    return inputs.work.context + 1 if isinstance(inputs.work, Step) else inputs.work.tokens
+
+
 def project(
-    inputs: ModelInputs, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
+    inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
 ) -> tuple[F64, F64, F64]:
-    """q [B, Hq, T, D], k and v [B, Hkv, T, D] of x [B·T, hidden]: norm, matmul, bias, head norm, RoPE."""
-    model, act = inputs.model, inputs.work.act
-    normed = rms_norm(x, layer.attention_norm, model.norm_eps)
-    frequencies = rope_frequencies(model)
+    """q [B, Hq, T, D], k and v [B, Hkv, T, D] of x [B·T, hidden]: norm, matmul, bias, head norm, RoPE.
 
-    def heads(name: str, bias: Floats | None, gain: Floats | None, rotate: bool) -> F64:
+    Queries are longer where the scale of their scores is not 1/√D. For latent attention k are the rows that are cached, v their
+    beginnings.
+    """
+    decoder, act, mixer, length = inputs.model.decoder, inputs.work.act, kind.mixer, length_of(inputs)
+    normed = norm(decoder, layer, "attention_norm", x)
+    if isinstance(mixer, Latent):
+        product = partial(_product, layer, act)
+        q, rows = latent_heads(normed, mixer, positions, length, product, layer.vectors)
+        return q, rows, rows[..., : mixer.kv_rank]
+
+    def heads(name: str, turning: Rope | None) -> F64:
         y = linear(normed, layer.matrices[name], act)
-        if bias is not None:
-            y += bias
-        y = y.reshape(-1, len(positions), y.shape[1] // model.head_dim, model.head_dim)
-        if gain is not None:
-            y = rms_norm(y, gain, model.norm_eps)
+        if name in mixer.biases:
+            y += layer.vectors[f"{name}_bias"]
+        gain = layer.vectors.get(f"{name}_norm")
+        if gain is not None and mixer.head_norm == "all":
+            y = rms_norm(y, gain, decoder.eps)
+        y = y.reshape(-1, len(positions), y.shape[1] // mixer.head_dim, mixer.head_dim)
+        if gain is not None and mixer.head_norm == "head":
+            y = rms_norm(y, gain, decoder.eps)
         y = y.transpose(0, 2, 1, 3)
-        return rope(y, positions, frequencies) if rotate else y
+        if turning is not None:
+            y = rope(y, positions, turning, length)
+        return rms_norm(y, 1.0, decoder.eps) if mixer.head_norm == "l2" and name != "v" else y
 
-    return (
-        heads("q", layer.q_bias, layer.q_norm, True),
-        heads("k", layer.k_bias, layer.k_norm, True),
-        heads("v", layer.v_bias, None, False),
-    )
+    q = heads("q", mixer.rope)
+    if mixer.scale:
+        q = q * (mixer.scale * sqrt(mixer.head_dim))
+    if mixer.temperature:
+        q = q * temperatures(mixer, positions)[:, None]
+    return q, heads("k", mixer.rope), heads("v", None)
 
 
-def finish_layer(inputs: ModelInputs, layer: LayerWeights, x: F64, attention: F64) -> F64:
-    """Output projection, residual, norm, MLP, residual; attention is [B, Hq, T, D]."""
-    model, act, matrices = inputs.model, inputs.work.act, layer.matrices
-    merged = attention.transpose(0, 2, 1, 3).reshape(len(x), model.q_dim)
-    x = x + linear(merged, matrices["o"], act)
-    normed = rms_norm(x, layer.mlp_norm, model.norm_eps)
-    up = linear(normed, matrices["up"], act)
-    if model.gated:
-        hidden = silu(linear(normed, matrices["gate"], act)) * up
+def finish_layer(inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, attention: F64) -> F64:
+    """Output projection, residual, norm, MLP or experts, residual; attention is [B, Hq, T, D]."""
+    decoder, product, vectors = inputs.model.decoder, partial(_product, layer, inputs.work.act), layer.vectors
+    if isinstance(kind.mixer, Latent):
+        y = latent_output(attention, kind.mixer, product, vectors)
     else:
-        hidden = gelu(up)
-    return x + linear(hidden, matrices["down"], act)
+        y = product("o", attention.transpose(0, 2, 1, 3).reshape(len(x), -1))
+        y = y + vectors["o_bias"] if "o" in kind.mixer.biases else y
+    x = _add(x, kind, norm(decoder, layer, "attention_out_norm", y))
+    normed = norm(decoder, layer, "mlp_norm", x)
+    if isinstance(kind.mlp, Experts):
+        y = mixture(normed, kind.mlp, product, vectors)
+    else:
+        y = feed_forward(normed, kind.mlp, product, vectors)
+    return _add(x, kind, norm(decoder, layer, "mlp_out_norm", y))
+
+
+def _product(layer: LayerWeights, act: str, name: str, x: F64) -> F64:
+    return linear(x, layer.matrices[name], act)
+
+
+def _add(x: F64, kind: Layer, y: F64) -> F64:
+    return x + y if kind.residual == 1 else x + kind.residual * y
+
+
+def norm(decoder: Decoder, layer: LayerWeights, name: str, x: F64) -> F64:
+    """x under the norm of that name; x itself in a layer without one."""
+    if name not in layer.vectors:
+        return x
+    return _normed(decoder, x, layer.vectors[name], layer.vectors.get(f"{name}_bias"))
+
+
+def _normed(decoder: Decoder, x: F64, gain: Floats, bias: Floats | None) -> F64:
+    if decoder.norm == "layer":
+        return layer_norm(x, gain, bias, decoder.eps)
+    return rms_norm(x, gain, decoder.eps)
 
 
 def logits(inputs: ModelInputs, x: F64) -> F64:
     """[rows, vocab] of hidden states [rows, hidden]: the final norm and the LM head."""
-    normed = rms_norm(x, inputs.final_norm(), inputs.model.norm_eps)
-    return linear(normed, inputs.lm_head(), inputs.work.act)
-
-
-def silu(x: F64) -> F64:
-    """x · sigmoid(x), written with tanh so that no exponent overflows."""
-    y: F64 = x * (1 + np.tanh(x / 2)) / 2
-    return y
-
-
-def gelu(x: F64) -> F64:
-    """The tanh approximation of GELU (arXiv 1606.08415)."""
-    y: F64 = x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2
-    return y
+    decoder = inputs.model.decoder
+    normed = _normed(
+        decoder, x, inputs.final_norm(), inputs.source.final_bias() if decoder.norm_vectors > 1 else None
+    )
+    y = linear(normed, inputs.lm_head(), inputs.work.act)
+    return softcapped(y if decoder.logit_gain == 1 else y * decoder.logit_gain, decoder.logit_softcap)
 
 
 # Largest relative errors of correct arithmetic. Measured: this module against itself with activations

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -67,10 +68,17 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
     count = work.tokens if isinstance(work, Prefill) else work.context + 1
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
     seen = tokens if isinstance(work, Prefill) else tokens[:, -1]
-    x = source.embedding(seen.reshape(-1))
-    return ModelInputs(
-        work, work.shape, seed, x, source, tokens=tokens, folder=folder, prompt_caches=held_caches
+    inputs = ModelInputs(
+        work,
+        work.shape,
+        seed,
+        np.empty(0, np.float32),
+        source,
+        tokens=tokens,
+        folder=folder,
+        prompt_caches=held_caches,
     )
+    return replace(inputs, x=inputs.embedded(seen))
 
 
 def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:

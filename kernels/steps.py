@@ -8,8 +8,9 @@ Bytes and FLOPs are the sums over the bill.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from membound.kernels.model import Model, ModelError
@@ -88,17 +89,27 @@ class Step:
     def operations(self) -> tuple[Operation, ...]:
         """The step's bill, an operation a line."""
         model = self.shape
-        attention = DecodeAttention(
-            self.context, model.q_heads, model.kv_heads, model.head_dim, self.batch, self.kv
-        )
         values, scales = kv_token_bytes(self.kv, model.kv_heads, model.head_dim)
         append = Traffic(kv_written_bytes=self.batch * (values + scales))
-        new_token_flops = 4 * self.batch * model.q_heads * model.head_dim
         return (
             *_linears(self, self.batch),
-            Operation("attention", model.layers, attention.traffic, attention.flops + new_token_flops),
+            *self._attention(),
             Operation("cache append", model.layers, append, 0),
         )
+
+    def _attention(self) -> Iterator[Operation]:
+        """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token."""
+        model, seen = self.shape, Counter[int]()
+        for layer, count in model.decoder.kinds.items():
+            seen[layer.mixer.seen(self.context)] += count
+        for tokens, count in seen.items():
+            name = "attention" if tokens == self.context else f"attention to {tokens} tokens"
+            one = DecodeAttention(
+                max(tokens, 1), model.q_heads, model.kv_heads, model.head_dim, self.batch, self.kv
+            )
+            new_token_flops = 4 * self.batch * model.q_heads * model.head_dim
+            traffic = one.traffic if tokens else replace(one.traffic, kv_read_bytes=0, scales_bytes=0)
+            yield Operation(name, count, traffic, (one.flops if tokens else 0) + new_token_flops)
 
     @property
     def flops(self) -> int:
@@ -112,8 +123,11 @@ class Step:
 
     @property
     def footprint_bytes(self) -> int:
-        """Memory one input set takes."""
-        return self.traffic.total_bytes
+        """Memory one input set takes: also the part of a cache that lies before a window."""
+        kinds = self.shape.decoder.kinds.items()
+        unread = sum(count * (self.context - layer.mixer.seen(self.context)) for layer, count in kinds)
+        token = sum(kv_token_bytes(self.kv, self.shape.kv_heads, self.shape.head_dim))
+        return self.traffic.total_bytes + self.batch * unread * token
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +181,22 @@ class Prefill:
             activations_read_bytes=q_bytes,
             activations_written_bytes=q_bytes,
         )
-        pairs = self.batch * self.tokens * (self.tokens + 1) // 2
+        pair_flops = 4 * self.batch * model.q_heads * model.head_dim
+        pairs = Counter[int]()
+        for layer, count in model.decoder.kinds.items():
+            pairs[layer.mixer.pairs(self.tokens)] += count
+        every = self.tokens * (self.tokens + 1) // 2
         return (
             *_linears(self, tokens),
-            Operation("attention", model.layers, attention, 4 * pairs * model.q_heads * model.head_dim),
+            *(
+                Operation(
+                    "attention" if seen == every else f"attention of {seen} pairs",
+                    count,
+                    attention,
+                    seen * pair_flops,
+                )
+                for seen, count in pairs.items()
+            ),
         )
 
     @property
@@ -200,18 +226,18 @@ def _check_model(work: Step | Prefill) -> None:
         raise SpecError(
             f"{work.kind}: layers={work.layers!r} must be from 1 to {model.layers} for {work.model} (0: all)"
         )
+    least = model.decoder.least_layers
+    if 0 < work.layers < least:
+        raise SpecError(
+            f"{work.kind}: {work.model} has {len(model.decoder.kinds)} kinds of layers; layers={work.layers} must be {least} at "
+            "least, so that each occurs"
+        )
     if work.content and work.content != model.content:
         now = f"is {model.content} now: it changed since" if model.folder else "is built in and has none"
         raise SpecError(f"{work.kind}: content={work.content} was asked for, and {work.model} {now}")
     model = model.with_layers(work.layers)
     object.__setattr__(work, "content", model.content)
     object.__setattr__(work, "_model", model)
-    tokens = work.context + 1 if isinstance(work, Step) else work.tokens
-    if model.window and tokens > model.window:
-        raise SpecError(
-            f"{work.kind}: {work.model} has layers that see {model.window} tokens only (sliding window{_silent(model)}), "
-            f"which are not implemented; up to there they are like others, and {tokens} tokens were asked for"
-        )
     group = FORMATS[work.weight].group
     for name in ("hidden", "intermediate", "q_dim"):
         if group and getattr(model, name) % group:
@@ -221,22 +247,19 @@ def _check_model(work: Step | Prefill) -> None:
             )
 
 
-def _silent(model: Model) -> str:
-    """Where the window comes from, if not from the file."""
-    assumed = any(text.startswith("sliding_window=") for text in model.assumed)
-    return "; config.json has no sliding_window, and Transformers assumes that" if assumed else ""
-
-
 def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:
     """The matmuls and norms shared by a step and a prompt; the LM head sees one row a sequence."""
     model = work.shape
     for name, (n, k) in model.layer_matrices.items():
         linear = Linear(n, k, rows, work.weight, work.act)
         yield Operation(name, model.layers, linear.traffic, linear.flops)
-    norms = 2 * model.hidden + (2 * model.head_dim if model.qk_norm else 0)
-    bias = model.q_dim + 2 * model.kv_dim if model.qkv_bias else 0
-    yield Operation("norms and biases", model.layers, Traffic(weights_bytes=4 * (norms + bias)), 0)
-    yield Operation("final norm", 1, Traffic(weights_bytes=4 * model.hidden), 0)
+    decoder, small = model.decoder, Counter[int]()
+    for layer, count in decoder.kinds.items():
+        small[4 * sum(decoder.vector_widths(layer).values())] += count
+    for size, count in small.items():
+        yield Operation("norms and biases", count, Traffic(weights_bytes=size), 0)
+    final = 4 * decoder.norm_vectors * model.hidden
+    yield Operation("final norm", 1, Traffic(weights_bytes=final), 0)
     head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
     yield Operation("lm_head", 1, head.traffic, head.flops)
 

@@ -6,14 +6,15 @@ PosixPath('model.gguf')
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from membound.kernels.features import missing
 from membound.kernels.inputs import ModelInputs, Weight
 from membound.kernels.reference import rope_frequencies
+from membound.kernels.rope import Rope
 from membound.kernels.tokenizer import CHAT, SPECIAL, byte_pairs
 from membound.kernels.work import Prefill, Step
 
@@ -38,6 +39,8 @@ def model_refusal(work: Step | Prefill) -> str | None:
         return f"weight and kv must be one of {', '.join(FORMATS)}"
     if model.qkv_bias or model.qk_norm or not model.gated:
         return "only models of the architecture llama"
+    if reason := missing(work):
+        return f"the architecture llama: {reason}"
     return None
 
 
@@ -98,7 +101,7 @@ def _add_tensors(file: Any, inputs: ModelInputs) -> None:
     file.add_tensor("output_norm.weight", inputs.final_norm())
     _add_matrix(file, "output", inputs.lm_head())
     if model.rope_scaling:
-        plain = rope_frequencies(replace(model, rope_scaling=()))
+        plain = Rope(model.rope_theta).frequencies(model.head_dim, 1)
         file.add_tensor("rope_freqs.weight", (plain / rope_frequencies(model)).astype(np.float32))
     for index in range(model.layers):
         layer = inputs.layer(index)

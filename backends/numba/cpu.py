@@ -15,12 +15,17 @@ import numpy.typing as npt
 
 from membound.backends.api import Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels import features
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.matmul.grouping import CACHES
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
+from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
+LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
+FEATURES = features.EVERY - LACKING
+"""What a step computes beyond Llama and Qwen."""
 MOST_ROWS = 64
 """The most rows of x that the packed matmul is made for; with more, a GEMM is compute-bound."""
 
@@ -57,6 +62,8 @@ class NumbaCpu(Backend):
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
         if isinstance(work, DecodeAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
+        if isinstance(work, Step) and (reason := missing(work, FEATURES)):
+            return reason
         rows = work.m if isinstance(work, Linear) else work.batch
         if rows > MOST_ROWS and not isinstance(work, DecodeAttention):
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"

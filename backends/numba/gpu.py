@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from membound.backends.api import Accelerator, Backend, CoRunner, Device, Limit
 from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels.features import EMBEDDING_GAINS, missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 if TYPE_CHECKING:
     from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
@@ -88,6 +89,8 @@ class NumbaCuda(Backend):
             return _told(reason)
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
+        if isinstance(work, Step) and (reason := missing(work, (EMBEDDING_GAINS,))):
+            return reason
         if isinstance(work, DecodeAttention | LatentAttention):
             return _told(_import("attention.plan").unsupported_attention(work))
         if isinstance(work, Linear):

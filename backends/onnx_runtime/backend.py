@@ -25,6 +25,8 @@ from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, p
 from membound.backends.onnx_runtime.session import CPU, create_session, refusals, refused, runtime
 from membound.backends.running_threads import check_threads
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
+from membound.kernels import features
+from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
 
@@ -42,6 +44,20 @@ KV_REASONS = {
     "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
     "fp8": "attention over an fp8 cache is not among the graphs built here",
 }
+FEATURES = frozenset(
+    {
+        features.SOFTCAPS,
+        features.SCALES,
+        features.WIDE_NORMS,
+        features.NEIGHBOURS,
+        features.LINEAR,
+        features.YARN,
+    }
+    | {features.LONGROPE, features.OTHER_BIASES, features.MLP_BIASES, features.GELU_GATES, features.OUT_NORMS}
+    | {features.RESIDUALS, features.LOGIT_GAINS, features.LOGIT_CAPS, features.EMBEDDING_GAINS}
+)
+"""What a graph that is built here computes beyond Llama and Qwen. A window would be masked, not skipped."""
+EXPORTED = (features.EMBEDDING_GAINS,)
 # A product of 67 MFLOP a thread, milliseconds: its rows, which are no fewer than its columns, are what threads share.
 COUNTED_ROWS, COUNTED_WIDTH = 256, 512
 # Where a provider keeps bound inputs and outputs; all others use host memory.
@@ -121,6 +137,10 @@ class OnnxRuntime(Backend):
             return "ONNX Runtime has no paged attention on CPUs"
         if not isinstance(work, DecodeAttention) and work.weight == "bf16":
             return "ONNX Runtime has no bfloat16 matmul on CPUs"
+        if isinstance(work, Step | Prefill) and (
+            reason := missing(work, EXPORTED if self._exports else FEATURES)
+        ):
+            return reason
         return None if isinstance(work, Linear) else self._attention_reason(work)
 
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:

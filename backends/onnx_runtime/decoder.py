@@ -12,15 +12,16 @@ Imports onnx; imported only in a worker.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.onnx_runtime.graph import CACHE_TYPES, CONTRIB, Graph, stack
-from membound.kernels.inputs import LayerWeights, ModelInputs
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
-from membound.kernels.reference import rope_frequencies
+from membound.kernels.parts import Attention, Mlp
 from membound.kernels.weights.formats import F32
 from membound.kernels.work import Step
 
@@ -46,7 +47,10 @@ def decoder_graph(inputs: ModelInputs) -> Graph:
     if tokens > 1:
         x = _last_of_each(graph, x, tokens)
     normed = _norm(graph, x, "final_norm", inputs.final_norm(), model.norm_eps)
-    graph.linear(normed, "y", inputs.lm_head(), work.act)
+    bounded = model.decoder.logit_gain != 1 or model.decoder.logit_softcap != 0
+    graph.linear(normed, "head" if bounded else "y", inputs.lm_head(), work.act)
+    if bounded:
+        _bound(graph, "y", model, "head")
     return graph
 
 
@@ -77,30 +81,37 @@ def shared_arrays(model: Model, batch: int, places: int) -> dict[str, npt.NDArra
 
     seqlens_k [B] is the index of the last token, total the tokens in all, both int32; cos and sin [places, D/2] float32.
     """
-    angles = np.arange(places)[:, None] * rope_frequencies(model)
+    mixer = model.decoder.layers[0].mixer
+    if not isinstance(mixer, Attention) or mixer.rope is None:
+        raise AssertionError("no RoPE")
+    cos, sin = mixer.rope.table(np.arange(places), mixer.head_dim, places)
     return {
         "seqlens_k": np.full(batch, places - 1, np.int32),
         "total": np.array(places, np.int32),
-        "cos": np.cos(angles).astype(np.float32),
-        "sin": np.sin(angles).astype(np.float32),
+        "cos": cos.astype(np.float32),
+        "sin": sin.astype(np.float32),
     }
 
 
 def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str) -> str:
     """The nodes of one layer on x [rows, hidden]; the name of what it gives."""
     model, act, here = inputs.model, inputs.work.act, f"layer{index}."
-    weights = inputs.layer(index)
-    m = weights.matrices
-    normed = _norm(graph, x, f"{here}attention_norm", weights.attention_norm, model.norm_eps)
-    graph.linear(normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _qkv_bias(weights))
-    heads = _attend(graph, inputs, index, weights)
-    graph.linear(heads, f"{here}o", m["o"], act)
-    graph.node("Add", [x, f"{here}o"], [f"{here}x"])
-    normed = _norm(graph, f"{here}x", f"{here}mlp_norm", weights.mlp_norm, model.norm_eps)
-    matrices = [m["gate"], m["up"]] if model.gated else [m["up"]]
-    graph.linear(normed, f"{here}up", stack(matrices), act)
-    graph.linear(_activate(graph, here, model.gated), f"{here}down", m["down"], act)
-    graph.node("Add", [f"{here}x", f"{here}down"], [f"{here}y"])
+    kind, weights = model.decoder.layers[index], inputs.layer(index)
+    m, vectors = weights.matrices, weights.vectors
+    if not isinstance(kind.mlp, Mlp) or not isinstance(kind.mixer, Attention):
+        raise AssertionError("no dense layer")
+    normed = _named_norm(graph, x, here, "attention_norm", vectors, model.norm_eps)
+    graph.linear(normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _bias(vectors, "q", "k", "v"))
+    heads = _attend(graph, inputs, index, vectors)
+    graph.linear(heads, f"{here}o", m["o"], act, _bias(vectors, "o"))
+    out = _named_norm(graph, f"{here}o", here, "attention_out_norm", vectors, model.norm_eps)
+    graph.node("Add", [x, _times(graph, out, kind.residual)], [f"{here}x"])
+    normed = _named_norm(graph, f"{here}x", here, "mlp_norm", vectors, model.norm_eps)
+    into = ("gate", "up") if kind.mlp.gated else ("up",)
+    graph.linear(normed, f"{here}up", stack([m[name] for name in into]), act, _bias(vectors, *into))
+    graph.linear(_activate(graph, here, kind.mlp), f"{here}down", m["down"], act, _bias(vectors, "down"))
+    out = _named_norm(graph, f"{here}down", here, "mlp_out_norm", vectors, model.norm_eps)
+    graph.node("Add", [f"{here}x", _times(graph, out, kind.residual)], [f"{here}y"])
     return f"{here}y"
 
 
@@ -110,18 +121,36 @@ def _norm(graph: Graph, x: str, y: str, gain: F32, eps: float) -> str:
     return y
 
 
-def _attend(graph: Graph, inputs: ModelInputs, index: int, weights: LayerWeights) -> str:
+def _named_norm(graph: Graph, x: str, here: str, name: str, vectors: Mapping[str, F32], eps: float) -> str:
+    """The norm of that name, if the layer has it."""
+    return _norm(graph, x, f"{here}{name}", vectors[name], eps) if name in vectors else x
+
+
+def _times(graph: Graph, x: str, factor: float) -> str:
+    """X times a number."""
+    if factor == 1:
+        return x
+    graph.node("Mul", [x, graph.array(f"{x}.factor", np.array(factor, np.float32))], [f"{x}.scaled"])
+    return f"{x}.scaled"
+
+
+def _attend(graph: Graph, inputs: ModelInputs, index: int, vectors: Mapping[str, F32]) -> str:
     """From stacked q, k, v to attention's output [rows, Hq·D]: head norms, RoPE, the append, attention."""
     model, here = inputs.model, f"layer{index}."
-    if weights.q_norm is None:
+    mixer = model.decoder.layers[index].mixer
+    if not isinstance(mixer, Attention) or mixer.rope is None:
+        raise AssertionError("no attention that GroupQueryAttention takes")
+    if not mixer.head_norm:
         graph.node("Reshape", [f"{here}qkv", HEADS], [f"{here}heads"])
         heads = [f"{here}heads", "", ""]
     else:
-        heads = _normed_heads(graph, inputs, here, weights)
+        heads = _normed_heads(graph, inputs, here, vectors)
     half = inputs.work.kv == "f16"
     if half:
         heads = [graph.cast(name, f"{name}16", np.float16) if name else "" for name in heads]
     attended = f"{here}attended"
+    bends = {"scale": mixer.scale} if mixer.scale else {}
+    bends |= {"softcap": mixer.softcap} if mixer.softcap else {}
     graph.node(
         "GroupQueryAttention",
         [*heads, *(f"past_{n}.{index}" for n in "kv"), *SHARED],
@@ -130,6 +159,8 @@ def _attend(graph: Graph, inputs: ModelInputs, index: int, weights: LayerWeights
         num_heads=model.q_heads,
         kv_num_heads=model.kv_heads,
         do_rotary=1,
+        rotary_interleaved=int(mixer.rope.neighbours),
+        **bends,
     )
     if half:
         graph.cast(f"{attended}16", attended, np.float32)
@@ -137,15 +168,14 @@ def _attend(graph: Graph, inputs: ModelInputs, index: int, weights: LayerWeights
     return f"{here}flat"
 
 
-def _normed_heads(graph: Graph, inputs: ModelInputs, here: str, weights: LayerWeights) -> list[str]:
-    """q, k and v apart, [B, T, H·D] each, every head of q and k under its RMSNorm."""
+def _normed_heads(graph: Graph, inputs: ModelInputs, here: str, vectors: Mapping[str, F32]) -> list[str]:
+    """q, k and v apart, [B, T, H·D] each; every head of q and k, or all of them together, under an RMSNorm."""
     model, batch = inputs.model, inputs.work.batch
     sizes = graph.array(f"{here}sizes", np.array([model.q_dim, model.kv_dim, model.kv_dim]))
     graph.node("Split", [f"{here}qkv", sizes], [f"{here}split_{n}" for n in "qkv"], axis=1)
-    each = graph.array(f"{here}each_head", np.array([-1, model.head_dim]))
-    for name, gain in (("q", weights.q_norm), ("k", weights.k_norm)):
-        if gain is None:
-            raise AssertionError("no gain")
+    for name in "qk":
+        gain = vectors[f"{name}_norm"]
+        each = graph.array(f"{here}each_head_{name}", np.array([-1, len(gain)]))
         graph.node("Reshape", [f"{here}split_{name}", each], [f"{here}each_{name}"])
         _norm(graph, f"{here}each_{name}", f"{here}normed_{name}", gain, model.norm_eps)
     heads = {"q": ("normed_q", model.q_dim), "k": ("normed_k", model.kv_dim), "v": ("split_v", model.kv_dim)}
@@ -155,18 +185,34 @@ def _normed_heads(graph: Graph, inputs: ModelInputs, here: str, weights: LayerWe
     return [f"{here}{name}" for name in heads]
 
 
-def _activate(graph: Graph, here: str, gated: bool) -> str:
-    """SwiGLU of stacked gate and up, or the tanh approximation of GELU."""
+def _activate(graph: Graph, here: str, mlp: Mlp) -> str:
+    """SwiGLU of stacked gate and up, the same with the tanh approximation of GELU, or that alone."""
     y = f"{here}hidden"
-    if not gated:
+    if not mlp.gated:
         graph.node("Gelu", [f"{here}up"], [y], approximate="tanh")
         return y
-    gate, up, sigmoid, silu = (f"{here}{name}" for name in ("gate_half", "up_half", "sigmoid", "silu"))
+    gate, up, sigmoid, gated = (f"{here}{name}" for name in ("gate_half", "up_half", "sigmoid", "gated"))
     graph.node("Split", [f"{here}up"], [gate, up], axis=1, num_outputs=2)
-    graph.node("Sigmoid", [gate], [sigmoid])
-    graph.node("Mul", [gate, sigmoid], [silu])
-    graph.node("Mul", [silu, up], [y])
+    if mlp.activation == "gelu_tanh":
+        graph.node("Gelu", [gate], [gated], approximate="tanh")
+    else:
+        graph.node("Sigmoid", [gate], [sigmoid])
+        graph.node("Mul", [gate, sigmoid], [gated])
+    graph.node("Mul", [gated, up], [y])
     return y
+
+
+def _bound(graph: Graph, y: str, model: Model, head: str) -> None:
+    """The model's logits y of what its head gives: times their gain, within their cap."""
+    decoder = model.decoder
+    scaled = _times(graph, head, decoder.logit_gain)
+    if not decoder.logit_softcap:
+        graph.node("Identity", [scaled], [y])
+        return
+    inner = _times(graph, scaled, 1 / decoder.logit_softcap)
+    graph.node("Tanh", [inner], [f"{inner}.tanh"])
+    cap = graph.array("logit_softcap", np.array(decoder.logit_softcap, np.float32))
+    graph.node("Mul", [f"{inner}.tanh", cap], [y])
 
 
 def _last_of_each(graph: Graph, x: str, tokens: int) -> str:
@@ -177,6 +223,7 @@ def _last_of_each(graph: Graph, x: str, tokens: int) -> str:
     return "last"
 
 
-def _qkv_bias(weights: LayerWeights) -> F32 | None:
-    parts = [b for b in (weights.q_bias, weights.k_bias, weights.v_bias) if b is not None]
+def _bias(vectors: Mapping[str, F32], *names: str) -> F32 | None:
+    """Biases of matrices that are stacked; None where there are none."""
+    parts = [vectors[f"{name}_bias"] for name in names if f"{name}_bias" in vectors]
     return np.concatenate(parts) if parts else None

@@ -77,7 +77,7 @@ def _layer(model: Model, weights: LayerWeights, rows: int) -> DecoderLayer:
         made.append(Placeholder(f"linear{len(made)}", matrices, bias))
         return made[-1]
 
-    return DecoderLayer(model, weights, make_linear, rows)
+    return DecoderLayer(model, model.decoder.layers[0], weights, make_linear, rows)
 
 
 def _head(model: Model, gain: F32, lm_head: Weight, tokens: int) -> Head:
@@ -138,11 +138,11 @@ def _call(module: nn.Module, gains: list[Tensor], args: tuple[Any, ...]) -> Any:
 @cache
 def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.GraphProto:
     """The exported graph of a layer, made from shapes alone, so that all formats and layers share it."""
-    ones = np.ones(max(model.hidden, model.head_dim), np.float32)
-    head_norm = ones[: model.head_dim] if model.qk_norm else None
+    ones = np.ones(max(model.hidden, model.q_dim), np.float32)
+    decoder = model.decoder
     matrices = {name: _no_weight(n, k) for name, (n, k) in model.layer_matrices.items()}
-    norm = ones[: model.hidden]
-    layer = _layer(model, LayerWeights(matrices, norm, norm, head_norm, head_norm), batch * tokens)
+    vectors = {name: ones[:n] for name, n in decoder.vector_widths(decoder.layers[0]).items()}
+    layer = _layer(model, LayerWeights(matrices, vectors), batch * tokens)
     gains = dict(layer.named_buffers())
     past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
     shared = [torch.from_numpy(a) for a in shared_arrays(model, batch, places).values()]

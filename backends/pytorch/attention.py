@@ -1,6 +1,6 @@
 """Attention over a preallocated cache in torch: RoPE, append, and the forms a decode step can take.
 
->>> attend = CachedAttention(model, make_cache(cache, 1), table, FORMS["grouped"])
+>>> attend = CachedAttention(mixer, make_cache(cache, 1), table, FORMS["grouped"])
 >>> out = attend(heads)        # [B, Hq + 2·Hkv, D] before RoPE -> [B, Hq·D]
 
 Imported only where torch is.
@@ -9,7 +9,7 @@ Imported only where torch is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
-from membound.kernels.model import Model
-from membound.kernels.reference import rope_frequencies
-from membound.kernels.weights.formats import KVCache
+from membound.kernels.forward import hidden_pairs
+from membound.kernels.parts import Attention
+from membound.kernels.rope import Rope
+from membound.kernels.weights.formats import F32, KVCache
 
 DecodeForm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -63,64 +64,131 @@ FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmu
 
 
 class RopeTable(nn.Module):
-    """Angles of `positions`, for heads [rows, H, D]: cos and signed sin, each [positions, 1, D] float32."""
+    """Angles of `positions`, for heads [rows, H, D]: cos and signed sin, each [positions, 1, turning columns] float32."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, model: Model, positions: range) -> None:
+    def __init__(self, rope: Rope | None, head_dim: int, positions: range) -> None:
+        """Without a RoPE, heads pass as they are."""
         super().__init__()
-        angles = np.arange(positions.start, positions.stop)[:, None] * rope_frequencies(model)
-        cos, sin = np.cos(angles), np.sin(angles)
-        for name, halves in (("cos", (cos, cos)), ("sin", (-sin, sin))):
-            table = np.concatenate(halves, -1).astype(np.float32)[:, None]
-            self.register_buffer(name, torch.from_numpy(table))
+        self.width = 0 if rope is None else rope.dim or head_dim
+        self.neighbours = rope is not None and rope.neighbours
+        if rope is None:
+            return
+        cos, sin = rope.table(np.arange(positions.start, positions.stop), head_dim, positions.stop)
+        for name, pair in (("cos", (cos, cos)), ("sin", (-sin, sin))):
+            joined = np.stack(pair, -1).reshape(len(cos), -1) if rope.neighbours else np.concatenate(pair, -1)
+            self.register_buffer(name, torch.from_numpy(joined.astype(np.float32)[:, None]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate x [..., positions or 1, H, D] to float32; element i pairs with i + D/2 (NeoX layout)."""
+        """Rotate x [..., positions or 1, H, D] to float32, as `membound.kernels.rope.turn` does."""
         x = x.float()
-        first, second = x.chunk(2, -1)
-        return torch.addcmul(x * self.cos, torch.cat((second, first), -1), self.sin)
+        if not self.width:
+            return x
+        moving = x if self.width == x.shape[-1] else x[..., : self.width]
+        if self.neighbours:
+            swapped = moving.reshape(*moving.shape[:-1], -1, 2).flip(-1).flatten(-2)
+        else:
+            first, second = moving.chunk(2, -1)
+            swapped = torch.cat((second, first), -1)
+        turned = torch.addcmul(moving * self.cos, swapped, self.sin)
+        return turned if moving is x else torch.cat((turned, x[..., self.width :]), -1)
+
+
+class _Scores(nn.Module):
+    """What a layer's attention does with scores besides softmax: a scale of their own, a cap, sinks."""
+
+    sinks: Tensor | None
+
+    def __init__(self, mixer: Attention, sinks: F32 | None) -> None:
+        super().__init__()
+        self.gain = mixer.scale * sqrt(mixer.head_dim) if mixer.scale else 1.0
+        self.softcap = mixer.softcap
+        grouped = None if sinks is None else torch.from_numpy(sinks.reshape(1, mixer.kv_heads, -1, 1, 1))
+        self.register_buffer("sinks", grouped)
+
+    @property
+    def plain(self) -> bool:
+        """SDPA has an argument for all of it, or needs none."""
+        return not self.softcap and self.sinks is None
+
+    def scaled(self, q: Tensor) -> Tensor:
+        """Queries that make scores of the layer's scale when they are divided by the root of their width."""
+        return q if self.gain == 1 else q * self.gain
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Two products in float32 around what bends the scores: q [B, Hkv, G, T, D], k and v [B, Hkv, S, D], hidden [T, S]."""
+        scores = q.float() @ k.float().unsqueeze(2).transpose(-1, -2) / sqrt(q.shape[-1])
+        if self.softcap:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -inf)
+        if self.sinks is not None:
+            sinks = self.sinks.expand(*scores.shape[:-1], 1)
+            weights = torch.softmax(torch.cat((scores, sinks), -1), -1)[..., :-1]
+        else:
+            weights = torch.softmax(scores, -1)
+        return (weights @ v.float().unsqueeze(2)).to(q.dtype)
 
 
 class CachedAttention(nn.Module):
     """One new token for each sequence at the last position of the cache, which every call writes anew.
 
-    `cache` is (k, v), each [B, Hkv, context + 1, D] in the stored dtype.
+    `cache` is (k, v), each [B, Hkv, context + 1, D] in the stored dtype; a layer with a window reads the end of it.
     """
 
     k: Tensor
     v: Tensor
 
-    def __init__(self, model: Model, cache: tuple[Tensor, Tensor], rope: RopeTable, form: DecodeForm) -> None:
+    def __init__(
+        self,
+        mixer: Attention,
+        cache: tuple[Tensor, Tensor],
+        rope: RopeTable,
+        form: DecodeForm,
+        sinks: F32 | None = None,
+    ) -> None:
         super().__init__()
-        self.q_heads, self.kv_heads, self.head_dim = model.q_heads, model.kv_heads, model.head_dim
+        self.q_heads, self.kv_heads, self.head_dim = mixer.q_heads, mixer.kv_heads, mixer.head_dim
         self.register_buffer("k", cache[0])
         self.register_buffer("v", cache[1])
-        self.rope, self.form = rope, form
+        self.rope, self.form, self.scores = rope, form, _Scores(mixer, sinks)
+        context = cache[0].shape[2] - 1
+        self.first = context - mixer.seen(context)
 
     def forward(self, heads: Tensor) -> Tensor:
         """Heads [B, Hq + 2·Hkv, D] (q, k, v before RoPE) -> [B, Hq·D] in the cache's dtype."""
         rotated = self.rope(heads[:, : self.q_heads + self.kv_heads])
         self.k[:, :, -1] = rotated[:, self.q_heads :]
         self.v[:, :, -1] = heads[:, self.q_heads + self.kv_heads :]
-        q = rotated[:, : self.q_heads].to(self.k.dtype)
+        q = self.scores.scaled(rotated[:, : self.q_heads]).to(self.k.dtype)
         q = q.reshape(-1, self.kv_heads, self.q_heads // self.kv_heads, self.head_dim)
-        return self.form(q, self.k, self.v).reshape(len(heads), -1)
+        k, v = (self.k[:, :, self.first :], self.v[:, :, self.first :]) if self.first else (self.k, self.v)
+        if not self.scores.plain:
+            return self.scores.attend(q.unsqueeze(3), k, v).reshape(len(heads), -1)
+        return self.form(q, k, v).reshape(len(heads), -1)
 
 
 class CausalAttention(nn.Module):
-    """All tokens of a prompt: writes the cache [B, Hkv, tokens, D], then reads it causally."""
+    """All tokens of a prompt: writes the cache [B, Hkv, tokens, D], then reads it causally, within the layer's window."""
 
     k: Tensor
     v: Tensor
+    hidden: Tensor | None
 
-    def __init__(self, model: Model, cache: tuple[Tensor, Tensor], rope: RopeTable) -> None:
+    def __init__(
+        self, mixer: Attention, cache: tuple[Tensor, Tensor], rope: RopeTable, sinks: F32 | None = None
+    ) -> None:
         super().__init__()
-        self.q_heads, self.kv_heads, self.head_dim = model.q_heads, model.kv_heads, model.head_dim
+        self.q_heads, self.kv_heads, self.head_dim = mixer.q_heads, mixer.kv_heads, mixer.head_dim
         self.register_buffer("k", cache[0])
         self.register_buffer("v", cache[1])
-        self.rope = rope
+        self.rope, self.scores = rope, _Scores(mixer, sinks)
+        tokens = cache[0].shape[2]
+        windowed = mixer.seen(tokens - 1) + 1 < tokens or mixer.pairs(tokens) < tokens * (tokens + 1) // 2
+        hidden = hidden_pairs(mixer, 0, tokens, tokens) if windowed or not self.scores.plain else None
+        self.register_buffer("hidden", None if hidden is None else torch.from_numpy(hidden))
 
     def forward(self, heads: Tensor) -> Tensor:
         """Heads [B·tokens, Hq + 2·Hkv, D], sequence by sequence -> [B·tokens, Hq·D] in the cache's dtype."""
@@ -129,10 +197,15 @@ class CausalAttention(nn.Module):
         rotated = self.rope(heads[:, :, : self.q_heads + self.kv_heads]).transpose(1, 2)
         self.k.copy_(rotated[:, self.q_heads :])
         self.v.copy_(heads[:, :, self.q_heads + self.kv_heads :].transpose(1, 2))
-        q = rotated[:, : self.q_heads].to(self.k.dtype)
-        out = functional.scaled_dot_product_attention(
-            q, self.k, self.v, is_causal=True, enable_gqa=self.q_heads != self.kv_heads
-        )
+        q = self.scores.scaled(rotated[:, : self.q_heads]).to(self.k.dtype)
+        if not self.scores.plain:
+            grouped = q.reshape(batch, self.kv_heads, -1, tokens, self.head_dim)
+            out = self.scores.attend(grouped, self.k, self.v, self.hidden).flatten(1, 2)
+        else:
+            seen = None if self.hidden is None else ~self.hidden
+            out = functional.scaled_dot_product_attention(
+                q, self.k, self.v, seen, is_causal=seen is None, enable_gqa=self.q_heads != self.kv_heads
+            )
         return out.transpose(1, 2).reshape(batch * tokens, -1)
 
 

@@ -30,6 +30,8 @@ from membound.backends.pytorch.device import (
 from membound.backends.pytorch.variants import KERNELS, Variants, graphs_compiled, offered
 from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
+from membound.kernels import features
+from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
@@ -40,6 +42,9 @@ LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
+LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
+FEATURES = features.EVERY - LACKING
+"""What a model computes beyond Llama and Qwen."""
 NOT_COMPILED = "found no compiled frames"
 """In torch's message where a whole graph was asked for and tracing is switched off."""
 NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
@@ -111,6 +116,9 @@ class PyTorch(Backend):
             return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
         if isinstance(work, DecodeAttention):
             return None
+        has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
+        if not isinstance(work, Linear) and (reason := missing(work, has)):
+            return reason
         if self._variants.compiled and work.act == "int8":
             return "torch.compile cannot trace torch's packed int8 weights"
         widths = [work.k] if isinstance(work, Linear) else [k for _, k in work.shape.layer_matrices.values()]

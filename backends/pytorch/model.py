@@ -18,7 +18,7 @@ Imported only where torch is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from membound.backends.pytorch.attention import (
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
+from membound.kernels.parts import NORMS, Attention, Layer, Mlp
 from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
@@ -58,51 +59,114 @@ class RmsNorm(nn.Module):
         return functional.rms_norm(x.float(), self.gain.shape[-1:], None, self.eps) * self.gain
 
 
-class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP. The residual stream is float32; each matmul has its own dtype."""
+class LayerNorm(nn.Module):
+    """LayerNorm in float32, with a bias or without."""
 
-    def __init__(self, model: Model, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
+    gain: Tensor
+    bias: Tensor | None
+
+    def __init__(self, gain: F32, bias: F32 | None, eps: float) -> None:
         super().__init__()
-        m = weights.matrices
+        self.register_buffer("gain", as_tensor(gain, "f32"))
+        self.register_buffer("bias", None if bias is None else as_tensor(bias, "f32"))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X less its mean, over its deviation, times gain, plus bias."""
+        return functional.layer_norm(x.float(), self.gain.shape, self.gain, self.bias, self.eps)
+
+
+def make_norm(model: Model, gain: F32, bias: F32 | None) -> RmsNorm | LayerNorm:
+    """A norm of the model's kind."""
+    if model.decoder.norm == "layer":
+        return LayerNorm(gain, bias, model.decoder.eps)
+    return RmsNorm(gain, model.decoder.eps)
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP with the norms of `kind`. The residual stream is float32; each matmul has its own dtype."""
+
+    def __init__(
+        self, model: Model, kind: Layer, weights: LayerWeights, make_linear: MakeLinear, rows: int
+    ) -> None:
+        super().__init__()
+        m, vectors = weights.matrices, weights.vectors
+        if not isinstance(kind.mlp, Mlp) or not isinstance(kind.mixer, Attention):
+            raise AssertionError("no dense layer")
         self.heads = (model.q_heads + 2 * model.kv_heads, model.head_dim)
-        self.attention_norm = RmsNorm(weights.attention_norm, model.norm_eps)
-        self.mlp_norm = RmsNorm(weights.mlp_norm, model.norm_eps)
-        self.head_norm = _head_norm(model, weights)
-        self.qkv = make_linear([m["q"], m["k"], m["v"]], _qkv_bias(weights), rows)
-        self.o = make_linear([m["o"]], None, rows)
-        self.gated = model.gated
-        self.up = make_linear([m["gate"], m["up"]] if model.gated else [m["up"]], None, rows)
-        self.down = make_linear([m["down"]], None, rows)
+        self.widths = [model.q_dim, model.kv_dim, model.kv_dim]
+        norms = {
+            name: make_norm(model, vectors[name], vectors.get(f"{name}_bias")) if name in vectors else None
+            for name in NORMS["both"]
+        }
+        self.attention_norm, self.mlp_norm = norms["attention_norm"], norms["mlp_norm"]
+        self.attention_out_norm, self.mlp_out_norm = norms["attention_out_norm"], norms["mlp_out_norm"]
+        wide = kind.mixer.head_norm == "all"
+        self.head_norm = None if wide else _head_norm(model, weights)
+        self.q_norm = RmsNorm(vectors["q_norm"], model.norm_eps) if wide else None
+        self.k_norm = RmsNorm(vectors["k_norm"], model.norm_eps) if wide else None
+        self.qkv = make_linear([m["q"], m["k"], m["v"]], _bias(vectors, "q", "k", "v"), rows)
+        self.o = make_linear([m["o"]], _bias(vectors, "o"), rows)
+        self.gated, self.smooth = kind.mlp.gated, kind.mlp.activation == "gelu_tanh"
+        into = ("gate", "up") if kind.mlp.gated else ("up",)
+        self.up = make_linear([m[name] for name in into], _bias(vectors, *into), rows)
+        self.down = make_linear([m["down"]], _bias(vectors, "down"), rows)
+        self.residual = kind.residual
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """X [rows, hidden] float32 -> the same; `attend` as `make_attention` of the module's docstring."""
-        heads = self.qkv(self.attention_norm(x).to(self.qkv.activation)).view(-1, *self.heads)
-        if self.head_norm is not None:
-            normed = self.head_norm(heads[:, : len(self.head_norm.gain)])
-            heads = torch.cat((normed, heads[:, len(self.head_norm.gain) :].float()), 1)
-        x = x + self.o(attend(heads).to(self.o.activation))
-        hidden = self.up(self.mlp_norm(x).to(self.up.activation))
+        heads = self._heads(x if self.attention_norm is None else self.attention_norm(x))
+        x = self._add(x, self.o(attend(heads).to(self.o.activation)), self.attention_out_norm)
+        hidden = self.up((x if self.mlp_norm is None else self.mlp_norm(x)).to(self.up.activation))
         if self.gated:
             gate, up = hidden.chunk(2, -1)
-            hidden = functional.silu(gate) * up
+            hidden = (
+                functional.gelu(gate, approximate="tanh") if self.smooth else functional.silu(gate)
+            ) * up
         else:
             hidden = functional.gelu(hidden, approximate="tanh")
-        y: Tensor = x + self.down(hidden)
-        return y
+        return self._add(x, self.down(hidden), self.mlp_out_norm)
+
+    def _heads(self, normed: Tensor) -> Tensor:
+        """Normed x -> heads [rows, Hq + 2·Hkv, D] before RoPE."""
+        flat = self.qkv(normed.to(self.qkv.activation))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k, v = flat.split(self.widths, -1)
+            flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
+        heads: Tensor = flat.view(-1, *self.heads)
+        if self.head_norm is None:
+            return heads
+        normed = self.head_norm(heads[:, : len(self.head_norm.gain)])
+        return torch.cat((normed, heads[:, len(self.head_norm.gain) :].float()), 1)
+
+    def _add(self, x: Tensor, y: Tensor, norm: RmsNorm | LayerNorm | None) -> Tensor:
+        """What comes out of a half of the layer, to x."""
+        y = y if norm is None else norm(y)
+        return x + y if self.residual == 1 else x + self.residual * y
 
 
 class Head(nn.Module):
-    """Final norm and LM head on the last of each sequence's `tokens`."""
+    """Final norm and LM head on the last of each sequence's `tokens`; logits times `gain`, within `softcap`."""
 
-    def __init__(self, final_norm: RmsNorm, lm_head: FormatLinear, tokens: int) -> None:
+    def __init__(
+        self,
+        final_norm: RmsNorm | LayerNorm,
+        lm_head: FormatLinear,
+        tokens: int,
+        gain: float = 1.0,
+        softcap: float = 0.0,
+    ) -> None:
         super().__init__()
         self.final_norm, self.lm_head, self.tokens = final_norm, lm_head, tokens
+        self.gain, self.softcap = gain, softcap
 
     def forward(self, x: Tensor) -> Tensor:
         """X [batch·tokens, hidden] float32 -> logits [batch, vocab] float32."""
         last = x[self.tokens - 1 :: self.tokens]
-        y: Tensor = self.lm_head(self.final_norm(last).to(self.lm_head.activation))
-        return y.float()
+        y: Tensor = self.lm_head(self.final_norm(last).to(self.lm_head.activation)).float()
+        if self.gain != 1:
+            y = y * self.gain
+        return self.softcap * torch.tanh(y / self.softcap) if self.softcap else y
 
 
 class Decoder(nn.Module):
@@ -130,7 +194,7 @@ class Decoder(nn.Module):
     def stored_bytes(self) -> int:
         """Bytes of weights that one call streams, as torch stores them."""
         linears = [m for m in self.modules() if isinstance(m, FormatLinear)]
-        norms = [m.gain for m in self.modules() if isinstance(m, RmsNorm)]
+        norms = [m.gain for m in self.modules() if isinstance(m, RmsNorm | LayerNorm)]
         return sum(m.stored_bytes for m in linears) + sum(g.nbytes for g in norms)
 
 
@@ -148,12 +212,14 @@ def build_decoder(
     home = device if home is None else home
     model, work = inputs.model, inputs.work
     rows = len(inputs.x)
-    final_norm = RmsNorm(inputs.final_norm(), model.norm_eps)
+    final_norm = make_norm(model, inputs.final_norm(), inputs.source.final_bias())
     # The largest matrix first: where matrices are packed in the background, all others go beside it.
-    head = Head(final_norm, make_linear([inputs.lm_head()], None, work.batch), rows // work.batch)
+    decoder = model.decoder
+    lm_head = make_linear([inputs.lm_head()], None, work.batch)
+    head = Head(final_norm, lm_head, rows // work.batch, decoder.logit_gain, decoder.logit_softcap)
     layers, attentions = [], []
-    for index in range(model.layers):
-        layers.append(DecoderLayer(model, inputs.layer(index), make_linear, rows).to(home))
+    for index, kind in enumerate(decoder.layers):
+        layers.append(DecoderLayer(model, kind, inputs.layer(index), make_linear, rows).to(home))
         attentions.append(make_attention(index).to(device))
     return Decoder(layers, attentions, head.to(home)).eval()
 
@@ -161,21 +227,29 @@ def build_decoder(
 def attention_maker(inputs: ModelInputs, form: DecodeForm) -> MakeAttention:
     """The attention of each layer, with its cache: `form` over context + 1 tokens, or causal."""
     work, model = inputs.work, inputs.model
-    if isinstance(work, Step):
-        table = RopeTable(model, range(work.context, work.context + 1))
-        return lambda index: CachedAttention(model, make_cache(inputs.cache(index), 1), table, form)
-    table = RopeTable(model, range(work.tokens))
-    shape = (work.batch, model.kv_heads, work.tokens, model.head_dim)
+    step = isinstance(work, Step)
+    positions = range(work.context, work.context + 1) if isinstance(work, Step) else range(work.tokens)
+    tables = {
+        kind.mixer.rope: RopeTable(kind.mixer.rope, model.head_dim, positions) for kind in model.decoder.kinds
+    }
+    shape = (work.batch, model.kv_heads, positions.stop, model.head_dim)
 
-    def causal(index: int) -> nn.Module:
+    def make(index: int) -> nn.Module:
+        mixer = model.decoder.layers[index].mixer
+        if not isinstance(mixer, Attention):
+            raise AssertionError("no dense layer")
+        sinks = inputs.layer(index).vectors["sinks"] if mixer.sinks else None
+        if step:
+            return CachedAttention(mixer, make_cache(inputs.cache(index), 1), tables[mixer.rope], form, sinks)
         empty = (torch.zeros(shape, dtype=FLOATS[work.kv]), torch.zeros(shape, dtype=FLOATS[work.kv]))
-        return CausalAttention(model, empty, table)
+        return CausalAttention(mixer, empty, tables[mixer.rope], sinks)
 
-    return causal
+    return make
 
 
-def _qkv_bias(weights: LayerWeights) -> F32 | None:
-    parts = [b for b in (weights.q_bias, weights.k_bias, weights.v_bias) if b is not None]
+def _bias(vectors: Mapping[str, F32], *names: str) -> F32 | None:
+    """Biases of matrices that are stacked; None where there are none."""
+    parts = [vectors[f"{name}_bias"] for name in names if f"{name}_bias" in vectors]
     return np.concatenate(parts) if parts else None
 
 

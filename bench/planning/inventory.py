@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from membound.backends import registry
 from membound.bench.planning.choice import told
 from membound.bench.planning.probe import Found, probe
-from membound.kernels.models import MODELS
+from membound.kernels.models import DENSE, MODELS, get_model
 from membound.results.roofline import best_ceilings
 from membound.results.row import Row
 from membound.results.store import load_rows
@@ -51,7 +51,7 @@ class Inventory:
         """backends, models and ceilings, each a list of objects; sizes in bytes."""
         return {
             "backends": [asdict(device) for device in self.devices],
-            "models": [asdict(model) | {"parameters": model.parameters} for model in MODELS.values()],
+            "models": [_as_json(name) for name in (*MODELS, *DENSE)],
             "ceilings": [
                 {"name": row.work, "backend": row.backend, "value": value, "unit": row.unit, "run": self.run}
                 for value, row in self.ceilings
@@ -81,9 +81,17 @@ def _devices(inventory: Inventory) -> Table:
     return table
 
 
+def _as_json(name: str) -> dict[str, Any]:
+    """The numbers of a model; `membound list --model` has its parts."""
+    model = get_model(name)
+    numbers = asdict(replace(model, parts=None)) | {"parameters": model.parameters}
+    del numbers["parts"]
+    return numbers
+
+
 def _models() -> Table:
     table = _table("model", "1e9 parameters", "layers", "hidden", "heads (KV)", "in bf16")
-    for m in MODELS.values():
+    for m in (get_model(name) for name in (*MODELS, *DENSE)):
         table.add_row(
             m.name,
             f"{m.parameters / 1e9:.3g}",

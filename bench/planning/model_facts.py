@@ -13,7 +13,7 @@ from typing import Any
 from membound.kernels.model import ModelError
 from membound.kernels.models import get_model
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
-from membound.kernels.shapes import SHAPES, shape_of
+from membound.kernels.shapes import shape_of
 from membound.results.wording import amount
 
 BF16_BYTES = 2
@@ -33,8 +33,6 @@ class ModelFacts:
     def of(cls, model: str) -> ModelFacts:
         """Raises SpecError with the nearest names, ModelError for a folder of no known family."""
         shape = shape_of(model)
-        if shape.name in SHAPES:
-            return cls(model, shape, "it is built in for predictions alone")
         try:
             get_model(model if shape.folder else shape.name)
         except ModelError as error:
@@ -93,7 +91,8 @@ def _mixer(mixer: Attention | Latent) -> str:
         ranks = f"KV rank {mixer.kv_rank} + {mixer.rope_dim}"
         return f"latent attention of {mixer.q_heads} heads, {ranks}"
     seen = f", window {mixer.window}" if mixer.window else f", chunk {mixer.chunk}" if mixer.chunk else ""
-    return f"attention of {mixer.q_heads} heads ({mixer.kv_heads} KV) of {mixer.head_dim}{seen}"
+    still = " without RoPE" if mixer.rope is None else ""
+    return f"attention of {mixer.q_heads} heads ({mixer.kv_heads} KV) of {mixer.head_dim}{still}{seen}"
 
 
 def _mlp(mlp: Mlp | Experts) -> str:

@@ -11,7 +11,6 @@ thousand rows at a time, and stored in the format of the work. Nothing is downlo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from math import isfinite
@@ -25,22 +24,10 @@ from membound.kernels.weights.generate import prompt_tokens
 from membound.kernels.weights.layers import I64, LayerWeights
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.tensor_files import TensorFiles
+from membound.kernels.weights.tensor_names import Place, TensorNames
 
 CHUNK_ELEMENTS = 1 << 22
 
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-LM_HEAD = "lm_head.weight"
-MATRICES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-LAYER = re.compile(r"model\.layers\.(\d+)\.")
 BUFFERS = (".rotary_emb.inv_freq", ".self_attn.masked_bias")
 """Ends of names that old versions of Transformers stored and that follow from config.json."""
 LARGEST_F16, LARGEST_BF16 = 65504.0, (2 - 2**-7) * 2.0**127
@@ -67,6 +54,7 @@ class Checkpoint:
         self._seed = seed
         self._take = take
         self._tensors = TensorFiles(Path(model.folder))
+        self._names = TensorNames(model, self._tensors.names())
         self._head, self._embedding = self._tables()
         assumed = [text for text in model.assumed if "window" not in text]
         for name, shape in self._expected():
@@ -78,42 +66,41 @@ class Checkpoint:
 
         A matrix that two modules share is stored once, and safetensors' `save_model` keeps the first name by alphabet.
         """
-        names = self._tensors.names()
+        names, lm_head, embedding = self._tensors.names(), self._names.lm_head, self._names.embedding
         if not self._model.tied:
-            if LM_HEAD not in names and EMBEDDING in names:
+            if lm_head not in names and embedding in names:
                 raise ModelError(
-                    f"{self._tensors.listing} has no tensor {LM_HEAD}, and tie_word_embeddings is not true in config.json: "
+                    f"{self._tensors.listing} has no tensor {lm_head}, and tie_word_embeddings is not true in config.json: "
                     "set it if the LM head is the embedding"
                 )
-            return LM_HEAD, EMBEDDING
-        only = LM_HEAD if LM_HEAD in names and EMBEDDING not in names else EMBEDDING
+            return lm_head, embedding
+        only = lm_head if lm_head in names and embedding not in names else embedding
         return only, only
 
     def _expected(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Every tensor that the model reads, with its shape."""
         m = self._model
         table = (m.vocab, m.hidden)
-        yield from ((self._embedding, table), (FINAL_NORM, (m.hidden,)), (self._head, table))
+        yield from ((self._embedding, table), (self._names.final_norm, (m.hidden,)), (self._head, table))
+        if m.decoder.norm_vectors > 1:
+            yield self._names.final_bias, (m.hidden,)
         for index in range(m.layers):
-            for name, shape in m.layer_matrices.items():
-                yield tensor_name(index, MATRICES[name]), shape
-            for norm in ("input_layernorm", "post_attention_layernorm"):
-                yield tensor_name(index, norm), (m.hidden,)
-            if m.qk_norm:
-                for norm in ("q_norm", "k_norm"):
-                    yield tensor_name(index, f"self_attn.{norm}"), (m.head_dim,)
-            if m.qkv_bias:
-                for name, width in (("q", m.q_dim), ("k", m.kv_dim), ("v", m.kv_dim)):
-                    yield tensor_name(index, MATRICES[name], "bias"), (width,)
+            for name, (_, k) in m.layer_matrices.items():
+                place = self._names.matrix(index, name)
+                if not place.first:
+                    yield place.tensor, (place.stored, k)
+            yield from ((tensor, (width,)) for _, tensor, width in self._names.vectors(index))
 
     def _refuse_others(self) -> None:
         """A tensor that this model has no place for would be dropped in silence. Layers that are not run do not matter."""
         expected = {name for name, _ in self._expected()}
         for name in self._tensors.names():
-            layer = LAYER.match(name)
-            if name in expected or name.endswith(BUFFERS) or (layer and int(layer[1]) >= self._model.layers):
+            layer = self._names.layer_of(name)
+            if name in expected or name.endswith(BUFFERS) or (layer or 0) >= self._model.layers:
                 continue
-            if self._model.tied and name == LM_HEAD:
+            if self._model.decoder.left_out and not self._names.writes(name):
+                continue
+            if self._model.tied and name == self._names.lm_head:
                 continue  # `check_numbers` compares it with the embedding
             what = "a bias" if name.endswith(".bias") else "a tensor"
             raise ModelError(f"{self._tensors.file(name)}: {name} is {what} that is not supported")
@@ -138,54 +125,61 @@ class Checkpoint:
                 raise ModelError(
                     f"{where} {largest:.6g}, which weight={self._format} cannot store (up to {most:.6g})"
                 )
-        if self._model.tied and {LM_HEAD, EMBEDDING} <= set(self._tensors.names()):
+        if self._model.tied and {self._names.lm_head, self._names.embedding} <= set(self._tensors.names()):
             self._refuse_untied()
 
     def _refuse_untied(self) -> None:
         n, k = self._model.vocab, self._model.hidden
-        self._tensors.check(LM_HEAD, (n, k))
+        lm_head, embedding = self._names.lm_head, self._names.embedding
+        self._tensors.check(lm_head, (n, k))
         rows = _rows_at_once((n, k))
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
             if not np.array_equal(
-                self._tensors.float32(LM_HEAD, part), self._tensors.float32(EMBEDDING, part)
+                self._tensors.float32(lm_head, part), self._tensors.float32(embedding, part)
             ):
                 raise ModelError(
-                    f"{self._tensors.file(LM_HEAD)}: {LM_HEAD} differs from {EMBEDDING}, and config.json ties them: set "
+                    f"{self._tensors.file(lm_head)}: {lm_head} differs from {embedding}, and config.json ties them: set "
                     "tie_word_embeddings to false, or remove the one that is left over"
                 )
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
-        m = self._model
+        matrices = {
+            name: self._matrix(self._names.matrix(index, name), n, k)
+            for name, (n, k) in self._model.layer_matrices.items()
+        }
+        vectors = {name: self._vector(name, tensor) for name, tensor, _ in self._names.vectors(index)}
+        return LayerWeights(matrices, vectors)
 
-        def vector(part: str, kind: str = "weight", present: bool = True) -> F32 | None:
-            return self._tensors.float32(tensor_name(index, part, kind)) if present else None
-
-        return LayerWeights(
-            {name: self._matrix(tensor_name(index, MATRICES[name])) for name in m.layer_matrices},
-            self._tensors.float32(tensor_name(index, "input_layernorm")),
-            self._tensors.float32(tensor_name(index, "post_attention_layernorm")),
-            vector("self_attn.q_norm", present=m.qk_norm),
-            vector("self_attn.k_norm", present=m.qk_norm),
-            *(vector(MATRICES[name], "bias", m.qkv_bias) for name in "qkv"),
+    def _vector(self, name: str, tensor: str) -> F32:
+        """A vector as it is computed with: a norm's gain may be stored less one."""
+        values = self._tensors.float32(tensor)
+        return (
+            values + np.float32(self._names.plus) if self._names.plus and name.endswith("_norm") else values
         )
 
     def final_norm(self) -> F32:
         """Weight [hidden] of the last norm."""
-        return self._tensors.float32(FINAL_NORM)
+        return self._vector("final_norm", self._names.final_norm)
+
+    def final_bias(self) -> F32 | None:
+        """Bias [hidden] of the last norm, where it has one."""
+        return self._tensors.float32(self._names.final_bias) if self._model.decoder.norm_vectors > 1 else None
 
     def lm_head(self) -> Weight:
         """The output matrix [vocab, hidden]; the embedding table where the two are tied."""
-        return self._matrix(self._head)
+        return self._table(self._head)
 
     def embedding_table(self) -> Weight:
         """The embedding table [vocab, hidden] in the work's format."""
-        return self._matrix(self._embedding)
+        return self._table(self._embedding)
 
     def hidden_states(self, rows: int) -> F32:
         """Embeddings [rows, hidden] of random token ids, the same for the same seed."""
-        return self.embedding(prompt_tokens(self._seed, rows, 1, self._model.vocab)[:, 0])
+        rows_of_table = self.embedding(prompt_tokens(self._seed, rows, 1, self._model.vocab)[:, 0])
+        gain = self._model.decoder.embedding_gain
+        return rows_of_table if gain == 1 else np.float32(gain) * rows_of_table
 
     def embedding(self, tokens: I64) -> F32:
         """Rows of the embedding table."""
@@ -193,32 +187,31 @@ class Checkpoint:
             [self._tensors.float32(self._embedding, slice(i, i + 1)) for i in tokens.tolist()]
         )
 
-    def _matrix(self, name: str) -> Weight:
+    def _table(self, name: str) -> Weight:
+        """The embedding or the LM head."""
+        return self._matrix(Place(name, 0, self._model.vocab), self._model.vocab, self._model.hidden)
+
+    def _matrix(self, place: Place, n: int, k: int) -> Weight:
         """A matrix in the work's format, read and quantised by whoever needs it first.
 
         That takes ten times as long as reading what came of it, in every format.
         """
-        n, k = self._tensors.shape(name)
-        of_file = f"{self._tensors.stamps()} {name} {self._format}"
+        part = f" from {place.first}" if place.stored != n else ""
+        of_file = f"{self._tensors.stamps()} {place.tensor}{part} {self._format}"
         layout = weight_layout(self._format, n, k)
-        arrays = self._take(of_file, layout, lambda: self._quantised(name, n, k), share=True)
+        arrays = self._take(of_file, layout, lambda: self._quantised(place, n, k), share=True)
         return Weight(self._format, n, k, *arrays)
 
-    def _quantised(self, name: str, n: int, k: int) -> list[Array]:
+    def _quantised(self, place: Place, n: int, k: int) -> list[Array]:
         """Values, and scales where the format has them. Every format's scales lie within a row, so rows go in chunks."""
-        rows = _rows_at_once((n, k))
+        rows, end = _rows_at_once((n, k)), place.first + n
         parts = [
-            quantize(self._tensors.float32(name, slice(start, min(start + rows, n))), self._format)
-            for start in range(0, n, rows)
+            quantize(self._tensors.float32(place.tensor, slice(start, min(start + rows, end))), self._format)
+            for start in range(place.first, end, rows)
         ]
         scales = [part.scales for part in parts if part.scales is not None]
         values = np.concatenate([part.values for part in parts])
         return [values, np.concatenate(scales)] if scales else [values]
-
-
-def tensor_name(index: int, part: str, kind: str = "weight") -> str:
-    """A tensor of layer `index` as Hugging Face's checkpoints name it."""
-    return f"model.layers.{index}.{part}.{kind}"
 
 
 def _rows_at_once(shape: tuple[int, ...]) -> int:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,20 +21,49 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer. Matrices by the names of `Model.layer_matrices`; the rest float32.
+    """One layer. Matrices by the names of `Model.layer_matrices`; vectors, float32, by those of `Decoder.vector_widths`.
 
-    attention_norm, mlp_norm [hidden]; q_norm, k_norm [head_dim] or None; q_bias [q_dim], k_bias,
-    v_bias [kv_dim] or None.
+    What a model does not have is missing among the vectors, and None here: attention_norm, mlp_norm [hidden]; q_norm, k_norm
+    [head_dim]; q_bias [q_dim], k_bias, v_bias [kv_dim].
     """
 
-    matrices: dict[str, Weight]
-    attention_norm: F32
-    mlp_norm: F32
-    q_norm: F32 | None = None
-    k_norm: F32 | None = None
-    q_bias: F32 | None = None
-    k_bias: F32 | None = None
-    v_bias: F32 | None = None
+    matrices: Mapping[str, Weight]
+    vectors: Mapping[str, F32]
+
+    @property
+    def attention_norm(self) -> F32:
+        """Gain of the norm before attention; raises KeyError in a model without one."""
+        return self.vectors["attention_norm"]
+
+    @property
+    def mlp_norm(self) -> F32:
+        """Gain of the norm before the MLP; raises KeyError in a model without one."""
+        return self.vectors["mlp_norm"]
+
+    @property
+    def q_norm(self) -> F32 | None:
+        """Gain of the queries' norm."""
+        return self.vectors.get("q_norm")
+
+    @property
+    def k_norm(self) -> F32 | None:
+        """Gain of the keys' norm."""
+        return self.vectors.get("k_norm")
+
+    @property
+    def q_bias(self) -> F32 | None:
+        """What is added to queries."""
+        return self.vectors.get("q_bias")
+
+    @property
+    def k_bias(self) -> F32 | None:
+        """What is added to keys."""
+        return self.vectors.get("k_bias")
+
+    @property
+    def v_bias(self) -> F32 | None:
+        """What is added to values."""
+        return self.vectors.get("v_bias")
 
 
 class WeightSource(Protocol):
@@ -45,6 +75,10 @@ class WeightSource(Protocol):
 
     def final_norm(self) -> F32:
         """Weight [hidden] of the last norm."""
+        ...
+
+    def final_bias(self) -> F32 | None:
+        """Bias [hidden] of the last norm, where it has one."""
         ...
 
     def lm_head(self) -> Weight:

@@ -36,15 +36,19 @@ class RandomSource:
             name: self._matrix(n, k, 100 * (index + 1) + i, self.query_gain if name == "q" else 1)
             for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
         }
-        qk = (_gain(rng, m.head_dim), _gain(rng, m.head_dim)) if m.qk_norm else (None, None)
-        bias: tuple[F32 | None, ...] = (None, None, None)
-        if m.qkv_bias:
-            bias = tuple(np.float32(0.1) * normal(rng, d) for d in (m.q_dim, m.kv_dim, m.kv_dim))
-        return LayerWeights(matrices, _gain(rng, m.hidden), _gain(rng, m.hidden), *qk, *bias)
+        widths = m.decoder.vector_widths(m.decoder.layers[index])
+        return LayerWeights(matrices, {name: _vector(rng, name, width) for name, width in widths.items()})
 
     def final_norm(self) -> F32:
         """Weight of the last norm."""
         return _gain(np.random.default_rng((self.seed, 1 << 20)), self.model.hidden)
+
+    def final_bias(self) -> F32 | None:
+        """Bias of the last norm, where it has one."""
+        if self.model.decoder.norm_vectors < 2:
+            return None
+        rng = np.random.default_rng((self.seed, (1 << 20) + 1))
+        return _vector(rng, "final_norm_bias", self.model.hidden)
 
     def lm_head(self) -> Weight:
         """The output matrix."""
@@ -69,6 +73,13 @@ class RandomSource:
 
     def _matrix(self, n: int, k: int, index: int, gain: int = 1) -> Weight:
         return random_weight(self.format, n, k, stream_of(self.seed, index), gain, self.take)
+
+
+def _vector(rng: np.random.Generator, name: str, size: int) -> F32:
+    """A norm's gain, a bias, or the logits of sinks, which are as large as scores."""
+    if name == "sinks":
+        return normal(rng, size)
+    return np.float32(0.1) * normal(rng, size) if name.endswith("_bias") else _gain(rng, size)
 
 
 def _gain(rng: np.random.Generator, size: int) -> F32:

@@ -22,7 +22,9 @@ from membound.bench.machine.fingerprint import fingerprint
 from membound.bench.machine.telemetry import delta, snapshot
 from membound.bench.planning import plan
 from membound.bench.planning.demands import PREDICTED
-from membound.kernels.models import MODELS
+from membound.kernels.families import FAMILIES
+from membound.kernels.family_arithmetic import ARITHMETIC
+from membound.kernels.models import DENSE, MODELS
 from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Traffic, parse, parse_as
 from membound.results import compare, stats, verdict
 from membound.results.row import GRADES, STATUSES, Row
@@ -184,6 +186,14 @@ def test_a_model_is_documented_with_its_shape(name):
     m = MODELS[name]
     shape = (m.layers, m.hidden, m.q_heads, m.kv_heads, m.head_dim, m.intermediate, m.vocab)
     assert cells(DOCS["works.md"])[name] == [*map(str, shape), f"{m.parameters / 1e9:.3g}"]
+
+
+def test_published_models_that_are_run_are_named():
+    text = DOCS["works.md"]
+    assert [name for name in DENSE if f"`{name}`" not in text] == []
+    folders = text[text.index("is a model too, of model_type") :].partition(":\n")[0]
+    dense = [name for name in ARITHMETIC if FAMILIES[name].mixture is None and not FAMILIES[name].latent]
+    assert [name for name in dense if name not in folders] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,6 +30,12 @@ def write(folder, config):
     return str(folder)
 
 
+def write_beside(folder, config):
+    other = folder / "other"
+    other.mkdir()
+    return write(other, config)
+
+
 # Parameters as published, in matrices that a step streams (without input embeddings unless tied).
 @pytest.mark.parametrize(
     ("name", "billions"),
@@ -110,7 +116,8 @@ def test_folder_fields(tmp_path, change, field, value):
         (LLAMA | {"rms_norm_eps": "small"}, "rms_norm_eps='small' must be a positive number"),
         (LLAMA | {"rope_scaling": 8}, "RoPE settings 8 are not a JSON object"),
         (LLAMA | {"rope_scaling": LLAMA3_ROPE | {"factor": -8}}, "factor=-8 must be a positive number"),
-        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "RoPE scaling 'yarn' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "dynamic"}}, "RoPE scaling 'dynamic' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "yarn"}}, "config.json lacks 'max_position_embeddings'"),
         (LLAMA | {"rope_scaling": {"rope_type": "llama3"}}, "config.json lacks 'factor'"),
     ],
 )
@@ -232,13 +239,26 @@ def test_a_window_that_is_no_number_is_refused(tmp_path):
         get_model(folder)
 
 
-def test_more_tokens_than_a_window_holds_are_refused_with_the_reason(tmp_path):
+def test_a_window_bounds_what_a_step_and_a_prompt_read(tmp_path):
     folder = write(tmp_path, LLAMA | {"model_type": "mistral", "sliding_window": 40})
-    assert parse(f"step:model={folder},context=39").context == 39
-    assert parse(f"prefill:model={folder},tokens=40").tokens == 40
-    with pytest.raises(
-        SpecError, match=r"layers that see 40 tokens only \(sliding window\).*41 tokens were asked for"
-    ):
-        parse(f"step:model={folder},context=40")
-    with pytest.raises(SpecError, match=r"prefill: .*sliding window"):
-        parse(f"prefill:model={folder},tokens=41")
+    full = write_beside(tmp_path, LLAMA | {"model_type": "mistral", "sliding_window": None})
+    short, long = (parse(f"step:model={folder},context={n}") for n in (39, 4000))
+    assert short.traffic == long.traffic == parse(f"step:model={full},context=39").traffic
+    assert short.flops == long.flops
+    assert long.footprint_bytes - short.footprint_bytes == 2 * (4000 - 39) * 2 * 2 * 16 * 2
+    assert [one.name for one in long.operations][-2] == "attention to 39 tokens"
+    prompt, whole = (parse(f"prefill:model={name},tokens=50") for name in (folder, full))
+    hidden = 10 * 11 // 2  # pairs more than 39 tokens apart
+    assert whole.flops - prompt.flops == 2 * hidden * 4 * 4 * 16
+    assert whole.traffic == prompt.traffic
+
+
+def test_layers_with_and_without_a_window_follow_layer_types(tmp_path):
+    kinds = ["sliding_attention", "full_attention"]
+    folder = write(tmp_path, LLAMA | {"model_type": "qwen3", "sliding_window": 40, "layer_types": kinds})
+    work = parse(f"step:model={folder},context=100")
+    assert [layer.mixer.seen(100) for layer in work.shape.decoder.layers] == [39, 100]
+    assert [(one.name, one.count) for one in work.operations][-3:-1] == [
+        ("attention to 39 tokens", 1),
+        ("attention", 1),
+    ]

@@ -3,27 +3,26 @@ from math import cos, exp, inf, nan, pi, sin, sqrt
 import numpy as np
 import pytest
 
-from membound.kernels import reference
+from membound.kernels import forward, reference
+from membound.kernels.forward import gelu, rms_norm, silu
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
     append,
     causal_attention,
     compute,
     decode_attention,
-    gelu,
     linear,
     prefill,
     quantize_rows,
     relative_error,
-    rms_norm,
     rope,
     rope_frequencies,
-    silu,
     step,
     store_cache,
     tolerance,
     typical_size,
 )
+from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS, KVCache, dequantize, from_bf16, to_bf16
@@ -141,17 +140,17 @@ def test_the_cache_stores_as_its_format_says(rng):
 
 def test_rope_turns_pairs_half_a_head_apart():
     x = np.array([[1.0, 2.0, 3.0, 4.0]])
-    y = rope(x, np.array([3]), np.array([1.0, 0.1]))
+    y = rope(x, np.array([3]), Rope(theta=100.0), 4)
     assert y[0] == pytest.approx(
         [cos(3) - 3 * sin(3), 2 * cos(0.3) - 4 * sin(0.3), 3 * cos(3) + sin(3), 4 * cos(0.3) + 2 * sin(0.3)]
     )
 
 
 def test_rope_depends_on_distance_alone(rng):
-    frequencies = rope_frequencies(get_model("llama-3.2-1b"))
+    turning = get_model("llama-3.2-1b").decoder.layers[0].mixer.rope
     q, k = rng.standard_normal((2, 1, 64))
-    near = rope(q, np.array([7]), frequencies) @ rope(k, np.array([3]), frequencies).T
-    far = rope(q, np.array([1007]), frequencies) @ rope(k, np.array([1003]), frequencies).T
+    near = rope(q, np.array([7]), turning, 8) @ rope(k, np.array([3]), turning, 8).T
+    far = rope(q, np.array([1007]), turning, 1008) @ rope(k, np.array([1003]), turning, 1008).T
     assert near == pytest.approx(far)
 
 
@@ -277,11 +276,13 @@ def test_qk_norm_is_applied_before_rope(monkeypatch):
     from dataclasses import replace
 
     gain = np.linspace(0.5, 2, 32, dtype=np.float32)
-    normed = replace(layer, q_norm=gain, k_norm=gain)
+    kind = inputs.model.decoder.layers[0]
+    with_norms = replace(kind, mixer=replace(kind.mixer, head_norm="head"))
+    normed = replace(layer, vectors={**layer.vectors, "q_norm": gain, "k_norm": gain})
     x = inputs.x.astype(np.float64)
-    q, _, v = reference.project(inputs, normed, x, np.arange(3))
-    plain, _, plain_v = reference.project(inputs, layer, x, np.zeros(3))
-    expected = rope(rms_norm(plain, gain, 1e-5), np.arange(3), rope_frequencies(inputs.model))
+    q, _, v = reference.project(inputs, with_norms, normed, x, np.arange(3))
+    plain, _, plain_v = reference.project(inputs, kind, layer, x, np.zeros(3))
+    expected = rope(rms_norm(plain, gain, 1e-5), np.arange(3), kind.mixer.rope, 3)
     assert np.allclose(q, expected)
     assert np.array_equal(v, plain_v)
 
@@ -427,8 +428,8 @@ def rope_interleaved(patch):
     patch.setattr(
         reference,
         "rope",
-        lambda x, p, f: (
-            exact(np.concatenate([x[..., ::2], x[..., 1::2]], -1), p, f)
+        lambda x, p, *how: (
+            exact(np.concatenate([x[..., ::2], x[..., 1::2]], -1), p, *how)
             .reshape(*x.shape[:-1], 2, -1)
             .swapaxes(-1, -2)
             .reshape(x.shape)
@@ -438,12 +439,12 @@ def rope_interleaved(patch):
 
 def rope_backwards(patch):
     exact = reference.rope
-    patch.setattr(reference, "rope", lambda x, p, f: exact(x, -p, f))
+    patch.setattr(reference, "rope", lambda x, p, *how: exact(x, -p, *how))
 
 
 def rope_one_off(patch):
     exact = reference.rope
-    patch.setattr(reference, "rope", lambda x, p, f: exact(x, p + 1, f))
+    patch.setattr(reference, "rope", lambda x, p, *how: exact(x, p + 1, *how))
 
 
 def no_norm_gain(patch):
@@ -452,7 +453,7 @@ def no_norm_gain(patch):
 
 
 def no_activation(patch):
-    patch.setattr(reference, "silu", lambda x: x)
+    patch.setitem(forward.ACTIVATIONS, "silu", lambda x: x)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

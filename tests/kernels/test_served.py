@@ -2,7 +2,7 @@ import pytest
 
 from membound.kernels.models import MODELS
 from membound.kernels.served import WEIGHT_BITS, ServedPrefill, ServedStep
-from membound.kernels.shapes import ALIASES, SHAPES, shape_of, shape_of_model
+from membound.kernels.shapes import ALIASES, SHAPES, shape_of
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import Prefill, SpecError, Step, parse_as
 
@@ -48,7 +48,7 @@ def test_the_latent_cache_holds_576_numbers_a_token():
 
 def test_aliases_lead_to_shapes_and_a_dense_model_streams_all_but_its_embedding():
     assert all(shape_of(name).name in (*SHAPES, *MODELS) for name in ALIASES)
-    tied = shape_of_model(MODELS["llama-3.2-1b"])
+    tied = MODELS["llama-3.2-1b"].decoder
     assert tied.stored_weights == tied.token_weights
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from beyond_llama import BEYOND
+from transformers_answers import CASES, dense, folder_of, inputs_of
 
 from membound.kernels import models
 from membound.kernels.cpu.step.packed_model import PackedModel
 from membound.kernels.models import Model
 from membound.kernels.reference import relative_error, step
+from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 
@@ -70,3 +75,34 @@ def test_model_features(change: dict[str, object], monkeypatch: pytest.MonkeyPat
     model: Model = replace(models.MODELS["tiny"], name="variant", **change)  # type: ignore[arg-type]
     monkeypatch.setitem(models.MODELS, "variant", model)
     assert error("step:model=variant,context=37,weight=f32,kv=f32") < BOUNDS["float"]
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_goes_beyond_llama(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.MODELS, "variant", BEYOND[name])
+    inputs = make_inputs(parse("step:model=variant,context=37,weight=f32,kv=f32"), seed=5)
+    plain = make_inputs(parse("step:model=tiny,context=37,weight=f32,kv=f32"), seed=5)
+    assert relative_error(step(plain), step(inputs)) > 0.02, "a step without it must be another"
+    assert error("step:model=variant,context=37,weight=f32,kv=f32") < BOUNDS["float"]
+
+
+def test_several_kinds_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = models.MODELS["tiny"]
+    kind = tiny.decoder.layers[0]
+    near = replace(kind, mixer=replace(kind.mixer, window=5, rope=Rope(500.0)))
+    still = replace(kind, mixer=replace(kind.mixer, rope=None))
+    parts = replace(tiny.decoder, layers=(near, kind, still, near))
+    monkeypatch.setitem(models.MODELS, "variant", replace(tiny, name="variant", layers=4, parts=parts))
+    for batch in (1, 3):
+        assert error(f"step:model=variant,context=37,batch={batch},weight=f32,kv=f32") < BOUNDS["float"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", [one for one in CASES if dense(one)], ids=lambda one: one["config"]["model_type"]
+)
+def test_families_of_transformers(case: dict[str, Any], tmp_path: Path) -> None:
+    rest = f"context={len(case['tokens']) - 1},weight=f32,kv=f32,cache=prompt"
+    packed = PackedModel(inputs_of(f"step:model={folder_of(case, tmp_path)},{rest}", case), threads=2)
+    packed.run()
+    assert relative_error(packed.logits[0], np.array(case["logits"])) < BOUNDS["float"]

@@ -23,6 +23,7 @@ from numba import prange
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, make_prepare, make_scores, padded_width
+from membound.kernels.cpu.attention.softcap import LOG2_E, cap_scores
 from membound.kernels.cpu.attention.softmax import make_softmax
 from membound.kernels.cpu.attention.values import make_values
 from membound.kernels.cpu.compile import kernel
@@ -49,19 +50,20 @@ def flat_cache(cache: KVCache) -> tuple[npt.NDArray[Any], npt.NDArray[Any], F32,
 def attend(
     KV: str, HEADS: int, METHOD: str, q: Any, q_at: int, q_stride: int,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
-    context: int, batch: int, kv_heads: int, group: int, dim: int,
+    context: int, batch: int, kv_heads: int, group: int, dim: int, softcap: float, sinks: Any, sinks_at: int,
     out: Any, out_at: int, out_stride: int, threads: int,
 ) -> None:  # fmt: skip
-    """Decode attention over the first `context` of `capacity` tokens; all arrays flat.
+    """Decode attention over the first `context` of `capacity` tokens; all arrays flat. A window begins at its `at`.
 
-    HEADS, METHOD: literals from `grouping(KV, group, dim)`; group: query heads a KV head.
+    HEADS, METHOD: literals from `grouping(KV, group, dim)`; group: query heads a KV head. softcap: what bounds scores, or 0.
+    sinks: a logit a query head, float32 from `sinks_at` on, that takes its share of the weights and has no value; or empty.
     q, out: float32; sequence b's heads [kv_heads·group, dim] from q_at + b·q_stride (out_at + b·out_stride)
     on. k, v: [batch, kv_heads, capacity, dim] from element `at` on, float32, uint16 (bf16, f16) or int8;
     k_scales, v_scales: float32 [batch, kv_heads, capacity] from `scales_at` on for int8, else anything flat.
     """
     _attend(Grouping(KV, HEADS, METHOD))(
         q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-        context, batch, kv_heads, group, dim, out, out_at, out_stride, threads,
+        context, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
     )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def attend(
 def _attend_in_kernels(
     KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
-    context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
+    context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
     out: Any, out_at: Any, out_stride: Any, threads: Any,
 ) -> Any:  # fmt: skip
     values = [literal_value(x) for x in (KV, HEADS, METHOD)]
@@ -80,12 +82,12 @@ def _attend_in_kernels(
     def implementation(
         KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
         k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
-        context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
+        context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
         out: Any, out_at: Any, out_stride: Any, threads: Any,
     ) -> None:  # fmt: skip
         inner(
             q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-            context, batch, kv_heads, group, dim, out, out_at, out_stride, threads,
+            context, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
         )  # fmt: skip
 
     return implementation
@@ -104,10 +106,10 @@ def attention_kernel(KV: str, HEADS: int, METHOD: str) -> Any:
         q: Any, k: Any, v: Any, k_scales: Any, v_scales: Any, out: Any,
         batch: Any, kv_heads: Any, group: Any, dim: Any, context: Any, capacity: Any, threads: Any,
     ) -> None:  # fmt: skip
-        width = kv_heads * group * dim
+        width, none = kv_heads * group * dim, np.empty(0, np.float32)
         attend(
             KV, HEADS, METHOD, q, 0, width, k, v, k_scales, v_scales, 0, 0, capacity,
-            context, batch, kv_heads, group, dim, out, 0, width, threads,
+            context, batch, kv_heads, group, dim, 0.0, none, 0, out, 0, width, threads,
         )  # fmt: skip
 
     return run
@@ -126,15 +128,15 @@ def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
     @numba.njit(parallel=True)
     def run(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
-        at: Any, scales_at: Any, capacity: Any, context: Any, batch: Any, kv_heads: Any,
-        group: Any, dim: Any, out: Any, out_at: Any, out_stride: Any, threads: Any,
+        at: Any, scales_at: Any, capacity: Any, context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
+        softcap: Any, sinks: Any, sinks_at: Any, out: Any, out_at: Any, out_stride: Any, threads: Any,
     ) -> None:  # fmt: skip
         units = batch * kv_heads
         parts = np.empty(2 * threads * part_size(group, HEADS, dim), np.float32)
         for thread in prange(threads):  # unsigned in the loop's body: `walk` would be compiled for both
             walk(
-                q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-                context, units, kv_heads, group, dim, out, out_at, out_stride, parts, np.intp(thread), threads,
+                q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity, context, units, kv_heads, group,
+                dim, softcap, sinks, sinks_at, out, out_at, out_stride, parts, np.intp(thread), threads,
             )  # fmt: skip
         if units % threads:
             for thread in prange(threads):
@@ -147,13 +149,14 @@ def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
 def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
     """One thread's share: a run of rows over all KV heads, cut where a KV head ends."""
     prepare, attend_part, finish = make_prepare(g), _make_part(g, score, add_values), make_finish(g)
-    workspace = _make_workspace(g)
+    workspace, empty = _make_workspace(g), _make_empty(g)
 
     @numba.njit
     def walk(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
-        at: Any, scales_at: Any, capacity: Any, context: Any, units: Any, kv_heads: Any,
-        group: Any, dim: Any, out: Any, out_at: Any, out_stride: Any, parts: Any, thread: Any, threads: Any,
+        at: Any, scales_at: Any, capacity: Any, context: Any, units: Any, kv_heads: Any, group: Any, dim: Any,
+        softcap: Any, sinks: Any, sinks_at: Any,
+        out: Any, out_at: Any, out_stride: Any, parts: Any, thread: Any, threads: Any,
     ) -> None:  # fmt: skip
         query, factors, scores, worth, part = workspace(group, dim)
         first, final = thread * units * context // threads, (thread + 1) * units * context // threads
@@ -164,9 +167,10 @@ def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
             b, h = unit // kv_heads, unit % kv_heads
             prepare(q, q_at + b * q_stride + h * group * dim, group, dim, query, factors)
             row = unit * capacity + begin
+            empty(part, group, sinks, sinks_at + h * group, begin == 0)
             attend_part(
                 query, factors, k, v, k_scales, v_scales, at + row * dim, scales_at + row, group, dim, tokens,
-                scores, worth, part,
+                softcap, scores, worth, part,
             )  # fmt: skip
             if tokens == context:
                 finish(part, group, dim, out, out_at + b * out_stride + h * group * dim)
@@ -200,8 +204,28 @@ def _make_workspace(g: Grouping) -> Any:
     return workspace
 
 
+def _make_empty(g: Grouping) -> Any:
+    """empty(part, group, sinks, sinks_at, first): a part before its tokens; the first of a KV head holds the sinks, if any."""
+    HEADS, ROWS = g.heads, g.rows
+
+    @numba.njit
+    def empty(part: Any, group: Any, sinks: Any, sinks_at: Any, first: Any) -> None:
+        flat = chunks_of(group, HEADS) * LANES
+        for i in range(part.size):
+            part[i] = HIDDEN if i < flat else np.float32(0)
+        if sinks.size == 0 or not first:
+            return
+        for h in range(group):
+            place = h // HEADS * LANES + h % HEADS
+            for r in range(ROWS):
+                part[place + r * HEADS] = sinks[sinks_at + h] * LOG2_E
+            part[flat + place] = np.float32(1)
+
+    return empty
+
+
 def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
-    """Blocks of scores, softmax and values over `tokens` rows: fills a part (see parts.py)."""
+    """Blocks of scores, softmax and values over `tokens` rows: adds them to a part (see parts.py)."""
     update = make_softmax(g)
     HEADS, ROWS, BLOCK = g.heads, g.rows, g.block
 
@@ -209,17 +233,17 @@ def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
     def attend_part(
         query: Any, factors: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
         at: Any, scales_at: Any, group: Any, dim: Any, tokens: Any,
-        scores: Any, worth: Any, part: Any,
+        softcap: Any, scores: Any, worth: Any, part: Any,
     ) -> None:  # fmt: skip
         chunks = chunks_of(group, HEADS)
         flat = chunks * LANES
         peaks, totals, sums = part[:flat], part[flat : 2 * flat], part[2 * flat :]
-        for i in range(part.size):
-            part[i] = HIDDEN if i < flat else np.float32(0)
         stride, last, width = (tokens + ROWS - 1) // ROWS, tokens - 1, padded_width(dim)
         for begin in range(0, stride, BLOCK):
             end = min(stride, begin + BLOCK)
             score(query, factors, k, k_scales, at, scales_at, group, dim, begin, end, stride, last, scores)
+            if softcap > 0:
+                cap_scores(scores, (end - begin) * chunks, np.float32(softcap) * LOG2_E)
             update(scores, end - begin, chunks, width, peaks, totals, sums)
             add_values(
                 scores,

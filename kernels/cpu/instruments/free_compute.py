@@ -219,11 +219,11 @@ def _attend_loaded(g: Grouping) -> Any:
         q: Any, k: Any, v: Any, numbers: Any, context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
         out: Any, threads: Any,
     ) -> None:  # fmt: skip
-        width = kv_heads * group * dim
+        width, none = kv_heads * group * dim, np.empty(0, np.float32)
         # A float cache has no scales: the constants of the chains travel in their place.
         run(
             q, 0, width, k, v, numbers, numbers, 0, 0, context,
-            context, batch, kv_heads, group, dim, out, 0, width, threads,
+            context, batch, kv_heads, group, dim, 0.0, none, 0, out, 0, width, threads,
         )  # fmt: skip
 
     return attend

@@ -12,15 +12,14 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from membound.kernels.cpu.attention.softmax import exp2
-from membound.kernels.cpu.simd.arithmetic import add, divide, maximum, multiply
+from membound.kernels.cpu.attention.softcap import sigmoid
+from membound.kernels.cpu.simd.arithmetic import add, multiply
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.simd.loads import load, load_part
 from membound.kernels.cpu.simd.stores import store, store_bf16, store_f16
 from membound.kernels.cpu.simd.vectors import splat
 
-_LOG2_E = np.float32(1.4426950408889634)
 _GELU = np.float32(2 * 0.7978845608028654)  # twice sqrt(2/pi): tanh(u) = 2·sigmoid(2u) − 1
 _GELU_CUBE = np.float32(0.044715)
 
@@ -37,14 +36,49 @@ def rms_norm(x: Any, gain: Any, eps: Any, out: Any) -> None:
 
 
 @numba.njit(fastmath=True)
+def layer_norm(x: Any, gain: Any, bias: Any, eps: Any, out: Any) -> None:
+    """Out = (x − mean) / sqrt(variance + eps) · gain + bias; all [width], out may be x, bias may be empty."""
+    total, squares = np.float32(0), np.float32(0)
+    for value in x:
+        total += value
+    mean = total / np.float32(x.size)
+    for value in x:
+        squares += (value - mean) * (value - mean)
+    factor = np.float32(1 / np.sqrt(squares / np.float32(x.size) + eps))
+    for i in range(x.size):
+        out[i] = (x[i] - mean) * factor * gain[i] + (bias[i] if bias.size else np.float32(0))
+
+
+@numba.njit
+def normalise(x: Any, gain: Any, bias: Any, centred: Any, eps: Any, out: Any) -> None:
+    """RMSNorm, or LayerNorm if `centred`; where there is no gain, there is no norm, and out = x."""
+    if gain.size == 0:
+        for i in range(x.size):
+            out[i] = x[i]
+    elif centred:
+        layer_norm(x, gain, bias, eps, out)
+    else:
+        rms_norm(x, gain, eps, out)
+
+
+@numba.njit(fastmath=True)
 def rope(x: Any, cosines: Any, sines: Any) -> None:
-    """Rotate pairs (i, i + dim/2) of one head in place; tables [dim/2]."""
+    """Rotate pairs (i, i + half) of the first columns of one head in place; tables [half]."""
     half = cosines.size
     low, high = x[:half], x[half : 2 * half]
     for i in range(half):
         a, b = low[i], high[i]
         low[i] = a * cosines[i] - b * sines[i]
         high[i] = b * cosines[i] + a * sines[i]
+
+
+@numba.njit(fastmath=True)
+def rope_neighbours(x: Any, cosines: Any, sines: Any) -> None:
+    """Rotate pairs (2i, 2i + 1) of the first columns of one head in place; tables [half]."""
+    for i in range(cosines.size):
+        a, b = x[2 * i], x[2 * i + 1]
+        x[2 * i] = a * cosines[i] - b * sines[i]
+        x[2 * i + 1] = b * cosines[i] + a * sines[i]
 
 
 def store_row(KV: str, x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
@@ -100,34 +134,28 @@ def _store_int8(KV: Any, x: Any, out: Any, at: Any, scales: Any, scale_at: Any) 
 
 
 @numba.njit
-def _sigmoid(x: Any) -> Any:
-    """1 / (1 + e^−x) as e^min(x,0) / (1 + e^−|x|), so that no exponent overflows."""
-    zero = splat(np.float32(0))
-    minus = multiply(x, splat(np.float32(-1)))
-    log2_e = splat(-_LOG2_E)
-    top = exp2(multiply(maximum(minus, zero), log2_e))
-    bottom = add(splat(np.float32(1)), exp2(multiply(maximum(x, minus), log2_e)))
-    return divide(top, bottom)
-
-
-@numba.njit
 def _silu_times(gate: Any, up: Any) -> Any:
-    return multiply(multiply(gate, _sigmoid(gate)), up)
+    return multiply(multiply(gate, sigmoid(gate)), up)
 
 
 @numba.njit
 def _gelu(x: Any) -> Any:
     cube = multiply(multiply(x, x), multiply(x, splat(_GELU_CUBE)))
-    return multiply(x, _sigmoid(multiply(add(x, cube), splat(_GELU))))
+    return multiply(x, sigmoid(multiply(add(x, cube), splat(_GELU))))
 
 
 @numba.njit
-def activate(GATED: Any, y: Any, at: Any, width: Any, out: Any) -> None:
-    """Out [width] = silu(gate) · up of y[at:] = (gate, up), or gelu(up) of y[at:] = up."""
+def _gated(SMOOTH: Any, gate: Any, up: Any) -> Any:
+    return multiply(_gelu(gate), up) if SMOOTH else _silu_times(gate, up)
+
+
+@numba.njit
+def activate(GATED: Any, SMOOTH: Any, y: Any, at: Any, width: Any, out: Any) -> None:
+    """Out [width] = silu(gate) · up of y[at:] = (gate, up), with gelu for silu if SMOOTH, or gelu(up) of y[at:] = up."""
     whole = width // LANES * LANES
     for i in range(0, whole, LANES):
         if GATED:
-            value = _silu_times(load(y, at + i, "f32"), load(y, at + width + i, "f32"))
+            value = _gated(SMOOTH, load(y, at + i, "f32"), load(y, at + width + i, "f32"))
         else:
             value = _gelu(load(y, at + i, "f32"))
         store(out, i, value)
@@ -136,7 +164,7 @@ def activate(GATED: Any, y: Any, at: Any, width: Any, out: Any) -> None:
         count = width - whole
         if GATED:
             gate = load_part(y, at + whole, count, "f32")
-            store(rest, 0, _silu_times(gate, load_part(y, at + width + whole, count, "f32")))
+            store(rest, 0, _gated(SMOOTH, gate, load_part(y, at + width + whole, count, "f32")))
         else:
             store(rest, 0, _gelu(load_part(y, at + whole, count, "f32")))
         for i in range(count):

@@ -10,22 +10,26 @@ byte arena, so that one compilation serves every layer of every model with heads
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
-from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Sizes, step_kernel
+from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
-from membound.kernels.reference import rope_frequencies
+from membound.kernels.parts import Attention, Latent, Mlp
 from membound.kernels.weights.formats import F32, KVCache, Weight
-from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
+
+NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,7 @@ class PackedModel:
         self._caches = _caches(inputs)
         self._buffers = _buffers(work.batch, model, self._recipe, self._matrices)
         group = model.q_heads // model.kv_heads
-        self._sizes = Sizes(
-            model.hidden, model.layers, model.kv_heads, group, model.head_dim,
-            model.intermediate, model.vocab, model.gated,
-            work.context, work.context + 1, model.norm_eps, threads,
-        )  # fmt: skip
+        self._sizes = _sizes(work, model, threads)
         shape = grouping(work.kv, group, model.head_dim)
         self._kernel = step_kernel(work.weight, work.act, work.batch, work.kv, shape.heads, shape.method)
 
@@ -94,59 +94,106 @@ class PackedModel:
         aligned = [-(-size // 64) * 64 for size in sizes]
         self._starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
         self._arena = aligned_bytes(self.matrix_bytes)
-        small = _SmallWeights(inputs)
+        small: list[Mapping[str, F32]] = []
         for place, weights in enumerate(self._groups(inputs, small)):
             start, end = self._starts[place], self._starts[place + 1]
             pack_rows(weights, recipe, self._arena[start:end])
-        self._gains = small.gains()
+        self._gains = _gains(inputs, small)
 
-    def _groups(self, inputs: ModelInputs, small: _SmallWeights) -> Iterator[list[Weight]]:
+    def _groups(self, inputs: ModelInputs, small: list[Mapping[str, F32]]) -> Iterator[list[Weight]]:
         """Matrices in the order of the arena; a layer's weights are dropped when it is done."""
         for index in range(self._model.layers):
             layer = inputs.layer(index)
-            small.add(layer)
+            small.append(layer.vectors)
             for matrix in self._matrices:
                 yield [layer.matrices[name] for name in matrix.names]
         yield [inputs.lm_head()]
 
 
-class _SmallWeights:
-    """Collects norms and biases layer by layer."""
-
-    def __init__(self, inputs: ModelInputs) -> None:
-        self._inputs = inputs
-        self._rows: list[LayerWeights] = []
-
-    def add(self, layer: LayerWeights) -> None:
-        without_matrices = LayerWeights(
-            {}, layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm,
-            layer.q_bias, layer.k_bias, layer.v_bias,
-        )  # fmt: skip
-        self._rows.append(without_matrices)
-
-    def gains(self) -> Gains:
-        work = self._inputs.work
-        if not isinstance(work, Step):
-            raise AssertionError(f"{type(work).__name__} is no Step")
-        angles = work.context * rope_frequencies(self._inputs.model)
-        return Gains(
-            _stack([r.attention_norm for r in self._rows]),
-            _stack([r.mlp_norm for r in self._rows]),
-            _stack([_joined(r.q_bias, r.k_bias, r.v_bias) for r in self._rows]),
-            _stack([_joined(r.q_norm) for r in self._rows]),
-            _stack([_joined(r.k_norm) for r in self._rows]),
-            np.ascontiguousarray(self._inputs.final_norm(), np.float32),
-            np.cos(angles).astype(np.float32),
-            np.sin(angles).astype(np.float32),
-        )
+def _sizes(work: Step, model: Model, threads: int) -> Sizes:
+    decoder = model.decoder
+    first = decoder.layers[0]
+    mixer, rope = first.mixer, next((one.mixer.rope for one in decoder.layers if one.mixer.rope), None)
+    return Sizes(
+        hidden=model.hidden,
+        layers=model.layers,
+        kv_heads=model.kv_heads,
+        group=model.q_heads // model.kv_heads,
+        dim=model.head_dim,
+        intermediate=model.intermediate,
+        vocab=model.vocab,
+        gated=model.gated,
+        smooth=isinstance(first.mlp, Mlp) and first.mlp.activation == "gelu_tanh",
+        centred=decoder.norm == "layer",
+        neighbours=rope is not None and rope.neighbours,
+        context=work.context,
+        capacity=work.context + 1,
+        seen=np.array([layer.mixer.seen(work.context) for layer in decoder.layers]),
+        eps=decoder.eps,
+        softcap=mixer.softcap if isinstance(mixer, Attention) else 0.0,
+        residual=first.residual,
+        logit_gain=decoder.logit_gain,
+        logit_softcap=decoder.logit_softcap,
+        threads=threads,
+    )
 
 
-def _stack(rows: list[F32]) -> F32:
+def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]]) -> Gains:
+    """Vectors of all layers, a row each, and what positions and scales make of a step."""
+    work, decoder = inputs.work, inputs.model.decoder
+    if not isinstance(work, Step):
+        raise AssertionError(f"{type(work).__name__} is no Step")
+
+    def rows(*names: str) -> F32:
+        parts = [[layer[name] for name in names if name in layer] for layer in layers]
+        return _stack([np.concatenate([NOTHING, *row]) for row in parts])
+
+    def norms(name: str) -> Norms:
+        return Norms(rows(name), rows(f"{name}_bias"))
+
+    bias = inputs.source.final_bias()
+    final = Norms(_stack([inputs.final_norm()]), _stack([NOTHING if bias is None else bias]))
+    cosines, sines = _turns(inputs.model, work.context)
+    return Gains(
+        norms("attention_norm"),
+        norms("attention_out_norm"),
+        norms("mlp_norm"),
+        norms("mlp_out_norm"),
+        final,
+        rows("q_bias", "k_bias", "v_bias"),
+        rows("o_bias"),
+        rows("gate_bias", "up_bias"),
+        rows("down_bias"),
+        rows("q_norm"),
+        rows("k_norm"),
+        cosines,
+        sines,
+        np.array([_scale(layer.mixer) for layer in decoder.layers], np.float32),
+        rows("sinks").reshape(-1),
+    )
+
+
+def _scale(mixer: Attention | Latent) -> float:
+    """What queries are multiplied by so that the kernel's 1/sqrt(dim) makes the model's scale."""
+    if not isinstance(mixer, Attention) or not mixer.scale:
+        return 1.0
+    return mixer.scale * sqrt(mixer.head_dim)
+
+
+def _turns(model: Model, position: int) -> tuple[F32, F32]:
+    """Cos and sin of each layer's RoPE, [layers, pairs]; a layer without one turns by nothing."""
+    ropes = [layer.mixer.rope for layer in model.decoder.layers]
+    tables = [
+        rope.table(np.array([position]), model.head_dim, position + 1) if rope else None for rope in ropes
+    ]
+    pairs = max((table[0].shape[-1] for table in tables if table), default=0)
+    still = np.ones((1, pairs)), np.zeros((1, pairs))
+    cosines, sines = zip(*(table or still for table in tables), strict=True)
+    return _stack([cos[0] for cos in cosines]), _stack([sin[0] for sin in sines])
+
+
+def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
     return np.ascontiguousarray(np.stack(rows), np.float32)
-
-
-def _joined(*parts: F32 | None) -> F32:
-    return np.concatenate([np.zeros(0, np.float32), *(p for p in parts if p is not None)])
 
 
 def _caches(inputs: ModelInputs) -> Caches:

@@ -17,26 +17,54 @@ import numpy.typing as npt
 from numba import prange
 
 from membound.kernels.cpu.attention.decode import attend
+from membound.kernels.cpu.attention.softcap import cap_scores
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.activations import FEW_ROWS
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
-from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.step.elementwise import (
+    activate,
+    normalise,
+    rms_norm,
+    rope,
+    rope_neighbours,
+    store_row,
+)
 from membound.kernels.weights.formats import F32
 
 
-class Gains(NamedTuple):
-    """Small float32 weights, a row a layer; a width of 0 where the model has none."""
+class Norms(NamedTuple):
+    """Gains and biases of a norm, a row a layer; a width of 0 where the model has none."""
 
-    attention_norm: F32
-    mlp_norm: F32
+    gain: F32
     bias: F32
+
+
+class Gains(NamedTuple):
+    """Small float32 weights, a row a layer; a width of 0 where the model has none.
+
+    attention_in, mlp_in: norms of what goes into the halves of a layer; attention_out, mlp_out: of what comes out. bias: of
+    q, k, v; up_bias: of gate, up. cosines, sines [layers, pairs] at position `context`; scales [layers]: what queries are
+    multiplied by; sinks [layers, query heads].
+    """
+
+    attention_in: Norms
+    attention_out: Norms
+    mlp_in: Norms
+    mlp_out: Norms
+    final: Norms
+    bias: F32
+    o_bias: F32
+    up_bias: F32
+    down_bias: F32
     q_norm: F32
     k_norm: F32
-    final_norm: F32
     cosines: F32
     sines: F32
+    scales: F32
+    sinks: F32
 
 
 class Caches(NamedTuple):
@@ -63,7 +91,11 @@ class Buffers(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The model's shape as numbers."""
+    """The model's shape as numbers.
+
+    seen [layers]: cached tokens that a layer sees, the last ones. smooth: the gate is a GELU. centred: norms are LayerNorm.
+    neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
+    """
 
     hidden: int
     layers: int
@@ -73,9 +105,17 @@ class Sizes(NamedTuple):
     intermediate: int
     vocab: int
     gated: bool
+    smooth: bool
+    centred: bool
+    neighbours: bool
     context: int
     capacity: int
+    seen: npt.NDArray[np.int64]
     eps: float
+    softcap: float
+    residual: float
+    logit_gain: float
+    logit_softcap: float
     threads: int
 
 
@@ -100,30 +140,33 @@ def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) ->
         cache_rows = M * s.kv_heads * s.capacity
         for layer in range(s.layers):
             at = starts[4 * layer :]
-            _norm(M, b.x, gains.attention_norm[layer], s.eps, b.normed)
+            _norm(M, b.x, gains.attention_in, layer, s, b.normed)
             prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
             multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
             _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
+            first = layer * cache_rows + s.context - s.seen[layer]
             attend(
                 KV, HEADS, METHOD, b.heads, 0, head_stride,
-                caches.k, caches.v, caches.k_scales, caches.v_scales,
-                layer * cache_rows * s.dim, layer * cache_rows, s.capacity,
-                s.context + 1, M, s.kv_heads, s.group, s.dim, b.attention, 0, q_width, s.threads,
+                caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
+                s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
+                s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
             )  # fmt: skip
             prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
             multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
-            _add(M, b.x, s.hidden, b.narrow, stride)
-            _norm(M, b.x, gains.mlp_norm[layer], s.eps, b.normed)
+            _add(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
+            _norm(M, b.x, gains.mlp_in, layer, s, b.normed)
             prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
             multiply(FMT, ACT, M, arena, at[2], wide, s.hidden, b.scratch, b.wide, s.threads)
-            _activate(M, s.gated, b.wide, wide_stride, s.intermediate, b.hidden)
+            _activate(M, s, b.wide, wide_stride, gains.up_bias[layer], b.hidden)
             prepare(FMT, ACT, M, b.hidden, 0, s.intermediate, s.intermediate, b.scratch)
             multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
-            _add(M, b.x, s.hidden, b.narrow, stride)
-        _norm(M, b.x, gains.final_norm, s.eps, b.normed)
+            _add(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+        _norm(M, b.x, gains.final, 0, s, b.normed)
         prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
         head = starts[4 * s.layers]
         multiply(FMT, ACT, M, arena, head, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
+        if s.logit_gain != 1 or s.logit_softcap > 0:
+            _bound(b.logits, s)
 
     return run
 
@@ -132,55 +175,95 @@ def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) ->
 
 
 @numba.njit
-def _norm(M: Any, x: Any, gain: Any, eps: Any, out: Any) -> None:
+def _norm(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
+    gain, bias = norms.gain[layer], norms.bias[layer]
     for row in range(M):
-        part = slice(row * gain.size, (row + 1) * gain.size)
-        rms_norm(x[part], gain, np.float32(eps), out[part])
+        part = slice(row * s.hidden, (row + 1) * s.hidden)
+        normalise(x[part], gain, bias, s.centred, np.float32(s.eps), out[part])
 
 
 @numba.njit
-def _add(M: Any, x: Any, width: Any, y: Any, stride: Any) -> None:
+def _add(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
+    """What comes out of a half of a layer, under its norm, to x."""
+    residual, gain = np.float32(s.residual), norms.gain[layer]
     for row in range(M):
-        into, from_ = x[row * width :][:width], y[row * stride :][:width]
-        for i in range(width):
-            into[i] += from_[i]
+        into, from_ = x[row * s.hidden :][: s.hidden], y[row * stride :][: s.hidden]
+        _add_bias(from_, biases[layer])
+        if gain.size:
+            normalise(from_, gain, norms.bias[layer], s.centred, np.float32(s.eps), from_)
+        for i in range(s.hidden):
+            into[i] += residual * from_[i]
 
 
 @numba.njit
-def _activate(M: Any, gated: Any, y: Any, stride: Any, width: Any, out: Any) -> None:
+def _add_bias(line: Any, bias: Any) -> None:
+    for i in range(bias.size):
+        line[i] += bias[i]
+
+
+@numba.njit
+def _activate(M: Any, s: Any, y: Any, stride: Any, bias: Any, out: Any) -> None:
+    width = s.intermediate
     if M <= FEW_ROWS:
         for row in range(M):
-            activate(gated, y, row * stride, width, out[row * width :][:width])
+            _add_bias(y[row * stride :], bias)
+            activate(s.gated, s.smooth, y, row * stride, width, out[row * width :][:width])
     else:
-        _activate_parallel(M, gated, y, stride, width, out)
+        _activate_parallel(M, s.gated, s.smooth, y, stride, width, bias, out)
 
 
 @numba.njit(parallel=True)
-def _activate_parallel(M: Any, gated: Any, y: Any, stride: Any, width: Any, out: Any) -> None:
+def _activate_parallel(
+    M: Any, gated: Any, smooth: Any, y: Any, stride: Any, width: Any, bias: Any, out: Any
+) -> None:
     for row in prange(M):
-        activate(gated, y, row * stride, width, out[row * width :][:width])
+        _add_bias(y[row * stride :], bias)
+        activate(gated, smooth, y, row * stride, width, out[row * width :][:width])
 
 
 @numba.njit
 def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
-    """Every sequence's new heads: bias, head norm, RoPE, then key and value into the cache."""
+    """Every sequence's new heads: bias, head norm, RoPE, scale, then key and value into the cache."""
     dim = s.dim
     q_heads = s.kv_heads * s.group
-    biased, normed = gains.bias.shape[1] > 0, gains.q_norm.shape[1] > 0
     for row in range(M):
         line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
-        if biased:
-            bias = gains.bias[layer]
-            for i in range(line.size):
-                line[i] += bias[i]
+        _add_bias(line, gains.bias[layer])
+        _norm_heads(line[: q_heads * dim], gains.q_norm[layer], s)
+        _norm_heads(line[q_heads * dim :][: s.kv_heads * dim], gains.k_norm[layer], s)
         for h in range(q_heads + s.kv_heads):
             head = line[h * dim : (h + 1) * dim]
-            if normed:
-                gain = gains.q_norm[layer] if h < q_heads else gains.k_norm[layer]
-                rms_norm(head, gain, np.float32(s.eps), head)
-            rope(head, gains.cosines, gains.sines)
+            if s.neighbours:
+                rope_neighbours(head, gains.cosines[layer], gains.sines[layer])
+            else:
+                rope(head, gains.cosines[layer], gains.sines[layer])
+        if gains.scales[layer] != 1:
+            for i in range(q_heads * dim):
+                line[i] *= gains.scales[layer]
         for h in range(s.kv_heads):
             token = ((layer * M + row) * s.kv_heads + h) * s.capacity + s.context
             key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
             store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
+
+
+@numba.njit
+def _norm_heads(line: Any, gain: Any, s: Any) -> None:
+    """Every head under a norm of its width, or all of them under one of theirs."""
+    if gain.size:
+        for start in range(0, line.size, gain.size):
+            part = line[start : start + gain.size]
+            rms_norm(part, gain, np.float32(s.eps), part)
+
+
+@numba.njit(parallel=True)
+def _bound(y: Any, s: Any) -> None:
+    """Logits times their gain, within their cap."""
+    gain, cap, each = np.float32(s.logit_gain), np.float32(s.logit_softcap), y.size // LANES
+    for thread in prange(s.threads):
+        begin, end = thread * each // s.threads, (thread + 1) * each // s.threads
+        part = y[begin * LANES : end * LANES]
+        for i in range(part.size):
+            part[i] *= gain
+        if cap > 0:
+            cap_scores(part, end - begin, cap)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from beyond_llama import BEYOND
 
 from membound.backends.onnx_runtime import backend as onnx_runtime
 from membound.backends.onnx_runtime import device as onnx_device
@@ -21,7 +22,7 @@ from membound.backends.onnx_runtime.decoder import decoder_graph
 from membound.backends.onnx_runtime.graph import Graph
 from membound.errors import Unsupported
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.models import get_model
+from membound.kernels.models import MODELS, get_model
 from membound.kernels.reference import compute, project, relative_error, store_cache, tolerance
 from membound.kernels.seeded import STEP_QUERY_GAIN, make_inputs
 from membound.kernels.weights.random_model import RandomSource
@@ -91,6 +92,30 @@ def test_a_built_step_is_right(family: str, weight: str, act: str) -> None:
 def test_a_built_prompt_is_right(family: str, weight: str) -> None:
     inputs = inputs_of(f"prefill:model=tiny,batch=2,tokens=17,weight={weight},kv=f32", family, 5)
     assert relative_error(logits("cpu", inputs), compute(inputs, 0)) < CLOSE
+
+
+REFUSED = {
+    "window": "sliding windows",
+    "chunk": "chunked attention",
+    "sinks": "sliding windows, attention sinks",
+    "no RoPE": "layers without RoPE",
+    "part of a head": "RoPE on a part of a head",
+    "LayerNorm": "LayerNorm",
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_goes_beyond_llama_is_right_or_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "variant", BEYOND[name])
+    for kind in ("step:context=37", "prefill:tokens=17"):
+        work = parse(f"{kind},model=variant,batch=2,weight=f32,kv=f32")
+        inputs, backend = make_inputs(work, 5), OnnxRuntime()
+        assert isinstance(inputs, ModelInputs)
+        backend.open("cpu", 1)
+        if name in REFUSED and kind.startswith("step"):
+            assert backend.supports(work) == f"variant asks for {REFUSED[name]}, which it lacks"
+        elif name not in REFUSED:
+            assert relative_error(logits("cpu", inputs), compute(inputs, 0)) < CLOSE
 
 
 def test_a_step_of_one_sequence_and_a_prompt_of_one_token() -> None:

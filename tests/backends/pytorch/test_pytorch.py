@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from beyond_llama import BEYOND
+from transformers_answers import CASES, dense, folder_of, inputs_of
 
 from membound.backends.api import cpu_name
 from membound.backends.background import Background
@@ -17,7 +20,8 @@ from membound.backends.pytorch.backend import PyTorch
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import MODELS, Model
-from membound.kernels.reference import compute, relative_error, rope, rope_frequencies, tolerance
+from membound.kernels.reference import compute, relative_error, rope, tolerance
+from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.formats import quantize, unpack_int4
 from membound.kernels.weights.generate import random_weight
@@ -212,6 +216,41 @@ def test_bias_head_norm_rope_scaling_and_plain_mlp(
     assert backend.stored_bytes() == stored
 
 
+@pytest.mark.parametrize("name", BEYOND)
+@pytest.mark.parametrize("kind", ["step:context=37", "prefill:tokens=21"])
+def test_what_goes_beyond_llama(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "variant", BEYOND[name])
+    check("cpu", f"{kind},model=variant,batch=2,weight=f32,kv=f32", 6, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", [one for one in CASES if dense(one)], ids=lambda one: one["config"]["model_type"]
+)
+def test_families_of_transformers(case: dict[str, Any], tmp_path: Path) -> None:
+    count = len(case["tokens"])
+    folder = folder_of(case, tmp_path)
+    for kind, rest in (("step", f"context={count - 1},cache=prompt"), ("prefill", f"tokens={count}")):
+        inputs = inputs_of(f"{kind}:model={folder},{rest},weight=f32,kv=f32", case)
+        backend = opened()
+        backend.prepare(inputs.work, inputs)
+        backend.launch(0)
+        assert relative_error(backend.output()[0], np.array(case["logits"])) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["softcap", "window", "norms on both sides"])
+def test_what_goes_beyond_llama_is_compiled_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "variant", BEYOND[name])
+    check("cpu+compile", "step:context=37,model=variant,batch=2,weight=f32,kv=f32", 6, 1e-5)
+
+
+def test_a_named_kernel_that_bounds_no_scores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "variant", BEYOND["softcap"])
+    work = parse("step:context=37,model=variant,weight=f32,kv=f32")
+    assert opened("cpu+sdpa-gqa").supports(work) == "variant asks for softcaps of scores, which it lacks"
+
+
 def test_a_step_appends_at_its_context_and_repeats_itself() -> None:
     work = parse("step:model=tiny,context=7,batch=2,weight=f32,kv=f32,layers=1")
     inputs = make_inputs(work, 2)
@@ -232,9 +271,11 @@ def test_rope_table_is_the_reference_rotation() -> None:
     from membound.backends.pytorch.attention import RopeTable
 
     x = np.random.default_rng(1).standard_normal((2, 9, 6, 16), np.float32)
-    expected = rope(x.transpose(0, 2, 1, 3).astype(np.float64), np.arange(9), rope_frequencies(ODD))
-    y = RopeTable(ODD, range(9))(torch.from_numpy(x)).numpy().transpose(0, 2, 1, 3)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+    turning = ODD.decoder.layers[0].mixer.rope
+    for turns in (turning, Rope(dim=8), Rope(dim=12, neighbours=True)):
+        expected = rope(x.transpose(0, 2, 1, 3).astype(np.float64), np.arange(9), turns, 9)
+        y = RopeTable(turns, ODD.head_dim, range(9))(torch.from_numpy(x)).numpy().transpose(0, 2, 1, 3)
+        np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from membound.kernels import reference
 from membound.kernels.cpu.attention.decode import attend, attention_kernel, flat_cache
 from membound.kernels.cpu.matmul.grouping import Grouping, grouping
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
+from membound.kernels.stored_cache import last_tokens
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.generate import random_cache
 
@@ -167,7 +168,7 @@ def test_from_compiled_code_in_the_middle_of_arenas() -> None:
     ) -> None:
         attend(
             KV, HEADS, METHOD, q, 5, 600, k, v, ks, vs, at, scales_at, context + 9, context, 2, 2, 4, 64,
-            out, 3, 700, 3,
+            0.0, q[:0], 0, out, 3, 700, 3,
         )  # fmt: skip
 
     cache, q = make_cache("int8", 2, 2, 100, 64), queries(2, 8, 64)
@@ -180,3 +181,30 @@ def test_from_compiled_code_in_the_middle_of_arenas() -> None:
     y = np.stack([out[3 + 700 * b :][:512].reshape(8, 64) for b in range(2)])
     assert reference.relative_error(y, reference.decode_attention(q, cache)) < BOUNDS["int8"]
     assert (out == -7).sum() == out.size - y.size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kv", "dim", "group"), [("f32", 64, 4), ("int8", 64, 3), ("bf16", 20, 5)])
+def test_caps_and_sinks_bend_the_scores_whatever_the_split(kv: str, dim: int, group: int) -> None:
+    g = grouping(kv, group, dim)
+    KV, HEADS, METHOD = astuple(g)
+
+    @numba.njit
+    def layer(
+        q: Any, k: Any, v: Any, ks: Any, vs: Any, first: Any, cap: Any, sinks: Any, out: Any, threads: Any
+    ) -> None:
+        attend(
+            KV, HEADS, METHOD, q, 0, 2 * group * dim, k, v, ks, vs, first * dim, first, 700, 700 - first, 1, 2, group,
+            dim, cap, sinks, 0, out, 0, 2 * group * dim, threads,
+        )  # fmt: skip
+
+    cache, q = make_cache(kv, 1, 2, 700, dim), queries(1, 2 * group, dim)
+    sinks = np.linspace(-3, 9, 2 * group, dtype=np.float32)
+    for first in (0, 193):
+        seen = last_tokens(cache, 700 - first)
+        expected = reference.decode_attention(q, seen, softcap=2.5, sinks=sinks)
+        assert reference.relative_error(expected, reference.decode_attention(q, seen)) > 0.3
+        for threads in (1, 2, 5):
+            out = np.zeros(q.size, np.float32)
+            layer(q.reshape(-1), *flat_cache(cache), first, 2.5, sinks, out, threads)
+            assert reference.relative_error(out.reshape(q.shape), expected) < BOUNDS[kv]

@@ -46,7 +46,7 @@ def test_activation(gated: bool, width: int) -> None:
     y = (8 * RNG.standard_normal(5 + 2 * width)).astype(np.float32)
     y[5:7] = [90, -90][: len(y[5:7])]  # far past what exp can hold
     out = np.zeros(width, np.float32)
-    activate(gated, y, 5, width, out)
+    activate(gated, False, y, 5, width, out)
     first = y[5 : 5 + width].astype(np.float64)
     expected = silu(first) * y[5 + width :] if gated else gelu(first)
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-6)

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from checkpoints import CONFIG, save_bf16, tensors_of
+from checkpoints import CONFIG, folder_of, save_bf16, tensors_of
 from safetensors.numpy import save_file
 
 from membound.bench import cli
 from membound.bench.measure.check import cached_reference
 from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
-from membound.kernels.models import get_model
+from membound.kernels.models import ModelError, get_model
 from membound.kernels.prompt import key_of
 from membound.kernels.reference import compute, relative_error
 from membound.kernels.seeded import make_inputs
@@ -251,3 +251,33 @@ def test_an_export_of_a_damaged_folder_is_refused_in_one_line(folder, tmp_path, 
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"membound: {tmp_path}/model.safetensors is a Git LFS pointer")
+
+
+@pytest.mark.parametrize(
+    ("inner", "head"),
+    [("model.language_model.", "lm_head.weight"), ("language_model.model.", "language_model.lm_head.weight")],
+)
+def test_the_text_part_of_a_model_that_sees(tmp_path, inner, head):
+    plain = folder_of(tmp_path / "plain", model_type="qwen3")
+    tensors = tensors_of(get_model(plain))
+    renamed = {
+        head if name == "lm_head.weight" else inner + name.removeprefix("model."): values
+        for name, values in tensors.items()
+    }
+    text = CONFIG | {"model_type": "qwen3_vl_text"}
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    config = {"model_type": "qwen3_vl", "text_config": text, "vision_config": {"depth": 1}}
+    (seen / "config.json").write_text(json.dumps(config))
+    extra = {
+        "model.visual.blocks.0.weight": np.ones((2, 2), np.float32),
+        "vision_tower.x": np.ones(3, np.float32),
+    }
+    save_file(renamed | extra, seen / "model.safetensors")
+    one, other = (Checkpoint(get_model(str(folder)), "f32", seed=1) for folder in (plain, seen))
+    for name, weight in one.layer(1).matrices.items():
+        assert np.array_equal(weight.values, other.layer(1).matrices[name].values)
+    assert np.array_equal(one.lm_head().values, other.lm_head().values)
+    save_file(renamed | extra | {f"{inner}layers.0.x": extra["vision_tower.x"]}, seen / "model.safetensors")
+    with pytest.raises(ModelError, match=r"layers\.0\.x is a tensor that is not supported"):
+        Checkpoint(get_model(str(seen)), "f32", seed=1)

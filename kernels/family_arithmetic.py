@@ -1,0 +1,265 @@
+"""What the families of models compute, beside what they hold: eps, activations, RoPE, scales, gains, routers.
+
+>>> ARITHMETIC["stablelm"].norm
+'layer'
+
+Sources: huggingface/transformers, models/*/modeling_*.py and configuration_*.py, version 5. Each family is compared with it
+number by number (tests/kernels/test_forward.py). A family that is not here is counted alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Any
+
+from membound.kernels.config_json import Config
+from membound.kernels.model import ModelError
+from membound.kernels.parts import Attention, Latent, Router
+from membound.kernels.rope_fields import mscale, read_rope, rope_block
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu2": "relu2",
+}
+"""Names in files, and which of `Mlp`'s they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How a model_type computes. Names are those of fields of config.json, with the value where a file lacks them.
+
+    activation: without a field, what `Mlp` calls it. turning: the part of a head that RoPE turns. attention: what else an attention computes, given its kind of layer and index.
+    router: what a router computes. gains: fields of `Decoder`. residual: the field that the halves of a layer are multiplied by.
+    """
+
+    norm: str = "rms"
+    eps: tuple[str, float] = ("rms_norm_eps", 1e-6)
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    theta: float = 10000.0
+    turning: float = 1.0
+    neighbours: bool = False
+    attention: Callable[[Config, Attention, str, int], Attention] | None = None
+    latent: Callable[[Config, Latent], Latent] | None = None
+    router: Callable[[Config, Router], Router] | None = None
+    gains: Callable[[Config], Mapping[str, float]] | None = None
+    residual: str = ""
+
+    def read_activation(self, config: Config) -> str:
+        """The activation of the MLP, as `Mlp` calls it."""
+        name, default = self.activation
+        if not name:
+            return default
+        value = config.fields[name] if config.fields.get(name) is not None else default
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            raise ModelError(
+                f"{config.path}: {name}={value!r:.60} is not supported; supported: {', '.join(ACTIVATIONS)}"
+            )
+        return ACTIVATIONS[value]
+
+    def read_attention(self, config: Config, counted: Attention, layer: str, index: int) -> Attention:
+        """The attention of a layer, whose kind is `layer`, with what it computes."""
+        rope = read_rope(config, counted.head_dim, self.theta, self.turning, self.neighbours, layer)
+        computed = replace(counted, rope=rope)
+        return self.attention(config, computed, layer, index) if self.attention else computed
+
+    def read_latent(self, config: Config, counted: Latent) -> Latent:
+        """Latent attention with what it computes."""
+        if self.latent is None:
+            raise ModelError(f"{config.path}: latent attention of this family is not known here")
+        return self.latent(config, counted)
+
+
+def optional(config: Config, name: str, default: float) -> float:
+    """A positive number; 0 where the file has null."""
+    return 0.0 if config.fields.get(name, default) is None else config.real(name, default)
+
+
+# Attention
+
+
+def _gemma2(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    scale = config.real("query_pre_attn_scalar", 256.0) ** -0.5
+    return replace(attention, scale=scale, softcap=optional(config, "attn_logit_softcapping", 50.0))
+
+
+def _gemma3(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    """Layers with a window have a θ of their own, and no scaling."""
+    scale = config.real("query_pre_attn_scalar", 256.0) ** -0.5
+    if config.flag("use_bidirectional_attention"):
+        raise ModelError(f"{config.path}: use_bidirectional_attention=true is not supported")
+    softcap = (
+        optional(config, "attn_logit_softcapping", 0.0)
+        if config.fields.get("attn_logit_softcapping")
+        else 0.0
+    )
+    own = {name: value for name, value in config.fields.items() if name not in ("rope_scaling", "rope_theta")}
+    blocks = config.fields.get("rope_parameters")
+    if attention.window:
+        theta = config.real("rope_local_base_freq", 10000.0)
+        per_layer = isinstance(blocks, dict) and layer in blocks
+        fields = (
+            own if per_layer else {name: value for name, value in own.items() if name != "rope_parameters"}
+        )
+        rope = read_rope(Config(config.path, fields), attention.head_dim, theta, layer=layer)
+    else:
+        rope = read_rope(config, attention.head_dim, 1e6, layer=layer)
+    return replace(attention, scale=scale, softcap=softcap, rope=rope)
+
+
+def _granite(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    return replace(attention, scale=config.real("attention_multiplier", 1.0))
+
+
+def without_rope(config: Config, index: int) -> bool:
+    """Layers that no_rope_layers marks with 0, or every no_rope_layer_interval-th, tell no positions."""
+    listed = config.fields.get("no_rope_layers")
+    if not listed:
+        name = "no_rope_layer_interval"
+        return not (index + 1) % (config.count(name) if name in config.fields else 4)
+    if not isinstance(listed, list) or len(listed) != config.count("num_hidden_layers"):
+        raise config.bad("no_rope_layers", "a list with 0 or 1 for each layer")
+    return not listed[index]
+
+
+def _smollm3(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    return replace(attention, rope=None) if without_rope(config, index) else attention
+
+
+def _llama4(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    def switched_on(name: str) -> bool:
+        return config.fields.get(name) is None or bool(config.fields[name])
+
+    if not without_rope(config, index):
+        return replace(attention, head_norm="l2" if switched_on("use_qk_norm") else "")
+    warmth = (config.real("floor_scale", 8192.0), config.real("attn_scale", 0.1))
+    return replace(
+        attention, rope=None, temperature=warmth if switched_on("attn_temperature_tuning") else None
+    )
+
+
+def _gpt_oss(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    for name, only in (("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)):
+        if config.real(name, only) != only:
+            raise config.bad(name, f"{only}, which is what is computed")
+    if rope_block(config).fields:
+        return attention
+    yarn = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
+    stretched = Config(config.path, config.fields | {"rope_parameters": yarn})
+    return replace(attention, rope=read_rope(stretched, attention.head_dim, 150000.0))
+
+
+def _deepseek(config: Config, latent: Latent) -> Latent:
+    """YaRN's gain goes into the scale of scores, squared, once for the query and once for the key."""
+    halves = config.fields.get("rope_interleave") is False
+    rope = read_rope(config, latent.rope_dim, 10000.0, neighbours=not halves)
+    scale, block = (latent.nope_dim + latent.rope_dim) ** -0.5, rope_block(config)
+    if rope.scaling is not None and block.fields.get("mscale_all_dim"):
+        scale *= mscale(block.real("factor"), block.real("mscale_all_dim")) ** 2
+    return replace(latent, rope=rope, scale=scale)
+
+
+# Routers
+
+
+def _normalised(default: bool) -> Callable[[Config, Router], Router]:
+    def router(config: Config, counted: Router) -> Router:
+        given = config.fields.get("norm_topk_prob") is not None
+        return replace(counted, normalised=config.flag("norm_topk_prob") if given else default)
+
+    return router
+
+
+def _llama4_router(config: Config, counted: Router) -> Router:
+    return replace(counted, score="sigmoid", normalised=False, on_input=True)
+
+
+def _sigmoid(groups: int, groups_chosen: int, factor: float) -> Callable[[Config, Router], Router]:
+    """DeepSeek-V3's. The arguments hold where the file is silent."""
+
+    def router(config: Config, counted: Router) -> Router:
+        made = _normalised(True)(config, counted)
+        return _grouped(config, replace(made, score="sigmoid"), groups, groups_chosen, factor)
+
+    return router
+
+
+def _deepseek_v2(config: Config, counted: Router) -> Router:
+    made = replace(counted, normalised=False, group_best=1)
+    limited = config.fields.get("topk_method") == "group_limited_greedy"
+    found = _grouped(config, made, 1, 1, 1.0)
+    return found if limited else replace(found, groups=1, groups_chosen=1)
+
+
+def _grouped(config: Config, router: Router, groups: int, chosen: int, factor: float) -> Router:
+    known = config.fields
+    groups = config.count("n_group") if known.get("n_group") is not None else groups
+    chosen = config.count("topk_group") if known.get("topk_group") is not None else chosen
+    if config.count("n_routed_experts") % groups or chosen > groups:
+        raise config.bad("n_group", "a divisor of n_routed_experts, and topk_group no larger")
+    factor = config.real("routed_scaling_factor", factor)
+    return replace(router, groups=groups, groups_chosen=chosen, factor=factor)
+
+
+# Gains
+
+
+def _gemma_gains(config: Config) -> Mapping[str, float]:
+    given = config.fields.get("final_logit_softcapping")
+    cap = {"logit_softcap": config.real("final_logit_softcapping")} if given is not None else {}
+    return {"embedding_gain": sqrt(config.count("hidden_size"))} | cap
+
+
+def _gemma2_gains(config: Config) -> Mapping[str, float]:
+    capped = {"final_logit_softcapping": 30.0} if "final_logit_softcapping" not in config.fields else {}
+    return _gemma_gains(Config(config.path, config.fields | capped))
+
+
+def _granite_gains(config: Config) -> Mapping[str, float]:
+    return {
+        "embedding_gain": config.real("embedding_multiplier", 1.0),
+        "logit_gain": 1 / config.real("logits_scaling", 1.0),
+    }
+
+
+_GEMMA: dict[str, Any] = {"activation": ("hidden_activation", "gelu_pytorch_tanh")}
+_GRANITE: dict[str, Any] = {
+    "attention": _granite,
+    "gains": _granite_gains,
+    "residual": "residual_multiplier",
+}
+_EPS_5 = ("rms_norm_eps", 1e-5)
+_GLM = Arithmetic(eps=("rms_norm_eps", 0.00000015625), turning=0.5, neighbours=True)
+
+ARITHMETIC = {
+    "llama": Arithmetic(),
+    "mistral": Arithmetic(),
+    "qwen2": Arithmetic(),
+    "qwen3": Arithmetic(),
+    "gemma2": Arithmetic(attention=_gemma2, gains=_gemma2_gains, **_GEMMA),
+    "gemma3_text": Arithmetic(attention=_gemma3, gains=_gemma_gains, theta=1e6, **_GEMMA),
+    "glm": _GLM,
+    "glm4": _GLM,
+    "granite": Arithmetic(**_GRANITE),
+    "olmo2": Arithmetic(eps=_EPS_5),
+    "phi3": Arithmetic(eps=_EPS_5),
+    "smollm3": Arithmetic(attention=_smollm3, theta=2e6),
+    "stablelm": Arithmetic(norm="layer", eps=("layer_norm_eps", 1e-5), turning=0.25),
+    "deepseek_v2": Arithmetic(latent=_deepseek, router=_deepseek_v2),
+    "deepseek_v3": Arithmetic(latent=_deepseek, router=_sigmoid(8, 4, 2.5)),
+    "glm4_moe": Arithmetic(eps=_EPS_5, turning=0.5, router=_sigmoid(1, 1, 1.0)),
+    "gpt_oss": Arithmetic(eps=_EPS_5, theta=150000.0, attention=_gpt_oss, activation=("", "clamped")),
+    "granitemoe": Arithmetic(**_GRANITE),
+    "llama4_text": Arithmetic(
+        eps=_EPS_5, theta=500000.0, neighbours=True, attention=_llama4, router=_llama4_router
+    ),
+    "mixtral": Arithmetic(eps=_EPS_5, theta=1e6),
+    "qwen2_moe": Arithmetic(router=_normalised(False)),
+    "qwen3_moe": Arithmetic(router=_normalised(False)),
+}
+"""By model_type; those of dense models first."""

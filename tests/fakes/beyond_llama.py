@@ -1,0 +1,38 @@
+"""`tiny` with one thing each that Llama does not compute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from membound.kernels.models import MODELS, Model
+from membound.kernels.parts import Mlp
+from membound.kernels.rope import Rope, YarnScaling
+
+
+def with_layers(name: str, layer: dict[str, Any], mixer: dict[str, Any], **whole: Any) -> Model:
+    """`tiny` as parts, with changes to every layer, to its attention and to the whole."""
+    tiny = MODELS["tiny"]
+    kind = tiny.decoder.layers[0]
+    changed = replace(kind, mixer=replace(kind.mixer, **mixer), **layer)
+    return replace(tiny, name=name, parts=replace(tiny.decoder, layers=(changed,) * 2, **whole))
+
+
+BEYOND = {
+    "window": with_layers("variant", {}, {"window": 9}),
+    "chunk": with_layers("variant", {}, {"chunk": 16}),
+    "softcap": with_layers("variant", {}, {"softcap": 3.0}),
+    "sinks": with_layers("variant", {}, {"sinks": True, "window": 9}),
+    "scale": with_layers("variant", {}, {"scale": 0.4}),
+    "wide norms": with_layers("variant", {}, {"head_norm": "all"}),
+    "no RoPE": with_layers("variant", {}, {"rope": None}),
+    "neighbours": with_layers("variant", {}, {"rope": Rope(neighbours=True)}),
+    "part of a head": with_layers("variant", {}, {"rope": Rope(dim=12, neighbours=True)}),
+    "YaRN": with_layers("variant", {}, {"rope": Rope(scaling=YarnScaling(4.0, 16.0, gain=1.3))}),
+    "all biases": with_layers("variant", {"mlp": Mlp(512, bias=True)}, {"biases": "qkvo"}),
+    "GELU gates": with_layers("variant", {"mlp": Mlp(512, activation="gelu_tanh")}, {}),
+    "norms behind": with_layers("variant", {"norms": "after"}, {}),
+    "norms on both sides": with_layers("variant", {"norms": "both", "residual": 0.3}, {}),
+    "LayerNorm": with_layers("variant", {}, {}, norm="layer", norm_vectors=2),
+    "logits": with_layers("variant", {}, {}, logit_gain=0.3, logit_softcap=0.5),
+}
