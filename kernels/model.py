@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from membound.errors import MemboundError
 from membound.kernels.parts import Attention, Decoder, Layer, Mlp
@@ -21,6 +22,10 @@ from membound.kernels.rope import Llama3Scaling, Rope
 
 PLAIN = ("", "llama", "mistral", "qwen2", "qwen3")
 """Families whose files have Llama's names, and built-in shapes."""
+
+if TYPE_CHECKING:
+    from membound.kernels.weights.stored.gguf import Gguf
+    from membound.kernels.weights.stored.scheme import Scheme
 
 
 class ModelError(MemboundError, ValueError):
@@ -34,6 +39,7 @@ class Model:
     `rope_scaling` holds Llama 3's (factor, low_freq_factor, high_freq_factor, original_context) or ().
     `window` is how many tokens a layer with sliding-window attention sees, from layer `window_from` on; 0 where every
     layer sees all. `content` is what a folder is known by: a hash of its config.json and of its weights' headers.
+    `scheme` says how the matrices are stored where they are quantised.
     `assumed` are the fields that its config.json leaves to Transformers' defaults, with their values. `parts`: the layers of a
     model that the other fields do not describe in full; None where they do.
     """
@@ -56,6 +62,7 @@ class Model:
     folder: str = ""
     window: int = 0
     window_from: int = 0
+    scheme: Scheme | Gguf | None = None
     content: str = field(default="", compare=False)
     assumed: tuple[str, ...] = field(default=(), compare=False)
     parts: Decoder | None = field(default=None, repr=False)

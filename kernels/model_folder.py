@@ -23,6 +23,7 @@ from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.parts import Attention
 from membound.kernels.rope import Llama3Scaling, Rope
 from membound.kernels.rope_fields import read_rope, rope_block
+from membound.kernels.weights.stored.quantization import scheme_of
 
 CONTENT_DIGITS = 12
 LONGEST_HEADER = 100_000_000
@@ -64,8 +65,6 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "num_local_experts": (0, "dense models"),
     "n_routed_experts": (0, "dense models"),
     "partial_rotary_factor": (1, "1, all of a head is rotated"),
-    "quantization_config": ({}, "float weights, which membound quantises itself"),
-    "compression_config": ({}, "float weights, which membound quantises itself"),
     "is_encoder_decoder": (False, "decoders alone"),
     "add_cross_attention": (False, "decoders alone"),
 }
@@ -110,6 +109,7 @@ def read_folder(folder: Path) -> Model:
         folder=str(folder),
         window=window,
         window_from=window_from,
+        scheme=scheme_of(path, fields),
         content=_content(folder, fields),
         assumed=tuple(config.assumed),
     )

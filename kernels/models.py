@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from membound.kernels.gguf_model import read_gguf
 from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.model_folder import read_folder
 from membound.kernels.published import SHAPES
 
+GGUF = ".gguf"
+"""The end of the name of a file that is a model."""
 __all__ = ["MODELS", "Model", "ModelError", "get_model"]
 
 _LLAMA3_ROPE = (32.0, 1.0, 4.0, 8192.0)
@@ -59,6 +62,8 @@ def get_model(name: str) -> Model:
         raise ModelError(f"model folder {name[:60]!r} cannot be looked up: {why}") from None
     if is_folder:
         return read_folder(Path(name))
+    if name.endswith(GGUF) and Path(name).is_file():
+        return read_gguf(Path(name))
     raise ModelError(
-        f"unknown model {name!r}; known: {', '.join((*MODELS, *DENSE))}, or a folder with config.json"
+        f"unknown model {name!r}; known: {', '.join((*MODELS, *DENSE))}, or a folder with config.json, or a file in GGUF"
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from membound.errors import MemboundError
-from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS, KV_FORMATS, STORED
 from membound.spec_text import quoted
 
 ACTIVATION_BYTES = 4
@@ -253,12 +253,16 @@ def check_one_of(work: Any, name: str, allowed: Iterable[str]) -> None:
 
 
 def check_weight_and_act(work: Any) -> None:
-    """Raises SpecError unless the format of weights is known and goes with that of activations."""
-    check_one_of(work, "weight", FORMATS)
+    """Raises SpecError unless the format of weights is known and goes with that of activations.
+
+    A whole model may have `STORED` weights; which activations go with them its folder says.
+    """
+    check_one_of(work, "weight", (*FORMATS, STORED) if hasattr(work, "model") else FORMATS)
     check_one_of(work, "act", ACTS)
-    if work.act == "int8" and work.weight in ("f32", "bf16", "f16"):
+    if work.act == "int8" and work.weight not in (*INTEGER_FORMATS, STORED):
+        *others, last = INTEGER_FORMATS
         raise SpecError(
-            f"{work.kind}: act=int8 goes with weight=int8, int4g32 or int4g128, not {work.weight}"
+            f"{work.kind}: act=int8 goes with weight={', '.join(others)} or {last}, not {work.weight}"
         )
 
 

@@ -57,7 +57,8 @@ def key_of(inputs: Inputs, slot: int = 0) -> str:
     """A hash of work, seed and input set, and of its weights' sizes and times where a folder is the model."""
     digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
     folder = inputs.model.folder if isinstance(inputs, ModelInputs) else ""
-    for path in sorted(Path(folder).glob("*.safetensors*")) if folder else ():
+    weights = [Path(folder)] if os.path.isfile(folder) else sorted(Path(folder).glob("*.safetensors*"))
+    for path in weights if folder else ():
         if not path.is_file():
             continue  # a link to nothing is no part of the model
         stat = path.stat()

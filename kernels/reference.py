@@ -37,7 +37,7 @@ from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.rope import Rope, turn
 from membound.kernels.stored_cache import append, last_tokens, store_cache, widened
-from membound.kernels.weights.formats import KVCache, Weight, dequantize
+from membound.kernels.weights.formats import INTEGER_FORMATS, KVCache, Weight, dequantize
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
@@ -101,7 +101,9 @@ def linear(x: Floats, weight: Weight, act: str, power: int = 1) -> F64:
     """y [m, n] = x [m, k] · W[n, k]ᵀ; with act=int8 each row of x is quantised first. Power 2 sums the squares of the terms."""
     x64 = x.astype(np.float64)
     scales: F64 | None = None
-    if act == "int8":
+    if (
+        act == "int8" and weight.format in INTEGER_FORMATS
+    ):  # a float matrix among stored ones keeps float activations
         x64, scales = quantize_rows(x64)
     y = np.empty((len(x64), weight.n))
     rows = max(1, CHUNK_ELEMENTS // weight.k)
@@ -340,6 +342,14 @@ LINEAR_TOLERANCE = {
     "int8": 8e-3,  # weight only: runtimes compute these in bfloat16 too
     "int4g32": 8e-3,
     "int4g128": 8e-3,
+    "int4g32z": 8e-3,
+    "int4g128z": 8e-3,
+    "q8_0": 8e-3,
+    "q4_0": 8e-3,
+    "fp8g128": 8e-3,
+    "fp8b128": 8e-3,
+    "mxfp4": 8e-3,
+    "stored": 8e-3,
 }
 INT8_ACT_TOLERANCE = 0.03  # x quantised by block 0.010, asymmetric a row 0.012, to seven bits 0.020
 ATTENTION_TOLERANCE = {

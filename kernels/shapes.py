@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from membound.kernels.decoder_folder import read_decoder
-from membound.kernels.models import MODELS
+from membound.kernels.models import GGUF, MODELS, get_model
 from membound.kernels.operations import SpecError
 from membound.kernels.parts import Attention, Decoder, Layer, Mlp
 from membound.kernels.published import SHAPES
@@ -56,6 +57,8 @@ def shape_of(name: str) -> Decoder:
         return MODELS[known].decoder
     if os.path.isdir(known):
         return read_decoder(Path(known))
+    if known.endswith(GGUF) and os.path.isfile(known):
+        return replace(get_model(known).decoder, folder=known)
     names = [*MODELS, *SHAPES, *ALIASES]
     near = difflib.get_close_matches(name, names, 3)
     hint = (
@@ -63,4 +66,4 @@ def shape_of(name: str) -> Decoder:
         if near
         else f": it is none of the {len(names)} names in docs/prediction.md, nor"
     )
-    raise SpecError(f"unknown model {name!r}{hint} a folder with config.json")
+    raise SpecError(f"unknown model {name!r}{hint} a folder with config.json or a file in GGUF")

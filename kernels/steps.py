@@ -28,7 +28,8 @@ from membound.kernels.operations import (
     kv_token_bytes,
     spec_of,
 )
-from membound.kernels.weights.formats import FORMATS, KV_FORMATS
+from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS, KV_FORMATS, STORED
+from membound.kernels.weights.stored.matrices import Stored, StoredMatrix
 
 CACHES = ("random", "prompt")
 
@@ -53,7 +54,7 @@ class Step:
     cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
     cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
-    Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
+    weight=stored takes each matrix as the model's folder holds it. Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Step:
     cache: str = "random"
     content: str = ""
     _model: Model = field(init=False, repr=False, compare=False)
+    _stored: Stored | None = field(init=False, repr=False, compare=False)
     kind: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
@@ -84,6 +86,11 @@ class Step:
     def shape(self) -> Model:
         """The model as it was when the work was made, with as many layers as are run."""
         return self._model
+
+    @property
+    def stored(self) -> Stored | None:
+        """With weight=stored, what the model's files hold; else None."""
+        return self._stored
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -146,6 +153,7 @@ class Prefill:
     layers: int = 0
     content: str = ""
     _model: Model = field(init=False, repr=False, compare=False)
+    _stored: Stored | None = field(init=False, repr=False, compare=False)
     kind: ClassVar[str] = "prefill"
 
     def __post_init__(self) -> None:
@@ -167,6 +175,11 @@ class Prefill:
     def shape(self) -> Model:
         """The model as it was when the work was made, with as many layers as are run."""
         return self._model
+
+    @property
+    def stored(self) -> Stored | None:
+        """With weight=stored, what the model's files hold; else None."""
+        return self._stored
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -238,7 +251,8 @@ def _check_model(work: Step | Prefill) -> None:
     model = model.with_layers(work.layers)
     object.__setattr__(work, "content", model.content)
     object.__setattr__(work, "_model", model)
-    group = FORMATS[work.weight].group
+    object.__setattr__(work, "_stored", _stored_of(work, model) if work.weight == STORED else None)
+    group = 0 if work.weight == STORED else FORMATS[work.weight].group
     for name in ("hidden", "intermediate", "q_dim"):
         if group and getattr(model, name) % group:
             raise SpecError(
@@ -247,12 +261,34 @@ def _check_model(work: Step | Prefill) -> None:
             )
 
 
+def _stored_of(work: Step | Prefill, model: Model) -> Stored:
+    """What the model's files hold. Raises SpecError."""
+    if not model.folder:
+        raise SpecError(f"{work.kind}: weight={STORED} goes with a folder; {work.model} is built in")
+    from membound.kernels.weights.checkpoint import Checkpoint
+
+    try:
+        stored = Checkpoint(model, STORED, seed=0).stored()
+    except ModelError as error:
+        raise SpecError(f"{work.kind}: {error}") from None
+    floats = [name for name in stored.formats if name not in INTEGER_FORMATS]
+    if work.act == "int8" and floats:
+        raise SpecError(
+            f"{work.kind}: act=int8 goes with integer weights, and {work.model} stores {', '.join(floats)}"
+        )
+    return stored
+
+
 def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:
     """The matmuls and norms shared by a step and a prompt; the LM head sees one row a sequence."""
     model = work.shape
+    stored = work.stored
     for name, (n, k) in model.layer_matrices.items():
-        linear = Linear(n, k, rows, work.weight, work.act)
-        yield Operation(name, model.layers, linear.traffic, linear.flops)
+        if stored is None:
+            yield _product(name, model.layers, Linear(n, k, rows, work.weight, work.act), None)
+            continue
+        for matrix, count in Counter(layer[name] for layer in stored.layers).items():
+            yield _product(name, count, Linear(n, k, rows, "f32"), matrix)
     decoder, small = model.decoder, Counter[int]()
     for layer, count in decoder.kinds.items():
         small[4 * sum(decoder.vector_widths(layer).values())] += count
@@ -260,8 +296,19 @@ def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:
         yield Operation("norms and biases", count, Traffic(weights_bytes=size), 0)
     final = 4 * decoder.norm_vectors * model.hidden
     yield Operation("final norm", 1, Traffic(weights_bytes=final), 0)
-    head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
-    yield Operation("lm_head", 1, head.traffic, head.flops)
+    if stored is None:
+        head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
+        yield _product("lm_head", 1, head, None)
+    else:
+        yield _product("lm_head", 1, Linear(model.vocab, model.hidden, work.batch, "f32"), stored.head)
+
+
+def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None) -> Operation:
+    """A line of the bill for a matrix; of one that lies in a file the bytes are the file's."""
+    traffic = linear.traffic
+    if matrix is not None:
+        traffic = replace(traffic, weights_bytes=matrix.values_bytes, scales_bytes=matrix.scales_bytes)
+    return Operation(name, count, traffic, linear.flops)
 
 
 def _total(operations: tuple[Operation, ...]) -> Traffic:

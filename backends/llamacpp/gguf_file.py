@@ -16,10 +16,13 @@ from membound.kernels.inputs import ModelInputs, Weight
 from membound.kernels.reference import rope_frequencies
 from membound.kernels.rope import Rope
 from membound.kernels.tokenizer import CHAT, SPECIAL, byte_pairs
+from membound.kernels.weights.ggml import blocks
 from membound.kernels.work import Prefill, Step
 
 ASCII = 128
 FORMATS = ("f32", "f16", "bf16")
+QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0"}
+"""ggml's own types, by the names of works."""
 NAMES = {
     "q": "attn_q",
     "k": "attn_k",
@@ -35,8 +38,12 @@ NAMES = {
 def model_refusal(work: Step | Prefill) -> str | None:
     """None, or why no GGUF file can hold the work's model as it is."""
     model = work.shape
-    if work.weight not in FORMATS or work.kv not in FORMATS:
-        return f"weight and kv must be one of {', '.join(FORMATS)}"
+    if work.weight not in (*FORMATS, *QUANTIZED):
+        return f"weight must be one of {', '.join((*FORMATS, *QUANTIZED))}"
+    if work.kv not in FORMATS:
+        return f"kv must be one of {', '.join(FORMATS)}"
+    if work.weight in QUANTIZED and work.act != "int8":
+        return f"llama.cpp multiplies {work.weight} weights by activations in int8: ask for act=int8"
     if model.qkv_bias or model.qk_norm or not model.gated:
         return "only models of the architecture llama"
     if reason := missing(work):
@@ -116,11 +123,14 @@ def _add_matrix(file: Any, name: str, weight: Weight, heads: int = 0) -> None:
     """A weight as it is stored. GGUF's "llama" rotates pairs (2i, 2i + 1) of a head, membound (i, i + d/2)."""
     from gguf import GGMLQuantizationType
 
+    kind = QUANTIZED.get(weight.format, "BF16" if weight.format == "bf16" else "")
     values = weight.values
+    if weight.format in QUANTIZED and weight.scales is not None:
+        values = blocks(values, weight.scales)
     if heads:
-        pairs = values.reshape(heads, 2, weight.n // heads // 2, weight.k)
-        values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.n, weight.k)
-    if weight.format == "bf16":
-        file.add_tensor(f"{name}.weight", values.view(np.uint8), raw_dtype=GGMLQuantizationType.BF16)
+        pairs = values.reshape(heads, 2, weight.n // heads // 2, -1)
+        values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.n, -1)
+    if kind:
+        file.add_tensor(f"{name}.weight", values.view(np.uint8), raw_dtype=GGMLQuantizationType[kind])
     else:
         file.add_tensor(f"{name}.weight", values)

@@ -64,6 +64,8 @@ class NumbaCpu(Backend):
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step) and (reason := missing(work, FEATURES)):
             return reason
+        if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
+            return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
         rows = work.m if isinstance(work, Linear) else work.batch
         if rows > MOST_ROWS and not isinstance(work, DecodeAttention):
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
@@ -127,7 +129,7 @@ class NumbaCpu(Backend):
         self._stored = _if_larger(size, work.traffic.weights_bytes + work.traffic.scales_bytes)
         n, k, x = work.n, work.k, inputs.x.reshape(-1)
         if extra_fmas is None:
-            run = linear_kernel(work.weight, work.act, work.m)
+            run = linear_kernel(recipe.format, work.act, work.m)
             scratch = aligned_bytes(recipe.scratch_bytes(k))
         else:
             from membound.kernels.cpu.instruments.free_compute import (

@@ -94,7 +94,7 @@ class NumbaCuda(Backend):
         if isinstance(work, DecodeAttention | LatentAttention):
             return _told(_import("attention.plan").unsupported_attention(work))
         if isinstance(work, Linear):
-            return _too_many(work.m) or _told(_import("matmul.linear").unsupported(work.act))
+            return _too_many(work.m) or _told(_import("matmul.linear").unsupported(work.weight, work.act))
         return _too_many(work.batch) or _told(_import("step.step").unsupported_step(work))
 
     def add_arithmetic(self, work: Work, fmas: int) -> None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Widths of heads that GroupQueryAttention takes, without and with RoPE: with others ONNX Runtime 1.31 builds
 # the session and fails in the first launch.
 HEAD_STEP, ROTATED_HEAD_STEP = 8, 16
+NOT_MULTIPLIED = ("fp8g128", "fp8b128", "mxfp4", "stored")
+"""Weight formats that could only be widened to four times their bytes, and those of files, which no graph is built for."""
 KV_REASONS = {
     "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
     "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
@@ -141,6 +143,8 @@ class OnnxRuntime(Backend):
             reason := missing(work, EXPORTED if self._exports else FEATURES)
         ):
             return reason
+        if not isinstance(work, DecodeAttention) and work.weight in NOT_MULTIPLIED:
+            return f"ONNX Runtime has no matmul over {work.weight} weights on CPUs"
         return None if isinstance(work, Linear) else self._attention_reason(work)
 
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize
+from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize, in_kernel_format
+from membound.kernels.weights.grouped import pack_int4
 from membound.kernels.weights.transpose import transposed
 from membound.kernels.work import DecodeAttention
 
@@ -96,9 +97,10 @@ class Graph:
         DynamicQuantizeLinear + MatMulInteger, fused by ONNX Runtime: at one row as fast as MatMulNBits
         with 8 bits, at 16 rows 3 to 4 times as fast (2048 x 2048, AVX-512 VNNI, 2 threads). Its activations
         have one scale and one zero point for all rows; its weights are unsigned where sums of signed ones saturate. int4 is MatMulNBits with the stored values as they
-        are and the scales widened to float32, as the operator asks.
+        are and the scales widened to float32, as the operator asks; so is q8_0 with int8 activations, its values plus 128.
         """
-        if weight.format.startswith("int4"):
+        weight = in_kernel_format(weight)
+        if weight.format.startswith("int4") or (weight.format, act) == ("q8_0", "int8"):
             self._matmul_nbits(x, y, weight, act, bias)
         elif weight.format == "int8" and act == "int8":
             self._matmul_integer(x, y, weight, bias)
@@ -111,10 +113,14 @@ class Graph:
     def _matmul_nbits(self, x: str, y: str, weight: Weight, act: str, bias: F32 | None) -> None:
         if weight.scales is None:
             raise AssertionError("no weight.scales")
-        group = FORMATS[weight.format].group
-        packed = self.array(f"{y}.w", weight.values.reshape(weight.n, weight.k // group, group // 2))
+        group, bits = FORMATS[weight.format].group, FORMATS[weight.format].bits
+        values = weight.values.view(np.uint8) ^ np.uint8(128) if bits == 8 else weight.values
+        packed = self.array(f"{y}.w", values.reshape(weight.n, weight.k // group, -1))
         scales = self.array(f"{y}.scales", weight.scales.astype(np.float32))
-        c = [] if bias is None else ["", "", self.array(f"{y}.bias", bias)]
+        zeros = None if weight.zeros is None else _packed_zeros(weight.zeros.view(np.uint8))
+        c = [] if zeros is None else [self.array(f"{y}.zeros", zeros)]
+        if bias is not None:
+            c = [*(c or [""]), "", self.array(f"{y}.bias", bias)]
         self.node(
             "MatMulNBits",
             [x, packed, scales, *c],
@@ -122,11 +128,12 @@ class Graph:
             CONTRIB,
             K=weight.k,
             N=weight.n,
-            bits=4,
+            bits=bits,
             block_size=group,
             accuracy_level=ACCURACY_LEVEL[act],
         )
-        self._count(weight, weight.values.nbytes + 2 * weight.scales.nbytes)
+        zero_bytes = 0 if zeros is None else zeros.nbytes
+        self._count(weight, weight.values.nbytes + 2 * weight.scales.nbytes + zero_bytes)
 
     def _matmul_integer(self, x: str, y: str, weight: Weight, bias: F32 | None) -> None:
         if weight.scales is None:
@@ -170,6 +177,12 @@ class Graph:
         return serialized
 
 
+def _packed_zeros(zeros: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Zero points [n, groups] two a byte, the even group in the low half, each row in whole bytes."""
+    even = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+    return pack_int4(even)
+
+
 def _int8_sums_saturate() -> bool:
     """Whether two products of an unsigned and a signed byte may be added in 16 bits: on x86.
 
@@ -190,12 +203,14 @@ def stack(weights: Sequence[Weight]) -> Weight:
     if len(weights) == 1:
         return first
     scales = [w.scales for w in weights if w.scales is not None]
+    zeros = [w.zeros for w in weights if w.zeros is not None]
     return Weight(
         first.format,
         sum(w.n for w in weights),
         first.k,
         np.concatenate([w.values for w in weights]),
         np.concatenate(scales) if scales else None,
+        np.concatenate(zeros) if zeros else None,
     )
 
 

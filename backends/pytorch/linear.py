@@ -21,9 +21,12 @@ from torch.nn import functional
 
 from membound.backends.background import Background
 from membound.backends.pytorch.device import has_operator
-from membound.kernels.weights.formats import F32, FORMATS, Weight, unpack_int4
+from membound.kernels.weights.formats import F32, FORMATS, Weight, in_kernel_format, kernel_format
+from membound.kernels.weights.grouped import unpack_int4
 
 FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+QUANTISED = ("int8", "int4g32", "int4g128")
+"""Quantised formats that torch's operators take as they are."""
 
 # From this many rows on oneDNN is the faster of torch's int8 engines, below it FBGEMM ("x86"). Measured
 # on 4096 x 4096 with AVX-512: FBGEMM ahead at 1 and 4 rows, oneDNN 2 x ahead at 16, 64 and 256.
@@ -228,6 +231,7 @@ def make_linear(
     `rows` is the number of rows that x will have, and `device` is where the module goes. They decide between
     engines and do not change what is computed. With a `background` a module is ready only when that has ended.
     """
+    weights = [in_kernel_format(w) for w in weights]
     fmt = weights[0].format
     values = _stack([as_tensor(w.values, fmt) for w in weights])
     bias_tensor = None if bias is None else as_tensor(bias, "f32")
@@ -248,6 +252,8 @@ def linear_unsupported(weight: str, act: str, widths: Sequence[int], device: str
     """Why torch cannot multiply by this format with rows of these `widths` (k) on `device`, or None."""
     if weight in FLOATS:
         return None
+    if kernel_format(weight) not in QUANTISED:
+        return f"torch has no matmul over {weight} weights"
     if device != "cpu":
         return _accelerator_unsupported(weight, act, widths, device)
     if weight == "int8":

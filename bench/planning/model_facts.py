@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from membound.kernels.model import ModelError
 from membound.kernels.models import get_model
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.shapes import shape_of
+from membound.kernels.weights.stored.facts import StoredFacts, stored_facts
 from membound.results.wording import amount
 
 BF16_BYTES = 2
@@ -28,16 +29,18 @@ class ModelFacts:
     model: str
     shape: Decoder
     not_run: str
+    stored: StoredFacts | None = None
 
     @classmethod
     def of(cls, model: str) -> ModelFacts:
         """Raises SpecError with the nearest names, ModelError for a folder of no known family."""
         shape = shape_of(model)
+        stored = _stored(model) if shape.folder else None
         try:
             get_model(model if shape.folder else shape.name)
         except ModelError as error:
-            return cls(model, shape, str(error))
-        return cls(model, shape, "")
+            return cls(model, shape, str(error), stored)
+        return cls(model, shape, "", stored)
 
     def as_json(self) -> dict[str, Any]:
         """Numbers of parameters, and bytes in bf16."""
@@ -54,6 +57,7 @@ class ModelFacts:
             "cache_bytes": {str(context): BF16_BYTES * shape.cached_numbers(context) for context in CONTEXTS},
             "left_out": shape.left_out,
             "not_run": self.not_run,
+            "stored": None if self.stored is None else asdict(self.stored),
         }
 
     def lines(self) -> Iterator[str]:
@@ -72,13 +76,25 @@ class ModelFacts:
             f"{amount(BF16_BYTES * shape.cached_numbers(context), 'B')} at {context}" for context in CONTEXTS
         )
         yield f"cache of a sequence in bf16, by tokens: {cache}"
+        if self.stored is not None:
+            size, streamed = (amount(b, "B") for b in (self.stored.nbytes, self.stored.streamed_bytes))
+            yield f"stored as {self.stored.title}: {self.stored.tensors} tensors of {size}, {streamed} without an untied embedding"
         if shape.left_out:
             yield f"left out: {shape.left_out}"
         if self.not_run:
             yield f"not run here: {self.not_run}"
             yield f"predicted: membound predict step:model={self.model} --on h100"
         else:
-            yield f"run here: membound run step:model={self.model}"
+            as_stored = ",weight=stored" if self.stored is not None and self.stored.title != "floats" else ""
+            yield f"run here: membound run step:model={self.model}{as_stored}"
+
+
+def _stored(model: str) -> StoredFacts | None:
+    """What a model's files hold; None where there are none, or none that can be read."""
+    try:
+        return stored_facts(model)
+    except ModelError:
+        return None
 
 
 def held(layer: Layer) -> str:

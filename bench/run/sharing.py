@@ -50,7 +50,7 @@ def shareable_bytes(work: Work, slots: int) -> int:
     weights, cache = traffic.weights_bytes + traffic.scales_bytes, traffic.kv_read_bytes
     if isinstance(work, Prefill | Step):
         model, drawn = work.shape, work.weight in SHARED
-        size = weights if drawn or model.folder else 0
+        size = weights if drawn or (model.folder and work.stored is None) else 0
         prompted = isinstance(work, Prefill) or work.cache == "prompt"
         if prompted and drawn and not model.tied:
             size += layout_bytes(weight_layout(work.weight, model.vocab, model.hidden))

@@ -72,7 +72,7 @@ def co_runner_kernels() -> tuple[Kernel, ...]:
 
 
 def _kernels(work: Work, multiprocessors: int) -> Iterator[Kernel]:
-    if isinstance(work, Linear) and not unsupported(work.act):
+    if isinstance(work, Linear) and not unsupported(work.weight, work.act):
         yield from plan_linear(work.weight, work.n, work.k, work.m, multiprocessors).kernels
     elif isinstance(work, DecodeAttention) and not unsupported_attention(work):
         yield from _attention(tiles_of(work))

@@ -19,10 +19,21 @@ from pathlib import Path
 import numpy as np
 
 from membound.kernels.model import Model, ModelError
-from membound.kernels.weights.formats import F32, Array, Weight, quantize, weight_layout
+from membound.kernels.weights.formats import (
+    F32,
+    FORMATS,
+    STORED,
+    Array,
+    Weight,
+    dequantize,
+    quantize,
+    weight_layout,
+)
 from membound.kernels.weights.generate import prompt_tokens
 from membound.kernels.weights.layers import I64, LayerWeights
 from membound.kernels.weights.making import Take, make_here
+from membound.kernels.weights.stored.gguf import Gguf, GgufMatrices, GgufTensors
+from membound.kernels.weights.stored.matrices import Stored, StoredMatrices
 from membound.kernels.weights.tensor_files import TensorFiles
 from membound.kernels.weights.tensor_names import Place, TensorNames
 
@@ -36,6 +47,11 @@ LARGEST_STORED = {
     "bf16": LARGEST_BF16,
     "int4g32": 8 * LARGEST_F16,
     "int4g128": 8 * LARGEST_F16,
+    "int4g32z": 15 * LARGEST_F16,
+    "int4g128z": 15 * LARGEST_F16,
+    "q8_0": 127 * LARGEST_F16,
+    "q4_0": 8 * LARGEST_F16,
+    "mxfp4": 6 * 2.0**127,
 }
 """The largest weight that a format holds, by its float16 scale where it has one; the others hold all of float32."""
 
@@ -53,12 +69,12 @@ class Checkpoint:
         self._format = format
         self._seed = seed
         self._take = take
-        self._tensors = TensorFiles(Path(model.folder))
+        self._tensors, self._stored = _opened(model)
         self._names = TensorNames(model, self._tensors.names())
         self._head, self._embedding = self._tables()
         assumed = [text for text in model.assumed if "window" not in text]
         for name, shape in self._expected():
-            self._tensors.check(name, shape, assumed)
+            self._stored.check(name, shape, assumed)
         self._refuse_others()
 
     def _tables(self) -> tuple[str, str]:
@@ -68,7 +84,7 @@ class Checkpoint:
         """
         names, lm_head, embedding = self._tensors.names(), self._names.lm_head, self._names.embedding
         if not self._model.tied:
-            if lm_head not in names and embedding in names:
+            if embedding in names and not self._stored.has(lm_head):
                 raise ModelError(
                     f"{self._tensors.listing} has no tensor {lm_head}, and tie_word_embeddings is not true in config.json: "
                     "set it if the LM head is the embedding"
@@ -93,7 +109,9 @@ class Checkpoint:
 
     def _refuse_others(self) -> None:
         """A tensor that this model has no place for would be dropped in silence. Layers that are not run do not matter."""
-        expected = {name for name, _ in self._expected()}
+        expected = {
+            tensor for name, shape in self._expected() for tensor in self._stored.tensors_of(name, shape)
+        }
         for name in self._tensors.names():
             layer = self._names.layer_of(name)
             if name in expected or name.endswith(BUFFERS) or (layer or 0) >= self._model.layers:
@@ -102,6 +120,8 @@ class Checkpoint:
                 continue
             if self._model.tied and name == self._names.lm_head:
                 continue  # `check_numbers` compares it with the embedding
+            if self._stored.spare(name):
+                continue
             what = "a bias" if name.endswith(".bias") else "a tensor"
             raise ModelError(f"{self._tensors.file(name)}: {name} is {what} that is not supported")
 
@@ -116,22 +136,34 @@ class Checkpoint:
     def _refuse_numbers(self) -> None:
         most = LARGEST_STORED.get(self._format, np.inf)
         for name, shape in dict(self._expected()).items():
+            if len(shape) == 2 and self._stored.quantised(name):
+                self._refuse_large(name, dequantize(self._stored.read(name, *shape)), most)
+                continue
             largest = self._tensors.largest(name, _rows_at_once(shape))
             where = f"{self._tensors.file(name)}: {name} holds"
             if not isfinite(largest):
                 kind = "NaN (not a number)" if largest != largest else "infinity"
                 raise ModelError(f"{where} {kind}: the file is damaged, or the model was when it was saved")
             if len(shape) == 2 and largest > most:
-                raise ModelError(
-                    f"{where} {largest:.6g}, which weight={self._format} cannot store (up to {most:.6g})"
-                )
+                raise self._too_large(where, largest, most)
         if self._model.tied and {self._names.lm_head, self._names.embedding} <= set(self._tensors.names()):
             self._refuse_untied()
+
+    def _refuse_large(self, name: str, matrix: F32, most: float) -> None:
+        """Raises ModelError if a matrix that is stored quantised holds a number that the work's format does not."""
+        largest = float(np.abs(matrix).max())
+        if largest > most:
+            raise self._too_large(f"{self._tensors.listing}: {name} holds", largest, most)
+
+    def _too_large(self, where: str, largest: float, most: float) -> ModelError:
+        return ModelError(
+            f"{where} {largest:.6g}, which weight={self._format} cannot store (up to {most:.6g})"
+        )
 
     def _refuse_untied(self) -> None:
         n, k = self._model.vocab, self._model.hidden
         lm_head, embedding = self._names.lm_head, self._names.embedding
-        self._tensors.check(lm_head, (n, k))
+        self._stored.check(lm_head, (n, k))
         rows = _rows_at_once((n, k))
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
@@ -142,6 +174,19 @@ class Checkpoint:
                     f"{self._tensors.file(lm_head)}: {lm_head} differs from {embedding}, and config.json ties them: set "
                     "tie_word_embeddings to false, or remove the one that is left over"
                 )
+
+    def stored(self) -> Stored:
+        """Format and bytes of every matrix that a step streams, as the files hold them."""
+        m = self._model
+        layers = tuple(
+            {
+                name: self._stored.describe(self._whole(self._names.matrix(index, name), shape[0]), *shape)
+                for name, shape in m.layer_matrices.items()
+            }
+            for index in range(m.layers)
+        )
+        title = "floats" if m.scheme is None else m.scheme.title
+        return Stored(title, layers, self._stored.describe(self._head, m.vocab, m.hidden))
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
@@ -196,22 +241,51 @@ class Checkpoint:
 
         That takes ten times as long as reading what came of it, in every format.
         """
+        if self._format == STORED:
+            return self._stored.read(self._whole(place, n), n, k)
         part = f" from {place.first}" if place.stored != n else ""
         of_file = f"{self._tensors.stamps()} {place.tensor}{part} {self._format}"
         layout = weight_layout(self._format, n, k)
         arrays = self._take(of_file, layout, lambda: self._quantised(place, n, k), share=True)
         return Weight(self._format, n, k, *arrays)
 
+    def _whole(self, place: Place, n: int) -> str:
+        """The tensor of a matrix that is all of it. Raises ModelError for one that shares a tensor."""
+        if place.stored != n:
+            raise ModelError(
+                f"{self._tensors.file(place.tensor)}: {place.tensor} is several matrices, which weight={STORED} does not take apart"
+            )
+        return place.tensor
+
     def _quantised(self, place: Place, n: int, k: int) -> list[Array]:
-        """Values, and scales where the format has them. Every format's scales lie within a row, so rows go in chunks."""
-        rows, end = _rows_at_once((n, k)), place.first + n
+        """The arrays of a `Weight`. Rows that share scales are quantised together, others in chunks."""
+        together = FORMATS[self._format].rows
+        rows, end = -(-_rows_at_once((n, k)) // together) * together, place.first + n
+        quantised = self._stored.quantised(place.tensor)
+        held = self._stored.read(place.tensor, place.stored, k) if quantised else None
+
+        def floats(part: slice) -> F32:
+            return self._tensors.float32(place.tensor, part) if held is None else dequantize(held, part)
+
         parts = [
-            quantize(self._tensors.float32(place.tensor, slice(start, min(start + rows, end))), self._format)
+            quantize(floats(slice(start, min(start + rows, end))), self._format)
             for start in range(place.first, end, rows)
         ]
-        scales = [part.scales for part in parts if part.scales is not None]
-        values = np.concatenate([part.values for part in parts])
-        return [values, np.concatenate(scales)] if scales else [values]
+        columns = [[part.values, part.scales, part.zeros] for part in parts]
+        return [
+            np.concatenate([array for array in arrays if array is not None])
+            for arrays in zip(*columns, strict=True)
+            if arrays[0] is not None
+        ]
+
+
+def _opened(model: Model) -> tuple[TensorFiles | GgufTensors, StoredMatrices | GgufMatrices]:
+    """The tensors of a model's folder or file, and the matrices among them."""
+    if isinstance(model.scheme, Gguf):
+        tensors = GgufTensors(Path(model.folder), model)
+        return tensors, GgufMatrices(tensors)
+    files = TensorFiles(Path(model.folder))
+    return files, StoredMatrices(files, model.scheme)
 
 
 def _rows_at_once(shape: tuple[int, ...]) -> int:

@@ -11,11 +11,13 @@ Caches store fp8 besides (`membound.kernels.weights.fp8`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
+
+from membound.kernels.weights import fp8, ggml, grouped
 
 F32 = npt.NDArray[np.float32]
 Array = npt.NDArray[np.generic]
@@ -25,16 +27,23 @@ Layout = tuple[tuple[tuple[int, ...], str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How numbers are stored. `group` weights share one scale; 0 means one scale a row or none."""
+    """How numbers are stored. `group` weights share one scale; 0 means one scale a row or none.
+
+    With `zeros` a zero point of one byte stands beside each scale and is counted in `scale_bytes`. `rows`: rows that share
+    a scale. `same_as`: the format that holds the same numbers and scales in the order of the kernels.
+    """
 
     name: str
     bits: int
     scale_bytes: int = 0
     group: int = 0
+    zeros: bool = False
+    rows: int = 1
+    same_as: str = ""
 
     def matrix_bytes(self, n: int, k: int) -> tuple[int, int]:
         """Bytes of an [n, k] matrix: (values, scales)."""
-        scales = n * (k // self.group if self.group else 1) * self.scale_bytes
+        scales = -(-n // self.rows) * (k // self.group if self.group else 1) * self.scale_bytes
         return n * k * self.bits // 8, scales
 
 
@@ -47,8 +56,19 @@ FORMATS = {
         Format("int8", 8, scale_bytes=4),
         Format("int4g32", 4, scale_bytes=2, group=32),
         Format("int4g128", 4, scale_bytes=2, group=128),
+        Format("int4g32z", 4, scale_bytes=3, group=32, zeros=True),
+        Format("int4g128z", 4, scale_bytes=3, group=128, zeros=True),
+        Format("q8_0", 8, scale_bytes=2, group=32),
+        Format("q4_0", 4, scale_bytes=2, group=32, same_as="int4g32"),
+        Format("fp8g128", 8, scale_bytes=4, group=128),
+        Format("fp8b128", 8, scale_bytes=4, group=128, rows=128, same_as="fp8g128"),
+        Format("mxfp4", 4, scale_bytes=1, group=32),
     )
 }
+STORED = "stored"
+"""A work's weight format that means: each matrix as the model's folder holds it."""
+INTEGER_FORMATS = ("int8", "int4g32", "int4g128", "int4g32z", "int4g128z", "q8_0", "q4_0")
+"""Formats whose products with int8 activations are integers."""
 KV_FORMATS = {
     f.name: f for f in (FORMATS["f32"], FORMATS["bf16"], FORMATS["f16"], FORMATS["int8"], Format("fp8", 8))
 }
@@ -59,10 +79,13 @@ _DTYPES = {
     "f16": "f2",
     "int8": "i1",
     "fp8": "u1",
-    "int4g32": "u1",
-    "int4g128": "u1",
-}
-"""How NumPy holds the values; two of int4 are a byte."""
+    "q8_0": "i1",
+    "fp8g128": "u1",
+    "fp8b128": "u1",
+} | {name: "u1" for name, one in FORMATS.items() if one.bits == 4}
+"""How NumPy holds the values; two of four bits are a byte."""
+_SCALE_DTYPES = {1: "u1", 2: "f2", 3: "f2", 4: "f4"}
+"""How NumPy holds scales, by a format's `scale_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +93,13 @@ class Weight:
     """A matrix W[n, k] as stored, row-major.
 
     values: f32 float32 [n, k]; bf16 uint16 bits [n, k]; f16 float16 [n, k]; int8 int8 [n, k];
-    int4 uint8 [n, k/2], low nibble = even k, stored as q+8.
-    scales: int8 float32 [n]; int4 float16 [n, k/group]; else None. W = values · scales.
+    int4 uint8 [n, k/2], low nibble = even k, stored as q+8; q8_0 int8 [n, k]; q4_0 uint8 [n, k/2] in the order of
+    ggml's blocks (`membound.kernels.weights.ggml`); fp8g128 and fp8b128 uint8 codes of e4m3 [n, k]; mxfp4 uint8 codes of e2m1 [n, k/2],
+    low nibble = even k.
+    scales: int8 float32 [n]; int4, q8_0, q4_0 float16 [n, k/group]; fp8g128 float32 [n, k/128]; fp8b128 float32 [⌈n/128⌉, k/128];
+    mxfp4 uint8 exponents [n, k/32], 2^(e−127); else None. W = values · scales.
+    zeros: int4g32z and int4g128z uint8 [n, k/group], the stored value that means 0; else None.
+    order: int32 [k] where the columns of a file were sorted by their groups: column j of the arrays is column order[j] of W.
     """
 
     format: str
@@ -79,6 +107,8 @@ class Weight:
     k: int
     values: Array
     scales: Array | None = None
+    zeros: Array | None = None
+    order: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +128,16 @@ class KVCache:
 
 
 def weight_layout(fmt: str, n: int, k: int) -> Layout:
-    """Of the values and, where the format has them, the scales of a `Weight`."""
-    found, width = FORMATS[fmt], k // 2 if fmt.startswith("int4") else k
-    values = ((n, width), _DTYPES[fmt])
+    """Of the values and, where the format has them, the scales and the zero points of a `Weight`."""
+    found = FORMATS[fmt]
+    values = ((n, k * found.bits // 8 if found.bits == 4 else k), _DTYPES[fmt])
     if not found.scale_bytes:
         return (values,)
-    return (values, ((n, k // found.group), "f2") if found.group else ((n,), "f4"))
+    if not found.group:
+        return (values, ((n,), "f4"))
+    grid = (-(-n // found.rows), k // found.group)
+    scales = (grid, _SCALE_DTYPES[found.scale_bytes])
+    return (values, scales, (grid, "u1")) if found.zeros else (values, scales)
 
 
 def cache_layout(fmt: str, shape: tuple[int, ...]) -> Layout:
@@ -129,12 +163,18 @@ def quantize(w: F32, fmt: str) -> Weight:
     if fmt == "int8":
         scales = np.maximum(np.abs(w).max(1), np.float32(1e-12)) / np.float32(127)
         return Weight(fmt, n, k, np.rint(w / scales[:, None]).astype(np.int8), scales)
-    group = FORMATS[fmt].group
-    grouped = w.reshape(n, k // group, group)
-    scales16 = (np.maximum(np.abs(grouped).max(2), np.float32(1e-6)) / np.float32(8)).astype(np.float16)
-    q = np.clip(np.rint(grouped / scales16.astype(np.float32)[:, :, None]) + 8, 0, 15).astype(np.uint8)
-    q = q.reshape(n, k)
-    return Weight(fmt, n, k, q[:, 0::2] | (q[:, 1::2] << 4), scales16)
+    return Weight(fmt, n, k, *_quantize_groups(np.ascontiguousarray(w, np.float32), fmt))
+
+
+def _quantize_groups(w: F32, fmt: str) -> tuple[Array, ...]:
+    if fmt in ggml.QUANTIZERS:
+        return ggml.QUANTIZERS[fmt](w)
+    if fmt == "mxfp4":
+        return grouped.quantize_mxfp4(w)
+    if fmt.startswith("fp8"):
+        return grouped.quantize_fp8(w, FORMATS[fmt].rows)
+    zeros, group = FORMATS[fmt].zeros, FORMATS[fmt].group
+    return grouped.quantize_int4_zeros(w, group) if zeros else grouped.quantize_int4(w, group)
 
 
 def to_bf16(values: F32) -> npt.NDArray[np.uint16]:
@@ -149,29 +189,61 @@ def from_bf16(bits: npt.NDArray[np.uint16]) -> F32:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def dequantize(weight: Weight, rows: slice = slice(None)) -> F32:
+def dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64] = slice(None)) -> F32:
     """Rows of a weight as float32 [rows, k], exact for every format but for the product with its scale.
 
     float32 comes as it is stored, not copied.
     """
-    values = weight.values[rows]
+    stored = _dequantize(weight, rows)
+    if weight.order is None:
+        return stored
+    ordered = np.empty_like(stored)
+    ordered[:, weight.order.view(np.int32)] = stored
+    return ordered
+
+
+def _dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64]) -> F32:
+    """Rows with their columns as they lie."""
+    values, found = weight.values[rows], FORMATS[weight.format]
     if weight.format == "bf16":
         return from_bf16(values.view(np.uint16))
     if weight.format in ("f32", "f16"):
         return values.astype(np.float32, copy=False)
     if weight.scales is None:
         raise AssertionError("no weight.scales")
-    scales = weight.scales[rows].astype(np.float32)
+    held = weight.scales[rows if found.rows == 1 else np.arange(weight.n)[rows] // found.rows]
+    if weight.format == "mxfp4":
+        return grouped.scaled(grouped.mxfp4_values(values.view(np.uint8)), grouped.power_of_two(held))
+    scales: F32 = held.astype(np.float32)
     if weight.format == "int8":
-        return values.astype(np.float32) * scales[:, None]
-    q = unpack_int4(values.view(np.uint8)).astype(np.float32) - 8
-    grouped = q.reshape(len(q), -1, FORMATS[weight.format].group) * scales[:, :, None]
-    return grouped.reshape(len(q), weight.k)
+        scaled: F32 = values.astype(np.float32) * scales[:, None]
+        return scaled
+    if weight.format == "q8_0":
+        return grouped.scaled(values.astype(np.float32), scales)
+    if weight.format.startswith("fp8"):
+        return grouped.scaled(fp8.decode(values.view(np.uint8)), scales)
+    packed = values.view(np.uint8)
+    q = grouped.unpack_int4(ggml.neighbours(packed) if weight.format == "q4_0" else packed).astype(np.float32)
+    if weight.zeros is None:
+        return grouped.scaled(q - 8, scales)
+    zeros = weight.zeros[rows].astype(np.float32)
+    return grouped.scaled(q - np.repeat(zeros, found.group, axis=1), scales)
 
 
-def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Nibbles [n, k/2] to bytes 0..15 [n, k]."""
-    out = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
-    out[:, 0::2] = packed & 15
-    out[:, 1::2] = packed >> 4
-    return out
+def in_kernel_format(weight: Weight) -> Weight:
+    """The same numbers in the order of the kernels, and scales that rows share for each of them."""
+    found = FORMATS[weight.format]
+    if not found.same_as:
+        return weight
+    values, scales = weight.values.view(np.uint8), weight.scales
+    if scales is None:
+        raise AssertionError("no weight.scales")
+    if weight.format == "q4_0":
+        return replace(weight, format=found.same_as, values=ggml.neighbours(values))
+    return replace(weight, format=found.same_as, scales=np.repeat(scales, found.rows, axis=0)[: weight.n])
+
+
+def kernel_format(fmt: str) -> str:
+    """The format that `in_kernel_format` makes of this one."""
+    found = FORMATS.get(fmt)
+    return found.same_as if found is not None and found.same_as else fmt

@@ -30,6 +30,7 @@ from membound.kernels.weights.formats import (
     cache_layout,
     weight_layout,
 )
+from membound.kernels.weights.grouped import E2M1, EXPONENT_BIAS
 from membound.kernels.weights.layers import I64
 from membound.kernels.weights.making import Take, make_here
 
@@ -43,6 +44,9 @@ SHARED = ("bf16", "f16", "fp8", "int4g32")
 Seconds of a core for a gigabyte, on two cores of a Xeon with AMX (08/2026): reading 0.65 to 0.75 and writing 0.5 in every
 format; drawing bf16 1.0, f16 1.1, fp8 1.8, int4g32 1.0 (its scales), but f32 0.6, int4g128 0.75, int8 0.4.
 """
+
+ZERO_POINTS = (6, 11)
+"""Zero points of int4 lie from the first to below the second: those of trained groups are near the middle of 0..15."""
 
 BLOCK = 1024
 """Words that a thread draws at a time, 8 KiB: they stay in its first-level cache.
@@ -175,21 +179,33 @@ def random_weight(fmt: str, n: int, k: int, stream: int, gain: int = 1, take: Ta
 
 
 def _draw_weight(fmt: str, n: int, k: int, stream: int, gain: int) -> list[Array]:
-    """Values, and scales where the format has them."""
+    """The arrays of a `Weight`."""
     spread = gain * sqrt(3 / k)  # a uniform distribution on ±spread has variance gain²/k
     if fmt in ("f32", "bf16", "f16"):
         return [_random_floats(fmt, (n, k), stream, round(log2(spread)))]
     rng = np.random.default_rng(stream)
     group = FORMATS[fmt].group
     if fmt == "int8":
-        scales = (rng.random(n, np.float32) * np.float32(0.5) + np.float32(0.75)) * np.float32(spread / 127)
-        return [random_int8((n, k), stream), scales]
+        return [random_int8((n, k), stream), _scales(rng, (n,), spread / 127)]
+    if fmt.startswith("fp8"):
+        codes = _random_floats("fp8", (n, k), stream, 0)
+        return [codes, _scales(rng, (-(-n // FORMATS[fmt].rows), k // group), spread)]
+    if fmt == "q8_0":
+        return [random_int8((n, k), stream), _scales(rng, (n, k // group), spread / 127).astype(np.float16)]
     values = np.empty((n, k // 2), np.uint8)
     fill_bytes(values.reshape(-1), stream)
-    scales16 = (rng.random((n, k // group), np.float32) * np.float32(0.5) + np.float32(0.75)) * np.float32(
-        spread / 8
-    )
-    return [values, scales16.astype(np.float16)]
+    if fmt == "mxfp4":
+        middle = EXPONENT_BIAS + round(log2(spread / E2M1[-1]))
+        return [values, rng.integers(middle - 1, middle + 2, (n, k // group), np.uint8)]
+    scales16 = _scales(rng, (n, k // group), spread / 8).astype(np.float16)
+    if FORMATS[fmt].zeros:
+        return [values, scales16, rng.integers(*ZERO_POINTS, (n, k // group), np.uint8)]
+    return [values, scales16]
+
+
+def _scales(rng: np.random.Generator, shape: tuple[int, ...], middle: float) -> F32:
+    """Within a quarter of `middle`."""
+    return (rng.random(shape, np.float32) * np.float32(0.5) + np.float32(0.75)) * np.float32(middle)
 
 
 def random_cache(fmt: str, shape: tuple[int, int, int, int], stream: int, take: Take = make_here) -> KVCache:

@@ -66,10 +66,7 @@ class RandomSource:
 
     def embedding(self, tokens: I64) -> F32:
         """Rows of the embedding table."""
-        table = self.embedding_table()
-        values = table.values[tokens]
-        scales = None if table.scales is None else table.scales[tokens]
-        return dequantize(Weight(table.format, len(tokens), table.k, values, scales))
+        return dequantize(self.embedding_table(), tokens)
 
     def _matrix(self, n: int, k: int, index: int, gain: int = 1) -> Weight:
         return random_weight(self.format, n, k, stream_of(self.seed, index), gain, self.take)

@@ -25,6 +25,17 @@ from membound.kernels.model import ModelError
 from membound.kernels.weights.formats import F32, from_bf16
 
 DTYPES = ("BF16", "F16", "F32")
+NUMPY = {
+    "BF16": "<u2",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F8_E4M3": "u1",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I8": "i1",
+    "U8": "u1",
+}
+"""How NumPy maps what safetensors names so."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PACKED = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight.absmax")
 """What stands beside or in place of a matrix that is stored quantised: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes."""
@@ -44,6 +55,7 @@ class TensorFiles:
     def __init__(self, folder: Path) -> None:
         self._files: dict[str, Path] = {}
         self._handles: dict[Path, Any] = {}
+        self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
         index, single = folder / INDEX, folder / SINGLE
         if index.is_file():
             self._files = _shards(index, single)
@@ -80,7 +92,22 @@ class TensorFiles:
         stats = [(str(path), path.stat()) for path in sorted(set(self._files.values()))]
         return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
-    def check(self, name: str, shape: tuple[int, ...], assumed: Sequence[str] = ()) -> None:
+    def dtype(self, name: str) -> str:
+        """A tensor's dtype, as safetensors names it."""
+        return str(self._slice(name).get_dtype())
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a tensor."""
+        start, end = self._entry(name)[1]["data_offsets"]
+        return int(end - start)
+
+    def check(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        assumed: Sequence[str] = (),
+        dtypes: Sequence[str] = DTYPES,
+    ) -> None:
         """Raise ModelError unless the tensor is there with this shape and a dtype that can be read.
 
         `assumed` are the fields that config.json leaves to Transformers' defaults, which may be why.
@@ -91,9 +118,9 @@ class TensorFiles:
             raise ModelError(
                 f"{self.file(name)}: {name} has shape {list(found)}, config.json says {list(shape)}{silent}"
             )
-        if dtype not in DTYPES:
+        if dtype not in dtypes:
             raise ModelError(
-                f"{self.file(name)}: {name} is stored as {dtype}; supported: {', '.join(DTYPES)}"
+                f"{self.file(name)}: {name} is stored as {dtype}; supported: {', '.join(dtypes)}"
             )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -104,7 +131,7 @@ class TensorFiles:
         """Rows of a tensor as float32, exact."""
         part = self._slice(name)
         if part.get_dtype() == "BF16":
-            return from_bf16(np.array(self._bf16(name)[rows]))
+            return from_bf16(np.array(self.mapped(name)[rows]))
         values: F32 = part[rows].astype(np.float32)
         return values
 
@@ -116,7 +143,7 @@ class TensorFiles:
             part = slice(start, min(start + rows_at_once, shape[0]))
             if self._slice(name).get_dtype() == "BF16":
                 top = np.max(
-                    self._bf16(name)[part] & np.uint16(0x7FFF)
+                    self.mapped(name)[part] & np.uint16(0x7FFF)
                 )  # magnitudes are ordered as their bits
                 value = float(from_bf16(np.array([top]))[0])
             else:
@@ -143,18 +170,26 @@ class TensorFiles:
                 raise _unreadable(path, error) from None
         return self._handles[path]
 
-    def _bf16(self, name: str) -> npt.NDArray[np.uint16]:
-        """A bfloat16 tensor's bits, mapped. NumPy has no such dtype, so safetensors cannot hand it over.
+    def mapped(self, name: str) -> npt.NDArray[Any]:
+        """A tensor as it lies in its file, mapped; bfloat16 and e4m3, which NumPy has not, as unsigned numbers of their bits."""
+        path = self.file(name)
+        offset, entry = self._entry(name)
+        kind = np.dtype(NUMPY[entry["dtype"]])
+        return np.memmap(path, kind, "r", offset + entry["data_offsets"][0], tuple(entry["shape"]))
+
+    def _entry(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Where a file's data begin, and what its header says of a tensor.
 
         Layout (github.com/safetensors/safetensors, README): 8 bytes with the header's length, the
         header as JSON, the data; offsets count from the data's start. `safe_open` has checked them.
         """
         path = self.file(name)
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[name]
-        offset = 8 + length + entry["data_offsets"][0]
-        return np.memmap(path, np.dtype("<u2"), "r", offset, tuple(entry["shape"]))
+        if path not in self._headers:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._headers[path] = 8 + length, json.loads(file.read(length))
+        start, header = self._headers[path]
+        return start, header[name]
 
 
 def _shards(index: Path, single: Path) -> dict[str, Path]:

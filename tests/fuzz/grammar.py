@@ -72,6 +72,12 @@ VALUES = (
     ),
     *(
         "int4g128",
+        "int4g32z",
+        "q8_0",
+        "q4_0",
+        "fp8b128",
+        "mxfp4",
+        "stored",
         "fp8",
         "float",
         "tiny",

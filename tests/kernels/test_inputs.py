@@ -14,7 +14,6 @@ from membound.kernels.weights.formats import (
     from_bf16,
     quantize,
     to_bf16,
-    unpack_int4,
 )
 from membound.kernels.weights.generate import (
     BLOCK,
@@ -27,6 +26,7 @@ from membound.kernels.weights.generate import (
     random_cache,
     random_weight,
 )
+from membound.kernels.weights.grouped import unpack_int4
 from membound.kernels.work import Linear, Step, parse
 
 DTYPES = {
@@ -37,6 +37,13 @@ DTYPES = {
     "fp8": np.uint8,
     "int4g32": np.uint8,
     "int4g128": np.uint8,
+    "int4g32z": np.uint8,
+    "int4g128z": np.uint8,
+    "q8_0": np.int8,
+    "q4_0": np.uint8,
+    "fp8g128": np.uint8,
+    "fp8b128": np.uint8,
+    "mxfp4": np.uint8,
 }
 
 
@@ -138,7 +145,8 @@ def test_weights_have_the_format_and_unit_gain(fmt):
     weight = random_weight(fmt, n, k, 7)
     assert weight.values.dtype == DTYPES[fmt]
     assert weight.values.nbytes == FORMATS[fmt].matrix_bytes(n, k)[0]
-    assert (0 if weight.scales is None else weight.scales.nbytes) == FORMATS[fmt].matrix_bytes(n, k)[1]
+    scales = [array.nbytes for array in (weight.scales, weight.zeros) if array is not None]
+    assert sum(scales) == FORMATS[fmt].matrix_bytes(n, k)[1]
     wide = dequantize(weight)
     assert wide.shape == (n, k)
     assert 0.5 < wide.std() * np.sqrt(k) < 1.6
@@ -243,6 +251,21 @@ def test_quantize_stays_within_half_a_step(fmt, shape):
         assert (error <= np.abs(w) * {"f32": 0, "bf16": 2**-8, "f16": 2**-11}[fmt] + subnormal).all()
     elif fmt == "int8":
         assert (error <= 0.5001 * np.abs(w).max(1, keepdims=True) / 127).all()
+    elif fmt.startswith("fp8"):
+        rows = np.abs(w).reshape(len(w), -1, 128).max(2)
+        scales = (rows if fmt == "fp8g128" else np.broadcast_to(rows.max(0), rows.shape)) / 448
+        assert (error <= np.abs(w) * 2**-4 + 0.51 * 2**-9 * np.repeat(scales, 128, axis=1)).all()
+    elif fmt == "mxfp4":
+        largest = np.abs(w).reshape(len(w), -1, 32).max(2, keepdims=True)
+        scales = np.repeat(2 ** (np.floor(np.log2(largest)) - 2), 32, axis=2).reshape(w.shape)
+        assert (error <= np.maximum(np.abs(w) / 4, scales / 4)).all()
+    elif fmt == "q8_0":
+        grouped = (len(w), -1, 32)
+        assert (error.reshape(grouped) <= 0.57 * np.abs(w.reshape(grouped)).max(2, keepdims=True) / 127).all()
+    elif FORMATS[fmt].zeros:
+        grouped = w.reshape(len(w), -1, FORMATS[fmt].group)
+        step = (grouped.max(2, keepdims=True).clip(0) - grouped.min(2, keepdims=True).clip(None, 0)) / 15
+        assert (error.reshape(grouped.shape) <= 1.02 * step).all()
     else:
         grouped = (len(w), -1, FORMATS[fmt].group)
         step = np.abs(w.reshape(grouped)).max(2, keepdims=True) / 8

@@ -98,7 +98,7 @@ def test_what_was_assumed_is_said_where_the_weights_have_another_shape(tmp_path)
         ),
         (
             {"compression_config": {"bits": 4}},
-            "compression_config=.* is not supported; supported: float weights",
+            "quantization_config with quant_method None is not supported; supported: gptq, awq, compressed-tensors, fp8",
         ),
         ({"n_routed_experts": 4}, "n_routed_experts=4 is not supported; supported: dense models"),
         (

@@ -136,7 +136,6 @@ def test_folder_errors_name_file_and_field(tmp_path, config, says):
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "1, all of a head"),
         ({"num_local_experts": 8}, "dense models"),
         ({"num_experts": 64}, "dense models"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "float weights"),
         ({"mlp_bias": True}, "an MLP without biases"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "LlamaForCausalLM"),
@@ -188,7 +187,8 @@ def test_more_columns_of_heads_than_any_dimension_are_refused(tmp_path):
 
 def test_unknown_models(tmp_path):
     with pytest.raises(
-        ValueError, match=r"unknown model 'gpt-5'; known: tiny, .*or a folder with config.json"
+        ValueError,
+        match=r"unknown model 'gpt-5'; known: tiny, .*or a folder with config.json, or a file in GGUF",
     ):
         get_model("gpt-5")
     with pytest.raises(ValueError, match=f"model folder {tmp_path} has no config.json"):

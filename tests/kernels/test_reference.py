@@ -25,7 +25,15 @@ from membound.kernels.reference import (
 from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
-from membound.kernels.weights.formats import FORMATS, KV_FORMATS, KVCache, dequantize, from_bf16, to_bf16
+from membound.kernels.weights.formats import (
+    FORMATS,
+    INTEGER_FORMATS,
+    KV_FORMATS,
+    KVCache,
+    dequantize,
+    from_bf16,
+    to_bf16,
+)
 from membound.kernels.weights.generate import random_weight
 from membound.kernels.work import parse
 
@@ -50,7 +58,7 @@ def test_rows_are_quantised_as_defined():
     assert scales[:, 0] == pytest.approx([0.02, 0])
 
 
-@pytest.mark.parametrize("fmt", ["int8", "int4g32", "int4g128"])
+@pytest.mark.parametrize("fmt", INTEGER_FORMATS)
 def test_int8_activations(fmt, rng):
     weight = random_weight(fmt, 9, 256, 4)
     x = rng.standard_normal((3, 256)).astype(np.float32)

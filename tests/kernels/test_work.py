@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from membound.kernels.models import MODELS
 from membound.kernels.operations import kv_token_bytes
+from membound.kernels.weights.formats import INTEGER_FORMATS
 from membound.kernels.work import (
     ACTS,
     FORMATS,
@@ -28,6 +29,13 @@ from membound.kernels.work import (
         ("int8", 3 * 256, 3 * 4),
         ("int4g32", 3 * 128, 3 * 8 * 2),
         ("int4g128", 3 * 128, 3 * 2 * 2),
+        ("int4g32z", 3 * 128, 3 * 8 * 3),
+        ("int4g128z", 3 * 128, 3 * 2 * 3),
+        ("q8_0", 3 * 256, 3 * 8 * 2),
+        ("q4_0", 3 * 128, 3 * 8 * 2),
+        ("fp8g128", 3 * 256, 3 * 2 * 4),
+        ("fp8b128", 3 * 256, 1 * 2 * 4),
+        ("mxfp4", 3 * 128, 3 * 8),
     ],
 )
 def test_linear_bytes_and_flops(weight, weights_bytes, scales_bytes):
@@ -168,7 +176,10 @@ def test_llama_3_2_1b_streams_what_is_published():
         ("linear:n=99999999999,k=4", r"n=99999999999 must be a whole number from 1 to 2147483648"),
         ("linear:n=4,k=4,weight=fp4", r"weight='fp4' is unknown; allowed: f32, bf16, f16, int8, int4g32"),
         ("linear:n=4,k=4,act=int4", r"act='int4' is unknown; allowed: float, int8"),
-        ("linear:n=4,k=4,weight=bf16,act=int8", r"act=int8 goes with weight=int8, int4g32 or int4g128"),
+        (
+            "linear:n=4,k=4,weight=bf16,act=int8",
+            r"act=int8 goes with weight=int8, int4g32, int4g128, .*q8_0 or q4_0, not bf16",
+        ),
         ("linear:n=4,k=48,weight=int4g32", r"k=48 must be a multiple of 32"),
         ("attention:context=8,q_heads=5,kv_heads=2", r"q_heads=5 must be a multiple of kv_heads=2"),
         ("attention:context=8,kv=fp4", r"kv='fp4' is unknown; allowed: f32, bf16, f16, int8, fp8"),
@@ -208,7 +219,7 @@ def test_spaces_and_defaults():
 
 
 sizes = st.integers(1, 1 << 20)
-acts = st.sampled_from([(w, a) for w in FORMATS for a in ACTS if a == "float" or w.startswith("int")])
+acts = st.sampled_from([(w, a) for w in FORMATS for a in ACTS if a == "float" or w in INTEGER_FORMATS])
 kvs = st.sampled_from(list(KV_FORMATS))
 linears = st.builds(
     lambda n, k, m, wa: Linear(n, 128 * k, m, *wa), sizes, st.integers(1, 1 << 15), sizes, acts

@@ -1,7 +1,7 @@
 """x[m, k] in the form in which a kernel reads it: interleaved, quantised to int8, or as bfloat16 rows.
 
 The scratch is a byte array: values first, then from `rows · (4·k + 64)` on a float32 scale a row, then
-int32 corrections. Interleaved means [round][column][token], so that the tokens of a round are neighbours.
+int32 corrections, or of formats with zero points the float32 sums of the groups. Interleaved means [round][column][token], so that the tokens of a round are neighbours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from numba import prange
 
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.cpu.simd.arithmetic import absolute, add_i32, maximum, multiply
+from membound.kernels.cpu.matmul.records import record_of
+from membound.kernels.cpu.simd.arithmetic import absolute, add, add_i32, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32
 from membound.kernels.cpu.simd.dot_products import DOT_OFFSET
 from membound.kernels.cpu.simd.features import LANES
@@ -63,8 +64,9 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
 
 
 def _interleave(recipe: Recipe) -> Any:
-    M, TOKENS = recipe.m, recipe.tokens
+    M, TOKENS, ROWS = recipe.m, recipe.tokens, recipe.rows
     STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
+    GROUP = FORMATS[recipe.format].group if FORMATS[recipe.format].zeros else 0
 
     @numba.njit
     def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
@@ -81,6 +83,11 @@ def _interleave(recipe: Recipe) -> Any:
             some_columns(x, at, stride, k, 0, k, scratch)
             padded = (k + STEP - 1) // STEP * STEP  # there is one round of tokens, and nothing behind it
             scratch.view(np.float32)[k * TOKENS : padded * TOKENS] = 0
+            if GROUP:
+                sums = scratch.view(np.float32)[ROWS * (k + 17) :]
+                for row in range(M):
+                    for g in range(k // GROUP):
+                        sums[g * TOKENS + row] = _sum(x, at + row * stride + g * GROUP, GROUP)
 
     else:
 
@@ -140,6 +147,8 @@ def _quantise(recipe: Recipe) -> Any:
     TILE = recipe.method == "tile"
     GROUP = FORMATS[recipe.format].group
     STEP = GROUP or (64 if TILE else 4)
+    record = record_of(recipe.format)
+    ZEROS, OFFSET = (record.zeros, record.offset) if record is not None else (False, DOT_OFFSET)
 
     @numba.njit
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
@@ -155,10 +164,13 @@ def _quantise(recipe: Recipe) -> Any:
         line = np.empty(width + LANES, np.int8)
         for g in range(groups):
             total = _round_part(x, at + g * width, min(width, k - g * width), factor, line)
-            if GROUP:
-                sums[(row // TOKENS * groups + g) * TOKENS + row % TOKENS] = -8 * total
+            of_group = (row // TOKENS * groups + g) * TOKENS + row % TOKENS
+            if ZEROS:
+                sums.view(np.float32)[of_group] = total
+            elif GROUP:
+                sums[of_group] = -OFFSET * total
             else:
-                sums[row] = -DOT_OFFSET * total
+                sums[row] = -OFFSET * total
             for i in range(k - g * width, width):
                 line[i] = 0
             if TILE:
@@ -172,6 +184,15 @@ def _quantise(recipe: Recipe) -> Any:
                     words[i * TOKENS] = source[i]
 
     return _over_rows(recipe, one_row)
+
+
+@numba.njit
+def _sum(x: Any, at: Any, k: Any) -> Any:
+    """Σ x, over whole vectors."""
+    total = splat(np.float32(0))
+    for i in range(0, k, LANES):
+        total = add(total, load(x, at + i, "f32"))
+    return add_lanes((total,))[0]
 
 
 @numba.njit

@@ -16,7 +16,8 @@ import numpy as np
 
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
-from membound.kernels.cpu.simd.arithmetic import fma_broadcast, scale_tile
+from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, record_of
+from membound.kernels.cpu.simd.arithmetic import add_tiles, fma_broadcast, scale_tile
 from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
 from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast
 from membound.kernels.cpu.simd.features import LANES
@@ -56,7 +57,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     X_BYTES = 2 if PAIRS else 4
     TOGETHER = PANEL_GROUP if X_BYTES * recipe.rows * BLOCK <= X_BLOCK_BYTES else 1
     ADD = STEP if PAIRS else 1
-    widen = _nothing if PAIRS else _widen_int4(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
+    widen = _nothing if PAIRS else _widen_records(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
     add = _add_pairs(recipe) if PAIRS else _add_widened(recipe, PANELS)
 
     @numba.njit
@@ -156,22 +157,43 @@ def _widen(recipe: Recipe, panels_at_once: int) -> Any:
     return widen
 
 
-def _widen_int4(recipe: Recipe, panels_at_once: int) -> Any:
-    PANELS = panels_at_once
-    GROUP = FORMATS[recipe.format].group
-    SCALES = 2 * LANES
-    RECORD = SCALES + LANES * GROUP // 2
+def _widen_records(recipe: Recipe, panels_at_once: int) -> Any:
+    """Columns of several panels as float32, times their scales, panels side by side; whole groups of them."""
+    SIDE = panels_at_once * LANES
+    record = record_of(recipe.format)
+    if record is None:
+        raise AssertionError(f"{recipe.format} has no records")
+    GROUP, RECORD, HEAD = record.group, record.size, record.head_bytes
+    SCALE, ZEROS, ZEROS_AT, KIND, MEANING = (
+        record.scale, record.zeros, record.zeros_at, record.values, record.meaning,
+    )  # fmt: skip
 
-    @numba.njit
-    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
-        for k1 in range(0, columns, GROUP):
-            record = (k0 + k1) // GROUP * RECORD
-            scales = load_each(w, starts, record, "f16")
-            for word in range(GROUP // 8):
-                packed = load_bytes_each(w, starts, record + SCALES + word * 4 * LANES)
-                for j in range(8):
-                    values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
-                    place = (k1 + word * 8 + j) * PANELS * LANES
-                    store_tile(block, place, scale_tile(values, scales))
+    if KIND == "nibbles":
+
+        @numba.njit
+        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+            for k1 in range(0, columns, GROUP):
+                at = (k0 + k1) // GROUP * RECORD
+                scales = load_each(w, starts, at, SCALE)
+                points = load_each(w, starts, at + ZEROS_AT, "int8")
+                for word in range(GROUP // COLUMNS_A_WORD):
+                    packed = load_bytes_each(w, starts, at + HEAD + word * 4 * LANES)
+                    for j in range(COLUMNS_A_WORD):
+                        values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)), MEANING)
+                        if ZEROS:
+                            values = add_tiles(values, points)
+                        place = (k1 + word * COLUMNS_A_WORD + j) * SIDE
+                        store_tile(block, place, scale_tile(values, scales))
+
+    else:
+
+        @numba.njit
+        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+            for k1 in range(0, columns, GROUP):
+                at = (k0 + k1) // GROUP * RECORD
+                scales = load_each(w, starts, at, SCALE)
+                for j in range(GROUP):
+                    values = load_each(w, starts, at + HEAD + j * LANES, KIND)
+                    store_tile(block, (k1 + j) * SIDE, scale_tile(values, scales))
 
     return widen

@@ -13,8 +13,9 @@ import numpy as np
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
+from membound.kernels.cpu.matmul.records import make_add_group, record_of
 from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_tile
-from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
+from membound.kernels.cpu.simd.conversions import bf16_each
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.loads import load_bytes_each, load_each
 from membound.kernels.cpu.simd.stores import store_grid
@@ -31,7 +32,7 @@ def make_float(recipe: Recipe) -> Any:
     """A thread's share of a product with a float recipe: see `make_share`."""
     if recipe.m > MOST_STREAMED:
         return make_blocks(recipe)
-    return make_share(recipe, _int4_stream if FORMATS[recipe.format].group else _stream)
+    return make_share(recipe, _record_stream if FORMATS[recipe.format].group else _stream)
 
 
 def _stream(recipe: Recipe, panels_at_once: int) -> Any:
@@ -95,30 +96,30 @@ def make_add_columns(fmt: str, tokens: int) -> Any:
     return add_columns
 
 
-def _int4_stream(recipe: Recipe, panels_at_once: int) -> Any:
-    PANELS, TOKENS = panels_at_once, recipe.tokens
+def _record_stream(recipe: Recipe, panels_at_once: int) -> Any:
+    PANELS, TOKENS, ROWS = panels_at_once, recipe.tokens, recipe.rows
     SUMS = PANELS * TOKENS
-    GROUP = FORMATS[recipe.format].group
-    SCALES = 2 * LANES
-    RECORD = SCALES + LANES * GROUP // 2
+    record = record_of(recipe.format)
+    if record is None:
+        raise AssertionError(f"{recipe.format} has no records")
+    GROUP, RECORD, HEAD = record.group, record.size, record.head_bytes
+    SCALE, ZEROS, ZEROS_AT = record.scale, record.zeros, record.zeros_at
+    add_group = make_add_group(record, TOKENS)
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
+        sums = ROWS * (k + 17)  # of the groups of x: see activations.py
         panel_bytes = k // GROUP * RECORD + PANEL_PADDING
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             acc = zeros(SUMS)
             for g in range(k // GROUP):
-                group = zeros(SUMS)
-                for word in range(GROUP // 8):
-                    place = g * RECORD + SCALES + word * 4 * LANES
-                    packed = load_bytes_each(w, starts, place)
-                    for j in range(8):  # byte i holds columns i and 4 + i: see pack.py
-                        values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)))
-                        column = (g * GROUP + word * 8 + j) * TOKENS
-                        group = fma_broadcast(group, values, x, column)
-                acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, "f16"))
+                group = add_group(zeros(SUMS), w, starts, g * RECORD + HEAD, x, g * GROUP)
+                if ZEROS:
+                    points = load_each(w, starts, g * RECORD + ZEROS_AT, "int8")
+                    group = fma_broadcast(group, points, x, sums + g * TOKENS)
+                acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, SCALE))
             store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
 
     return run

@@ -1,7 +1,8 @@
 """int8 activations: four products a lane and instruction, summed exactly in int32.
 
-int8 weights: one sum over all of k, then times the row's two scales. int4 weights: stored 0..15, so the
-sum over a group starts at −8 times the group's activations; it is scaled into a float32 sum.
+int8 weights: one sum over all of k, then times the row's two scales. Weights with a scale a group: a sum over each group,
+which is scaled into a float32 sum. int4 is stored 0..15, so that a group's sum starts at −8 times its activations; zero points
+are subtracted from it times their sum.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
-from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, scale_columns, scale_tile
+from membound.kernels.cpu.matmul.records import make_dot_group, record_of
+from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_columns, scale_tile
 from membound.kernels.cpu.simd.conversions import to_f32_tile
-from membound.kernels.cpu.simd.dot_products import NIBBLE_WORDS, dot_nibbles, dot_s8_broadcast
+from membound.kernels.cpu.simd.dot_products import dot_s8_broadcast
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
@@ -32,7 +34,7 @@ from membound.kernels.weights.formats import FORMATS
 
 def make_integer(recipe: Recipe) -> Any:
     """A thread's share of a product with an integer recipe: see `make_share`."""
-    return make_share(recipe, _int4 if FORMATS[recipe.format].group else _int8)
+    return make_share(recipe, _records if FORMATS[recipe.format].group else _int8)
 
 
 def _int8(recipe: Recipe, panels_at_once: int) -> Any:
@@ -80,15 +82,17 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     return run
 
 
-def _int4(recipe: Recipe, panels_at_once: int) -> Any:
+def _records(recipe: Recipe, panels_at_once: int) -> Any:
     PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
     SUMS = PANELS * TOKENS
     STRIDE = SUMS * LANES
-    GROUP = FORMATS[recipe.format].group
-    SCALES = 2 * LANES
-    RECORD = SCALES + LANES * GROUP // 2
-    AHEAD = recipe.ahead
+    record = record_of(recipe.format)
+    if record is None:
+        raise AssertionError(f"{recipe.format} has no records")
+    GROUP, RECORD, HEAD = record.group, record.size, record.head_bytes
+    SCALE, ZEROS, ZEROS_AT = record.scale, record.zeros, record.zeros_at
     GROUPS = recipe.integer_block // GROUP if TILES > 1 else 1 << 40
+    dot_group = make_dot_group(record, TOKENS, recipe.ahead)
 
     @numba.njit
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
@@ -96,7 +100,7 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
         panel_bytes = groups * RECORD + PANEL_PADDING
         row_scales = ROWS * (4 * k + 64)
         corrections = row_scales + 4 * ROWS
-        floats = scratch[row_scales:corrections].view(np.float32)
+        floats = scratch[row_scales:].view(np.float32)
         sums = np.empty(TILES * STRIDE, np.float32)
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
@@ -107,18 +111,18 @@ def _int4(recipe: Recipe, panels_at_once: int) -> Any:
                     if g0 > 0:
                         acc = load_tile(sums, t * STRIDE, acc)
                     for g in range(g0, g1):
-                        place = corrections + 4 * (t * groups + g) * TOKENS
-                        inner = tile_of_columns(broadcast_bytes_next(scratch, place, TOKENS), PANELS)
-                        column = (t * k + g * GROUP) * TOKENS
-                        for j0 in range(0, GROUP // 8, NIBBLE_WORDS):
-                            if AHEAD:
-                                for j in range(j0, j0 + NIBBLE_WORDS):
-                                    prefetch_each(w, starts, g * RECORD + j * 4 * LANES + AHEAD)
-                            words = g * RECORD + SCALES + j0 * 4 * LANES
-                            place = column + j0 * 8 * TOKENS
-                            inner = dot_nibbles(inner, w, starts, words, scratch, place)
-                        scales = load_each(w, starts, g * RECORD, "f16")
-                        acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
+                        of_group = (t * groups + g) * TOKENS
+                        inner = zeros_i32(SUMS)
+                        if not ZEROS:
+                            correction = broadcast_bytes_next(scratch, corrections + 4 * of_group, TOKENS)
+                            inner = tile_of_columns(correction, PANELS)
+                        column = t * k + g * GROUP
+                        inner = dot_group(inner, w, starts, g * RECORD + HEAD, scratch, column)
+                        total = to_f32_tile(inner)
+                        if ZEROS:
+                            points = load_each(w, starts, g * RECORD + ZEROS_AT, "int8")
+                            total = fma_broadcast(total, points, floats, ROWS + of_group)
+                        acc = add_scaled_tile(acc, total, load_each(w, starts, g * RECORD, SCALE))
                     if g1 < groups:
                         store_tile(sums, t * STRIDE, acc)
                     else:

@@ -18,7 +18,9 @@ from numba import prange
 
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.weights.formats import FORMATS, Weight
+from membound.kernels.cpu.matmul.records import Record, record_of
+from membound.kernels.cpu.simd.ir import FP8_FACTOR
+from membound.kernels.weights.formats import FORMATS, Weight, in_kernel_format
 
 Bytes = npt.NDArray[np.uint8]
 _HUGE_PAGE = 2 << 20
@@ -38,6 +40,7 @@ def pack(weight: Weight, recipe: Recipe, arena: Bytes) -> None:
 
 def pack_rows(weights: Sequence[Weight], recipe: Recipe, arena: Bytes) -> None:
     """Like `pack`, for several matrices of the same k set below each other as one."""
+    weights = [in_kernel_format(weight) for weight in weights]
     k = weights[0].k
     panels = _Panels(recipe, k)
     row = 0
@@ -62,20 +65,9 @@ class _Panels:
         self.together = {"float": size * wide, "pairs": 4, "integer": 4, "tile": 4}[recipe.method]
 
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
-        if FORMATS[weight.format].group:
-            scales = weight.scales
-            if scales is None:
-                raise AssertionError("no scales")
-            group = FORMATS[weight.format].group
-            _write_int4(
-                weight.values.view(np.uint8),
-                scales.view(np.uint16),
-                arena,
-                np.int64(first_row),
-                np.int64(self.panel_bytes),
-                np.int64(self.recipe.panel_rows),
-                np.int64(group),
-            )
+        record = record_of(weight.format)
+        if record is not None:
+            self._write_records(weight, record, arena, first_row)
             return
         values = weight.values.view(np.uint8).reshape(weight.n, -1)
         rest = -values.shape[1] % self.together
@@ -89,6 +81,33 @@ class _Panels:
             np.int64(self.panel_bytes // unit.itemsize),
             np.int64(self.recipe.panel_rows),
         )
+
+    def _write_records(self, weight: Weight, record: Record, arena: Bytes, first_row: int) -> None:
+        scales = _scales_by_row(weight)
+        points = np.zeros((weight.n, 0), np.uint8) if weight.zeros is None else -weight.zeros.view(np.uint8)
+        nibbles = record.values == "nibbles"
+        write = _write_nibbles if nibbles else _write_bytes
+        write(
+            weight.values.view(np.uint8),
+            scales.view(np.uint8).reshape(weight.n, scales.shape[1], -1),
+            points,
+            arena,
+            np.int64(first_row),
+            np.int64(self.panel_bytes),
+            np.int64(self.recipe.panel_rows),
+            np.int64(record.group),
+            np.int64(4 if nibbles or self.recipe.method == "integer" else 1),
+        )
+
+
+def _scales_by_row(weight: Weight) -> npt.NDArray[Any]:
+    """A scale of each row and group [n, groups] as kernels multiply by it."""
+    if weight.scales is None:
+        raise AssertionError("no scales")
+    scales = np.ascontiguousarray(weight.scales)
+    if not weight.format.startswith("fp8"):
+        return scales
+    return scales.view(np.float32) * np.float32(1 / FP8_FACTOR)
 
 
 @kernel(parallel=True)
@@ -108,29 +127,62 @@ def _nibble(packed: Any, i: Any, k: Any) -> Any:
     return (byte >> 4) if k & 1 else (byte & 15)
 
 
+@numba.njit(inline="always")
+def _write_head(
+    scales: Any, points: Any, arena: Any, i: Any, g: Any, start: Any, lane: Any, panel_rows: Any
+) -> Any:
+    """A row's scale and zero point in a record; returns where the record's values begin."""
+    size = scales.shape[2]
+    for b in range(size):
+        arena[start + size * lane + b] = scales[i, g, b]
+    values = start + size * panel_rows
+    if points.shape[1]:
+        arena[values + lane] = points[i, g]
+        values += panel_rows
+    return values
+
+
 @kernel(parallel=True)
-def _write_int4(
-    packed: Any, scales: Any, arena: Any, first_row: Any, panel_bytes: Any, panel_rows: Any, group: Any
-) -> None:
-    """Panels of records, a group of columns each: float16 scales of the rows, then words of eight columns.
+def _write_nibbles(
+    packed: Any, scales: Any, points: Any, arena: Any, first_row: Any, panel_bytes: Any, panel_rows: Any,
+    group: Any, together: Any,
+) -> None:  # fmt: skip
+    """Panels of records (records.py) of words of eight columns.
 
     Byte i of a row's word holds column i in its low and column 4 + i in its high nibble, so that one
     mask and one shift give two operands of a four-byte dot product.
     """
-    n = packed.shape[0]
-    groups = scales.shape[1]
-    record = panel_rows * (2 + group // 2)
+    n, groups = packed.shape[0], scales.shape[1]
+    record = panel_rows * (scales.shape[2] + (points.shape[1] > 0) + group // 2)
     for i in prange(n):
         row = first_row + i
         lane = row % panel_rows
         base = row // panel_rows * panel_bytes
         for g in range(groups):
-            start = base + g * record
-            arena[start + 2 * lane] = scales[i, g] & 255
-            arena[start + 2 * lane + 1] = scales[i, g] >> 8
-            words = start + 2 * panel_rows + 4 * lane
+            words = _write_head(scales, points, arena, i, g, base + g * record, lane, panel_rows)
+            words += together * lane
             for word in range(group // 8):
                 k = g * group + 8 * word
-                for b in range(4):
-                    low, high = _nibble(packed, i, k + b), _nibble(packed, i, k + 4 + b)
-                    arena[words + word * 4 * panel_rows + b] = low | (high << 4)
+                for b in range(together):
+                    low, high = _nibble(packed, i, k + b), _nibble(packed, i, k + together + b)
+                    arena[words + word * together * panel_rows + b] = low | (high << 4)
+
+
+@kernel(parallel=True)
+def _write_bytes(
+    values: Any, scales: Any, points: Any, arena: Any, first_row: Any, panel_bytes: Any, panel_rows: Any,
+    group: Any, together: Any,
+) -> None:  # fmt: skip
+    """Panels of records (records.py) of bytes, `together` columns of a row next to each other."""
+    n, groups = values.shape[0], scales.shape[1]
+    record = panel_rows * (scales.shape[2] + (points.shape[1] > 0) + group)
+    for i in prange(n):
+        row = first_row + i
+        lane = row % panel_rows
+        base = row // panel_rows * panel_bytes
+        for g in range(groups):
+            first = _write_head(scales, points, arena, i, g, base + g * record, lane, panel_rows)
+            first += together * lane
+            for j in range(0, group, together):
+                for b in range(together):
+                    arena[first + j * panel_rows + b] = values[i, g * group + j + b]

@@ -21,7 +21,7 @@ from functools import cache
 
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
-from membound.kernels.weights.formats import FORMATS
+from membound.kernels.weights.formats import FORMATS, kernel_format
 
 BLOCK = 128
 """Columns that meet a group of panels before the next. Measured for 64 rows of float32 and float16: 128 beats 64 by
@@ -152,7 +152,8 @@ class Recipe:
 
 @cache
 def choose(fmt: str, act: str, m: int) -> Recipe:
-    """The kernel for that format, activation and number of rows on this machine."""
+    """The kernel for that format, activation and number of rows on this machine; `format` is that of the kernels."""
+    fmt = kernel_format(fmt)
     if 4 < m <= MOST_TILE_ROWS and (
         (fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)
     ):

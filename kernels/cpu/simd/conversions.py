@@ -22,6 +22,7 @@ from membound.kernels.cpu.simd.ir import (
     _unpack,
     literal_value,
 )
+from membound.kernels.weights.grouped import E2M1_VALUES
 
 
 @intrinsic
@@ -71,25 +72,46 @@ def scale_by_power_of_two(typing: Any, value: Any, exponent: Any) -> Any:
     return F32(F32, I32), codegen
 
 
-def _nibble_value(builder: Any, value: Any, shift: Any) -> Any:
+NIBBLES = {
+    "int4": tuple(float(q - 8) for q in range(16)),
+    "unsigned": tuple(float(q) for q in range(16)),
+    "e2m1": tuple(E2M1_VALUES.tolist()),
+}
+"""What the codes 0 to 15 of a kind of nibble mean."""
+
+
+def _nibble_value(builder: Any, value: Any, shift: Any, kind: str) -> Any:
     shifted = builder.lshr(value, shift)
     if AVX512:  # vpermps looks at the low four bits of each index: a table of all sixteen values
-        table = ir.Constant(_VF, [float(q - 8) for q in range(16)])
+        table = ir.Constant(_VF, list(NIBBLES[kind]))
         return _call(builder, "llvm.x86.avx512.permvar.sf.512", _VF, [table, shifted])
     nibble = builder.and_(shifted, _splat(_I, 15))
-    return builder.sitofp(builder.sub(nibble, _splat(_I, 8)), _VF)
+    if kind == "e2m1":
+        return _e2m1_value(builder, nibble)
+    return builder.sitofp(builder.sub(nibble, _splat(_I, -int(NIBBLES[kind][0]))), _VF)
+
+
+def _e2m1_value(builder: Any, nibble: Any) -> Any:
+    """Two bits of exponent and one of mantissa in the place of a float32's; exponents start 126 lower."""
+    magnitude = builder.shl(builder.and_(nibble, _splat(_I, 7)), _splat(_I, 22))
+    wide = builder.fmul(builder.bitcast(magnitude, _VF), _splat(_F, 2.0**126))
+    sign = builder.shl(builder.and_(nibble, _splat(_I, 8)), _splat(_I, 28))
+    return builder.bitcast(builder.or_(builder.bitcast(wide, _VI), sign), _VF)
 
 
 @intrinsic
-def nibble_values_each(typing: Any, tile: Any, position: Any) -> Any:
-    """Nibble number `position` (0 lowest) of each lane as float32, less 8, vector by vector."""
+def nibble_values_each(typing: Any, tile: Any, position: Any, kind: Any) -> Any:
+    """Nibble number `position` (0 lowest) of each lane as float32, vector by vector; `kind`, a literal, of `NIBBLES`."""
+    meaning = literal_value(kind)
+    if meaning is None:
+        return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         shift = _broadcast(builder, builder.mul(args[1], _I(4)))
-        values = [_nibble_value(builder, v, shift) for v in _unpack(builder, args[0], tile.count)]
+        values = [_nibble_value(builder, v, shift, meaning) for v in _unpack(builder, args[0], tile.count)]
         return context.make_tuple(builder, sig.return_type, values)
 
-    return types.UniTuple(F32, tile.count)(tile, types.int32), codegen
+    return types.UniTuple(F32, tile.count)(tile, types.int32, kind), codegen
 
 
 @intrinsic

@@ -74,7 +74,9 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b), c)
 
 
-_STORED = {"f32": _F, "bf16": _W, "f16": _H, "int8": _B, "bytes": _I}
+_STORED = {"f32": _F, "bf16": _W, "f16": _H, "int8": _B, "fp8": _B, "e8m0": _B, "bytes": _I}
+FP8_FACTOR = 2.0**-8
+"""e4m3 is widened to its value times this: its bits are a float16 whose exponents start 8 higher."""
 
 
 def _widen(builder: Any, value: Any, fmt: str) -> Any:
@@ -90,9 +92,27 @@ def _widen(builder: Any, value: Any, fmt: str) -> Any:
         return builder.fpext(value, wide_f)
     if fmt == "f16":
         return _half_bits(builder, value, lanes)
+    if fmt == "fp8":
+        return _fp8_bits(builder, value, lanes)
+    if fmt == "e8m0":
+        shift = _splat(_I, 23, lanes) if vector else _I(23)
+        return builder.bitcast(builder.shl(builder.zext(value, wide_i), shift), wide_f)
     if fmt == "int8":
         return builder.sitofp(builder.sext(value, wide_i), wide_f)
     return value
+
+
+def _fp8_bits(builder: Any, value: Any, lanes: int) -> Any:
+    """e4m3 that is not NaN to float32, times FP8_FACTOR: exponent and mantissa in the place of a float16's."""
+
+    def same(number: int) -> ir.Constant:
+        return _splat(_W, number, lanes) if lanes else _W(number)
+
+    bits = builder.zext(value, ir.VectorType(_W, lanes) if lanes else _W)
+    magnitude = builder.shl(builder.and_(bits, same(0x7F)), same(7))
+    sign = builder.shl(builder.and_(bits, same(0x80)), same(8))
+    half = builder.bitcast(builder.or_(magnitude, sign), ir.VectorType(_H, lanes) if lanes else _H)
+    return _widen(builder, half, "f16")
 
 
 def _half_bits(builder: Any, value: Any, lanes: int) -> Any:

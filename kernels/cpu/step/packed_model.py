@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from membound.errors import Unsupported
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
@@ -26,7 +27,7 @@ from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes,
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Latent, Mlp
-from membound.kernels.weights.formats import F32, KVCache, Weight
+from membound.kernels.weights.formats import F32, INTEGER_FORMATS, KVCache, Weight
 from membound.kernels.work import Step
 
 NOTHING = np.zeros(0, np.float32)
@@ -59,16 +60,19 @@ class PackedModel:
         if not isinstance(work, Step):
             raise AssertionError(f"{type(work).__name__} is no Step")
         self._work, self._model = work, model
-        self._recipe = choose(work.weight, work.act, work.batch)
+        self._recipe, self._last = _recipes(work)
         self._matrices = _layer_matrices(model)
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
         self._pack(inputs)
         self._caches = _caches(inputs)
-        self._buffers = _buffers(work.batch, model, self._recipe, self._matrices)
+        self._buffers = _buffers(work.batch, model, self._recipe, self._last, self._matrices)
         group = model.q_heads // model.kv_heads
         self._sizes = _sizes(work, model, threads)
         shape = grouping(work.kv, group, model.head_dim)
-        self._kernel = step_kernel(work.weight, work.act, work.batch, work.kv, shape.heads, shape.method)
+        self._kernel = step_kernel(
+            self._recipe.format, self._recipe.act, work.batch, work.kv, shape.heads, shape.method,
+            self._last.format, self._last.act,
+        )  # fmt: skip
 
     def run(self) -> None:
         """One step. The new token's row of the cache is written anew each time."""
@@ -79,7 +83,7 @@ class PackedModel:
     @property
     def logits(self) -> F32:
         """[batch, vocab] float32, a copy."""
-        rows = self._buffers.logits.reshape(self._recipe.rows, -1)
+        rows = self._buffers.logits.reshape(self._last.rows, -1)
         return rows[: self._work.batch, : self._model.vocab].copy()
 
     @property
@@ -90,15 +94,19 @@ class PackedModel:
     def _pack(self, inputs: ModelInputs) -> None:
         model, recipe = self._model, self._recipe
         sizes = [recipe.matrix_bytes(m.n, m.k) for m in self._matrices] * model.layers
-        sizes.append(recipe.matrix_bytes(model.vocab, model.hidden))
+        sizes.append(self._last.matrix_bytes(model.vocab, model.hidden))
         aligned = [-(-size // 64) * 64 for size in sizes]
         self._starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
         self._arena = aligned_bytes(self.matrix_bytes)
         small: list[Mapping[str, F32]] = []
+        orders = _Orders(max(m.k for m in self._matrices))
         for place, weights in enumerate(self._groups(inputs, small)):
             start, end = self._starts[place], self._starts[place + 1]
-            pack_rows(weights, recipe, self._arena[start:end])
-        self._gains = _gains(inputs, small)
+            last = place == len(sizes) - 1
+            pack_rows(weights, self._last if last else recipe, self._arena[start:end])
+            if not last:
+                orders.add(weights)
+        self._gains = _gains(inputs, small, orders.rows())
 
     def _groups(self, inputs: ModelInputs, small: list[Mapping[str, F32]]) -> Iterator[list[Weight]]:
         """Matrices in the order of the arena; a layer's weights are dropped when it is done."""
@@ -138,7 +146,7 @@ def _sizes(work: Step, model: Model, threads: int) -> Sizes:
     )
 
 
-def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]]) -> Gains:
+def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32]) -> Gains:
     """Vectors of all layers, a row each, and what positions and scales make of a step."""
     work, decoder = inputs.work, inputs.model.decoder
     if not isinstance(work, Step):
@@ -170,6 +178,7 @@ def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]]) -> Gains:
         sines,
         np.array([_scale(layer.mixer) for layer in decoder.layers], np.float32),
         rows("sinks").reshape(-1),
+        orders,
     )
 
 
@@ -190,6 +199,40 @@ def _turns(model: Model, position: int) -> tuple[F32, F32]:
     still = np.ones((1, pairs)), np.zeros((1, pairs))
     cosines, sines = zip(*(table or still for table in tables), strict=True)
     return _stack([cos[0] for cos in cosines]), _stack([sin[0] for sin in sines])
+
+
+class _Orders:
+    """Collects the orders in which columns lie, a row for each packed matrix of layers."""
+
+    def __init__(self, widest: int) -> None:
+        self._widest = widest
+        self._rows: list[npt.NDArray[np.int32]] = []
+        self._any = False
+
+    def add(self, weights: list[Weight]) -> None:
+        """Raises Unsupported where matrices with the same input have orders that differ."""
+        rows = [np.arange(self._widest, dtype=np.int32) for _ in weights]
+        for row, weight in zip(rows, weights, strict=True):
+            if weight.order is not None:
+                self._any = True
+                row[: weight.k] = weight.order
+            if not np.array_equal(row, rows[0]):
+                raise Unsupported("matrices of the same input have their columns in orders that differ")
+        self._rows.append(rows[0])
+
+    def rows(self) -> npt.NDArray[np.int32]:
+        """[matrices, widest]; no rows where every column lies in its place."""
+        return np.stack(self._rows) if self._any else np.zeros((0, self._widest), np.int32)
+
+
+def _recipes(work: Step) -> tuple[Recipe, Recipe]:
+    """How the matrices of layers are multiplied, and how the LM head is."""
+    if work.stored is None:
+        recipe = choose(work.weight, work.act, work.batch)
+        return recipe, recipe
+    (layers,), head = work.stored.formats, work.stored.head.format
+    act = work.act if head in INTEGER_FORMATS else "float"
+    return choose(layers, work.act, work.batch), choose(head, act, work.batch)
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
@@ -214,16 +257,18 @@ def _caches(inputs: ModelInputs) -> Caches:
     return Caches(*flat_cache(KVCache(work.kv, k, v, k_scales, v_scales)))
 
 
-def _buffers(batch: int, model: Model, recipe: Recipe, matrices: tuple[_Matrix, ...]) -> Buffers:
-    def out(n: int) -> F32:
-        return np.zeros(recipe.rows * recipe.padded_n(n), np.float32)
+def _buffers(
+    batch: int, model: Model, recipe: Recipe, last: Recipe, matrices: tuple[_Matrix, ...]
+) -> Buffers:
+    def out(n: int, of: Recipe = recipe) -> F32:
+        return np.zeros(of.rows * of.padded_n(n), np.float32)
 
     def rows(width: int) -> F32:
         return np.zeros(batch * width, np.float32)
 
     qkv, o, wide, _down = matrices
-    widest = max(recipe.scratch_bytes(m.k) for m in matrices)
+    widest = max(last.scratch_bytes(model.hidden), *(recipe.scratch_bytes(m.k) for m in matrices))
     return Buffers(
         rows(model.hidden), rows(model.hidden), out(qkv.n), rows(model.q_dim), out(wide.n),
-        rows(model.intermediate), out(o.n), out(model.vocab), aligned_bytes(widest),
+        rows(model.intermediate), out(o.n), out(model.vocab, last), rows(max(m.k for m in matrices)), aligned_bytes(widest),
     )  # fmt: skip

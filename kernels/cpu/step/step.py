@@ -65,6 +65,8 @@ class Gains(NamedTuple):
     sines: F32
     scales: F32
     sinks: F32
+    orders: npt.NDArray[np.int32]
+    """In which order the columns of a matrix lie, four rows a layer; no rows where all lie in theirs."""
 
 
 class Caches(NamedTuple):
@@ -87,6 +89,7 @@ class Buffers(NamedTuple):
     hidden: F32
     narrow: F32
     logits: F32
+    ordered: F32
     scratch: Bytes
 
 
@@ -120,8 +123,10 @@ class Sizes(NamedTuple):
 
 
 @cache
-def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) -> Any:
-    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them.
+def step_kernel(
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, LAST_FMT: str, LAST_ACT: str
+) -> Any:
+    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, LAST_… of the LM head.
 
     run(x [M·hidden], arena, starts, gains, caches, buffers, sizes): matrix i of the arena begins at byte
     starts[i]; four a layer (QKV, output, gate and up, down), then the LM head.
@@ -141,7 +146,8 @@ def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) ->
         for layer in range(s.layers):
             at = starts[4 * layer :]
             _norm(M, b.x, gains.attention_in, layer, s, b.normed)
-            prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+            read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
+            prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
             multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
             _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
             first = layer * cache_rows + s.context - s.seen[layer]
@@ -151,20 +157,23 @@ def step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) ->
                 s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
                 s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
             )  # fmt: skip
-            prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
+            read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
+            prepare(FMT, ACT, M, read, 0, q_width, q_width, b.scratch)
             multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
             _add(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
             _norm(M, b.x, gains.mlp_in, layer, s, b.normed)
-            prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+            read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer + 2, b.ordered)
+            prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
             multiply(FMT, ACT, M, arena, at[2], wide, s.hidden, b.scratch, b.wide, s.threads)
             _activate(M, s, b.wide, wide_stride, gains.up_bias[layer], b.hidden)
-            prepare(FMT, ACT, M, b.hidden, 0, s.intermediate, s.intermediate, b.scratch)
+            read = _in_order(M, b.hidden, s.intermediate, gains.orders, 4 * layer + 3, b.ordered)
+            prepare(FMT, ACT, M, read, 0, s.intermediate, s.intermediate, b.scratch)
             multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
             _add(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
         _norm(M, b.x, gains.final, 0, s, b.normed)
-        prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+        prepare(LAST_FMT, LAST_ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
         head = starts[4 * s.layers]
-        multiply(FMT, ACT, M, arena, head, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
+        multiply(LAST_FMT, LAST_ACT, M, arena, head, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
         if s.logit_gain != 1 or s.logit_softcap > 0:
             _bound(b.logits, s)
 
@@ -180,6 +189,19 @@ def _norm(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
     for row in range(M):
         part = slice(row * s.hidden, (row + 1) * s.hidden)
         normalise(x[part], gain, bias, s.centred, np.float32(s.eps), out[part])
+
+
+@numba.njit
+def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> Any:
+    """The columns of x as those of the matrix lie that it meets."""
+    if orders.shape[0] == 0:
+        return x
+    order = orders[row]
+    for m in range(M):
+        into, from_ = out[m * width :][:width], x[m * width :][:width]
+        for i in range(width):
+            into[i] = from_[order[i]]
+    return out
 
 
 @numba.njit

@@ -27,6 +27,8 @@ from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tenso
 from membound.kernels.cuda.ptx import MOST_STAGES, as_f32, load4, pack_bf16, pack_f16, store4
 from membound.kernels.weights.formats import Weight
 
+WEIGHT_FORMATS = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
+"""What the kernels take."""
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
 ROWS_SHARE_X = 3
@@ -99,8 +101,10 @@ class Matrix:
         return self.values.size_bytes + (self.scales.size_bytes if self.format not in DOT_FORMATS else 0)
 
 
-def unsupported(act: str) -> str | None:
-    """Why a product with this arithmetic cannot be computed, or None."""
+def unsupported(weight: str, act: str) -> str | None:
+    """Why a product with these weights and this arithmetic cannot be computed, or None."""
+    if weight not in WEIGHT_FORMATS:
+        return f"there is no CUDA kernel over {weight} weights"
     return "the CUDA kernels have no int8 × int8 products" if act == "int8" else None
 
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.weights.formats import FORMATS, Weight, unpack_int4
+from membound.kernels.weights.formats import FORMATS, Weight
+from membound.kernels.weights.grouped import unpack_int4
 
 ROWS = 16
 COLUMNS = 64

@@ -58,7 +58,7 @@ class PreparedStep:
 def unsupported_step(work: Step) -> str | None:
     """Why this step cannot run on CUDA, or None."""
     model = work.shape
-    reason = linear.unsupported(work.act) or cache_tiles.unsupported(work.kv, model.head_dim, 0)
+    reason = linear.unsupported(work.weight, work.act) or cache_tiles.unsupported(work.kv, model.head_dim, 0)
     if reason:
         return reason
     for name in ("hidden", "intermediate", "q_dim"):

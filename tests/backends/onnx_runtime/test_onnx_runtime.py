@@ -62,6 +62,11 @@ def run(backend: OnnxRuntime, work: Work, seed: int, slots: int = 1) -> Inputs:
         ("int4g32", "int8"),
         ("int4g128", "float"),
         ("int4g128", "int8"),
+        ("int4g128z", "float"),
+        ("int4g32z", "int8"),
+        ("q8_0", "float"),
+        ("q8_0", "int8"),
+        ("q4_0", "float"),
     ],
 )
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 9, 128), (1, 33, 384), (3, 130, 256), (17, 7, 128)])
@@ -74,7 +79,7 @@ def test_linear_with_odd_columns(backend: OnnxRuntime, weight: str) -> None:
     run(backend, Linear(19, 37, 2, weight), seed=4)
 
 
-@pytest.mark.parametrize("weight", ["f32", "f16", "int8", "int4g32", "int4g128"])
+@pytest.mark.parametrize("weight", ["f32", "f16", "int8", "int4g32", "int4g128", "int4g128z", "q8_0", "q4_0"])
 def test_float_activations_stay_float(backend: OnnxRuntime, weight: str) -> None:
     # Quantised activations would be 1000 times further off and still within the format's tolerance.
     work = Linear(64, 512, 2, weight)

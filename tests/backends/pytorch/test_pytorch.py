@@ -23,8 +23,9 @@ from membound.kernels.models import MODELS, Model
 from membound.kernels.reference import compute, relative_error, rope, tolerance
 from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
-from membound.kernels.weights.formats import quantize, unpack_int4
+from membound.kernels.weights.formats import quantize
 from membound.kernels.weights.generate import random_weight
+from membound.kernels.weights.grouped import unpack_int4
 from membound.kernels.work import parse
 
 THREADS = 2

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf_files import F32, fields_of, write_gguf
+from quantised_folders import write_folder
 
 from membound.bench import cli
+from membound.kernels.weights.tensor_files import TensorFiles
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -85,3 +89,49 @@ def test_an_unknown_model_is_one_line(name: str, said: str, capsys: pytest.Captu
     assert (status, out) == (2, "")
     assert err.startswith(f"membound: {said}")
     assert err.count("\n") == 1
+
+
+def test_stored_quantisation_is_named_with_its_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "awq", "awq")
+    files = TensorFiles(tmp_path / "awq")
+    total, table = sum(map(files.nbytes, files.names())), files.nbytes("model.embed_tokens.weight")
+    (one,) = models(capsys, str(tmp_path / "awq"))
+    assert one["not_run"] == ""
+    assert one["stored"] == {
+        "title": "AWQ, 4 bits, groups of 32",
+        "tensors": len(files.names()),
+        "nbytes": total,
+        "streamed_bytes": total - table,
+    }
+    _, out, _ = listed(capsys, "--model", str(tmp_path / "awq"))
+    assert f"stored as AWQ, 4 bits, groups of 32: {len(files.names())} tensors of " in out.replace("\n", " ")
+    assert ",weight=stored" in out.replace("\n", "")
+
+
+def test_a_way_of_storing_that_is_not_run_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path, "fp8_blocks")
+    fields = json.loads((tmp_path / "config.json").read_text())
+    fields["quantization_config"] = {"quant_method": "mxfp4"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (one,) = models(capsys, str(tmp_path))
+    assert one["stored"]["title"] == "mxfp4"
+    assert "experts in MXFP4 are counted and not run" in one["not_run"]
+
+
+def test_a_file_in_gguf_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, norm = np.zeros((70, 128), np.float32), np.ones(128, np.float32)
+    tensors = {"token_embd.weight": (F32, table), "output_norm.weight": (F32, norm)}
+    path = write_gguf(tmp_path / "m.gguf", fields_of(), tensors)
+    (one,) = models(capsys, path)
+    assert (one["layers"], one["hidden"], one["vocab"], one["tied"]) == (2, 128, 70, True)
+    size = table.nbytes + norm.nbytes
+    assert one["stored"] == {
+        "title": "GGUF, architecture llama",
+        "tensors": 2,
+        "nbytes": size,
+        "streamed_bytes": size,
+    }

@@ -11,6 +11,7 @@ from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.reference import linear, relative_error
 from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.formats import FORMATS as ALL
 from membound.kernels.weights.generate import random_weight
 
 FORMATS = [
@@ -23,6 +24,14 @@ FORMATS = [
     ("int4g32", "int8"),
     ("int4g128", "float"),
     ("int4g128", "int8"),
+    ("int4g32z", "float"),
+    ("int4g128z", "int8"),
+    ("q8_0", "float"),
+    ("q8_0", "int8"),
+    ("q4_0", "float"),
+    ("q4_0", "int8"),
+    ("fp8b128", "float"),
+    ("mxfp4", "float"),
 ]
 OFTEN = [("f32", "float"), ("bf16", "float"), ("int8", "int8"), ("int4g32", "int8")]
 """What plain pytest compiles for one row: a kernel takes seconds, and these have each way to load and to multiply."""
@@ -52,7 +61,7 @@ def product(fmt: str, act: str, x: F32, weights: list[Weight], threads: int = 2)
 
 
 def shapes(fmt: str) -> list[tuple[int, int]]:
-    if fmt.startswith("int4"):
+    if ALL[fmt].group:
         return [(37, 256), (515, 384), (9, 128)]  # the error of a single sum may be large by cancellation
     return [(37, 256), (515, 1100), (70, 131), (9, 3), (300, 64)]
 
@@ -81,6 +90,9 @@ MORE = [
     *((3, fmt, "float") for fmt in ("f32", "int4g32")),
     *((17, fmt, "float") for fmt in ("f32", "int8", "int4g32")),
     (17, "int4g32", "int8"),
+    *((17, fmt, "float") for fmt in ("int4g32z", "q8_0", "fp8b128", "mxfp4")),
+    *((m, fmt, "int8") for m in (3, 17) for fmt in ("int4g128z", "q8_0")),
+    (3, "int4g32z", "float"),
 ]
 
 
@@ -136,8 +148,10 @@ def test_a_row_of_zeros_stays_zero() -> None:
 def test_packing_adds_little(fmt: str, act: str) -> None:
     recipe = choose(fmt, act, 1)
     weight = random_weight(fmt, 4096, 2048, 1)  # a panel ends with a few bytes of padding
-    stored = weight.values.nbytes + (0 if weight.scales is None else weight.scales.nbytes)
-    assert stored <= recipe.matrix_bytes(4096, 2048) <= 1.02 * stored
+    arrays = (weight.values, weight.scales, weight.zeros)
+    stored = sum(array.nbytes for array in arrays if array is not None)
+    added = 1.04 if fmt == "fp8b128" else 1.02  # each row has a scale of its own in the panels
+    assert stored <= recipe.matrix_bytes(4096, 2048) <= added * stored
 
 
 def test_pack_places_every_value_once() -> None:

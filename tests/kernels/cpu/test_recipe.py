@@ -7,7 +7,7 @@ import pytest
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_PANELS, MOST_STREAMED, choose
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import BF16_DOT, LANES, REGISTERS
-from membound.kernels.weights.formats import FORMATS
+from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS
 
 CASES = [
     (fmt, act, m)
@@ -43,7 +43,7 @@ def test_blocks_are_whole_loads_and_groups(fmt: str, m: int) -> None:
     assert recipe.block % (FORMATS[fmt].group or 1) == 0
 
 
-@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt.startswith("int")])
+@pytest.mark.parametrize("fmt", INTEGER_FORMATS)
 def test_integer_kernels_of_several_rounds_ask_for_the_next_block(fmt: str) -> None:
     recipes = [choose(fmt, "int8", m) for m in range(1, 65)]
     several = [recipe for recipe in recipes if recipe.method == "integer" and recipe.tiles > 1]

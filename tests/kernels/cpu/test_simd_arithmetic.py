@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -284,13 +284,22 @@ def test_halves_of_lanes_as_bfloat16() -> None:
     np.testing.assert_array_equal(y, from_bf16(np.concatenate([a[::2], a[1::2]])))
 
 
-def test_nibbles_of_lanes_as_numbers() -> None:
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [
+        ("int4", range(-8, 8)),
+        ("unsigned", range(16)),
+        ("e2m1", (0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6)),
+    ],
+)
+def test_nibbles_of_lanes_as_numbers(kind: str, meaning: Sequence[float]) -> None:
     @probe
     def values(out: Any, a: Any) -> None:
         for position in range(8):
-            tile = nibble_values_each(load_tile(a, 0, zeros_i32(2)), np.int32(position))
+            tile = nibble_values_each(load_tile(a, 0, zeros_i32(2)), np.int32(position), kind)
             store_tile(out, 2 * LANES * position, tile)
 
     a = rng.integers(0, 256, 8 * LANES, np.uint8)
-    expected = [((a.view(np.uint32) >> np.uint32(4 * p)) & np.uint32(15)).astype(int) - 8 for p in range(8)]
+    codes = [(a.view(np.uint32) >> np.uint32(4 * p)) & np.uint32(15) for p in range(8)]
+    expected = np.array(meaning, np.float32)[codes]
     np.testing.assert_array_equal(result(values, a, count=16 * LANES), np.concatenate(expected))

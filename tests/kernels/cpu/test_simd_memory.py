@@ -10,6 +10,7 @@ import pytest
 from simd_probes import floats, ints, probe, result, rng, signed, stored
 
 from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.ir import FP8_FACTOR
 from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
     broadcast_next,
@@ -34,6 +35,7 @@ from membound.kernels.cpu.simd.stores import (
 from membound.kernels.cpu.simd.streams import far_starts, prefetch, prefetch_each
 from membound.kernels.cpu.simd.vectors import splat, splat_i32, zeros, zeros_i32
 from membound.kernels.weights.formats import to_bf16
+from membound.kernels.weights.fp8 import VALUES
 
 pytestmark = pytest.mark.instruction_set
 
@@ -56,6 +58,21 @@ def test_loads_widen_each_format(fmt: str) -> None:
     starts = [3, 8, 3, 12, 3, 3 + LANES, 3 + 2 * LANES]
     np.testing.assert_array_equal(y[:-1], np.concatenate([wide[s : s + LANES] for s in starts]))
     assert y[-1] == wide[3]
+
+
+def test_codes_of_e4m3_and_exponents() -> None:
+    @probe
+    def run(out: Any, a: Any, b: Any) -> None:
+        for i in range(256 // LANES):
+            store(out, i * LANES, load(a, i * LANES, "fp8"))
+            store(out, 256 + i * LANES, load(b, i * LANES, "e8m0"))
+
+    codes = np.arange(256, dtype=np.uint8)
+    exponents = np.clip(codes, 1, 254)
+    y = result(run, codes, exponents, count=512)
+    numbers = ~np.isnan(VALUES)
+    np.testing.assert_array_equal(y[:256][numbers], VALUES[numbers] * np.float32(FP8_FACTOR))
+    np.testing.assert_array_equal(y[256:], np.ldexp(np.float32(1), exponents.astype(int) - 127))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

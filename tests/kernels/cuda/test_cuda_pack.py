@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from membound.kernels.cuda.matmul.pack import pack, padded_columns, padded_rows
-from membound.kernels.weights.formats import FORMATS, Weight, unpack_int4
+from membound.kernels.weights.formats import FORMATS, Weight
 from membound.kernels.weights.generate import random_weight
+from membound.kernels.weights.grouped import unpack_int4
 
 SHAPES = [(16, 128), (5, 128), (33, 256), (16, 384)]
 

@@ -1,0 +1,142 @@
+"""A panel of a format whose scales lie among its values: records, one after the other, of a group of columns each.
+
+>>> record = record_of("int4g128z")
+>>> record.values, record.zeros, record.head_bytes // LANES
+('nibbles', True, 3)
+
+A record begins with a scale of each row (float16, float32, or the exponent of a power of two) and, where the format has zero
+points, minus one of each row as int8; then come the values of all rows, as pack.py places them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from membound.kernels.cpu.simd.arithmetic import fma_broadcast
+from membound.kernels.cpu.simd.conversions import nibble_values_each
+from membound.kernels.cpu.simd.dot_products import DOT_OFFSET, NIBBLE_WORDS, dot_nibbles, dot_s8_broadcast
+from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.loads import load_bytes_each, load_each
+from membound.kernels.cpu.simd.streams import prefetch_each
+from membound.kernels.weights.formats import FORMATS
+
+SCALES = {1: "e8m0", 2: "f16", 4: "f32"}
+"""How scales are stored, by their bytes."""
+NIBBLE_ZERO = 8
+"""What the nibble of 0 is where a format has no zero points."""
+COLUMNS_A_WORD = 8
+"""Columns of a row in the four bytes of nibbles that one lane loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A group of `group` columns. values: `nibbles` of eight columns a word, or bytes (`int8`, `fp8`).
+
+    `meaning` is what a nibble stands for (`conversions.NIBBLES`); `scale` how scales are stored.
+    """
+
+    group: int
+    scale: str
+    zeros: bool
+    values: str
+    meaning: str = ""
+
+    @property
+    def zeros_at(self) -> int:
+        """Where the zero points begin in a record: behind the scales."""
+        return LANES * next(size for size, name in SCALES.items() if name == self.scale)
+
+    @property
+    def head_bytes(self) -> int:
+        """Scales and zero points of a record: where its values begin."""
+        return self.zeros_at + (LANES if self.zeros else 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return self.head_bytes + LANES * self.group // (2 if self.values == "nibbles" else 1)
+
+    @property
+    def offset(self) -> int:
+        """What times the sum of a group's int8 activations is too much in its sum of products; zero points come later."""
+        if self.values != "nibbles":
+            return DOT_OFFSET
+        return 0 if self.zeros else NIBBLE_ZERO
+
+
+@cache
+def record_of(fmt: str) -> Record | None:
+    """The records of a format, or None where scales do not lie among the values."""
+    found = FORMATS[fmt]
+    if not found.group:
+        return None
+    scale = SCALES[found.scale_bytes - found.zeros]
+    if found.bits == 4:
+        meaning = "e2m1" if fmt == "mxfp4" else "unsigned" if found.zeros else "int4"
+        return Record(found.group, scale, found.zeros, "nibbles", meaning)
+    return Record(found.group, scale, found.zeros, "fp8" if fmt.startswith("fp8") else "int8")
+
+
+def make_add_group(record: Record, tokens: int) -> Any:
+    """The inlined function add_group(acc, w, starts, place, x, column): acc + the record whose values begin at `place` times x."""
+    GROUP, KIND, MEANING = record.group, record.values, record.meaning
+
+    if KIND == "nibbles":
+
+        @numba.njit(inline="always")
+        def add_group(acc: Any, w: Any, starts: Any, place: Any, x: Any, column: Any) -> Any:
+            for word in range(GROUP // COLUMNS_A_WORD):
+                packed = load_bytes_each(w, starts, place + word * 4 * LANES)
+                for j in range(COLUMNS_A_WORD):  # byte i holds columns i and 4 + i: see pack.py
+                    values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)), MEANING)
+                    acc = fma_broadcast(acc, values, x, (column + word * COLUMNS_A_WORD + j) * tokens)
+            return acc
+
+    else:
+
+        @numba.njit(inline="always")
+        def add_group(acc: Any, w: Any, starts: Any, place: Any, x: Any, column: Any) -> Any:
+            for j in range(GROUP):
+                values = load_each(w, starts, place + j * LANES, KIND)
+                acc = fma_broadcast(acc, values, x, (column + j) * tokens)
+            return acc
+
+    return add_group
+
+
+def make_dot_group(record: Record, tokens: int, ahead: int) -> Any:
+    """Like `make_add_group` for int8 activations, acc in int32: dot_group(acc, w, starts, place, scratch, column).
+
+    Lines of the streams are asked for `ahead` bytes before they are used; 0: they are not.
+    """
+    GROUP, AHEAD = record.group, ahead
+
+    if record.values == "nibbles":
+
+        @numba.njit(inline="always")
+        def dot_group(acc: Any, w: Any, starts: Any, place: Any, scratch: Any, column: Any) -> Any:
+            for j in range(0, GROUP // COLUMNS_A_WORD, NIBBLE_WORDS):
+                words = place + j * 4 * LANES
+                if AHEAD:
+                    for word in range(NIBBLE_WORDS):
+                        prefetch_each(w, starts, words + word * 4 * LANES + AHEAD)
+                acc = dot_nibbles(acc, w, starts, words, scratch, (column + j * COLUMNS_A_WORD) * tokens)
+            return acc
+
+    else:
+
+        @numba.njit(inline="always")
+        def dot_group(acc: Any, w: Any, starts: Any, place: Any, scratch: Any, column: Any) -> Any:
+            for j in range(GROUP // 4):
+                if AHEAD:
+                    prefetch_each(w, starts, place + j * 4 * LANES + AHEAD)
+                values = load_bytes_each(w, starts, place + j * 4 * LANES)
+                acc = dot_s8_broadcast(acc, values, scratch, (column + 4 * j) * tokens)
+            return acc
+
+    return dot_group

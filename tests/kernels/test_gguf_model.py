@@ -1,0 +1,200 @@
+"""GGUF files as models: numbers, bytes, steps, and what is refused."""
+
+import json
+import re
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from checkpoints import CONFIG, tensors_of
+from gguf_files import (
+    BF16,
+    F16,
+    F32,
+    Q4_0,
+    Q4_K,
+    Q6_K,
+    Q8_0,
+    fields_of,
+    floats,
+    gguf,
+    in_pairs,
+    name_of,
+    write_gguf,
+)
+
+from membound.backends.numba.cpu import NumbaCpu
+from membound.kernels.gguf_model import LLAMA3_ROPES
+from membound.kernels.model import ModelError
+from membound.kernels.models import get_model
+from membound.kernels.reference import compute, relative_error, rope_frequencies
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.checkpoint import Checkpoint
+from membound.kernels.weights.formats import dequantize, quantize
+from membound.kernels.weights.ggml import blocks, widen_q4_k
+from membound.kernels.work import SpecError, parse
+
+TYPES = {"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0, "q4_0": Q4_0}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write CONFIG's random model as a file; returns (its path, the float32 tensors by Hugging Face's names)."""
+
+    def write(fmt="q8_0", architecture="llama", edit=None, **fields):
+        folder = tmp_path / "folder"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": architecture}))
+        made = tensors_of(get_model(str(folder)))
+        tensors = {}
+        for name, array in made.items():
+            heads = {"q": 4, "k": 2}.get(name.partition("self_attn.")[2][:1], 0)
+            moved = in_pairs(array, heads) if heads and array.ndim == 2 and architecture == "llama" else array
+            if array.ndim == 1 or "embed" in name:
+                tensors[name_of(name)] = floats(moved, F32)
+            elif fmt in ("q8_0", "q4_0"):
+                stored = quantize(moved, fmt)
+                tensors[name_of(name)] = (
+                    TYPES[fmt],
+                    array.shape,
+                    blocks(stored.values, stored.scales).tobytes(),
+                )
+            else:
+                tensors[name_of(name)] = floats(moved, TYPES[fmt])
+        if edit:
+            edit(tensors)
+        return write_gguf(tmp_path / "model.gguf", fields_of(architecture, **fields), tensors), made
+
+    return write
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("fmt", TYPES)
+def test_numbers_come_under_the_names_of_folders(file, fmt, architecture):
+    path, tensors = file(fmt, architecture)
+    source = Checkpoint(get_model(path), "stored", seed=1)
+    source.check_numbers()
+    for index in range(2):
+        layer = source.layer(index)
+        for name, part in (("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("down", "mlp.down_proj")):
+            truth = tensors[f"model.layers.{index}.{part}.weight"]
+            expected = (
+                (truth.view(np.uint32) & 0xFFFF0000).view(np.float32)
+                if fmt == "bf16"
+                else dequantize(quantize(truth, fmt))
+            )
+            assert layer.matrices[name].format == fmt
+            assert np.array_equal(dequantize(layer.matrices[name]), expected)
+        assert np.array_equal(
+            layer.mlp_norm, tensors[f"model.layers.{index}.post_attention_layernorm.weight"]
+        )
+        if architecture == "qwen2":
+            assert np.array_equal(layer.k_bias, tensors[f"model.layers.{index}.self_attn.k_proj.bias"])
+    assert np.array_equal(source.embedding(np.array([3])), tensors["model.embed_tokens.weight"][3:4])
+
+
+def test_bytes_are_those_of_the_file(file):
+    path, tensors = file("q4_0")
+    work = parse(f"step:model={path},context=8,weight=stored")
+    numbers = sum(a.size for name, a in tensors.items() if a.ndim == 2 and "embed" not in name)
+    norms = 4 * sum(a.size for a in tensors.values() if a.ndim == 1)
+    assert work.traffic.weights_bytes == numbers // 2 + norms
+    assert work.traffic.scales_bytes == numbers // 32 * 2
+    assert work.content == get_model(path).content != ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fmt", "act"), [("q8_0", "int8"), ("q4_0", "float")])
+def test_a_step_over_a_file(file, fmt, act):
+    path, _ = file(fmt)
+    inputs = make_inputs(parse(f"step:model={path},context=5,weight=stored,kv=f32,act={act}"), seed=3)
+    backend = NumbaCpu()
+    backend.open("cpu", threads=2)
+    backend.prepare(inputs.work, inputs)
+    backend.launch(0)
+    assert relative_error(backend.output(), compute(inputs, 0)) < (0.01 if act == "int8" else 1e-5)
+
+
+def super_blocks(kind, size):
+    rows = np.random.default_rng(2).integers(0, 256, (128, size), np.uint8)
+    rows[:, size - 2 if kind == Q6_K else slice(0, 0)] = 0
+    for at in (208,) if kind == Q6_K else (0, 2):
+        rows[:, at : at + 2] = np.float16([0.01]).view(np.uint8)
+    return rows
+
+
+def test_super_blocks_are_read_and_multiplied_in_another_format(file):
+    rows = super_blocks(Q4_K, 144)
+
+    def edit(tensors):
+        for index in range(2):
+            tensors[f"blk.{index}.ffn_down.weight"] = Q4_K, (128, 256), rows.tobytes()
+
+    path, _ = file("q8_0", edit=edit)
+    found = Checkpoint(get_model(path), "f32", seed=1).layer(1).matrices["down"].values
+    assert np.array_equal(found, widen_q4_k(rows))
+    with pytest.raises(
+        SpecError, match=r"down_proj\.weight is stored as Q4_K, in which no kernel multiplies"
+    ):
+        parse(f"step:model={path},weight=stored")
+
+
+def test_a_scaled_rope_is_recognised_by_its_factors(file):
+    def edit(scaling):
+        plain = get_model(file()[0])
+
+        factors = rope_frequencies(plain) / rope_frequencies(replace(plain, rope_scaling=scaling))
+        return lambda tensors: tensors.update({"rope_freqs.weight": floats(factors, F32)})
+
+    assert get_model(file(edit=edit(LLAMA3_ROPES[1]))[0]).rope_scaling == LLAMA3_ROPES[1]
+    with pytest.raises(ModelError, match=r"factors in rope_freqs\.weight are not those of Llama 3"):
+        get_model(file(edit=edit((4.0, 1.0, 4.0, 64.0)))[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "edit", "text"),
+    [
+        ({"expert_count": 8}, None, r"llama\.expert_count=8 is not supported"),
+        ({"rope.scaling.type": "yarn"}, None, r"llama\.rope\.scaling\.type='yarn' is not supported"),
+        ({"rope.dimension_count": 16}, None, r"rope\.dimension_count=16 is not supported; supported: 32"),
+        ({"embedding_length": 0}, None, r"llama\.embedding_length=0 must be a positive whole number"),
+        ({"rope.freq_base": float("nan")}, None, r"rope\.freq_base=nan must be a positive number"),
+        ({"feed_forward_length": 64}, None, r"gate_proj\.weight has shape \[256, 128\], the metadata say \[64, 128\]"),
+        ({}, lambda t: t.pop("blk.1.attn_q.weight"), r"has no tensor model\.layers\.1\.self_attn\.q_proj\.weight"),
+        ({}, lambda t: t.update({"blk.0.extra.weight": floats(np.ones(4), F32)}), r"model\.layers\.0\.extra\.weight is a tensor"),
+        ({}, lambda t: t.update({"output.weight": (10, (70, 128), bytes(42 * 70))}), r"lm_head\.weight is stored as Q2_K"),
+        ({}, lambda t: t.update({"output_norm.weight": floats(np.full(128, np.inf), F32)}), r"model\.norm\.weight holds infinity"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_go_with_each_other(file, fields, edit, text):
+    path, _ = file(edit=edit, **fields)
+    with pytest.raises(ModelError, match=text) as error:
+        Checkpoint(get_model(path), "stored", seed=1).check_numbers()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda b: b[:50], r"it ends within its header, with 50 bytes it was cut short"),
+        (lambda b: b[:-40], r"lies beyond its end, with \d+ bytes it was cut short"),
+        (lambda b: b"", r"it is empty"),
+        (lambda b: b"<html>" + b, r"it is no GGUF file"),
+        (lambda b: b"version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer"),
+        (lambda b: b[:4] + struct.pack(">I", 3) + b[8:], r"GGUF version 50331648 is not supported"),
+        (lambda b: b[:16] + struct.pack("<Q", 1 << 60) + b[24:], r"cannot be read: "),
+        (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3"),
+        (lambda b: gguf({"general.architecture": 3}, {}), r"general\.architecture=3 must be a text"),
+        (lambda b: gguf({"general.architecture": "llama", "general.alignment": 0}, {}), r"general\.alignment=0 must be"),
+    ],
+)  # fmt: skip
+def test_damaged_files(file, tmp_path, change, text):
+    path, _ = file()
+    content = (tmp_path / "model.gguf").read_bytes()
+    (tmp_path / "model.gguf").write_bytes(change(content))
+    with pytest.raises(ModelError, match=text) as error:
+        get_model(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SpecError, match=re.escape(str(tmp_path))):
+        parse(f"step:model={path}")

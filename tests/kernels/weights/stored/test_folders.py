@@ -1,0 +1,219 @@
+"""Folders with quantised matrices: their numbers, their bytes, their step, and what is refused."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from quantised_folders import CONFIGS, MAKERS, write_folder
+
+from membound.backends.numba.cpu import NumbaCpu
+from membound.errors import MemboundError
+from membound.kernels.model import ModelError
+from membound.kernels.models import get_model
+from membound.kernels.reference import compute, relative_error, tolerance
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.checkpoint import Checkpoint
+from membound.kernels.weights.formats import dequantize
+from membound.kernels.weights.tensor_files import TensorFiles
+from membound.kernels.work import SpecError, parse
+
+FORMATS = {
+    "gptq": "int4g32z",
+    "gptq_ordered": "int4g32z",
+    "gptq_v2": "int4g32z",
+    "gptq_8": "q8_0",
+    "awq": "int4g32z",
+    "packed": "int4g32",
+    "packed_zeros": "int4g32z",
+    "packed_ordered": "int4g32",
+    "int8": "int8",
+    "fp8_rows": "fp8g128",
+    "fp8_blocks": "fp8b128",
+}
+NAMES = {"q": "self_attn.q_proj", "down": "mlp.down_proj"}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_numbers_are_those_of_an_independent_packer(tmp_path, kind):
+    expected = write_folder(tmp_path, kind)
+    source = Checkpoint(get_model(str(tmp_path)), "stored", seed=1)
+    for index in range(2):
+        matrices = source.layer(index).matrices
+        assert {matrix.format for matrix in matrices.values()} == {FORMATS[kind]}
+        for name, part in NAMES.items():
+            truth = expected[f"model.layers.{index}.{part}"]
+            assert np.allclose(dequantize(matrices[name]), truth, rtol=1e-6, atol=0)
+    assert source.lm_head().format == "f16"
+    source.check_numbers()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_bytes_are_those_of_the_file(tmp_path, kind):
+    write_folder(tmp_path, kind)
+    work = parse(f"step:model={tmp_path},context=8,weight=stored")
+    model, files = work.shape, TensorFiles(tmp_path)
+    norms = [name for name in files.names() if "norm" in name]
+    counted = sum(
+        files.nbytes(name) for name in files.names() if name not in (*norms, "model.embed_tokens.weight")
+    )
+    traffic = work.traffic
+    assert traffic.weights_bytes + traffic.scales_bytes == counted + 4 * (2 * model.layers + 1) * model.hidden
+
+
+@pytest.mark.parametrize("kind", ["gptq_ordered", "packed_zeros"])
+def test_another_format_is_made_of_what_is_stored(tmp_path, kind):
+    expected = write_folder(tmp_path, kind)
+    source = Checkpoint(get_model(str(tmp_path)), "f32", seed=1)
+    found = source.layer(1).matrices["down"].values
+    assert np.allclose(found, expected["model.layers.1.mlp.down_proj"], rtol=1e-6, atol=0)
+
+
+RUN = ["gptq_ordered", "packed_zeros", "fp8_blocks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "act"), [*((kind, "float") for kind in RUN), ("gptq_ordered", "int8"), ("gptq_8", "int8")]
+)
+def test_a_step_over_stored_weights(tmp_path, kind, act):
+    write_folder(tmp_path, kind)
+    work = parse(f"step:model={tmp_path},context=5,batch=2,weight=stored,kv=f32,act={act}")
+    inputs = make_inputs(work, seed=3)
+    backend = NumbaCpu()
+    backend.open("cpu", threads=2)
+    assert backend.supports(work) is None
+    backend.prepare(work, inputs)
+    backend.launch(0)
+    error = relative_error(backend.output(), compute(inputs, 0))
+    assert error < (0.01 if act == "int8" else 1e-5) < tolerance(work)
+
+
+def refused(folder, text):
+    with pytest.raises(MemboundError, match=text) as error:
+        Checkpoint(get_model(str(folder)), "stored", seed=1).check_numbers()
+    assert "\n" not in str(error.value)
+    with pytest.raises(MemboundError):
+        Checkpoint(parse(f"step:model={folder},weight=stored").shape, "stored", 1).check_numbers()
+
+
+def put(name, change):
+    """An edit that replaces a tensor of the first layer's q."""
+
+    def edit(tensors):
+        key = f"model.layers.0.self_attn.q_proj.{name}"
+        made = change(tensors.pop(key, None))
+        if made is not None:
+            tensors[key] = made
+
+    return edit
+
+
+def with_value(at, value):
+    def change(array):
+        array = array.copy()
+        array[at] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "text"),
+    [
+        ("gptq", put("qweight", lambda a: a[1:]), r"q_proj\.qweight has shape \[15, 128\], config\.json says \[16, 128\]"),
+        ("gptq", put("qweight", lambda a: None), r"has no .*q_proj\.qweight, and quantization_config .* says that .* is stored so"),
+        ("gptq", put("scales", lambda a: None), r"has no tensor .*q_proj\.scales"),
+        ("gptq", put("scales", lambda a: a.astype(np.int32)), r"q_proj\.scales is stored as I32; supported: F16, BF16, F32"),
+        ("gptq", put("scales", with_value((0, 3), np.nan)), r"q_proj\.scales holds a number that is not finite"),
+        ("gptq", put("scales", lambda a: a.astype(np.float32) / 3), r"q_proj: its scales are no float16 numbers"),
+        ("gptq_ordered", put("g_idx", with_value(0, 7)), r"q_proj: its g_idx does not say 32 columns for each of 4 groups"),
+        ("gptq_ordered", put("g_idx", with_value(0, -1)), r"q_proj: its g_idx does not say 32 columns"),
+        ("gptq_8", put("qzeros", with_value((0, 0), 0)), r"q_proj: its 8-bit numbers have zero points"),
+        ("gptq", put("bias", lambda a: np.ones(128, np.float16)), r"q_proj\.bias is a bias that is not supported"),
+        ("packed", put("weight_shape", with_value(0, 64)), r"q_proj: its weight_shape is \[64, 128\], its tensors say"),
+        ("packed", put("weight_zero_point", lambda a: np.zeros((16, 4), np.int32)), r"weight_zero_point is a tensor that is not"),
+        ("packed_ordered", put("weight_g_idx", with_value(0, 9)), r"its weight_g_idx does not say 32 columns"),
+        ("fp8_rows", put("weight", with_value((0, 0), 0xFF)), r"q_proj: it holds NaN"),
+        ("fp8_blocks", put("weight", with_value((0, 0), 0x7F)), r"q_proj: it holds NaN"),
+        ("fp8_blocks", put("weight_scale_inv", lambda a: a[:, :0]), r"weight_scale_inv has shape \[1, 0\]"),
+        ("int8", put("weight", lambda a: a.astype(np.float16)), r"q_proj\.weight is stored as F16; supported: I8"),
+        ("awq", put("qzeros", lambda a: a.astype(np.float32)), r"q_proj\.qzeros is stored as F32; supported: I32"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_go_with_each_other(tmp_path, kind, edit, text):
+    write_folder(tmp_path, kind, edit)
+    refused(tmp_path, text)
+
+
+def test_biases_of_zeros_are_left_out(tmp_path):
+    write_folder(tmp_path, "gptq", put("bias", lambda a: np.zeros(128, np.float16)))
+    Checkpoint(get_model(str(tmp_path)), "stored", seed=1).check_numbers()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"quant_method 'bitsandbytes' is not supported; its NF4 numbers"),
+        ({"quant_method": "hqq"}, r"quant_method 'hqq' is not supported; supported: gptq, awq, compressed-tensors, fp8"),
+        ({"quant_method": "mxfp4"}, r"quant_method 'mxfp4' is not supported; experts in MXFP4"),
+        ({"quant_method": ["gptq"]}, r"quant_method \['gptq'\] is not supported"),
+        (CONFIGS["gptq"] | {"bits": 3}, r"quantization_config has bits=3, which is not supported; supported: 4"),
+        (CONFIGS["gptq"] | {"bits": "4"}, r"bits='4' must be a positive whole number"),
+        (CONFIGS["gptq"] | {"checkpoint_format": "marlin"}, r"checkpoint_format='marlin'.*supported: gptq, gptq_v2"),
+        (CONFIGS["gptq"] | {"dynamic": {"+:x": {"bits": 8}}}, r"dynamic=.*supported: one way for all matrices"),
+        (CONFIGS["gptq"] | {"group_size": 48}, r"q_proj\.qzeros has shape \[4, 16\], config\.json says \[3, 16\]"),
+        (CONFIGS["awq"] | {"version": "gemv"}, r"version='gemv'.*supported: gemm"),
+        (CONFIGS["awq"] | {"modules_to_not_convert": ["mlp"]}, r"mlp\.gate_proj\.qweight, and .*mlp\.gate_proj is not stored so"),
+        (CONFIGS["awq"] | {"modules_to_not_convert": "mlp"}, r"modules_to_not_convert='mlp' must be a list of names"),
+        (CONFIGS["packed"] | {"kv_cache_scheme": {"num_bits": 8}}, r"kv_cache_scheme=.*supported: weights alone"),
+        (CONFIGS["packed"] | {"format": "marlin-24"}, r"format='marlin-24'.*supported: pack-quantized"),
+        (CONFIGS["packed"] | {"ignore": ["re:("]}, r"ignore has 're:\(', which is no pattern"),
+        (CONFIGS["packed"] | {"config_groups": {}}, r"config_groups=\{\}.*supported: one group"),
+        ("int4", r"quantization_config='int4' must be a JSON object"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_not_read(tmp_path, change, text):
+    method = change["quant_method"] if isinstance(change, dict) else ""
+    kind = {"awq": "awq", "compressed-tensors": "packed"}.get(str(method), "gptq")
+    write_folder(tmp_path, kind)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": change}))
+    refused(tmp_path, text)
+
+
+def test_a_module_that_is_ignored_is_float_and_says_so(tmp_path):
+    def floats(tensors):
+        key = "model.layers.0.self_attn.q_proj"
+        for name in [name for name in tensors if name.startswith(key)]:
+            del tensors[name]
+        tensors[f"{key}.weight"] = np.ones((128, 128), np.float16)
+
+    write_folder(tmp_path, "packed", floats)
+    refused(tmp_path, r"has no .*q_proj\.weight_packed")
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    fields["quantization_config"]["ignore"] = ["lm_head", r"re:.*layers\.0\.self_attn\.q_proj$"]
+    path.write_text(json.dumps(fields))
+    work = parse(f"step:model={tmp_path},context=8,weight=stored")
+    assert work.stored.formats == ("f16", "int4g32")
+    assert re.search("stored in f16, int4g32: the kernels take one", NumbaCpu().supports(work))
+
+
+def test_stored_is_for_folders(tmp_path):
+    with pytest.raises(SpecError, match=r"weight=stored goes with a folder; tiny is built in"):
+        parse("step:model=tiny,weight=stored")
+    with pytest.raises(SpecError, match=r"weight='stored' is unknown"):
+        parse("linear:n=8,k=32,weight=stored")
+    write_folder(tmp_path, "fp8_blocks")
+    with pytest.raises(SpecError, match=r"act=int8 goes with integer weights, and .* stores fp8b128"):
+        parse(f"step:model={tmp_path},weight=stored,act=int8")
+
+
+def test_a_folder_of_floats_may_be_taken_as_it_is(tmp_path):
+    write_folder(tmp_path, "packed")
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match=r"it is stored quantised \(.*weight_packed\)"):
+        Checkpoint(get_model(str(tmp_path)), "stored", seed=1)
