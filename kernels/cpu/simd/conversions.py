@@ -16,6 +16,7 @@ from membound.kernels.cpu.simd.ir import (
     _VI,
     F32,
     I32,
+    _bf16_bits,
     _broadcast,
     _call,
     _splat,
@@ -123,3 +124,20 @@ def to_f32_tile(typing: Any, tile: Any) -> Any:
         return context.make_tuple(builder, sig.return_type, values)
 
     return types.UniTuple(F32, tile.count)(tile), codegen
+
+
+@intrinsic
+def pair_bf16(typing: Any, low: Any, high: Any, exact: Any) -> Any:
+    """Both as bfloat16 in each lane, `low` in its lower half; rounded to nearest even, or cut if exact (literal) is set."""
+    cut = literal_value(exact)
+    if cut is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first, second = (
+            builder.lshr(builder.bitcast(v, _VI), _splat(_I, 16)) if cut else _bf16_bits(builder, v)
+            for v in args[:2]
+        )
+        return builder.or_(first, builder.shl(second, _splat(_I, 16)))
+
+    return I32(F32, F32, exact), codegen

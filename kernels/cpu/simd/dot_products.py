@@ -103,6 +103,13 @@ class _BFloat(ir.HalfType):  # type: ignore[misc]
         return "bfloat"
 
 
+def _dot_bf16(builder: Any, acc: Any, a: Any, b: Any) -> Any:
+    """acc plus two products of bfloat16 a lane: see `dot_bf16_broadcast`."""
+    pairs = ir.VectorType(_BFloat(), 2 * LANES)
+    both = [builder.bitcast(a, pairs), builder.bitcast(b, pairs)]
+    return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _VF, [acc, *both])
+
+
 @intrinsic
 def dot_bf16_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any) -> Any:
     """acc[i·columns + j] += a·c + b·d for the pair (a, b) in a lane of rows[i] and the pair (c, d) of column j.
@@ -115,13 +122,11 @@ def dot_bf16_broadcast(typing: Any, acc: Any, rows: Any, array: Any, index: Any)
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         sums, left = _unpack(builder, args[0], acc.count), _unpack(builder, args[1], rows.count)
         pointer = _address(context, builder, sig, args, 2, args[3], _I)
-        pairs = ir.VectorType(_BFloat(), 2 * LANES)
         for j in range(columns):
             column = _broadcast(builder, builder.load(builder.gep(pointer, [_I(j)]), align=1))
             for i, row in enumerate(left):
-                both = [builder.bitcast(row, pairs), builder.bitcast(column, pairs)]
                 place = i * columns + j
-                sums[place] = _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _VF, [sums[place], *both])
+                sums[place] = _dot_bf16(builder, sums[place], row, column)
         return context.make_tuple(builder, sig.return_type, sums)
 
     return acc(acc, rows, array, types.intp), codegen

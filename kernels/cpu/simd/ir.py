@@ -130,6 +130,13 @@ def _half_bits(builder: Any, value: Any, lanes: int) -> Any:
     return builder.bitcast(builder.or_(builder.bitcast(magnitude, sign.type), sign), wide.type)
 
 
+def _bf16_bits(builder: Any, value: Any) -> Any:
+    """float32 lanes rounded to bfloat16 (nearest even, no NaN): the bits in the lower half of int32 lanes, the upper is zero."""
+    bits = builder.bitcast(value, _VI)
+    odd = builder.and_(builder.lshr(bits, _splat(_I, 16)), _splat(_I, 1))
+    return builder.lshr(builder.add(builder.add(bits, _splat(_I, 0x7FFF)), odd), _splat(_I, 16))
+
+
 def literal_value(value: Any) -> Any:
     """The Python value of a literal type, or None if it is not one (the intrinsic then does not apply)."""
     return getattr(value, "literal_value", None)

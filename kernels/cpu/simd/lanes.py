@@ -157,3 +157,25 @@ def pair_lanes(typing: Any, value: Any, step: Any) -> Any:
         return builder.or_(builder.and_(args[0], _splat(_I, 0xFFFF)), upper)
 
     return I32(I32, step), codegen
+
+
+@intrinsic
+def transpose(typing: Any, tile: Any) -> Any:
+    """LANES vectors: lane j of vector i becomes lane i of vector j. Lanes are moved as they are, whatever they hold."""
+    if tile.count != LANES:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vectors, width = _unpack(builder, args[0], LANES), 1
+        while width < LANES:
+            upper = [bool(i & width) for i in range(LANES)]
+            first = ir.Constant(_VI, [LANES + i - width if up else i for i, up in enumerate(upper)])
+            second = ir.Constant(_VI, [LANES + i if up else i + width for i, up in enumerate(upper)])
+            for i in (i for i, up in enumerate(upper) if not up):
+                a, b = vectors[i], vectors[i + width]
+                vectors[i] = builder.shuffle_vector(a, b, first)
+                vectors[i + width] = builder.shuffle_vector(a, b, second)
+            width *= 2
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    return tile(tile), codegen

@@ -20,6 +20,7 @@ from membound.kernels.cpu.simd.ir import (
     F32,
     I32,
     _address,
+    _bf16_bits,
     _multiply_add,
     _splat,
     _unpack,
@@ -70,12 +71,9 @@ def store_bf16(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """LANES float32 numbers, rounded to bfloat16 (nearest even, no NaN), to a uint16 array."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[2], _VI)
-        odd = builder.and_(builder.lshr(bits, _splat(_I, 16)), _splat(_I, 1))
-        rounded = builder.lshr(builder.add(builder.add(bits, _splat(_I, 0x7FFF)), odd), _splat(_I, 16))
         small = ir.VectorType(_W, LANES)
         pointer = _address(context, builder, sig, args, 0, args[1], small)
-        builder.store(builder.trunc(rounded, small), pointer, align=1)
+        builder.store(builder.trunc(_bf16_bits(builder, args[2]), small), pointer, align=1)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, F32), codegen
