@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+NEW_TOKENS = 2_000_000
+"""Streams of the tokens that several queries bring along are counted from here: caches have those below."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearInputs:
     """x [m, k] float32 and `slots` different weights. `take`: whoever has drawn one."""
@@ -65,7 +69,7 @@ class LinearInputs:
 class AttentionInputs:
     """q [batch, q_heads, head_dim] (576 for latent attention) float32 and `slots` different caches.
 
-    `take`: whoever has drawn one.
+    With several queries q is [batch, queries, q_heads, head_dim]. `take`: whoever has drawn a cache.
     """
 
     work: DecodeAttention | LatentAttention
@@ -81,6 +85,15 @@ class AttentionInputs:
             cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream, self.take)
             return replace(cache, v=cache.k[..., :LATENT_VALUE_DIM], v_scales=cache.k_scales)
         return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), stream, self.take)
+
+    def new_tokens(self, slot: int) -> tuple[F32, F32]:
+        """Keys and values [batch, kv_heads, queries, head_dim] of the queries' own tokens, float32, of that input set."""
+        w = self.work
+        if not isinstance(w, DecodeAttention):
+            raise AssertionError(f"{type(w).__name__} is no DecodeAttention")
+        stream = stream_of(self.seed, NEW_TOKENS + slot)
+        new = random_cache("f32", (w.batch, w.kv_heads, w.queries, w.head_dim), stream, self.take)
+        return new.k, new.v  # type: ignore[return-value]
 
     def page_table(self, slot: int) -> npt.NDArray[np.int32]:
         """Where the pages of each sequence lie, [batch, pages of a sequence]: all pages shuffled.

@@ -26,6 +26,8 @@ PAGE_ENTRY_BYTES = 4
 """An entry of a page table: the number of a page, int32."""
 LATENT_DIM, LATENT_VALUE_DIM = 576, 512
 """Widths of a token in DeepSeek-V2's latent cache: 512 that serve as key and value, 64 of RoPE keys (arXiv 2405.04434)."""
+LATENT_HEAD_DIM = 192
+"""Width of a head before the up-projections are absorbed into q, by whose root scores are divided: 128 and 64 of RoPE keys."""
 
 
 class SpecError(MemboundError, ValueError):
@@ -120,6 +122,11 @@ class DecodeAttention:
     Bytes B·[Hq·d·4 + S·Hkv·2d·b_kv + Hq·d·4] plus a float32 scale a token and head for int8.
     FLOPs 4·B·S·Hq·d. With `page`, the cache lies in pages of that many tokens in any order: S is rounded
     up to whole pages and the page table is read.
+
+    With `queries` = s > 1, s new tokens stand behind the `context` cached ones, as when drafted tokens are verified: their
+    keys and values are written to the cache, and each sees the cached tokens, those before it and itself. Bytes
+    B·[s·(2·Hq + 2·Hkv)·d·4 + (S + s)·Hkv·2d·b_kv], S tokens of the cache being read and s written; FLOPs
+    4·B·Hq·d·(s·S + s·(s + 1)/2).
     """
 
     context: int
@@ -129,15 +136,20 @@ class DecodeAttention:
     batch: int = 1
     kv: str = "bf16"
     page: int = 0
+    queries: int = 1
     kind: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
-        check_positive(self, "context", "q_heads", "kv_heads", "head_dim", "batch")
+        check_positive(self, "context", "q_heads", "kv_heads", "head_dim", "batch", "queries")
         check_one_of(self, "kv", KV_FORMATS)
         _check_page(self)
         if self.q_heads % self.kv_heads:
             raise SpecError(
                 f"attention: q_heads={self.q_heads} must be a multiple of kv_heads={self.kv_heads}"
+            )
+        if self.queries > 1 and self.page:
+            raise SpecError(
+                f"attention: queries={self.queries} goes without pages, not with page={self.page}"
             )
 
     @property
@@ -146,16 +158,30 @@ class DecodeAttention:
         return spec_of(self)
 
     @property
+    def pairs(self) -> int:
+        """Pairs of a query token and a token that it sees, in one sequence."""
+        if self.queries == 1:
+            return self.context
+        return self.queries * self.context + self.queries * (self.queries + 1) // 2
+
+    @property
     def flops(self) -> int:
-        """4·B·S·Hq·d: the products with K and with V."""
-        return 4 * self.batch * self.context * self.q_heads * self.head_dim
+        """4·B·Hq·d for each pair of tokens: the products with K and with V."""
+        return 4 * self.batch * self.pairs * self.q_heads * self.head_dim
 
     @property
     def traffic(self) -> Traffic:
-        """K, V and their scales, the page table, q and the output."""
+        """K, V and their scales, the page table, q and the output; with several queries their K and V, in and written."""
         values, scales = kv_token_bytes(self.kv, self.kv_heads, self.head_dim)
-        q_bytes = self.batch * self.q_heads * self.head_dim * ACTIVATION_BYTES
-        return _cache_traffic(self, values, scales, q_bytes, q_bytes)
+        tokens = self.batch * self.queries
+        q_bytes = tokens * self.q_heads * self.head_dim * ACTIVATION_BYTES
+        traffic = _cache_traffic(self, values, scales, q_bytes, q_bytes)
+        if self.queries == 1:
+            return traffic
+        new_bytes = 2 * tokens * self.kv_heads * self.head_dim * ACTIVATION_BYTES
+        return traffic + Traffic(
+            kv_written_bytes=tokens * (values + scales), activations_read_bytes=new_bytes
+        )
 
     @property
     def footprint_bytes(self) -> int:
@@ -267,11 +293,11 @@ def check_weight_and_act(work: Any) -> None:
 
 
 def spec_of(work: Any) -> str:
-    """Canonical text: every field but those that are at a default of 0 or empty, and cache=random."""
+    """Canonical text: every field but those that are at a default of 0 or empty, cache=random and queries=1."""
     values = {f.name: getattr(work, f.name) for f in fields(work) if f.init}
     parts = [
         f"{n}={quoted(v) if isinstance(v, str) else v}"
         for n, v in values.items()
-        if v not in (0, "") and (n, v) != ("cache", "random")
+        if v not in (0, "") and (n, v) not in (("cache", "random"), ("queries", 1))
     ]
     return f"{work.kind}:{','.join(parts)}"

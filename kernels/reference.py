@@ -34,6 +34,7 @@ from membound.kernels.forward import (
 )
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.model import Model
+from membound.kernels.operations import LATENT_HEAD_DIM
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.rope import Rope, turn
 from membound.kernels.stored_cache import append, last_tokens, store_cache, widened
@@ -48,7 +49,6 @@ Hold = Callable[[int, KVCache], KVCache]
 
 CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
 QUERY_BLOCK = 256
-LATENT_HEAD_DIM = 192
 FEW_OUTPUTS = 64
 
 
@@ -57,8 +57,11 @@ def compute(inputs: Inputs, slot: int) -> F64:
     if isinstance(inputs, LinearInputs):
         return linear(inputs.x, inputs.weight(slot), inputs.work.act)
     if isinstance(inputs, AttentionInputs):
-        attend = latent_attention if isinstance(inputs.work, LatentAttention) else decode_attention
-        return attend(inputs.q, inputs.cache(slot))
+        if isinstance(inputs.work, LatentAttention):
+            return latent_attention(inputs.q, inputs.cache(slot))
+        if inputs.q.ndim == 4:
+            return several_queries(inputs, slot)
+        return decode_attention(inputs.q, inputs.cache(slot))
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
 
 
@@ -71,10 +74,22 @@ def typical_size(inputs: Inputs, slot: int) -> float:
     if isinstance(inputs, LinearInputs):
         squares = linear(inputs.x, inputs.weight(slot), inputs.work.act, 2)
     elif isinstance(inputs, AttentionInputs) and isinstance(inputs.work, DecodeAttention):
-        squares = decode_attention(inputs.q, inputs.cache(slot), 2)
+        if inputs.q.ndim == 4:
+            squares = several_queries(inputs, slot, 2)
+        else:
+            squares = decode_attention(inputs.q, inputs.cache(slot), 2)
     else:
         return 0.0
     return sqrt(float(squares.sum()))
+
+
+def several_queries(inputs: AttentionInputs, slot: int, power: int = 1) -> F64:
+    """Attention of q [B, s, Hq, D] of tokens that stand behind the cache, and are part of it then. Power as in `linear`."""
+    cache = inputs.cache(slot)
+    k, v = inputs.new_tokens(slot)
+    whole = append(cache, store_cache(k.astype(np.float64), v.astype(np.float64), cache.format))
+    q = inputs.q.astype(np.float64).transpose(0, 2, 1, 3)
+    return causal_attention(q, whole, cache.k.shape[2], power=power).transpose(0, 2, 1, 3)
 
 
 def relative_error(y: npt.NDArray[Any], reference: F64, least: float = 0.0) -> float:
@@ -179,8 +194,12 @@ def causal_attention(
     first: int = 0,
     mixer: Attention | Latent | None = None,
     sinks: Floats | None = None,
+    power: int = 1,
 ) -> F64:
-    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own, as `mixer` lets it."""
+    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own, as `mixer` lets it.
+
+    Power as in `linear`.
+    """
     batch, q_heads, tokens, head_dim = q.shape
     kv_heads = cache.k.shape[1]
     softcap = mixer.softcap if isinstance(mixer, Attention) else 0.0
@@ -194,7 +213,8 @@ def causal_attention(
             seen = first + end
             scores = softcapped(grouped[b, h, :, start:end] @ k[:seen].T / sqrt(head_dim), softcap)
             scores[:, hidden_pairs(mixer or Latent(1, 0), first + start, first + end, seen)] = -inf
-            out[b, h, :, start:end] = softmax(scores, None if sink is None else sink[..., None]) @ v[:seen]
+            shares = softmax(scores, None if sink is None else sink[..., None])
+            out[b, h, :, start:end] = shares**power @ v[:seen] ** power
     return out.reshape(batch, q_heads, tokens, -1)
 
 

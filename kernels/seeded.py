@@ -49,7 +49,8 @@ def make_inputs(
         # Three times a unit normal: scores spread enough that softmax is neither flat nor one-hot. Latent
         # attention divides by sqrt(192) for 576 columns: as much spread comes of a third of the variance.
         dim, gain = (LATENT_DIM, sqrt(3)) if isinstance(work, LatentAttention) else (work.head_dim, 3)
-        q = np.float32(gain) * normal(rng, work.batch, work.q_heads, dim)
+        several = (work.queries,) if isinstance(work, DecodeAttention) and work.queries > 1 else ()
+        q = np.float32(gain) * normal(rng, work.batch, *several, work.q_heads, dim)
         return AttentionInputs(work, seed, slots, q, take)
     return _model_inputs(work, seed, folder, take)
 

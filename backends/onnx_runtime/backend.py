@@ -150,6 +150,8 @@ class OnnxRuntime(Backend):
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:
         """Why not over this cache or with heads of this width."""
         if isinstance(work, DecodeAttention):
+            if work.queries > 1 and work.batch > 1:
+                return f"GroupQueryAttention takes several queries of one sequence, not of {work.batch}"
             width, step, rotated = work.head_dim, HEAD_STEP, ""
         else:
             width, step, rotated = work.shape.head_dim, ROTATED_HEAD_STEP, " with RoPE"
@@ -199,16 +201,18 @@ class OnnxRuntime(Backend):
             raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
         session = self._session(attention_graph(work))
         self._extra_bytes = _widened_bytes(work)
-        rows = (work.batch, 1, work.q_heads * work.head_dim)
+        rows = (work.batch, work.queries, work.q_heads * work.head_dim)
         q, self._y = self._value(inputs.q.reshape(rows)), self._value(np.zeros(rows, np.float32))
         self._shape = inputs.q.shape
         for slot in range(inputs.slots):
-            cache = inputs.cache(slot)
+            cache = _with_newest(work, inputs, slot)
             newest = {
-                name: self._value(np.ascontiguousarray(values[:, :, -1]).reshape(work.batch, 1, -1))
-                for name, values in (("k", cache.k), ("v", cache.v))
+                name: self._value(
+                    values[:, :, -work.queries :].swapaxes(1, 2).reshape(work.batch, work.queries, -1)
+                )
+                for name, values in zip("kv", cache, strict=True)
             }
-            past, present = self._cache([(cache.k, cache.v)])
+            past, present = self._cache([cache])
             self._bind(session, {"q": q, **newest, **past}, {"y": self._y, **present})
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
@@ -310,6 +314,19 @@ class OnnxRuntime(Backend):
         """Drop sessions and memory."""
         self._launches, self._values, self._y = [], [], None
         self._extra_bytes, self._settings = 0, {}
+
+
+def _with_newest(
+    work: DecodeAttention, inputs: AttentionInputs, slot: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """K and V of an input set; where several queries bring tokens of their own, with these behind."""
+    cache = inputs.cache(slot)
+    if work.queries == 1:
+        return cache.k, cache.v
+    k, v = inputs.new_tokens(slot)
+    both = ((cache.k, k), (cache.v, v))
+    first, second = (np.concatenate([old, new.astype(old.dtype)], axis=2) for old, new in both)
+    return first, second
 
 
 def _widened_bytes(work: DecodeAttention | Step | Prefill) -> int:

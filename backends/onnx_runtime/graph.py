@@ -237,23 +237,24 @@ def linear_graph(weight: Weight, act: str, m: int) -> Graph:
 
 
 def attention_graph(work: DecodeAttention) -> Graph:
-    """q, k, v of one token [B, 1, H·D] with the cache [B, Hkv, S, D] -> y [B, 1, Hq·D].
+    """q, k, v of one token or several [B, s, H·D] with the cache [B, Hkv, T, D] -> y [B, s, Hq·D].
 
-    GroupQueryAttention puts k and v at place S - 1 of the cache and attends over all S tokens. Over a float16
+    GroupQueryAttention puts k and v at the last s places of the cache and attends over all T tokens, causally. Over a float16
     cache it is in float16 altogether: with q in float32 ONNX Runtime would widen the whole cache at each call.
     q and y are float32 all the same, k, v and the cache in the cache's format.
     """
     graph, kind = Graph(), CACHE_TYPES[work.kv]
     q_dim, kv_dim = work.q_heads * work.head_dim, work.kv_heads * work.head_dim
-    cache = (work.batch, work.kv_heads, work.context, work.head_dim)
-    graph.declare_input("q", (work.batch, 1, q_dim))
+    tokens = work.context + (work.queries if work.queries > 1 else 0)
+    cache = (work.batch, work.kv_heads, tokens, work.head_dim)
+    graph.declare_input("q", (work.batch, work.queries, q_dim))
     lengths = [
-        graph.array("seqlens_k", np.full(work.batch, work.context - 1, np.int32)),
-        graph.array("total", np.array(work.context, np.int32)),
+        graph.array("seqlens_k", np.full(work.batch, tokens - 1, np.int32)),
+        graph.array("total", np.array(tokens, np.int32)),
     ]
-    graph.declare_output("y", (work.batch, 1, q_dim))
+    graph.declare_output("y", (work.batch, work.queries, q_dim))
     for name in "kv":
-        graph.declare_input(name, (work.batch, 1, kv_dim), kind)
+        graph.declare_input(name, (work.batch, work.queries, kv_dim), kind)
         graph.declare_input(f"past_{name}.0", cache, kind)
         graph.declare_output(f"present_{name}.0", cache, kind)
     half = kind is np.float16

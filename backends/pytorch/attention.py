@@ -20,40 +20,53 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
 from membound.kernels.forward import hidden_pairs
+from membound.kernels.operations import LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.parts import Attention
 from membound.kernels.rope import Rope
 from membound.kernels.weights.formats import F32, KVCache
 
-DecodeForm = Callable[[Tensor, Tensor, Tensor], Tensor]
+DecodeForm = Callable[..., Tensor]
+"""form(q, k, v, scale, mask): see `grouped`."""
 
 
-def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def grouped(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None
+) -> Tensor:
     """SDPA with the query heads of one KV head as its rows, so that K and V are never expanded.
 
     q [B, Hkv, G, D], k and v [B, Hkv, T, D] -> [B, Hkv, G, D]. A single query token sees the whole
-    cache, so it needs no mask.
+    cache, so it needs no mask; of several, G = heads · queries, mask [G, T] says who sees what. scale: 1/sqrt(D) unless given.
     """
-    return functional.scaled_dot_product_attention(q, k, v)
+    return functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
-def sdpa_gqa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """SDPA with enable_gqa, the documented way; shapes as in `grouped`."""
-    out = functional.scaled_dot_product_attention(q.flatten(1, 2).unsqueeze(2), k, v, enable_gqa=True)
+def sdpa_gqa(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """SDPA with enable_gqa, the documented way; shapes as in `grouped`, every row of which is a head of its own."""
+    heads = q.flatten(1, 2).unsqueeze(2)
+    if mask is not None:
+        mask = mask.repeat(q.shape[1], 1).unsqueeze(1)
+    out = functional.scaled_dot_product_attention(heads, k, v, mask, scale=scale, enable_gqa=True)
     return out.view(q.shape)
 
 
-def matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def matmul(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
     """Two batched matmuls around a softmax; shapes as in `grouped`."""
-    scores = torch.matmul(q, k.transpose(-1, -2)) * (1 / sqrt(q.shape[-1]))
+    scores = torch.matmul(q, k.transpose(-1, -2)) * (scale or 1 / sqrt(q.shape[-1]))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return torch.matmul(torch.softmax(scores, -1), v)
 
 
 def _through(kernel: SDPBackend) -> DecodeForm:
     """`grouped` through one of SDPA's implementations; raises RuntimeError if it does not take these tensors."""
 
-    def named(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def named(
+        q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         with sdpa_kernel(kernel):
-            return grouped(q, k, v)
+            return grouped(q, k, v, scale, mask)
 
     return named
 
@@ -61,6 +74,47 @@ def _through(kernel: SDPBackend) -> DecodeForm:
 FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmul": matmul} | {
     name: _through(getattr(SDPBackend, kernel)) for name, kernel in KERNELS.items()
 }
+
+
+def latent(form: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Latent attention of q [B, 1, Hq, 576] over one array k [B, 1, T, 576] -> [B, 1, Hq, 512], in a form of `FORMS`.
+
+    SDPA's fast implementations want values as wide as keys. They get the keys, and the columns that are no values are dropped;
+    narrower values would take the plain one, a tenth as fast on CPUs.
+    """
+    attend, scale = FORMS[form], 1 / sqrt(LATENT_HEAD_DIM)
+
+    def narrow(q: Tensor, k: Tensor) -> Tensor:
+        return attend(q, k, k[..., :LATENT_VALUE_DIM], scale)
+
+    def wide(q: Tensor, k: Tensor) -> Tensor:
+        return attend(q, k, k, scale)[..., :LATENT_VALUE_DIM]
+
+    return narrow if form == "matmul" else wide
+
+
+def several(form: DecodeForm) -> Callable[..., Tensor]:
+    """Attention of several queries a sequence behind the cache, whose keys and values every call writes anew.
+
+    run(q [B, s, Hq, D], k, v [B, Hkv, T, D], new_k, new_v [B, Hkv, s, D], mask of `causal_mask`) -> [B, s, Hq, D].
+    """
+
+    def run(q: Tensor, k: Tensor, v: Tensor, new_k: Tensor, new_v: Tensor, mask: Tensor) -> Tensor:
+        batch, queries, heads, dim = q.shape
+        kv_heads, tokens = k.shape[1], k.shape[2]
+        k[:, :, tokens - queries :] = new_k
+        v[:, :, tokens - queries :] = new_v
+        rows = q.view(batch, queries, kv_heads, -1, dim).transpose(1, 2).reshape(batch, kv_heads, -1, dim)
+        out = form(rows, k, v, None, mask).view(batch, kv_heads, queries, -1, dim)
+        return out.transpose(1, 2).reshape(batch, queries, heads, dim)
+
+    return run
+
+
+def causal_mask(queries: int, group: int, tokens: int) -> Tensor:
+    """[queries · group, tokens]: query i, at place tokens − queries + i, sees the tokens up to its own."""
+    last = torch.arange(tokens - queries, tokens).repeat_interleave(group)
+    return torch.arange(tokens) <= last[:, None]
 
 
 class RopeTable(nn.Module):

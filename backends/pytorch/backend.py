@@ -33,6 +33,7 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class PyTorch(Backend):
         self._runs: list[Callable[[], torch.Tensor]] = []
         self._result: torch.Tensor | None = None
         self._stored_bytes: int | None = None
+        self._shape: tuple[int, ...] | None = None
 
     @classmethod
     def devices(cls) -> Sequence[str]:
@@ -99,14 +101,12 @@ class PyTorch(Backend):
         """None, or the format or operation for which torch has no operator."""
         from membound.backends.pytorch.linear import linear_unsupported
 
-        if isinstance(work, LatentAttention):
-            return "torch has no operator of latent attention"
         if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
             return f"torch has no attention over an {work.kv} cache"
-        if isinstance(work, DecodeAttention) and work.page:
+        if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "torch has no attention over a paged cache"
         form = self._variants.form
-        if form != "grouped" and not isinstance(work, DecodeAttention | Step):
+        if form != "grouped" and not isinstance(work, DecodeAttention | LatentAttention | Step):
             return f"the variant {form} changes decode attention only"
         if self._variants.offload and not isinstance(work, Step):
             return "the variant offload streams the layers of a step"
@@ -114,7 +114,7 @@ class PyTorch(Backend):
             return f"the variant offload streams {', '.join(OFFLOADED)} weights, which any device takes as they are"
         if form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
             return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
-        if isinstance(work, DecodeAttention):
+        if isinstance(work, DecodeAttention | LatentAttention):
             return None
         has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
         if not isinstance(work, Linear) and (reason := missing(work, has)):
@@ -207,13 +207,41 @@ class PyTorch(Backend):
         from membound.backends.pytorch.linear import FLOATS, as_tensor
 
         work, form = inputs.work, FORMS[self._variants.form]
-        if not isinstance(work, DecodeAttention):
-            raise AssertionError(f"{type(work).__name__} is no DecodeAttention")
+        self._shape = inputs.q.shape
+        if isinstance(work, LatentAttention):
+            self._shape = (*inputs.q.shape[:2], LATENT_VALUE_DIM)
+            self._prepare_latent(inputs, work)
+            return
+        if work.queries > 1:
+            self._prepare_several(inputs, work)
+            return
         grouped = (work.batch, work.kv_heads, work.q_heads // work.kv_heads, work.head_dim)
         q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).view(grouped)
         for slot in range(inputs.slots):
             k, v = (t.to(self._device) for t in make_cache(inputs.cache(slot), 0))
             self._add(form, q, k, v)
+
+    def _prepare_several(self, inputs: AttentionInputs, work: DecodeAttention) -> None:
+        from membound.backends.pytorch.attention import FORMS, causal_mask, make_cache, several
+        from membound.backends.pytorch.linear import FLOATS, as_tensor
+
+        form = several(FORMS[self._variants.form])
+        q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv])
+        tokens = work.context + work.queries
+        mask = causal_mask(work.queries, work.q_heads // work.kv_heads, tokens).to(self._device)
+        for slot in range(inputs.slots):
+            k, v = (t.to(self._device) for t in make_cache(inputs.cache(slot), work.queries))
+            new = (as_tensor(a, "f32").to(self._device) for a in inputs.new_tokens(slot))
+            self._add(form, q, k, v, *new, mask)
+
+    def _prepare_latent(self, inputs: AttentionInputs, work: LatentAttention) -> None:
+        from membound.backends.pytorch.attention import latent
+        from membound.backends.pytorch.linear import FLOATS, as_tensor
+
+        form = latent(self._variants.form)
+        q = as_tensor(inputs.q, "f32").to(self._device, FLOATS[work.kv]).unsqueeze(1)
+        for slot in range(inputs.slots):
+            self._add(form, q, as_tensor(inputs.cache(slot).k, work.kv).to(self._device))
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         import torch
@@ -302,21 +330,18 @@ class PyTorch(Backend):
             yield from limits(self._device, self._facts, quick)
 
     def output(self) -> npt.NDArray[np.float32]:
-        """The last result: [m, n]; [batch, q_heads, head_dim]; [batch, vocab]."""
+        """The last result: [m, n]; [batch, q_heads, head_dim], with several queries behind the batch; [batch, vocab]."""
         if self._result is None:
             raise AssertionError("output before launch")
-        result = self._result.float().cpu()
-        if result.ndim == 4:
-            result = result.flatten(1, 2)
-        array: npt.NDArray[np.float32] = result.numpy()
-        return array
+        array: npt.NDArray[np.float32] = self._result.float().cpu().numpy()
+        return array if self._shape is None else array.reshape(self._shape)
 
     def stored_bytes(self) -> int | None:
         """The bytes of weights and cache as torch packs them, if these differ from what was asked for."""
         return self._stored_bytes
 
     def _release(self) -> None:
-        self._runs, self._result, self._stored_bytes = [], None, None
+        self._runs, self._result, self._stored_bytes, self._shape = [], None, None, None
         if self._variants.compiled:
             import torch
 

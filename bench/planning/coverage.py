@@ -2,7 +2,7 @@
 
 >>> table = gather(registry.entries(), threads=2, pythons={})
 >>> table[0].id, table[0].refused["mla:context=1024,q_heads=128,batch=1,kv=bf16"]
-('numba:cpu', 'there is no kernel of latent attention for CPUs')
+('numba:cpu', 'there is no attention kernel over an fp8 cache for CPUs')
 
 Every device that an entry point lists is opened and asked, in a worker of its own. Of those that cannot be
 opened here, only classes that need no device for it (`Backend.unopened`) are asked. Of all others nothing is
@@ -64,6 +64,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "act": ACTS,
     "kv": tuple(KV_FORMATS),
     "page": (0, 16),
+    "queries": (1, 4),
     "cache": CACHES,
 }
 """Keys of a work that say what it is made of, not how large it is, with the values asked about."""

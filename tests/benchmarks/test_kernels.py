@@ -35,6 +35,7 @@ WORKS = (
     *(f"linear:n=4096,k=4096,m={m},weight={fmt},act={act}" for m in (1, 16) for fmt, act in ACTS),
     *(f"linear:n=4096,k=4096,m={m},{form}" for m in (4, 64) for form in BATCH_FORMATS),
     *(f"attention:context=8192,q_heads=32,kv_heads=8,head_dim=128,kv={kv}" for kv in KV_FORMATS),
+    "attention:context=8192,q_heads=32,kv_heads=8,head_dim=128,kv=bf16,queries=4",
     "mla:context=8192,q_heads=16",
     "step:model=llama-3.2-1b,layers=2,weight=bf16,kv=bf16",
     "step:model=llama-3.2-1b,layers=2,weight=int8,act=int8,kv=f32",

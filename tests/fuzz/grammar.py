@@ -39,7 +39,7 @@ KEYS = (
         "page",
         "model",
     ),
-    *("layers", "cache", "tokens"),
+    *("layers", "cache", "tokens", "queries"),
 )
 VALUES = (
     *(

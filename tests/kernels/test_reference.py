@@ -99,6 +99,34 @@ def test_decode_attention_by_loops(kv, q_heads, kv_heads):
         assert y[b, h] == pytest.approx(one, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("kv", ["f32", "int8"])
+def test_several_queries_by_loops(kv):
+    inputs = make_inputs(
+        parse(f"attention:context=5,queries=3,batch=2,q_heads=4,kv_heads=2,head_dim=6,kv={kv}"), 1
+    )
+    cache, (new_k, new_v) = inputs.cache(0), inputs.new_tokens(0)
+    assert new_k.shape == (2, 2, 3, 6)
+    assert not np.array_equal(new_k, inputs.new_tokens(1)[0])
+    k, v = cache.k.astype(np.float64), cache.v.astype(np.float64)
+    if kv == "int8":
+        k, v = k * cache.k_scales[..., None], v * cache.v_scales[..., None]
+        new_k, new_v = (
+            np.rint(a / (s := abs(a).max(-1, keepdims=True) / np.float32(127))) * s for a in (new_k, new_v)
+        )
+    k, v = np.concatenate([k, new_k], axis=2), np.concatenate([v, new_v], axis=2)
+    y = compute(inputs, 0)
+    assert y.shape == (2, 3, 4, 6)
+    for b, i, h in np.ndindex(2, 3, 4):
+        seen = 5 + i + 1
+        one = attend(
+            *(
+                a.astype(np.float64).tolist()
+                for a in (inputs.q[b, i, h], k[b, h // 2, :seen], v[b, h // 2, :seen])
+            )
+        )
+        assert y[b, i, h] == pytest.approx(one, rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize("kv", ["bf16", "int8"])
 def test_latent_attention_by_loops(kv):
     inputs = make_inputs(parse(f"mla:context=4,batch=2,q_heads=3,kv={kv}"), 1)

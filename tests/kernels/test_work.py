@@ -87,6 +87,27 @@ def test_whole_pages_and_their_table_are_read(context, page, tokens, pages):
     assert work.spec == plain.spec + f",page={page}"
 
 
+def test_several_queries_read_the_cache_once():
+    """Llama-3-8B with 8192 cached tokens, 4 new ones: 16 FLOP a byte of cache, where one query has 4."""
+    work = parse("attention:context=8192,queries=4")
+    assert work.traffic.kv_read_bytes == 33_554_432
+    assert work.flops == 537_034_752
+    assert work.traffic.kv_written_bytes == 4 * 8 * 2 * 128 * 2
+    assert work.traffic.activations_read_bytes == 4 * 4 * (32 + 2 * 8) * 128
+    assert work.traffic.activations_written_bytes == 4 * 4 * 32 * 128
+    scaled = parse("attention:context=9,q_heads=6,kv_heads=2,head_dim=64,batch=3,kv=int8,queries=2")
+    assert scaled.flops == 4 * 3 * 6 * 64 * (2 * 9 + 3)
+    assert scaled.traffic.kv_written_bytes == 3 * 2 * (2 * 2 * 64 + 2 * 2 * 4)
+    assert scaled.traffic.scales_bytes == 3 * 9 * 2 * 2 * 4
+
+
+def test_one_query_is_the_work_of_before():
+    work = parse("attention:context=100,queries=1")
+    assert work == DecodeAttention(100)
+    assert work.spec == "attention:context=100,q_heads=32,kv_heads=8,head_dim=128,batch=1,kv=bf16"
+    assert parse("attention:context=100,queries=3").spec == f"{work.spec},queries=3"
+
+
 def test_latent_attention_bytes_and_flops():
     work = LatentAttention(context=100, q_heads=16, batch=3, kv="bf16")
     assert work.flops == 2 * 3 * 16 * 100 * (576 + 512)
@@ -184,6 +205,8 @@ def test_llama_3_2_1b_streams_what_is_published():
         ("attention:context=8,q_heads=5,kv_heads=2", r"q_heads=5 must be a multiple of kv_heads=2"),
         ("attention:context=8,kv=fp4", r"kv='fp4' is unknown; allowed: f32, bf16, f16, int8, fp8"),
         ("attention:context=8,page=-16", r"attention: page=-16 must be a whole number from 1"),
+        ("attention:context=8,queries=0", r"attention: queries=0 must be a whole number from 1"),
+        ("attention:context=8,queries=2,page=16", r"queries=2 goes without pages, not with page=16"),
         ("mla:context=8,page=x", r"mla: page='x' is not a whole number"),
         ("mla:context=8,kv_heads=2", r"mla: unknown key 'kv_heads' \(did you mean q_heads\?\)"),
         ("mla:context=0", r"mla: context=0 must be"),

@@ -71,6 +71,8 @@ def refusal(work: Work) -> str | None:
         return None
     if not isinstance(work, DecodeAttention):
         return "extra arithmetic goes with single operations"
+    if work.queries > 1:
+        return "extra arithmetic goes with one query a sequence"
     shape = grouping(work.kv, work.q_heads // work.kv_heads, work.head_dim)
     if work.kv not in CACHE_FORMATS or shape.heads * work.kv_heads != work.q_heads:
         return f"extra arithmetic goes with a cache in {', '.join(CACHE_FORMATS)} and small groups of heads"

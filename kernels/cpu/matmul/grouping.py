@@ -42,7 +42,8 @@ class Grouping:
     """Register tiles of `heads` query heads for a cache in format `kv`.
 
     method: `float` widens the cache to float32; `integer` multiplies an int8 cache as it is; `scalar`
-    serves head sizes that are no multiple of LANES. Kernels take the group and the head size as
+    serves head sizes that are no multiple of LANES; `pairs` and `tile` are of attention/rows.py, which has LANES rows in a
+    tile and one token. Kernels take the group and the head size as
     arguments: known when compiled, they make LLVM unroll the loops and spill registers (half the speed).
     """
 

@@ -55,7 +55,7 @@ def make_finish(g: Grouping) -> Any:
 @cache
 def make_merge(g: Grouping) -> Any:
     """merge(parts, unit, …): the parts of one KV head, if it was split, brought to one peak and added."""
-    finish, add_part = make_finish(g), _make_add_part(g)
+    finish, add_part = make_finish(g), make_add_part(g)
     HEADS = g.heads
 
     @numba.njit
@@ -80,7 +80,8 @@ def make_merge(g: Grouping) -> Any:
     return merge
 
 
-def _make_add_part(g: Grouping) -> Any:
+@cache
+def make_add_part(g: Grouping) -> Any:
     """add_part(whole, parts, at, chunks, width): a part plus another, both weighted for the larger peak."""
     HEADS = g.heads
 

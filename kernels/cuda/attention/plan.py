@@ -42,6 +42,8 @@ def unsupported_attention(work: DecodeAttention | LatentAttention) -> str | None
     """Why this attention cannot run on CUDA, or None."""
     if isinstance(work, LatentAttention):
         return unsupported(work.kv, HEAD_DIMS[-1], work.page)
+    if work.queries > 1:
+        return f"the CUDA kernels attend with one query a sequence, not {work.queries}"
     return unsupported(work.kv, work.head_dim, work.page)
 
 

@@ -193,6 +193,12 @@ def test_attention_over_a_float16_cache(
     assert backend.stored_bytes() == 3 * work.traffic.kv_read_bytes
 
 
+@pytest.mark.parametrize(("kv", "queries"), [("f32", 4), ("f16", 9)])
+def test_several_queries(backend: OnnxRuntime, kv: str, queries: int) -> None:
+    heads = "q_heads=6,kv_heads=2,head_dim=40,context=37"
+    run(backend, parse(f"attention:{heads},kv={kv},queries={queries}"), seed=queries, slots=3)
+
+
 def test_no_float16_cache_on_other_providers(backend: OnnxRuntime) -> None:
     backend._kind = "other"
     assert "CPU provider alone" in (backend.supports(parse("attention:context=8,kv=f16")) or "")
@@ -210,6 +216,7 @@ def test_no_float16_cache_on_other_providers(backend: OnnxRuntime) -> None:
         ("prefill:model=tiny,weight=int8,kv=int8", "fixed scales"),
         ("step:model=tiny,weight=int8,kv=fp8", "fp8 cache"),
         ("attention:context=8,kv=f32,page=16", "no paged attention"),
+        ("attention:context=8,kv=f32,queries=2,batch=3", "several queries of one sequence, not of 3"),
         ("attention:context=8,head_dim=20,kv=f32", "heads of a multiple of 8, not 20"),
         ("mla:context=8,kv=f32", "no operator of latent attention"),
     ],

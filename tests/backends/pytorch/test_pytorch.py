@@ -64,6 +64,22 @@ def test_linear_matches_the_reference(n: int, k: int, m: int, weight: str) -> No
     check("cpu", f"linear:n={n},k={k},m={m},weight={weight}", seed=n + m)
 
 
+@pytest.mark.parametrize(
+    ("device", "kv"),
+    [("cpu", "f32"), ("cpu", "bf16"), ("cpu", "f16"), ("cpu+matmul", "f32"), ("cpu+sdpa-gqa", "f32")],
+)
+def test_latent_attention(device: str, kv: str) -> None:
+    check(device, f"mla:context=77,q_heads=16,batch=2,kv={kv}", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("device", "kv"),
+    [("cpu", "f32"), ("cpu", "bf16"), ("cpu", "f16"), ("cpu+matmul", "f32"), ("cpu+sdpa-gqa", "f32")],
+)
+def test_several_queries(device: str, kv: str) -> None:
+    check(device, f"attention:context=77,q_heads=6,kv_heads=2,head_dim=32,batch=2,kv={kv},queries=5", seed=3)
+
+
 @pytest.mark.parametrize(("n", "k", "m"), [(37, 128, 1), (200, 384, 5)])
 def test_linear_int4_in_groups_of_128(n: int, k: int, m: int) -> None:
     check("cpu", f"linear:n={n},k={k},m={m},weight=int4g128", seed=5)
@@ -300,7 +316,8 @@ def test_rope_table_is_the_reference_rotation() -> None:
         ("cpu+matmul", "attention:context=9,kv=f16", "scores rounded to f16"),
         ("cpu", "attention:context=9,kv=fp8", "torch has no attention over an fp8 cache"),
         ("cpu", "attention:context=9,page=16", "torch has no attention over a paged cache"),
-        ("cpu", "mla:context=9", "torch has no operator of latent attention"),
+        ("cpu", "mla:context=9,kv=int8", "torch has no attention over an int8 cache"),
+        ("cpu", "mla:context=9,page=16", "torch has no attention over a paged cache"),
         ("cpu+compile", "linear:n=8,k=32,weight=int8,act=int8", "torch.compile cannot trace"),
     ],
 )
