@@ -7,7 +7,9 @@ included. Kernels: membound.kernels.cpu.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,6 +23,8 @@ from membound.kernels.cpu.matmul.grouping import CACHES
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
+from membound.kernels.weights.formats import KVCache
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
 
 LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
@@ -31,7 +35,7 @@ MOST_ROWS = 64
 
 
 class NumbaCpu(Backend):
-    """Linear in every format, decode attention and whole decode steps over caches of `CACHES`."""
+    """Linear in every format; attention, latent attention and whole decode steps over caches of `CACHES`."""
 
     _launch: Callable[[int], None]
     _output: Callable[[], npt.NDArray[np.float32]]
@@ -53,21 +57,21 @@ class NumbaCpu(Backend):
         return Device("numba:cpu", cpu_name(), threads, versions)
 
     def supports(self, work: Work) -> str | None:
-        """Supports everything but prompts, large batches, and caches that only GPUs handle."""
-        if isinstance(work, Prefill):
-            return "prompts are not built from decode kernels (no compute-bound GEMM here)"
-        if isinstance(work, LatentAttention):
-            return "there is no kernel of latent attention for CPUs"
+        """Supports everything but large batches, and caches that only GPUs handle."""
         if not isinstance(work, Linear) and work.kv not in CACHES:
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
-        if isinstance(work, DecodeAttention) and work.page:
+        if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step) and (reason := missing(work, FEATURES)):
             return reason
         if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
             return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
+        if isinstance(work, Prefill):
+            return missing(work) or ("prompts take no weights as they are stored" if work.stored else None)
+        if isinstance(work, DecodeAttention | LatentAttention):
+            return None
         rows = work.m if isinstance(work, Linear) else work.batch
-        if rows > MOST_ROWS and not isinstance(work, DecodeAttention):
+        if rows > MOST_ROWS:
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
         return None
 
@@ -88,12 +92,14 @@ class NumbaCpu(Backend):
             self._prepare_linear(inputs, extra_fmas)
         elif isinstance(inputs, AttentionInputs) and extra_fmas is not None:
             self._prepare_loaded_attention(inputs, extra_fmas)
+        elif isinstance(inputs, AttentionInputs) and isinstance(work, LatentAttention):
+            self._prepare_latent(inputs, work)
+        elif isinstance(inputs, AttentionInputs) and isinstance(work, DecodeAttention) and work.queries > 1:
+            self._prepare_several(inputs, work)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
         else:
-            if not isinstance(work, Step):
-                raise AssertionError(f"{type(work).__name__} is no Step")
-            self._prepare_step(inputs)
+            self._prepare_model(inputs)
 
     def launch(self, slot: int) -> None:
         """Run; returns when done."""
@@ -161,6 +167,41 @@ class NumbaCpu(Backend):
         )
         self._output = lambda: out.reshape(inputs.q.shape).copy()
 
+    def _prepare_latent(self, inputs: AttentionInputs, work: LatentAttention) -> None:
+        from membound.kernels.cpu.attention.decode import flat_cache
+        from membound.kernels.cpu.attention.rows import Rows, rows_grouping, rows_kernel
+
+        threads, context, scale = self._threads, work.context, LATENT_HEAD_DIM**-0.5
+        shape = Rows(context, 1, work.batch, 1, work.q_heads, LATENT_DIM, LATENT_VALUE_DIM, scale)
+        slots = []
+        for slot in range(inputs.slots):
+            cache = inputs.cache(slot)
+            slots.append(flat_cache(replace(cache, v=cache.k)))  # one array: the values are its first columns
+        g = rows_grouping(work.kv, shape.dim, shape.value_dim)
+        run, q = rows_kernel(g.kv, g.method), np.ascontiguousarray(inputs.q.reshape(-1))
+        out = np.zeros((work.batch, work.q_heads, shape.value_dim), np.float32)
+        y = out.reshape(-1)
+        self._launch = lambda slot: run(q, *slots[slot], shape, context, y, threads)
+        self._output = out.copy
+
+    def _prepare_several(self, inputs: AttentionInputs, work: DecodeAttention) -> None:
+        from membound.kernels.cpu.attention.decode import flat_cache
+        from membound.kernels.cpu.attention.rows import Rows, rows_grouping
+        from membound.kernels.cpu.attention.several import several_kernel
+
+        threads, tokens, dim = self._threads, work.context + work.queries, work.head_dim
+        group = work.q_heads // work.kv_heads
+        shape = Rows(tokens, work.queries, work.batch, work.kv_heads, group, dim, dim, dim**-0.5)
+        slots = []
+        for slot in range(inputs.slots):
+            new = (a.reshape(-1) for a in inputs.new_tokens(slot))
+            slots.append((*new, *flat_cache(_with_room(inputs.cache(slot), work.queries))))
+        g = rows_grouping(work.kv, dim, dim)
+        run, q = several_kernel(g.kv, g.method), np.ascontiguousarray(inputs.q.reshape(-1))
+        out = np.zeros_like(q)
+        self._launch = lambda slot: run(q, *slots[slot], shape, tokens, out, threads)
+        self._output = lambda: out.reshape(inputs.q.shape).copy()
+
     def _prepare_loaded_attention(self, inputs: AttentionInputs, extra_fmas: int) -> None:
         from membound.kernels.cpu.instruments.free_compute import constants, loaded_attention_kernel
         from membound.kernels.cpu.matmul.grouping import grouping
@@ -179,14 +220,27 @@ class NumbaCpu(Backend):
         self._launch = lambda slot: run(q, *slots[slot], numbers, *shape, out, threads)
         self._output = lambda: out.reshape(inputs.q.shape).copy()
 
-    def _prepare_step(self, inputs: ModelInputs) -> None:
+    def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_model import PackedModel
+        from membound.kernels.cpu.step.packed_prompt import PackedPrompt
 
-        model = PackedModel(inputs, self._threads)
+        model = (PackedModel if isinstance(inputs.work, Step) else PackedPrompt)(inputs, self._threads)
         asked = inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
+
+
+def _with_room(cache: KVCache, tokens: int) -> KVCache:
+    """The cache with room for so many tokens behind its own, zeros."""
+
+    def widened(values: Any) -> Any:
+        if values is None:
+            return None
+        return np.pad(values, [(0, tokens if axis == 2 else 0) for axis in range(values.ndim)])
+
+    arrays = (cache.k, cache.v, cache.k_scales, cache.v_scales)
+    return KVCache(cache.format, *(widened(a) for a in arrays))
 
 
 def _if_larger(stored: int, asked: int) -> int | None:

@@ -61,11 +61,10 @@ class PackedModel:
             raise AssertionError(f"{type(work).__name__} is no Step")
         self._work, self._model = work, model
         self._recipe, self._last = _recipes(work)
-        self._matrices = _layer_matrices(model)
+        self._matrices = PackedMatrices(inputs, self._recipe, self._last, work.context)
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
-        self._pack(inputs)
         self._caches = _caches(inputs)
-        self._buffers = _buffers(work.batch, model, self._recipe, self._last, self._matrices)
+        self._buffers = _buffers(work.batch, model, self._recipe, self._last, self._matrices.shapes)
         group = model.q_heads // model.kv_heads
         self._sizes = _sizes(work, model, threads)
         shape = grouping(work.kv, group, model.head_dim)
@@ -76,9 +75,8 @@ class PackedModel:
 
     def run(self) -> None:
         """One step. The new token's row of the cache is written anew each time."""
-        self._kernel(
-            self._x, self._arena, self._starts, self._gains, self._caches, self._buffers, self._sizes
-        )
+        m = self._matrices
+        self._kernel(self._x, m.arena, m.starts, m.gains, self._caches, self._buffers, self._sizes)
 
     @property
     def logits(self) -> F32:
@@ -89,31 +87,44 @@ class PackedModel:
     @property
     def matrix_bytes(self) -> int:
         """Packed bytes of all matrices."""
-        return int(self._starts[-1])
+        return self._matrices.size_bytes
 
-    def _pack(self, inputs: ModelInputs) -> None:
-        model, recipe = self._model, self._recipe
-        sizes = [recipe.matrix_bytes(m.n, m.k) for m in self._matrices] * model.layers
-        sizes.append(self._last.matrix_bytes(model.vocab, model.hidden))
+
+class PackedMatrices:
+    """All matrices of a model in one arena, the LM head by a recipe of its own, and the norms, biases and angles beside them.
+
+    `position`: the place of the token whose angles they are.
+    """
+
+    def __init__(self, inputs: ModelInputs, recipe: Recipe, head: Recipe, position: int) -> None:
+        model = inputs.model
+        self.shapes = _layer_matrices(model)
+        sizes = [recipe.matrix_bytes(m.n, m.k) for m in self.shapes] * model.layers
+        sizes.append(head.matrix_bytes(model.vocab, model.hidden))
         aligned = [-(-size // 64) * 64 for size in sizes]
-        self._starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
-        self._arena = aligned_bytes(self.matrix_bytes)
+        self.starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
+        self.arena = aligned_bytes(self.size_bytes)
         small: list[Mapping[str, F32]] = []
-        orders = _Orders(max(m.k for m in self._matrices))
+        orders = _Orders(max(m.k for m in self.shapes))
         for place, weights in enumerate(self._groups(inputs, small)):
-            start, end = self._starts[place], self._starts[place + 1]
+            start, end = self.starts[place], self.starts[place + 1]
             last = place == len(sizes) - 1
-            pack_rows(weights, self._last if last else recipe, self._arena[start:end])
+            pack_rows(weights, head if last else recipe, self.arena[start:end])
             if not last:
                 orders.add(weights)
-        self._gains = _gains(inputs, small, orders.rows())
+        self.gains = _gains(inputs, small, orders.rows(), position)
+
+    @property
+    def size_bytes(self) -> int:
+        """Packed bytes of all matrices."""
+        return int(self.starts[-1])
 
     def _groups(self, inputs: ModelInputs, small: list[Mapping[str, F32]]) -> Iterator[list[Weight]]:
         """Matrices in the order of the arena; a layer's weights are dropped when it is done."""
-        for index in range(self._model.layers):
+        for index in range(inputs.model.layers):
             layer = inputs.layer(index)
             small.append(layer.vectors)
-            for matrix in self._matrices:
+            for matrix in self.shapes:
                 yield [layer.matrices[name] for name in matrix.names]
         yield [inputs.lm_head()]
 
@@ -146,11 +157,11 @@ def _sizes(work: Step, model: Model, threads: int) -> Sizes:
     )
 
 
-def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32]) -> Gains:
+def _gains(
+    inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32], position: int
+) -> Gains:
     """Vectors of all layers, a row each, and what positions and scales make of a step."""
-    work, decoder = inputs.work, inputs.model.decoder
-    if not isinstance(work, Step):
-        raise AssertionError(f"{type(work).__name__} is no Step")
+    decoder = inputs.model.decoder
 
     def rows(*names: str) -> F32:
         parts = [[layer[name] for name in names if name in layer] for layer in layers]
@@ -161,7 +172,7 @@ def _gains(inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDA
 
     bias = inputs.source.final_bias()
     final = Norms(_stack([inputs.final_norm()]), _stack([NOTHING if bias is None else bias]))
-    cosines, sines = _turns(inputs.model, work.context)
+    cosines, sines = _turns(inputs.model, position)
     return Gains(
         norms("attention_norm"),
         norms("attention_out_norm"),

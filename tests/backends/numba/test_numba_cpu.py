@@ -33,6 +33,20 @@ def backend() -> NumbaCpu:
         ),
         pytest.param("attention:q_heads=8,kv_heads=2,head_dim=64,context=77,kv=int8", marks=pytest.mark.slow),
         pytest.param(
+            "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=f32,queries=3",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "attention:q_heads=6,kv_heads=2,head_dim=64,context=300,kv=int8,queries=5", marks=pytest.mark.slow
+        ),
+        "mla:context=77,q_heads=16,batch=2,kv=bf16",
+        pytest.param("mla:context=300,q_heads=5,kv=int8", marks=pytest.mark.slow),
+        pytest.param("prefill:model=tiny,tokens=70,batch=2,weight=f32,kv=f32", marks=pytest.mark.slow),
+        pytest.param(
+            "prefill:model=tiny,tokens=9,batch=3,weight=int8,act=int8,kv=int8", marks=pytest.mark.slow
+        ),
+        pytest.param("prefill:model=tiny,tokens=130,weight=bf16", marks=pytest.mark.slow),
+        pytest.param(
             "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16", marks=pytest.mark.slow
         ),
         pytest.param("step:model=tiny,context=37,weight=f32,kv=f32", marks=pytest.mark.slow),
@@ -54,11 +68,11 @@ def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> N
 
 
 def test_what_it_refuses(backend: NumbaCpu) -> None:
-    assert "prompts" in (backend.supports(parse("prefill:model=tiny,tokens=8")) or "")
     reason = backend.supports(parse(f"linear:n=8,k=8,m={MOST_ROWS + 1}"))
     assert reason == f"the kernels take up to {MOST_ROWS} rows, not {MOST_ROWS + 1}"
     assert backend.supports(parse("step:model=tiny,batch=65")) is not None
     assert backend.supports(parse("attention:context=8,batch=65")) is None
+    assert backend.supports(parse("prefill:model=tiny,tokens=8,batch=65")) is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +81,8 @@ def test_what_it_refuses(backend: NumbaCpu) -> None:
         ("attention:context=8,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
         ("step:model=tiny,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
         ("attention:context=8,page=16", "there is no attention kernel over a paged cache for CPUs"),
-        ("mla:context=8", "there is no kernel of latent attention for CPUs"),
+        ("mla:context=8,page=16", "there is no attention kernel over a paged cache for CPUs"),
+        ("mla:context=8,kv=fp8", "there is no attention kernel over an fp8 cache for CPUs"),
     ],
 )
 def test_caches_that_it_refuses(backend: NumbaCpu, spec: str, reason: str) -> None:

@@ -1,0 +1,106 @@
+"""A model packed for whole prompts: matrices, caches and buffers for prefill.py.
+
+>>> packed = PackedPrompt(inputs, threads=2)
+>>> packed.run()
+>>> packed.logits.shape        # [batch, vocab], of each sequence's last token
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from membound.kernels.cpu.attention.decode import flat_cache
+from membound.kernels.cpu.attention.rows import rows_grouping
+from membound.kernels.cpu.matmul.pack import aligned_bytes
+from membound.kernels.cpu.matmul.recipe import Recipe, choose
+from membound.kernels.cpu.step.packed_model import PackedMatrices
+from membound.kernels.cpu.step.prefill import PromptSizes, prefill_kernel
+from membound.kernels.cpu.step.step import Buffers, Caches, Gains
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.model import Model
+from membound.kernels.weights.formats import F32, KVCache, cache_layout
+from membound.kernels.work import Prefill
+
+MOST_ROWS = 64
+"""Rows of a chunk: as many as the matmuls take. A bfloat16 weight then does 64 FLOP for each of its bytes that is streamed."""
+ROW_STEP = 16
+"""Shorter prompts have chunks of a multiple of so many rows, which a tile of AMX has, and few kernels are compiled."""
+
+
+class PackedPrompt:
+    """A model's weights, empty caches and buffers, ready to read a prompt."""
+
+    def __init__(self, inputs: ModelInputs, threads: int) -> None:
+        work, model = inputs.work, inputs.model
+        if not isinstance(work, Prefill):
+            raise AssertionError(f"{type(work).__name__} is no Prefill")
+        self._batch, self._vocab = work.batch, model.vocab
+        rows = min(MOST_ROWS, -(-work.batch * work.tokens // ROW_STEP) * ROW_STEP)
+        self._last = choose(work.weight, work.act, min(work.batch, MOST_ROWS))
+        recipe = choose(work.weight, work.act, rows)
+        self._matrices = PackedMatrices(inputs, recipe, self._last, work.tokens - 1)
+        self._gains = _with_all_places(self._matrices.gains, model, work.tokens)
+        self._x = np.ascontiguousarray(inputs.x.reshape(-1))
+        self._caches = _empty_caches(work, inputs)
+        self._buffers = _buffers(work, inputs, recipe, self._last, self._matrices)
+        self._sizes = PromptSizes(
+            model.hidden, model.layers, model.kv_heads, model.q_heads // model.kv_heads, model.head_dim,
+            model.intermediate, model.vocab, model.gated, work.batch, work.tokens, model.norm_eps, threads,
+        )  # fmt: skip
+        method = rows_grouping(work.kv, model.head_dim, model.head_dim).method
+        self._kernel = prefill_kernel(work.weight, work.act, rows, self._last.m, work.kv, method)
+
+    def run(self) -> None:
+        """Read the prompt. The cache is written anew each time."""
+        m = self._matrices
+        self._kernel(self._x, m.arena, m.starts, self._gains, self._caches, self._buffers, self._sizes)
+
+    @property
+    def logits(self) -> F32:
+        """[batch, vocab] float32, a copy."""
+        rows = self._buffers.logits.reshape(-1, self._last.padded_n(self._vocab))
+        return rows[: self._batch, : self._vocab].copy()
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Packed bytes of all matrices."""
+        return self._matrices.size_bytes
+
+
+def _with_all_places(gains: Gains, model: Model, tokens: int) -> Gains:
+    """Angles of every place of a prompt, [tokens, pairs], for layers that turn alike."""
+    rope = model.decoder.layers[0].mixer.rope
+    if rope is None:
+        raise AssertionError(f"{model.name} has a layer without RoPE")
+    cosines, sines = rope.table(np.arange(tokens), model.head_dim, tokens)
+    return gains._replace(
+        cosines=np.ascontiguousarray(cosines, np.float32), sines=np.ascontiguousarray(sines, np.float32)
+    )
+
+
+def _empty_caches(work: Prefill, inputs: ModelInputs) -> Caches:
+    model = inputs.model
+    shape = (model.layers * work.batch, model.kv_heads, work.tokens, model.head_dim)
+    k, v, *scales = (np.zeros(s, kind) for s, kind in cache_layout(work.kv, shape))
+    return Caches(*flat_cache(KVCache(work.kv, k, v, *scales)))
+
+
+def _buffers(
+    work: Prefill, inputs: ModelInputs, recipe: Recipe, last: Recipe, matrices: PackedMatrices
+) -> Buffers:
+    model = inputs.model
+
+    def out(one: Recipe, n: int) -> F32:
+        return np.zeros(one.rows * one.padded_n(n), np.float32)
+
+    def rows(width: int) -> F32:
+        return np.zeros(recipe.m * width, np.float32)
+
+    qkv, o, wide, _down = matrices.shapes
+    widest = max(*(recipe.scratch_bytes(m.k) for m in matrices.shapes), last.scratch_bytes(model.hidden))
+    chunks = -(-work.batch // last.m)
+    return Buffers(
+        np.zeros(work.batch * work.tokens * model.hidden, np.float32), rows(model.hidden), out(recipe, qkv.n),
+        rows(model.q_dim), out(recipe, wide.n), rows(model.intermediate), out(recipe, o.n),
+        np.zeros(chunks * last.rows * last.padded_n(model.vocab), np.float32), rows(0), aligned_bytes(widest),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""A whole prompt in one compiled call: chunks of rows through the matmuls of a step, with causal attention.
+
+    run = prefill_kernel("bf16", "float", 64, 1, "bf16", METHOD)
+    run(x, arena, starts, gains, caches, buffers, sizes)       # logits of each sequence's last token in buffers.logits
+
+packed_prompt.py makes the arguments. Layer after layer, all rows of the prompt pass in chunks of M: each chunk streams the layer's
+weights once, writes its keys and values to the cache, and attends over what its sequence has there so far.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import prange
+
+from membound.kernels.cpu.attention.rows import Rows, attend_rows
+from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.matmul.linear import multiply, prepare
+from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
+
+
+class PromptSizes(NamedTuple):
+    """The model's shape and the prompt's as numbers."""
+
+    hidden: int
+    layers: int
+    kv_heads: int
+    group: int
+    dim: int
+    intermediate: int
+    vocab: int
+    gated: bool
+    batch: int
+    tokens: int
+    eps: float
+    threads: int
+
+
+@cache
+def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) -> Any:
+    """The compiled prompt in chunks of M rows, the LM head in chunks of LAST, cached on disk; METHOD as `attend_rows` takes it.
+
+    run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes): matrices as for `step_kernel`.
+    gains.cosines and gains.sines have a row for each place.
+    """
+    ROWS = choose(FMT, ACT, M).panel_rows
+    LAST_ROWS = choose(FMT, ACT, LAST).panel_rows
+
+    @kernel()
+    def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
+        b.x[:] = x
+        rows = s.batch * s.tokens
+        q_width = s.kv_heads * s.group * s.dim
+        qkv = q_width + 2 * s.kv_heads * s.dim
+        wide = (2 if s.gated else 1) * s.intermediate
+        head_stride = (qkv + ROWS - 1) // ROWS * ROWS
+        wide_stride = (wide + ROWS - 1) // ROWS * ROWS
+        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
+        for layer in range(s.layers):
+            at = starts[4 * layer :]
+            for first in range(0, rows, M):
+                count = min(M, rows - first)
+                chunk = b.x[first * s.hidden : (first + count) * s.hidden]
+                _norm_rows(chunk, s.hidden, gains.attention_in.gain[layer], s.eps, b.normed)
+                prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+                multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
+                _turn_heads(b.heads, head_stride, first, count, layer, gains, s)
+                _store_heads(KV, b.heads, head_stride, first, count, layer, caches, s)
+                _attend_chunk(KV, METHOD, b.heads, head_stride, first, count, layer, caches, b.attention, s)
+                prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
+                multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
+                _add_rows(chunk, s.hidden, b.narrow, stride)
+                _norm_rows(chunk, s.hidden, gains.mlp_in.gain[layer], s.eps, b.normed)
+                prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+                multiply(FMT, ACT, M, arena, at[2], wide, s.hidden, b.scratch, b.wide, s.threads)
+                _activate_rows(count, s.gated, b.wide, wide_stride, s.intermediate, b.hidden)
+                prepare(FMT, ACT, M, b.hidden, 0, s.intermediate, s.intermediate, b.scratch)
+                multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
+                _add_rows(chunk, s.hidden, b.narrow, stride)
+        head, vocab_stride = starts[4 * s.layers], (s.vocab + LAST_ROWS - 1) // LAST_ROWS * LAST_ROWS
+        for first in range(0, s.batch, LAST):
+            for row in range(min(LAST, s.batch - first)):
+                last = ((first + row + 1) * s.tokens - 1) * s.hidden
+                out = b.normed[row * s.hidden :][: s.hidden]
+                rms_norm(b.x[last : last + s.hidden], gains.final.gain[0], np.float32(s.eps), out)
+            prepare(FMT, ACT, LAST, b.normed, 0, s.hidden, s.hidden, b.scratch)
+            logits = b.logits[first * vocab_stride :]
+            multiply(FMT, ACT, LAST, arena, head, s.vocab, s.hidden, b.scratch, logits, s.threads)
+
+    return run
+
+
+@numba.njit(parallel=True)
+def _norm_rows(x: Any, width: Any, gain: Any, eps: Any, out: Any) -> None:
+    for row in prange(x.size // width):
+        rms_norm(x[row * width :][:width], gain, np.float32(eps), out[row * width :][:width])
+
+
+@numba.njit(parallel=True)
+def _add_rows(x: Any, width: Any, y: Any, stride: Any) -> None:
+    for row in prange(x.size // width):
+        into, from_ = x[row * width :][:width], y[row * stride :][:width]
+        for i in range(width):
+            into[i] += from_[i]
+
+
+@numba.njit(parallel=True)
+def _activate_rows(count: Any, gated: Any, y: Any, stride: Any, width: Any, out: Any) -> None:
+    for row in prange(count):
+        activate(gated, False, y, row * stride, width, out[row * width :][:width])
+
+
+@numba.njit(parallel=True)
+def _turn_heads(heads: Any, stride: Any, first: Any, count: Any, layer: Any, gains: Any, s: Any) -> None:
+    """Biases, head norms and RoPE of a chunk's queries and keys."""
+    dim, q_heads = s.dim, s.kv_heads * s.group
+    biased, normed = gains.bias.shape[1] > 0, gains.q_norm.shape[1] > 0
+    for row in prange(count):
+        line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
+        place = (first + np.intp(row)) % s.tokens
+        if biased:
+            for i in range(line.size):
+                line[i] += gains.bias[layer, i]
+        for h in range(q_heads + s.kv_heads):
+            head = line[h * dim : (h + 1) * dim]
+            if normed:
+                gain = gains.q_norm[layer] if h < q_heads else gains.k_norm[layer]
+                rms_norm(head, gain, np.float32(s.eps), head)
+            rope(head, gains.cosines[place], gains.sines[place])
+
+
+@numba.njit
+def _store_heads(
+    KV: Any, heads: Any, stride: Any, first: Any, count: Any, layer: Any, caches: Any, s: Any
+) -> None:
+    """A chunk's keys and values into the cache."""
+    dim, q_heads = s.dim, s.kv_heads * s.group
+    for row in range(count):
+        line = heads[row * stride + q_heads * dim :]
+        b, place = (first + row) // s.tokens, (first + row) % s.tokens
+        for h in range(s.kv_heads):
+            token = ((layer * s.batch + b) * s.kv_heads + h) * s.tokens + place
+            key, value = line[h * dim :][:dim], line[(s.kv_heads + h) * dim :][:dim]
+            store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
+            store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
+
+
+@numba.njit
+def _attend_chunk(
+    KV: Any,
+    METHOD: Any,
+    heads: Any,
+    stride: Any,
+    first: Any,
+    count: Any,
+    layer: Any,
+    caches: Any,
+    out: Any,
+    s: Any,
+) -> None:
+    """Attention of a chunk's rows, one sequence after another."""
+    q_width, row = s.kv_heads * s.group * s.dim, 0
+    while row < count:
+        b, place = (first + row) // s.tokens, (first + row) % s.tokens
+        queries = min(count - row, s.tokens - place)
+        unit = (layer * s.batch + b) * s.kv_heads * s.tokens
+        shape = Rows(place + queries, queries, 1, s.kv_heads, s.group, s.dim, s.dim, 1 / np.sqrt(s.dim))
+        attend_rows(
+            KV, METHOD, heads, row * stride, stride,
+            caches.k, caches.v, caches.k_scales, caches.v_scales, unit * s.dim, unit, s.tokens,
+            shape, out, row * q_width, q_width, s.threads,
+        )  # fmt: skip
+        row += queries
