@@ -32,8 +32,7 @@ from membound.kernels.cuda.attention.warp import (
     softmax_maker,
 )
 from membound.kernels.cuda.compile import WARP, Kernel, cuda, device
-from membound.kernels.operations import LATENT_DIM, LATENT_VALUE_DIM
-from membound.kernels.reference import LATENT_HEAD_DIM
+from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 
 WARPS = 4
 BLOCKS_PER_SM = 2
