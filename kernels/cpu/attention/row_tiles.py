@@ -137,9 +137,7 @@ def _score_tokens(
     for c in range(chunks):
         clear_sums()
         for s in range(steps):
-            if (
-                c == 0
-            ):  # the same columns of the tokens behind these, so that memory works while tiles are multiplied
+            if c == 0:  # ask for the same columns of the tokens behind these: memory can work meanwhile
                 for token in range(STEP, 2 * STEP):
                     prefetch(keys, at + token * 2 * dim + s * 64)
             multiply_tiles(query, (c * steps + s) * 1024, keys, at + s * 64, 2 * dim, 4, "bf16")

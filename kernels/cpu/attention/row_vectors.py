@@ -123,8 +123,8 @@ def make_scores(g: Grouping) -> Any:
 def _score_tile(g: Grouping, chunks: int, tokens: int) -> Any:
     """Scores of `tokens` tokens from `t` on with the rows of `chunks` chunks from `c` on.
 
-    One chunk alone asks meanwhile for the next tokens of the cache, from element `ahead` on: with sixteen rows memory would
-    rest while products are made, and be waited for while keys are copied. More rows take long enough a token not to notice.
+    One chunk alone asks meanwhile for the next tokens of the cache, from element `ahead` on, so that memory can work while
+    products are made and not only while keys are copied. Two chunks do not ask: they take longer over each token.
     """
     KIND, CHUNKS, TOKENS, SUMS = g.method, chunks, tokens, chunks * tokens
     NUMBERS = 1 if g.method == "float" else 2
