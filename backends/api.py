@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from membound.kernels.work import Work
 
 __all__ = [
+    "NO_FILES",
     "Accelerator",
     "Backend",
     "BackendUnavailable",
@@ -49,6 +50,10 @@ __all__ = [
     "Unsupported",
     "cpu_name",
 ]
+
+
+NO_FILES = "it computes operations itself: an ONNX file runs on ONNX Runtime, --backends onnxruntime"
+"""Why a backend refuses a user's own file, `OnnxStep`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, Device, cpu_name
+from membound.backends.api import NO_FILES, Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import LinearInputs
-from membound.kernels.work import Linear
+from membound.kernels.work import Linear, OnnxStep
 
 if TYPE_CHECKING:
     from membound.kernels.inputs import Inputs
@@ -57,6 +57,8 @@ class NumpyBlas(Backend):
 
     def supports(self, work: Work) -> str | None:
         """Supports only a float32 Linear."""
+        if isinstance(work, OnnxStep):
+            return NO_FILES
         if not isinstance(work, Linear):
             return "only linear"
         return None if work.weight == "f32" else "NumPy's BLAS has f32 only"

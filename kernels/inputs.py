@@ -19,6 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.model import Model
+from membound.kernels.onnx_file.decoder import OnnxDecoder
+from membound.kernels.onnx_file.feeds import cache_values, small_feeds
+from membound.kernels.onnx_file.numbers import Array
+from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import (
     LATENT_DIM,
     LATENT_VALUE_DIM,
@@ -40,6 +44,7 @@ __all__ = [
     "LayerWeights",
     "LinearInputs",
     "ModelInputs",
+    "OnnxInputs",
     "Weight",
     "dequantize",
 ]
@@ -156,4 +161,25 @@ class ModelInputs:
         return random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
 
 
-Inputs = LinearInputs | AttentionInputs | ModelInputs
+@dataclass(frozen=True, slots=True)
+class OnnxInputs:
+    """The inputs of an exported decoder: one set, as a model's weights are larger than the caches that rotation defeats.
+
+    `decoder` is the file, read and checked. Where bytes depend on a router, `seed` is the one that they were counted with.
+    """
+
+    work: OnnxStep
+    decoder: OnnxDecoder
+    seed: int
+    slots: int = 1
+
+    def small(self) -> dict[str, Array]:
+        """Tokens, masks and positions by the names of the file's inputs, in the types that it declares."""
+        return small_feeds(self.decoder, self.work.batch, self.work.context, self.seed)
+
+    def cache(self, index: int) -> Array:
+        """What `decoder.caches[index]` holds before the step, bfloat16 as its bits; made anew at each call."""
+        return cache_values(self.decoder.caches[index], self.work.batch, self.work.context, self.seed)
+
+
+Inputs = LinearInputs | AttentionInputs | ModelInputs | OnnxInputs

@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from membound.kernels.inputs import Inputs, ModelInputs
+from membound.kernels.inputs import Inputs, ModelInputs, OnnxInputs
 from membound.kernels.reference import (
     F64,
     Hold,
@@ -54,16 +54,24 @@ def held_caches(inputs: ModelInputs) -> Caches:
 
 
 def key_of(inputs: Inputs, slot: int = 0) -> str:
-    """A hash of work, seed and input set, and of its weights' sizes and times where a folder is the model."""
+    """A hash of work, seed and input set, and of its weights' sizes and times where a folder or a file is the model."""
     digest = hashlib.sha256(f"{inputs.work.spec} {inputs.seed} {slot}".encode())
-    folder = inputs.model.folder if isinstance(inputs, ModelInputs) else ""
-    weights = [Path(folder)] if os.path.isfile(folder) else sorted(Path(folder).glob("*.safetensors*"))
-    for path in weights if folder else ():
+    for path in _files_of(inputs):
         if not path.is_file():
             continue  # a link to nothing is no part of the model
         stat = path.stat()
         digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
+
+
+def _files_of(inputs: Inputs) -> list[Path]:
+    """The files whose numbers the inputs are, if they are not drawn."""
+    if isinstance(inputs, OnnxInputs):
+        return [Path(inputs.work.file), *inputs.work.bill.data_files]
+    folder = inputs.model.folder if isinstance(inputs, ModelInputs) else ""
+    if not folder:
+        return []
+    return [Path(folder)] if os.path.isfile(folder) else sorted(Path(folder).glob("*.safetensors*"))
 
 
 def scores(inputs: ModelInputs, chosen: I64) -> F64:

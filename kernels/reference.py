@@ -32,8 +32,10 @@ from membound.kernels.forward import (
     softmax,
     temperatures,
 )
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs, OnnxInputs
 from membound.kernels.model import Model
+from membound.kernels.onnx_file.count import walk_step
+from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_HEAD_DIM
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.rope import Rope, turn
@@ -62,6 +64,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
         if inputs.q.ndim == 4:
             return several_queries(inputs, slot)
         return decode_attention(inputs.q, inputs.cache(slot))
+    if isinstance(inputs, OnnxInputs):
+        return onnx_step(inputs)
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
 
 
@@ -242,6 +246,13 @@ def _bends(mixer: Attention, layer: LayerWeights) -> dict[str, Any]:
     return cap | ({"sinks": layer.vectors["sinks"]} if mixer.sinks else {})
 
 
+def onnx_step(inputs: OnnxInputs) -> F64:
+    """Logits [batch, vocab] of the last token of each sequence, by the float64 walk through the file's operators."""
+    work, decoder = inputs.work, inputs.decoder
+    found: F64 = walk_step(decoder, work.batch, work.context, inputs.seed).outputs[decoder.logits]
+    return found.reshape(work.batch, -1, found.shape[-1])[:, -1]
+
+
 def prefill(inputs: ModelInputs) -> F64:
     """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
     work, x = inputs.work, inputs.x.astype(np.float64)
@@ -384,6 +395,11 @@ LONG_CONTEXT, LONG_ROOM = 16 << 10, 1.3
 LATENT_ROOM = (
     2  # one row for all heads: q rounded to bfloat16 alone gives 0.003, in one of fifty cases 0.0095
 )
+ONNX_TOLERANCE = {name: LINEAR_TOLERANCE[name] for name in ("f16", "bf16", "int8")} | {
+    "fp8": LINEAR_TOLERANCE["bf16"],
+    "int4": LINEAR_TOLERANCE["int4g32"],
+}
+"""Of an exported decoder, by the format of its weights, as of a step."""
 INT8_ACT_STEP_TOLERANCE = (
     0.055  # gated activations have long tails: seven bits give 0.04 to 0.05·sqrt(1 + layers)
 )
@@ -403,5 +419,8 @@ def tolerance(work: Work) -> float:
     if isinstance(work, DecodeAttention):
         room = LONG_ROOM if work.kv == "bf16" and work.context > LONG_CONTEXT else 1.0
         return room * ATTENTION_TOLERANCE[work.kv]
+    if isinstance(work, OnnxStep):
+        by_format = max(ONNX_TOLERANCE.get(work.weight, 0.0), ATTENTION_TOLERANCE[work.kv])
+        return (INT8_ACT_STEP_TOLERANCE if work.act == "int8" else by_format) * sqrt(1 + work.bill.layers)
     linears = INT8_ACT_STEP_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
     return max(linears, ATTENTION_TOLERANCE[work.kv]) * sqrt(1 + work.shape.layers)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs, OnnxInputs
+from membound.kernels.onnx_file.count import ROUTED_SEED
+from membound.kernels.onnx_file.opened import open_decoder
+from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
 from membound.kernels.prompt import held_caches
 from membound.kernels.steps import Prefill, Step
@@ -52,6 +55,9 @@ def make_inputs(
         several = (work.queries,) if isinstance(work, DecodeAttention) and work.queries > 1 else ()
         q = np.float32(gain) * normal(rng, work.batch, *several, work.q_heads, dim)
         return AttentionInputs(work, seed, slots, q, take)
+    if isinstance(work, OnnxStep):
+        decoder = open_decoder(Path(work.file))
+        return OnnxInputs(work, decoder, ROUTED_SEED if work.bill.routed else seed)
     return _model_inputs(work, seed, folder, take)
 
 
@@ -84,7 +90,7 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
 
 def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
     """Input sets of a work that rotate, one for a model; else as `sets_to_defeat`."""
-    if isinstance(work, Step | Prefill):
+    if isinstance(work, Step | Prefill | OnnxStep):
         return 1
     return sets_to_defeat(work.footprint_bytes, cache_bytes, budget_bytes)
 

@@ -7,7 +7,8 @@ A work is written as text, the same text on the command line, in result rows and
 (33554432, 16777216, 16384)
 
 Bytes and FLOPs follow from the work alone. A backend never reports its own, so every backend is held
-against the same count. Single operations are defined in operations.py, whole steps and prompts in steps.py.
+against the same count. Single operations are defined in operations.py, whole steps and prompts in steps.py,
+exported decoders in onnx_step.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from membound.kernels.models import MODELS
+from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import ACTS, DecodeAttention, LatentAttention, Linear, SpecError, Traffic
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
@@ -33,6 +35,7 @@ __all__ = [
     "DecodeAttention",
     "LatentAttention",
     "Linear",
+    "OnnxStep",
     "Prefill",
     "SpecError",
     "Step",
@@ -44,8 +47,10 @@ __all__ = [
 WHOLE = re.compile("-?[0-9]{1,40}")
 """More digits than any size has; a longer number is none."""
 
-Work = Linear | DecodeAttention | LatentAttention | Step | Prefill
-KINDS: dict[str, type[Work]] = {w.kind: w for w in (Linear, DecodeAttention, LatentAttention, Step, Prefill)}
+Work = Linear | DecodeAttention | LatentAttention | Step | Prefill | OnnxStep
+KINDS: dict[str, type[Work]] = {
+    w.kind: w for w in (Linear, DecodeAttention, LatentAttention, Step, Prefill, OnnxStep)
+}
 
 
 def parse(text: str) -> Work:
@@ -94,11 +99,12 @@ def _pair(kind: str, part: str, values: dict[str, Any]) -> tuple[str, str]:
 
 
 def _quotes(part: str, values: dict[str, Any]) -> str:
-    """What to do if the odd part belongs to a folder's name."""
-    if "model" not in values or values["model"] in MODELS or os.path.exists(values["model"]):
-        return ""
-    name = quoted(f"{values['model']},{part}")
-    return f"; a folder with a comma in its name goes in quotes: model={name}"
+    """What to do if the odd part belongs to the name of a folder or a file."""
+    for key, what in (("model", "folder"), ("file", "file")):
+        if key in values and values[key] not in MODELS and not os.path.exists(values[key]):
+            name = quoted(f"{values[key]},{part}")
+            return f"; a {what} with a comma in its name goes in quotes: {key}={name}"
+    return ""
 
 
 def _whole(kind: str, key: str, value: str) -> int:

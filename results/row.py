@@ -63,7 +63,7 @@ MEASURED = {
 
 `config` is that of a ceiling; a case's holds what its runtime was set to, in any words.
 """
-BATCH = re.compile("step:(?:[^,]*,)*batch=([^,]*)")
+BATCH = re.compile("(?:step|onnx):(?:[^,]*,)*batch=([^,]*)")
 """A step's batch, from which the energy of a token follows."""
 BATCH_SIZE = re.compile("[0-9]{1,18}")
 

@@ -349,7 +349,7 @@ def _energy(used: Sequence[Row], first: Row) -> dict[str, float | None]:
     ]
     energy_j = float(np.median(told)) if told else None
     batch = settings(first.work).get("batch", "1")
-    tokens = int(batch) if first.work.startswith("step:") else None
+    tokens = int(batch) if first.work.startswith(("step:", "onnx:")) else None
     return {"energy_j": energy_j, "energy_per_token_j": _quotient(energy_j, tokens)}
 
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Backend, Device, cpu_name
+from membound.backends.api import NO_FILES, Backend, Device, cpu_name
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.cpu.compile import ThreadingError, set_threads
@@ -25,7 +25,7 @@ from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.weights.formats import KVCache
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step, Work
 
 LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
 FEATURES = features.EVERY - LACKING
@@ -58,6 +58,8 @@ class NumbaCpu(Backend):
 
     def supports(self, work: Work) -> str | None:
         """Supports everything but large batches, and caches that only GPUs handle."""
+        if isinstance(work, OnnxStep):
+            return NO_FILES
         if not isinstance(work, Linear) and work.kv not in CACHES:
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
@@ -98,8 +100,10 @@ class NumbaCpu(Backend):
             self._prepare_several(inputs, work)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
-        else:
+        elif isinstance(inputs, ModelInputs):
             self._prepare_model(inputs)
+        else:
+            raise Unsupported(self.supports(work) or NO_FILES)
 
     def launch(self, slot: int) -> None:
         """Run; returns when done."""

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Accelerator, Backend, CoRunner, Device, Limit
+from membound.backends.api import NO_FILES, Accelerator, Backend, CoRunner, Device, Limit
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.features import EMBEDDING_GAINS, missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step, Work
 
 if TYPE_CHECKING:
     from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
@@ -85,6 +85,8 @@ class NumbaCuda(Backend):
 
     def supports(self, work: Work) -> str | None:
         """None, or what is missing: a kernel, or an instruction of the GPU that was opened."""
+        if isinstance(work, OnnxStep):
+            return NO_FILES
         if hasattr(self, "_gpu") and (reason := _import("catalogue").unsupported_on(self._gpu.target, work)):
             return _told(reason)
         if isinstance(work, Prefill):
@@ -113,8 +115,10 @@ class NumbaCuda(Backend):
                 self._prepare_linear(inputs, extra_fmas)
             elif isinstance(inputs, AttentionInputs):
                 self._prepare_attention(inputs, extra_fmas)
-            else:
+            elif isinstance(inputs, ModelInputs):
                 self._prepare_step(inputs)
+            else:
+                raise Unsupported(NO_FILES)
             for launches in self._launches:
                 _start(launches)
             self.sync()

@@ -22,16 +22,24 @@ import numpy.typing as npt
 from membound.backends.api import Backend, Device, cpu_name
 from membound.backends.background import Background
 from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
-from membound.backends.onnx_runtime.session import CPU, create_session, refusals, refused, runtime
+from membound.backends.onnx_runtime.session import (
+    CPU,
+    create_file_session,
+    create_session,
+    refusals,
+    refused,
+    runtime,
+)
 from membound.backends.running_threads import check_threads
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
-from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step
+from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, OnnxInputs
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step
 
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
+    from membound.backends.onnx_runtime.user_file import BoundFile
     from membound.kernels.inputs import Inputs
     from membound.kernels.weights.formats import F32
     from membound.kernels.work import Work
@@ -67,7 +75,7 @@ MEMORY = {"cann": "cann", "cuda": "cuda", "dml": "dml", "tensorrt": "cuda", "web
 
 
 class OnnxRuntime(Backend):
-    """Linear, decode attention, decode step and prompt, as far as ONNX Runtime has kernels for the formats."""
+    """Linear, decode attention, decode step and prompt, and users' own files, as far as ONNX Runtime has kernels for the formats."""
 
     _threads = 1
     _kind = "cpu"
@@ -83,6 +91,7 @@ class OnnxRuntime(Backend):
         self._settings: dict[str, Any] = {}
         self._shape: tuple[int, ...] = ()
         self._y: Any = None
+        self._file: BoundFile | None = None
         self._refusals: tuple[type[Exception], ...] = ()
 
     @classmethod
@@ -135,6 +144,8 @@ class OnnxRuntime(Backend):
             return f"+{EXPORT} is for whole models; other works go without it"
         if isinstance(work, LatentAttention):
             return "ONNX Runtime has no operator of latent attention"
+        if isinstance(work, OnnxStep):
+            return None
         if isinstance(work, DecodeAttention) and work.page:
             return "ONNX Runtime has no paged attention on CPUs"
         if not isinstance(work, DecodeAttention) and work.weight == "bf16":
@@ -174,6 +185,8 @@ class OnnxRuntime(Backend):
             self._prepare_linear(inputs)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
+        elif isinstance(inputs, OnnxInputs):
+            self._prepare_file(inputs)
         else:
             self._prepare_model(inputs)
         self._refusals = refusals()
@@ -237,6 +250,19 @@ class OnnxRuntime(Backend):
         self._y = self._value(np.zeros(self._shape, np.float32))
         self._bind(session, {"x": self._value(inputs.x), **past}, {"y": self._y, **present})
 
+    def _prepare_file(self, inputs: OnnxInputs) -> None:
+        """A session of the file itself."""
+        from membound.backends.onnx_runtime.user_file import BoundFile
+
+        work = inputs.work
+        session = create_file_session(work.file, self._provider, self._index, self._threads)
+        self._extra_bytes = work.bill.copied_bytes + _widened_bytes(work)
+        if self._kind == "cpu":  # its products are of float32 alone: matrices are widened as they are loaded
+            self._extra_bytes += work.bill.float16_bytes
+        self._settings = {"graph": "file"}
+        self._file = BoundFile(inputs, session, MEMORY.get(self._kind, "cpu"), self._index)
+        self._launches.append((BoundFile.run, self._file))
+
     def _model_graph(self, inputs: ModelInputs) -> Graph:
         """The whole model, built node by node or exported."""
         if not self._exports:
@@ -299,6 +325,8 @@ class OnnxRuntime(Backend):
 
     def output(self) -> F32:
         """A copy of the last launch's result."""
+        if self._file is not None:
+            return self._file.logits()
         y: F32 = np.array(self._y.numpy(), np.float32)
         return y.reshape(self._shape)
 
@@ -312,7 +340,7 @@ class OnnxRuntime(Backend):
 
     def close(self) -> None:
         """Drop sessions and memory."""
-        self._launches, self._values, self._y = [], [], None
+        self._launches, self._values, self._y, self._file = [], [], None, None
         self._extra_bytes, self._settings = 0, {}
 
 
@@ -329,7 +357,7 @@ def _with_newest(
     return first, second
 
 
-def _widened_bytes(work: DecodeAttention | Step | Prefill) -> int:
+def _widened_bytes(work: DecodeAttention | Step | Prefill | OnnxStep) -> int:
     """Bytes of the float32 copy of an f16 cache, which stays float16 in memory.
 
     GroupQueryAttention makes it a head at a time, in every launch (ONNX Runtime 1.31, seen in its memory).

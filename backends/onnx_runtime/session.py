@@ -10,6 +10,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
+from membound.kernels.onnx_file.attention import ATTENTION
+from membound.kernels.onnx_file.experts import EXPERTS
+from membound.kernels.onnx_file.norms import NORMS
+from membound.kernels.onnx_file.products import PRODUCTS
 
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
@@ -26,6 +30,10 @@ SESSION = {
     "session.intra_op.spin_duration_us": "50",
 }
 
+ASSIGNMENTS = "session.record_ep_graph_assignment_info"
+"""Has a session remember which provider runs which operator."""
+HEAVY = frozenset(name.rpartition(".")[2] for name in (*PRODUCTS, *ATTENTION, *EXPERTS, *NORMS))
+"""Operators that read weights or caches."""
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 """With it nothing is sent, and no thread that would send it runs beside what is timed. Read as the module is imported."""
 
@@ -57,6 +65,37 @@ def create_session(graph: Graph, provider: str, index: int, threads: int) -> Any
     return session
 
 
+def create_file_session(path: str, provider: str, index: int, threads: int) -> Any:
+    """A session of a file, whose data files ONNX Runtime finds beside it. Raises FallbackRefused, Unsupported.
+
+    On an accelerator ONNX Runtime leaves what makes shapes and positions to the CPU by design; whatever reads weights or caches
+    must be the provider's.
+    """
+    options = _options(threads)
+    if provider != CPU:
+        options.add_session_config_entry(ASSIGNMENTS, "1")
+    session = _create(path, options, provider, {"device_id": index} if index else {})
+    got = session.get_providers()[0]
+    if got != provider:
+        raise FallbackRefused(f"asked for {provider}, got {got}")
+    if provider != CPU:
+        refuse_fallback(session, provider)
+    return session
+
+
+def refuse_fallback(session: Any, provider: str) -> None:
+    """Raises FallbackRefused that names the operators that read weights or caches and that were left to the CPU."""
+    left = dict.fromkeys(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == CPU
+        for node in part.get_nodes()
+        if node.op_type in HEAVY
+    )
+    if left:
+        raise FallbackRefused(f"{provider} would leave operators to the CPU: {', '.join(left)}")
+
+
 def _options(threads: int) -> Any:
     options = runtime().SessionOptions()
     options.intra_op_num_threads = threads
@@ -68,7 +107,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _create(model: bytes, options: Any, provider: str, settings: dict[str, int]) -> Any:
+def _create(model: bytes | str, options: Any, provider: str, settings: dict[str, int]) -> Any:
     """The session; an error of ONNX Runtime becomes one of ours."""
     raised: tuple[type[Exception], ...] = (*refusals(), ValueError)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from membound.backends.api import Accelerator, Backend, Device, Limit, cpu_name
+from membound.backends.api import NO_FILES, Accelerator, Backend, Device, Limit, cpu_name
 from membound.backends.background import Background
 from membound.backends.pytorch.device import (
     accelerator_kind,
@@ -34,7 +34,7 @@ from membound.kernels import features
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_VALUE_DIM
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Step, Work
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +101,8 @@ class PyTorch(Backend):
         """None, or the format or operation for which torch has no operator."""
         from membound.backends.pytorch.linear import linear_unsupported
 
+        if isinstance(work, OnnxStep):
+            return NO_FILES
         if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
             return f"torch has no attention over an {work.kv} cache"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
@@ -154,8 +156,10 @@ class PyTorch(Backend):
             self._prepare_linear(inputs)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
-        else:
+        elif isinstance(inputs, ModelInputs):
             self._prepare_model(inputs)
+        else:
+            raise Unsupported(NO_FILES)
         if self._variants.compiled:
             self._compile()
         if self._variants.form in KERNELS:

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from membound.backends.api import Backend, Device, Tokens, cpu_name
+from membound.backends.api import NO_FILES, Backend, Device, Tokens, cpu_name
 from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.features import missing
 from membound.kernels.inputs import Inputs, ModelInputs
-from membound.kernels.work import Prefill, Step, Work
+from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 if TYPE_CHECKING:
     from membound.backends.vllm_engine.requests import Decoding, Prompts
@@ -77,6 +77,8 @@ class VLLMEngine(Backend):
 
     def supports(self, work: Work) -> str | None:
         """None, or the reason why an engine cannot run the work as it is."""
+        if isinstance(work, OnnxStep):
+            return NO_FILES
         if not isinstance(work, Step | Prefill):
             return "an engine runs whole steps and prompts only"
         if isinstance(work, Step) and work.cache != "prompt":

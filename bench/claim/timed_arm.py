@@ -19,7 +19,7 @@ from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, cache_and_room
 from membound.bench.measure.turns import Turn, take_turn
 from membound.kernels.seeded import SET_BYTES, slots_to_defeat
-from membound.kernels.work import Prefill, Step, Work
+from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 ATTEMPTS = 2
 """A turn that was disturbed is taken again once: many arms share a process, and minutes are few."""
@@ -83,7 +83,7 @@ def slots_of_arms(arms: Sequence[Arm]) -> Callable[[Work, Device, int], int]:
     resident, victim = any(arm.resident for arm in arms), any(arm.trade for arm in arms)
 
     def slots(work: Work, device: Device, memory_bytes: int) -> int:
-        if resident or isinstance(work, Step | Prefill):
+        if resident or isinstance(work, Step | Prefill | OnnxStep):
             return 1
         cache, room = cache_and_room(device, memory_bytes)
         if device.accelerator is not None:

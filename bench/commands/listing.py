@@ -21,7 +21,7 @@ def list_(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What a model is, by name or folder, what a token streams of it, and whether it runs here. Repeatable.",
+            help="What a model is, by name, folder or .onnx file, what a token streams of it, and whether it runs here. Repeatable.",
         ),
     ] = None,
     as_json: Json = False,
@@ -45,9 +45,10 @@ def list_(
 
 
 def _list_models(names: list[str], as_json: bool) -> None:
+    from membound.bench.planning.file_facts import SUFFIX, FileFacts
     from membound.bench.planning.model_facts import ModelFacts
 
-    facts = [ModelFacts.of(name) for name in names]
+    facts = [FileFacts.of(name) if name.endswith(SUFFIX) else ModelFacts.of(name) for name in names]
     if as_json:
         print_json({"models": [one.as_json() for one in facts]})
         return

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from membound.backends.api import Tokens
 from membound.bench.measure.failures import WrongAnswerError
 from membound.kernels import reference
-from membound.kernels.inputs import Inputs, ModelInputs
+from membound.kernels.inputs import Inputs, ModelInputs, OnnxInputs
 from membound.kernels.prompt import key_of, scores
 from membound.kernels.reference import F64
 from membound.results.fields import LARGEST
@@ -84,7 +84,7 @@ def check_output(
     wanted = (len(expected), output.launches) if isinstance(output, Tokens) else expected.shape
     if output.shape != wanted or not output.shape[-1]:
         raise WrongAnswerError(f"output has shape {output.shape}, the reference {wanted}", None)
-    tokens = first_tokens(output) if isinstance(inputs, ModelInputs) else []
+    tokens = first_tokens(output) if isinstance(inputs, ModelInputs | OnnxInputs) else []
     least = reference.typical_size(inputs, slot) if expected.size < reference.FEW_OUTPUTS else 0.0
     error, tolerance = error_of(output, inputs, expected, least), reference.tolerance(inputs.work)
     if not isfinite(error):
@@ -93,6 +93,17 @@ def check_output(
         told = error if error <= LARGEST else None  # memory that was never written holds any number
         raise WrongAnswerError(f"error {error:.2g} on input set {slot} exceeds {tolerance:.2g}", told)
     return error, tokens
+
+
+def same_bits(output: Any, first: str) -> str:
+    """What the bits of an output are known by, which must be `first` unless that is empty. Raises WrongAnswerError.
+
+    One set of inputs gives one output: a file whose launches change what the next one reads would be timed on other work.
+    """
+    found = sha256(np.ascontiguousarray(output).tobytes()).hexdigest()
+    if first and found != first:
+        raise WrongAnswerError("launches on equal inputs gave outputs of different bits", None)
+    return found
 
 
 def wrong_kind(output: Any, inputs: Inputs) -> str:

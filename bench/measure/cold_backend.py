@@ -22,13 +22,13 @@ from typing import Any
 
 from membound.backends import registry
 from membound.backends.api import Backend, Device
-from membound.bench.measure.check import check_output
+from membound.bench.measure.check import check_output, same_bits
 from membound.bench.measure.closing import closed
 from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
 from membound.bench.measure.figures import device_fields, reason_against, seconds_between
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
-from membound.kernels.inputs import Inputs
+from membound.kernels.inputs import Inputs, OnnxInputs
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.making import Making
 from membound.kernels.work import Work
@@ -86,6 +86,8 @@ class ColdBackend:
     reuse_bytes: int | None = None
     """The fewest bytes that passed between a set's use in a timed burst and its use before; None before the first one."""
     checked: dict[str, Any] = field(default_factory=dict)
+    first_bits: str = ""
+    """Of the first output that was checked, where later ones must have the same bits."""
 
     @property
     def slots(self) -> int:
@@ -202,8 +204,11 @@ class ColdBackend:
         return seconds_between(self.backend, first, last) / launches, launches
 
     def check(self) -> None:
-        """Compare the last launch's output with the reference. Raises WrongAnswerError."""
-        error, tokens = check_output(self.backend.output(), self.inputs, self.slot, self.reference_dir)
+        """Compare the last launch's output with the reference; a user's file must give equal bits too. Raises WrongAnswerError."""
+        output = self.backend.output()
+        error, tokens = check_output(output, self.inputs, self.slot, self.reference_dir)
+        if isinstance(self.inputs, OnnxInputs):
+            self.first_bits = same_bits(output, self.first_bits)
         self.error = max(self.error, error)
         self.checked |= {"greedy_tokens": tokens} if tokens and "greedy_tokens" not in self.checked else {}
 

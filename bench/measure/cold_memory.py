@@ -18,7 +18,7 @@ from membound.bench.machine.fingerprint import last_level_cache_bytes
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
 from membound.kernels.seeded import SET_BYTES, slots_to_defeat
-from membound.kernels.work import Prefill, Step, Work
+from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 DEVICE_SHARE = 0.5
 """Share of an accelerator's memory that rotating input sets may take; runtimes keep workspaces beside them."""
@@ -97,7 +97,7 @@ def slots_for(work: Work, device: Device | None, memory_bytes: int) -> int:
     again, the turns of others and the warm-up have moved `ROTATION` caches, or `ColdMemory` does.
     """
     cache, room = cache_and_room(device, memory_bytes)
-    if isinstance(work, Step | Prefill):
+    if isinstance(work, Step | Prefill | OnnxStep):
         return 1
     if device is not None and device.accelerator is not None:
         return slots_to_defeat(work, cache, room)

@@ -34,6 +34,7 @@ from membound.bench.planning.probe import LIMIT_S
 from membound.bench.protocol.messages import AskCoverage, Coverage, Failed
 from membound.bench.protocol.process import Worker
 from membound.errors import BackendUnavailable, MemboundError
+from membound.kernels.onnx_step import EXAMPLE
 from membound.kernels.steps import CACHES
 from membound.kernels.work import (
     ACTS,
@@ -42,6 +43,7 @@ from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
     Linear,
+    OnnxStep,
     Prefill,
     SpecError,
     Step,
@@ -57,6 +59,7 @@ SHAPES: tuple[Work, ...] = (
     LatentAttention(1024),
     Step("llama-3.2-1b"),
     Prefill("llama-3.2-1b"),
+    OnnxStep(str(EXAMPLE)),
 )
 """A work of each kind, of sizes that nothing refuses: what is asked about are its formats."""
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -73,7 +76,9 @@ ASKED, NOT_ASKED = "Asked without the device", "Not here, and not asked"
 
 
 def keys_of(work: Work) -> tuple[str, ...]:
-    """The keys of VALUES that a work of this kind has, in the order of its spec."""
+    """The keys of VALUES that a work of this kind has, in the order of its spec. The formats of a file are its own."""
+    if isinstance(work, OnnxStep):
+        return ()
     return tuple(f.name for f in fields(work) if f.name in VALUES)
 
 
@@ -288,7 +293,7 @@ def coverage_markdown(table: Sequence[Answers]) -> str:
     ]
     for shape in SHAPES:
         names, (lines, idle) = ("backend", *keys_of(shape)), supported(table, shape)
-        lines += [[idle, *(NONE for _ in keys_of(shape))]] if idle else []
+        lines += [[idle, *(NONE for _ in keys_of(shape))]] if idle and keys_of(shape) else []
         page += [f"## `{shape.kind}`", "", *table_lines(names, (LEFT,) * len(names), lines)]
     page += ["## Why not", ""]
     told_why = ((as_markdown(name), works, as_markdown(why)) for name, works, why in reasons(table))
@@ -310,5 +315,5 @@ def _intro() -> str:
 
 
 def _sizes() -> str:
-    specs = ", ".join(f"`{shape.spec}`" for shape in SHAPES)
-    return f"Sizes asked about, of which others may be refused: {specs}."
+    specs = ", ".join(f"`{shape.spec}`" for shape in SHAPES if not isinstance(shape, OnnxStep))
+    return f"Sizes asked about, of which others may be refused: {specs}, and a small file in ONNX's own operators."

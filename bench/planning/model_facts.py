@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from membound.kernels.model import ModelError
+from membound.kernels.model import Model, ModelError
 from membound.kernels.models import get_model
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.shapes import shape_of
 from membound.kernels.weights.stored.facts import StoredFacts, stored_facts
 from membound.results.wording import amount
+from membound.spec_text import quoted
 
 BF16_BYTES = 2
 BATCHES = (1, 8, 64)
@@ -37,7 +38,9 @@ class ModelFacts:
         shape = shape_of(model)
         stored = _stored(model) if shape.folder else None
         try:
-            get_model(model if shape.folder else shape.name)
+            found = get_model(model if shape.folder else shape.name)
+            if found.folder:
+                _check_weights(found)
         except ModelError as error:
             return cls(model, shape, str(error), stored)
         return cls(model, shape, "", stored)
@@ -86,7 +89,7 @@ class ModelFacts:
             yield f"predicted: membound predict step:model={self.model} --on h100"
         else:
             as_stored = ",weight=stored" if self.stored is not None and self.stored.title != "floats" else ""
-            yield f"run here: membound run step:model={self.model}{as_stored}"
+            yield f"run here: membound run step:model={quoted(self.model)}{as_stored}"
 
 
 def _stored(model: str) -> StoredFacts | None:
@@ -95,6 +98,13 @@ def _stored(model: str) -> StoredFacts | None:
         return stored_facts(model)
     except ModelError:
         return None
+
+
+def _check_weights(model: Model) -> None:
+    """Raises ModelError where a folder's safetensors are missing, damaged or not those of its config.json. Numbers are not read."""
+    from membound.kernels.weights.checkpoint import Checkpoint
+
+    Checkpoint(model, "f32", seed=0)
 
 
 def held(layer: Layer) -> str:

@@ -22,7 +22,7 @@ from membound.bench.machine.fingerprint import default_threads
 from membound.bench.measure.rounds import Pace
 from membound.bench.planning.suites import PlanError, check_memory, check_weights, suite
 from membound.kernels.cpu.kernel_cache import cache_folder
-from membound.kernels.work import Prefill, Step, Work, parse
+from membound.kernels.work import OnnxStep, Prefill, Step, Work, parse
 from membound.results.roofline import device_class
 from membound.spec_text import identity
 
@@ -170,6 +170,8 @@ def _distinct(works: Sequence[Work]) -> tuple[list[Work], dict[str, None]]:
     notes: dict[str, None] = {}
     for work in works:
         first = found.setdefault(identity(work.spec), work)
+        if isinstance(work, OnnxStep) and first != work and isinstance(first, OnnxStep):
+            notes[f"{work.file} and {first.file} are the same file: it is measured once"] = None
         if isinstance(work, Step | Prefill):
             if first != work and isinstance(first, Step | Prefill):
                 notes[f"{work.model} and {first.model} are the same model: it is measured once"] = None

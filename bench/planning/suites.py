@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from membound.errors import MemboundError
 from membound.kernels.model import ModelError
-from membound.kernels.work import Prefill, Step, Work, parse
+from membound.kernels.work import OnnxStep, Prefill, Step, Work, parse
 from membound.results.roofline import device_class
 
 _WIDE = "linear:n=14336,k=4096"  # Llama-3-8B's gate and up projections
@@ -91,6 +92,8 @@ def suite(
 
 def needed_bytes(work: Work) -> int:
     """The least memory that a work takes: one model, or two input sets, so that they can rotate."""
+    if isinstance(work, OnnxStep):
+        return work.resident_bytes
     return work.footprint_bytes * (1 if isinstance(work, Step | Prefill) else 2)
 
 
@@ -108,9 +111,18 @@ def check_memory(work: Work, memory: int) -> None:
 def check_weights(work: Work, seed: int) -> None:
     """Raises PlanError if the model is a folder whose safetensors are damaged, do not match its config, or hold no numbers.
 
+    Of an ONNX file, which was checked when the work was made, the numbers are left to check.
+
     Headers, names, shapes and sizes are checked, and every number is read once, so that no worker starts in vain and no
     backend is blamed for what is in the files.
     """
+    if isinstance(work, OnnxStep):
+        from membound.kernels.onnx_file.count import check_numbers
+
+        try:
+            check_numbers(Path(work.file))
+        except ModelError as error:
+            raise PlanError(str(error)) from None
     if isinstance(work, Step | Prefill) and work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
 

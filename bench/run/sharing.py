@@ -23,7 +23,7 @@ from membound.kernels.weights.array_file import FIRST, lay_out
 from membound.kernels.weights.formats import layout_bytes, weight_layout
 from membound.kernels.weights.generate import SHARED
 from membound.kernels.weights.making import LEAST_BYTES
-from membound.kernels.work import LatentAttention, Linear, Prefill, Step, Work
+from membound.kernels.work import LatentAttention, Linear, OnnxStep, Prefill, Step, Work
 
 FEWEST = 3
 """From this many backends on sharing pays: by the seconds beside `generate.SHARED`, (3 - 1) · (1.0 - 0.65) s of drawing that
@@ -46,6 +46,8 @@ def pays(work: Work, backends: int) -> bool:
 
 def shareable_bytes(work: Work, slots: int) -> int:
     """Bytes of a work's inputs, in that many sets, that are cheaper to read than to make."""
+    if isinstance(work, OnnxStep):
+        return 0
     traffic = work.traffic
     weights, cache = traffic.weights_bytes + traffic.scales_bytes, traffic.kv_read_bytes
     if isinstance(work, Prefill | Step):

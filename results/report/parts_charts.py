@@ -20,7 +20,7 @@ BYTES, TIME = "Where the bytes go", "Where the time goes"
 MOST = 40
 """Bars of a chart. More of them nobody compares."""
 STEP = 22
-WHOLE = ("step", "prefill")
+WHOLE = ("step", "onnx", "prefill")
 PARTS = {
     "weights": ("weights_bytes",),
     "scales": ("scales_bytes",),

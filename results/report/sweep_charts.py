@@ -23,8 +23,10 @@ from membound.results.wording import short
 from membound.spec_text import pieces, settings
 
 BATCH, CONTEXT = "Time against the batch", "Time against the context"
-BATCH_KEYS = {"linear": "m", "attention": "batch", "mla": "batch", "step": "batch"}
-CONTEXT_KEYS = {"attention": "context", "mla": "context", "step": "context", "prefill": "tokens"}
+BATCH_KEYS = {"linear": "m", "attention": "batch", "mla": "batch", "step": "batch", "onnx": "batch"}
+CONTEXT_KEYS = {"attention": "context", "mla": "context", "step": "context", "onnx": "context"} | {
+    "prefill": "tokens"
+}
 FEWEST = 3
 """Points of a curve: two make a line of anything."""
 MOST = 8

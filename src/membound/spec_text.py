@@ -16,7 +16,8 @@ _QUOTED = re.compile(r""""((?:[^"]|"")*)"|'((?:[^']|'')*)'""")
 _KIND = re.compile(r"\s*[a-z]+:")
 
 CONTENT = "content"
-"""The key by which a model folder is known; its path may change."""
+"""The key by which a model folder or file is known; its path may change."""
+PATHS = ("model=", "file=")
 
 
 def pieces(text: str) -> list[str]:
@@ -75,9 +76,9 @@ def settings(spec: str) -> dict[str, str]:
 
 
 def identity(spec: str) -> str:
-    """The text that two works share if they are the same: a folder is known by its content, wherever it lies."""
+    """The text that two works share if they are the same: a folder or file is known by its content, wherever it lies."""
     kind, _, rest = spec.partition(":")
     parts = pieces(rest)
     if not any(part.startswith(f"{CONTENT}=") for part in parts):
         return spec
-    return f"{kind}:{','.join(part for part in parts if not part.startswith('model='))}"
+    return f"{kind}:{','.join(part for part in parts if not part.startswith(PATHS))}"

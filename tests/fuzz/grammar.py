@@ -14,6 +14,7 @@ from mutation import damaged
 from typer.main import get_command
 
 from membound.bench import cli
+from membound.kernels.onnx_step import EXAMPLE
 from membound.kernels.work import KINDS
 
 BASES = {
@@ -22,6 +23,7 @@ BASES = {
     "mla": "context=64",
     "step": "model=tiny",
     "prefill": "model=tiny",
+    "onnx": f"file={EXAMPLE}",
 }
 KEYS = (
     *(
@@ -39,7 +41,7 @@ KEYS = (
         "page",
         "model",
     ),
-    *("layers", "cache", "tokens", "queries"),
+    *("layers", "cache", "tokens", "queries", "file", "content"),
 )
 VALUES = (
     *(

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import benchmark_files
+import onnx_decoders
 from checkpoints import CONFIG, tensors_of
 from claims import whole_claim
 from report_rows import load_row, report_rows
@@ -187,6 +188,16 @@ def journals() -> list[bytes]:
             for replicate in range(3):
                 journal.add("numpy:cpu", replicate, "linear:n=64,k=64,m=1,weight=f32,act=float", turn)
             return [journal_of(path).read_bytes()]
+
+
+def onnx_files() -> list[bytes]:
+    """Small decoders of every form that exporters give them."""
+    models = [
+        *(onnx_decoders.gqa_model(weight, layers=1) for weight in ("f32", "int4")),
+        onnx_decoders.gqa_model(layers=1, window=4),
+        onnx_decoders.plain_model(),
+    ]
+    return [model.SerializeToString() for model in models]
 
 
 def experiments() -> list[bytes]:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from zlib import crc32
 import mutation
 import seeds
 from grammar import other_arguments, other_register, other_spec
+from onnx_files import other_onnx
 from rich.console import Console
 from sealed_files import other_folder, other_journal, other_plan
 
@@ -39,6 +40,11 @@ from membound.bench.run import resume
 from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.resume import PLAN, check_resumable, find_cut, partial_of, remaining
 from membound.kernels.model import ModelError
+from membound.kernels.onnx_file.feeds import shape_feeds
+from membound.kernels.onnx_file.graph import OnnxFile, Stored, graphs_of
+from membound.kernels.onnx_file.opened import open_decoder
+from membound.kernels.onnx_file.operators import NumbersNeeded
+from membound.kernels.onnx_file.walk import walk
 from membound.kernels.served import ServedStep
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.work import SpecError, Step, parse
@@ -336,6 +342,23 @@ def check_arguments(content: bytes) -> None:
         assert status != 2 or printed.count("\n") >= 1, printed
 
 
+def check_onnx(content: bytes) -> None:
+    """An ONNX file is refused, or its step has weights, a cache and FLOPs."""
+    with refusing(ModelError):
+        decoder = open_decoder(written("model.onnx", content))
+        file = decoder.file
+        fed = shape_feeds(decoder, 2, 5)
+        with suppress(NumbersNeeded):  # what a router chooses takes a step in numbers
+            tally = walk(file, fed, numbers=False, known=frozenset(decoder.inputs)).tally
+            assert all(count >= 0 for count in tally.reads.values())
+            assert tally.bytes_of(False) + tally.bytes_of(True) <= sum(one.nbytes for one in stored_of(file))
+
+
+def stored_of(file: OnnxFile) -> list[Stored]:
+    """Every tensor of the file."""
+    return [one for graph in graphs_of(file.graph) for one in graph.stored.values()]
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -348,6 +371,7 @@ TARGETS = {
         Target("benchmarks", seeds.benchmarks, mutation.other_json, check_benchmarks),
         Target("foreign", seeds.foreign, mutation.other_file, check_foreign),
         Target("models", seeds.model_folders, other_folder, check_model_folder),
+        Target("onnx", seeds.onnx_files, other_onnx, check_onnx),
         Target("experiments", seeds.experiments, other_register, check_experiments),
         Target("plans", seeds.plans, other_plan, check_plan),
         Target("journals", seeds.journals, other_journal, check_journal),

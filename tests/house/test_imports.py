@@ -36,6 +36,7 @@ ALLOWED = {
 }
 """Outside the standard library. A backend imports its own runtime besides."""
 MORE = {
+    "kernels/onnx_file/read.py": {"google", "onnx"},
     "kernels/weights/tensor_files.py": {"safetensors"},
     "kernels/cuda/compile.py": {"cuda"},  # what its assembler raises
     "kernels/cuda/device/driver.py": {"cuda"},
