@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import erf, inf, pi, sqrt
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from membound.kernels.parts import Attention, Experts, Latent, Mlp, Router
 from membound.kernels.rope import turn
 
 F64 = npt.NDArray[np.float64]
+Real = TypeVar("Real", bound=np.floating[Any])
 Vectors = Mapping[str, npt.NDArray[np.floating[Any]]]
 Product = Callable[[str, F64], F64]
 """(name of a matrix, x [rows, k]) -> x times it, [rows, n]."""
@@ -44,9 +45,9 @@ def layer_norm(x: F64, gain: npt.NDArray[Any], bias: npt.NDArray[Any] | None, ep
     return normed if bias is None else normed + bias
 
 
-def silu(x: F64) -> F64:
+def silu(x: npt.NDArray[Real]) -> npt.NDArray[Real]:
     """x · sigmoid(x), written with tanh so that no exponent overflows."""
-    y: F64 = x * (1 + np.tanh(x / 2)) / 2
+    y: npt.NDArray[Real] = x * (1 + np.tanh(x / 2)) / 2
     return y
 
 

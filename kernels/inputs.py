@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,17 @@ from membound.kernels.operations import (
     Linear,
     pages_of,
 )
+from membound.kernels.routed_experts import RoutedExperts
+from membound.kernels.routing import planned_routes, plant_router
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.formats import F32, KVCache, Weight, dequantize
-from membound.kernels.weights.generate import random_cache, random_weight, stream_of
+from membound.kernels.weights.generate import normal, random_cache, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
 from membound.kernels.weights.making import Take, make_here
 
 __all__ = [
     "AttentionInputs",
+    "ExpertInputs",
     "Inputs",
     "KVCache",
     "LayerWeights",
@@ -108,6 +112,55 @@ class AttentionInputs:
         shape = (self.work.batch, pages_of(self.work))
         rng = np.random.default_rng((self.seed, slot, 1 << 22))
         return rng.permutation(shape[0] * shape[1]).astype(np.int32).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertInputs:
+    """x [batch, hidden] float32 with a code in each row, routers that lead it to other experts in each slot, and the experts.
+
+    Slots share sets of `work.count` experts, of which each slot takes others: no two slots read the same memory.
+    `take`: whoever has drawn an expert's matrix.
+    """
+
+    work: RoutedExperts
+    seed: int
+    slots: int
+    x: F32
+    take: Take = field(default=make_here, repr=False)
+
+    @property
+    def weight_sets(self) -> int:
+        """Sets of experts that there are."""
+        return -(-self.slots // self.work.slots_a_set)
+
+    def set_of(self, slot: int) -> int:
+        """The set of experts that a slot uses."""
+        return slot // self.work.slots_a_set
+
+    def expert(self, weight_set: int, number: int) -> tuple[Weight, Weight, Weight]:
+        """gate and up [width, hidden] and down [hidden, width] of an expert, made anew at each call."""
+        w = self.work
+        first = 3 * (weight_set * w.count + number)
+        gate, up, down = (
+            random_weight(w.weight, n, k, stream_of(self.seed, first + i), take=self.take)
+            for i, (n, k) in enumerate(((w.width, w.hidden), (w.width, w.hidden), (w.hidden, w.width)))
+        )
+        return gate, up, down
+
+    def plan(self, slot: int) -> I64:
+        """The experts that each row takes, [batch, chosen]: `routing.planned_routes`."""
+        w = self.work
+        order = np.random.default_rng((self.seed, self.set_of(slot), 1 << 23)).permutation(w.count)
+        first = slot % w.slots_a_set * w.distinct
+        return planned_routes(order[first : first + w.distinct], w.batch, w.chosen)
+
+    def router(self, slot: int) -> F32:
+        """The router of a slot [count, hidden], made anew at each call: random but for the columns of the codes."""
+        w = self.work
+        router = normal(np.random.default_rng((self.seed, slot, 1 << 24)), w.count, w.hidden)
+        router /= np.float32(sqrt(w.hidden))
+        plant_router(router, self.plan(slot)[: w.codes])
+        return router
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +235,4 @@ class OnnxInputs:
         return cache_values(self.decoder.caches[index], self.work.batch, self.work.context, self.seed)
 
 
-Inputs = LinearInputs | AttentionInputs | ModelInputs | OnnxInputs
+Inputs = LinearInputs | AttentionInputs | ExpertInputs | ModelInputs | OnnxInputs

@@ -28,21 +28,30 @@ from membound.kernels.forward import (
     layer_norm,
     mixture,
     rms_norm,
+    silu,
     softcapped,
     softmax,
     temperatures,
 )
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs, OnnxInputs
+from membound.kernels.inputs import (
+    AttentionInputs,
+    ExpertInputs,
+    Inputs,
+    LinearInputs,
+    ModelInputs,
+    OnnxInputs,
+)
 from membound.kernels.model import Model
 from membound.kernels.onnx_file.count import walk_step
-from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_HEAD_DIM
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.rope import Rope, turn
+from membound.kernels.routing import mixed, route
 from membound.kernels.stored_cache import append, last_tokens, store_cache, widened
+from membound.kernels.tolerances import tolerance as tolerance
 from membound.kernels.weights.formats import INTEGER_FORMATS, KVCache, Weight, dequantize
 from membound.kernels.weights.layers import LayerWeights
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
+from membound.kernels.work import DecodeAttention, LatentAttention, Step
 
 F64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -64,6 +73,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
         if inputs.q.ndim == 4:
             return several_queries(inputs, slot)
         return decode_attention(inputs.q, inputs.cache(slot))
+    if isinstance(inputs, ExpertInputs):
+        return experts(inputs, slot)
     if isinstance(inputs, OnnxInputs):
         return onnx_step(inputs)
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
@@ -82,6 +93,8 @@ def typical_size(inputs: Inputs, slot: int) -> float:
             squares = several_queries(inputs, slot, 2)
         else:
             squares = decode_attention(inputs.q, inputs.cache(slot), 2)
+    elif isinstance(inputs, ExpertInputs):
+        squares = experts(inputs, slot, 2)
     else:
         return 0.0
     return sqrt(float(squares.sum()))
@@ -134,6 +147,19 @@ def linear(x: Floats, weight: Weight, act: str, power: int = 1) -> F64:
             raise AssertionError("no weight.scales")
         y *= weight.scales.astype(np.float64) ** power
     return y if scales is None else y * scales**power
+
+
+def experts(inputs: ExpertInputs, slot: int, power: int = 1) -> F64:
+    """y [batch, hidden]: the router's choice, and the shares of its experts' outputs. Power as in `linear`, in the last products."""
+    act, weight_set = inputs.work.act, inputs.set_of(slot)
+    logits = inputs.x.astype(np.float64) @ inputs.router(slot).astype(np.float64).T
+    ids, shares = route(logits, inputs.work.chosen)
+
+    def expert(number: int, x: Floats) -> F64:
+        gate, up, down = inputs.expert(weight_set, number)
+        return linear(silu(linear(x, gate, act)) * linear(x, up, act), down, act, power)
+
+    return mixed(inputs.x, ids, shares**power, expert)
 
 
 def _widen(weight: Weight, rows: slice) -> F64:
@@ -362,65 +388,3 @@ def logits(inputs: ModelInputs, x: F64) -> F64:
     )
     y = linear(normed, inputs.lm_head(), inputs.work.act)
     return softcapped(y if decoder.logit_gain == 1 else y * decoder.logit_gain, decoder.logit_softcap)
-
-
-# Largest relative errors of correct arithmetic. Measured: this module against itself with activations
-# rounded as a runtime may round them (every intermediate, the worst case), on random inputs.
-LINEAR_TOLERANCE = {
-    "f32": 1e-4,  # float32 sums: 1e-6 at k = 16k; TF32-like shortcuts (5e-4) must fail
-    "f16": 2e-3,  # x and y rounded to float16: 3e-4
-    "bf16": 8e-3,  # x and y rounded to bfloat16: 2.4e-3
-    "int8": 8e-3,  # weight only: runtimes compute these in bfloat16 too
-    "int4g32": 8e-3,
-    "int4g128": 8e-3,
-    "int4g32z": 8e-3,
-    "int4g128z": 8e-3,
-    "q8_0": 8e-3,
-    "q4_0": 8e-3,
-    "fp8g128": 8e-3,
-    "fp8b128": 8e-3,
-    "mxfp4": 8e-3,
-    "stored": 8e-3,
-}
-INT8_ACT_TOLERANCE = 0.03  # x quantised by block 0.010, asymmetric a row 0.012, to seven bits 0.020
-ATTENTION_TOLERANCE = {
-    "f32": 1e-4,
-    "f16": 2e-3,  # the same in float16
-    "bf16": 0.01,  # q, probabilities and output rounded to bfloat16: 0.002 to 0.008
-    "fp8": 0.01,  # the same: only the cache is fp8. With q and probabilities in e4m3 too: 0.01 to 0.11
-    "int8": 0.03,  # q quantised to int8 a head for integer products: 0.003 to 0.019
-}
-LONG_CONTEXT, LONG_ROOM = 16 << 10, 1.3
-"""Probabilities in bfloat16 over more tokens than that: torch on a processor without bfloat16 reached 0.0102 at 32k."""
-LATENT_ROOM = (
-    2  # one row for all heads: q rounded to bfloat16 alone gives 0.003, in one of fifty cases 0.0095
-)
-ONNX_TOLERANCE = {name: LINEAR_TOLERANCE[name] for name in ("f16", "bf16", "int8")} | {
-    "fp8": LINEAR_TOLERANCE["bf16"],
-    "int4": LINEAR_TOLERANCE["int4g32"],
-}
-"""Of an exported decoder, by the format of its weights, as of a step."""
-INT8_ACT_STEP_TOLERANCE = (
-    0.055  # gated activations have long tails: seven bits give 0.04 to 0.05·sqrt(1 + layers)
-)
-
-
-def tolerance(work: Work) -> float:
-    """The largest relative error that a correct backend may have on this work.
-
-    Errors of layers are independent and add up in squares: a step and a prompt may have sqrt(1 + layers)
-    times the error of their worst operation. Measured on Llama-3.2-1B with 16 layers, as a fraction of
-    this bound: bfloat16 everywhere 0.5, int8 activations by block 0.35, to seven bits 0.8 to 0.9.
-    """
-    if isinstance(work, Linear):
-        return INT8_ACT_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
-    if isinstance(work, LatentAttention):
-        return LATENT_ROOM * ATTENTION_TOLERANCE[work.kv]
-    if isinstance(work, DecodeAttention):
-        room = LONG_ROOM if work.kv == "bf16" and work.context > LONG_CONTEXT else 1.0
-        return room * ATTENTION_TOLERANCE[work.kv]
-    if isinstance(work, OnnxStep):
-        by_format = max(ONNX_TOLERANCE.get(work.weight, 0.0), ATTENTION_TOLERANCE[work.kv])
-        return (INT8_ACT_STEP_TOLERANCE if work.act == "int8" else by_format) * sqrt(1 + work.bill.layers)
-    linears = INT8_ACT_STEP_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
-    return max(linears, ATTENTION_TOLERANCE[work.kv]) * sqrt(1 + work.shape.layers)

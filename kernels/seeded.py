@@ -14,18 +14,27 @@ from pathlib import Path
 
 import numpy as np
 
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs, OnnxInputs
+from membound.kernels.inputs import (
+    AttentionInputs,
+    ExpertInputs,
+    Inputs,
+    LinearInputs,
+    ModelInputs,
+    OnnxInputs,
+)
 from membound.kernels.onnx_file.count import ROUTED_SEED
 from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
 from membound.kernels.prompt import held_caches
+from membound.kernels.routed_experts import RoutedExperts
+from membound.kernels.routing import plant_rows
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.generate import normal, prompt_tokens
 from membound.kernels.weights.layers import WeightSource
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.random_model import RandomSource
-from membound.kernels.work import Work
+from membound.kernels.work import Work, held_bytes
 
 # Queries of a step are this much longer, so that attention over random caches is peaked as in trained
 # models. With flat attention a thousand values average out, and logits hardly change when a head or a
@@ -41,7 +50,7 @@ MOST_SETS = 8192
 def make_inputs(
     work: Work, seed: int, slots: int = 1, folder: Path | None = None, take: Take = make_here
 ) -> Inputs:
-    """The inputs of a work. `slots` input sets for linear and attention, one for a model.
+    """The inputs of a work. `slots` input sets for single operations, one for a model.
 
     `folder` as in `ModelInputs`. `take`: whoever has made an array, if others prepare the same work.
     """
@@ -58,6 +67,10 @@ def make_inputs(
     if isinstance(work, OnnxStep):
         decoder = open_decoder(Path(work.file))
         return OnnxInputs(work, decoder, ROUTED_SEED if work.bill.routed else seed)
+    if isinstance(work, RoutedExperts):
+        x = normal(rng, work.batch, work.hidden)
+        plant_rows(x, work.codes)
+        return ExpertInputs(work, seed, slots, x, take)
     return _model_inputs(work, seed, folder, take)
 
 
@@ -92,7 +105,15 @@ def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
     """Input sets of a work that rotate, one for a model; else as `sets_to_defeat`."""
     if isinstance(work, Step | Prefill | OnnxStep):
         return 1
-    return sets_to_defeat(work.footprint_bytes, cache_bytes, budget_bytes)
+    sets = sets_to_defeat(work.footprint_bytes, cache_bytes, budget_bytes)
+    return fitting_slots(work, sets, budget_bytes)
+
+
+def fitting_slots(work: Work, slots: int, budget_bytes: int) -> int:
+    """That many input sets, or as many as fit the budget; at least 2, so that they can rotate."""
+    while slots > 2 and held_bytes(work, slots) + slots * SET_BYTES > budget_bytes:
+        slots -= 1
+    return max(2, slots)
 
 
 def sets_to_defeat(set_bytes: int, cache_bytes: int, budget_bytes: int) -> int:

@@ -7,7 +7,7 @@ A work is written as text, the same text on the command line, in result rows and
 (33554432, 16777216, 16384)
 
 Bytes and FLOPs follow from the work alone. A backend never reports its own, so every backend is held
-against the same count. Single operations are defined in operations.py, whole steps and prompts in steps.py,
+against the same count. Single operations are defined in operations.py and routed_experts.py, whole steps and prompts in steps.py,
 exported decoders in onnx_step.py.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 from membound.kernels.models import MODELS
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import ACTS, DecodeAttention, LatentAttention, Linear, SpecError, Traffic
+from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
 from membound.spec_text import pieces, quoted, unquoted
@@ -37,19 +38,21 @@ __all__ = [
     "Linear",
     "OnnxStep",
     "Prefill",
+    "RoutedExperts",
     "SpecError",
     "Step",
     "Traffic",
     "Work",
+    "held_bytes",
     "parse",
 ]
 
 WHOLE = re.compile("-?[0-9]{1,40}")
 """More digits than any size has; a longer number is none."""
 
-Work = Linear | DecodeAttention | LatentAttention | Step | Prefill | OnnxStep
+Work = Linear | DecodeAttention | LatentAttention | RoutedExperts | Step | Prefill | OnnxStep
 KINDS: dict[str, type[Work]] = {
-    w.kind: w for w in (Linear, DecodeAttention, LatentAttention, Step, Prefill, OnnxStep)
+    w.kind: w for w in (Linear, DecodeAttention, LatentAttention, RoutedExperts, Step, Prefill, OnnxStep)
 }
 
 
@@ -60,6 +63,15 @@ def parse(text: str) -> Work:
     """
     work: Work = parse_as(text, KINDS)
     return work
+
+
+def held_bytes(work: Work, slots: int) -> int:
+    """Memory of that many input sets of a work, a model's one set; of experts also what no row takes."""
+    if isinstance(work, RoutedExperts):
+        return work.held_bytes(slots)
+    if isinstance(work, OnnxStep):
+        return work.resident_bytes
+    return work.footprint_bytes * (1 if isinstance(work, Step | Prefill) else slots)
 
 
 def parse_as(text: str, kinds: Mapping[str, type[Any]]) -> Any:

@@ -22,10 +22,19 @@ from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.matmul.grouping import CACHES
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.weights.formats import KVCache
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step, Work
+from membound.kernels.work import (
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    OnnxStep,
+    Prefill,
+    RoutedExperts,
+    Step,
+    Work,
+)
 
 LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
 FEATURES = features.EVERY - LACKING
@@ -35,13 +44,14 @@ MOST_ROWS = 64
 
 
 class NumbaCpu(Backend):
-    """Linear in every format; attention, latent attention and whole decode steps over caches of `CACHES`."""
+    """Linear and experts in every format; attention, latent attention, steps and prompts over caches of `CACHES`."""
 
     _launch: Callable[[int], None]
     _output: Callable[[], npt.NDArray[np.float32]]
     _threads = 1
     _stored: int | None = None
     _extra_fmas: int | None = None
+    _choice: Callable[[], npt.NDArray[np.int64]] | None = None
 
     def open(self, device: str, threads: int) -> Device:
         """Start Numba's thread pool."""
@@ -60,7 +70,7 @@ class NumbaCpu(Backend):
         """Supports everything but large batches, and caches that only GPUs handle."""
         if isinstance(work, OnnxStep):
             return NO_FILES
-        if not isinstance(work, Linear) and work.kv not in CACHES:
+        if not isinstance(work, Linear | RoutedExperts) and work.kv not in CACHES:
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
@@ -100,6 +110,8 @@ class NumbaCpu(Backend):
             self._prepare_several(inputs, work)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
+        elif isinstance(inputs, ExpertInputs):
+            self._prepare_experts(inputs)
         elif isinstance(inputs, ModelInputs):
             self._prepare_model(inputs)
         else:
@@ -120,9 +132,14 @@ class NumbaCpu(Backend):
         """The packed bytes, if padding adds more than 1 % to what the work asks for."""
         return self._stored
 
+    def settings(self) -> dict[str, Any]:
+        """Of experts, how many different ones the last launch took."""
+        return {} if self._choice is None else {"experts_read": np.unique(self._choice()).size}
+
     def close(self) -> None:
         """Drop the packed arrays."""
-        self._launch, self._output, self._stored = _nothing_prepared, _no_output, None
+        self._launch, self._output = _nothing_prepared, _no_output
+        self._stored, self._choice = None, None
 
     def _prepare_linear(self, inputs: LinearInputs, extra_fmas: int | None = None) -> None:
         from membound.kernels.cpu.matmul.linear import linear_kernel
@@ -223,6 +240,15 @@ class NumbaCpu(Backend):
         shape = (work.context, work.batch, work.kv_heads, group, dim)
         self._launch = lambda slot: run(q, *slots[slot], numbers, *shape, out, threads)
         self._output = lambda: out.reshape(inputs.q.shape).copy()
+
+    def _prepare_experts(self, inputs: ExpertInputs) -> None:
+        from membound.kernels.cpu.experts.packed_experts import PackedExperts
+
+        experts = PackedExperts(inputs, self._threads)
+        asked = inputs.work.traffic
+        self._stored = _if_larger(experts.launch_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch, self._output = experts.run, lambda: experts.output
+        self._choice = lambda: experts.choice
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_model import PackedModel

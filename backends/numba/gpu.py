@@ -23,7 +23,16 @@ from membound.backends.api import NO_FILES, Accelerator, Backend, CoRunner, Devi
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.features import EMBEDDING_GAINS, missing
 from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step, Work
+from membound.kernels.work import (
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    OnnxStep,
+    Prefill,
+    RoutedExperts,
+    Step,
+    Work,
+)
 
 if TYPE_CHECKING:
     from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
@@ -89,6 +98,8 @@ class NumbaCuda(Backend):
             return NO_FILES
         if hasattr(self, "_gpu") and (reason := _import("catalogue").unsupported_on(self._gpu.target, work)):
             return _told(reason)
+        if isinstance(work, RoutedExperts):
+            return "there is no CUDA kernel of routed experts"
         if isinstance(work, Prefill):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, Step) and (reason := missing(work, (EMBEDDING_GAINS,))):

@@ -34,8 +34,17 @@ from membound.backends.running_threads import check_threads
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
-from membound.kernels.inputs import AttentionInputs, LinearInputs, ModelInputs, OnnxInputs
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Prefill, Step
+from membound.kernels.inputs import AttentionInputs, ExpertInputs, LinearInputs, ModelInputs, OnnxInputs
+from membound.kernels.routing import route
+from membound.kernels.work import (
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    OnnxStep,
+    Prefill,
+    RoutedExperts,
+    Step,
+)
 
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
@@ -92,6 +101,8 @@ class OnnxRuntime(Backend):
         self._shape: tuple[int, ...] = ()
         self._y: Any = None
         self._file: BoundFile | None = None
+        self._logits: Any = None
+        self._chosen = 0
         self._refusals: tuple[type[Exception], ...] = ()
 
     @classmethod
@@ -156,6 +167,8 @@ class OnnxRuntime(Backend):
             return reason
         if not isinstance(work, DecodeAttention) and work.weight in NOT_MULTIPLIED:
             return f"ONNX Runtime has no matmul over {work.weight} weights on CPUs"
+        if isinstance(work, RoutedExperts):
+            return None if self._kind == "cpu" else "routed experts are built for the CPU provider alone"
         return None if isinstance(work, Linear) else self._attention_reason(work)
 
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:
@@ -187,6 +200,8 @@ class OnnxRuntime(Backend):
             self._prepare_attention(inputs)
         elif isinstance(inputs, OnnxInputs):
             self._prepare_file(inputs)
+        elif isinstance(inputs, ExpertInputs):
+            self._prepare_experts(inputs)
         else:
             self._prepare_model(inputs)
         self._refusals = refusals()
@@ -227,6 +242,23 @@ class OnnxRuntime(Backend):
             }
             past, present = self._cache([cache])
             self._bind(session, {"q": q, **newest, **past}, {"y": self._y, **present})
+
+    def _prepare_experts(self, inputs: ExpertInputs) -> None:
+        from membound.backends.onnx_runtime.experts import experts_graph
+
+        work = inputs.work
+        x, self._y = self._value(inputs.x), self._value(np.zeros((work.batch, work.hidden), np.float32))
+        self._logits = self._value(np.zeros((work.batch, work.count), np.float32))
+        self._shape, self._chosen = (work.batch, work.hidden), work.chosen
+        sessions = []
+        for weight_set in range(inputs.weight_sets):
+            graph = experts_graph(inputs, weight_set)
+            self._extra_bytes = graph.extra_bytes
+            sessions.append(self._session(graph))
+        for slot in range(inputs.slots):
+            router = self._value(np.ascontiguousarray(inputs.router(slot).T))
+            session = sessions[inputs.set_of(slot)]
+            self._bind(session, {"x": x, "router": router}, {"y": self._y, "logits": self._logits})
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.backends.onnx_runtime.decoder import cache_tokens
@@ -335,12 +367,19 @@ class OnnxRuntime(Backend):
         return self._asked_bytes + self._extra_bytes if self._extra_bytes else None
 
     def settings(self) -> dict[str, Any]:
-        """The operators of its graph; of a model, where that comes from: ``built`` here, or ``exported`` by torch."""
-        return self._settings
+        """The operators of its graph; of a model, where that comes from: ``built`` here, or ``exported`` by torch.
+
+        Of experts, how many different ones the logits of the last launch choose.
+        """
+        if self._logits is None:
+            return self._settings
+        ids, _ = route(self._logits.numpy(), self._chosen)
+        return self._settings | {"experts_read": np.unique(ids).size}
 
     def close(self) -> None:
         """Drop sessions and memory."""
-        self._launches, self._values, self._y, self._file = [], [], None, None
+        self._launches, self._values, self._y, self._logits = [], [], None, None
+        self._file = None
         self._extra_bytes, self._settings = 0, {}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,22 @@ from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
-from membound.kernels.inputs import AttentionInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_VALUE_DIM
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, OnnxStep, Step, Work
+from membound.kernels.work import (
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    OnnxStep,
+    RoutedExperts,
+    Step,
+    Work,
+)
 
 if TYPE_CHECKING:
     import torch
+
+    from membound.backends.pytorch.experts import ExpertLayer
 
 LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
@@ -64,6 +74,8 @@ class PyTorch(Backend):
         self._result: torch.Tensor | None = None
         self._stored_bytes: int | None = None
         self._shape: tuple[int, ...] | None = None
+        self._experts: list[ExpertLayer] = []
+        self._last, self._slots_a_set = 0, 1
 
     @classmethod
     def devices(cls) -> Sequence[str]:
@@ -103,6 +115,12 @@ class PyTorch(Backend):
 
         if isinstance(work, OnnxStep):
             return NO_FILES
+        if isinstance(work, RoutedExperts):
+            from membound.backends.pytorch.experts import experts_unsupported
+
+            return experts_unsupported(work, self._variants, self._device)
+        if self._variants.loop:
+            return "the variant loop changes routed experts only"
         if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
             return f"torch has no attention over an {work.kv} cache"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
@@ -156,6 +174,8 @@ class PyTorch(Backend):
             self._prepare_linear(inputs)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
+        elif isinstance(inputs, ExpertInputs):
+            self._prepare_experts(inputs)
         elif isinstance(inputs, ModelInputs):
             self._prepare_model(inputs)
         else:
@@ -247,6 +267,23 @@ class PyTorch(Backend):
         for slot in range(inputs.slots):
             self._add(form, q, as_tensor(inputs.cache(slot).k, work.kv).to(self._device))
 
+    def _prepare_experts(self, inputs: ExpertInputs) -> None:
+        from membound.backends.pytorch.experts import ExpertLayer
+        from membound.backends.pytorch.linear import as_tensor
+
+        work, variants = inputs.work, self._variants
+        with self._background() as background:
+            self._experts = [
+                ExpertLayer(inputs, weight_set, variants.loop, variants.compiled, background)
+                for weight_set in range(inputs.weight_sets)
+            ]
+        x = as_tensor(inputs.x, "f32")
+        for slot in range(inputs.slots):
+            experts = self._experts[inputs.set_of(slot)]
+            self._append(experts.run, x, as_tensor(inputs.router(slot), "f32"))
+        self._slots_a_set = work.slots_a_set
+        self._note_stored(work, work.distinct * self._experts[0].stored_bytes + work.router_bytes)
+
     def _prepare_model(self, inputs: ModelInputs) -> None:
         import torch
 
@@ -303,7 +340,7 @@ class PyTorch(Backend):
 
     def launch(self, slot: int) -> None:
         """Start the work on input set `slot`; accelerators return at once."""
-        self._result = self._runs[slot]()
+        self._result, self._last = self._runs[slot](), slot
 
     def sync(self) -> None:
         """Wait for the accelerator; the CPU is done when `launch` returns."""
@@ -344,8 +381,19 @@ class PyTorch(Backend):
         """The bytes of weights and cache as torch packs them, if these differ from what was asked for."""
         return self._stored_bytes
 
+    def settings(self) -> dict[str, Any]:
+        """Of experts, how they run, and how many different ones the last launch took."""
+        if not self._experts:
+            return {}
+        last = self._experts[self._last // self._slots_a_set]
+        return {
+            "experts": last.form,
+            "experts_read": 0 if last.ids is None else len(set(last.ids.flatten().tolist())),
+        }
+
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes, self._shape = [], None, None, None
+        self._experts = []
         if self._variants.compiled:
             import torch
 

@@ -1,11 +1,12 @@
 """The variants of a torch device, as they follow plus signs: ``cuda:0+compile+graph``, ``cpu+sdpa-gqa``.
 
 >>> Variants.parse(["compile", "graph"], on_cpu=False)
-Variants(form='grouped', compiled=True, graph=True, offload=False)
+Variants(form='grouped', compiled=True, graph=True, offload=False, loop=False)
 
 compile   torch.compile of the same callables
 graph     all kernels of a launch captured in a graph and replayed
 offload   the layers of a step live in host memory and stream over the link
+loop      chosen experts one after the other, where the plain device has one grouped product
 others    another form or kernel of decode attention than SDPA with grouped query heads, the fastest on CPUs
 """
 
@@ -27,7 +28,9 @@ KERNELS = {
     "math": "MATH",
 }
 """SDPA's implementations by the names of torch.nn.attention.SDPBackend; the plain variant lets torch choose."""
-NAMES = ("compile", "graph", "offload", *FORMS, *KERNELS)
+NAMES = ("compile", "graph", "offload", "loop", *FORMS, *KERNELS)
+ALONE = ("offload", "loop")
+"""Variants that go with no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Variants:
     compiled: bool = False
     graph: bool = False
     offload: bool = False
+    loop: bool = False
 
     @classmethod
     def parse(cls, names: Sequence[str], on_cpu: bool) -> Variants:
@@ -47,7 +51,7 @@ class Variants:
                 raise BackendUnavailable(f"unknown variant {name!r}; known: {', '.join(NAMES)}")
         forms = [name for name in names if name in FORMS or name in KERNELS]
         together = len(forms) <= 1 and len(set(names)) == len(names)
-        if not together or ("offload" in names and len(names) > 1):
+        if not together or (len(names) > 1 and any(name in ALONE for name in names)):
             raise BackendUnavailable(f"variants {'+'.join(names)} do not go together")
         for name in ("graph", "offload"):
             if name in names and on_cpu:
@@ -57,7 +61,8 @@ class Variants:
                 f"torch.compile needs a C++ compiler, and there is no {compiler()}",
                 "apt-get install g++   # or name another one: export CXX=clang++",
             )
-        return cls(forms[0] if forms else "grouped", "compile" in names, "graph" in names, "offload" in names)
+        words = (word in names for word in ("compile", "graph", "offload", "loop"))
+        return cls(forms[0] if forms else "grouped", *words)
 
     @property
     def plain(self) -> bool:

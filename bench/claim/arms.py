@@ -16,7 +16,16 @@ from typing import Any
 
 from membound.bench.claim.scene import Scene
 from membound.kernels.weights.formats import FORMATS
-from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Prefill, Step, Work, parse
+from membound.kernels.work import (
+    DecodeAttention,
+    LatentAttention,
+    Linear,
+    Prefill,
+    RoutedExperts,
+    Step,
+    Work,
+    parse,
+)
 
 WIDE = 4096
 """Rows and columns of the matrices: a 7B to 8B model's attention projections, 34 MB in bf16."""
@@ -48,6 +57,12 @@ PROMPT_DOSES = (128, 256, 512)
 """Tokens: with 64, reading the weights still takes an eighth of the time on a CPU."""
 LARGE_BATCHES = (256, 512, 1024)
 LATENT_HEADS = (32, 64, 128)
+EXPERT_HIDDEN, EXPERT_WIDTH = 1024, 512
+"""Of granite-3.1-1b-a400m: small experts, so that all doses of a format fit the memory of small machines beside each other."""
+EXPERTS, EXPERT_BATCH, EXPERT_CHOICE = 64, 8, 8
+EXPERT_DOSES = (8, 16, 32, 64)
+"""From the experts of one token, which all share, to those of a batch that shares none; uniform routing would read 42."""
+EXPERT_FORMATS = ("f32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +265,22 @@ def _counterexamples(scene: Scene) -> Iterator[Arm]:
         yield _arm("latent_attention", "latent_attention", latent, factors={"dose": heads})
 
 
+def _expert_dose(scene: Scene) -> Iterator[Arm]:
+    for weight in EXPERT_FORMATS:
+        for distinct in EXPERT_DOSES:
+            work = RoutedExperts(
+                hidden=EXPERT_HIDDEN,
+                width=scene.scale * EXPERT_WIDTH,
+                count=EXPERTS,
+                chosen=EXPERT_CHOICE,
+                batch=EXPERT_BATCH,
+                weight=weight,
+                distinct=distinct,
+            )
+            name = f"experts_{weight}"
+            yield _arm(name, name, work, factors={"distinct": distinct})
+
+
 def _clocks(scene: Scene) -> Iterator[Arm]:
     yield _arm("observed", "observed", Linear(scene.scale * WIDE, WIDE, weight="f32"))
     yield _arm("observed", "observed", _plain_cache(scene, CONTEXT))
@@ -271,4 +302,5 @@ _MAKERS: dict[int, Callable[[Scene], Iterator[Arm]]] = {
     8: _clocks,
     9: _stored,
     10: _counterexamples,
+    11: _expert_dose,
 }

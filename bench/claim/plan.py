@@ -19,7 +19,7 @@ from membound.bench.claim.scene import Scene
 from membound.bench.machine.fingerprint import default_threads, pick_cpus
 from membound.bench.planning.plan import ROTATION_SHARE, Options, make_plan
 from membound.errors import MemboundError
-from membound.kernels.work import OnnxStep, Prefill, Step
+from membound.kernels.work import held_bytes
 from membound.results.claim.experiments import Register
 from membound.results.roofline import device_class
 
@@ -195,5 +195,4 @@ def fitting(arms: Sequence[Arm], scene: Scene) -> tuple[list[Arm], list[Arm]]:
 
 def _bytes(arm: Arm) -> int:
     """Memory of an arm's input sets."""
-    single = arm.resident or isinstance(arm.parsed, Step | Prefill | OnnxStep)
-    return arm.parsed.footprint_bytes * (RESIDENT_SETS if single else ROTATING_SETS)
+    return held_bytes(arm.parsed, RESIDENT_SETS if arm.resident else ROTATING_SETS)

@@ -37,7 +37,7 @@ MarkdownFile = Annotated[
 
 def claim(
     only: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all ten.")
+        str | None, typer.Option(metavar="NUMBERS", help="Experiments, as in 1,4; default: all.")
     ] = None,
     backends: Backends = None,
     replicates: Annotated[

@@ -17,7 +17,7 @@ from membound.bench.ceilings.rotating import ROTATION, rotating_bytes
 from membound.bench.machine.fingerprint import last_level_cache_bytes
 from membound.kernels.cpu.compile import set_threads
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.seeded import SET_BYTES, slots_to_defeat
+from membound.kernels.seeded import fitting_slots, slots_to_defeat
 from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 DEVICE_SHARE = 0.5
@@ -101,6 +101,5 @@ def slots_for(work: Work, device: Device | None, memory_bytes: int) -> int:
         return 1
     if device is not None and device.accelerator is not None:
         return slots_to_defeat(work, cache, room)
-    size = work.footprint_bytes
-    wanted = min(MOST_SLOTS, max(2, ceil(BURST_BYTES / size) + 1))
-    return max(2, min(wanted, room // (size + SET_BYTES)))
+    wanted = min(MOST_SLOTS, max(2, ceil(BURST_BYTES / work.footprint_bytes) + 1))
+    return fitting_slots(work, wanted, room)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from membound.kernels.served import WEIGHT_BITS, ServedPrefill, ServedStep
-from membound.kernels.work import KINDS, parse_as
+from membound.kernels.work import KINDS, RoutedExperts, parse_as
 from membound.results.predict.demand import Demand
 
 PREDICTED = {**KINDS, "step": ServedStep, "prefill": ServedPrefill}
@@ -30,7 +30,9 @@ def demand_of(spec: str, batch: int | None = None) -> Demand:
     """What a work asks for, at another batch if one is given. Raises SpecError."""
     work = parse_predicted(spec)
     if batch is not None and hasattr(work, "batch"):
-        work = replace(work, batch=batch)
+        work = replace(
+            work, batch=batch, **({"distinct": 0} if isinstance(work, RoutedExperts) else {})
+        )  # which experts are read follows from the batch
     if isinstance(work, ServedStep | ServedPrefill):
         return served_demand(work)
     weight = getattr(work, "weight", getattr(work, "kv", "bf16"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from membound.errors import MemboundError
 from membound.kernels.model import ModelError
-from membound.kernels.work import OnnxStep, Prefill, Step, Work, parse
+from membound.kernels.work import OnnxStep, Prefill, Step, Work, held_bytes, parse
 from membound.results.roofline import device_class
 
 _WIDE = "linear:n=14336,k=4096"  # Llama-3-8B's gate and up projections
@@ -92,9 +92,7 @@ def suite(
 
 def needed_bytes(work: Work) -> int:
     """The least memory that a work takes: one model, or two input sets, so that they can rotate."""
-    if isinstance(work, OnnxStep):
-        return work.resident_bytes
-    return work.footprint_bytes * (1 if isinstance(work, Step | Prefill) else 2)
+    return held_bytes(work, 2)
 
 
 def check_memory(work: Work, memory: int) -> None:

@@ -38,7 +38,7 @@ from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_
 from membound.bench.run.running import Running
 from membound.bench.run.sharing import Sharing, pays, shareable_bytes
 from membound.kernels.seeded import SET_BYTES
-from membound.kernels.work import Work, parse
+from membound.kernels.work import Work, held_bytes, parse
 from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
@@ -53,8 +53,8 @@ DEVICE_QUEUE_S = 0.5
 
 def expected_bytes(work: Work, memory_bytes: int) -> int:
     """What a contestant may take before one has been seen: `COPIES` of the work, or all its input sets if they are more."""
-    size = work.footprint_bytes
-    return max(COPIES * size, slots_for(work, None, memory_bytes) * (size + SET_BYTES))
+    slots = slots_for(work, None, memory_bytes)
+    return max(COPIES * held_bytes(work, 1), held_bytes(work, slots) + slots * SET_BYTES)
 
 
 class Replicate:

@@ -23,7 +23,7 @@ from membound.kernels.weights.array_file import FIRST, lay_out
 from membound.kernels.weights.formats import layout_bytes, weight_layout
 from membound.kernels.weights.generate import SHARED
 from membound.kernels.weights.making import LEAST_BYTES
-from membound.kernels.work import LatentAttention, Linear, OnnxStep, Prefill, Step, Work
+from membound.kernels.work import LatentAttention, Linear, OnnxStep, Prefill, RoutedExperts, Step, Work
 
 FEWEST = 3
 """From this many backends on sharing pays: by the seconds beside `generate.SHARED`, (3 - 1) · (1.0 - 0.65) s of drawing that
@@ -57,6 +57,10 @@ def shareable_bytes(work: Work, slots: int) -> int:
         if prompted and drawn and not model.tied:
             size += layout_bytes(weight_layout(work.weight, model.vocab, model.hidden))
         return size + (cache if work.kv in SHARED and not prompted else 0)
+    if isinstance(work, RoutedExperts):
+        matrix = layout_bytes(weight_layout(work.weight, work.width, work.hidden))
+        sets = -(-slots // work.slots_a_set)
+        return sets * work.count * work.expert_bytes if work.weight in SHARED and matrix >= LEAST_BYTES else 0
     fmt, one = (work.weight, weights) if isinstance(work, Linear) else (work.kv, cache)
     if isinstance(work, LatentAttention):
         one *= 2  # values of its own are drawn, too, and dropped

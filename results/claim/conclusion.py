@@ -14,7 +14,7 @@ from membound.results.claim.finding import BROKEN, INCONCLUSIVE, NOT_RUN, REFUTE
 from membound.results.claim.region import RegionCell, counts
 from membound.results.wording import duration
 
-DIRECT = (1, 2, 3, 4)
+DIRECT = (1, 2, 3, 4, 11)
 """Experiments that change bytes or FLOPs and observe the time: the claim itself, not its limits or its instrument."""
 FORMATS = ("kv_format", "weight_format")
 ELASTICITIES = ((2, "d ln t / d ln bytes"), (3, "d ln t / d ln FLOPs below the knee"))

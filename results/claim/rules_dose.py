@@ -1,4 +1,4 @@
-"""The rules of experiments 1, 2, 3 and 10: does time follow bytes or FLOPs? Texts in experiments.toml."""
+"""The rules of experiments 1, 2, 3, 10 and 11: does time follow bytes or FLOPs? Texts in experiments.toml."""
 
 from __future__ import annotations
 
@@ -158,6 +158,33 @@ def counterexamples(experiment: Experiment, seen: Sequence[Observation]) -> Ruli
     if slope.low >= limits["elasticity"]:
         return Ruling(SUPPORTED, f"It is compute-bound: {text}.", figures)
     return Ruling(INCONCLUSIVE, f"{text[0].upper()}{text[1:]}.", figures)
+
+
+def expert_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
+    """11: at equal FLOPs the time of routed experts follows the bytes of those that are read."""
+    panel = panel_of(seen, lambda one: one.positive("distinct")).complete(experiment.processes)
+    limits = experiment.thresholds
+    _ceilings(panel)
+    panel = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)
+    require(experiment, len(panel.processes), len(panel.doses))
+    slope = elasticity(np.log(panel.moved_bytes), panel.ln_time)
+    explained = float(panel.memory_s[-1] / panel.mean_s[-1])
+    figures = (
+        estimated("d ln t / d ln bytes of experts", slope),
+        Figure("bytes / bandwidth of the time at the most experts", explained, unit="%"),
+    )
+    if slope.below(limits["elasticity"]):
+        return Ruling(REFUTED, f"Time does not follow the experts read: elasticity {span(slope)}.", figures)
+    if explained < limits["explained"]:
+        why = f"memory explains only {explained:.0%} of the time with the most experts"
+        return Ruling(
+            INCONCLUSIVE, f"The elasticity of time with bytes is {span(slope)}, but {why}.", figures
+        )
+    if slope.low >= limits["elasticity"]:
+        return Ruling(SUPPORTED, f"Time follows the experts read: elasticity {span(slope)}.", figures)
+    return Ruling(
+        INCONCLUSIVE, f"The elasticity of time with the bytes of experts is {span(slope)}.", figures
+    )
 
 
 def crossing(panel: Panel) -> float:

@@ -19,7 +19,7 @@ from membound.results.views.markdown import LEFT, table_lines
 EXPERIMENTS = "experiments.md"
 """The page of the experiments, in the folder of the machines' pages."""
 SUMMARY_LEGEND = (
-    "The claim holds on a backend if at least two of experiments 1 to 4 are supported there and none is refuted, the formats "
+    "The claim holds on a backend if at least two of experiments 1 to 4 and 11 are supported there and none is refuted, the formats "
     "of experiment 2 aside. Elasticities are given with 95 % intervals over worker processes. Verdicts are counted over "
     "backends and operations; what was not run is mentioned only if nothing else was run."
 )

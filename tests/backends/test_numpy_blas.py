@@ -35,6 +35,25 @@ def test_every_slot_matches_the_reference(backend, n, k, m):
     assert not np.array_equal(outputs[0], outputs[1])
 
 
+@pytest.mark.parametrize("more", ["batch=3", "batch=7,distinct=9", "count=3,chosen=3"])
+def test_experts_of_every_slot_match_the_reference(backend, more):
+    work = parse(
+        f"experts:hidden=37,width=21,{'' if 'count' in more else 'count=9,chosen=2,'}{more},weight=f32"
+    )
+    inputs = make_inputs(work, 3, slots=3)
+    assert backend.supports(work) is None
+    backend.prepare(work, inputs)
+    for slot in (2, 0, 1):
+        backend.launch(slot)
+        assert backend.output().dtype == np.float32
+        assert relative_error(backend.output(), compute(inputs, slot)) < 1e-5
+        assert backend.settings() == {"experts_read": work.distinct}
+    other = parse("linear:n=4,k=4,weight=f32")
+    backend.prepare(other, make_inputs(other, 1))
+    backend.launch(0)
+    assert backend.settings() == {}
+
+
 def test_threads_are_set_and_given_back():
     def threads():
         return [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
@@ -57,7 +76,8 @@ def test_threads_are_set_and_given_back():
     [
         ("linear:n=4,k=32,weight=bf16", "f32 only"),
         ("linear:n=4,k=32,weight=int8,act=int8", "f32 only"),
-        ("attention:context=4,kv=f32", "only linear"),
+        ("experts:hidden=32,width=32", "f32 only"),
+        ("attention:context=4,kv=f32", "only linear and experts"),
         ("step:model=tiny,weight=f32", "only linear"),
     ],
 )

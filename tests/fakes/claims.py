@@ -32,6 +32,7 @@ def whole_claim() -> Claim:
         *worlds.attention_knee_in(AS_CLAIMED, 1),
         *worlds.suite_in(AS_CLAIMED, 1),
         *worlds.counterexamples_in(AS_CLAIMED, 1),
+        *worlds.expert_dose_in(AS_CLAIMED, 1),
     ]
     beta = [*worlds.free_compute_in(OTHERWISE, 2), *worlds.byte_dose_in(OTHERWISE, 2)]
     crashed = seen(None, experiment=3, arm="linear_<int8>", status="crashed", reason="SIGSEGV & co")

@@ -241,6 +241,15 @@ def pair_in(world: World, seed: int, decode: float, prefill: float) -> list[Obse
     return found
 
 
+def expert_dose_in(world: World, seed: int) -> list[Observation]:
+    """11: 64 bfloat16 experts of 3.1 MB, of which a batch of 8 takes 8 to 64."""
+    doses = [
+        Dose("experts_bf16", {"distinct": distinct}, 3.15e6 * distinct + 0.3e6, 202e6)
+        for distinct in (8, 16, 32, 64)
+    ]
+    return measured(11, world, seed, doses)
+
+
 def counterexamples_in(world: World, seed: int) -> list[Observation]:
     """10: prompts of 128 to 512 tokens."""
     doses = [

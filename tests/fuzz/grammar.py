@@ -21,6 +21,7 @@ BASES = {
     "linear": "n=64,k=64",
     "attention": "context=64",
     "mla": "context=64",
+    "experts": "hidden=64,width=64",
     "step": "model=tiny",
     "prefill": "model=tiny",
     "onnx": f"file={EXAMPLE}",
@@ -42,6 +43,7 @@ KEYS = (
         "model",
     ),
     *("layers", "cache", "tokens", "queries", "file", "content"),
+    *("hidden", "width", "count", "chosen", "distinct"),
 )
 VALUES = (
     *(

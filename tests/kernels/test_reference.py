@@ -339,6 +339,7 @@ def test_relative_error():
         ("linear:n=96,k=64,m=4,weight=int8,act=int8", 384),
         ("linear:n=96,k=64,m=4,weight=bf16", 384),
         ("attention:context=40,q_heads=8,kv_heads=2,head_dim=64,kv=int8", 512),
+        ("experts:hidden=128,width=64,count=9,chosen=2,batch=3,weight=bf16", 384),
     ],
 )
 def test_the_typical_size_is_that_of_many_outputs(spec, count):
@@ -381,9 +382,9 @@ def int8_by_block(monkeypatch):
     """Activations quantised in blocks of 32, and queries to int8."""
     exact, attention = reference.linear, reference.decode_attention
 
-    def block_linear(x, weight, act):
+    def block_linear(x, weight, act, power=1):
         q, scales = quantize_rows(x.astype(np.float64).reshape(-1, 32))
-        return exact((q * scales).reshape(x.shape), weight, "float")
+        return exact((q * scales).reshape(x.shape), weight, "float", power)
 
     def int8_attention(q, cache):
         rows, scales = quantize_rows(q.astype(np.float64).reshape(-1, q.shape[-1]))
@@ -409,6 +410,8 @@ def error_with(change, spec, seed, monkeypatch):
         (rounding, "linear:n=200,k=2048,m=3,weight=int4g128"),
         (rounding, "attention:context=1000,kv=bf16"),
         (rounding, "attention:context=77,kv=int8,batch=2"),
+        (rounding, "experts:hidden=512,width=256,count=16,chosen=4,batch=3,weight=bf16"),
+        (int8_by_block, "experts:hidden=512,width=256,count=16,chosen=4,batch=3,weight=int8,act=int8"),
         (rounding, "step:model=tiny,context=1000"),
         (rounding, "step:model=tiny,context=7,batch=4,weight=int8,kv=int8"),
         (rounding, "prefill:model=tiny,tokens=50"),

@@ -31,22 +31,25 @@ COLUMNS = 256
 """Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
 
 
-def make_prepare(recipe: Recipe) -> Any:
-    """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride]."""
+def make_prepare(recipe: Recipe, shared: bool = True) -> Any:
+    """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride].
+
+    `shared`: by all threads; one that runs within a thread's share of something larger is not.
+    """
     if recipe.method == "float":
-        return _interleave(recipe)
+        return _interleave(recipe, shared)
     if recipe.method == "pairs":
-        return _interleave_pairs(recipe)
+        return _interleave_pairs(recipe, shared)
     if recipe.method == "tile" and recipe.format == "bf16":
-        return _bf16_rows(recipe)
-    return _quantise(recipe)
+        return _bf16_rows(recipe, shared)
+    return _quantise(recipe, shared)
 
 
-def _over_rows(recipe: Recipe, one_row: Any) -> Any:
+def _over_rows(recipe: Recipe, one_row: Any, shared: bool) -> Any:
     """Call one_row(row, …) for every row, in parallel where there are many."""
     M = recipe.m
 
-    if M <= FEW_ROWS:
+    if M <= FEW_ROWS or not shared:
 
         @numba.njit
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
@@ -63,7 +66,7 @@ def _over_rows(recipe: Recipe, one_row: Any) -> Any:
     return prepare
 
 
-def _interleave(recipe: Recipe) -> Any:
+def _interleave(recipe: Recipe, shared: bool) -> Any:
     M, TOKENS, ROWS = recipe.m, recipe.tokens, recipe.rows
     STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
     GROUP = FORMATS[recipe.format].group if FORMATS[recipe.format].zeros else 0
@@ -89,6 +92,13 @@ def _interleave(recipe: Recipe) -> Any:
                     for g in range(k // GROUP):
                         sums[g * TOKENS + row] = _sum(x, at + row * stride + g * GROUP, GROUP)
 
+    elif not shared:
+
+        @numba.njit
+        def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
+            for first in range(0, k, COLUMNS):
+                some_columns(x, at, stride, k, first, min(k, first + COLUMNS), scratch)
+
     else:
 
         @numba.njit(parallel=True)
@@ -100,11 +110,11 @@ def _interleave(recipe: Recipe) -> Any:
     return prepare
 
 
-def _interleave_pairs(recipe: Recipe) -> Any:
+def _interleave_pairs(recipe: Recipe, shared: bool) -> Any:
     """Pairs of neighbouring columns, rounded to bfloat16; the column behind the last one is zero."""
     M, TOKENS = recipe.m, recipe.tokens
 
-    @numba.njit(parallel=True)
+    @numba.njit(parallel=shared)
     def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
         padded = (k + 1) // 2 * 2
         for part in prange((k + COLUMNS - 1) // COLUMNS):
@@ -130,7 +140,7 @@ def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
         store_bf16(out, whole, load_part(x, at + whole, k - whole, "f32"))
 
 
-def _bf16_rows(recipe: Recipe) -> Any:
+def _bf16_rows(recipe: Recipe, shared: bool) -> Any:
     @numba.njit
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
         padded = (k + 31) // 32 * 32
@@ -139,10 +149,10 @@ def _bf16_rows(recipe: Recipe) -> Any:
         for i in range((k + LANES - 1) // LANES * LANES, padded):
             out[i] = 0
 
-    return _over_rows(recipe, one_row)
+    return _over_rows(recipe, one_row, shared)
 
 
-def _quantise(recipe: Recipe) -> Any:
+def _quantise(recipe: Recipe, shared: bool) -> Any:
     TOKENS, ROWS = recipe.tokens, recipe.rows
     TILE = recipe.method == "tile"
     GROUP = FORMATS[recipe.format].group
@@ -183,7 +193,7 @@ def _quantise(recipe: Recipe) -> Any:
                 for i in range(width // 4):
                     words[i * TOKENS] = source[i]
 
-    return _over_rows(recipe, one_row)
+    return _over_rows(recipe, one_row, shared)
 
 
 @numba.njit

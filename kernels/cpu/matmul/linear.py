@@ -47,12 +47,17 @@ _prepare = cache(make_prepare)
 
 
 @cache
+def panel_share(recipe: Recipe) -> Any:
+    """A thread's share of a product, compiled: share(w, at, panels, first, last, k, scratch, y) for panels first…last."""
+    makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
+    return makers[recipe.method](recipe)
+
+
+@cache
 def _multiply(recipe: Recipe) -> Any:
     """Panels shared out between threads, each a contiguous range."""
     PANEL_ROWS = recipe.panel_rows
-    makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
-    make = makers[recipe.method]
-    panel_range = make(recipe)
+    panel_range = panel_share(recipe)
 
     @numba.njit(parallel=True)
     def run(w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any) -> None:

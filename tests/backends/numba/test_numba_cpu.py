@@ -67,10 +67,33 @@ def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> N
         assert relative_error(backend.output(), compute(inputs, slot)) < tolerance(work)
 
 
+@pytest.mark.parametrize(
+    ("more", "stored"),
+    [
+        ("weight=bf16", True),
+        pytest.param("weight=int8,act=int8", True, marks=pytest.mark.slow),
+    ],
+)
+def test_experts_of_every_slot_agree_with_the_reference(backend: NumbaCpu, more: str, stored: bool) -> None:
+    work = parse(f"experts:hidden=97,width=51,count=9,chosen=2,batch=3,{more}")
+    assert backend.supports(work) is None
+    inputs = make_inputs(work, seed=11, slots=4)
+    backend.prepare(work, inputs)
+    for slot in range(inputs.slots):
+        backend.launch(slot)
+        assert relative_error(backend.output(), compute(inputs, slot)) < tolerance(work)
+        assert backend.settings() == {"experts_read": 5}
+    assert (backend.stored_bytes() is not None) is stored  # 51 columns are padded to whole panels
+    other = parse("linear:n=131,k=96,m=1,weight=bf16")
+    backend.prepare(other, make_inputs(other, 1))
+    assert backend.settings() == {}
+
+
 def test_what_it_refuses(backend: NumbaCpu) -> None:
     reason = backend.supports(parse(f"linear:n=8,k=8,m={MOST_ROWS + 1}"))
     assert reason == f"the kernels take up to {MOST_ROWS} rows, not {MOST_ROWS + 1}"
     assert backend.supports(parse("step:model=tiny,batch=65")) is not None
+    assert backend.supports(parse("experts:hidden=64,width=64,batch=65")) is not None
     assert backend.supports(parse("attention:context=8,batch=65")) is None
     assert backend.supports(parse("prefill:model=tiny,tokens=8,batch=65")) is None
 

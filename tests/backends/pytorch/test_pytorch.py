@@ -319,6 +319,13 @@ def test_rope_table_is_the_reference_rotation() -> None:
         ("cpu", "mla:context=9,kv=int8", "torch has no attention over an int8 cache"),
         ("cpu", "mla:context=9,page=16", "torch has no attention over a paged cache"),
         ("cpu+compile", "linear:n=8,k=32,weight=int8,act=int8", "torch.compile cannot trace"),
+        ("cpu+compile", "experts:hidden=64,width=32,weight=int8", "torch.compile cannot trace a loop"),
+        ("cpu+compile", "experts:hidden=65,width=32,weight=f32", "torch.compile cannot trace a loop"),
+        ("cpu+compile", "experts:hidden=64,width=32,weight=f32", "torch.compile takes grouped products in"),
+        ("cpu+loop", "experts:hidden=64,width=32,weight=f16", "a loop is what runs these experts"),
+        ("cpu+loop", "linear:n=8,k=32", "the variant loop changes routed experts only"),
+        ("cpu+matmul", "experts:hidden=64,width=32", "the variant matmul changes decode attention only"),
+        ("cpu", "experts:hidden=64,width=40,weight=int8", "torch's int8 weight-only op needs k=40"),
     ],
 )
 def test_what_torch_cannot_do_has_a_reason(
@@ -349,8 +356,9 @@ def test_open_tells_device_threads_and_version() -> None:
 @pytest.mark.parametrize(
     ("device", "reason"),
     [
-        ("cpu+fast", "unknown variant 'fast'; known: compile, graph, offload, sdpa-gqa, matmul, flash"),
+        ("cpu+fast", "unknown variant 'fast'; known: compile, graph, offload, loop, sdpa-gqa, matmul, flash"),
         ("cpu+matmul+sdpa-gqa", "do not go together"),
+        ("cpu+loop+matmul", "do not go together"),
         ("cpu+compile+compile", "do not go together"),
         ("nonsense:3", "has no device 'nonsense:3' here; it has: cpu"),
         ("cpu:1", "has no device 'cpu:1' here"),

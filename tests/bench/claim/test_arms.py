@@ -9,7 +9,7 @@ import pytest
 
 from membound.bench.claim.arms import Arm, arms_of, loaded_elements, named
 from membound.bench.claim.scene import Scene
-from membound.kernels.work import DecodeAttention, Linear, Step, parse
+from membound.kernels.work import DecodeAttention, Linear, RoutedExperts, Step, parse
 from membound.results.claim.experiments import Experiment, load_experiments
 
 SCENE = Scene(cache_bytes=300 << 20, room_bytes=16 << 30, ridge=11.0, co_runner_cores=1)
@@ -137,3 +137,15 @@ def test_a_step_issues_as_many_operations_as_its_bill_has() -> None:
     assert all(arm.factors["operations"] == 1 for arm in arms if arm not in steps)
     tiny = next(arm for arm in steps if arm.parsed.model == "tiny")
     assert tiny.factors["operations"] == sum(op.count for op in tiny.parsed.operations) > 10
+
+
+def test_experts_read_change_bytes_and_not_flops() -> None:
+    for name in ("experts_f32", "experts_bf16"):
+        arms = called(11, name)
+        works = [arm.parsed for arm in arms]
+        assert all(isinstance(work, RoutedExperts) for work in works)
+        assert [arm.factors["distinct"] for arm in arms] == [8, 16, 32, 64]
+        assert len({arm.flops for arm in arms}) == 1
+        moved = [work.traffic.weights_bytes for work in works]
+        assert 7.5 * moved[0] < moved[-1] < 8 * moved[0]
+        assert len({arm.group for arm in arms}) == 1  # they take turns in one process

@@ -23,7 +23,7 @@ from membound.bench.measure.cold_memory import (
 )
 from membound.kernels.cpu.instruments import stream
 from membound.kernels.seeded import MOST_SETS, SET_BYTES
-from membound.kernels.work import Linear, Prefill, Step, parse
+from membound.kernels.work import Linear, Prefill, RoutedExperts, Step, held_bytes, parse
 
 CACHE = 1 << 20
 CPU = Device("mine:cpu", "mine")
@@ -165,3 +165,15 @@ def test_what_an_accelerator_does_not_tell_is_the_processors(monkeypatch: pytest
     assert cache_and_room(gpu(), 777) == (CACHE, 777)
     assert cache_and_room(gpu(cache_bytes=5), 777) == (5, 777)
     assert cache_and_room(gpu(1000, 5), 777) == (5, 500)
+
+
+def test_input_sets_of_experts_share_memory_and_fit_it() -> None:
+    """Sixteen sets of eight experts lie in memory once; the next one takes as much again."""
+    work = RoutedExperts(hidden=256, width=128, count=128, chosen=8)
+    wanted = slots_for(work, CPU, 1 << 40)
+    assert wanted == MOST_SLOTS
+    room = held_bytes(work, 16) + (16 + 1) * SET_BYTES
+    assert slots_for(work, CPU, room) == 16
+    assert held_bytes(work, 16) < 1.1 * held_bytes(work, 1)
+    large = RoutedExperts(hidden=2048, width=768, batch=8)
+    assert slots_for(large, CPU, 1 << 40) == 2

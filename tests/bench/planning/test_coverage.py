@@ -60,7 +60,7 @@ def test_every_kind_in_every_format_is_asked_about_once() -> None:
     assert [parse(work.spec) for work in works] == works
     assert {work.kind for work in works} == set(KINDS)
     pairs = {(fmt, act) for fmt, act in product(FORMATS, ACTS) if act == "float" or fmt.startswith("int")}
-    for kind in ("linear", "step", "prefill"):
+    for kind in ("linear", "experts", "step", "prefill"):
         assert {(w.weight, w.act) for w in works if w.kind == kind} == pairs  # type: ignore[union-attr]
     for kind in ("attention", "mla", "step", "prefill"):
         assert {w.kv for w in works if w.kind == kind} == set(KV_FORMATS)  # type: ignore[union-attr]

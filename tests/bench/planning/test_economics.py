@@ -197,3 +197,9 @@ def test_single_operations_have_the_bytes_of_their_work():
     paged = demand_of("attention:context=1000,page=16")
     assert paged.cache_bytes > demand_of("attention:context=1000").cache_bytes
     assert replace(found, cache_bytes=1.0).bytes == found.bytes + 1
+
+
+def test_experts_at_another_batch_are_those_that_it_reads() -> None:
+    one = demand_of("experts:hidden=2048,width=768", batch=8)
+    assert one == demand_of("experts:hidden=2048,width=768,batch=8")
+    assert one.weights_bytes > 6 * demand_of("experts:hidden=2048,width=768").weights_bytes

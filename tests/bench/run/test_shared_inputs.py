@@ -50,6 +50,9 @@ GB = 10**9
         ("attention:context=1500,kv=bf16,page=16", True),
         ("attention:context=1500,kv=int8", False),
         ("mla:context=1500,kv=bf16", True),
+        ("experts:hidden=1024,width=1024,count=5,chosen=2,weight=bf16", True),
+        ("experts:hidden=1024,width=1024,count=5,chosen=2,weight=f32", False),
+        ("experts:hidden=512,width=512,count=5,chosen=2,weight=bf16", False),
         ("step:model=qwen2.5-0.5b,layers=1,context=9000,weight=bf16,kv=bf16", True),
         ("step:model=qwen2.5-0.5b,layers=1,context=9000,weight=int8,kv=f16", True),
         ("step:model=qwen2.5-0.5b,layers=1,context=9000,weight=int8,kv=int8", False),
@@ -70,6 +73,8 @@ def test_room_is_offered_for_what_is_shared(spec: str, shared: bool) -> None:
         [inputs.weight(slot) for slot in range(2)]
     elif work.kind in ("attention", "mla"):
         [inputs.cache(slot) for slot in range(2)]
+    elif work.kind == "experts":
+        [inputs.expert(s, e) for s in range(inputs.weight_sets) for e in range(work.count)]
     else:
         inputs.layer(0)
         inputs.lm_head()

@@ -85,6 +85,10 @@ RIGHT: list[tuple[Experiment, World, str]] = [
     (pair_of_generations, MEMORY, "refuted"),
     (worlds.counterexamples_in, MEMORY, "supported"),
     (worlds.counterexamples_in, STARVED, "refuted"),
+    (worlds.expert_dose_in, MEMORY, "supported"),
+    (worlds.expert_dose_in, MIXED, "refuted"),
+    (worlds.expert_dose_in, LAUNCH, "refuted"),
+    (worlds.expert_dose_in, STARVED, "inconclusive"),
 ]
 
 

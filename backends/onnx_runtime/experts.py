@@ -1,0 +1,93 @@
+"""Routed experts as ONNX Runtime has them: MoE for floats, QMoE for int8 and int4, with the router before them.
+
+>>> graph = experts_graph(inputs, weight_set=0)      # x [rows, hidden], router [hidden, count] -> y, logits
+
+Both take the router's logits, choose and normalise by themselves, and share experts out between threads by their numbers.
+The router is an input, since each input set has its own and all share the experts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.backends.onnx_runtime.graph import ACCURACY_LEVEL, CONTRIB, Graph
+from membound.kernels.inputs import ExpertInputs
+from membound.kernels.weights.formats import FORMATS, Weight, dequantize
+
+ZERO = 128
+"""What is added to int8: QMoE takes unsigned bytes."""
+SCALE_BYTES = 4
+
+
+def experts_graph(inputs: ExpertInputs, weight_set: int) -> Graph:
+    """The experts of one set. `extra_bytes`: what a launch reads beyond what the format asks for."""
+    work = inputs.work
+    graph = Graph()
+    graph.declare_input("x", (work.batch, work.hidden))
+    graph.declare_input("router", (work.hidden, work.count))
+    graph.declare_output("y", (work.batch, work.hidden))
+    graph.declare_output("logits", (work.batch, work.count))
+    graph.node("MatMul", ["x", "router"], ["logits"])
+    group, quantized = FORMATS[work.weight].group, work.weight.startswith("int")
+    wide: list[list[npt.NDArray[np.generic]]] = []
+    narrow: list[list[npt.NDArray[np.generic]]] = []
+    arrays = _quantized if quantized else _widened
+    for number in range(work.count):
+        gate, up, down = inputs.expert(weight_set, number)
+        pairs = zip(arrays(gate), arrays(up), strict=True)
+        wide.append([_interleaved(*pair) for pair in pairs])
+        narrow.append(arrays(down))
+    stacks = [[np.stack(parts) for parts in zip(*each, strict=True)] for each in (wide, narrow)]
+    stored = sum(array.nbytes for parts in stacks for array in parts) // work.count
+    graph.extra_bytes = work.distinct * (stored - work.expert_bytes)
+    names = [
+        [graph.array(f"{name}.{i}", array) for i, array in enumerate(parts)]
+        for name, parts in zip(("gate_up", "down"), stacks, strict=True)
+    ]
+    common = {
+        "k": work.chosen,
+        "activation_type": "swiglu",
+        "swiglu_fusion": 1,
+        "activation_alpha": 1.0,
+        "activation_beta": 0.0,
+        "normalize_routing_weights": 1,
+    }
+    first, second = names
+    if not quantized:
+        graph.node("MoE", ["x", "logits", first[0], "", second[0]], ["y"], CONTRIB, **common)
+        return graph
+    more = {"block_size": group} if group else {}
+    if work.act == "int8":
+        more["accuracy_level"] = ACCURACY_LEVEL[work.act]
+    graph.node(
+        "QMoE",
+        ["x", "logits", *first, "", *second],
+        ["y"],
+        CONTRIB,
+        expert_weight_bits=FORMATS[work.weight].bits,
+        **common,
+        **more,
+    )
+    return graph
+
+
+def _widened(weight: Weight) -> list[npt.NDArray[np.generic]]:
+    """The matrix as float32."""
+    return [dequantize(weight)]
+
+
+def _quantized(weight: Weight) -> list[npt.NDArray[np.generic]]:
+    """Unsigned values and float32 scales, [n, k / values a byte] and [n] or [n, groups]."""
+    if weight.scales is None:
+        raise AssertionError("no weight.scales")
+    values = weight.values
+    if weight.format == "int8":
+        values = (values.view(np.int8).astype(np.int16) + ZERO).astype(np.uint8)
+    return [values.view(np.uint8), weight.scales.astype(np.float32)]
+
+
+def _interleaved(gate: npt.NDArray[np.generic], up: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Rows of gate and up in turn, as the operators want them."""
+    both: npt.NDArray[np.generic] = np.stack([gate, up], 1).reshape(2 * len(gate), *gate.shape[1:])
+    return both
