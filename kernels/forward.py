@@ -75,7 +75,12 @@ def squared_relu(x: F64) -> F64:
     return y
 
 
-ACTIVATIONS = {"silu": silu, "gelu": exact_gelu, "gelu_tanh": gelu, "relu2": squared_relu}
+ACTIVATIONS: Mapping[str, Callable[[F64], F64]] = {
+    "silu": silu,
+    "gelu": exact_gelu,
+    "gelu_tanh": gelu,
+    "relu2": squared_relu,
+}
 
 
 def softcapped(x: F64, cap: float) -> F64:

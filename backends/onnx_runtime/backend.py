@@ -222,7 +222,7 @@ class OnnxRuntime(Backend):
             self._bind(session.result(), {"x": x}, {"y": self._y})
 
     def _prepare_attention(self, inputs: AttentionInputs) -> None:
-        from membound.backends.onnx_runtime.graph import attention_graph
+        from membound.backends.onnx_runtime.graph import attention_graph, with_newest
 
         work = inputs.work
         if not isinstance(work, DecodeAttention):
@@ -233,7 +233,7 @@ class OnnxRuntime(Backend):
         q, self._y = self._value(inputs.q.reshape(rows)), self._value(np.zeros(rows, np.float32))
         self._shape = inputs.q.shape
         for slot in range(inputs.slots):
-            cache = _with_newest(work, inputs, slot)
+            cache = with_newest(work, inputs, slot)
             newest = {
                 name: self._value(
                     values[:, :, -work.queries :].swapaxes(1, 2).reshape(work.batch, work.queries, -1)
@@ -381,19 +381,6 @@ class OnnxRuntime(Backend):
         self._launches, self._values, self._y, self._logits = [], [], None, None
         self._file = None
         self._extra_bytes, self._settings = 0, {}
-
-
-def _with_newest(
-    work: DecodeAttention, inputs: AttentionInputs, slot: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """K and V of an input set; where several queries bring tokens of their own, with these behind."""
-    cache = inputs.cache(slot)
-    if work.queries == 1:
-        return cache.k, cache.v
-    k, v = inputs.new_tokens(slot)
-    both = ((cache.k, k), (cache.v, v))
-    first, second = (np.concatenate([old, new.astype(old.dtype)], axis=2) for old, new in both)
-    return first, second
 
 
 def _widened_bytes(work: DecodeAttention | Step | Prefill | OnnxStep) -> int:

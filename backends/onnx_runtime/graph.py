@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from membound.kernels.inputs import AttentionInputs
 from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize, in_kernel_format
 from membound.kernels.weights.grouped import pack_int4
 from membound.kernels.weights.transpose import transposed
@@ -269,3 +270,16 @@ def attention_graph(work: DecodeAttention) -> Graph:
     if half:
         graph.cast("y16", "y", np.float32)
     return graph
+
+
+def with_newest(
+    work: DecodeAttention, inputs: AttentionInputs, slot: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """K and V of an input set; where several queries bring tokens of their own, with these behind."""
+    cache = inputs.cache(slot)
+    if work.queries == 1:
+        return cache.k, cache.v
+    k, v = inputs.new_tokens(slot)
+    both = ((cache.k, k), (cache.v, v))
+    first, second = (np.concatenate([old, new.astype(old.dtype)], axis=2) for old, new in both)
+    return first, second

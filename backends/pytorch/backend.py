@@ -383,13 +383,7 @@ class PyTorch(Backend):
 
     def settings(self) -> dict[str, Any]:
         """Of experts, how they run, and how many different ones the last launch took."""
-        if not self._experts:
-            return {}
-        last = self._experts[self._last // self._slots_a_set]
-        return {
-            "experts": last.form,
-            "experts_read": 0 if last.ids is None else len(set(last.ids.flatten().tolist())),
-        }
+        return self._experts[self._last // self._slots_a_set].settings() if self._experts else {}
 
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes, self._shape = [], None, None, None

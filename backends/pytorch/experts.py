@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,6 +95,13 @@ class ExpertLayer:
         """y [rows, hidden] float32 of x by that router, both float32."""
         y, self.ids = self._function(x, router)
         return y
+
+    def settings(self) -> dict[str, Any]:
+        """How they run, and how many different ones the last launch took."""
+        return {
+            "experts": self.form,
+            "experts_read": 0 if self.ids is None else len(set(self.ids.flatten().tolist())),
+        }
 
 
 def _stacked(inputs: ExpertInputs, weight_set: int) -> tuple[Tensor, Tensor]:
