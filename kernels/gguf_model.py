@@ -15,6 +15,7 @@ import numpy as np
 
 from membound.kernels.gguf_header import Header, read_header
 from membound.kernels.model import Model, ModelError
+from membound.kernels.rope import Llama3Scaling, Rope
 from membound.kernels.weights.stored.gguf import Gguf
 
 CONTENT_DIGITS = 12
@@ -97,17 +98,16 @@ def _refuse(header: Header, name: str) -> None:
 
 def _rope_scaling(header: Header, model: Model) -> tuple[float, ...]:
     """Llama 3's four numbers, recognised by the factors that a file has of them, or ()."""
-    from membound.kernels.reference import rope_frequencies
-
     entry = header.tensors.get("rope_freqs.weight")
     if entry is None:
         return ()
     if entry.number != 0 or entry.shape != (model.head_dim // 2,):
         raise ModelError(f"{header.path}: rope_freqs.weight must be {model.head_dim // 2} float32 numbers")
     factors = np.fromfile(header.path, "<f4", entry.shape[0], offset=entry.offset)
-    plain = rope_frequencies(model)
+    plain = Rope(model.rope_theta).frequencies(model.head_dim, 1)
     for scaling in LLAMA3_ROPES:
-        expected = plain / rope_frequencies(replace(model, rope_scaling=scaling))
+        scaled = Rope(model.rope_theta, scaling=Llama3Scaling(*scaling))
+        expected = plain / scaled.frequencies(model.head_dim, 1)
         if np.allclose(factors, expected, rtol=1e-5):
             return scaling
     raise ModelError(

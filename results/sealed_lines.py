@@ -1,5 +1,6 @@
 """What a comparison needs of a line with a checksum, found by the marks between its fields, without reading the rest.
 
+>>> from membound.results.checksum import sealed_end
 >>> lines = SealedLines(turns=False, known={})
 >>> lines.process_of(line, sealed_end(line))
 Process(shared=Shared(run_id='20261128T210353-intel-xeon-d8e2', backend='numba:cpu', …), …)

@@ -150,7 +150,7 @@ def _activate(prepare: Any) -> Any:
             i = np.intp(t)
             held = rows[i * row_stride :]
             for j in range(sizes[i]):
-                activate(True, y, i * y_stride + j * line, width, held[j * width : (j + 1) * width])
+                activate(True, False, y, i * y_stride + j * line, width, held[j * width : (j + 1) * width])
             prepare(sizes[i], held, 0, width, width, scratch[i * scratch_stride : (i + 1) * scratch_stride])
 
     return activate_blocks

@@ -1,5 +1,6 @@
 """What every way of storing quantised matrices has in common: their tensors, and how groups of them become a `Weight`.
 
+>>> from membound.kernels.weights.stored.gptq import Gptq
 >>> scheme = Gptq(bits=4, group=128)
 >>> sum(part.nbytes for part in scheme.parts(4096, 4096).values())       # with its order of columns: 8 732 672
 8716288
