@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from membound.errors import MemboundError
 from membound.kernels.parts import Attention, Decoder, Layer, Mlp
@@ -23,13 +23,18 @@ from membound.kernels.rope import Llama3Scaling, Rope
 PLAIN = ("", "llama", "mistral", "qwen2", "qwen3")
 """Families whose files have Llama's names, and built-in shapes."""
 
-if TYPE_CHECKING:
-    from membound.kernels.weights.stored.gguf import Gguf
-    from membound.kernels.weights.stored.scheme import Scheme
-
 
 class ModelError(MemboundError, ValueError):
     """A model is unknown, or its folder cannot be taken. The message names the file, the field and what is supported."""
+
+
+class Storage(Protocol):
+    """How a folder or a file stores matrices: `weights/stored` knows each way."""
+
+    @property
+    def title(self) -> str:
+        """What it is, in a few words."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Model:
     folder: str = ""
     window: int = 0
     window_from: int = 0
-    scheme: Scheme | Gguf | None = None
+    scheme: Storage | None = None
     content: str = field(default="", compare=False)
     assumed: tuple[str, ...] = field(default=(), compare=False)
     parts: Decoder | None = field(default=None, repr=False)

@@ -34,6 +34,7 @@ from membound.kernels.weights.layers import I64, LayerWeights
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.stored.gguf import Gguf, GgufMatrices, GgufTensors
 from membound.kernels.weights.stored.matrices import Stored, StoredMatrices
+from membound.kernels.weights.stored.scheme import Scheme
 from membound.kernels.weights.tensor_files import TensorFiles
 from membound.kernels.weights.tensor_names import Place, TensorNames
 
@@ -285,6 +286,8 @@ def _opened(model: Model) -> tuple[TensorFiles | GgufTensors, StoredMatrices | G
         tensors = GgufTensors(Path(model.folder), model)
         return tensors, GgufMatrices(tensors)
     files = TensorFiles(Path(model.folder))
+    if model.scheme is not None and not isinstance(model.scheme, Scheme):
+        raise AssertionError(f"{model.scheme.title} is no way to store a folder's matrices")
     return files, StoredMatrices(files, model.scheme)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ class Part:
         return prod(self.shape) * BYTES[self.dtypes[0]]
 
 
+@runtime_checkable
 class Scheme(Protocol):
     """One way of storing matrices. `mark` is the tensor whose presence says that a module is stored so, `values` the one of its numbers."""
 
