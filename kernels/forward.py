@@ -2,6 +2,7 @@
 
 `reference` runs whole models and calls this; products come in as functions, so that a matrix may be stored in any format:
 
+>>> from membound.kernels.reference import linear
 >>> y = mixture(x, layer.mlp, lambda name, x: linear(x, weights.matrices[name], "float"), weights.vectors)
 """
 

@@ -1,6 +1,6 @@
 """Routed experts in torch: one grouped product over all experts, or a loop over those that were chosen.
 
->>> experts = ExpertLayer(inputs, rows=2, loop=False, background=background)
+>>> experts = ExpertLayer(inputs, weight_set=0, loop=False, compiled=False, background=background)
 >>> y = experts.run(x, router)         # x [rows, hidden] and router [count, hidden] float32 -> y [rows, hidden] float32
 >>> experts.form, experts.ids.shape
 ('grouped_mm', torch.Size([2, 8]))

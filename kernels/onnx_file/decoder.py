@@ -1,5 +1,7 @@
 """What the inputs and outputs of an exported decoder mean, and their shapes in a step.
 
+>>> from pathlib import Path
+>>> from membound.kernels.onnx_file.read import read
 >>> decoder = decoder_of(read(Path("model.onnx")))
 >>> decoder.shapes(batch=1, context=100)["attention_mask"]
 (1, 101)

@@ -1,6 +1,6 @@
 """The inputs of a step of an exported decoder: seeded tokens, masks and positions of a full context, random caches.
 
->>> feeds(decoder, batch=2, context=100, seed=1)["position_ids"]
+>>> small_feeds(decoder, batch=2, context=100, seed=1)["position_ids"]
 array([[100], [100]])
 
 The tokens of a batch are distinct as far as the vocabulary allows, so that as many rows of the embedding are read whatever the

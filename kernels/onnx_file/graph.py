@@ -1,6 +1,7 @@
 """The graph of an ONNX file as plain values: operators, stored tensors, inputs and outputs.
 
->>> file = read(Path("model.onnx"))                     # `membound.kernels.onnx_file.read`
+>>> from membound.kernels.onnx_file.read import read
+>>> file = read(Path("model.onnx"))
 >>> file.graph.nodes[0].op, file.graph.stored["lm_head"].dims
 ('Gather', (2048, 128256))
 

@@ -1,5 +1,6 @@
 """What Hugging Face's checkpoints call a model's tensors, family by family.
 
+>>> from membound.kernels.models import get_model
 >>> names = TensorNames(get_model("/models/phi-4"))
 >>> names.matrix(0, "k")
 Place(tensor='model.layers.0.self_attn.qkv_proj.weight', first=5120, stored=7680)

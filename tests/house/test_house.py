@@ -21,6 +21,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MOST_LINES = 400
 LONG = {
     "tests/bench/commands/test_cli.py": "every command with every kind of bad input",
+    "tests/kernels/onnx_file/test_operators.py": "every operator of an ONNX file against a runtime's",
     "tests/kernels/test_reference.py": "every operation of the reference against a second way to compute it",
 }
 MACHINE_LEVEL = {
@@ -49,7 +50,7 @@ def text_files() -> list[Path]:
     found += (ROOT / "src/membound").glob("*.py")
     skipped = {"__pycache__", "published", "runs", "build"}
     return sorted(
-        p for p in found if not skipped & {*p.parts} and not re.search(r"\.egg-info|\.pyc$", str(p))
+        p for p in found if not skipped & {*p.parts} and not re.search(r"\.egg-info|\.pyc$|\.onnx$", str(p))
     )
 
 

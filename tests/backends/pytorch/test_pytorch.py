@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from beyond_llama import BEYOND
-from transformers_answers import CASES, dense, folder_of, inputs_of
+from torch_runs import check, opened
 
 from membound.backends.api import cpu_name
 from membound.backends.background import Background
@@ -20,7 +18,7 @@ from membound.backends.pytorch.backend import PyTorch
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import MODELS, Model
-from membound.kernels.reference import compute, relative_error, rope, tolerance
+from membound.kernels.reference import relative_error, rope
 from membound.kernels.rope import Rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.formats import quantize
@@ -28,34 +26,10 @@ from membound.kernels.weights.generate import random_weight
 from membound.kernels.weights.grouped import unpack_int4
 from membound.kernels.work import parse
 
-THREADS = 2
-
 # A whole model in bf16 or int8 activations drifts from float64 layer by layer; a wrong head, token or
 # scale gives an error near 1.
 MODEL_LIMITS = {"f32": 1e-4, "f16": 0.01, "bf16": 0.05, "int8": 0.05, "int4g32": 0.05, "int4g128": 0.05}
 INT8_ACTIVATIONS_LIMIT = 0.2
-
-
-def opened(device: str = "cpu") -> PyTorch:
-    backend = PyTorch()
-    backend.open(device, THREADS)
-    return backend
-
-
-def check(device: str, spec: str, seed: int, limit: float | None = None) -> PyTorch:
-    """Run each of three input sets twice, out of order, and hold it against the reference."""
-    work = parse(spec)
-    inputs = make_inputs(work, seed, slots=3)
-    backend = opened(device)
-    assert backend.supports(work) is None
-    backend.prepare(work, inputs)
-    for slot in (*range(inputs.slots), 0):
-        backend.launch(slot)
-        backend.sync()
-        y = backend.output()
-        assert y.dtype == np.float32
-        assert relative_error(y, compute(inputs, slot)) < (limit or tolerance(work)), slot
-    return backend
 
 
 @pytest.mark.parametrize(("n", "k", "m"), [(37, 96, 1), (13, 32, 3), (130, 256, 9), (1, 128, 17)])
@@ -231,41 +205,6 @@ def test_bias_head_norm_rope_scaling_and_plain_mlp(
     more = model.layers * (model.q_heads + model.kv_heads - 2) * model.head_dim * 4
     stored = traffic.weights_bytes + traffic.kv_read_bytes + more if model.qk_norm else None
     assert backend.stored_bytes() == stored
-
-
-@pytest.mark.parametrize("name", BEYOND)
-@pytest.mark.parametrize("kind", ["step:context=37", "prefill:tokens=21"])
-def test_what_goes_beyond_llama(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "variant", BEYOND[name])
-    check("cpu", f"{kind},model=variant,batch=2,weight=f32,kv=f32", 6, 1e-5)
-
-
-@pytest.mark.parametrize(
-    "case", [one for one in CASES if dense(one)], ids=lambda one: one["config"]["model_type"]
-)
-def test_families_of_transformers(case: dict[str, Any], tmp_path: Path) -> None:
-    count = len(case["tokens"])
-    folder = folder_of(case, tmp_path)
-    for kind, rest in (("step", f"context={count - 1},cache=prompt"), ("prefill", f"tokens={count}")):
-        inputs = inputs_of(f"{kind}:model={folder},{rest},weight=f32,kv=f32", case)
-        backend = opened()
-        backend.prepare(inputs.work, inputs)
-        backend.launch(0)
-        assert relative_error(backend.output()[0], np.array(case["logits"])) < 1e-5
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["softcap", "window", "norms on both sides"])
-def test_what_goes_beyond_llama_is_compiled_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "variant", BEYOND[name])
-    check("cpu+compile", "step:context=37,model=variant,batch=2,weight=f32,kv=f32", 6, 1e-5)
-
-
-def test_a_named_kernel_that_bounds_no_scores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "variant", BEYOND["softcap"])
-    work = parse("step:context=37,model=variant,weight=f32,kv=f32")
-    assert opened("cpu+sdpa-gqa").supports(work) == "variant asks for softcaps of scores, which it lacks"
 
 
 def test_a_step_appends_at_its_context_and_repeats_itself() -> None:
