@@ -1,7 +1,7 @@
 """What `membound coverage` shows: which works each backend says it can do, from its own `supports`.
 
 >>> table = gather(registry.entries(), threads=2, pythons={})
->>> table[0].id, table[0].refused["mla:context=1024,q_heads=128,batch=1,kv=bf16"]
+>>> table[0].id, table[0].refused["mla:context=1024,q_heads=128,batch=1,kv=fp8"]
 ('numba:cpu', 'there is no attention kernel over an fp8 cache for CPUs')
 
 Every device that an entry point lists is opened and asked, in a worker of its own. Of those that cannot be
