@@ -39,7 +39,7 @@ def backend() -> NumbaCpu:
         pytest.param(
             "attention:q_heads=6,kv_heads=2,head_dim=64,context=300,kv=int8,queries=5", marks=pytest.mark.slow
         ),
-        "mla:context=77,q_heads=16,batch=2,kv=bf16",
+        pytest.param("mla:context=77,q_heads=16,batch=2,kv=bf16", marks=pytest.mark.slow),
         pytest.param("mla:context=300,q_heads=5,kv=int8", marks=pytest.mark.slow),
         pytest.param("prefill:model=tiny,tokens=70,batch=2,weight=f32,kv=f32", marks=pytest.mark.slow),
         pytest.param(
