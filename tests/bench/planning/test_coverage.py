@@ -28,6 +28,7 @@ from membound.bench import cli
 from membound.bench.planning import coverage as command
 from membound.bench.planning.coverage import (
     SHAPES,
+    VALUES,
     Answers,
     all_works,
     as_json,
@@ -246,7 +247,7 @@ def combinations(shape: Work, cells: Sequence[str]) -> Iterator[Work]:
         if not keys:
             yield shape
         elif values[0] != command.NONE:
-            typed = {key: int(v) if key == "page" else v for key, v in zip(keys, values, strict=True)}
+            typed = {key: type(VALUES[key][0])(v) for key, v in zip(keys, values, strict=True)}
             yield replace(shape, **typed)
 
 
