@@ -46,7 +46,7 @@ def test_a_victim_that_runs_on_cores_has_one() -> None:
 def test_every_experiment_of_a_backend_once_in_an_order_of_its_own() -> None:
     plan = make_claim_plan([], ["numba:cpu", "numpy:cpu"], OPTIONS, REGISTER, 10**10)
     orders = [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
-    assert all(sorted(order) == sorted({(n, order[0][1]) for n in range(1, 11)}) for order in orders)
+    assert all(sorted(order) == sorted({(n, order[0][1]) for n in range(1, 12)}) for order in orders)
     assert len({tuple(number for number, _ in order) for order in orders}) == 6
     assert orders == [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
     assert [c.pair for c in plan.cells("numba:cpu", 3)] == [(8, "numba:cpu")]
