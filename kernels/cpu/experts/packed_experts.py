@@ -2,7 +2,7 @@
 
 >>> packed = PackedExperts(inputs, threads=2)
 >>> packed.run(slot=0)
->>> packed.output.shape, packed.choice.shape        # [batch, hidden], and the experts of each row
+>>> packed.output.shape, packed.choice.shape        # [batch, hidden], and the experts of each row, [batch, chosen]
 """
 
 from __future__ import annotations

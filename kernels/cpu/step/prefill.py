@@ -68,7 +68,10 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                 _norm_rows(chunk, s.hidden, gains.attention_in.gain[layer], s.eps, b.normed)
                 prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
                 multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
-                _turn_heads(b.heads, head_stride, first, count, layer, gains, s)
+                _turn_heads(
+                    b.heads, head_stride, first, count, gains.bias[layer], gains.q_norm[layer],
+                    gains.k_norm[layer], gains.cosines, gains.sines, s,
+                )  # fmt: skip
                 _store_heads(KV, b.heads, head_stride, first, count, layer, caches, s)
                 _attend_chunk(KV, METHOD, b.heads, head_stride, first, count, layer, caches, b.attention, s)
                 prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
@@ -115,22 +118,30 @@ def _activate_rows(count: Any, gated: Any, y: Any, stride: Any, width: Any, out:
 
 
 @numba.njit(parallel=True)
-def _turn_heads(heads: Any, stride: Any, first: Any, count: Any, layer: Any, gains: Any, s: Any) -> None:
+def _turn_heads(
+    heads: Any,
+    stride: Any,
+    first: Any,
+    count: Any,
+    bias: Any,
+    q_norm: Any,
+    k_norm: Any,
+    cosines: Any,
+    sines: Any,
+    s: Any,
+) -> None:
     """Biases, head norms and RoPE of a chunk's queries and keys."""
     dim, q_heads = s.dim, s.kv_heads * s.group
-    biased, normed = gains.bias.shape[1] > 0, gains.q_norm.shape[1] > 0
     for row in prange(count):
         line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
         place = (first + np.intp(row)) % s.tokens
-        if biased:
-            for i in range(line.size):
-                line[i] += gains.bias[layer, i]
+        for i in range(bias.size):
+            line[i] += bias[i]
         for h in range(q_heads + s.kv_heads):
             head = line[h * dim : (h + 1) * dim]
-            if normed:
-                gain = gains.q_norm[layer] if h < q_heads else gains.k_norm[layer]
-                rms_norm(head, gain, np.float32(s.eps), head)
-            rope(head, gains.cosines[place], gains.sines[place])
+            if q_norm.size:
+                rms_norm(head, q_norm if h < q_heads else k_norm, np.float32(s.eps), head)
+            rope(head, cosines[place], sines[place])
 
 
 @numba.njit
