@@ -31,7 +31,7 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="WORK",
-            help="Specs such as linear:n=4096,k=4096,m=1,weight=int8 (kinds: linear, attention, mla, experts, step, prefill); "
+            help="Specs such as linear:n=4096,k=4096,m=1,weight=int8 (kinds: linear, attention, mla, experts, step, prefill, onnx); "
             "default: the whole suite.",
         ),
     ] = None,
