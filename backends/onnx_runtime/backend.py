@@ -36,6 +36,7 @@ from membound.kernels import features
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, LinearInputs, ModelInputs, OnnxInputs
 from membound.kernels.routing import route
+from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -168,7 +169,8 @@ class OnnxRuntime(Backend):
         if not isinstance(work, DecodeAttention) and work.weight in NOT_MULTIPLIED:
             return f"ONNX Runtime has no matmul over {work.weight} weights on CPUs"
         if isinstance(work, RoutedExperts):
-            return None if self._kind == "cpu" else "routed experts are built for the CPU provider alone"
+            reason = "routed experts are built without zero points" if FORMATS[work.weight].zeros else None
+            return reason if self._kind == "cpu" else "routed experts are built for the CPU provider alone"
         return None if isinstance(work, Linear) else self._attention_reason(work)
 
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:

@@ -66,3 +66,8 @@ def test_another_provider_is_refused(backend: OnnxRuntime) -> None:
         backend.supports(parse(f"{SMALL},weight=f32"))
         == "routed experts are built for the CPU provider alone"
     )
+
+
+def test_zero_points_are_refused(backend: OnnxRuntime) -> None:
+    work = parse("experts:hidden=64,width=64,count=9,chosen=2,weight=int4g32z")
+    assert backend.supports(work) == "routed experts are built without zero points"
