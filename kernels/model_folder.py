@@ -70,8 +70,14 @@ _ONLY: dict[str, tuple[Any, str]] = {
 }
 """Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
 
-_ANYWHERE = ("quantization_config", "compression_config", "is_encoder_decoder", "add_cross_attention")
-"""Those of them that no family computes."""
+_FLOATS: tuple[Any, str] = ({}, "float weights in this family, which membound quantises itself")
+_ANYWHERE = {
+    "quantization_config": _FLOATS,
+    "compression_config": _FLOATS,
+    "is_encoder_decoder": _ONLY["is_encoder_decoder"],
+    "add_cross_attention": _ONLY["add_cross_attention"],
+}
+"""Those that no family which is known by its parts alone computes."""
 
 
 def read_folder(folder: Path) -> Model:
@@ -123,8 +129,7 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     if not isinstance(kind, str) or TEXT_TYPES.get(kind, kind) not in FAMILIES:
         supported = ", ".join((*_DENSE, *_TEXT))
         raise ModelError(f"{path}: model_type {kind!r:.60} is not supported; supported: {supported}")
-    for name in _ANYWHERE:
-        only, supported = _ONLY[name]
+    for name, (only, supported) in _ANYWHERE.items():
         if fields.get(name) is not None and fields[name] != only:
             raise _refusal(config, name, f": {supported}")
     named = fields.get("architectures")
