@@ -41,6 +41,7 @@ from membound.bench.planning.coverage import (
     reasons,
 )
 from membound.errors import BackendUnavailable
+from membound.kernels.weights.formats import INTEGER_FORMATS
 from membound.kernels.work import ACTS, FORMATS, KINDS, KV_FORMATS, Work, parse
 
 ROOT = Path(__file__).parents[3]
@@ -60,7 +61,7 @@ def test_every_kind_in_every_format_is_asked_about_once() -> None:
     assert len(set(works)) == len(works)
     assert [parse(work.spec) for work in works] == works
     assert {work.kind for work in works} == set(KINDS)
-    pairs = {(fmt, act) for fmt, act in product(FORMATS, ACTS) if act == "float" or fmt.startswith("int")}
+    pairs = {(fmt, act) for fmt, act in product(FORMATS, ACTS) if act == "float" or fmt in INTEGER_FORMATS}
     for kind in ("linear", "experts", "step", "prefill"):
         assert {(w.weight, w.act) for w in works if w.kind == kind} == pairs  # type: ignore[union-attr]
     for kind in ("attention", "mla", "step", "prefill"):
@@ -199,7 +200,9 @@ def table_of(refused: dict[str, Sequence[str]]) -> list[Answers]:
 
 
 TABLE = [
-    *table_of({"alpha:cpu": ["mla", "fp8"], "beta:cpu+longwinded": ["mla", "fp8"], "gamma:cpu": ["kv="]}),
+    *table_of(
+        {"alpha:cpu": ["mla", "kv=fp8"], "beta:cpu+longwinded": ["mla", "kv=fp8"], "gamma:cpu": ["kv="]}
+    ),
     Answers("delta:npu", False, True, "no driver\nhere", "install one"),
     Answers("epsilon:npu", reason="not installed"),
 ]
@@ -207,7 +210,7 @@ TABLE = [
 
 def test_backends_that_say_the_same_share_a_line() -> None:
     assert reasons(TABLE) == [
-        ["alpha:cpu, beta:cpu+longwinded", "attention, mla, step, prefill", "no fp8"],
+        ["alpha:cpu, beta:cpu+longwinded", "attention, mla, step, prefill", "no kv=fp8"],
         ["alpha:cpu, beta:cpu+longwinded", "mla", "no mla"],
         ["gamma:cpu", "attention, mla, step, prefill, onnx", "no kv="],
     ]
