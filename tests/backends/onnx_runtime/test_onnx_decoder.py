@@ -184,7 +184,8 @@ def test_the_new_token_is_appended_in_place(kv: str, kind: type[np.generic], clo
     backend.launch(0)
     _, binding = backend._launches[0]
     _, k, v, *_ = (value.numpy() for value in binding.get_outputs())
-    _, new_k, new_v = project(inputs, inputs.layer(0), inputs.x.astype(np.float64), np.array([21]))
+    x = inputs.x.astype(np.float64)
+    _, new_k, new_v = project(inputs, inputs.model.decoder.layers[0], inputs.layer(0), x, np.array([21]))
     new, held = store_cache(new_k, new_v, kv), inputs.cache(0)
     for found, old, token in ((k, held.k, new.k), (v, held.v, new.v)):
         assert found.dtype == kind
