@@ -33,6 +33,9 @@ _NUMBER = re.compile(r"\d+")
 _PRESENT = re.compile(r"present|past|cache|new")
 SCATTER, GROUP_QUERY = "TensorScatter", "GroupQueryAttention"
 
+MOST_PLACES = 1 << 24
+"""Tokens of a mask of fixed length: it is made whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cache:
@@ -107,6 +110,10 @@ class OnnxDecoder:
         longer = declared.name == MASK and len(fixed) == len(wanted) and isinstance(fixed[-1], int)
         if longer and isinstance(fixed[-1], int) and fixed[-1] > wanted[-1]:
             wanted = (*wanted[:-1], fixed[-1])
+            if wanted[-1] > MOST_PLACES:
+                self._refuse(
+                    f"has a mask of {wanted[-1]} tokens, more than the {MOST_PLACES} that are supported"
+                )
         fits = len(fixed) == len(wanted)
         if not fits or any(isinstance(f, int) and f != w for f, w in zip(fixed, wanted, strict=True)):
             self._refuse(

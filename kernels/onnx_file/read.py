@@ -85,6 +85,8 @@ def _parsed(path: Path, data: bytes) -> Any:
         model.ParseFromString(data)
     except DecodeError:
         raise ModelError(f"{path} is cut short or no ONNX file: it cannot be read") from None
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise ModelError(f"{path} is damaged: a name in it is no text")
     if not model.ir_version or not model.graph.node:
         raise ModelError(f"{path} is no ONNX model: it has no operators")
     if not model.functions:
@@ -95,6 +97,18 @@ def _parsed(path: Path, data: bytes) -> Any:
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{path} has functions that cannot be written out: {_first_line(error)}") from None
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Every name and text of a message; protobuf gives one that is not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for one in (value,) if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value:
+            if field.type == field.TYPE_STRING:
+                yield one
+            else:
+                yield from _texts(one)
 
 
 def _first_line(error: Exception) -> str:

@@ -178,7 +178,7 @@ def test_llama_3_2_1b_streams_what_is_published():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", r"unknown work ''; allowed: linear, attention, mla, step, prefill"),
+        ("", r"unknown work ''; allowed: linear, attention, mla, experts, step, prefill, onnx"),
         ("conv:n=1", r"unknown work 'conv'"),
         ("linear", r"n, k missing; keys: n, k, m, weight, act"),
         ("linear:n=4", r"linear: k missing"),

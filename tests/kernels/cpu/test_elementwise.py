@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
-from membound.kernels.reference import gelu, silu
+from membound.kernels.forward import gelu, silu
 from membound.kernels.weights.formats import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set

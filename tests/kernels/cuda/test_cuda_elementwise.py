@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sass import sass
 
-from membound.kernels import reference
+from membound.kernels import forward, reference
 from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.device import simulator
 from membound.kernels.cuda.step.elementwise import (
@@ -17,6 +17,7 @@ from membound.kernels.cuda.step.elementwise import (
     copy_kernel,
     norm_kernel,
 )
+from membound.kernels.rope import turn
 
 RNG = np.random.default_rng(17)
 
@@ -43,7 +44,7 @@ def test_activations(rows: int, columns: int, gated: bool) -> None:
     x = np.concatenate([gate, up], 1) if gated else gate
     simulator.launch(activation_kernel(gated), activation_grid(rows, columns), (x.reshape(-1), y, columns))
     wide = gate.astype(np.float64)
-    expected = reference.silu(wide) * up if gated else reference.gelu(wide)
+    expected = forward.silu(wide) * up if gated else forward.gelu(wide)
     np.testing.assert_allclose(y.reshape(rows, columns), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -66,7 +67,7 @@ def test_append(kv: str, head_dim: int, bias: bool, norm: bool) -> None:
     if norm:
         y[:, :3] = reference.rms_norm(y[:, :3], gains[0], 1e-6)
         y[:, 3:5] = reference.rms_norm(y[:, 3:5], gains[1], 1e-6)
-    y[:, :5] = reference.rope(y[:, :5, None], np.array([1]), angles)[:, :, 0]
+    y[:, :5] = turn(y[:, :5, None], np.cos(angles)[None], np.sin(angles)[None])[:, :, 0]
     expected = reference.store_cache(y[:, 3:5, None], y[:, 5:, None], kv)
 
     variant = Append(kv, head_dim, bias, norm)

@@ -12,6 +12,7 @@ from membound.kernels import reference
 from membound.kernels.cuda.device.simulated import SimulatedGpu
 from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
 from membound.kernels.cuda.matmul.linear import (
+    WEIGHT_FORMATS,
     Plan,
     bind_linear,
     plan_linear,
@@ -56,7 +57,7 @@ def error(plan: Plan, y_before: float = 0.0, stride: int = 0) -> float:
     return reference.relative_error(found[:, : plan.n], expected)
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", WEIGHT_FORMATS)
 @pytest.mark.parametrize("m", [1, 3, 5])
 def test_planned_products_are_within_the_tolerance(fmt, m):
     """As a backend does it, on odd shapes where the format allows them."""
@@ -189,11 +190,12 @@ def test_plans_follow_the_shape():
 
 
 def test_int8_arithmetic_is_refused_with_the_reason():
-    assert unsupported("float") is None
-    assert "int8" in (unsupported("int8") or "")
+    assert unsupported("int8", "float") is None
+    assert "int8 × int8" in (unsupported("int8", "int8") or "")
+    assert unsupported("q8_0", "float") == "there is no CUDA kernel over q8_0 weights"
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", WEIGHT_FORMATS)
 def test_every_plan_has_a_ring_that_a_kernel_takes(fmt):
     """Long rings come with many rows of x and with few warps of a block, short ones with two tiles of W: sizes of every order."""
     for multiprocessors, n, m in product((1, 2, 40, 108, 132, 148), RINGS_OF_N, range(1, 65)):

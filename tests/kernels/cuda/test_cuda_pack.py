@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from membound.kernels.cuda.matmul.linear import WEIGHT_FORMATS
 from membound.kernels.cuda.matmul.pack import pack, padded_columns, padded_rows
 from membound.kernels.weights.formats import FORMATS, Weight
 from membound.kernels.weights.generate import random_weight
@@ -79,7 +80,7 @@ def test_wide_formats_are_padded_with_zeros(fmt):
     assert not found[:, 70:].any()
 
 
-@pytest.mark.parametrize("fmt", list(FORMATS))
+@pytest.mark.parametrize("fmt", WEIGHT_FORMATS)
 def test_matrices_stand_below_each_other(fmt):
     a, b = weight(fmt, 5, 128), weight(fmt, 24, 128)
     both = Weight(

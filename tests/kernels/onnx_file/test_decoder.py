@@ -96,6 +96,13 @@ def test_a_mask_of_fixed_length_hides_what_is_behind_the_step(tmp_path: Path) ->
         one.shapes(1, 12)
 
 
+def test_a_mask_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    model = onnx_decoders.plain_model()
+    model.graph.input[1].CopyFrom(declared("attention_mask", TensorProto.INT64, ["b", 1 << 31]))
+    with pytest.raises(ModelError, match="has a mask of 2147483648 tokens, more than the 16777216"):
+        decoder(model, tmp_path).shapes(1, 12)
+
+
 def test_a_cache_of_fixed_length_has_room_for_the_step(tmp_path: Path) -> None:
     model = onnx_decoders.plain_model()
     for number in (2, 3):

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.read import read
+from membound.kernels.onnx_step import EXAMPLE
 
 
 def changed(path: Path, change: Any, external: bool = False) -> Path:
@@ -224,3 +225,10 @@ def test_files_that_are_no_onnx(tmp_path: Path) -> None:
         file.truncate(1 << 31)
     with pytest.raises(ModelError, match="more than an ONNX file can hold: save its weights beside it"):
         read(tmp_path / "large.onnx")
+
+
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    data = EXAMPLE.read_bytes().replace(b"MatMul", b"MatMu\xff", 1)
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match="is damaged"):
+        read(tmp_path / "model.onnx")
