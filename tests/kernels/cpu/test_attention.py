@@ -86,7 +86,12 @@ def test_groups_of_query_heads(kv: str, group: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "kv", ["f32", *(pytest.param(kv, marks=pytest.mark.instruction_set) for kv in ("bf16", "f16", "int8"))]
+    "kv",
+    [
+        "f32",
+        *(pytest.param(kv, marks=pytest.mark.instruction_set) for kv in ("bf16", "int8")),
+        pytest.param("f16", marks=[pytest.mark.instruction_set, pytest.mark.slow]),
+    ],
 )
 def test_four_query_heads_a_kv_head(kv: str) -> None:
     assert worst_error(kv, 4, 128) < BOUNDS[kv]
@@ -110,7 +115,7 @@ def test_few_query_heads(kv: str, group: int, dim: int) -> None:
     [
         pytest.param("int8", 4, 80, marks=pytest.mark.slow),
         pytest.param("int8", 4, 40, marks=pytest.mark.slow),
-        ("int8", 3, 33),
+        pytest.param("int8", 3, 33, marks=pytest.mark.slow),
         pytest.param("bf16", 4, 80, marks=pytest.mark.slow),
         pytest.param("f16", 3, 33, marks=[pytest.mark.instruction_set, pytest.mark.slow]),
     ],
