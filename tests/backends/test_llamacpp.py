@@ -83,7 +83,7 @@ def test_the_engine_chooses_the_tokens_of_the_reference(rows, parts, largest):
     [
         (["context=16", "bf16,kv=bf16,act=float"], "ask for cache=prompt"),
         (["batch=2"], "requests of one sequence only"),
-        (["weight=int8"], "weight and kv must be one of f32, f16, bf16"),
+        (["weight=int8"], "weight must be one of f32, f16, bf16, q8_0, q4_0"),
         (["linear"], "whole steps and prompts only"),
     ],
 )
