@@ -186,7 +186,7 @@ class Router:
     """How experts are chosen and weighted: the largest `score` (softmax or sigmoid) of x times the router's matrix.
 
     `bias` is added before, `correction` for the choice alone (DeepSeek-V3). `groups`: only the experts of the best
-    `groups_chosen` of so many groups are looked at, by the two best of each (`group_best`=2) or the best one. `normalised`: the
+    `groups_chosen` of `groups` groups are looked at, by the two best of each (`group_best`=2) or the best one. `normalised`: the
     weights of those chosen add up to 1; `factor` times them then. `on_input`: they multiply x, not what comes out (Llama 4).
     """
 

@@ -262,7 +262,7 @@ class NumbaCpu(Backend):
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:
-    """The cache with room for so many tokens behind its own, zeros."""
+    """The cache with zeros behind its own tokens, where `tokens` more have room."""
 
     def widened(values: Any) -> Any:
         if values is None:

@@ -54,7 +54,7 @@ def soak(
         typer.Option(
             parser=number_within(0, 1_000_000),
             metavar="N",
-            help="End after so many; 0: by the minutes alone.",
+            help="End after N passes; 0: by the minutes alone.",
         ),
     ] = 0,
     backends: Backends = None,

@@ -41,11 +41,8 @@ class Soak:
     folder: Path
     passes: list[Pass] = field(repr=False)
     interrupted: bool
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What it must not show."""
-        return findings(self.passes)
+    findings: list[Finding]
+    """What it must not show."""
 
     @property
     def exit_status(self) -> int:
@@ -71,7 +68,7 @@ def soak_session(
     passes: int,
     talk: Console,
 ) -> Soak:
-    """Play a plan until the minutes are over, or so many passes (0: any number) are; a pass that has begun is finished.
+    """Play a plan until the minutes are over or `passes` are done (0: any number); a pass that has begun is finished.
 
     Each pass is a run of its own, in a new folder of `options.out`, with new processes. Raises as `run_session`.
     """
@@ -89,7 +86,7 @@ def soak_session(
             log.write(one)
             done.append(one)
             talk.print(pass_line(len(done), one, done[0]), soft_wrap=True)
-    return Soak(folder, done, bool(interrupts))
+    return Soak(folder, done, bool(interrupts), findings(done))
 
 
 def _pass(plan: Plan) -> Pass:

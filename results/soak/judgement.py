@@ -74,7 +74,7 @@ def untold(passes: Sequence[Pass]) -> list[str]:
 
 
 def passes_for_drift(cases: int) -> int:
-    """The fewest passes of which two halves can differ by more than chance, corrected over so many cases."""
+    """The fewest passes of which two halves can differ by more than chance, corrected over `cases` of them."""
     count = FEWEST_RUNS
     while 2 / comb(count, count // 2) > DRIFT / max(1, cases):
         count += 1

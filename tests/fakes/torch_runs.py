@@ -1,4 +1,4 @@
-"""Works on torch's backend, held against the reference.
+"""Works on torch's backend, compared with the reference.
 
 >>> backend = check("cpu+matmul", "attention:context=77,kv=f32", seed=3)
 """

@@ -36,7 +36,7 @@ def sigmoid(x: Any) -> Any:
 
 @numba.njit
 def cap_scores(scores: Any, vectors: Any, cap: Any) -> None:
-    """Bound so many vectors of `scores` in place; cap is in their unit."""
+    """Bound the first `vectors` of `scores` in place; cap is in their unit."""
     twice, whole, zero = splat(_TWO / cap), splat(cap), splat(np.float32(0))
     for i in range(0, vectors * LANES, LANES):
         score = load(scores, i, "f32")

@@ -24,7 +24,7 @@ from membound.kernels.work import Prefill
 MOST_ROWS = 64
 """Rows of a chunk: as many as the matmuls take. A bfloat16 weight then does 64 FLOP for each of its bytes that is streamed."""
 ROW_STEP = 16
-"""Shorter prompts have chunks of a multiple of so many rows, which a tile of AMX has, and few kernels are compiled."""
+"""Shorter prompts have chunks of a multiple of this, the rows of a tile of AMX, so that few kernels are compiled."""
 
 
 class PackedPrompt:

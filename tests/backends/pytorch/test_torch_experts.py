@@ -1,4 +1,4 @@
-"""Routed experts in torch: grouped products and loops, every format, odd shapes, what is stored and what is told."""
+"""Routed experts in torch: grouped products and loops, every format, odd shapes, what is stored and what rows say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALL = "experts:hidden=96,width=64,count=9,chosen=2"
 
 
 def check(device: str, spec: str, form: str) -> PyTorch:
-    """Four slots over two or more sets of experts, against the reference; what is told of each launch."""
+    """Four slots over two or more sets of experts, against the reference; what the backend says of each launch."""
     work = parse(spec)
     assert isinstance(work, RoutedExperts)
     inputs = make_inputs(work, 3, slots=4)
