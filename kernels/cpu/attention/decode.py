@@ -31,6 +31,7 @@ from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.matmul.parts import make_finish, make_merge, part_size
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.weights.formats import F32, KVCache
 
 
@@ -183,14 +184,6 @@ def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
     return walk
 
 
-@numba.njit
-def _aligned(size: Any) -> Any:
-    """float32 array that starts on a cache line."""
-    array = np.empty(size + 16, np.float32)
-    start = (-array.ctypes.data // 4) % 16
-    return array[start : start + size]
-
-
 def _make_workspace(g: Grouping) -> Any:
     """workspace(group, dim): a thread's arrays: query, factors, scores, worth, part."""
     HEADS, BLOCK = g.heads, g.block
@@ -198,8 +191,14 @@ def _make_workspace(g: Grouping) -> Any:
     @numba.njit
     def workspace(group: Any, dim: Any) -> Any:
         flat = chunks_of(group, HEADS) * LANES
-        part = _aligned(part_size(group, HEADS, dim))
-        return _aligned(part.size), _aligned(flat), _aligned(BLOCK * flat), _aligned(flat), part
+        part = aligned_floats(part_size(group, HEADS, dim))
+        return (
+            aligned_floats(part.size),
+            aligned_floats(flat),
+            aligned_floats(BLOCK * flat),
+            aligned_floats(flat),
+            part,
+        )
 
     return workspace
 

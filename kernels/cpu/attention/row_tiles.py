@@ -28,6 +28,7 @@ from membound.kernels.cpu.simd.amx import (
 )
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.lanes import transpose
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.loads import load, load_next
 from membound.kernels.cpu.simd.stores import store_bf16, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch
@@ -65,10 +66,10 @@ def make_workspace(g: Grouping) -> Any:
     def workspace(rows: Any, dim: Any, value_dim: Any) -> Any:
         chunks = chunks_of(rows, LANES)
         return Space(
-            np.empty(chunks * dim // 2 * LANES, np.float32),
-            np.empty(STEP * dim // 2, np.float32),
-            np.empty(BLOCK // 2 * padded_width(value_dim), np.float32),
-            np.empty(chunks * BLOCK * LANES, np.float32),
+            aligned_floats(chunks * dim // 2 * LANES),
+            aligned_floats(STEP * dim // 2),
+            aligned_floats(BLOCK // 2 * padded_width(value_dim)),
+            aligned_floats(chunks * BLOCK * LANES),
         )
 
     return workspace

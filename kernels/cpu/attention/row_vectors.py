@@ -25,6 +25,7 @@ from membound.kernels.cpu.simd.arithmetic import multiply
 from membound.kernels.cpu.simd.cells import add_outer
 from membound.kernels.cpu.simd.conversions import pair_bf16
 from membound.kernels.cpu.simd.features import LANES, REGISTERS
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.loads import load, load_each, load_grid, load_part
 from membound.kernels.cpu.simd.stores import store, store_bf16, store_grid
 from membound.kernels.cpu.simd.streams import far_starts, prefetch
@@ -63,10 +64,10 @@ def make_workspace(g: Grouping) -> Any:
         chunks, cells = chunks_of(rows, LANES), cells_of(dim)
         values = 0 if SHARED and value_dim < dim else BLOCK * padded_width(value_dim)
         return Space(
-            np.empty(chunks * cells * LANES, np.float32),
-            np.empty(BLOCK * cells, np.float32),
-            np.empty(values, np.float32),
-            np.empty(chunks * BLOCK * LANES, np.float32),
+            aligned_floats(chunks * cells * LANES),
+            aligned_floats(BLOCK * cells),
+            aligned_floats(values),
+            aligned_floats(chunks * BLOCK * LANES),
         )
 
     return workspace

@@ -34,6 +34,7 @@ from membound.kernels.cpu.matmul.parts import make_add_part, part_size
 from membound.kernels.cpu.simd.amx import AMX_BF16
 from membound.kernels.cpu.simd.features import BF16_DOT, LANES
 from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.stores import store
 from membound.kernels.cpu.simd.vectors import splat
 
@@ -174,7 +175,7 @@ def _make_walk(g: Grouping) -> Any:
         tokens, group, dim = shape.tokens, shape.group, shape.dim
         rows, units = shape.queries * group, shape.batch * shape.kv_heads
         space = workspace(rows, dim, shape.value_dim)
-        part = np.empty(part_size(rows, LANES, shape.value_dim), np.float32)
+        part = aligned_floats(part_size(rows, LANES, shape.value_dim))
         first, final = thread * units * tokens // threads, (thread + 1) * units * tokens // threads
         begin_products()
         while first < final:

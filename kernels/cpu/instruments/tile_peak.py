@@ -14,6 +14,7 @@ import numpy.typing as npt
 from numba import prange
 
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.matmul.pack import aligned_bytes
 from membound.kernels.cpu.simd.amx import (
     clear_sums,
     configure_tiles,
@@ -23,7 +24,9 @@ from membound.kernels.cpu.simd.amx import (
     tile_configuration,
 )
 
-TILES = 4
+TILES = 2
+"""Sums at once: each hides the loads of the other, and more of them need registers that two hyperthreads lack."""
+TILE_BYTES = 1024
 _SUM = 256
 _CONFIGURATION = tile_configuration()
 
@@ -34,14 +37,19 @@ def tile_flops(fmt: str, threads: int, repeats: int) -> int:
 
 
 def tile_operands(fmt: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """x: TILES tiles of 16 rows of 64 bytes; w: one; small whole numbers, so that sums are exact."""
+    """x: TILES tiles of 16 rows of 64 bytes; w: one; small whole numbers, so that sums are exact.
+
+    They begin at cache lines: where every load of a row takes two lines, the peak was half as high.
+    """
     rng = np.random.default_rng(5)
     values = rng.integers(-3, 4, (TILES + 1, 16, 32 if fmt == "bf16" else 64))
     if fmt == "int8":
         raw = values.astype(np.int8).view(np.uint8)
     else:
         raw = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
-    return raw[:TILES].reshape(-1).copy(), raw[TILES].reshape(-1).copy()
+    x, w = aligned_bytes(TILES * TILE_BYTES), aligned_bytes(TILE_BYTES)
+    x[:], w[:] = raw[:TILES].reshape(-1), raw[TILES].reshape(-1)
+    return x, w
 
 
 def tile_product(

@@ -1,4 +1,4 @@
-"""x[m, k] in the form in which a kernel reads it: interleaved, quantised to int8, or as bfloat16 rows.
+"""x[m, k] in the form in which a kernel reads it: interleaved, quantised to int8, or in matrix tiles.
 
 The scratch is a byte array: values first, then from `rows · (4·k + 64)` on a float32 scale a row, then
 int32 corrections, or of formats with zero points the float32 sums of the groups. Interleaved means [round][column][token], so that the tokens of a round are neighbours.
@@ -41,7 +41,7 @@ def make_prepare(recipe: Recipe, shared: bool = True) -> Any:
     if recipe.method == "pairs":
         return _interleave_pairs(recipe, shared)
     if recipe.method == "tile" and recipe.format == "bf16":
-        return _bf16_rows(recipe, shared)
+        return _bf16_tiles(recipe, shared)
     return _quantise(recipe, shared)
 
 
@@ -140,21 +140,22 @@ def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
         store_bf16(out, whole, load_part(x, at + whole, k - whole, "f32"))
 
 
-def _bf16_rows(recipe: Recipe, shared: bool) -> Any:
+def _bf16_tiles(recipe: Recipe, shared: bool) -> Any:
+    TILES = recipe.tiles
+
     @numba.njit
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
-        padded = (k + 31) // 32 * 32
-        out = scratch[row * (2 * padded + 64) : (row + 1) * (2 * padded + 64)].view(np.uint16)
-        _round_bf16(x, at, k, out)
-        for i in range((k + LANES - 1) // LANES * LANES, padded):
-            out[i] = 0
+        steps = (k + 31) // 32
+        line = np.zeros(32 * steps + LANES, np.uint16)
+        _round_bf16(x, at, k, line)
+        _to_tiles(line.view(np.uint64), row, TILES, steps, scratch)
 
     return _over_rows(recipe, one_row, shared)
 
 
 def _quantise(recipe: Recipe, shared: bool) -> Any:
     TOKENS, ROWS = recipe.tokens, recipe.rows
-    TILE = recipe.method == "tile"
+    TILE, TILES = recipe.method == "tile", recipe.tiles
     GROUP = FORMATS[recipe.format].group
     STEP = GROUP or (64 if TILE else 4)
     record = record_of(recipe.format)
@@ -184,9 +185,7 @@ def _quantise(recipe: Recipe, shared: bool) -> Any:
             for i in range(k - g * width, width):
                 line[i] = 0
             if TILE:
-                out = scratch[row * (padded + 64) : row * (padded + 64) + padded].view(np.int8)
-                for i in range(padded):
-                    out[i] = line[i]
+                _to_tiles(line.view(np.uint64), row, TILES, padded // 64, scratch)
             else:
                 first = (row // TOKENS * padded + g * width) // 4 * TOKENS + row % TOKENS
                 words, source = scratch.view(np.int32)[first:], line[:width].view(np.int32)
@@ -194,6 +193,16 @@ def _quantise(recipe: Recipe, shared: bool) -> Any:
                     words[i * TOKENS] = source[i]
 
     return _over_rows(recipe, one_row, shared)
+
+
+@numba.njit
+def _to_tiles(line: Any, row: Any, tiles: Any, steps: Any, scratch: Any) -> None:
+    """Every 64 bytes of a row of x to its tile: [step][tile][row of 16][64 bytes]."""
+    out = scratch.view(np.uint64)
+    for j in range(steps):
+        place = (j * tiles + row // 16) * 128 + row % 16 * 8
+        for i in range(8):
+            out[place + i] = line[8 * j + i]
 
 
 @numba.njit

@@ -21,6 +21,7 @@ from membound.kernels.cpu.simd.arithmetic import add_tiles, fma_broadcast, scale
 from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
 from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast
 from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.loads import load_bytes_each, load_each, load_next, load_tile
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
@@ -69,8 +70,8 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
             panel_bytes += k // GROUP * GROUP_SCALES
         used = padded if PAIRS else k
         scales = at + panels * panel_bytes
-        block = np.empty(BLOCK * PANELS * LANES, np.float32)
-        sums = np.empty(TOGETHER * TILES * STRIDE, np.float32)
+        block = aligned_floats(BLOCK * PANELS * LANES)
+        sums = aligned_floats(TOGETHER * TILES * STRIDE)
         for i0 in range(first, first + far, TOGETHER):
             i1 = min(i0 + TOGETHER, first + far)
             for k0 in range(0, used, BLOCK):

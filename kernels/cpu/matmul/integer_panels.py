@@ -19,6 +19,7 @@ from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast,
 from membound.kernels.cpu.simd.conversions import to_f32_tile
 from membound.kernels.cpu.simd.dot_products import dot_s8_broadcast
 from membound.kernels.cpu.simd.features import LANES
+from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.loads import (
     broadcast_bytes_next,
     broadcast_next,
@@ -53,7 +54,7 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
         row_scales = ROWS * (4 * padded + 64)
         corrections = row_scales + 4 * ROWS
         floats = scratch[row_scales:corrections].view(np.float32)
-        sums = np.empty(TILES * STRIDE, np.int32)
+        sums = aligned_floats(TILES * STRIDE).view(np.int32)
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
@@ -101,7 +102,7 @@ def _records(recipe: Recipe, panels_at_once: int) -> Any:
         row_scales = ROWS * (4 * k + 64)
         corrections = row_scales + 4 * ROWS
         floats = scratch[row_scales:].view(np.float32)
-        sums = np.empty(TILES * STRIDE, np.float32)
+        sums = aligned_floats(TILES * STRIDE)
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
             for g0 in range(0, groups, GROUPS):

@@ -12,7 +12,7 @@ import numpy as np
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes
-from membound.kernels.cpu.matmul.recipe import Recipe, choose
+from membound.kernels.cpu.matmul.recipe import MOST_TILE_ROWS, Recipe, choose
 from membound.kernels.cpu.step.packed_model import PackedMatrices
 from membound.kernels.cpu.step.prefill import PromptSizes, prefill_kernel
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains
@@ -22,7 +22,7 @@ from membound.kernels.weights.formats import F32, KVCache, cache_layout
 from membound.kernels.work import Prefill
 
 MOST_ROWS = 64
-"""Rows of a chunk: as many as the matmuls take. A bfloat16 weight then does 64 FLOP for each of its bytes that is streamed."""
+"""Rows of a chunk. A bfloat16 weight then does 64 FLOP for each of its bytes that is streamed; on matrix tiles, MOST_TILE_ROWS."""
 ROW_STEP = 16
 """Shorter prompts have chunks of a multiple of this, the rows of a tile of AMX, so that few kernels are compiled."""
 
@@ -35,7 +35,9 @@ class PackedPrompt:
         if not isinstance(work, Prefill):
             raise AssertionError(f"{type(work).__name__} is no Prefill")
         self._batch, self._vocab = work.batch, model.vocab
-        rows = min(MOST_ROWS, -(-work.batch * work.tokens // ROW_STEP) * ROW_STEP)
+        tiles = choose(work.weight, work.act, MOST_TILE_ROWS).method == "tile"
+        most = MOST_TILE_ROWS if tiles else MOST_ROWS
+        rows = min(most, -(-work.batch * work.tokens // ROW_STEP) * ROW_STEP)
         self._last = choose(work.weight, work.act, min(work.batch, MOST_ROWS))
         recipe = choose(work.weight, work.act, rows)
         self._matrices = PackedMatrices(inputs, recipe, self._last, work.tokens - 1)

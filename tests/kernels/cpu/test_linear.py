@@ -109,6 +109,8 @@ def test_few_rows(m: int, fmt: str, act: str) -> None:
     [
         pytest.param("bf16", "float", 5, marks=pytest.mark.slow),
         ("int8", "int8", 16),
+        pytest.param("int8", "int8", 50, marks=pytest.mark.slow),
+        pytest.param("bf16", "float", 100, marks=pytest.mark.slow),  # on matrix tiles seven of x
         pytest.param("f32", "float", 64, marks=pytest.mark.slow),
     ],
 )
