@@ -28,7 +28,7 @@ def test_every_name_leads_to_one_device():
 
 
 def test_all_devices_and_figures_have_sources():
-    assert len(CATALOGUE.devices) == 114
+    assert len(CATALOGUE.devices) == 115
     for device in CATALOGUE.devices.values():
         for name, field in device.fields.items():
             figures = [*([field.first] if field.first else []), *field.others]
@@ -144,7 +144,7 @@ def test_a_name_like_no_other_says_where_all_are():
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("Hygon", 3), ("Cambricon", 3), ("Enflame", 4), ("MetaX", 4), ("Biren", 4), ("Innosilicon", 1), ("Jingjiawei", 2),
+    [("Hygon", 4), ("Cambricon", 3), ("Enflame", 4), ("MetaX", 4), ("Biren", 4), ("Innosilicon", 1), ("Jingjiawei", 2),
      ("Iluvatar", 3), ("Moore Threads", 3), ("nowhere", 0), ("", 0)],
 )  # fmt: skip
 def test_a_vendor_is_all_its_devices(name, devices):
@@ -166,7 +166,7 @@ def test_a_file_of_ones_own_adds_devices_and_corrects_figures(tmp_path):
         '[device.mine]\nkind = "gpu"\nbandwidth_gb_per_s = 900\npcie = "4 x8"\n'
         "[device.kunlun_p800]\nbandwidth_gb_per_s = 2400\n",
     )
-    assert len(found.devices) == 115
+    assert len(found.devices) == 116
     assert found.find("mine").bandwidth_bytes_per_s == 900e9
     assert found.find("mine").trust("bandwidth_gb_per_s") == "unverified"
     assert found.find("mine").host_bytes_per_s == pytest.approx(8 * 1.969e9)
