@@ -1,0 +1,136 @@
+"""A real Ray cluster of several nodes on this machine, and `membound fleet` as a process on it.
+
+>>> with RayCluster(tmp_path, nodes=4) as cluster:
+...     done = cluster.fleet(*WORKS)
+...     cluster.kill(2)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from membound.results.row import Row
+from membound.results.store import load_rows
+
+STORE_BYTES = 80 << 20
+"""Ray's own least is 75 MiB."""
+WORKS = [f"linear:n=16,k=64,m={m},weight=f32" for m in (1, 2, 3)]
+QUICKLY = ("--backends", "ok:cpu", "--no-ceilings", "--threads", "1", "--together")
+LIMIT_S = 150.0
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A node that does not answer is dead after seconds, not after a minute."""
+
+
+class RayCluster:
+    """A head without processors, and nodes of one each. A context manager; everything it started ends with it."""
+
+    def __init__(self, folder: Path, nodes: int, **more: Any) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self.out = folder / "fleets"
+        settings = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **settings})
+        self._settings = settings
+        self.nodes: list[Any] = []
+        for number in range(nodes):
+            self.add(labels={"rack": f"r{number % 2}"}, **more)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> RayCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        self._cluster.shutdown()
+
+    @property
+    def address(self) -> str:
+        """Where drivers connect."""
+        return str(self._cluster.address)
+
+    def add(self, **more: Any) -> None:
+        """One more node."""
+        self.nodes.append(self._cluster.add_node(**({"num_cpus": 1, **self._settings} | more)))
+
+    def kill(self, number: int) -> None:
+        """The power of a node goes off."""
+        self._cluster.remove_node(self.nodes[number], allow_graceful=False)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`membound fleet` with these arguments, as a process of its own."""
+        command = [sys.executable, "-m", "membound", "fleet", *arguments, "--address", self.address]
+        process = subprocess.Popen(
+            [*command, "--out", str(self.out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def fleet(self, *arguments: str) -> tuple[int, str, str]:
+        """The same to its end: (status, standard output, standard error)."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=LIMIT_S)
+        return process.returncode, out, err
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for something that the fleet does."""
+        until = time.monotonic() + LIMIT_S
+        while not holds():
+            ended = [process for process in self.processes if process.poll() is not None]
+            if ended or time.monotonic() > until:
+                raise AssertionError(f"it never came: {[process.communicate() for process in ended]}")
+            time.sleep(0.05)
+
+    def stored(self) -> int:
+        """Rows on the driver's disk at the moment."""
+        return sum(
+            path.read_bytes().count(b"\n") for path in self.out.glob("*.jsonl*") if path.suffix != ".fleet"
+        )
+
+    def rows(self) -> list[Row]:
+        """Those of the only fleet."""
+        (path,) = self.out.glob("*.jsonl")
+        return load_rows(path)
+
+
+def workers_left(folder: Path) -> Sequence[int]:
+    """Processes that measure for a fleet whose nodes keep their cache in a folder."""
+    mark = f"MEMBOUND_CACHE_DIR={folder}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            environment = Path("/proc", entry, "environ").read_bytes() if entry.isdecimal() else b""
+            words = Path("/proc", entry, "cmdline").read_bytes() if environment else b""
+        except OSError:
+            continue
+        if mark in environment and (b"membound.bench.worker" in words or b"NodeRun" in words):
+            found.append(int(entry))
+    return found
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)
