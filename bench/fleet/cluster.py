@@ -23,6 +23,7 @@ from typing import Any
 
 from membound.bench.fleet.assignment import Assignment, Node
 from membound.bench.fleet.fleet_error import FleetError
+from membound.bench.fleet.holder import Holder
 from membound.bench.fleet.order import Order
 
 NAMESPACE = "membound"
@@ -43,17 +44,6 @@ LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
 
 
-class Holder:
-    """The actor that says that a fleet is at work on a cluster, and whose it is."""
-
-    def __init__(self, whose: str) -> None:
-        self._whose = whose
-
-    def whose(self) -> str:
-        """User, machine and process of the driver."""
-        return self._whose
-
-
 class Cluster:
     """What a driver does with Ray."""
 
@@ -63,16 +53,15 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """Living nodes with processors, by name. Nodes of one name are numbered."""
-        found = [entry for entry in self._ray.nodes() if entry["Alive"]]
-        named: dict[str, int] = {}
+        alive = [
+            entry for entry in self._ray.nodes() if entry["Alive"] and entry["Resources"].get("CPU", 0) >= 1
+        ]
+        numbers: dict[str, int] = {}
         nodes = []
-        for entry in sorted(found, key=lambda one: (one["NodeManagerHostname"], one["NodeID"])):
+        for entry in sorted(alive, key=lambda one: (one["NodeManagerHostname"], one["NodeID"])):
             host = entry["NodeManagerHostname"]
-            named[host] = named.get(host, 0) + 1
-            name = host if named[host] == 1 else f"{host}#{named[host]}"
-            node = node_of(entry, name)
-            if node.cpus >= 1:
-                nodes.append(node)
+            number = numbers[host] = numbers.get(host, 0) + 1
+            nodes.append(node_of(entry, host if number == 1 else f"{host}#{number}"))
         return nodes
 
     def survey(self, node: Node, order: Order | None) -> Any:

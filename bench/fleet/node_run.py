@@ -15,10 +15,10 @@ import time
 from membound.bench.api import go_on, measure, prepare
 from membound.bench.environments import build
 from membound.bench.fleet.devices import named_on
+from membound.bench.fleet.estimate import options_here
 from membound.bench.fleet.node_file import NodeFile, remove_old
 from membound.bench.fleet.order import ALL, Handed, Order
 from membound.bench.fleet.shipping import take_kernels
-from membound.bench.fleet.survey import options_here
 from membound.bench.planning.choice import choose_backends
 from membound.bench.planning.plan import Options, Plan
 from membound.bench.planning.suites import PlanError

@@ -31,8 +31,8 @@ METADATA = ("METADATA", "entry_points.txt")
 COMPILED = "membound_compiled"
 """The folder of compiled kernels, beside a file that says of which processor and Python they are."""
 OF = "of.json"
-MOST_KERNELS_BYTES = 256 << 20
-"""Ray's limit for a part is 512 MiB (RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB aside); nodes without compile by themselves."""
+MOST_KERNELS_BYTES = 64 << 20
+"""The head node sends parts to all others, out of its memory; those that get none compile by themselves. 25 MB are usual."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def _of_this(root: Path) -> list[Path]:
     """The running package and its metadata, which name the backends."""
     package, info = root / "membound", root / f"membound-{__version__}.dist-info"
     source = Path(membound.__file__).parent
-    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__", "published"))
     info.mkdir()
     here = distribution("membound")
     for name in METADATA:

@@ -10,23 +10,15 @@ import platform
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from membound.bench.api import prepare
-from membound.bench.fleet.devices import classes
-from membound.bench.fleet.node_file import node_folder
 from membound.bench.fleet.order import Estimate, Facts, Order
 from membound.bench.machine.fingerprint import fingerprint
-from membound.bench.planning.choice import check_threads, choose_backends, parse_pythons
-from membound.bench.planning.plan import Options, Plan
 from membound.version import __version__
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAME = re.compile(r"[A-Za-z0-9._-]+")
-AROUND_S = 4.0
-"""Seconds that a case takes besides its turns, of which preparing and checking are most."""
 
 
 def facts(order: Order | None = None, gpus: int = 0) -> Facts:
@@ -41,8 +33,16 @@ def facts(order: Order | None = None, gpus: int = 0) -> Facts:
         python=platform.python_version(),
         machine=fingerprint(),
         missing=tuple(_missing()),
-        estimate=None if order is None else _estimate(order, gpus),
+        estimate=_estimated(order, gpus),
     )
+
+
+def _estimated(order: Order | None, gpus: int) -> Estimate | None:
+    if order is None:
+        return None
+    from membound.bench.fleet.estimate import estimate  # which loads all that a run needs
+
+    return estimate(order, gpus)
 
 
 def _boot() -> str:
@@ -62,25 +62,3 @@ def _missing() -> Iterator[str]:
                 version(found[0])
             except PackageNotFoundError:
                 yield found[0]
-
-
-def _estimate(order: Order, gpus: int) -> Estimate:
-    options = options_here(order)
-    choice = choose_backends(order.backends, options.threads, options.pythons)
-    plan = prepare(order.works, choice.chosen, options)[0]
-    return Estimate(classes(choice.chosen, gpus), plan.total_cells, seconds_of(plan))
-
-
-def options_here(order: Order) -> Options:
-    """An order's options with what only the node knows: its threads, interpreters and folder. Raises OptionError, CacheRefused."""
-    return replace(
-        order.options,
-        threads=check_threads(order.options.threads or None),
-        pythons=parse_pythons(order.pythons),
-        out=node_folder(),
-    )
-
-
-def seconds_of(plan: Plan) -> float:
-    """How long a plan takes at most: its limit, or its turns and what is around them."""
-    return plan.time_limit_s or plan.total_cells * (plan.pace.seconds + AROUND_S)

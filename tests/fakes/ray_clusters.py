@@ -2,17 +2,19 @@
 
 >>> with RayCluster(tmp_path, nodes=4) as cluster:
 ...     done = cluster.fleet(*WORKS)
-...     cluster.kill(2)
+...     cluster.kill("host#2")
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,11 +58,16 @@ class RayCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end_processes()
+        self._cluster.shutdown()
+
+    def end_processes(self) -> None:
+        """Kill the drivers that are left."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
             process.communicate()
-        self._cluster.shutdown()
+        self.processes.clear()
 
     @property
     def address(self) -> str:
@@ -71,9 +78,26 @@ class RayCluster:
         """One more node."""
         self.nodes.append(self._cluster.add_node(**({"num_cpus": 1, **self._settings} | more)))
 
-    def kill(self, number: int) -> None:
-        """The power of a node goes off."""
-        self._cluster.remove_node(self.nodes[number], allow_graceful=False)
+    def kill(self, name: str) -> None:
+        """The power of the node that a fleet calls so goes off."""
+        ordered = sorted(self.nodes, key=lambda node: str(node.node_id))
+        number = name.partition("#")[2]
+        node = ordered[int(number or 1) - 1]
+        self.nodes.remove(node)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    @contextmanager
+    def beside(self, code: str) -> Iterator[None]:
+        """Another driver that has done what the code says, and keeps it."""
+        begin = f"import ray, time\nray.init({self.address!r}, namespace='other', log_to_driver=False)\n"
+        whole = f"{begin}{code}\nprint('done', flush=True)\ntime.sleep(600)\n"
+        with subprocess.Popen([sys.executable, "-c", whole], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                if process.stdout is None or process.stdout.readline() != "done\n":
+                    raise AssertionError("the other driver failed")
+                yield
+            finally:
+                process.kill()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """`membound fleet` with these arguments, as a process of its own."""
@@ -110,6 +134,13 @@ class RayCluster:
             path.read_bytes().count(b"\n") for path in self.out.glob("*.jsonl*") if path.suffix != ".fleet"
         )
 
+    def stored_of(self, name: str) -> int:
+        """The same of one node."""
+        mark = json.dumps({"node": name})[1:-1].replace(": ", ":").encode()
+        return sum(
+            path.read_bytes().count(mark) for path in self.out.glob("*.jsonl*") if path.suffix != ".fleet"
+        )
+
     def rows(self) -> list[Row]:
         """Those of the only fleet."""
         (path,) = self.out.glob("*.jsonl")
@@ -129,6 +160,13 @@ def workers_left(folder: Path) -> Sequence[int]:
         if mark in environment and (b"membound.bench.worker" in words or b"NodeRun" in words):
             found.append(int(entry))
     return found
+
+
+def suites_at_work(folder: Path) -> list[int]:
+    """Those of them that are actors of Ray."""
+    return [
+        pid for pid in workers_left(folder) if b"NodeRun" in Path("/proc", str(pid), "cmdline").read_bytes()
+    ]
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

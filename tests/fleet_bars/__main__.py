@@ -77,9 +77,8 @@ def kills(runs: int, seed: int) -> int:
                     started(made, before) and at() >= rows + stored_of(before)
                 )
             )
-            victim = rng.randrange(len(made.nodes))
-            made.kill(victim)
-            del made.nodes[victim]
+            victim = rng.randrange(NODES)
+            made.kill(os.uname().nodename + (f"#{victim + 1}" if victim else ""))
             made.add()
             out, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
             (path,) = set(made.out.glob("*.jsonl")) - before or {made.out / "none"}

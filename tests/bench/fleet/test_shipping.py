@@ -50,7 +50,7 @@ def test_what_is_sent_is_an_installation(cache, tmp_path):
         done = subprocess.run(
             [
                 sys.executable,
-                "-I",
+                "-IB",
                 "-S",
                 "-c",
                 f"import sys; sys.path.insert(0, {str(parts[0].parent)!r})\n{code}",
