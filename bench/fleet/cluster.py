@@ -54,7 +54,9 @@ class Cluster:
     def nodes(self) -> list[Node]:
         """Living nodes with processors, by name. Nodes of one name are numbered."""
         alive = [
-            entry for entry in self._ray.nodes() if entry["Alive"] and entry["Resources"].get("CPU", 0) >= 1
+            entry
+            for entry in self._asked(self._ray.nodes)
+            if entry["Alive"] and entry["Resources"].get("CPU", 0) >= 1
         ]
         numbers: dict[str, int] = {}
         nodes = []
@@ -101,9 +103,9 @@ class Cluster:
 
     def ready(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
         """Those of them that have come, after one has or the time is over."""
-        found, rest = self._ray.wait(list(references), num_returns=1, timeout=timeout_s)
+        found, rest = self._asked(self._ray.wait, list(references), num_returns=1, timeout=timeout_s)
         if found and rest:
-            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+            more, _ = self._asked(self._ray.wait, rest, num_returns=len(rest), timeout=0)
             found = [*found, *more]
         return list(found)
 
@@ -120,6 +122,15 @@ class Cluster:
         return ", ".join(
             f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name == "CPU" or name in free
         )
+
+    def _asked(self, call: Any, *arguments: Any, **more: Any) -> Any:
+        """What Ray answers. Raises FleetError if the cluster is gone, which it is when its head node is."""
+        try:
+            return call(*arguments, **more)
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise FleetError(
+                f"the cluster does not answer any more ({last_line(error)}); the rows so far are kept for --resume"
+            ) from None
 
     def _on(self, node: Node) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -65,8 +65,11 @@ class FleetFile:
         if kind is None and self.is_whole:
             self._writer.__exit__(None, None, None)
             self._asked.unlink(missing_ok=True)
-        else:
-            self._writer.__exit__(KeyboardInterrupt, None, None)  # the partial file stays, for --resume
+            return
+        self._writer.__exit__(KeyboardInterrupt, None, None)  # the partial file stays, for --resume
+        if kind is not None and not self._writer.partial.stat().st_size:
+            for path in (self._writer.partial, self._asked):  # there is nothing to go on with
+                path.unlink(missing_ok=True)
 
     def keep(self, one: Assignment, lines: Sequence[bytes]) -> None:
         """Store rows as a node handed them over, all of them at once, and count them. Raises RowError, StoreError."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,12 @@ class RayCluster:
         self.folder = folder
         self.out = folder / "fleets"
         settings = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **settings})
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.client_address = f"ray://127.0.0.1:{port}"
+        head = {"num_cpus": 0, "ray_client_server_port": port, **settings}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._settings = settings
         self.nodes: list[Any] = []
         for number in range(nodes):
@@ -101,9 +107,18 @@ class RayCluster:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """`membound fleet` with these arguments, as a process of its own."""
-        command = [sys.executable, "-m", "membound", "fleet", *arguments, "--address", self.address]
+        command = [
+            sys.executable,
+            "-m",
+            "membound",
+            "fleet",
+            "--address",
+            self.address,
+            "--out",
+            str(self.out),
+        ]
         process = subprocess.Popen(
-            [*command, "--out", str(self.out)],
+            [*command, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -199,6 +199,7 @@ def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path):
     ):
         collector(world, file, assigned(1), start_s=0.05).run()
     assert world.running == set()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_node_without_room_is_reported_when_others_were_measured(path):

@@ -111,6 +111,12 @@ def test_all_rows_of_all_nodes_come_back_once(cluster):
     assert nothing_left(cluster) == []
 
 
+def test_a_driver_outside_reaches_the_cluster_through_its_client_port(cluster):
+    status, _, err = cluster.fleet(*WORKS[:1], *QUICKLY, "--address", cluster.client_address)
+    assert status == 0, err
+    assert by_status(cluster) == {"ok": NODES}
+
+
 def test_a_node_that_dies_is_reported_and_replaced(cluster):
     fleet = cluster.start(*WORKS, *QUICKLY, "--replicates", "3")
     cluster.until(lambda: cluster.stored_of(names()[1]) >= 1)
