@@ -37,8 +37,10 @@ ANSWER_S = 5.0
 """How long the other fleet may take to say whose it is, and the head to accept a connection."""
 LOCK_S, LOCK_EVERY_S = 4.0, 0.2
 """How long a lock is asked for, and how often."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""No telemetry; and a suite without accelerators of its own leaves the variables alone that name them."""
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Of the driver: no telemetry."""
+VISIBLE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Of nodes: Ray hides accelerators from what asks for none, such as a survey, and suites that share them."""
 CLIENT_PORT = 10001
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
@@ -181,7 +183,7 @@ def connected(address: str, parts: Sequence[Path]) -> Iterator[Cluster]:
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
     }
-    settings["runtime_env"] = {"py_modules": [str(part) for part in parts]} if parts else {}
+    settings["runtime_env"] = {"env_vars": VISIBLE} | ({"py_modules": list(map(str, parts))} if parts else {})
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
     try:

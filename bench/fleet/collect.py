@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from membound.bench.fleet.ask import Ask
 from membound.bench.fleet.assignment import Assignment, Node
 from membound.bench.fleet.fleet_error import FleetError
-from membound.bench.fleet.fleet_file import FleetFile, known_lines
+from membound.bench.fleet.fleet_file import FleetFile, known_lines, rows_of
 from membound.bench.fleet.order import Case, Handed, Order
 from membound.bench.fleet.view import View
 from membound.results.row import Row, RowError
@@ -103,8 +103,7 @@ class Collector:
         try:
             while self._is_open():
                 self._start_due()
-                for reference in self.cluster.ready(list(self._calls), LOOK_S) if self._calls else ():
-                    self._take(reference)
+                self._take(self.cluster.ready(list(self._calls), LOOK_S) if self._calls else [])
                 self._look()
                 self.view.show(self.assigned)
         finally:
@@ -150,34 +149,39 @@ class Collector:
     def _ask(self, one: Assignment) -> None:
         self._calls[self.cluster.ask(one, ASK_S)] = one
 
-    def _take(self, reference: Any) -> None:
+    def _take(self, references: Sequence[Any]) -> None:
+        """What has come of several calls; its rows go to the disk together."""
+        came = [one for one in map(self._handed, references) if one is not None]
+        self.file.keep(*((one, rows) for one, _, rows in came))
+        for one, handed, rows in came:
+            self.view.rows(len(rows))
+            if not handed.ended:
+                self._ask(one)
+            elif handed.failed:
+                self._fail(one, "error", handed.failed)
+            else:
+                self._done(one)
+
+    def _handed(self, reference: Any) -> tuple[Assignment, Handed, list[Row]] | None:
+        """What one call brought; None if its suite was given up, or is now."""
         one = self._calls.pop(reference)
-        came, why = self.cluster.result(reference)
+        handed, why = self.cluster.result(reference)
         if one.is_over:
-            return
+            return None
         if why:
             self._lost(one, why)
-            return
-        if not isinstance(came, Handed):
-            raise AssertionError(f"{one.node.name} handed over {type(came)}")
+            return None
+        if not isinstance(handed, Handed):
+            raise AssertionError(f"{one.node.name} handed over {type(handed)}")
+        one.state, one.doing, self._begun = "measuring", handed.doing, True
         one.since = self._quiet_since = time.monotonic()
-        one.doing, self._begun = came.doing, True
-        if one.state == "starting":
-            one.state = "measuring"
-        if came.cases:
-            one.cases = self._known.setdefault(came.cases, came.cases)
+        if handed.cases:
+            one.cases = self._known.setdefault(handed.cases, handed.cases)
         try:
-            self.file.keep(one, came.lines)
+            return one, handed, rows_of(one, handed.lines)
         except RowError as error:
             self._fail(one, "error", str(error))
-            return
-        self.view.rows(len(came.lines))
-        if not came.ended:
-            self._ask(one)
-        elif came.failed:
-            self._fail(one, "error", came.failed)
-        else:
-            self._done(one)
+            return None
 
     def _done(self, one: Assignment) -> None:
         one.state, one.doing = "done", ""
@@ -208,8 +212,7 @@ class Collector:
                 (other.cases for other in self.assigned if other.cases and other.device == one.device), ()
             )
             one.cases = planned or self._asked()
-        rows = [self._row(one, case, status, why) for case in one.missing]
-        self.file.keep_rows(one, rows)
+        self.file.keep((one, [self._row(one, case, status, why) for case in one.missing]))
         self.file.note(one)
         self._quiet_since = time.monotonic()
         self.view.ended(one)

@@ -1,7 +1,7 @@
 """A fleet on the driver's disk: one row file of all nodes, and beside it what was asked for and who is through.
 
 >>> with FleetFile(path, ask) as file:
-...     file.keep(one, handed.lines)
+...     file.keep((one, rows_of(one, handed.lines)))
 
 A row is counted where it lies: the next call to its node asks for what follows it, and so does the next try and the next driver.
 """
@@ -71,17 +71,16 @@ class FleetFile:
             for path in (self._writer.partial, self._asked):  # there is nothing to go on with
                 path.unlink(missing_ok=True)
 
-    def keep(self, one: Assignment, lines: Sequence[bytes]) -> None:
-        """Store rows as a node handed them over, all of them at once, and count them. Raises RowError, StoreError."""
-        self.keep_rows(one, [_row(one, line) for line in lines])
-
-    def keep_rows(self, one: Assignment, rows: Sequence[Row]) -> None:
-        """Store rows of an assignment. Raises StoreError."""
-        for row in rows:
-            row.machine |= {"node": one.node.name} | ({"rack": one.node.rack} if one.node.rack else {})
-        self._writer.append(*rows)
-        for row in rows:
-            count(one, row)
+    def keep(self, *batch: tuple[Assignment, Sequence[Row]]) -> None:
+        """Store rows of several assignments, all of them at once, and count them. Raises StoreError."""
+        for one, rows in batch:
+            for row in rows:
+                row.machine |= {"node": one.node.name} | ({"rack": one.node.rack} if one.node.rack else {})
+        if stored := [row for _, rows in batch for row in rows]:
+            self._writer.append(*stored)
+        for one, rows in batch:
+            for row in rows:
+                count(one, row)
 
     def note(self, one: Assignment) -> None:
         """Store where an assignment stands. Raises StoreError."""
@@ -109,14 +108,18 @@ def count(one: Assignment, row: Row) -> None:
     one.failures += row.status not in ANSWERED
 
 
-def _row(one: Assignment, line: bytes) -> Row:
-    try:
-        row = Row.from_json(unsealed(line).decode())
-    except ValueError as error:
-        raise RowError(f"{one.node.name} handed over what is no row: {error}") from None
-    if row.run_id != one.run_id:
-        raise RowError(f"{one.node.name} handed over a row of {row.run_id}, not of {one.run_id}")
-    return row
+def rows_of(one: Assignment, lines: Sequence[bytes]) -> list[Row]:
+    """The rows that a node has handed over. Raises RowError if one has changed on its way, or is of another suite."""
+    rows = []
+    for line in lines:
+        try:
+            row = Row.from_json(unsealed(line).decode())
+        except ValueError as error:
+            raise RowError(f"{one.node.name} handed over what is no row: {error}") from None
+        if row.run_id != one.run_id:
+            raise RowError(f"{one.node.name} handed over a row of {row.run_id}, not of {one.run_id}")
+        rows.append(row)
+    return rows
 
 
 def find_fleet(name: str, out: Path) -> tuple[Path, Ask, list[Assignment]]:

@@ -8,7 +8,7 @@ import pytest
 from fleets import ASK, CASES, FLEET, assigned, lined
 
 from membound.bench.fleet.fleet_error import FleetError
-from membound.bench.fleet.fleet_file import FleetFile, find_fleet, known_lines
+from membound.bench.fleet.fleet_file import FleetFile, find_fleet, known_lines, rows_of
 from membound.results.row import RowError
 from membound.results.store import StoreError, load_rows
 
@@ -20,8 +20,8 @@ def cut(tmp_path):
     with FleetFile(path, ASK) as file:
         for one in suites:
             file.note(one)
-        file.keep(suites[0], [lined(suites[0].run_id, case) for case in CASES[:2]])
-        file.keep(suites[1], [lined(suites[1].run_id, CASES[0])])
+        file.keep((suites[0], rows_of(suites[0], [lined(suites[0].run_id, case) for case in CASES[:2]])))
+        file.keep((suites[1], rows_of(suites[1], [lined(suites[1].run_id, CASES[0])])))
         suites[1].state, suites[1].doing = "failed", "its node died"
         file.note(suites[1])
     return path
@@ -48,7 +48,7 @@ def test_the_lines_of_a_suite_are_those_of_its_rows_with_the_node(cut):
 def test_a_fleet_that_is_whole_is_an_ordinary_run(cut):
     path, ask, suites = find_fleet("latest", cut.parent)
     with FleetFile(path, ask, resume=True) as file:
-        file.keep(suites[0], [lined(suites[0].run_id, CASES[2])])
+        file.keep((suites[0], rows_of(suites[0], [lined(suites[0].run_id, CASES[2])])))
         file.is_whole = True
     assert sorted(one.name for one in cut.parent.iterdir()) == [cut.name]
     assert len(load_rows(cut)) == 4
@@ -60,7 +60,7 @@ def test_all_rows_of_a_batch_are_stored_or_none(cut):
         FleetFile(path, ask, resume=True) as file,
         pytest.raises(RowError, match="host handed over what is no row"),
     ):
-        file.keep(suites[0], [lined(suites[0].run_id, CASES[2]), b'{"run_id":'])
+        file.keep((suites[0], rows_of(suites[0], [lined(suites[0].run_id, CASES[2]), b'{"run_id":'])))
     assert find_fleet("latest", cut.parent)[2][0].rows == 2
 
 
