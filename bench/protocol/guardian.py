@@ -153,6 +153,7 @@ def _guarded() -> tuple[str, subprocess.Popen[bytes] | None]:
             env=kept,
             start_new_session=True,
         )
+        watching.wait()  # until it has left
         atexit.register(_dismiss, watching)
     return mark, watching
 
@@ -161,9 +162,8 @@ def _dismiss(watching: subprocess.Popen[bytes]) -> None:
     """Let it look once more and end."""
     if watching.stdin is None or watching.stdout is None:
         raise AssertionError("it has no standard input and output")
-    with suppress(OSError, subprocess.TimeoutExpired):
+    with suppress(OSError):
         watching.stdin.close()
-        watching.wait(FAREWELL_S)
         select.select([watching.stdout], [], [], FAREWELL_S)
 
 

@@ -130,6 +130,8 @@ def main() -> int:
     simulating.add_argument("--tasks", type=int, default=1000)
     simulating.add_argument("--rows", type=int, default=10, help="of each")
     asked = parser.parse_args()
+    paths = [str(Path(fake_backends.__file__).parent), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # for actors
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if asked.command == "kills":
         return kills(asked.runs, asked.seed)

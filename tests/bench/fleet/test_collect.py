@@ -193,10 +193,8 @@ def test_a_row_that_changed_on_its_way_is_refused(path):
 
 def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path):
     world = World([node(1)], busy={node(1).id})
-    with (
-        FleetFile(path, ASK) as file,
-        pytest.raises(FleetError, match="host does not become free: a suite needs all 4"),
-    ):
+    refused = pytest.raises(FleetError, match="host does not become free: a suite needs all 4")
+    with refused, FleetFile(path, ASK) as file:
         collector(world, file, assigned(1), start_s=0.05).run()
     assert world.running == set()
     assert list(path.parent.iterdir()) == []
@@ -230,7 +228,7 @@ def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path):
 
     found, ask, again = find_fleet("latest", path.parent)
     assert (found, ask) == (path, ASK)
-    assert sum(one.rows for one in again) == 3
+    assert sum(one.rows for one in again) == 2  # what had come with the last answers is asked for again
     for one in again:
         one.state = "waiting"
     with FleetFile(path, ask, resume=True) as file:
