@@ -119,7 +119,7 @@ def fleet(
         typer.Option(
             parser=number_within(1, 86_400),
             metavar="S",
-            help="Wait S seconds at most for nodes that are busy, or replaced.",
+            help="Wait S seconds at most for a free node, or one in the place of one that died.",
         ),
     ] = 60,
     resume: Annotated[

@@ -118,12 +118,9 @@ class Cluster:
         except self._ray.exceptions.RayError as error:
             return None, last_line(error)
 
-    def free(self) -> str:
-        """What the cluster has free at the moment, in words."""
-        free = self._ray.available_resources()
-        return ", ".join(
-            f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU") if name == "CPU" or name in free
-        )
+    def free_cpus(self) -> float:
+        """Processors of all nodes that no task holds."""
+        return float(self._asked(self._ray.available_resources).get("CPU", 0.0))
 
     def _asked(self, call: Any, *arguments: Any, **more: Any) -> Any:
         """What Ray answers. Raises FleetError if the cluster is gone, which it is when its head node is."""

@@ -27,10 +27,10 @@ from membound.results.row import Row, RowError
 ASK_S = 15.0
 """How long a call waits for a row before it returns with what is being done."""
 SILENT_S = 300.0
-"""A suite whose call is not answered for that long hangs: it ought to answer every ASK_S."""
+"""A suite whose call is not answered for that long hangs: it ought to answer every ASK_S. To start may take as long."""
 START_S = 60.0
-"""How long a suite may wait for its node to be free while no other one is at work."""
-REPLACED_S = 20.0
+"""How long a fleet waits for a node that is free."""
+REPLACED_S = 60.0
 """How long a node that died may take to be replaced while no other suite is at work."""
 FORGET_S = 10.0
 """How long a node may take to remove its file."""
@@ -64,8 +64,8 @@ class Calls(Protocol):
     def result(self, reference: Any) -> tuple[Any, str]:
         """An answer, or why there is none."""
 
-    def free(self) -> str:
-        """What is free, in words."""
+    def free_cpus(self) -> float:
+        """Processors that nobody holds."""
 
 
 @dataclass(slots=True)
@@ -94,11 +94,11 @@ class Collector:
     """A suite of each node that died and was not replaced yet, by the node's id."""
     _gone: set[str] = field(default_factory=set)
     """Nodes that died, and nodes that came and could not take their place."""
-    _begun: bool = False
     _quiet_since: float = 0.0
 
     def run(self) -> None:
-        """To the end of all suites. Raises FleetError if not one of them could begin, StoreError, and KeyboardInterrupt."""
+        """To the end of all suites. Raises FleetError if no node is free, StoreError, and KeyboardInterrupt."""
+        self._await_room()
         self._quiet_since = time.monotonic()
         try:
             while self._is_open():
@@ -173,7 +173,7 @@ class Collector:
             return None
         if not isinstance(handed, Handed):
             raise AssertionError(f"{one.node.name} handed over {type(handed)}")
-        one.state, one.doing, self._begun = "measuring", handed.doing, True
+        one.state, one.doing = "measuring", handed.doing
         one.since = self._quiet_since = time.monotonic()
         if handed.cases:
             one.cases = self._known.setdefault(handed.cases, handed.cases)
@@ -246,26 +246,25 @@ class Collector:
                     one, "timeout", f"no answer for {now - one.since:.0f} s; last seen at: {one.doing}"
                 )
         starting = [one for one in self.assigned if one.state == "starting"]
-        if (
-            starting
-            and not at_work
-            and now - max(self._quiet_since, *(a.since for a in starting)) > self.patience.start_s
-        ):
-            self._refuse(starting)
+        if starting and not at_work and now - self._quiet_since > self.patience.silent_s:
+            for one in starting:
+                self._fail(
+                    one, "unavailable", f"its node did not become free, or nothing starts there: {one.doing}"
+                )
         if self._owed:
             self._replace()
 
-    def _refuse(self, starting: Sequence[Assignment]) -> None:
-        """None of them gets what it needs. Raises FleetError if nothing was measured at all."""
-        first = starting[0]
-        why = (
-            f"{first.node.name} does not become free: a suite needs all {first.node.cpus:g} processors that Ray counts "
-            f"there, and {self.cluster.free()} are free in the cluster; end what holds them (ray status)"
-        )
-        if not self._begun:
-            raise FleetError(why)
-        for one in starting:
-            self._fail(one, "unavailable", "its node did not become free")
+    def _await_room(self) -> None:
+        """Wait until a suite could start. Raises FleetError if others hold all processors for too long."""
+        needed = min((one.node.cpus for one in self.assigned if not one.is_over), default=0.0)
+        until = time.monotonic() + self.patience.start_s
+        while (free := self.cluster.free_cpus()) < (1 if self.ask.together else needed):
+            if time.monotonic() > until:
+                raise FleetError(
+                    f"no node becomes free: a suite needs all {needed:g} processors that Ray counts on its node, and "
+                    f"{free:g} are free in the whole cluster; end what holds them (ray status), or --wait longer"
+                )
+            time.sleep(LOOK_S)
 
     def _replace(self) -> None:
         """Have a node that has come since, or was spare, measured in the place of one that died."""

@@ -145,8 +145,8 @@ class World:
         lines = () if suite.fails else tuple(suite.rows[have : have + 1])
         return Handed(lines, f"at row {have}", not lines, suite.fails, cases), ""
 
-    def free(self) -> str:
-        return "1 CPU"
+    def free_cpus(self) -> float:
+        return sum(n.cpus for n in self.nodes() if n.id not in self.busy)
 
 
 def lined(run_id: str, case: tuple[str, int, str], **more: Any) -> bytes:

@@ -27,7 +27,7 @@ STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB."""
 WORKS = [f"linear:n=16,k=64,m={m},weight=f32" for m in (1, 2, 3)]
 QUICKLY = ("--backends", "ok:cpu", "--no-ceilings", "--threads", "1", "--together")
-LIMIT_S = 150.0
+LIMIT_S = 200.0
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_period_ms": "500",

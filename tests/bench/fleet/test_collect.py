@@ -121,8 +121,8 @@ def test_a_node_that_dies_leaves_a_row_for_each_case(path):
 
 def test_a_spare_node_is_measured_in_the_place_of_one_that_died(path):
     world = World([node(1), node(2)])
-    world.died.add(node(1).id)
     suites = assigned(1)
+    world.behave = lambda one, suite: world.died.add(node(1).id) if one.node.name == "host" else None
 
     def instead(fresh):
         return assignments(FLEET, [fresh], {fresh.id: (ALL,)}, {fresh.id: fresh.id}, 1)
@@ -138,7 +138,7 @@ def test_a_spare_node_is_measured_in_the_place_of_one_that_died(path):
 
 def test_a_spare_node_that_cannot_take_part_is_asked_once(path):
     world, asked = World([node(1), node(2)]), []
-    world.died.add(node(1).id)
+    world.behave = lambda one, suite: world.died.add(node(1).id)
     measured(path, world, assigned(1), replace=lambda fresh: asked.append(fresh.name) or [])
     assert asked == ["host#2"]
 
@@ -193,7 +193,9 @@ def test_a_row_that_changed_on_its_way_is_refused(path):
 
 def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path):
     world = World([node(1)], busy={node(1).id})
-    refused = pytest.raises(FleetError, match="host does not become free: a suite needs all 4")
+    refused = pytest.raises(
+        FleetError, match=r"no node becomes free: a suite needs all 4 processors .* and 0 are free"
+    )
     with refused, FleetFile(path, ASK) as file:
         collector(world, file, assigned(1), start_s=0.05).run()
     assert world.running == set()
@@ -202,8 +204,11 @@ def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path):
 
 def test_a_node_without_room_is_reported_when_others_were_measured(path):
     world = World([node(1), node(2)], busy={node(2).id})
-    rows, _ = measured(path, world, assigned(2), start_s=0.05)
+    rows, _ = measured(path, world, assigned(2), silent_s=0.05)
     assert Counter(r.status for r in rows) == {"ok": 3, "unavailable": 3}
+    assert rows[-1].reason.startswith(
+        "host#2: its node did not become free, or nothing starts there: waits for 4 processors"
+    )
 
 
 def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path):
