@@ -25,10 +25,9 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Nodes that take part, those that might take the place of one that dies, what all of them are, and who cannot take part."""
+    """Nodes that take part, what they and those that stand by are, and who cannot take part."""
 
     nodes: list[Node]
-    spare: list[Node]
     facts: dict[str, Facts]
     left_out: list[tuple[Node, str]]
 
@@ -52,6 +51,8 @@ class Found:
                 yield f"  {_names(names)}: {', '.join(kind)}"
         if machines < len(self.nodes):
             yield "nodes of one machine take turns, unless --together is given"
+        if polite := [node.name for node in self.nodes if self.facts[node.id].nice > 0]:
+            yield f"suites give way to other programs on {_names(polite)}: start Ray with RAY_worker_niceness=0"
         for node, why in self.left_out:
             yield f"  left out: {node.name}: {why}"
 
@@ -89,8 +90,7 @@ def find_nodes(cluster: Cluster, wanted: int, order: Order | None) -> Found:
         few = f"--nodes {wanted}: {len(fit)} can take part" if fit else "no node can take part"
         why = "".join(f"; {node.name}: {reason}" for node, reason in left_out[:SHOWN])
         raise FleetError(few + why)
-    count = wanted or len(fit)
-    return Found(fit[:count], fit[count:], facts, left_out)
+    return Found(fit[: wanted or len(fit)], facts, left_out)
 
 
 def survey_all(

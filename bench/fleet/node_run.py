@@ -19,6 +19,7 @@ from membound.bench.fleet.estimate import options_here
 from membound.bench.fleet.node_file import NodeFile, remove_old
 from membound.bench.fleet.order import ALL, Handed, Order
 from membound.bench.fleet.shipping import take_kernels
+from membound.bench.fleet.survey import ordinary_priority
 from membound.bench.planning.choice import choose_backends
 from membound.bench.planning.plan import Options, Plan
 from membound.bench.planning.suites import PlanError
@@ -70,6 +71,7 @@ class NodeRun:
 
     def _run(self) -> None:
         failed = ""
+        ordinary_priority()
         try:
             self._measure()
         except (MemboundError, OSError) as error:

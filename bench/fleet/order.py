@@ -69,6 +69,8 @@ class Facts:
     python: str
     machine: dict[str, Any]
     missing: tuple[str, ...]
+    nice: int = 0
+    """What suites run with there: more than 0 gives way to all other programs."""
     estimate: Estimate | None = None
 
     @property
@@ -76,4 +78,4 @@ class Facts:
         """What nodes must have in common for their figures to be of one kind: processor, instruction sets, Python, membound."""
         sets = " ".join(self.machine["isa"]) or str(self.machine["architecture"])
         minor = ".".join(self.python.split(".")[:2])
-        return str(self.machine["cpu"]), sets, minor, self.membound
+        return str(self.machine["cpu"]), sets, f"Python {minor}", f"membound {self.membound}"

@@ -123,7 +123,8 @@ def _find_again(left: Sequence[Assignment], found: Found) -> None:
         one.state, one.doing = "waiting", ""
         one.node = by_id.get(one.node.id) or by_name.get(one.node.name) or one.node
         if one.node.id in found.facts:
-            one.machine = found.facts[one.node.id].boot
+            facts = found.facts[one.node.id]
+            one.machine, one.kind = facts.boot, ", ".join(facts.kind)
 
 
 @contextmanager

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def facts(order: Order | None = None, gpus: int = 0) -> Facts:
         python=platform.python_version(),
         machine=fingerprint(),
         missing=tuple(_missing()),
+        nice=ordinary_priority(),
         estimate=_estimated(order, gpus),
     )
 
@@ -43,6 +46,16 @@ def _estimated(order: Order | None, gpus: int) -> Estimate | None:
     from membound.bench.fleet.estimate import estimate  # which loads all that a run needs
 
     return estimate(order, gpus)
+
+
+def ordinary_priority() -> int:
+    """Have this thread, and what it starts, run like other programs; the niceness that is left.
+
+    Ray starts processes with niceness 15 (RAY_worker_niceness), which only root may lower.
+    """
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def _boot() -> str:

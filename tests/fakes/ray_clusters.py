@@ -33,8 +33,9 @@ HEALTH = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_worker_niceness": "0",
 }
-"""A node that does not answer is dead after seconds, not after a minute."""
+"""A node that does not answer is dead after seconds, not after a minute; and processes do not wait for all other tests."""
 
 
 class RayCluster:
