@@ -41,6 +41,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Of the driver: no telemetry."""
 VISIBLE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of nodes: Ray hides accelerators from what asks for none, such as a survey, and suites that share them."""
+GATHER_S = 0.05
+"""After one answer others are waited for so long: asking for each of a thousand takes Ray milliseconds."""
 CLIENT_PORT = 10001
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
@@ -105,9 +107,11 @@ class Cluster:
 
     def ready(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
         """Those of them that have come, after one has or the time is over."""
-        found, rest = self._asked(self._ray.wait, list(references), num_returns=1, timeout=timeout_s)
+        few = {"fetch_local": False}  # answers are small, and come by themselves
+        found, rest = self._asked(self._ray.wait, list(references), num_returns=1, timeout=timeout_s, **few)
         if found and rest:
-            more, _ = self._asked(self._ray.wait, rest, num_returns=len(rest), timeout=0)
+            time.sleep(GATHER_S)
+            more, _ = self._asked(self._ray.wait, rest, num_returns=len(rest), timeout=0, **few)
             found = [*found, *more]
         return list(found)
 
