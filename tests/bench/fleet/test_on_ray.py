@@ -208,6 +208,7 @@ def test_a_plan_names_nodes_devices_minutes_and_bytes(cluster):
     assert plan["nodes"][0]["devices"] == ["all"]
     assert 0 < plan["minutes"] < 2
     assert plan["sent_bytes"] > 1_000_000
+    assert plan["returned_bytes"] == (NODES * 3 + NODES * 30) * 4_000
     assert not list(cluster.out.glob("*.jsonl*"))
 
 
