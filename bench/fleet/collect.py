@@ -107,25 +107,24 @@ class Collector:
                 self._look()
                 self.view.show(self.assigned)
         finally:
-            for one in self.assigned:
-                if one.state in ("starting", "measuring"):
-                    self.cluster.end(one)
+            at_work = [one for one in self.assigned if one.state in ("starting", "measuring")]
+            for one in [*at_work, *self._calls.values()]:
+                self.cluster.end(one)
 
     def _is_open(self) -> bool:
         """Whether suites are to come, or a node may still come in the place of one that died."""
-        if any(not one.is_over for one in self.assigned):
+        if self._calls or any(not one.is_over for one in self.assigned):
             return True
         if not self._owed:
             return False
         if time.monotonic() - self._quiet_since > self.patience.replaced_s:
             return False
-        if not self._calls:
-            time.sleep(LOOK_S)
+        time.sleep(LOOK_S)
         return True
 
     def _start_due(self) -> None:
         """Start the next suite of each machine that is free."""
-        busy = {one.machine for one in self.assigned if one.state in ("starting", "measuring")}
+        busy = {one.machine for one in self._calls.values()}
         for one in self.assigned:
             if one.state == "waiting" and (self.ask.together or one.machine not in busy):
                 busy.add(one.machine)
@@ -167,6 +166,7 @@ class Collector:
         one = self._calls.pop(reference)
         handed, why = self.cluster.result(reference)
         if one.is_over:
+            self.cluster.end(one)
             return None
         if why:
             self._lost(one, why)
@@ -186,8 +186,7 @@ class Collector:
     def _done(self, one: Assignment) -> None:
         one.state, one.doing = "done", ""
         self.file.note(one)
-        self.cluster.ready([self.cluster.forget(one)], FORGET_S)
-        self.cluster.end(one)
+        self._calls[self.cluster.forget(one)] = one  # its processes end with the answer
         self.view.ended(one)
 
     def _lost(self, one: Assignment, why: str) -> None:
@@ -206,6 +205,7 @@ class Collector:
     def _fail(self, one: Assignment, status: str, why: str) -> None:
         """End a suite: each of its cases without a row gets one that says why."""
         one.state, one.doing = "failed", why
+        self._calls = {call: other for call, other in self._calls.items() if other is not one}
         self.cluster.end(one)
         if not one.cases:
             planned = next(
@@ -239,6 +239,10 @@ class Collector:
     def _look(self) -> None:
         """What no answer says: who hangs, who does not get a node, who has come in the place of another."""
         now = time.monotonic()
+        for call, one in list(self._calls.items()):
+            if one.is_over and now - one.since > FORGET_S:
+                del self._calls[call]
+                self.cluster.end(one)
         at_work = [one for one in self.assigned if one.state == "measuring"]
         for one in at_work:
             if now - one.since > self.patience.silent_s:

@@ -121,13 +121,13 @@ class World:
 
     def forget(self, one: Assignment) -> Any:
         self.forgotten.append(one.run_id)
-        return None
+        return (one.run_id, None, one.node)
 
     def end(self, one: Assignment) -> None:
         self.running.discard(one.run_id)
 
     def ready(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
-        return [one for one in references if one is None or not self._waits(one)]
+        return [one for one in references if one[1] is None or not self._waits(one)]
 
     def _waits(self, reference: Any) -> bool:
         run_id, have, where = reference
@@ -136,6 +136,8 @@ class World:
 
     def result(self, reference: Any) -> tuple[Any, str]:
         run_id, have, where = reference
+        if have is None:
+            return None, ""
         suite = self.suites[run_id]
         if where.id in self.died:
             return None, "The actor died because its node has died."

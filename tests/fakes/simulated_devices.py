@@ -118,7 +118,10 @@ def simulate(folder: Path, tasks: int, rows: int) -> Simulation:
         with FleetFile(folder / f"{FLEET}.jsonl", replace(ASK, works=[])) as file:
             for one in made:
                 file.note(one)
-            Collector(world, file, made, ASK, view, lambda node: [], Patience(1e9, 1e9, 0.0)).run()
-            file.is_whole = True
+            try:
+                Collector(world, file, made, ASK, view, lambda node: [], Patience(1e9, 1e9, 0.0)).run()
+                file.is_whole = True
+            except KeyboardInterrupt:  # what it came to so far counts
+                pass
         seconds = time.monotonic() - began
         return Simulation(view.stored, len(line), seconds, before, view.most_bytes)
