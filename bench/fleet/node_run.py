@@ -51,8 +51,10 @@ class NodeRun:
                 if lines or ended or left_s <= 0:
                     break
                 self._changed.wait(left_s)
-            plan = self._plan
-            cases = plan and tuple((c.backend, c.replicate, w) for c in plan.cells for w in c.works)
+            cells = None if self._plan is None else self._plan.cells
+            cases = (
+                None if cells is None else tuple((c.backend, c.replicate, w) for c in cells for w in c.works)
+            )
             return Handed(lines, self._doing, ended and not lines, self._failed, cases)
 
     def forget(self) -> None:
