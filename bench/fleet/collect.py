@@ -36,6 +36,8 @@ FORGET_S = 10.0
 """How long a node may take to remove its file."""
 TRIES = 3
 """Of a suite whose process died on a node that lives."""
+AT_ONCE = 64
+"""Answers whose rows are in memory, and go to the disk, together."""
 LOOK_S = 0.5
 """The longest that nothing is looked at but rows."""
 
@@ -103,7 +105,9 @@ class Collector:
         try:
             while self._is_open():
                 self._start_due()
-                self._take(self.cluster.ready(list(self._calls), LOOK_S) if self._calls else [])
+                ready = self.cluster.ready(list(self._calls), LOOK_S) if self._calls else []
+                for at in range(0, len(ready), AT_ONCE):
+                    self._take(ready[at : at + AT_ONCE])
                 self._look()
                 self.view.show(self.assigned)
         finally:
