@@ -2,7 +2,7 @@
 
 >>> world = World(4)
 >>> world.script["host#2"] = [Die()]                # its first try dies after its first row
->>> collector(world, file, found).run()
+>>> collector(monkeypatch, world, file, found).run()
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from rows import case as measured
 
+from membound.bench.fleet import collect
 from membound.bench.fleet.ask import Ask
 from membound.bench.fleet.assignment import Assignment, Node, assignments
 from membound.bench.fleet.collect import Collector, Patience
@@ -41,6 +43,19 @@ ASK = Ask(
     installed=False,
     command="membound fleet",
 )
+
+
+class Clock:
+    """Stands for `time`: seconds pass where the driver waits, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def node(number: int, host: str = "host") -> Node:
@@ -101,6 +116,7 @@ class World:
     running: set[str] = field(default_factory=set)
     most_running: int = 0
     forgotten: list[str] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
     busy: set[str] = field(default_factory=set)
     """Nodes whose processors are held by others."""
 
@@ -127,7 +143,9 @@ class World:
         self.running.discard(one.run_id)
 
     def ready(self, references: Sequence[Any], timeout_s: float) -> list[Any]:
-        return [one for one in references if one[1] is None or not self._waits(one)]
+        found = [one for one in references if one[1] is None or not self._waits(one)]
+        self.clock.now += 0.0 if found else timeout_s
+        return found
 
     def _waits(self, reference: Any) -> bool:
         run_id, have, where = reference
@@ -159,12 +177,14 @@ def lined(run_id: str, case: tuple[str, int, str], **more: Any) -> bytes:
 
 
 def collector(
+    monkeypatch: pytest.MonkeyPatch,
     world: World,
     file: FleetFile,
     suites: list[Assignment],
     replace: Callable[[Node], list[Assignment]] = lambda node: [],
     **more: Any,
 ) -> Collector:
-    """The driver, in a hurry."""
-    patience = Patience(**({"silent_s": 1e9, "start_s": 1e9, "replaced_s": 0.0} | more))
+    """The driver, whose time is the world's."""
+    patience = Patience(**({"silent_s": 300.0, "start_s": 60.0, "replaced_s": 20.0} | more))
+    monkeypatch.setattr(collect, "time", world.clock)
     return Collector(world, file, suites, ASK, Silent(), replace, patience)

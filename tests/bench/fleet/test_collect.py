@@ -20,15 +20,20 @@ def path(tmp_path):
     return tmp_path / f"{FLEET}.jsonl"
 
 
-def measured(path, world, suites, **more):
+@pytest.fixture
+def measured(path, monkeypatch):
     """Run a fleet to its end; (rows, collector)."""
-    with FleetFile(path, ASK) as file:
-        for one in suites:
-            file.note(one)
-        driver = collector(world, file, suites, **more)
-        driver.run()
-        file.is_whole = True
-    return load_rows(path), driver
+
+    def run(world, suites, **more):
+        with FleetFile(path, ASK) as file:
+            for one in suites:
+                file.note(one)
+            driver = collector(monkeypatch, world, file, suites, **more)
+            driver.run()
+            file.is_whole = True
+        return load_rows(path), driver
+
+    return run
 
 
 def once(rows):
@@ -40,9 +45,9 @@ def once(rows):
     }
 
 
-def test_every_node_hands_over_all_rows_and_forgets_them_then(path):
+def test_every_node_hands_over_all_rows_and_forgets_them_then(path, measured):
     world, suites = World([node(n) for n in (1, 2, 3)]), assigned(3)
-    rows, driver = measured(path, world, suites)
+    rows, driver = measured(world, suites)
     assert len(rows) == 9
     assert once(rows) == {}
     assert [one.state for one in suites] == ["done"] * 3
@@ -57,48 +62,48 @@ def test_every_node_hands_over_all_rows_and_forgets_them_then(path):
     assert not path.with_name(path.name + ".fleet").exists()
 
 
-def test_nodes_of_one_machine_take_turns(path):
+def test_nodes_of_one_machine_take_turns(measured):
     world = World([node(n) for n in (1, 2, 3)])
-    measured(path, world, assigned(3, one_machine=True))
+    measured(world, assigned(3, one_machine=True))
     assert world.most_running == 1
     assert [name for _, name in world.started] == ["host", "host#2", "host#3"]
 
 
-def test_nodes_of_several_machines_do_not(path):
+def test_nodes_of_several_machines_do_not(measured):
     world = World([node(n) for n in (1, 2, 3)])
-    measured(path, world, assigned(3))
+    measured(world, assigned(3))
     assert world.most_running == 3
 
 
-def test_passes_follow_each_other_and_are_runs_of_their_own(path):
-    rows, _ = measured(path, World([node(1)]), assigned(1, passes=2))
+def test_passes_follow_each_other_and_are_runs_of_their_own(measured):
+    rows, _ = measured(World([node(1)]), assigned(1, passes=2))
     assert Counter(r.run_id for r in rows) == {f"{FLEET}.host.all.1": 3, f"{FLEET}.host.all.2": 3}
 
 
-def test_a_process_that_dies_is_tried_again_where_it_was_and_no_row_is_there_twice(path):
+def test_a_process_that_dies_is_tried_again_where_it_was_and_no_row_is_there_twice(measured):
     def behave(one, suite):
         suite.dies_at = 2 if one.tries == 1 else -1
 
     world, suites = World([node(1)], behave), assigned(1)
-    rows, driver = measured(path, world, suites)
+    rows, driver = measured(world, suites)
     assert once(rows) == {}
     assert [r.work for r in rows] == [work for _, _, work in CASES]
     assert len(world.suites[suites[0].run_id].order.known) == 2
     assert "it is tried again there" in driver.view.notes[0]
 
 
-def test_a_process_that_dies_again_and_again_is_given_up(path):
+def test_a_process_that_dies_again_and_again_is_given_up(measured):
     def behave(one, suite):
         suite.dies_at = 1
 
     suites = assigned(1)
-    rows, _ = measured(path, World([node(1)], behave), suites)
+    rows, _ = measured(World([node(1)], behave), suites)
     assert [r.status for r in rows] == ["ok", "crashed", "crashed"]
     assert rows[1].reason == "host: The actor is dead because its worker process has died."
     assert (suites[0].tries, suites[0].state, suites[0].failures) == (3, "failed", 2)
 
 
-def test_a_node_that_dies_leaves_a_row_for_each_case(path):
+def test_a_node_that_dies_leaves_a_row_for_each_case(measured):
     world = World([node(1), node(2)])
     result = world.result
 
@@ -109,7 +114,7 @@ def test_a_node_that_dies_leaves_a_row_for_each_case(path):
 
     world.result = dying
     suites = assigned(2)
-    rows, _ = measured(path, world, suites)
+    rows, _ = measured(world, suites)
     assert once(rows) == {}
     assert [(r.status, r.machine["node"]) for r in rows if r.run_id == suites[1].run_id] == [
         ("ok", "host#2"),
@@ -119,7 +124,7 @@ def test_a_node_that_dies_leaves_a_row_for_each_case(path):
     assert [one.state for one in suites] == ["done", "failed"]
 
 
-def test_a_spare_node_is_measured_in_the_place_of_one_that_died(path):
+def test_a_spare_node_is_measured_in_the_place_of_one_that_died(measured):
     world = World([node(1), node(2)])
     suites = assigned(1)
     world.behave = lambda one, suite: world.died.add(node(1).id) if one.node.name == "host" else None
@@ -127,7 +132,7 @@ def test_a_spare_node_is_measured_in_the_place_of_one_that_died(path):
     def instead(fresh):
         return assignments(FLEET, [fresh], {fresh.id: (ALL,)}, {fresh.id: fresh.id}, 1)
 
-    rows, driver = measured(path, world, suites, replace=instead)
+    rows, driver = measured(world, suites, replace=instead)
     assert once(rows) == {}
     assert Counter((r.machine["node"], r.status) for r in rows) == {
         ("host#2", "ok"): 3,
@@ -136,82 +141,82 @@ def test_a_spare_node_is_measured_in_the_place_of_one_that_died(path):
     assert driver.view.notes == ["host#2 is measured in the place of host, which died"]
 
 
-def test_a_spare_node_that_cannot_take_part_is_asked_once(path):
+def test_a_spare_node_that_cannot_take_part_is_asked_once(measured):
     world, asked = World([node(1), node(2)]), []
     world.behave = lambda one, suite: world.died.add(node(1).id)
-    measured(path, world, assigned(1), replace=lambda fresh: asked.append(fresh.name) or [])
+    measured(world, assigned(1), replace=lambda fresh: asked.append(fresh.name) or [])
     assert asked == ["host#2"]
 
 
-def test_a_node_that_hangs_is_given_up_with_what_it_was_at(path):
+def test_a_node_that_hangs_is_given_up_with_what_it_was_at(measured):
     def behave(one, suite):
         suite.hangs_at = 1 if one.node.name == "host#2" else -1
 
     suites = assigned(2)
-    rows, _ = measured(path, World([node(1), node(2)], behave), suites, silent_s=0.05)
+    rows, _ = measured(World([node(1), node(2)], behave), suites)
     assert once(rows) == {}
     late = [r for r in rows if r.status == "timeout"]
     assert len(late) == 2
-    assert late[0].reason.startswith("host#2: no answer for 0 s; last seen at: at row 0")
+    assert late[0].reason.startswith("host#2: no answer for 300 s; last seen at: at row 0")
 
 
-def test_a_node_that_cannot_measure_says_why_for_each_case(path):
+def test_a_node_that_cannot_measure_says_why_for_each_case(measured):
     def behave(one, suite):
         suite.fails = "the cache folder is not yours" if one.node.name == "host#2" else ""
 
-    rows, _ = measured(path, World([node(1), node(2)], behave), assigned(2))
+    rows, _ = measured(World([node(1), node(2)], behave), assigned(2))
     failed = [r for r in rows if r.status == "error"]
     assert [(r.backend, r.work) for r in failed] == [(backend, work) for backend, _, work in CASES]
     assert {r.reason for r in failed} == {"host#2: the cache folder is not yours"}
 
 
-def test_where_no_node_ever_planned_rows_are_those_that_were_asked_for(path):
+def test_where_no_node_ever_planned_rows_are_those_that_were_asked_for(measured):
     def behave(one, suite):
         suite.fails = "no backend"
 
-    rows, _ = measured(path, World([node(1)], behave), assigned(1))
+    rows, _ = measured(World([node(1)], behave), assigned(1))
     assert [(r.backend, r.status) for r in rows] == [("any", "error")] * 3
 
 
-def test_rows_of_another_run_are_refused(path):
+def test_rows_of_another_run_are_refused(measured):
     def behave(one, suite):
         suite.rows[0] = lined("somebody-else", CASES[0])
 
-    rows, _ = measured(path, World([node(1)], behave), assigned(1))
+    rows, _ = measured(World([node(1)], behave), assigned(1))
     assert {r.status for r in rows} == {"error"}
     assert "a row of somebody-else" in rows[0].reason
 
 
-def test_a_row_that_changed_on_its_way_is_refused(path):
+def test_a_row_that_changed_on_its_way_is_refused(measured):
     def behave(one, suite):
         suite.rows[1] = suite.rows[1].replace(b"Test CPU", b"Rest CPU")
 
-    rows, _ = measured(path, World([node(1)], behave), assigned(1))
+    rows, _ = measured(World([node(1)], behave), assigned(1))
     assert [r.status for r in rows] == ["ok", "error", "error"]
     assert "checksum" in rows[1].reason
 
 
-def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path):
+def test_a_cluster_without_room_is_refused_when_nothing_was_measured(path, monkeypatch):
     world = World([node(1)], busy={node(1).id})
     refused = pytest.raises(
         FleetError, match=r"no node becomes free: a suite needs all 4 processors .* and 0 are free"
     )
     with refused, FleetFile(path, ASK) as file:
-        collector(world, file, assigned(1), start_s=0.05).run()
+        collector(monkeypatch, world, file, assigned(1)).run()
     assert world.running == set()
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_node_without_room_is_reported_when_others_were_measured(path):
+def test_a_node_without_room_is_reported_when_others_were_measured(measured):
     world = World([node(1), node(2)], busy={node(2).id})
-    rows, _ = measured(path, world, assigned(2), silent_s=0.05)
+    rows, _ = measured(world, assigned(2))
     assert Counter(r.status for r in rows) == {"ok": 3, "unavailable": 3}
     assert rows[-1].reason.startswith(
         "host#2: its node did not become free, or nothing starts there: waits for 4 processors"
     )
 
 
-def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path):
+def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path, monkeypatch):
     world = World([node(1), node(2)])
     result, seen = world.result, []
 
@@ -227,7 +232,7 @@ def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path):
         for one in suites:
             file.note(one)
         with pytest.raises(KeyboardInterrupt):
-            collector(world, file, suites).run()
+            collector(monkeypatch, world, file, suites).run()
     assert world.running == set()
     assert not path.exists()
 
@@ -237,16 +242,16 @@ def test_an_interrupt_ends_what_runs_and_the_rest_is_measured_later(path):
     for one in again:
         one.state = "waiting"
     with FleetFile(path, ask, resume=True) as file:
-        collector(World([node(1), node(2)]), file, again).run()
+        collector(monkeypatch, World([node(1), node(2)]), file, again).run()
         file.is_whole = True
     rows = load_rows(path)
     assert len(rows) == 6
     assert once(rows) == {}
 
 
-def test_together_suites_of_one_machine_run_at_once(path):
+def test_together_suites_of_one_machine_run_at_once(path, monkeypatch):
     world, suites = World([node(1), node(2)]), assigned(2, one_machine=True)
     with FleetFile(path, ASK) as file:
-        driver = replace(collector(world, file, suites), ask=replace(ASK, together=True))
+        driver = replace(collector(monkeypatch, world, file, suites), ask=replace(ASK, together=True))
         driver.run()
     assert world.most_running == 2
