@@ -24,6 +24,7 @@ GROUPS = {
     "browser": [PROJECT, "--extra", "browser"],
     "cuda-compile": [PROJECT, "--extra", "cuda-compile"],
     "llamacpp": ["-"],
+    "ray": [PROJECT, "--extra", "ray"],
 }
 """What uv resolves for each lock, which holds only what no lock before it has."""
 OF_TORCH = re.compile(r"nvidia-(?!ml-py)|(?:triton|cuda-toolkit)==")

@@ -207,9 +207,9 @@ def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> 
     return make_plan(choice.chosen, works, options, memory, choice.device_memory), choice
 
 
-def measure(plan: Plan, progress: Reporter) -> tuple[Path, list[Row]]:
-    """Carry out the plan and return (row file, rows). Raises StoreError."""
-    path = new_run_path(plan.out, new_run_id(str(fingerprint()["cpu"])))
+def measure(plan: Plan, progress: Reporter, run_id: str | None = None) -> tuple[Path, list[Row]]:
+    """Carry out the plan and return (row file, rows). The run gets a new name unless it has one. Raises StoreError."""
+    path = new_run_path(plan.out, run_id or new_run_id(str(fingerprint()["cpu"])))
     with deferred():
         keep_plan(plan, path)
         with RunWriter(path) as writer:

@@ -41,6 +41,7 @@ COMMANDS = {
     "gate": "gate:gate",
     "noise": "noise:noise",
     "soak": "soak:soak",
+    "fleet": "fleet:fleet",
     "null-server": "null_server:null_server",
     "claim": "claim:claim",
     "claim-report": "claim:claim_report",

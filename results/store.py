@@ -97,12 +97,12 @@ class RunWriter:
             raise StoreError(f"{self.partial} cannot be written: {error.strerror}") from None
         return self
 
-    def append(self, row: Line) -> None:
-        """Write one row or other line and wait until it is on disk."""
+    def append(self, *rows: Line) -> None:
+        """Write rows or other lines, all of them or none, and wait until they are on disk."""
         if self._file is None:
             raise StoreError(f"{self.path} is finished or was never opened; no row can be added")
         end = self._file.tell()
-        line = memoryview(sealed(row.to_json().encode()) + b"\n")
+        line = memoryview(b"".join(sealed(row.to_json().encode()) + b"\n" for row in rows))
         try:
             while line:
                 line = line[self._file.write(line) :]

@@ -4,6 +4,7 @@ Benchmarks (tests/benchmarks) are collected where they are asked for, by their f
 and then nothing else is. They run on the physical cores, tests on two at most.
 """
 
+import importlib.util
 import os
 import signal
 import tempfile
@@ -16,6 +17,7 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
 BYTECODE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 ENGINE = "vllm"
+RAY = "ray"
 SLOW = "slow"
 
 
@@ -132,8 +134,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that need what is not installed are skipped with the command that would install it; tests of the
-    real engine run only if they are asked for, and slow ones unless the whole suite is run."""
+    """Tests that need what is not installed are skipped with the command that would install it; tests of the real
+    engine and of Ray run only if they are asked for, and slow ones unless the whole suite is run."""
     compiled = [item for item in items if item.get_closest_marker("cuda_compile")]
     if compiled:
         import sass
@@ -142,6 +144,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = f"no {missing[0]}: pip install -e '.[cuda-compile]'" if missing else ""
         for item in compiled if missing else ():
             item.add_marker(pytest.mark.skip(reason=reason))
+    if importlib.util.find_spec(RAY) is None:
+        for item in items:
+            if item.get_closest_marker(RAY):
+                item.add_marker(pytest.mark.skip(reason="no Ray: pip install -e '.[ray]'"))
     on_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpus:
         import gpus
@@ -150,7 +156,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in on_gpus if why_none else ():
             item.add_marker(pytest.mark.skip(reason=why_none))
     left_out = config.stash[LEFT_OUT] = {}
-    for mark, is_left_out in ((ENGINE, ENGINE not in config.option.markexpr), (SLOW, is_whole(config))):
+    unasked = [(mark, mark not in config.option.markexpr) for mark in (ENGINE, RAY)]
+    for mark, is_left_out in (*unasked, (SLOW, is_whole(config))):
         marked = [item for item in items if item.get_closest_marker(mark)] if is_left_out else []
         items[:] = [item for item in items if item not in marked]
         config.hook.pytest_deselected(items=marked)
@@ -163,6 +170,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if count := left_out.get(ENGINE):
         terminalreporter.line(
             f"{count} tests of the real engine were left out: membound env create vllm && pytest -m vllm"
+        )
+    if count := left_out.get(RAY):
+        terminalreporter.line(
+            f"{count} tests on Ray clusters were left out: pip install -e '.[ray]' && pytest -m ray"
         )
     if count := left_out.get(SLOW):
         terminalreporter.line(f"{count} slow tests were left out: pytest -m slow")

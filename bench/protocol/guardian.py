@@ -2,6 +2,7 @@
 
     python -I -S guardian.py MARK                # waits for the end of its standard input, which the harness holds open
 
+It leaves its parent at once: Ray, and other managers of processes, kill the children of a process that they end.
 What it reads there until then are the folders to remove, a NUL behind each. Workers carry a mark in their environment, and so
 does whatever they start, in whichever session, whoever its parent is by now; a process that was given an empty environment is
 not found. This file is a program of its own and imports nothing of the package.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -146,25 +148,28 @@ def _guarded() -> tuple[str, subprocess.Popen[bytes] | None]:
         watching = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, mark],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # whose end tells the guardian's
             stderr=subprocess.DEVNULL,
             env=kept,
             start_new_session=True,
         )
+        watching.wait()  # until it has left
         atexit.register(_dismiss, watching)
     return mark, watching
 
 
 def _dismiss(watching: subprocess.Popen[bytes]) -> None:
     """Let it look once more and end."""
-    if watching.stdin is None:
-        raise AssertionError("it has no standard input")
-    with suppress(OSError, subprocess.TimeoutExpired):
+    if watching.stdin is None or watching.stdout is None:
+        raise AssertionError("it has no standard input and output")
+    with suppress(OSError):
         watching.stdin.close()
-        watching.wait(FAREWELL_S)
+        select.select([watching.stdout], [], [], FAREWELL_S)
 
 
 if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)
     told = sys.stdin.buffer.read()
     end_marked(HARNESS, sys.argv[1])
     for name in told.split(b"\0")[:-1]:

@@ -36,7 +36,7 @@ def partial_of(path: Path) -> Path:
 
 def keep_plan(plan: Plan, path: Path) -> None:
     """Write a run's plan beside its row file `path`, all or nothing. Raises StoreError."""
-    target = _plan_of(path)
+    target = plan_path(path)
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text_of(plan))
@@ -69,7 +69,7 @@ def find_cut(name: str, out: Path) -> tuple[Plan, Path]:
     if not cut:
         raise StoreError(f"no run in {out} was cut short: there is nothing to resume")
     if name == "latest":
-        planned = [path for path in cut if _plan_of(_finished(path)).is_file()]
+        planned = [path for path in cut if plan_path(_finished(path)).is_file()]
         found = (planned or cut)[-1:]
     else:
         found = [path for path in cut if path.name.startswith(Path(name).name)]
@@ -107,12 +107,13 @@ def _finished(partial: Path) -> Path:
     return partial.with_name(partial.name.removesuffix(PARTIAL))
 
 
-def _plan_of(path: Path) -> Path:
+def plan_path(path: Path) -> Path:
+    """Where the plan of a run lies while it is not finished."""
     return path.with_name(path.name + PLAN)
 
 
 def _read_plan(path: Path) -> Plan:
-    where = _plan_of(path)
+    where = plan_path(path)
     try:
         return plan_of(where.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -49,6 +49,7 @@ def _number_apart() -> None:
 
 _number_apart()
 DIGEST_BYTES = 32
+PACKAGE = "membound.kernels"
 
 
 class CacheFile(IndexDataCacheFile):  # type: ignore[misc]
@@ -114,12 +115,26 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         config.CACHE_DIR = str(cache_folder())  # Numba reads it when caching is enabled, not when used
         try:
             dispatcher.enable_caching()
-            dispatcher._cache._cache_file.__class__ = CacheFile
+            _place(dispatcher._cache, function.__module__)
         finally:
             config.CACHE_DIR = before
         return dispatcher
 
     return decorate
+
+
+def _place(cache: Any, module: str) -> None:
+    """Have a function's cache take turns, and lie where the module's name says.
+
+    Numba goes by where the module's file lies and when it was written. Of ours, whose sources the folder's name is a hash
+    of, neither matters: another checkout, an installation and another machine find what was compiled.
+    """
+    if not module.startswith(f"{PACKAGE}."):
+        cache._cache_file.__class__ = CacheFile
+        return
+    place = str(cache_folder() / module)
+    cache._cache_path = cache._impl.locator._cache_path = place
+    cache._cache_file = CacheFile(place, cache._impl.filename_base, source_stamp="")
 
 
 class ThreadingError(RuntimeError):

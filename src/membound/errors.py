@@ -22,6 +22,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ExportError             kernels.export: a model folder cannot be written
     ├── ExportFormatError       results.exchange.exports: no such format to write
     ├── FallbackRefused         the runtime answered with something other than what was asked for
+    ├── FleetError              bench.fleet.fleet_error: a fleet cannot be measured as asked
     ├── GateError               bench.gate.trees: a base or a head cannot be had as asked
     ├── HardwareError           results.predict.catalogue: a device, a figure or a file of devices is not as it must be
     ├── HereError               bench.planning.here: a run cannot serve a prediction

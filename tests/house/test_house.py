@@ -33,6 +33,7 @@ MACHINE_LEVEL = {
 BOUNDARIES = {
     "bench/ceilings/backend.py": "a product may fail in any way; the others are measured",
     "bench/ceilings/device.py": "a limit may fail in any way; the others are measured",
+    "bench/fleet/node_run.py": "a node may fail in any way; the others are measured",
     "bench/measure/devices.py": "a runtime may fail in any way while it starts; the device is listed as absent",
     "bench/measure/failures.py": "an exception that cannot even be printed is one all the same",
     "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
@@ -146,7 +147,7 @@ def test_long_files_are_listed_with_a_reason():
 
 
 def test_tests_stand_in_the_folders_of_what_they_test():
-    own = {"benchmarks", "fakes", "fuzz", "gate_bars", "house", "ptx", "ptx/executor"}
+    own = {"benchmarks", "fakes", "fleet_bars", "fuzz", "gate_bars", "house", "ptx", "ptx/executor"}
     rooms = {name_of(path.parent).removeprefix("tests/") for path in python_files("tests")} - own - {"tests"}
     assert {room for room in rooms if not (ROOT / room).is_dir()} == set()
     assert [path.name for path in (ROOT / "tests").glob("*.py")] == ["conftest.py"]

@@ -40,6 +40,8 @@ MORE = {
     "kernels/weights/tensor_files.py": {"safetensors"},
     "kernels/cuda/compile.py": {"cuda"},  # what its assembler raises
     "kernels/cuda/device/driver.py": {"cuda"},
+    "bench/fleet/cluster.py": {"ray"},
+    "bench/fleet/shipping.py": {"packaging"},
     "bench/machine/nvidia.py": {"pynvml"},
     "bench/machine/amd.py": {"amdsmi"},
     "bench/pytest_plugin/hooks.py": {"pytest"},

@@ -85,6 +85,7 @@ def test_ci_and_env_create_ask_for_hashes():
         "cuda-compile",
         "browser",
         "llamacpp",
+        "ray",
         "default",
     ]
     installs = [line for line in script.splitlines() if "pip install" in line]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from membound.bench.protocol import guardian
@@ -94,6 +95,22 @@ def test_all_that_a_worker_started_ends_with_the_harness(tmp_path: Path, name: s
         assert len(list(temporary.glob("membound-*/kernels"))) == 1
         harness.send_signal(getattr(signal, name))
         harness.wait(20)
+    assert wait(lambda: not any(map(alive, found))), found
+    assert wait(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
+
+
+def test_whoever_kills_the_harness_and_its_children_does_not_find_the_guardian(tmp_path: Path) -> None:
+    """As Ray does with the processes that it ends."""
+    interpreter, pids = python(tmp_path)
+    temporary = tmp_path / "temporary"
+    command = [sys.executable, "-c", HARNESS, interpreter]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=homeless(temporary), text=True) as harness:
+        assert harness.stdout is not None
+        assert harness.stdout.readline() == "ready\n"
+        found = children(pids)
+        for child in psutil.Process(harness.pid).children():
+            child.kill()
+        harness.kill()
     assert wait(lambda: not any(map(alive, found))), found
     assert wait(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import membound
 from membound.kernels.cpu import compile as compile_module
 from membound.kernels.cpu import kernel_cache
 from membound.kernels.cpu.kernel_cache import cache_folder, compiled_sources
@@ -88,6 +90,16 @@ def test_kernels_take_turns_at_their_cache() -> None:
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert run(tmp_path) == "True ['fill_f32']"
     assert run(tmp_path) == "True []"
+
+
+def test_another_place_of_the_package_compiles_nothing_either(tmp_path: Path) -> None:
+    """An installation, or a node that was sent the package, loads what a checkout with the same sources has compiled."""
+    assert run(tmp_path / "cache").strip() != "True []"
+    copy = tmp_path / "elsewhere/membound"
+    left_out = shutil.ignore_patterns("published", "__pycache__")
+    shutil.copytree(Path(membound.__file__).parent, copy, ignore=left_out, copy_function=shutil.copyfile)
+    first = f"import sys; sys.path.insert(0, {str(copy.parent)!r}); import membound; assert 'elsewhere' in membound.__file__\n"
+    assert run(tmp_path / "cache", first + PROGRAM).strip() == "True []"
 
 
 @pytest.mark.slow

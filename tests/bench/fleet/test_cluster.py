@@ -1,0 +1,92 @@
+"""What is asked of Ray, without Ray: addresses, resources, nodes as it describes them."""
+
+from __future__ import annotations
+
+import builtins
+import socket
+
+import pytest
+
+from membound.bench.fleet.assignment import Node
+from membound.bench.fleet.cluster import Cluster, check_address, connected, last_line, needs, node_of
+from membound.bench.fleet.fleet_error import FleetError
+
+GPU_NODE = Node("1f", "gpu-07", "", 96.0, 8.0, "node:10.0.0.7")
+
+
+def entry(identity, host, **resources):
+    return {"NodeID": identity, "NodeManagerHostname": host, "Alive": True, "Resources": resources}
+
+
+def test_a_suite_takes_the_whole_node():
+    assert needs(GPU_NODE, "all", 1) == {
+        "num_cpus": 96.0,
+        "num_gpus": 8.0,
+        "resources": {"node:10.0.0.7": 1.0},
+    }
+
+
+def test_suites_that_run_together_share_it():
+    assert needs(GPU_NODE, "cuda:1", 9) == {
+        "num_cpus": 10.0,
+        "num_gpus": 0,
+        "resources": {"node:10.0.0.7": 0.1111},
+    }
+    assert needs(GPU_NODE, "cuda:1", 200)["num_cpus"] == 1
+
+
+def test_nodes_are_those_with_processors_under_names_of_their_own():
+    class Ray:
+        @staticmethod
+        def nodes():
+            dead = entry("00", "gone", CPU=4.0) | {"Alive": False}
+            head = entry("01", "head", **{"node:10.0.0.1": 1.0, "node:__internal_head__": 1.0})
+            two = [entry(i, "host", CPU=4.0, GPU=2.0, **{"node:10.0.0.2": 1.0}) for i in ("03", "02")]
+            two[0]["Labels"] = {"rack": "r3"}
+            return [dead, head, *two]
+
+    assert Cluster(Ray).nodes() == [
+        Node("02", "host", "", 4.0, 2.0, "node:10.0.0.2"),
+        Node("03", "host#2", "r3", 4.0, 2.0, "node:10.0.0.2"),
+    ]
+
+
+def test_the_mark_of_the_head_is_no_address():
+    head = entry("01", "head", CPU=1.0, **{"node:__internal_head__": 1.0, "node:10.0.0.1": 1.0})
+    assert node_of(head, "head").address == "node:10.0.0.1"
+
+
+@pytest.mark.parametrize("address", ["", "here", "host:", "host:x", "host:99999", ":6379", "http://a:1"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(FleetError, match="--address"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_answers_is_refused_at_once(scheme):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(FleetError, match=f"nothing answers at 127.0.0.1 port {port}: Connection refused"):
+        check_address(f"{scheme}127.0.0.1:{port}")
+
+
+def test_without_ray_the_line_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def importing(name, *more):
+        if name == "ray":
+            raise ImportError("No module named 'ray'")
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    with (
+        pytest.raises(FleetError, match=r"Ray is not installed: pip install 'membound\[ray\]'"),
+        connected("auto", []),
+    ):
+        pass
+
+
+def test_of_a_traceback_the_last_line_counts():
+    assert last_line(RuntimeError("Traceback\n  File x\n\nValueError: no\n")) == "ValueError: no"
+    assert last_line(TimeoutError()) == "TimeoutError"

@@ -1,0 +1,139 @@
+"""What nodes are sent: the package with its metadata, a wheel in its place, kernels for the same processor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from membound.bench.fleet import shipping
+from membound.bench.fleet.fleet_error import FleetError
+from membound.bench.fleet.shipping import check_wheel, shipment, take_kernels
+from membound.version import __version__
+
+NAME = f"membound-{__version__}"
+
+
+def wheel(folder, tags="py3-none-any", name="membound", version=__version__, whole=True):
+    path = folder / f"{name}-{version}-{tags}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("membound/__init__.py", "sent = True\n")
+        for entry in shipping.METADATA if whole else ():
+            archive.writestr(
+                f"{NAME}.dist-info/{entry}", "Metadata-Version: 2.1\nName: membound\nVersion: 1\n"
+            )
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of compiled kernels with one file, as this machine would have it."""
+    monkeypatch.setattr(shipping, "cache_folder", lambda: tmp_path / "cache/kernels/0123")
+    folder = tmp_path / "cache/kernels/0123/membound.kernels.cpu.stream"
+    folder.mkdir(parents=True)
+    (folder / "read.nbi").write_bytes(b"machine code")
+    (folder / "lock").touch()
+    return tmp_path / "cache"
+
+
+def test_what_is_sent_is_an_installation(cache, tmp_path):
+    """A process that has nothing but the parts on its path finds membound and its backends."""
+    with shipment(None) as parts:
+        assert [part.name for part in parts] == ["membound", f"{NAME}.dist-info", "membound_compiled"]
+        code = (
+            "from importlib.metadata import entry_points\nimport membound.version as v\n"
+            "print(v.__file__, len(entry_points(group='membound.backends')))"
+        )
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-IB",
+                "-S",
+                "-c",
+                f"import sys; sys.path.insert(0, {str(parts[0].parent)!r})\n{code}",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        file, count = done.stdout.split()
+        assert file == str(parts[0] / "version.py")
+        assert int(count) >= 6
+        assert not list(parts[0].rglob("__pycache__"))
+    assert not parts[0].exists()
+
+
+def test_a_wheel_is_sent_in_its_place(cache, tmp_path):
+    with shipment(wheel(tmp_path)) as parts:
+        assert (parts[0] / "__init__.py").read_text() == "sent = True\n"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda folder: folder / "none.whl", "there is no such file"),
+        (
+            lambda folder: wheel(folder, "cp27-cp27m-win32"),
+            r"is for cp27-cp27m-win32, and the nodes have Python 3\.\d+",
+        ),
+        (lambda folder: wheel(folder, name="other"), "is a wheel of other, not of membound"),
+        (lambda folder: wheel(folder, version="9.9"), "is membound 9.9, and this is"),
+        (lambda folder: wheel(folder).rename(folder / "odd.whl"), "Invalid wheel filename"),
+    ],
+)
+def test_a_wheel_that_does_not_fit_is_one_line(tmp_path, made, message):
+    with pytest.raises(FleetError, match=message):
+        check_wheel(made(tmp_path))
+
+
+def test_a_wheel_without_metadata_or_that_is_none_is_refused(tmp_path):
+    with (
+        pytest.raises(FleetError, match="holds no membound with its metadata"),
+        shipment(wheel(tmp_path, whole=False)),
+    ):
+        pass
+    broken = tmp_path / f"{NAME}-py3-none-any.whl"
+    broken.write_bytes(b"no archive")
+    with pytest.raises(FleetError, match="cannot be read as a wheel"), shipment(broken):
+        pass
+
+
+def arrived(cache, monkeypatch, tmp_path):
+    """The same parts on the path of a node whose cache is empty."""
+    with shipment(None) as parts:
+        parts[-1].rename(tmp_path / "membound_compiled")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(shipping, "cache_folder", lambda: tmp_path / "node/kernels/0123")
+
+
+def test_a_node_takes_the_kernels_of_its_own_processor_once(cache, monkeypatch, tmp_path):
+    arrived(cache, monkeypatch, tmp_path)
+    assert take_kernels() == 1
+    assert (
+        tmp_path / "node/kernels/0123/membound.kernels.cpu.stream/read.nbi"
+    ).read_bytes() == b"machine code"
+    assert take_kernels() == 0
+    assert [path.name for path in (tmp_path / "node/kernels").iterdir()] == ["0123"]
+
+
+def test_a_node_with_another_processor_compiles_by_itself(cache, monkeypatch, tmp_path):
+    arrived(cache, monkeypatch, tmp_path)
+    of = tmp_path / "membound_compiled/of.json"
+    of.write_text(json.dumps(["another processor", *json.loads(of.read_text())[1:]]))
+    assert take_kernels() == 0
+    assert not (tmp_path / "node").exists()
+
+
+def test_kernels_of_other_sources_are_left_alone(cache, monkeypatch, tmp_path):
+    arrived(cache, monkeypatch, tmp_path)
+    monkeypatch.setattr(shipping, "cache_folder", lambda: tmp_path / "node/kernels/4567")
+    assert take_kernels() == 0
+
+
+def test_too_many_kernels_are_not_sent(cache, monkeypatch):
+    monkeypatch.setattr(shipping, "MOST_KERNELS_BYTES", 5)
+    with shipment(None) as parts:
+        assert len(parts) == 2
