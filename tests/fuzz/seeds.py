@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -190,27 +189,30 @@ def gguf_models() -> list[bytes]:
     files = []
     for architecture in ARCHITECTURES:
         for number, kind in KINDS.items():
-            shape = {"block_count": 1, "attention.head_count": 4, "embedding_length": 256}
-            fields = gguf_files.fields_of(architecture, **shape | {"attention.key_length": 64})
-            tensors = dict(_gguf_tensors(architecture, number, kind))
-            files.append(gguf_files.gguf(fields | {"tokenizer.ggml.tokens": ["a", "b"]}, tensors))
+            width = max(64, kind.block)
+            shape = {"block_count": 1, "attention.head_count": 4, "attention.key_length": width // 4}
+            shape |= {"embedding_length": width, "feed_forward_length": width}
+            fields = gguf_files.fields_of(architecture, **shape) | {"tokenizer.ggml.tokens": ["a", "b"]}
+            files.append(gguf_files.gguf(fields, dict(_gguf_tensors(architecture, number, kind, width))))
     return files
 
 
-def _gguf_tensors(architecture: str, number: int, kind: Kind) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _gguf_tensors(
+    architecture: str, number: int, kind: Kind, width: int
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Tensors of one layer whose numbers are all 0, its matrices of this type."""
-    matrices = {"attn_q": (256, 256), "attn_k": (128, 256), "attn_v": (128, 256), "attn_output": (256, 256)}
-    matrices |= dict.fromkeys(("ffn_gate", "ffn_up", "ffn_down"), (256, 256))
-    tables = {"token_embd": (16, 256), "output": (16, 256)}
-    for name, shape in (tables | {f"blk.0.{name}": shape for name, shape in matrices.items()}).items():
-        yield f"{name}.weight", (number, shape, bytes(prod(shape) // kind.block * kind.size))
-    vectors = {"output_norm.weight": 256, "blk.0.attn_norm.weight": 256, "blk.0.ffn_norm.weight": 256}
+    rows = {"token_embd": 16, "output": 16, "blk.0.attn_k": width // 2, "blk.0.attn_v": width // 2}
+    rows |= dict.fromkeys(("blk.0.attn_q", "blk.0.attn_output"), width)
+    rows |= dict.fromkeys(("blk.0.ffn_gate", "blk.0.ffn_up", "blk.0.ffn_down"), width)
+    for name, n in rows.items():
+        yield f"{name}.weight", (number, (n, width), bytes(n * width // kind.block * kind.size))
+    vectors = dict.fromkeys(("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"), width)
     if architecture == "qwen2":
-        vectors |= {"blk.0.attn_q.bias": 256, "blk.0.attn_k.bias": 128, "blk.0.attn_v.bias": 128}
+        vectors |= {f"blk.0.attn_{part}.bias": rows[f"blk.0.attn_{part}"] for part in "qkv"}
     if architecture == "qwen3":
-        vectors |= {"blk.0.attn_q_norm.weight": 64, "blk.0.attn_k_norm.weight": 64}
-    for name, width in vectors.items():
-        yield name, (gguf_files.F32, (width,), bytes(4 * width))
+        vectors |= dict.fromkeys(("blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"), width // 4)
+    for name, count in vectors.items():
+        yield name, (gguf_files.F32, (count,), bytes(4 * count))
 
 
 def plans() -> list[bytes]:

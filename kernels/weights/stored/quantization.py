@@ -118,7 +118,7 @@ def _compressed(settings: Config) -> Scheme:
     if kind == "pack-quantized":
         return _packed(Config(settings.path, weights), ignored)
     dtypes = {"int-quantized": ("int", "I8"), "float-quantized": ("float", "F8_E4M3")}
-    if kind not in dtypes:
+    if not isinstance(kind, str) or kind not in dtypes:
         raise _refused(settings, "format", "pack-quantized, int-quantized, float-quantized")
     return _whole(Config(settings.path, weights), *dtypes[kind], ignored)
 

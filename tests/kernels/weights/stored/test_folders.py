@@ -174,6 +174,7 @@ def test_biases_of_zeros_are_left_out(tmp_path):
         (CONFIGS["awq"] | {"modules_to_not_convert": "mlp"}, r"modules_to_not_convert='mlp' must be a list of names"),
         (CONFIGS["packed"] | {"kv_cache_scheme": {"num_bits": 8}}, r"kv_cache_scheme=.*supported: weights alone"),
         (CONFIGS["packed"] | {"format": "marlin-24"}, r"format='marlin-24'.*supported: pack-quantized"),
+        (CONFIGS["packed"] | {"format": ["pack-quantized"]}, r"format=\['pack-quantized'\].*supported: pack-quantized"),
         (CONFIGS["packed"] | {"ignore": ["re:("]}, r"ignore has 're:\(', which is no pattern"),
         (CONFIGS["packed"] | {"ignore": ["re:(a+)+$"]}, r"ignore has 're:\(a\+\)\+\$', which could take for ever to match"),
         (CONFIGS["packed"] | {"ignore": ["re:" + ".*a?" * 9]}, r"a pattern may repeat at most 4 characters, and no groups"),
