@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -36,7 +37,7 @@ class MetricNames:
     """How an engine's Prometheus text names what is read of it.
 
     `means`: figure -> (a counter of its sum, a counter of what it is over). `counts`: figure -> counter. `settings`: the
-    gauge whose labels are settings, and which of them decide speed.
+    gauge whose labels are settings, and which of them decide speed. Raises ValueError for what is none of that.
     """
 
     prefix: str
@@ -44,13 +45,20 @@ class MetricNames:
     counts: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[str, tuple[str, ...]] = ("", ())
 
+    def __post_init__(self) -> None:
+        _check(self, "prefix", _is_text(self.prefix) and bool(self.prefix))
+        _check(self, "means", _is_table(self.means, lambda pair: _are_texts(pair) and len(pair) == 2))
+        _check(self, "counts", _is_table(self.counts, _is_text))
+        pair = self.settings if isinstance(self.settings, tuple) and len(self.settings) == 2 else (None, None)
+        _check(self, "settings", _is_text(pair[0]) and _are_texts(pair[1]))
+
 
 @dataclass(frozen=True, slots=True)
 class ServedEngine:
     """How to start an engine as a server. `formats`: the formats that weights and cache may have, alike.
 
     `environment` names the lock of the environment it runs in; `step_backend` the backend that times its steps alone, with
-    ``{device}`` for the device that the server told: ``mine:{device}+tokens``; '' where there is none.
+    ``{device}`` for the device that the server told: ``mine:{device}+tokens``; '' where there is none. Raises ValueError.
     """
 
     name: str
@@ -62,6 +70,31 @@ class ServedEngine:
     ready_path: str = "/health"
     variables: Mapping[str, str] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("name", "program", "environment", "step_backend", "ready_path"):
+            _check(self, name, _is_text(getattr(self, name)))
+        _check(self, "metrics", isinstance(self.metrics, MetricNames))
+        _check(self, "formats", _are_texts(self.formats))
+        _check(self, "variables", _is_table(self.variables, _is_text))
+        _check(self, "unset", _are_texts(self.unset))
+
+
+def _check(told: MetricNames | ServedEngine, name: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{type(told).__name__}: {name}={getattr(told, name)!r:.60} is of another type")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, tuple) and all(map(_is_text, values))
+
+
+def _is_table(values: object, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(values, Mapping) and all(_is_text(name) and holds(one) for name, one in values.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +155,17 @@ def served_engine(name: str) -> ServedEngine:
         raise UnknownEngine(f"no engine is called {name!r}; known: {known}")
     try:
         found = point.load()
-    except (ImportError, AttributeError) as error:
-        raise BackendUnavailable(f"{point.value} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # the boundary around a stranger's module
+        raise BackendUnavailable(
+            f"{point.value} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(found, ServedEngine):
         raise BackendUnavailable(f"{point.value} is not a ServedEngine of membound.backends.serving")
     return found
 
 
-def served_engines() -> tuple[ServedEngine, ...]:
+def served_engines() -> Iterator[ServedEngine]:
     """All of them that can be imported."""
-    return tuple(served_engine(name) for name in engine_names())
+    for name in engine_names():
+        with suppress(BackendUnavailable):
+            yield served_engine(name)

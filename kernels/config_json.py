@@ -15,6 +15,8 @@ from typing import Any
 from membound.kernels.model import ModelError
 
 MAX_COUNT = 1 << 31
+MOST_LAYERS = 4096
+"""Each is looked at; a published model has some hundred at most."""
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS put in place of a large one."""
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.config_json import Config, read_config
+from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
 from membound.kernels.model import ModelError
@@ -36,8 +36,6 @@ TEXT_TYPES = {
     "qwen3_vl_moe_text": "qwen3_moe",
 }
 """model_types whose text part is another family's."""
-MOST_LAYERS = 4096
-"""Each is looked at; a published model has some hundred at most."""
 WINDOWED, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
 
 

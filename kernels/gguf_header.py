@@ -89,11 +89,13 @@ class Header:
             raise ModelError(f"{self.path}: {name}={value!r:.60} must be a text")
         return value
 
-    def count(self, name: str, default: int | None = None) -> int:
+    def count(self, name: str, default: int | None = None, most: int = MAX_COUNT) -> int:
         """A field that counts something. Raises ModelError."""
         value = self.fields.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
-            raise ModelError(f"{self.path}: {name}={value!r:.60} must be a positive whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(
+                f"{self.path}: {name}={value!r:.60} must be a positive whole number up to {most}"
+            )
         return value
 
     def real(self, name: str, default: float | None = None) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS
 from membound.kernels.gguf_header import Header, read_header
 from membound.kernels.model import Model, ModelError
 from membound.kernels.rope import Llama3Scaling, Rope
@@ -54,6 +55,8 @@ def read_gguf(path: Path) -> Model:
     kv_heads = header.count(f"{name}.attention.head_count_kv", heads)
     if heads % kv_heads or head_dim % 2:
         raise ModelError(f"{path}: {heads} query heads of {head_dim} do not go with {kv_heads} KV heads")
+    if heads * head_dim > MAX_COUNT:
+        raise ModelError(f"{path}: heads of {head_dim} make more than {MAX_COUNT} columns")
     for field, only in (("rope.dimension_count", head_dim), ("attention.value_length", head_dim)):
         if header.count(f"{name}.{field}", only) != only:
             raise ModelError(
@@ -62,10 +65,12 @@ def read_gguf(path: Path) -> Model:
     table = header.tensors.get("token_embd.weight")
     if table is None:
         raise ModelError(f"{path} has no tensor token_embd.weight")
+    if not 1 <= table.shape[0] <= MAX_COUNT:
+        raise ModelError(f"{path}: token_embd.weight has {table.shape[0]} rows, which is no vocabulary")
     model = Model(
         name=str(path),
         hidden=hidden,
-        layers=header.count(f"{name}.block_count"),
+        layers=header.count(f"{name}.block_count", most=MOST_LAYERS),
         q_heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,

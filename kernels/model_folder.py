@@ -15,8 +15,8 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.config_json import MAX_COUNT, Config, read_config
-from membound.kernels.decoder_folder import MOST_LAYERS, NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part
+from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS, Config, read_config
+from membound.kernels.decoder_folder import NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part
 from membound.kernels.families import FAMILIES
 from membound.kernels.family_arithmetic import ARITHMETIC
 from membound.kernels.model import Model, ModelError, model_of

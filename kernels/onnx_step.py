@@ -10,17 +10,16 @@ Bytes and FLOPs are counted from the file (`onnx_file.count`), by what reads eac
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import ClassVar
 
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.count import Bill, bill_of
+from membound.kernels.onnx_file.decoder import MOST_PLACES
 from membound.kernels.operations import SpecError, Traffic, check_positive, spec_of
 
 FILLED_IN = ("weight", "kv", "act", "content")
 """Keys that follow from the file; one that is given must be right."""
-MOST_TOKENS = 1 << 31
 EXAMPLE = Path(__file__).parent / "onnx_file" / "example.onnx"
 """A decoder of one layer in ONNX's own operators, with random weights: to try things out with, and to ask backends about."""
 
@@ -46,9 +45,9 @@ class OnnxStep:
 
     def __post_init__(self) -> None:
         check_positive(self, "batch", "context")
-        if prod((self.batch, self.context)) > MOST_TOKENS:
+        if self.batch * self.context > MOST_PLACES:
             raise SpecError(
-                f"onnx: batch={self.batch} times context={self.context} must be at most {MOST_TOKENS}"
+                f"onnx: batch={self.batch} times context={self.context} must be at most {MOST_PLACES}"
             )
         try:
             bill = bill_of(Path(self.file), self.batch, self.context)

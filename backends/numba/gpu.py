@@ -79,7 +79,7 @@ class NumbaCuda(Backend):
         if unknown := [name for name in variants if name not in VARIANTS]:
             raise BackendUnavailable(f"unknown variant {unknown[0]!r}; known: {', '.join(VARIANTS)}")
         kind, _, index = base.partition(":")
-        if kind != "cuda" or not (index or "0").isdigit():
+        if kind != "cuda" or not (index or "0").isdecimal():
             raise BackendUnavailable(f"numba has no device {base!r} here; GPUs are cuda:0, cuda:1 and so on")
         driver = _import("device.driver")
         try:

@@ -52,7 +52,7 @@ def find(device: str) -> Wanted:
     if plus and (absent := missing()):
         raise BackendUnavailable(f"exporting a model needs {', '.join(absent)}", EXPORT_REMEDY)
     kind, _, index = base.lower().partition(":")
-    if index and not index.isdigit():
+    if index and not index.isdecimal():
         raise BackendUnavailable(f"onnxruntime:{device} has no number after the colon")
     known = providers()
     if kind not in known:

@@ -43,6 +43,10 @@ class CeilingError(MemboundError):
     """A ceiling cannot be measured: no memory, or a kernel whose result is wrong."""
 
 
+class CeilingMemoryError(CeilingError, MemoryError):
+    """There is no memory for what a ceiling reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """One way to reach a ceiling: `call(number)` moves or computes `amount`; `check` raises CeilingError."""

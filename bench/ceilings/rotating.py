@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from membound.bench.ceilings.patterns import WINDOWS, CeilingError
+from membound.bench.ceilings.patterns import WINDOWS, CeilingMemoryError
 from membound.bench.machine.fingerprint import available_memory_bytes, last_level_cache_bytes
 
 ROTATION = 4
@@ -16,10 +16,10 @@ MEMORY_SHARE = 0.5
 
 
 def rotating_bytes(threads: int) -> int:
-    """4 × the last-level cache or more, within half of the memory that is left."""
+    """4 × the last-level cache or more, within half of the memory that is left. Raises CeilingMemoryError."""
     wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * max(threads, 2))
     room = int(MEMORY_SHARE * available_memory_bytes())
     least = WINDOWS * threads << 20
     if room < least:
-        raise CeilingError(f"the ceilings need {least} bytes of memory at least; {room} may be taken")
+        raise CeilingMemoryError(f"the ceilings need {least} bytes of memory at least; {room} may be taken")
     return min(wanted, room)

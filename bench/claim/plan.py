@@ -27,6 +27,7 @@ TIME_LIMIT_S = 570.0
 """Ten minutes, less the time that a last worker needs to end and the verdicts take."""
 ROUNDS = {"normal": 7, "high": 15}
 LEAST_ROUNDS = 3
+MOST_DIGITS = 9
 GROUP_S = {"normal": 3.0, "high": 6.0}
 """Seconds after which the turns of a group of arms end, a few rounds done."""
 HIGH_PROCESSES = 10
@@ -160,7 +161,7 @@ def parse_only(text: str) -> list[int]:
             "--only names no experiment: leave it out for all, or give numbers, as in --only 1,4"
         )
     for part in parts:
-        if not part.isdigit():
+        if not part.isdecimal() or len(part) > MOST_DIGITS:
             raise ClaimError(
                 f"--only {text!r}: {part!r} is not the number of an experiment, as in --only 1,4"
             )

@@ -44,10 +44,18 @@ def parse(text: str) -> Settings:
         section, _, name = key.rpartition(".")
         if not equals or section not in ("global", "install", ":env:"):
             continue
-        values = str(ast.literal_eval(value)).split()
+        values = _unquoted(value).split()
         before = [] if name in SINGLE else found.get(name, [])
         found[name] = list(dict.fromkeys([*before, *values]))
     return found
+
+
+def _unquoted(value: str) -> str:
+    """What pip has put in quotes as Python does; the text itself where it has not."""
+    try:
+        return str(ast.literal_eval(value))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
 
 
 def uv_arguments(settings: Settings) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from membound.bench.machine.environment import recorded
+from membound.bench.machine.proc import count, text_of
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -62,8 +63,8 @@ def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
         "kernel": platform.release(),
         "system": platform.system(),
         "hypervisor": "hypervisor" in flags if flags else None,
-        "governor": _text(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "huge_pages": _chosen(_text(sys / "kernel/mm/transparent_hugepage/enabled")),
+        "governor": text_of(sys / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "huge_pages": _chosen(text_of(sys / "kernel/mm/transparent_hugepage/enabled")),
         "python": platform.python_version(),
         "environment": recorded(os.environ),
     }
@@ -110,13 +111,13 @@ def _cores(cpus: list[int], sys: Path) -> list[int]:
     seen: dict[str, int] = {}
     for cpu in cpus:
         topology = sys / f"devices/system/cpu/cpu{cpu}/topology"
-        seen.setdefault(_text(topology / "thread_siblings_list") or f"cpu{cpu}", cpu)
+        seen.setdefault(text_of(topology / "thread_siblings_list") or f"cpu{cpu}", cpu)
     return list(seen.values())
 
 
 def _cpuinfo(proc: Path) -> dict[str, str]:
     """The first processor's block of /proc/cpuinfo."""
-    block = (_text(proc / "cpuinfo") or "").split("\n\n")[0]
+    block = (text_of(proc / "cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in block.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -140,23 +141,26 @@ def _level_bytes(sys: Path, level: int) -> int | None:
     """Bytes of all distinct data or unified caches of a level; None if none is described."""
     instances = {}
     for folder in (sys / "devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
-        if _text(folder / "level") == str(level) and _text(folder / "type") != "Instruction":
-            shared = _text(folder / "shared_cpu_list") or folder.parent.parent.name
-            instances[shared] = _size(_text(folder / "size"))
+        if text_of(folder / "level") == str(level) and text_of(folder / "type") != "Instruction":
+            shared = text_of(folder / "shared_cpu_list") or folder.parent.parent.name
+            instances[shared] = _size(text_of(folder / "size"))
     return sum(instances.values()) or None
 
 
 def _size(text: str | None) -> int:
     """Bytes of a size as the kernel writes it: 48K, 307200K, 32M."""
-    match = re.fullmatch(r"(\d+)([KMG]?)", text or "")
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text or "")
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else 0
 
 
 def _cgroups(proc: Path, sys: Path) -> list[Path]:
     """Folders of this process's cgroup and its parents, in both versions of the hierarchy."""
     folders = []
-    for line in (_text(proc / "self/cgroup") or "").splitlines():
-        _, controllers, group = line.split(":", 2)
+    for line in (text_of(proc / "self/cgroup") or "").splitlines():
+        parts = line.split(":", 2)
+        if len(parts) < 3:
+            continue
+        _, controllers, group = parts
         names = controllers.split(",")
         roots = ["", "unified"] if not controllers else [n for n in ("memory", "cpu") if n in names]
         for root in roots:
@@ -172,35 +176,25 @@ def _cgroup_room(folder: Path) -> int | None:
         ("memory.max", "memory.current"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
+        limit, usage = (count(text_of(folder / name)) for name in (limit_name, usage_name))
         if limit is not None and usage is not None:
-            stat = re.search(r"^(?:total_)?inactive_file (\d+)$", _text(folder / "memory.stat") or "", re.M)
+            stat = re.search(
+                r"^(?:total_)?inactive_file ([0-9]{1,20})$", text_of(folder / "memory.stat") or "", re.M
+            )
             return max(0, limit - usage + (int(stat[1]) if stat else 0))
     return None
 
 
 def _cgroup_cpus(folder: Path) -> int | None:
     """The number of CPUs that a cgroup's quota allows, rounded up; None without one."""
-    quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
-    if not quota:
-        quota, period = (_text(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
-    return ceil(int(quota) / int(period)) if quota.isdigit() and period.isdigit() else None
+    told, _, of = (text_of(folder / "cpu.max") or "").partition(" ")
+    if not told:
+        told, of = (text_of(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
+    quota, period = count(told), count(of)
+    return ceil(quota / period) if quota is not None and period else None
 
 
 def _chosen(text: str | None) -> str | None:
     """The choice in brackets, as in ``always [madvise] never``."""
     match = re.search(r"\[(\w+)\]", text or "")
     return match[1] if match else None
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text and text.isdigit() else None
-
-
-def _text(path: Path) -> str | None:
-    """A small file's text; None if it cannot be read, as is common in guests and containers."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None

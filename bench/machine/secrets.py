@@ -17,7 +17,7 @@ WORDS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH"
 SECRET = re.compile(WORDS, re.IGNORECASE)
 """Names of variables and options whose value nobody else should see."""
 USER = re.compile(r"(?<=://)[^/\s'\"]*@")
-ASSIGNMENT = re.compile(rf"((?!tokens=)[\w.-]*(?:{WORDS})[\w.-]*=)\S+", re.IGNORECASE)
+ASSIGNMENT = re.compile(rf"(?<![\w.-])(?!tokens=)(?=[\w.-]*(?:{WORDS}))([\w.-]+=)\S+", re.IGNORECASE)
 """``api_key=…`` within an argument; ``tokens=`` is the length of a prompt."""
 STARS = "***"
 SHORTEST = 6

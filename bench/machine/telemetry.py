@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from membound.bench.machine.proc import count, real, text_of
+
 PROC = Path("/proc")
 SYS = Path("/sys")
 
@@ -111,22 +113,24 @@ def _waited(before: dict[str, float] | None, after: dict[str, float] | None) -> 
 
 
 def _load(proc: Path) -> float | None:
-    text = _text(proc / "loadavg")
-    return float(text.split()[0]) if text else None
+    return real((text_of(proc / "loadavg") or "").partition(" ")[0])
 
 
 def _pressure(proc: Path, resource_name: str) -> float | None:
     """Seconds in which some task waited for a resource: ``some … total=<µs>`` of /proc/pressure."""
-    for line in (_text(proc / "pressure" / resource_name) or "").splitlines():
+    for line in (text_of(proc / "pressure" / resource_name) or "").splitlines():
         if line.startswith("some "):
-            return int(line.rpartition("total=")[2]) / 1e6
+            waited = count(line.rpartition("total=")[2])
+            return None if waited is None else waited / 1e6
     return None
 
 
 def _cpu_ticks(proc: Path) -> list[int] | None:
     """User, nice, system, idle, iowait, irq, softirq, steal of all processors; None if steal is missing."""
-    first = (_text(proc / "stat") or "").partition("\n")[0].split()
-    return [int(field) for field in first[1:9]] if len(first) > _STEAL_FIELD + 1 else None
+    first = (text_of(proc / "stat") or "").partition("\n")[0].split()
+    ticks = [count(field) for field in first[1 : _STEAL_FIELD + 2]]
+    known = [one for one in ticks if one is not None]
+    return known if len(known) == _STEAL_FIELD + 1 else None
 
 
 def _run_queue(proc: Path) -> dict[str, float] | None:
@@ -137,22 +141,15 @@ def _run_queue(proc: Path) -> dict[str, float] | None:
     except OSError:
         return None
     for thread in threads:
-        text = _text(proc / "self/task" / thread / "schedstat")
-        if text:
-            waits[thread] = int(text.split()[1]) / 1e9
+        fields = (text_of(proc / "self/task" / thread / "schedstat") or "").split()
+        waited = count(fields[1]) if len(fields) > 1 else None
+        if waited is not None:
+            waits[thread] = waited / 1e9
     return waits or None
 
 
 def _frequency(sys: Path, name: str) -> float | None:
     """Mean over processors of a cpufreq file in Hz (the files are in kHz); None where not exposed."""
-    texts = [_text(p) for p in sorted((sys / "devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}"))]
-    values = [1e3 * int(text) for text in texts if text and text.strip().isdigit()]
+    paths = sorted((sys / "devices/system/cpu").glob(f"cpu[0-9]*/cpufreq/{name}"))
+    values = [1e3 * khz for khz in (count(text_of(path)) for path in paths) if khz is not None]
     return sum(values) / len(values) if values else None
-
-
-def _text(path: Path) -> str | None:
-    """A small file's text; None if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return None

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from membound.bench.measure.failures import Failure, failure_of
 from membound.bench.protocol.messages import (
+    COMPILING,
     Answer,
     Check,
     Checked,
@@ -106,6 +107,8 @@ class BackendProcess:
         self._traffic, self._seen_bytes = traffic or Traffic(), 0
         self._on_phase, self._phase = on_phase, ""
         self.alive = False
+        self.compiled = False
+        """Whether it has compiled kernels; those are on disk, but a compiler's memory stays with its process."""
         self.device: Opened | None = None
         self._opening = self.preparing = False
 
@@ -166,6 +169,7 @@ class BackendProcess:
 
         def note(seen: Phase) -> None:
             self._phase = seen.name
+            self.compiled = self.compiled or seen.name.startswith(COMPILING)
             self._on_phase(self.backend, seen.name)
 
         try:

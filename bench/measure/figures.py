@@ -112,6 +112,20 @@ def device_fields(device: Device) -> dict[str, Any]:
     }
 
 
+def served_facts(told: Any) -> dict[str, Any]:
+    """What a server's program tells of itself. Raises FigureError."""
+    facts = _table(told, "what it tells")
+    if "threads" in facts:
+        _count(facts["threads"], "threads")
+    if "device" in facts:
+        _text(facts["device"], "device")
+    if "versions" in facts:
+        facts["versions"] = {
+            name: str(value) for name, value in _table(facts["versions"], "versions").items()
+        }
+    return facts
+
+
 def _is_number(told: Any) -> bool:
     return isinstance(told, int | float | np.integer | np.floating) and not isinstance(told, bool)
 

@@ -334,7 +334,7 @@ class Station:
     def _watching(self, who: list[int]) -> Any:
         """Compiling interrupts the phase at hand, which goes on afterwards."""
         return watch_compilation(
-            lambda name: self.tell(f"compiling {name}", who), lambda: self.tell(self._phase, who)
+            lambda name: self.tell(f"{m.COMPILING} {name}", who), lambda: self.tell(self._phase, who)
         )
 
     def _enter(self, phase: str, who: list[int]) -> None:

@@ -20,6 +20,7 @@ from membound.results.fields import read_json, wrong_field
 
 PROTOCOL = 3
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
+COMPILING = "compiling"
 MOST_LINE = 4 << 20
 """Bytes of a line at most: an answer has a few thousand, and what is read from one may take 30 times as many."""
 
@@ -186,7 +187,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What the command at hand has come to; it also shows that the worker lives. `contestants` are those in it."""
+    """What the command at hand has come to; it also shows that the worker lives. `contestants` are those in it.
+
+    `name` begins with COMPILING while a kernel is compiled.
+    """
 
     name: str
     contestants: list[int] = field(default_factory=list)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from membound.bench.protocol.messages import COMPILING
 from membound.bench.run.live import Live
 from membound.bench.run.scope import Scope
 from membound.results.row import Row
@@ -115,7 +116,7 @@ class Lines:
         """A phase; compiling is reported at once, for each backend and work the first time."""
         work = self._at[1] if self._at[0] == backend else ""
         text = f"{self._count()} {backend} {short(work)}".rstrip()
-        if phase.startswith("compiling"):
+        if phase.startswith(COMPILING):
             if (backend, work) not in self._compiled:
                 self._compiled.add((backend, work))
                 self._say(f"{text}: compiling kernels (kept for later runs)")

@@ -72,6 +72,7 @@ class Replicate:
         self._ceilings: dict[str, CeilingProcess] = {}
         self._rng = Random(f"{plan.seed} {number} turns")
         self._sharing = Sharing(run.note_once)
+        self._compiled: set[tuple[str, str]] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Replicate:
@@ -267,13 +268,22 @@ class Replicate:
                     found = self._prepared(backend, spec)
                 if isinstance(found, Contestant):
                     group.append(found)
-                elif found.status == "oom" and group:
+                elif (found.status == "oom" and group) or self._compiled_in_vain(found, backend, spec):
                     later.append(backend)
                 else:
                     self._keep_failure(backend, spec, found)
         finally:
             self._sharing.end()
         return group, later
+
+    def _compiled_in_vain(self, failure: Failure, backend: str, spec: str) -> bool:
+        """Whether the memory that it lacked may be what compiling took: a fresh process finds the kernels on disk. Once."""
+        process, key = self._processes.get(backend), (backend, spec)
+        first = (
+            lacked_memory(failure) and process is not None and process.compiled and key not in self._compiled
+        )
+        self._compiled |= {key} if first else set()
+        return first
 
     def _begin_together(self, spec: str, backends: Sequence[str]) -> None:
         """Have those prepare at once that fit together, going by what they took in an earlier process.

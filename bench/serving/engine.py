@@ -77,7 +77,7 @@ class Engine:
 
     def step_backend(self, facts: Mapping[str, Any]) -> str:
         """The backend and device that measure its steps alone on the device that its server told; '' where there is none."""
-        return self.kind.step_backend.format(device=facts.get("device", ""))
+        return self.kind.step_backend.replace("{device}", str(facts.get("device", "")))
 
     @contextmanager
     def serving(

@@ -30,6 +30,8 @@ from typing import Any
 from membound.backends.serving import KEY, ServedEngine, Settings
 from membound.bench.machine.environment import worker_environment
 from membound.bench.machine.secrets import SECRET
+from membound.bench.measure.failures import FigureError
+from membound.bench.measure.figures import served_facts
 from membound.bench.protocol import guardian
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import API, Endpoint
@@ -45,6 +47,9 @@ STOP_S = 20.0
 """How long a server may take to end by itself once it is asked to."""
 GONE_S = 5.0
 LAST_BYTES = 8192
+MOST_TOLD_BYTES = 1 << 20
+"""Of what a server's program tells of itself: a hundred times what any does."""
+MOST_PORTS = 1 << 16
 SHARED = "/dev/shm/"
 UNSET = ("PYTHONDONTWRITEBYTECODE",)
 """With it an engine's modules are compiled anew at each start, for more than a minute."""
@@ -174,11 +179,9 @@ def _ready(
             raise ServerFailed(
                 f"{launch.name} did not start: {_death(status, launch.log, log_begin)}; its log is {launch.log}"
             )
-        if not port:
-            with suppress(FileNotFoundError):
-                told = json.loads(settings.told.read_text(encoding="utf-8"))
-                port, facts = int(told["port"]), dict(told["facts"])
-                launch.on_told(facts)
+        if not port and settings.told.exists():
+            port, facts = _told(settings.told, launch.name)
+            launch.on_told(facts)
         if port and asyncio.run(_answers(Endpoint(LOOPBACK, port, key=key), launch.engine.ready_path)):
             return port, facts
         time.sleep(POLL_S)
@@ -186,6 +189,23 @@ def _ready(
         f"{launch.name} was not ready after {launch.ready_s:.0f} s (--ready allows more); its log is {launch.log}",
         "timeout",
     )
+
+
+def _told(path: Path, name: str) -> tuple[int, dict[str, Any]]:
+    """The port and the facts that a program told. Raises ServerFailed for what no server can tell."""
+    with path.open("rb") as file:
+        content = file.read(MOST_TOLD_BYTES + 1)
+    try:
+        if len(content) > MOST_TOLD_BYTES:
+            raise FigureError(f"what it tells is longer than {MOST_TOLD_BYTES} bytes")
+        told = json.loads(content)
+        port, facts = told["port"], served_facts(told["facts"])
+        if not isinstance(port, int) or not 0 < port < MOST_PORTS:
+            raise FigureError(f"port is {port!r:.60}, not a number from 1 to {MOST_PORTS - 1}")
+    except (FigureError, ValueError, LookupError, TypeError, RecursionError) as error:
+        why = str(error) if isinstance(error, FigureError) else "it is no JSON with a port and facts"
+        raise ServerFailed(f"{name} says of itself what cannot be: {why}", "error") from None
+    return port, facts
 
 
 async def _answers(endpoint: Endpoint, path: str) -> bool:

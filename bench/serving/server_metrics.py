@@ -29,6 +29,8 @@ from membound.bench.serving.raw import RawAnswer
 from membound.results.serving.request import Request
 
 MOST_BYTES = 1 << 23
+MOST_LABELS = 1 << 13
+"""Characters of a sample's labels: a search for them takes the square of that where they are none."""
 LIMITS = Limits(connect_s=5.0, idle_s=5.0, total_s=10.0)
 _SAMPLE = r"^{}([a-z_0-9]+)(?:\{{(.*)\}})? (\S+)$"
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', re.ASCII)
@@ -75,7 +77,8 @@ def parse_metrics(text: str, known: Sequence[MetricNames]) -> Metrics:
     sample = re.compile(_SAMPLE.format(re.escape(names.prefix)), re.ASCII | re.MULTILINE)
     for name, labels, number in sample.findall(text):
         if name == gauge:
-            settings |= {key: value for key, value in _LABEL.findall(labels) if key in wanted}
+            found = _LABEL.findall(labels[:MOST_LABELS])
+            settings |= {key: value for key, value in found if key in wanted}
         try:
             value = float(number)
         except ValueError:
@@ -90,7 +93,9 @@ def server_facts(before: Metrics, after: Metrics) -> dict[str, Any]:
     if after.names is None:
         return {}
     names = after.names
-    grown = {name: value - before.values.get(name, 0.0) for name, value in after.values.items()}
+    grown = _finite(
+        {name: value - before.values.get(name, 0.0) for name, value in after.values.items()}
+    )  # sums of numbers may be beyond all
     counters = [over for _, over in names.means.values()]
     if not any(grown.get(name) for name in counters) or any(grown.get(name, 0.0) < 0 for name in counters):
         return {}
@@ -100,7 +105,11 @@ def server_facts(before: Metrics, after: Metrics) -> dict[str, Any]:
         if grown.get(over) and total in grown
     }
     counts = {name: grown[base] for name, base in names.counts.items() if base in grown}
-    return {**means, **counts, "settings": after.settings}
+    return {**_finite(means), **counts, "settings": after.settings}
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if isfinite(value)}
 
 
 def mean_itl_s(requests: Sequence[Request]) -> float | None:

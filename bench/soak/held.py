@@ -10,6 +10,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ def held() -> Reading:
 
 def _temporary() -> Iterator[str]:
     """Everything in the harness's own folder, and every folder that begins with PREFIX."""
-    with os.scandir(tempfile.gettempdir()) as entries:
+    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:  # others' folder may be unreadable
         yield from (entry.path for entry in entries if entry.name.startswith(PREFIX))
     yield from _files(guardian.scratch_folder())
 

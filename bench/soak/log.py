@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,8 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was said when it was tried
+            self._file.close()
 
     def write(self, one: Pass) -> None:
         """Add a pass. Raises StoreError."""

@@ -15,10 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import NoReturn
 
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.graph import Declared, Graph, Node, OnnxFile, graphs_of
+from membound.kernels.onnx_file.operators import MOST_ELEMENTS
 
 IDS, EMBEDDINGS, MASK, POSITIONS = "input_ids", "inputs_embeds", "attention_mask", "position_ids"
 CACHE_POSITION, BRANCH, LENGTHS, TOTAL = "cache_position", "use_cache_branch", "past_seq_len", "total_seq_len"
@@ -34,7 +36,7 @@ _PRESENT = re.compile(r"present|past|cache|new")
 SCATTER, GROUP_QUERY = "TensorScatter", "GroupQueryAttention"
 
 MOST_PLACES = 1 << 24
-"""Tokens of a mask of fixed length: it is made whole."""
+"""Tokens of a mask: it is made whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,11 @@ class OnnxDecoder:
                 self._refuse(
                     f"has room for {cache.capacity} tokens in {cache.name!r:.60}: context={context} is too long"
                 )
-            self._fitted(cache.declared, cache.shape(batch, context), batch, context)
+            shape = self._fitted(cache.declared, cache.shape(batch, context), batch, context)
+            if prod(shape) > MOST_ELEMENTS:
+                self._refuse(
+                    f"has a cache {cache.name!r:.60} of {_text(shape)} numbers, more than any step has"
+                )
         return found
 
     def _fitted(

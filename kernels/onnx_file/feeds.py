@@ -92,5 +92,5 @@ def cache_values(cache: Cache, batch: int, context: int, seed: int) -> Array:
 
 def shape_feeds(decoder: OnnxDecoder, batch: int, context: int) -> dict[str, Array]:
     """The inputs of a walk through shapes: caches without numbers. Raises ModelError."""
-    caches = {cache.name: ghost(cache.shape(batch, context)) for cache in decoder.caches}
-    return small_feeds(decoder, batch, context, 0) | caches
+    small = small_feeds(decoder, batch, context, 0)  # first, as it checks the sizes of caches too
+    return small | {cache.name: ghost(cache.shape(batch, context)) for cache in decoder.caches}

@@ -14,10 +14,19 @@ from typing import Any
 import numpy as np
 
 from membound.kernels.onnx_file.numbers import KINDS, Array
-from membound.kernels.onnx_file.operators import Call, Operator, ghost, nothing, unknown, whole, widened
+from membound.kernels.onnx_file.operators import (
+    MOST_ELEMENTS,
+    Call,
+    Operator,
+    ghost,
+    nothing,
+    unknown,
+    whole,
+    widened,
+)
 
-MOST_ELEMENTS, MOST_MADE = 1 << 34, 1 << 28
-"""More than any step has in one value, and in one that takes memory of its own: a shape that asks for more is damaged."""
+MOST_MADE = 1 << 28
+"""More than any step has in one value that takes memory of its own."""
 
 
 def _axes(call: Call, index: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,16 @@ class NumbersNeeded(Exception):
     """What an operator does depends on numbers, which a walk through shapes does not have."""
 
 
+MOST_ELEMENTS = 1 << 34
+"""More than any step has in one value: a shape that asks for more is damaged."""
+
+
 def ghost(shape: Sequence[int], dtype: Any = np.float64) -> Array:
-    """Zeros of a shape that take no memory."""
-    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
+    """Zeros of a shape that take no memory. Raises ModelError for one that no step has."""
+    dims = tuple(map(int, shape))
+    if any(dim < 0 for dim in dims) or prod(dims) > MOST_ELEMENTS:
+        raise ModelError(f"it asks for a value of the shape {list(dims)!r:.60}, which no step has")
+    return np.broadcast_to(np.zeros((), dtype), dims)
 
 
 @dataclass(slots=True)

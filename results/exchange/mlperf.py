@@ -19,7 +19,6 @@ from membound.results.row import Row, RowError
 
 HEADING = "MLPerf Results Summary"
 MARK = ":::MLLOG "
-LINE = re.compile(r"^\s*(.+?)\s*: *(.*)$")
 KINDS = {
     "latency": "request_latency",
     "first_token_latency": "time_to_first_token",
@@ -48,11 +47,8 @@ def is_detail(document: Document) -> bool:
 
 def summary_rows(source: Source) -> list[Row]:
     """A row for each latency of the summary, and for its throughput."""
-    found = {
-        m[1].strip().lower(): m[2].strip()
-        for line in source.document.text.splitlines()
-        if (m := LINE.match(line))
-    }
+    parts = (line.partition(":") for line in source.document.text.splitlines())
+    found = {key.strip().lower(): value.strip() for key, colon, value in parts if colon and key.strip()}
     unmet = [key for key in CONSTRAINTS if found.get(key, "yes").lower() == "no"]
     return _rows(
         source,

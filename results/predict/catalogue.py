@@ -193,7 +193,7 @@ def _figure(where: str, name: str, entry: Any, sources: dict[str, Source], own: 
 
 def _words(where: str, name: str, value: Any) -> str:
     generation, _, lanes = str(value).partition(" x")
-    if name == "pcie" and not (generation in "123456" and len(generation) == 1 and lanes.isdigit()):
+    if name == "pcie" and not (generation in "123456" and len(generation) == 1 and lanes.isdecimal()):
         raise HardwareError(f'{where} = {value!r} is no generation and lanes, such as "5 x16"')
     return str(value)
 

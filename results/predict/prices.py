@@ -48,7 +48,7 @@ class Assumption:
 
 def age(date: str, today: datetime.date) -> str:
     """How old a source is: ``old`` past OLD_DAYS, ``perhaps old`` if only its first possible day is, or ''."""
-    parts = [int(one) for one in date.split("-")] if date[:1].isdigit() else []
+    parts = [int(one) for one in date.split("-")] if date[:1].isdecimal() else []
     if not parts:
         return "perhaps old"
     first = datetime.date(*(*parts, 1, 1)[:3])
@@ -125,7 +125,7 @@ class Prices:
         self, name: str, unit: str, value: float, low: float, high: float, keys: str
     ) -> Assumption:
         sources = [self.sources[key] for key in keys.split()]
-        oldest = min((s.date for s in sources), key=lambda date: (date[:1].isdigit(), date))
+        oldest = min((s.date for s in sources), key=lambda date: (date[:1].isdecimal(), date))
         trust = sources[0].trust if len({s.trust for s in sources}) == 1 else "mixed"
         return Assumption(name, value, low, high, unit, "; ".join(s.title for s in sources), oldest, trust)
 

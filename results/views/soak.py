@@ -37,6 +37,8 @@ def pass_line(number: int, one: Pass, first: Pass) -> Text:
 
 def soak_view(passes: Sequence[Pass], found: Sequence[Finding], untold: Sequence[str]) -> Group:
     """The answer, the findings, what could not be told, and what was held."""
+    if not passes:
+        return Group(Text("no pass was finished: nothing can be told", style="bold"))
     seconds = sum(one.seconds for one in passes)
     over = f"{len(passes)} pass{'es' * (len(passes) != 1)} in {seconds / 60:.1f} minutes"
     rows = sum(one.stored for one in passes)
@@ -61,7 +63,7 @@ def _table(passes: Sequence[Pass]) -> Table:
     kept = passes[WARM:] or passes
     for name in ("processes", *LEAST):
         values = [getattr(one.reading, name) for one in kept]
-        row = (values[0], values[-1], max(values)) if values else ()
+        row = (values[0], values[-1], max(values))
         cells = [amount(value, "B") if name.endswith("_bytes") else str(value) for value in row]
         table.add_row(NAMES[name], *cells)
     return table

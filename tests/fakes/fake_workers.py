@@ -45,6 +45,8 @@ class Workers:
     """Backends to the bandwidth that their bytes run into, where it is not ``read``."""
     kind: Any = None
     """The class of them all."""
+    compiles: bool = False
+    """Whether preparing compiles kernels."""
     pids: Any = field(default_factory=lambda: count(1))
     alive: set[int] = field(default_factory=set)
 
@@ -99,6 +101,8 @@ class FakeWorker:
             self.works[command.contestant] = command.work
         self.workers.log.append((self.who, command))
         on_phase(m.Phase(f"at {type(command).__name__}"))
+        if self.workers.compiles and isinstance(command, m.Prepare):
+            on_phase(m.Phase(f"{m.COMPILING} a_kernel"))
         answer = self.workers.acts(self, command)
         if answer is None:
             answer = usual(self.workers, self, command)

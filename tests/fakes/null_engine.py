@@ -1,6 +1,6 @@
 """An engine to be started that computes nothing: the null server as the program of a `ServedEngine`.
 
-python -m null_engine SETTINGS.json        # options: die=N, fail, once=FILE, silent, deaf, child, shared
+python -m null_engine SETTINGS.json        # options: die=N, fail, once=FILE, silent, deaf, child, shared, told=TEXT
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ async def serve(settings: Settings, die: int) -> None:
         return [TOKEN] * total
 
     server = NullServer(Script(0.001, 0.001), chosen, settings.name)
-    settings.tell(await server.open(), FACTS)
+    port = await server.open()
+    if "told" in settings.options:
+        settings.told.write_text(settings.options["told"].replace("PORT", str(port)))
+    else:
+        settings.tell(port, FACTS)
     await asyncio.get_running_loop().create_future()
 
 

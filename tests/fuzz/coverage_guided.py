@@ -19,6 +19,8 @@ PACKAGES = (
         "membound.kernels.models",
     ),
     *("membound.kernels.weights.checkpoint", "membound.bench.commands", "membound.bench.cli"),
+    *("membound.kernels.weights.stored", "membound.kernels.gguf_header", "membound.kernels.gguf_model"),
+    *("membound.kernels.onnx_file", "membound.kernels.onnx_step", "membound.kernels.routed_experts"),
 )
 """What is instrumented: readers. Kernels are not: Numba compiles their bytecode."""
 LONGEST = 1 << 16

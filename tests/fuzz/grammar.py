@@ -77,8 +77,10 @@ VALUES = (
     *(
         "int4g128",
         "int4g32z",
+        "int4g128z",
         "q8_0",
         "q4_0",
+        "fp8g128",
         "fp8b128",
         "mxfp4",
         "stored",

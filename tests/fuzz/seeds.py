@@ -7,7 +7,7 @@ b'{"run_id":"20261125T145044-amd-epyc-e101"'
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import benchmark_files
+import gguf_files
 import onnx_decoders
+import quantised_folders
 from checkpoints import CONFIG, tensors_of
 from claims import whole_claim
 from report_rows import load_row, report_rows
@@ -29,6 +31,8 @@ from membound.bench.planning.suites import DEFAULT_WORKS, DEVICE_WORKS
 from membound.bench.protocol import messages
 from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.resume import PLAN, keep_plan
+from membound.kernels.gguf_header import KINDS, Kind
+from membound.kernels.gguf_model import ARCHITECTURES
 from membound.kernels.models import get_model
 from membound.results.claim.experiments import FILE
 from membound.results.claim.file import load_claim
@@ -160,8 +164,55 @@ def model_folders() -> list[bytes]:
         index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model.safetensors")}
         listing = json.dumps(index).encode() if family.startswith("qwen") else b""
         folders.append(PARTS.join((json.dumps(config).encode(), save(tensors), listing)))
+    for kind in quantised_folders.MAKERS:
+        with TemporaryDirectory() as folder:
+            quantised_folders.write_folder(Path(folder), kind, **STORED_SHAPE)
+            parts = [(Path(folder) / name).read_bytes() for name in ("config.json", "model.safetensors")]
+            folders.append(PARTS.join((*parts, b"")))
     counted = (Path(__file__).parents[1] / "kernels/data/families.jsonl").read_text(encoding="utf-8")
     return folders + [json.dumps(json.loads(line)["config"]).encode() for line in counted.splitlines()[::2]]
+
+
+STORED_SHAPE = {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "intermediate_size": 128,
+    "vocab_size": 16,
+}
+"""Of quantised folders: the least that every format takes."""
+
+
+def gguf_models() -> list[bytes]:
+    """GGUF files of each architecture and type of tensor that is read."""
+    files = []
+    for architecture in ARCHITECTURES:
+        for number, kind in KINDS.items():
+            width = max(64, kind.block)
+            shape = {"block_count": 1, "attention.head_count": 4, "attention.key_length": width // 4}
+            shape |= {"embedding_length": width, "feed_forward_length": width}
+            fields = gguf_files.fields_of(architecture, **shape) | {"tokenizer.ggml.tokens": ["a", "b"]}
+            files.append(gguf_files.gguf(fields, dict(_gguf_tensors(architecture, number, kind, width))))
+    return files
+
+
+def _gguf_tensors(
+    architecture: str, number: int, kind: Kind, width: int
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Tensors of one layer whose numbers are all 0, its matrices of this type."""
+    rows = {"token_embd": 16, "output": 16, "blk.0.attn_k": width // 2, "blk.0.attn_v": width // 2}
+    rows |= dict.fromkeys(("blk.0.attn_q", "blk.0.attn_output"), width)
+    rows |= dict.fromkeys(("blk.0.ffn_gate", "blk.0.ffn_up", "blk.0.ffn_down"), width)
+    for name, n in rows.items():
+        yield f"{name}.weight", (number, (n, width), bytes(n * width // kind.block * kind.size))
+    vectors = dict.fromkeys(("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"), width)
+    if architecture == "qwen2":
+        vectors |= {f"blk.0.attn_{part}.bias": rows[f"blk.0.attn_{part}"] for part in "qkv"}
+    if architecture == "qwen3":
+        vectors |= dict.fromkeys(("blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"), width // 4)
+    for name, count in vectors.items():
+        yield name, (gguf_files.F32, (count,), bytes(4 * count))
 
 
 def plans() -> list[bytes]:

@@ -27,6 +27,7 @@ from zlib import crc32
 
 import mutation
 import seeds
+from gguf_headers import other_gguf
 from grammar import other_arguments, other_register, other_spec
 from onnx_files import other_onnx
 from rich.console import Console
@@ -80,6 +81,8 @@ Check = Callable[[bytes], None]
 Change = Callable[[Random, bytes], bytes]
 MEMORY_BYTES = 10**9
 """The memory of a machine on which works are planned."""
+FORMATS = ("stored", "f32", "stored", "int8", "stored", "int4g32")
+"""Weight formats in which folders and files are read."""
 EXPORTED = 32
 """Tables and pages take twenty to fifty times as long as reading; most of what is changed in a file does not reach them.
 Of this many inputs one, chosen by its content, is exported or shown too: the same ones each time, changed or not."""
@@ -266,8 +269,24 @@ def check_model_folder(content: bytes) -> None:
         assert served.streamed_bytes > 0
         assert served.cache_bytes > 0
         assert served.flops > 0
+    _check_step(place, crc32(content))
+
+
+def check_gguf(content: bytes) -> None:
+    """A GGUF file is refused, or can be used as weights."""
+    path = written(
+        f"{crc32(content):x}.gguf", content
+    )  # headers are remembered by name, size and time of change
+    try:
+        _check_step(path, crc32(content))
+    finally:
+        path.unlink()
+
+
+def _check_step(place: Path, number: int) -> None:
+    """A step over a folder or a file, as it is stored or in one of some formats, is refused or can be prepared."""
     with refusing(SpecError, PlanError):
-        work = parse(f"step:model={place},context=8,weight={('f32', 'int8', 'int4g32')[len(content) % 3]}")
+        work = parse(f"step:model={place},context=8,weight={FORMATS[number % len(FORMATS)]}")
         assert work.traffic.total_bytes > 0
         assert work.flops > 0
         check_memory(work, MEMORY_BYTES)
@@ -371,6 +390,7 @@ TARGETS = {
         Target("benchmarks", seeds.benchmarks, mutation.other_json, check_benchmarks),
         Target("foreign", seeds.foreign, mutation.other_file, check_foreign),
         Target("models", seeds.model_folders, other_folder, check_model_folder),
+        Target("gguf", seeds.gguf_models, other_gguf, check_gguf),
         Target("onnx", seeds.onnx_files, other_onnx, check_onnx),
         Target("experiments", seeds.experiments, other_register, check_experiments),
         Target("plans", seeds.plans, other_plan, check_plan),

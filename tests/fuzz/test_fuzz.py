@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from targets import TARGETS, Target, strict_warnings
 
 HERE = Path(__file__).parent
-EXAMPLES = {"runs": 25, "pages": 25, "claims": 25, "arguments": 30, "models": 100}
+EXAMPLES = {"runs": 25, "pages": 25, "claims": 25, "arguments": 30, "models": 100, "gguf": 50}
 """Of the dear ones; of the others 200."""
 
 

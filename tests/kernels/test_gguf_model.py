@@ -152,18 +152,33 @@ def test_a_scaled_rope_is_recognised_by_its_factors(file):
         get_model(file(edit=edit((4.0, 1.0, 4.0, 64.0)))[0])
 
 
+def damaged_scale(name, scale):
+    """An edit that gives the first block of a tensor of Q8_0 another scale."""
+
+    def edit(tensors):
+        kind, shape, content = tensors[name]
+        tensors[name] = kind, shape, np.float16([scale]).tobytes() + content[2:]
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("fields", "edit", "text"),
     [
         ({"expert_count": 8}, None, r"llama\.expert_count=8 is not supported"),
         ({"rope.scaling.type": "yarn"}, None, r"llama\.rope\.scaling\.type='yarn' is not supported"),
         ({"rope.dimension_count": 16}, None, r"rope\.dimension_count=16 is not supported; supported: 32"),
+        ({"block_count": 1 << 31}, None, r"llama\.block_count=2147483648 must be a positive whole number up to 4096"),
+        ({"attention.head_count": 1 << 20, "attention.key_length": 1 << 20}, None, r"heads of 1048576 make more than 2147483648 columns"),
         ({"embedding_length": 0}, None, r"llama\.embedding_length=0 must be a positive whole number"),
         ({"rope.freq_base": float("nan")}, None, r"rope\.freq_base=nan must be a positive number"),
         ({"feed_forward_length": 64}, None, r"gate_proj\.weight has shape \[256, 128\], the metadata say \[64, 128\]"),
         ({}, lambda t: t.pop("blk.1.attn_q.weight"), r"has no tensor model\.layers\.1\.self_attn\.q_proj\.weight"),
         ({}, lambda t: t.update({"blk.0.extra.weight": floats(np.ones(4), F32)}), r"model\.layers\.0\.extra\.weight is a tensor"),
         ({}, lambda t: t.update({"output.weight": (10, (70, 128), bytes(42 * 70))}), r"lm_head\.weight is stored as Q2_K"),
+        ({}, lambda t: t.update({"token_embd.weight": floats(np.ones((0, 128)), F32)}), r"token_embd\.weight has 0 rows"),
+        ({}, damaged_scale("output.weight", np.nan), r"model\.gguf: lm_head\.weight holds NaN"),
+        ({}, damaged_scale("blk.1.ffn_up.weight", np.inf), r"model\.layers\.1\.mlp\.up_proj\.weight holds infinity"),
         ({}, lambda t: t.update({"output_norm.weight": floats(np.full(128, np.inf), F32)}), r"model\.norm\.weight holds infinity"),
     ],
 )  # fmt: skip

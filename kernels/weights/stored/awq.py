@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.weights.formats import Weight
-from membound.kernels.weights.stored.scheme import FLOATS, Arrays, Part, grouped_int4, kernel_group, unpacked
+from membound.kernels.weights.stored.scheme import (
+    FLOATS,
+    Arrays,
+    Part,
+    grouped_int4,
+    kernel_group,
+    unpacked,
+    whole_words,
+)
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -46,8 +54,8 @@ class Awq:
         """qweight, qzeros, scales."""
         groups = k // (self.group or k)
         return {
-            "qweight": Part((k, n // 8), ("I32",)),
-            "qzeros": Part((groups, n // 8), ("I32",)),
+            "qweight": Part((k, whole_words(n, 8)), ("I32",)),
+            "qzeros": Part((groups, whole_words(n, 8)), ("I32",)),
             "scales": Part((groups, n), FLOATS),
         }
 

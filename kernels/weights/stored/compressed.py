@@ -4,7 +4,7 @@
 'int4g128'
 
 Of W [n, k]: weight_packed int32 [n, k/8], weight_scale [n, k/group], weight_shape int64 [2], and where it is not symmetric
-weight_zero_point int32 [n/8, k/group], with activation ordering weight_g_idx int32 [k]; numbers and zero points are stored + 8.
+weight_zero_point int32 [⌈n/8⌉, k/group], with activation ordering weight_g_idx int32 [k]; numbers and zero points are stored + 8.
 Of the other two: weight int8 or e4m3 [n, k], weight_scale [n, 1], or [1] for the whole matrix. Source: vllm-project/
 compressed-tensors, src/compressed_tensors/compressors (pack_quantized, naive_quantized).
 """
@@ -18,7 +18,15 @@ import numpy as np
 
 from membound.kernels.model import ModelError
 from membound.kernels.weights.formats import FORMATS, Weight
-from membound.kernels.weights.stored.scheme import FLOATS, Arrays, Part, grouped_int4, kernel_group, unpacked
+from membound.kernels.weights.stored.scheme import (
+    FLOATS,
+    Arrays,
+    Part,
+    grouped_int4,
+    kernel_group,
+    sorted_columns,
+    unpacked,
+)
 
 NOT_A_NUMBER = 0x7F
 """The code of e4m3 that is NaN, but for its sign."""
@@ -73,7 +81,7 @@ class Packed:
             "weight_shape": Part((2,), ("I64",)),
         }
         if not self.symmetric:
-            parts["weight_zero_point"] = Part((n // 8, groups), ("I32",))
+            parts["weight_zero_point"] = Part((-(-n // 8), groups), ("I32",))
         if self.ordered:
             parts["weight_g_idx"] = Part((k,), ("I32",))
         return parts
@@ -89,16 +97,10 @@ class Packed:
                 f"its weight_shape is {arrays['weight_shape'].tolist()}, its tensors say {[n, k]}"
             )
         q = unpacked(arrays["weight_packed"], 4, 1)
-        zeros = None if self.symmetric else unpacked(arrays["weight_zero_point"], 4, 0)
+        zeros = None if self.symmetric else unpacked(arrays["weight_zero_point"], 4, 0)[:n]
         order = None
         if self.ordered:
-            groups, size = arrays["weight_g_idx"], self.group or k
-            counts = np.bincount(groups.clip(0), minlength=k // size)
-            if groups.min() < 0 or not np.array_equal(counts, np.full(k // size, size)):
-                raise ModelError(
-                    f"its weight_g_idx does not say {size} columns for each of {k // size} groups"
-                )
-            order = np.argsort(groups, kind="stable").astype(np.int32)
+            order = sorted_columns("weight_g_idx", arrays["weight_g_idx"], self.group or k)
             q = np.ascontiguousarray(q[:, order])
         return grouped_int4(q, arrays["weight_scale"], zeros, order)
 

@@ -24,7 +24,9 @@ from membound.kernels.weights.stored.scheme import (
     grouped_int4,
     grouped_int8,
     kernel_group,
+    sorted_columns,
     unpacked,
+    whole_words,
 )
 
 MIDDLE = 128
@@ -56,14 +58,15 @@ class Gptq:
 
     def format(self, k: int) -> str:
         """int4 with zero points, or int8 in groups."""
-        return f"int4g{kernel_group(self.group or k, k)}z" if self.bits == 4 else "q8_0"
+        group = kernel_group(self.group or k, k)
+        return f"int4g{group}z" if self.bits == 4 else "q8_0"
 
     def parts(self, n: int, k: int) -> dict[str, Part]:
         """qweight, qzeros, scales."""
         groups, each = -(-k // (self.group or k)), 32 // self.bits
         return {
             "qweight": Part((k // each, n), ("I32",)),
-            "qzeros": Part((groups, n // each), ("I32",)),
+            "qzeros": Part((groups, whole_words(n, each)), ("I32",)),
             "scales": Part((groups, n), FLOATS),
         }
 
@@ -75,7 +78,7 @@ class Gptq:
         """Columns sorted by their group."""
         q = unpacked(arrays["qweight"], self.bits, 0)
         zeros = unpacked(arrays["qzeros"], self.bits, 1) + np.uint8(self.zero_offset)
-        order = self._order(arrays["g_idx"], k, len(zeros)) if "g_idx" in arrays else None
+        order = self._order(arrays["g_idx"], k) if "g_idx" in arrays else None
         if order is not None:
             q = q[order]
         scales = arrays["scales"].T
@@ -85,13 +88,7 @@ class Gptq:
             raise ModelError("its 8-bit numbers have zero points, which are not supported")
         return grouped_int8(np.ascontiguousarray((q ^ np.uint8(MIDDLE)).T).view(np.int8), scales, order)
 
-    def _order(self, groups: npt.NDArray[np.int32], k: int, count: int) -> npt.NDArray[np.int32] | None:
+    def _order(self, groups: npt.NDArray[np.int32], k: int) -> npt.NDArray[np.int32] | None:
         """Columns in the order of their groups; None where they are in it."""
-        size = self.group or k
-        if (
-            not np.array_equal(np.bincount(groups.clip(0), minlength=count), np.full(count, size))
-            or groups.min() < 0
-        ):
-            raise ModelError(f"its g_idx does not say {size} columns for each of {count} groups")
-        order = np.argsort(groups, kind="stable").astype(np.int32)
+        order = sorted_columns("g_idx", groups, self.group or k)
         return None if np.array_equal(order, np.arange(k)) else order

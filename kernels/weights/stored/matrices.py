@@ -136,7 +136,10 @@ class StoredMatrices:
             raise AssertionError("no scheme")
         module, scheme = _module(name), self._scheme
         more = {s: part for s, part in scheme.more(n, k).items() if f"{module}.{s}" in self._names}
-        return {f"{module}.{suffix}": part for suffix, part in (scheme.parts(n, k) | more).items()}
+        try:
+            return {f"{module}.{suffix}": part for suffix, part in (scheme.parts(n, k) | more).items()}
+        except ModelError as error:
+            raise ModelError(f"{self._tensors.listing}: {module}: {error}") from None
 
 
 def _module(name: str) -> str:

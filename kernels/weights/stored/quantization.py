@@ -28,6 +28,8 @@ REASONS = {
     "mxfp4": "experts in MXFP4 are counted and not run",
 }
 """Why a way of storing that is known is not taken."""
+REPETITIONS = 4
+"""Of a pattern at most: each multiplies the time that a name takes by up to its length."""
 
 
 def scheme_of(path: Path, fields: dict[str, Any]) -> Scheme | None:
@@ -116,7 +118,7 @@ def _compressed(settings: Config) -> Scheme:
     if kind == "pack-quantized":
         return _packed(Config(settings.path, weights), ignored)
     dtypes = {"int-quantized": ("int", "I8"), "float-quantized": ("float", "F8_E4M3")}
-    if kind not in dtypes:
+    if not isinstance(kind, str) or kind not in dtypes:
         raise _refused(settings, "format", "pack-quantized, int-quantized, float-quantized")
     return _whole(Config(settings.path, weights), *dtypes[kind], ignored)
 
@@ -124,13 +126,26 @@ def _compressed(settings: Config) -> Scheme:
 def _ignored(settings: Config) -> Ignored:
     names = _names(settings, "ignore")
     for name in names:
+        if not name.startswith("re:"):
+            continue
         try:
-            re.compile(name.removeprefix("re:"))
-        except re.error as error:
+            re.compile(name[3:])
+        except (re.error, OverflowError, RecursionError) as error:
             raise ModelError(
                 f"{settings.path}: ignore has {name!r:.60}, which is no pattern: {error}"
             ) from None
+        if not _bounded(name[3:]):
+            raise ModelError(
+                f"{settings.path}: ignore has {name!r:.60}, which could take for ever to match: a pattern may repeat at most "
+                f"{REPETITIONS} characters, and no groups"
+            )
     return Ignored(names)
+
+
+def _bounded(pattern: str) -> bool:
+    """Whether a short name is matched within a short time: few repetitions, none of a group, which may hold others."""
+    plain = re.sub(r"\\.|\[[^]]*\]", "x", pattern).replace("(?", "(")
+    return len(re.findall(r"[*+?{][?+]?", plain)) <= REPETITIONS and not re.search(r"\)[*+{]", plain)
 
 
 def _packed(weights: Config, ignored: Ignored) -> Scheme:

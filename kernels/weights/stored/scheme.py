@@ -126,6 +126,27 @@ def as_f16(scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     return half
 
 
+def sorted_columns(name: str, groups: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int32]:
+    """The columns in the order of their groups, of which tensor `name` has one for each. Raises ModelError.
+
+    Every group must have `size` columns.
+    """
+    count = len(groups) // size
+    within = groups.min() >= 0 and groups.max() < count  # else counting them would take memory without bound
+    if not within or (np.bincount(groups, minlength=count) != size).any():
+        raise ModelError(f"its {name} does not say {size} columns for each of {count} groups")
+    return np.argsort(groups, kind="stable").astype(np.int32)
+
+
+def whole_words(n: int, each: int) -> int:
+    """Words that hold n numbers, `each` in one. Raises ModelError where one would be left partly empty."""
+    if n % each:
+        raise ModelError(
+            f"{n} rows are not supported: they are stored {each} to a word, and must be a multiple"
+        )
+    return n // each
+
+
 def unpacked(words: npt.NDArray[np.int32], bits: int, axis: int) -> npt.NDArray[np.uint8]:
     """The 32/bits numbers of each word, the lowest bits first, next to each other along `axis`."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)

@@ -72,6 +72,9 @@ def test_numbers_of_experiments() -> None:
     assert parse_only(" 1, 10,") == [1, 10]
     with pytest.raises(ClaimError, match="'four' is not the number of an experiment"):
         parse_only("1,four")
+    for text in ("\u00b2", "9" * 5000):
+        with pytest.raises(ClaimError, match="is not the number of an experiment"):
+            parse_only(text)
 
 
 def test_variants_wait_to_be_named() -> None:

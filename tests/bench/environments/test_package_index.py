@@ -24,6 +24,7 @@ def test_sources_add_up_and_the_environment_wins_where_one_value_counts():
         "no-index": ["true"],
     }
     assert parse("") == {}
+    assert parse("global.find-links=/a\nglobal.cert='/b\n") == {"find-links": ["/a"], "cert": ["'/b"]}
 
 
 def test_uv_gets_the_same_places_through_its_environment():

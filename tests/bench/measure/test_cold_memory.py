@@ -21,6 +21,7 @@ from membound.bench.measure.cold_memory import (
     no_cold_memory,
     slots_for,
 )
+from membound.bench.measure.failures import failure_of
 from membound.kernels.cpu.instruments import stream
 from membound.kernels.seeded import MOST_SETS, SET_BYTES
 from membound.kernels.work import Linear, Prefill, RoutedExperts, Step, held_bytes, parse
@@ -106,8 +107,11 @@ def test_memory_is_four_caches_but_never_more_than_half_of_what_is_free(
     monkeypatch.setattr(rotating, "available_memory_bytes", lambda: 2 << 30)
     assert rotating.rotating_bytes(2) == 1 << 30
     monkeypatch.setattr(rotating, "available_memory_bytes", lambda: 1 << 20)
-    with pytest.raises(CeilingError, match="memory"):
+    with pytest.raises(
+        CeilingError, match="need 67108864 bytes of memory at least; 524288 may be taken"
+    ) as error:
         rotating.rotating_bytes(2)
+    assert failure_of(error.value).status == "oom"
 
 
 # Input sets

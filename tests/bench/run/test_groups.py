@@ -119,6 +119,25 @@ def test_who_runs_out_of_memory_beside_others_is_tried_again_alone(
     assert len(workers.said(m.Open, hungry)) == 2, "a fresh process has nothing left of what was too much"
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("failures", [1, 5])
+def test_who_lacks_the_memory_that_compiling_took_is_tried_again_once_in_a_fresh_process(
+    tmp_path: Path, workers: Workers, compiles: bool, failures: int
+) -> None:
+    """It is alone: nobody else's memory was in its way."""
+
+    def acts(worker: Any, command: Any) -> Any:
+        tries = len(workers.said(m.Prepare))
+        if isinstance(command, m.Prepare) and tries <= failures:
+            return m.Failed("oom", "CeilingMemoryError: no room")
+        return None
+
+    workers.acts, workers.compiles = acts, compiles
+    rows, _ = executed(tmp_path, planned(BACKENDS[:1], [WORK], replicates=1))
+    assert [row.status for row in rows] == ["ok" if compiles and failures == 1 else "oom"]
+    assert len(workers.said(m.Prepare)) == len(workers.said(m.Open)) == (2 if compiles else 1)
+
+
 def test_everybody_is_prepared_alone_if_nobody_fits_beside_another(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,39 @@ def test_a_server_that_does_not_start_says_why(
         pass
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it is no JSON with a port and facts"),
+        ("[]", "it is no JSON with a port and facts"),
+        ('{"port": PORT}', "it is no JSON with a port and facts"),
+        ("[" * 100_000, "it is no JSON with a port and facts"),
+        (f'{{"port": PORT, "facts": {{"x": "{"x" * (1 << 20)}"}}}}', "longer than 1048576 bytes"),
+        ('{"port": "PORT", "facts": {}}', r"port is '\d+', not a number from 1 to 65535"),
+        ('{"port": 65536, "facts": {}}', "port is 65536, not a number"),
+        ('{"port": PORT, "facts": [1]}', r"what it tells is \[1\], not a dict"),
+        ('{"port": PORT, "facts": {"threads": "auto"}}', "threads is 'auto', not a whole number"),
+        ('{"port": PORT, "facts": {"device": null}}', "device is None, not text"),
+        ('{"port": PORT, "facts": {"versions": 5}}', "versions is 5, not a dict"),
+    ],
+)
+def test_what_no_server_can_tell_of_itself(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "told.json"
+    path.write_text(text.replace("PORT", "4000"))
+    with pytest.raises(ServerFailed, match=f"null says of itself what cannot be: .*{words}") as error:
+        launcher._told(path, "null")
+    assert error.value.status == "error"
+
+
+def test_a_server_that_tells_nonsense_is_ended(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServerFailed, match="says of itself what cannot be: threads is -1"),
+        launched(launch(tmp_path, told='{"port": PORT, "facts": {"threads": -1}}')),
+    ):
+        pass
+    assert guardian.marked(guardian.HARNESS, guardian.harness_mark()) == []
+
+
 def test_an_interpreter_that_is_none(tmp_path: Path) -> None:
     with (
         pytest.raises(ServerFailed, match="cannot be started: No such file"),

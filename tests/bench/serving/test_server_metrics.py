@@ -58,6 +58,22 @@ def test_samples_are_summed_over_engines_and_settings_are_kept() -> None:
     assert not {"odd", "odder"} & {name for name, value in found.values.items() if value}
 
 
+def test_labels_without_end_take_no_longer_than_others() -> None:
+    """A search through all of these would take hours."""
+    text = f"vllm:cache_config_info{{{'a' * 1_000_000}}} 1.0\nvllm:num_preemptions_total 3.0\n"
+    found = parse_metrics(text, KNOWN)
+    assert (found.settings, found.values["num_preemptions_total"]) == ({}, 3.0)
+
+
+def test_figures_that_are_beyond_all_numbers_are_left_out() -> None:
+    name = "inter_token_latency_seconds"
+    text = (
+        f"vllm:{name}_count 4\nvllm:{name}_sum 1e308\nvllm:{name}_sum 1e308\nvllm:num_preemptions_total 2\n"
+    )
+    facts = server_facts(Metrics(), parse_metrics(text, KNOWN))
+    assert facts == {"preemptions": 2.0, "settings": {}}
+
+
 def test_figures_of_a_point_are_what_grew() -> None:
     facts = server_facts(parse_metrics(TEXT, KNOWN), parse_metrics(later(TEXT), KNOWN))
     assert facts["mean_itl_s"] == pytest.approx(0.4 / 20)

@@ -304,6 +304,8 @@ def test_a_work_says_what_the_file_is_and_is_held_to_it(tmp_path: Path) -> None:
     for wrong in ("weight=f32", "act=float", "kv=bf16", "content=0123456789ab"):
         with pytest.raises(SpecError, match=f"{wrong} was asked for, and .* has"):
             parse(f'onnx:file="{path}",context=64,{wrong}')
+    with pytest.raises(SpecError, match=r"batch=1 times context=2147483648 must be at most 16777216"):
+        parse(f'onnx:file="{path}",context={1 << 31}')
     with pytest.raises(SpecError, match='goes in quotes: file="'):
         parse(f"onnx:file={path},context=64")
     onnx_decoders.saved(onnx_decoders.gqa_model("int4", layers=1, level=4), path)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.decoder import OnnxDecoder, decoder_of
 from membound.kernels.onnx_file.feeds import cache_values, small_feeds
+from membound.kernels.onnx_file.operators import ghost
 from membound.kernels.onnx_file.read import read
 
 
@@ -101,6 +102,22 @@ def test_a_mask_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     model.graph.input[1].CopyFrom(declared("attention_mask", TensorProto.INT64, ["b", 1 << 31]))
     with pytest.raises(ModelError, match="has a mask of 2147483648 tokens, more than the 16777216"):
         decoder(model, tmp_path).shapes(1, 12)
+
+
+def test_a_cache_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    model = onnx_decoders.plain_model()
+    for number in (2, 3):
+        shape = ["b", 1 << 40, "past", 1 << 40]
+        model.graph.input[number].CopyFrom(declared(model.graph.input[number].name, TensorProto.FLOAT, shape))
+    words = r"has a cache 'past_key_values\.0\.key' of \[1, 1099511627776, 12, 1099511627776\] numbers"
+    with pytest.raises(ModelError, match=words):
+        decoder(model, tmp_path).shapes(1, 12)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 1 << 40), (2, -1)])
+def test_a_value_that_no_step_has_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ModelError, match=r"asks for a value of the shape \[.*\], which no step has"):
+        ghost(shape)
 
 
 def test_a_cache_of_fixed_length_has_room_for_the_step(tmp_path: Path) -> None:

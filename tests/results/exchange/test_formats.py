@@ -167,6 +167,14 @@ def test_a_run_that_mlperf_calls_invalid_is_graded_so(tmp_path):
     assert (row.grade, row.grade_reasons) == ("invalid", ["min duration satisfied"])
 
 
+def test_a_long_line_takes_no_longer_than_short_ones(tmp_path):
+    """Of spaces alone: to look for a key between all of them would take hours."""
+    text = (FILES / "mlperf-summary.txt").read_text()
+    path = tmp_path / "summary.txt"
+    path.write_text(f"{text}{' ' * 100_000}\n: no key\n")
+    assert read_foreign(path).rows[0].work == rows_of("mlperf-summary.txt")[0].work
+
+
 def test_a_step_of_llama_bench_has_the_bytes_of_its_weights():
     step, prompt, _ = rows_of("llama-bench.jsonl")
     assert (step.work, step.bytes, step.flops) == (

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from quantised_folders import CONFIGS, MAKERS, write_folder
+from checkpoints import CONFIG
+from quantised_folders import CONFIGS, GROUP, MAKERS, compressed, packed, save, write_folder
 
 from membound.backends.numba.cpu import NumbaCpu
 from membound.errors import MemboundError
@@ -15,6 +16,9 @@ from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.weights.formats import dequantize
+from membound.kernels.weights.stored.compressed import Packed
+from membound.kernels.weights.stored.gptq import Gptq
+from membound.kernels.weights.stored.quantization import scheme_of
 from membound.kernels.weights.tensor_files import TensorFiles
 from membound.kernels.work import SpecError, parse
 
@@ -129,6 +133,8 @@ def with_value(at, value):
         ("gptq", put("scales", lambda a: a.astype(np.float32) / 3), r"q_proj: its scales are no float16 numbers"),
         ("gptq_ordered", put("g_idx", with_value(0, 7)), r"q_proj: its g_idx does not say 32 columns for each of 4 groups"),
         ("gptq_ordered", put("g_idx", with_value(0, -1)), r"q_proj: its g_idx does not say 32 columns"),
+        ("gptq_ordered", put("g_idx", with_value(0, 2**31 - 1)), r"q_proj: its g_idx does not say 32 columns for each of 4 groups"),
+        ("packed_ordered", put("weight_g_idx", with_value(0, 2**31 - 1)), r"q_proj: its weight_g_idx does not say 32 columns"),
         ("gptq_8", put("qzeros", with_value((0, 0), 0)), r"q_proj: its 8-bit numbers have zero points"),
         ("gptq", put("bias", lambda a: np.ones(128, np.float16)), r"q_proj\.bias is a bias that is not supported"),
         ("packed", put("weight_shape", with_value(0, 64)), r"q_proj: its weight_shape is \[64, 128\], its tensors say"),
@@ -168,7 +174,12 @@ def test_biases_of_zeros_are_left_out(tmp_path):
         (CONFIGS["awq"] | {"modules_to_not_convert": "mlp"}, r"modules_to_not_convert='mlp' must be a list of names"),
         (CONFIGS["packed"] | {"kv_cache_scheme": {"num_bits": 8}}, r"kv_cache_scheme=.*supported: weights alone"),
         (CONFIGS["packed"] | {"format": "marlin-24"}, r"format='marlin-24'.*supported: pack-quantized"),
+        (CONFIGS["packed"] | {"format": ["pack-quantized"]}, r"format=\['pack-quantized'\].*supported: pack-quantized"),
         (CONFIGS["packed"] | {"ignore": ["re:("]}, r"ignore has 're:\(', which is no pattern"),
+        (CONFIGS["packed"] | {"ignore": ["re:(a+)+$"]}, r"ignore has 're:\(a\+\)\+\$', which could take for ever to match"),
+        (CONFIGS["packed"] | {"ignore": ["re:" + ".*a?" * 9]}, r"a pattern may repeat at most 4 characters, and no groups"),
+        (CONFIGS["packed"] | {"ignore": ["re:a{9999999999999}"]}, r"which is no pattern: the repetition number is too large"),
+        (CONFIGS["packed"] | {"ignore": ["re:" + "(" * 5000]}, r"which is no pattern: "),
         (CONFIGS["packed"] | {"config_groups": {}}, r"config_groups=\{\}.*supported: one group"),
         ("int4", r"quantization_config='int4' must be a JSON object"),
     ],
@@ -198,6 +209,49 @@ def test_a_module_that_is_ignored_is_float_and_says_so(tmp_path):
     work = parse(f"step:model={tmp_path},context=8,weight=stored")
     assert work.stored.formats == ("f16", "int4g32")
     assert re.search("stored in f16, int4g32: the kernels take one", NumbaCpu().supports(work))
+
+
+@pytest.mark.parametrize(
+    "name", [r"re:.*layers\.\d+\.(self_attn|mlp)\..*", r"re:(?:visual|model)\.[a-z]+.*?_proj$", "lm(head"]
+)
+def test_patterns_as_they_are_written_are_taken(tmp_path, name):
+    config = compressed("int-quantized", (name,), num_bits=8, type="int", symmetric=True, strategy="channel")
+    scheme = scheme_of(tmp_path, {"quantization_config": config})
+    assert scheme.covers(name) is False or scheme.covers("model.layers.0.mlp.up_proj") is False
+
+
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+def test_rows_that_do_not_fill_words_are_refused(tmp_path, kind):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"quantization_config": CONFIGS[kind]} | CONFIG | {"model_type": "llama", "head_dim": 6})
+    )
+    tensors = {"model.layers.0.self_attn.k_proj.qweight": np.zeros((1, 1), np.int32)}
+    for name, shape in (("embed_tokens", (70, 128)), ("norm", (128,)), ("lm_head", (70, 128))):
+        tensors[f"{'' if name == 'lm_head' else 'model.'}{name}.weight"] = np.zeros(shape, np.float16)
+    for module, n in (("q", 24), ("k", 12)):
+        made, _ = MAKERS[kind](np.random.default_rng(1), 8 * -(-n // 8), 128)
+        tensors |= {f"model.layers.0.self_attn.{module}_proj.{part}": values for part, values in made.items()}
+    save(tensors, tmp_path / "model.safetensors")
+    refused(tmp_path, r"self_attn\.k_proj: 12 rows are not supported: they are stored 8 to a word")
+
+
+def test_zero_points_of_rows_that_do_not_fill_words_are_those_of_their_rows():
+    made, expected = packed(np.random.default_rng(3), 16, 64, symmetric=False)
+    cut = {name: values[:12] if len(values) == 16 else values for name, values in made.items()}
+    scheme = Packed(GROUP, symmetric=False)
+    arrays = cut | {
+        "weight_shape": np.array([12, 64]),
+        "weight_scale": cut["weight_scale"].astype(np.float32),
+    }
+    assert {name: part.shape for name, part in scheme.parts(12, 64).items()} == {
+        name: values.shape for name, values in arrays.items()
+    }
+    assert np.allclose(dequantize(scheme.read(arrays, 12, 64)), expected[:12], rtol=1e-6, atol=0)
+
+
+def test_groups_of_8_bits_must_fill_a_row(tmp_path):
+    with pytest.raises(ModelError, match=r"groups of 128 in rows of 192 are not supported"):
+        Gptq(bits=8, group=128).format(192)
 
 
 def test_stored_is_for_folders(tmp_path):
