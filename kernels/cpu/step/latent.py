@@ -112,48 +112,26 @@ def _latent_half_in_kernels(
         _queries(fmt, act, m, ROWS, layer, arena, at, own, b, buffers, shape, s)
         _new_rows(kv, m, ROWS, layer, gains, own, caches, b, shape, s)
         _turn_queries(m, gains.cosines[layer], gains.sines[layer], buffers, up.inputs, shape, s)
-        gather(
-            up.inputs,
-            shape.nope,
-            1,
-            up.blocks,
-            heads,
-            up.gathered,
-            up.row_stride,
-            up.scratch,
-            up.scratch_stride,
-        )
-        products(
-            up.arena, up.starts[layer], 0, up.blocks, heads, rank, shape.nope,
-            up.scratch, up.scratch_stride, up.products, up.product_stride, s.threads,
-        )  # fmt: skip
-        find_lines(up.blocks, heads, up.product_stride, (rank + UP_ROWS - 1) // UP_ROWS * UP_ROWS, up.lines)
-        _place(up.products, up.lines, rank, buffers.absorbed, dim)
-        rows = Rows(s.context + 1, 1, m, 1, heads, dim, rank, shape.scale)
-        first = layer * m * s.capacity
-        attend_rows(
-            kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
-            first * dim, first, s.capacity, rows, buffers.attended, 0, heads * rank, s.threads,
-        )  # fmt: skip
-        gather(
-            buffers.attended,
-            rank,
-            1,
-            up.blocks,
-            heads,
-            up.gathered,
-            up.row_stride,
-            up.scratch,
-            up.scratch_stride,
-        )
-        products(
-            up.arena, up.starts[layer], 1, up.blocks, heads, shape.value, rank,
-            up.scratch, up.scratch_stride, up.products, up.product_stride, s.threads,
-        )  # fmt: skip
-        find_lines(
-            up.blocks, heads, up.product_stride, (shape.value + UP_ROWS - 1) // UP_ROWS * UP_ROWS, up.lines
-        )
-        _place(up.products, up.lines, shape.value, b.attention, shape.value)
+        for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
+            read, k, n = up.inputs, shape.nope, rank
+            if half:
+                read, k, n = buffers.attended, rank, shape.value
+            gather(read, k, 1, up.blocks, heads, up.gathered, up.row_stride, up.scratch, up.scratch_stride)
+            products(
+                up.arena, up.starts[layer], half, up.blocks, heads, n, k,
+                up.scratch, up.scratch_stride, up.products, up.product_stride, s.threads,
+            )  # fmt: skip
+            find_lines(up.blocks, heads, up.product_stride, (n + UP_ROWS - 1) // UP_ROWS * UP_ROWS, up.lines)
+            if half:
+                _place(up.products, up.lines, n, b.attention, n)
+                continue
+            _place(up.products, up.lines, n, buffers.absorbed, dim)
+            rows = Rows(s.context + 1, 1, m, 1, heads, dim, rank, shape.scale)
+            first = layer * m * s.capacity
+            attend_rows(
+                kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
+                first * dim, first, s.capacity, rows, buffers.attended, 0, heads * rank, s.threads,
+            )  # fmt: skip
         width = heads * shape.value
         prepare(fmt, act, m, b.attention, 0, width, width, b.scratch)
         multiply(fmt, act, m, arena, at[2], s.hidden, width, b.scratch, b.narrow, s.threads)
