@@ -51,7 +51,7 @@ class PlantedSource:
     def _matrix(self, index: int, name: str, made: Mapping[str, Weight]) -> Weight:
         if name == ROUTER:
             router = self.plan.router(index)
-            return Weight("f32", *router.shape, router)
+            return Weight("f32", len(router), router.shape[1], router)
         return blanked(made[name], self.plan.codes) if writes_residual(name) else made[name]
 
     def final_norm(self) -> F32:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class PackedRouted:
         """Packed bytes of all matrices that a step reads: of experts those of the plan."""
         return self._end + self._absorbed_bytes + self._experts.read_bytes
 
-    def _compiled(self, latent: PackedLatent | None) -> object:
+    def _compiled(self, latent: PackedLatent | None) -> Any:
         work, model = self._work, self._inputs.model
         blocks = blocks_of(self._inputs)
         if latent is not None:
