@@ -1,6 +1,6 @@
 """The bill of a model at work, an operation a line: what a decode step and a prompt read, write and compute.
 
->>> [(one.name, one.count) for one in step_operations(Step("tiny", layers=1))][:2]
+>>> [(one.name, one.count) for one in step_operations(Step("tiny", layers=1), context=1024)][:2]
 [('q', 1), ('k', 1)]
 
 Lines are those of distinct operations, with how often each occurs. Formulas: docs/works.md.

@@ -1,6 +1,6 @@
 """The half of a layer that routes rows to experts, in torch: router, choice by the model's rule, experts, shared MLP.
 
->>> half = RoutedHalf(kind, weights, make_linear, rows=8, act="float", loop=False, background=background)
+>>> half = RoutedHalf(part, weights, make_linear, 8, "float", distinct=52, background=background)
 >>> y = half(normed)           # [rows, hidden] float32 -> the same
 
 Of `experts` it takes the products; the arithmetic of routers is that of `membound.kernels.forward`.
