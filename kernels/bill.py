@@ -1,5 +1,6 @@
 """The bill of a model at work, an operation a line: what a decode step and a prompt read, write and compute.
 
+>>> from membound.kernels.steps import Step
 >>> [(one.name, one.count) for one in step_operations(Step("tiny", layers=1), context=1024)][:2]
 [('q', 1), ('k', 1)]
 
