@@ -66,7 +66,6 @@ KV_REASONS = {
 }
 FEATURES = frozenset(
     {
-        features.EXPERTS,
         features.SOFTCAPS,
         features.SCALES,
         features.WIDE_NORMS,

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from membound.backends.api import NO_FILES, Backend, Device, Tokens, cpu_name
 from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels.export import refusal
-from membound.kernels.features import tokens_of
+from membound.kernels.features import missing
 from membound.kernels.inputs import Inputs, ModelInputs
 from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
@@ -90,7 +89,7 @@ class VLLMEngine(Backend):
             return f"vLLM keeps its cache in the format of the model: ask for kv={work.weight}"
         if not work.shape.gated:
             return "no architecture of vLLM has an MLP without a gate"
-        if reason := refusal(work.shape, tokens_of(work)):
+        if reason := missing(work):
             return f"the export for vLLM: {reason}"
         if "f32" in self._variants and work.weight == "f32":
             return f"the weights are float32 already: vllm:{self._kind} computes so"
