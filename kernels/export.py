@@ -26,9 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.errors import MemboundError
+from membound.kernels.export_routed import (
+    Architecture,
+    architecture_of,
+    layer_tensors,
+    numbers_of,
+    routed_config,
+)
 from membound.kernels.features import features, tokens_of
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
+from membound.kernels.parts import Experts
 from membound.kernels.tokenizer import SPECIAL, tokenizer_files
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.weights.tensor_names import TensorNames
@@ -107,10 +115,34 @@ def _make_folder(folder: Path, size: int) -> None:
         )
 
 
+def refusal(model: Model, tokens: int) -> str | None:
+    """Why a model of this kind is not exported, whatever its sizes, or None."""
+    if architecture_of(model.decoder):
+        return None
+    found = features(model.decoder, tokens)
+    return f"{model.name} has {', '.join(found)}, which is not exported" if found else None
+
+
 def _config(model: Model, dtype: str, tokens: int) -> dict[str, Any]:
     """config.json. Raises ExportError for shapes that no architecture of Transformers has, and for what is not written yet."""
-    if found := features(model.decoder, tokens):
-        raise ExportError(f"{model.name} has {', '.join(found)}, which is not exported")
+    if reason := refusal(model, tokens):
+        raise ExportError(reason)
+    own = routed_config(model.decoder) if architecture_of(model.decoder) else _dense_config(model)
+    return own | {
+        "hidden_size": model.hidden,
+        "num_hidden_layers": model.layers,
+        "vocab_size": model.vocab,
+        "max_position_embeddings": POSITIONS,
+        "hidden_act": "silu",
+        "torch_dtype": dtype,
+        "bos_token_id": SPECIAL.index("<s>"),
+        "eos_token_id": SPECIAL.index("</s>"),
+        "pad_token_id": SPECIAL.index("<pad>"),
+    }
+
+
+def _dense_config(model: Model) -> dict[str, Any]:
+    """What it says of Llama, Qwen2 and Qwen3. Raises ExportError for a model that is none of them."""
     if not model.gated:
         raise ExportError(f"{model.name} has an MLP without a gate; no architecture of Transformers fits it")
     family = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
@@ -124,25 +156,16 @@ def _config(model: Model, dtype: str, tokens: int) -> dict[str, Any]:
     return {
         "architectures": [f"{family.capitalize()}ForCausalLM"],
         "model_type": family,
-        "hidden_size": model.hidden,
         "intermediate_size": model.intermediate,
-        "num_hidden_layers": model.layers,
         "num_attention_heads": model.q_heads,
         "num_key_value_heads": model.kv_heads,
         "head_dim": model.head_dim,
-        "vocab_size": model.vocab,
-        "max_position_embeddings": POSITIONS,
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,
         "rope_parameters": rope | {"rope_theta": model.rope_theta},
-        "hidden_act": "silu",
         "tie_word_embeddings": model.tied,
         "attention_bias": False,
         "mlp_bias": False,
-        "torch_dtype": dtype,
-        "bos_token_id": SPECIAL.index("<s>"),
-        "eos_token_id": SPECIAL.index("</s>"),
-        "pad_token_id": SPECIAL.index("<pad>"),
     }
 
 
@@ -152,15 +175,34 @@ def _tensors(inputs: ModelInputs) -> Iterator[_Tensor]:
 
     names = TensorNames(m, family="llama")
     yield _Tensor(names.embedding, dtype, (m.vocab, m.hidden), lambda: inputs.source.embedding_table().values)
+    found = architecture_of(m.decoder)
     for index in range(m.layers):
+        if found is not None:
+            yield from _routed_tensors(inputs, layer, index, found)
+            continue
         for name, shape in m.layer_matrices.items():
             make = partial(_matrix, layer, index, name)
             yield _Tensor(names.matrix(index, name).tensor, dtype, shape, make)
-        for name, tensor, width in names.vectors(index):
-            yield _Tensor(tensor, "F32", (width,), partial(_vector, layer, index, name))
+        for name, called, width in names.vectors(index):
+            yield _Tensor(called, "F32", (width,), partial(_vector, layer, index, name))
     yield _Tensor(names.final_norm, "F32", (m.hidden,), inputs.final_norm)
-    if not m.tied:
+    if not m.tied or found is not None:
         yield _Tensor(names.lm_head, dtype, (m.vocab, m.hidden), lambda: inputs.lm_head().values)
+
+
+def _routed_tensors(inputs: ModelInputs, layer: Layer, index: int, found: Architecture) -> Iterator[_Tensor]:
+    """A layer of a model with experts."""
+    decoder, dtype = inputs.model.decoder, DTYPES[inputs.work.weight][0]
+    kind = decoder.layers[index]
+    count = kind.mlp.count if isinstance(kind.mlp, Experts) else 0
+    for name, what, shape, made_of in layer_tensors(kind, decoder.hidden, found):
+        make = partial(_routed_tensor, layer, index, made_of, count)
+        stored = dtype if what == "matrix" else "F32"
+        yield _Tensor(f"model.layers.{index}.{name}", stored, shape, make)
+
+
+def _routed_tensor(layer: Layer, index: int, made_of: str, count: int) -> Array:
+    return numbers_of(layer(index), made_of, count)
 
 
 def _matrix(layer: Layer, index: int, name: str) -> Array:

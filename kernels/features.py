@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from membound.kernels.parts import Attention, Decoder, Layer, Mlp
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.rope import LinearScaling, LongRopeScaling, YarnScaling
 from membound.kernels.steps import Prefill, Step
 
@@ -24,6 +24,20 @@ OUT_NORMS, PARALLEL, LAYER_NORM = "norms behind attention and MLP", "parallel ha
 RESIDUALS, LOGIT_GAINS, LOGIT_CAPS = "gains of residuals", "gains of logits", "softcaps of logits"
 EMBEDDING_GAINS = "gains of the embedding"
 """Of no concern to a backend that is given hidden states; an engine looks tokens up itself."""
+LATENT, EXPERTS, SHARED, SHARED_GATES = (
+    "latent attention",
+    "experts",
+    "shared experts",
+    "gates of shared experts",
+)
+SIGMOIDS, GROUPS, CORRECTIONS = "sigmoid routers", "groups of experts", "corrections of the choice of experts"
+FACTORS, ON_INPUT = "factors of experts' shares", "shares that multiply what goes into experts"
+EXPERT_BIASES, CLAMPED, DENSE_LAYERS = (
+    "biases of experts",
+    "clamped gates",
+    "dense layers among those with experts",
+)
+UNEVEN_SHARES = "shares of experts that do not add up to 1"
 
 EVERY = frozenset(
     {
@@ -41,16 +55,32 @@ EVERY = frozenset(
     }
     | {LINEAR, YARN, LONGROPE, ROPES, OTHER_BIASES, MLP_BIASES, GELU_GATES, GELU, RELU2, OUT_NORMS, PARALLEL}
     | {LAYER_NORM, RESIDUALS, LOGIT_GAINS, LOGIT_CAPS, EMBEDDING_GAINS}
+    | {
+        LATENT,
+        EXPERTS,
+        SHARED,
+        SHARED_GATES,
+        SIGMOIDS,
+        GROUPS,
+        CORRECTIONS,
+        FACTORS,
+        ON_INPUT,
+        EXPERT_BIASES,
+        CLAMPED,
+    }
+    | {DENSE_LAYERS, UNEVEN_SHARES}
 )
 """All of them."""
 SCALINGS = {LinearScaling: LINEAR, YarnScaling: YARN, LongRopeScaling: LONGROPE}
 
 
 def features(decoder: Decoder, tokens: int) -> tuple[str, ...]:
-    """What of the above a dense decoder computes over `tokens` tokens in all; a window that holds all of them is none."""
+    """What of the above a decoder computes over `tokens` tokens in all; a window that holds all of them is none."""
     found = [name for layer in decoder.kinds for name in _of_layer(layer, tokens)]
     if len({layer.mixer.rope for layer in decoder.kinds if layer.mixer.rope}) > 1:
         found.append(ROPES)
+    if len({type(layer.mlp) for layer in decoder.kinds}) > 1:
+        found.append(DENSE_LAYERS)
     whole = {
         EMBEDDING_GAINS: decoder.embedding_gain != 1,
         LAYER_NORM: decoder.norm == "layer" or decoder.norm_vectors != 1,
@@ -74,10 +104,24 @@ def missing(work: Step | Prefill, has: Collection[str] = ()) -> str | None:
 
 def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
     mixer, mlp = layer.mixer, layer.mlp
-    if not isinstance(mixer, Attention) or not isinstance(mlp, Mlp):
-        raise AssertionError("no dense layer")
-    rope = mixer.rope
     there = {
+        LATENT: isinstance(mixer, Latent),
+        OUT_NORMS: layer.norms in ("after", "both"),
+        PARALLEL: layer.norms == "parallel",
+        RESIDUALS: layer.residual != 1,
+    }
+    if isinstance(mixer, Attention):
+        there = _of_attention(mixer, tokens) | there
+    there |= _of_mlp(mlp) if isinstance(mlp, Mlp) else _of_experts(mlp)
+    yield from (name for name, so in there.items() if so)
+    rope = mixer.rope
+    if isinstance(mixer, Attention) and rope is not None and type(rope.scaling) in SCALINGS:
+        yield SCALINGS[type(rope.scaling)]
+
+
+def _of_attention(mixer: Attention, tokens: int) -> dict[str, bool]:
+    rope = mixer.rope
+    return {
         WINDOWS: 0 < mixer.window < tokens,
         CHUNKS: 0 < mixer.chunk < tokens,
         OTHER_BIASES: mixer.biases not in ("", "qkv"),
@@ -90,14 +134,33 @@ def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
         NO_ROPE: rope is None,
         PART_ROPE: rope is not None and rope.dim != 0,
         NEIGHBOURS: rope is not None and rope.neighbours,
-        OUT_NORMS: layer.norms in ("after", "both"),
-        PARALLEL: layer.norms == "parallel",
-        RESIDUALS: layer.residual != 1,
+    }
+
+
+def _of_mlp(mlp: Mlp) -> dict[str, bool]:
+    return {
         MLP_BIASES: mlp.bias,
         GELU_GATES: mlp.gated and mlp.activation == "gelu_tanh",
         GELU: mlp.activation == "gelu",
         RELU2: mlp.activation == "relu2",
     }
-    yield from (name for name, so in there.items() if so)
-    if rope is not None and type(rope.scaling) in SCALINGS:
-        yield SCALINGS[type(rope.scaling)]
+
+
+def _of_experts(experts: Experts) -> dict[str, bool]:
+    router = experts.router
+    return {
+        EXPERTS: True,
+        SHARED: experts.shared is not None,
+        SHARED_GATES: experts.shared_gate,
+        SIGMOIDS: router.score == "sigmoid",
+        GROUPS: router.groups > 1,
+        CORRECTIONS: router.correction,
+        FACTORS: router.factor != 1,
+        UNEVEN_SHARES: not router.normalised,
+        ON_INPUT: router.on_input,
+        EXPERT_BIASES: experts.expert.bias or router.bias,
+        CLAMPED: experts.expert.activation == "clamped",
+        GELU_GATES: experts.expert.activation == "gelu_tanh",
+        GELU: experts.expert.activation == "gelu",
+        RELU2: experts.expert.activation == "relu2",
+    }

@@ -32,6 +32,8 @@ from membound.kernels.operations import (
     Linear,
     pages_of,
 )
+from membound.kernels.parts import Attention
+from membound.kernels.route_plan import RoutePlan
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.routing import planned_routes, plant_router
 from membound.kernels.steps import Prefill, Step
@@ -92,7 +94,7 @@ class AttentionInputs:
         w, stream = self.work, stream_of(self.seed, slot)
         if isinstance(w, LatentAttention):
             cache = random_cache(w.kv, (w.batch, 1, w.context, LATENT_DIM), stream, self.take)
-            return replace(cache, v=cache.k[..., :LATENT_VALUE_DIM], v_scales=cache.k_scales)
+            return _within_keys(cache, LATENT_VALUE_DIM)
         return random_cache(w.kv, (w.batch, w.kv_heads, w.context, w.head_dim), stream, self.take)
 
     def new_tokens(self, slot: int) -> tuple[F32, F32]:
@@ -171,7 +173,8 @@ class ModelInputs:
     tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + 1], the last
     of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
     takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
-    `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache.
+    `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where
+    that is planted.
     """
 
     work: Step | Prefill
@@ -185,6 +188,7 @@ class ModelInputs:
     prompt_caches: Callable[[ModelInputs], Sequence[KVCache]] | None = None
     held: list[KVCache] = field(default_factory=list, repr=False)
     take: Take = field(default=make_here, repr=False)
+    plan: RoutePlan | None = None
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`, made anew at each call."""
@@ -211,7 +215,14 @@ class ModelInputs:
             return self.prompt_caches(self)[index]
         m, w = self.model, self.work
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
-        return random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
+        cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
+        mixer = m.decoder.layers[index].mixer
+        return cache if isinstance(mixer, Attention) else _within_keys(cache, mixer.kv_rank)
+
+
+def _within_keys(cache: KVCache, value_dim: int) -> KVCache:
+    """A latent cache: its values are the first columns of its keys."""
+    return replace(cache, v=cache.k[..., :value_dim], v_scales=cache.k_scales)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The model that a step or a prompt runs: a dense decoder, its shape in a few numbers and its layers as parts.
+"""The model that a step or a prompt runs: a decoder, its shape in a few numbers and its layers as parts.
 
 >>> from membound.kernels.models import get_model
 >>> get_model("llama-3-8b").layer_matrices["down"]
@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from membound.errors import MemboundError
-from membound.kernels.parts import Attention, Decoder, Layer, Mlp
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.rope import Llama3Scaling, Rope
 
 PLAIN = ("", "llama", "mistral", "qwen2", "qwen3")
@@ -39,7 +39,7 @@ class Storage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A dense decoder: RMSNorm, RoPE, grouped-query attention, gated or plain MLP, LM head.
+    """A decoder: RMSNorm, RoPE, grouped-query attention, gated or plain MLP, LM head, or what its parts say.
 
     `rope_scaling` holds Llama 3's (factor, low_freq_factor, high_freq_factor, original_context) or ().
     `window` is how many tokens a layer with sliding-window attention sees, from layer `window_from` on; 0 where every
@@ -73,6 +73,13 @@ class Model:
     parts: Decoder | None = field(default=None, repr=False)
 
     @property
+    def dense(self) -> bool:
+        """No experts and no latent attention: all layers have matrices of the same shapes."""
+        return self.parts is None or all(
+            isinstance(kind.mixer, Attention) and isinstance(kind.mlp, Mlp) for kind in self.parts.kinds
+        )
+
+    @property
     def q_dim(self) -> int:
         """Width of all query heads together."""
         return self.q_heads * self.head_dim
@@ -84,7 +91,7 @@ class Model:
 
     @property
     def layer_matrices(self) -> dict[str, tuple[int, int]]:
-        """The matrices of one layer as name -> (n, k), in the order of use."""
+        """The matrices of one layer of a dense model as name -> (n, k), in the order of use."""
         h, i = self.hidden, self.intermediate
         matrices = {
             "q": (self.q_dim, h),
@@ -101,9 +108,8 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """Matrix parameters that a step streams (the embedding table is not one of them unless tied)."""
-        layer = sum(n * k for n, k in self.layer_matrices.values())
-        return self.layers * layer + self.vocab * self.hidden
+        """Matrix parameters that a step of one sequence streams (the embedding table is not one of them unless tied)."""
+        return round(self.decoder.token_weights)
 
     @property
     def decoder(self) -> Decoder:
@@ -141,36 +147,43 @@ def _decoder(model: Model) -> Decoder:
 
 
 def model_of(decoder: Decoder, content: str = "") -> Model:
-    """A dense decoder as a model that is run. Raises ModelError for one that is not, or whose arithmetic is not known."""
-    where = f"{decoder.folder}/config.json" if decoder.folder else decoder.name
+    """A decoder as a model that is run. Raises ModelError for one whose arithmetic is not known.
+
+    Of latent attention the numbers describe its cache: one KV head as wide as a row of it. `intermediate` is the widest MLP's.
+    """
     if decoder.not_known:
         raise ModelError(decoder.not_known)
-    first = decoder.layers[0]
-    mixer, mlp = first.mixer, first.mlp
-    if decoder.experts or not isinstance(mixer, Attention) or not isinstance(mlp, Mlp):
-        what = "experts" if decoder.experts else "latent attention"
-        raise ModelError(f"{where}: a model with {what} is counted and predicted, but not run as a step yet")
-    scaling = mixer.rope.scaling if mixer.rope else None
+    mixer, width = decoder.layers[0].mixer, max(_width(layer.mlp) for layer in decoder.kinds)
+    scaling, mlp = mixer.rope.scaling if mixer.rope else None, decoder.layers[0].mlp
     model = Model(
         name=decoder.name,
         hidden=decoder.hidden,
         layers=len(decoder.layers),
         q_heads=mixer.q_heads,
-        kv_heads=mixer.kv_heads,
-        head_dim=mixer.head_dim,
-        intermediate=mlp.width,
+        kv_heads=1 if isinstance(mixer, Latent) else mixer.kv_heads,
+        head_dim=mixer.token_numbers if isinstance(mixer, Latent) else mixer.head_dim,
+        intermediate=width,
         vocab=decoder.vocab,
         rope_theta=mixer.rope.theta if mixer.rope else 10000.0,
         norm_eps=decoder.eps,
         tied=decoder.tied,
-        qkv_bias={*"qkv"} <= {*mixer.biases},
-        qk_norm=mixer.head_norm == "head",
-        gated=mlp.gated,
+        qkv_bias=isinstance(mixer, Attention) and {*"qkv"} <= {*mixer.biases},
+        qk_norm=isinstance(mixer, Attention) and mixer.head_norm == "head",
+        gated=mlp.gated if isinstance(mlp, Mlp) else mlp.expert.gated,
         rope_scaling=(scaling.factor, scaling.low, scaling.high, scaling.original)
         if isinstance(scaling, Llama3Scaling)
         else (),
         folder=decoder.folder,
         content=content,
     )
+    if isinstance(mixer, Latent) or decoder.experts:
+        return replace(model, parts=decoder)
     plain = replace(_decoder(model), family=decoder.family)
     return model if plain == decoder and decoder.family in PLAIN else replace(model, parts=decoder)
+
+
+def _width(mlp: Mlp | Experts) -> int:
+    """The width between the products of an MLP, of all experts that a token takes."""
+    if isinstance(mlp, Mlp):
+        return mlp.width
+    return mlp.chosen * mlp.expert.width + (mlp.shared.width if mlp.shared else 0)

@@ -137,6 +137,12 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
         raise _refusal(config, "architectures", ": one that ends in ForCausalLM or ForConditionalGeneration")
     _refuse_code(config)
     model = model_of(read_decoder(folder), _content(folder, fields))
+    if not model.dense:
+        what = "experts" if model.decoder.experts else "latent attention"
+        raise ModelError(
+            f"{path}: a folder with {what} is counted and predicted, but not run yet; with random weights models of this kind are: "
+            "model=qwen3-30b-a3b, model=deepseek-v2-lite and others"
+        )
     return _checked(path, model)
 
 

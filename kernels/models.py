@@ -41,7 +41,7 @@ MODELS = {
         Model("gpt-3-175b", 12288, 96, 96, 96, 128, 49152, 50257, tied=True, gated=False),
     )
 }
-DENSE = tuple(name for name, shape in SHAPES.items() if not shape.not_known and not shape.experts)
+PUBLISHED = tuple(name for name, shape in SHAPES.items() if not shape.not_known)
 """Published models that are run too, from their parts."""
 
 
@@ -65,5 +65,5 @@ def get_model(name: str) -> Model:
     if name.endswith(GGUF) and Path(name).is_file():
         return read_gguf(Path(name))
     raise ModelError(
-        f"unknown model {name!r}; known: {', '.join((*MODELS, *DENSE))}, or a folder with config.json, or a file in GGUF"
+        f"unknown model {name!r}; known: {', '.join((*MODELS, *PUBLISHED))}, or a folder with config.json, or a file in GGUF"
     )

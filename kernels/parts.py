@@ -235,6 +235,14 @@ class Experts:
         experts = self.count * (self.expert.vectors(hidden) + self.router.vectors)
         return experts + shared + self.shared_gate * hidden
 
+    def vector_widths(self, hidden: int) -> Mapping[str, int]:
+        """Those that every token meets by name: router_bias, correction, shared_gate, shared.up_bias and so on."""
+        there = {"router_bias": self.router.bias, "correction": self.router.correction}
+        own = {name: self.count for name, so in there.items() if so}
+        gate = {"shared_gate": hidden} if self.shared_gate else {}
+        shared = self.shared.vector_widths(hidden) if self.shared else {}
+        return own | gate | {f"shared.{name}": width for name, width in shared.items()}
+
 
 NORMS = {
     "before": ("attention_norm", "mlp_norm"),
@@ -338,8 +346,7 @@ class Decoder:
         norms: dict[str, int] = {}
         for name in NORMS[layer.norms]:
             norms |= dict.fromkeys((name, f"{name}_bias")[: self.norm_vectors], self.hidden)
-        mlp = layer.mlp.vector_widths(self.hidden) if isinstance(layer.mlp, Mlp) else {}
-        return {**layer.mixer.vector_widths(self.hidden), **norms, **mlp}
+        return {**layer.mixer.vector_widths(self.hidden), **norms, **layer.mlp.vector_widths(self.hidden)}
 
     @property
     def least_layers(self) -> int:

@@ -47,7 +47,7 @@ from membound.kernels.operations import LATENT_HEAD_DIM
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.rope import Rope, turn
 from membound.kernels.routing import mixed, route
-from membound.kernels.stored_cache import append, last_tokens, store_cache, widened
+from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows, widened
 from membound.kernels.tolerances import tolerance as tolerance
 from membound.kernels.weights.formats import INTEGER_FORMATS, KVCache, Weight, dequantize
 from membound.kernels.weights.layers import LayerWeights
@@ -256,18 +256,18 @@ def step(inputs: ModelInputs) -> F64:
     positions = np.array([work.context])
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer, mixer = inputs.layer(index), kind.mixer
-        if not isinstance(mixer, Attention):
-            raise AssertionError("no step of latent attention yet")
-        q, k, v = project(inputs, kind, layer, x, positions)
-        cache = append(inputs.cache(index), store_cache(k, v, work.kv))
+        q, new = project(inputs, kind, layer, x, positions)
+        cache = append(inputs.cache(index), new)
         seen = last_tokens(cache, mixer.seen(work.context) + 1)
         attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))
         x = finish_layer(inputs, kind, layer, x, attended[:, :, None])
     return logits(inputs, x)
 
 
-def _bends(mixer: Attention, layer: LayerWeights) -> dict[str, Any]:
+def _bends(mixer: Attention | Latent, layer: LayerWeights) -> dict[str, Any]:
     """What bends the scores of a decode step, where a model has it."""
+    if isinstance(mixer, Latent):
+        return {}
     cap = {"softcap": mixer.softcap} if mixer.softcap else {}
     return cap | ({"sinks": layer.vectors["sinks"]} if mixer.sinks else {})
 
@@ -292,8 +292,8 @@ def run_tokens(inputs: ModelInputs, x: F64, positions: npt.NDArray[Any], hold: H
     """x [B·T, hidden] at `positions` [T], which follow each other, through all layers."""
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
-        q, k, v = project(inputs, kind, layer, x, positions)
-        cache = hold(index, store_cache(k, v, inputs.work.kv))
+        q, new = project(inputs, kind, layer, x, positions)
+        cache = hold(index, new)
         attended = causal_attention(q, cache, int(positions[0]), kind.mixer, layer.vectors.get("sinks"))
         x = finish_layer(inputs, kind, layer, x, attended)
     return x
@@ -306,18 +306,18 @@ def length_of(inputs: ModelInputs) -> int:
 
 def project(
     inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
-) -> tuple[F64, F64, F64]:
-    """q [B, Hq, T, D], k and v [B, Hkv, T, D] of x [B·T, hidden]: norm, matmul, bias, head norm, RoPE.
+) -> tuple[F64, KVCache]:
+    """q [B, Hq, T, D] of x [B·T, hidden] and what the cache keeps of it: norm, matmul, bias, head norm, RoPE.
 
-    Queries are longer where the scale of their scores is not 1/√D. For latent attention k are the rows that are cached, v their
-    beginnings.
+    Queries are longer where the scale of their scores is not 1/√D. For latent attention keys are the rows that are cached,
+    values their beginnings.
     """
     decoder, act, mixer, length = inputs.model.decoder, inputs.work.act, kind.mixer, length_of(inputs)
     normed = norm(decoder, layer, "attention_norm", x)
     if isinstance(mixer, Latent):
         product = partial(_product, layer, act)
         q, rows = latent_heads(normed, mixer, positions, length, product, layer.vectors)
-        return q, rows, rows[..., : mixer.kv_rank]
+        return q, store_rows(rows, inputs.work.kv, mixer.kv_rank)
 
     def heads(name: str, turning: Rope | None) -> F64:
         y = linear(normed, layer.matrices[name], act)
@@ -339,7 +339,7 @@ def project(
         q = q * (mixer.scale * sqrt(mixer.head_dim))
     if mixer.temperature:
         q = q * temperatures(mixer, positions)[:, None]
-    return q, heads("k", mixer.rope), heads("v", None)
+    return q, store_cache(heads("k", mixer.rope), heads("v", None), inputs.work.kv)
 
 
 def finish_layer(inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, attention: F64) -> F64:

@@ -16,7 +16,7 @@ Nothing here knows what the experts belong to, a work of their own or a layer of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import expm1, gcd, log1p
 from typing import Any
 
@@ -90,3 +90,9 @@ def mixed(x: npt.NDArray[Any], ids: I64, shares: F64, expert: Callable[[int, Any
         rows, places = np.nonzero(ids == e)
         y[rows] += shares[rows, places][:, None] * expert(e, x[rows])
     return y
+
+
+def experts_read(choices: Sequence[npt.NDArray[np.int64]]) -> int | list[int]:
+    """How many different experts rows took in each layer; one number if it is the same in all."""
+    counts = [int(np.unique(ids).size) for ids in choices]
+    return counts[0] if len(set(counts)) == 1 else counts

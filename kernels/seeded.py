@@ -27,12 +27,14 @@ from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
 from membound.kernels.prompt import held_caches
+from membound.kernels.route_plan import RoutePlan, with_codes
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.routing import plant_rows
 from membound.kernels.steps import Prefill, Step
 from membound.kernels.weights.generate import normal, prompt_tokens
 from membound.kernels.weights.layers import WeightSource
 from membound.kernels.weights.making import Take, make_here
+from membound.kernels.weights.planted_model import PlantedSource
 from membound.kernels.weights.random_model import RandomSource
 from membound.kernels.work import Work, held_bytes
 
@@ -77,16 +79,23 @@ def make_inputs(
 def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Take) -> ModelInputs:
     prompted = isinstance(work, Prefill) or work.cache == "prompt"
     source: WeightSource
+    plan: RoutePlan | None = None
     if work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
 
         source = Checkpoint(work.shape, work.weight, seed, take)
     else:
-        source = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN, take)
+        random = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN, take)
+        plan = _plan(work, seed)
+        source = PlantedSource(random, plan) if plan else random
     if not prompted:
-        return ModelInputs(work, work.shape, seed, source.hidden_states(work.batch), source, take=take)
+        x = source.hidden_states(work.batch)
+        return ModelInputs(work, work.shape, seed, x, source, take=take, plan=plan)
     count = work.tokens if isinstance(work, Prefill) else work.context + 1
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
+    if plan is not None:
+        routed = tokens if isinstance(work, Prefill) else tokens[:, -1:]
+        routed[:] = with_codes(routed, plan.codes, work.shape.vocab)
     seen = tokens if isinstance(work, Prefill) else tokens[:, -1]
     inputs = ModelInputs(
         work,
@@ -97,8 +106,15 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         tokens=tokens,
         folder=folder,
         prompt_caches=held_caches,
+        plan=plan,
     )
     return replace(inputs, x=inputs.embedded(seen))
+
+
+def _plan(work: Step | Prefill, seed: int) -> RoutePlan | None:
+    """Which experts the rows of a model with random weights take; None of a dense one."""
+    rows = work.batch if isinstance(work, Step) else work.batch * work.tokens
+    return RoutePlan(work.shape.decoder, rows, work.distinct, seed) if work.distinct else None
 
 
 def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:

@@ -8,40 +8,32 @@ Bytes and FLOPs are the sums over the bill.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from membound.kernels.bill import Operation, prompt_operations, step_operations, token_bytes, total
+from membound.kernels.layer_tensors import matrices_of, routed_part
 from membound.kernels.model import Model, ModelError
 from membound.kernels.models import get_model
 from membound.kernels.operations import (
     ACTIVATION_BYTES,
     MAX_DIMENSION,
-    DecodeAttention,
-    Linear,
     SpecError,
     Traffic,
     check_one_of,
     check_positive,
     check_weight_and_act,
-    kv_token_bytes,
     spec_of,
 )
+from membound.kernels.parts import Decoder, Experts
+from membound.kernels.route_plan import default_distinct, fits_groups
+from membound.kernels.routing import codes_of
 from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS, KV_FORMATS, STORED
-from membound.kernels.weights.stored.matrices import Stored, StoredMatrix
+from membound.kernels.weights.stored.matrices import Stored
+
+__all__ = ["CACHES", "Operation", "Prefill", "Step"]
 
 CACHES = ("random", "prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One line of a step's bill: `count` times an operation with this traffic and these FLOPs each."""
-
-    name: str
-    count: int
-    traffic: Traffic
-    flops: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +46,8 @@ class Step:
     cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
     cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
+    Of a mixture of experts `distinct` different experts are read in each layer, from those that a row takes to the fewer of all
+    and batch times those; 0 fills in what uniform routing has on average. Their router is float32.
     weight=stored takes each matrix as the model's folder holds it. Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
     """
 
@@ -65,6 +59,7 @@ class Step:
     act: str = "float"
     layers: int = 0
     cache: str = "random"
+    distinct: int = 0
     content: str = ""
     _model: Model = field(init=False, repr=False, compare=False)
     _stored: Stored | None = field(init=False, repr=False, compare=False)
@@ -95,28 +90,7 @@ class Step:
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The step's bill, an operation a line."""
-        model = self.shape
-        values, scales = kv_token_bytes(self.kv, model.kv_heads, model.head_dim)
-        append = Traffic(kv_written_bytes=self.batch * (values + scales))
-        return (
-            *_linears(self, self.batch),
-            *self._attention(),
-            Operation("cache append", model.layers, append, 0),
-        )
-
-    def _attention(self) -> Iterator[Operation]:
-        """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token."""
-        model, seen = self.shape, Counter[int]()
-        for layer, count in model.decoder.kinds.items():
-            seen[layer.mixer.seen(self.context)] += count
-        for tokens, count in seen.items():
-            name = "attention" if tokens == self.context else f"attention to {tokens} tokens"
-            one = DecodeAttention(
-                max(tokens, 1), model.q_heads, model.kv_heads, model.head_dim, self.batch, self.kv
-            )
-            new_token_flops = 4 * self.batch * model.q_heads * model.head_dim
-            traffic = one.traffic if tokens else replace(one.traffic, kv_read_bytes=0, scales_bytes=0)
-            yield Operation(name, count, traffic, (one.flops if tokens else 0) + new_token_flops)
+        return step_operations(self, self.context)
 
     @property
     def flops(self) -> int:
@@ -126,22 +100,22 @@ class Step:
     @property
     def traffic(self) -> Traffic:
         """The sum over `operations`."""
-        return _total(self.operations)
+        return total(self.operations)
 
     @property
     def footprint_bytes(self) -> int:
-        """Memory one input set takes: also the part of a cache that lies before a window."""
+        """Memory one input set takes: also the part of a cache that lies before a window, and experts that no row takes."""
         kinds = self.shape.decoder.kinds.items()
         unread = sum(count * (self.context - layer.mixer.seen(self.context)) for layer, count in kinds)
-        token = sum(kv_token_bytes(self.kv, self.shape.kv_heads, self.shape.head_dim))
-        return self.traffic.total_bytes + self.batch * unread * token
+        token = sum(token_bytes(self.shape, self.kv))
+        return self.traffic.total_bytes + self.batch * unread * token + _idle_bytes(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
     """The compute-bound counterpart: `tokens` prompt tokens of `batch` sequences through the model at once.
 
-    Causal attention, cache written, logits for the last token of each sequence only.
+    Causal attention, cache written, logits for the last token of each sequence only. `distinct` as for a step, over all tokens.
     """
 
     model: str
@@ -151,6 +125,7 @@ class Prefill:
     kv: str = "bf16"
     act: str = "float"
     layers: int = 0
+    distinct: int = 0
     content: str = ""
     _model: Model = field(init=False, repr=False, compare=False)
     _stored: Stored | None = field(init=False, repr=False, compare=False)
@@ -184,33 +159,7 @@ class Prefill:
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The prompt's bill, an operation a line."""
-        model = self.shape
-        values, scales = kv_token_bytes(self.kv, model.kv_heads, model.head_dim)
-        tokens = self.batch * self.tokens
-        q_bytes = tokens * model.q_heads * model.head_dim * ACTIVATION_BYTES
-        attention = Traffic(
-            kv_written_bytes=tokens * (values + scales),
-            kv_read_bytes=tokens * (values + scales),
-            activations_read_bytes=q_bytes,
-            activations_written_bytes=q_bytes,
-        )
-        pair_flops = 4 * self.batch * model.q_heads * model.head_dim
-        pairs = Counter[int]()
-        for layer, count in model.decoder.kinds.items():
-            pairs[layer.mixer.pairs(self.tokens)] += count
-        every = self.tokens * (self.tokens + 1) // 2
-        return (
-            *_linears(self, tokens),
-            *(
-                Operation(
-                    "attention" if seen == every else f"attention of {seen} pairs",
-                    count,
-                    attention,
-                    seen * pair_flops,
-                )
-                for seen, count in pairs.items()
-            ),
-        )
+        return prompt_operations(self, self.tokens)
 
     @property
     def flops(self) -> int:
@@ -220,13 +169,13 @@ class Prefill:
     @property
     def traffic(self) -> Traffic:
         """The sum over `operations`."""
-        return _total(self.operations)
+        return total(self.operations)
 
     @property
     def footprint_bytes(self) -> int:
-        """Memory one input set takes, with the widest intermediate (gate and up) once."""
-        model = self.shape
-        return self.traffic.total_bytes + 2 * self.batch * self.tokens * model.intermediate * ACTIVATION_BYTES
+        """Memory one input set takes, with the widest intermediate (gate and up) once, and experts that no row takes."""
+        wide = 2 * self.batch * self.tokens * self.shape.intermediate * ACTIVATION_BYTES
+        return self.traffic.total_bytes + wide + _idle_bytes(self)
 
 
 def _check_model(work: Step | Prefill) -> None:
@@ -252,13 +201,75 @@ def _check_model(work: Step | Prefill) -> None:
     object.__setattr__(work, "content", model.content)
     object.__setattr__(work, "_model", model)
     object.__setattr__(work, "_stored", _stored_of(work, model) if work.weight == STORED else None)
+    _check_group(work, model)
+    rows = work.batch if isinstance(work, Step) else work.batch * work.tokens
+    object.__setattr__(work, "distinct", _distinct_of(work, model.decoder, rows))
+
+
+def _check_group(work: Step | Prefill, model: Model) -> None:
+    """Raises SpecError where a matrix has rows that its format does not divide into groups."""
     group = 0 if work.weight == STORED else FORMATS[work.weight].group
-    for name in ("hidden", "intermediate", "q_dim"):
-        if group and getattr(model, name) % group:
+    for name, width in _row_widths(model):
+        if group and width % group:
             raise SpecError(
-                f"{work.kind}: {work.model} has {name} {getattr(model, name)}, "
+                f"{work.kind}: {work.model} has {name} {width}, "
                 f"not a multiple of {group} as weight={work.weight} needs"
             )
+
+
+def _row_widths(model: Model) -> list[tuple[str, int]]:
+    """The lengths of the rows of a model's matrices, each with a name."""
+    if model.dense:
+        return [(name, getattr(model, name)) for name in ("hidden", "intermediate", "q_dim")]
+    widths = {"hidden": model.hidden}
+    for layer in model.decoder.kinds:
+        widths |= {f"rows of {name} of": k for name, (_, k) in matrices_of(layer, model.hidden).items()}
+        if isinstance(layer.mlp, Experts):
+            widths["an expert's width"] = layer.mlp.expert.width
+    return list(widths.items())
+
+
+def _distinct_of(work: Step | Prefill, decoder: Decoder, rows: int) -> int:
+    """Different experts that `rows` rows take in a layer: what is asked for, or what uniform routing takes. Raises SpecError."""
+    experts, given = routed_part(decoder), work.distinct
+    if given != 0:
+        check_positive(work, "distinct")
+    if experts is None:
+        if given:
+            raise SpecError(
+                f"{work.kind}: distinct={given} goes with a mixture of experts; {work.model} is dense"
+            )
+        return 0
+    distinct = given or default_distinct(experts, rows)
+    most = min(experts.count, rows * experts.chosen)
+    if not experts.chosen <= distinct <= most:
+        raise SpecError(
+            f"{work.kind}: distinct={distinct} must be from {experts.chosen}, which a row takes, to {most}, the fewer of all "
+            f"{experts.count} experts and {experts.chosen} a row (0: as many as uniform routing takes on average)"
+        )
+    if not fits_groups(experts, rows, distinct):
+        raise SpecError(
+            f"{work.kind}: with distinct={distinct} a row would take experts of more than {experts.router.groups_chosen} of "
+            f"{experts.router.groups} groups, and the router of {work.model} looks at no more"
+        )
+    if (codes := codes_of(rows, distinct, experts.chosen)) > decoder.hidden // 2:
+        raise SpecError(
+            f"{work.kind}: distinct={distinct} makes {codes} different routes, each of which takes a column of the hidden state, and "
+            f"{work.model} has {decoder.hidden}, half of which may be taken"
+        )
+    return distinct
+
+
+def _idle_bytes(work: Step | Prefill) -> int:
+    """Bytes of experts that no row takes."""
+    decoder, found = work.shape.decoder, FORMATS.get(work.weight)
+    idle = 0
+    for layer, count in decoder.kinds.items():
+        if isinstance(layer.mlp, Experts) and found is not None:
+            shapes = layer.mlp.expert.matrices(decoder.hidden).values()
+            one = sum(sum(found.matrix_bytes(n, k)) for n, k in shapes)
+            idle += count * (layer.mlp.count - work.distinct) * one
+    return idle
 
 
 def _stored_of(work: Step | Prefill, model: Model) -> Stored:
@@ -277,42 +288,3 @@ def _stored_of(work: Step | Prefill, model: Model) -> Stored:
             f"{work.kind}: act=int8 goes with integer weights, and {work.model} stores {', '.join(floats)}"
         )
     return stored
-
-
-def _linears(work: Step | Prefill, rows: int) -> Iterator[Operation]:
-    """The matmuls and norms shared by a step and a prompt; the LM head sees one row a sequence."""
-    model = work.shape
-    stored = work.stored
-    for name, (n, k) in model.layer_matrices.items():
-        if stored is None:
-            yield _product(name, model.layers, Linear(n, k, rows, work.weight, work.act), None)
-            continue
-        for matrix, count in Counter(layer[name] for layer in stored.layers).items():
-            yield _product(name, count, Linear(n, k, rows, "f32"), matrix)
-    decoder, small = model.decoder, Counter[int]()
-    for layer, count in decoder.kinds.items():
-        small[4 * sum(decoder.vector_widths(layer).values())] += count
-    for size, count in small.items():
-        yield Operation("norms and biases", count, Traffic(weights_bytes=size), 0)
-    final = 4 * decoder.norm_vectors * model.hidden
-    yield Operation("final norm", 1, Traffic(weights_bytes=final), 0)
-    if stored is None:
-        head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
-        yield _product("lm_head", 1, head, None)
-    else:
-        yield _product("lm_head", 1, Linear(model.vocab, model.hidden, work.batch, "f32"), stored.head)
-
-
-def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None) -> Operation:
-    """A line of the bill for a matrix; of one that lies in a file the bytes are the file's."""
-    traffic = linear.traffic
-    if matrix is not None:
-        traffic = replace(traffic, weights_bytes=matrix.values_bytes, scales_bytes=matrix.scales_bytes)
-    return Operation(name, count, traffic, linear.flops)
-
-
-def _total(operations: tuple[Operation, ...]) -> Traffic:
-    total = Traffic()
-    for op in operations:
-        total = total + op.traffic * op.count
-    return total

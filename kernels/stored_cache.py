@@ -22,6 +22,12 @@ def store_cache(k: F64, v: F64, kv: str) -> KVCache:
     return KVCache(kv, ks, vs, k_scales, v_scales)
 
 
+def store_rows(rows: F64, kv: str, value_dim: int) -> KVCache:
+    """Rows [B, 1, T, D] of a latent cache as it keeps them: values are the first `value_dim` columns of keys, under their scales."""
+    stored, scales = _store(rows.astype(np.float32), kv)
+    return KVCache(kv, stored, stored[..., :value_dim], scales, scales)
+
+
 def _store(
     values: npt.NDArray[np.float32], kv: str
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:

@@ -24,6 +24,7 @@ from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
+from membound.kernels.routing import experts_read
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.work import (
     DecodeAttention,
@@ -36,7 +37,7 @@ from membound.kernels.work import (
     Work,
 )
 
-LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
+LACKING = {features.PARALLEL, features.GELU, features.RELU2}
 FEATURES = features.EVERY - LACKING
 """What a step computes beyond Llama and Qwen."""
 MOST_ROWS = 64
@@ -52,6 +53,7 @@ class NumbaCpu(Backend):
     _stored: int | None = None
     _extra_fmas: int | None = None
     _choice: Callable[[], npt.NDArray[np.int64]] | None = None
+    """The experts of each row by layers."""
 
     def open(self, device: str, threads: int) -> Device:
         """Start Numba's thread pool."""
@@ -134,7 +136,7 @@ class NumbaCpu(Backend):
 
     def settings(self) -> dict[str, Any]:
         """Of experts, how many different ones the last launch took."""
-        return {} if self._choice is None else {"experts_read": np.unique(self._choice()).size}
+        return {} if self._choice is None else {"experts_read": experts_read(self._choice())}
 
     def close(self) -> None:
         """Drop the packed arrays."""
@@ -248,17 +250,29 @@ class NumbaCpu(Backend):
         asked = inputs.work.traffic
         self._stored = _if_larger(experts.launch_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch, self._output = experts.run, lambda: experts.output
-        self._choice = lambda: experts.choice
+        self._choice = lambda: experts.choice[None]
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_model import PackedModel
         from membound.kernels.cpu.step.packed_prompt import PackedPrompt
 
+        if not inputs.model.dense:
+            self._prepare_routed(inputs)
+            return
         model = (PackedModel if isinstance(inputs.work, Step) else PackedPrompt)(inputs, self._threads)
         asked = inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
+
+    def _prepare_routed(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cpu.step.packed_routed import PackedRouted
+
+        model, asked = PackedRouted(inputs, self._threads), inputs.work.traffic
+        self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch = lambda slot: model.run()
+        self._output = lambda: model.logits
+        self._choice = lambda: model.choice
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

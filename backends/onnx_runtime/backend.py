@@ -35,7 +35,7 @@ from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, LinearInputs, ModelInputs, OnnxInputs
-from membound.kernels.routing import route
+from membound.kernels.routing import experts_read, route
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import (
     DecodeAttention,
@@ -102,7 +102,7 @@ class OnnxRuntime(Backend):
         self._shape: tuple[int, ...] = ()
         self._y: Any = None
         self._file: BoundFile | None = None
-        self._logits: Any = None
+        self._logits: list[Any] = []
         self._chosen = 0
         self._refusals: tuple[type[Exception], ...] = ()
 
@@ -168,10 +168,12 @@ class OnnxRuntime(Backend):
             return reason
         if not isinstance(work, DecodeAttention) and work.weight in NOT_MULTIPLIED:
             return f"ONNX Runtime has no matmul over {work.weight} weights on CPUs"
-        if isinstance(work, RoutedExperts):
-            reason = "routed experts are built without zero points" if FORMATS[work.weight].zeros else None
-            return reason if self._kind == "cpu" else "routed experts are built for the CPU provider alone"
-        return None if isinstance(work, Linear) else self._attention_reason(work)
+        if isinstance(work, RoutedExperts) or (isinstance(work, Step | Prefill) and work.distinct):
+            if self._kind != "cpu":
+                return "routed experts are built for the CPU provider alone"
+            if FORMATS[work.weight].zeros:
+                return "routed experts are built without zero points"
+        return None if isinstance(work, Linear | RoutedExperts) else self._attention_reason(work)
 
     def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:
         """Why not over this cache or with heads of this width."""
@@ -250,7 +252,8 @@ class OnnxRuntime(Backend):
 
         work = inputs.work
         x, self._y = self._value(inputs.x), self._value(np.zeros((work.batch, work.hidden), np.float32))
-        self._logits = self._value(np.zeros((work.batch, work.count), np.float32))
+        logits = self._value(np.zeros((work.batch, work.count), np.float32))
+        self._logits = [logits]
         self._shape, self._chosen = (work.batch, work.hidden), work.chosen
         sessions = []
         for weight_set in range(inputs.weight_sets):
@@ -260,10 +263,10 @@ class OnnxRuntime(Backend):
         for slot in range(inputs.slots):
             router = self._value(np.ascontiguousarray(inputs.router(slot).T))
             session = sessions[inputs.set_of(slot)]
-            self._bind(session, {"x": x, "router": router}, {"y": self._y, "logits": self._logits})
+            self._bind(session, {"x": x, "router": router}, {"y": self._y, "logits": logits})
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
-        from membound.backends.onnx_runtime.decoder import cache_tokens
+        from membound.backends.onnx_runtime.decoder import cache_tokens, chosen_of, router_room
         from membound.backends.onnx_runtime.graph import CACHE_TYPES
 
         graph = self._model_graph(inputs)
@@ -282,7 +285,9 @@ class OnnxRuntime(Backend):
         past, present = self._cache(caches)
         self._shape = (work.batch, model.vocab)
         self._y = self._value(np.zeros(self._shape, np.float32))
-        self._bind(session, {"x": self._value(inputs.x), **past}, {"y": self._y, **present})
+        logits = {name: self._value(room) for name, room in router_room(inputs).items()}
+        self._logits, self._chosen = list(logits.values()), chosen_of(inputs)
+        self._bind(session, {"x": self._value(inputs.x), **past}, {"y": self._y, **present, **logits})
 
     def _prepare_file(self, inputs: OnnxInputs) -> None:
         """A session of the file itself."""
@@ -373,14 +378,14 @@ class OnnxRuntime(Backend):
 
         Of experts, how many different ones the logits of the last launch choose.
         """
-        if self._logits is None:
+        if not self._logits:
             return self._settings
-        ids, _ = route(self._logits.numpy(), self._chosen)
-        return self._settings | {"experts_read": np.unique(ids).size}
+        choices = [route(logits.numpy(), self._chosen)[0] for logits in self._logits]
+        return self._settings | {"experts_read": experts_read(choices)}
 
     def close(self) -> None:
         """Drop sessions and memory."""
-        self._launches, self._values, self._y, self._logits = [], [], None, None
+        self._launches, self._values, self._y, self._logits = [], [], None, []
         self._file = None
         self._extra_bytes, self._settings = 0, {}
 

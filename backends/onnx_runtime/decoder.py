@@ -18,11 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from membound.backends.onnx_runtime.experts import add_experts
 from membound.backends.onnx_runtime.graph import CACHE_TYPES, CONTRIB, Graph, stack
+from membound.kernels.bill import routed_experts
 from membound.kernels.inputs import ModelInputs
+from membound.kernels.layer_tensors import ROUTER, routed_part
 from membound.kernels.model import Model
-from membound.kernels.parts import Attention, Mlp
-from membound.kernels.weights.formats import F32
+from membound.kernels.parts import Attention, Experts, Mlp
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 SHARED = ("seqlens_k", "total", "cos", "sin")
@@ -58,6 +62,22 @@ def cache_tokens(inputs: ModelInputs) -> int:
     """Places in each cache: the step's context and its new token, or the prompt's tokens."""
     work = inputs.work
     return work.context + 1 if isinstance(work, Step) else work.tokens
+
+
+def router_room(inputs: ModelInputs) -> dict[str, F32]:
+    """Room for the logits that each layer's experts are chosen by, by the names of the graph's outputs."""
+    layers = enumerate(inputs.model.decoder.layers)
+    return {
+        f"layer{index}.logits": np.zeros((len(inputs.x), layer.mlp.count), np.float32)
+        for index, layer in layers
+        if isinstance(layer.mlp, Experts)
+    }
+
+
+def chosen_of(inputs: ModelInputs) -> int:
+    """Experts that a row takes in a layer; 0 of a dense model."""
+    part = routed_part(inputs.model.decoder)
+    return part.chosen if part else 0
 
 
 def declare_decoder(inputs: ModelInputs) -> Graph:
@@ -98,8 +118,6 @@ def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str) -> str:
     model, act, here = inputs.model, inputs.work.act, f"layer{index}."
     kind, weights = model.decoder.layers[index], inputs.layer(index)
     m, vectors = weights.matrices, weights.vectors
-    if not isinstance(kind.mlp, Mlp) or not isinstance(kind.mixer, Attention):
-        raise AssertionError("no dense layer")
     normed = _named_norm(graph, x, here, "attention_norm", vectors, model.norm_eps)
     graph.linear(normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _bias(vectors, "q", "k", "v"))
     heads = _attend(graph, inputs, index, vectors)
@@ -107,12 +125,41 @@ def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str) -> str:
     out = _named_norm(graph, f"{here}o", here, "attention_out_norm", vectors, model.norm_eps)
     graph.node("Add", [x, _times(graph, out, kind.residual)], [f"{here}x"])
     normed = _named_norm(graph, f"{here}x", here, "mlp_norm", vectors, model.norm_eps)
-    into = ("gate", "up") if kind.mlp.gated else ("up",)
-    graph.linear(normed, f"{here}up", stack([m[name] for name in into]), act, _bias(vectors, *into))
-    graph.linear(_activate(graph, here, kind.mlp), f"{here}down", m["down"], act, _bias(vectors, "down"))
-    out = _named_norm(graph, f"{here}down", here, "mlp_out_norm", vectors, model.norm_eps)
+    if isinstance(kind.mlp, Experts):
+        out = _experts(graph, inputs, index, kind.mlp, weights, normed)
+    else:
+        out = _mlp(graph, here, kind.mlp, weights, act, normed)
+    out = _named_norm(graph, out, here, "mlp_out_norm", vectors, model.norm_eps)
     graph.node("Add", [f"{here}x", _times(graph, out, kind.residual)], [f"{here}y"])
     return f"{here}y"
+
+
+def _mlp(graph: Graph, here: str, mlp: Mlp, weights: LayerWeights, act: str, normed: str) -> str:
+    """The MLP of a layer; the name of what it gives."""
+    m, vectors = weights.matrices, weights.vectors
+    into = ("gate", "up") if mlp.gated else ("up",)
+    graph.linear(normed, f"{here}up", stack([m[name] for name in into]), act, _bias(vectors, *into))
+    graph.linear(_activate(graph, here, mlp), f"{here}down", m["down"], act, _bias(vectors, "down"))
+    return f"{here}down"
+
+
+def _experts(
+    graph: Graph, inputs: ModelInputs, index: int, part: Experts, weights: LayerWeights, normed: str
+) -> str:
+    """The router, whose logits are an output of the graph, and the experts of a layer; the name of what they give."""
+    here, rows = f"layer{index}.", len(inputs.x)
+    matrices = weights.matrices
+    logits = f"{here}logits"
+    graph.declare_output(logits, (rows, part.count))
+    router = graph.array(f"{here}router", np.ascontiguousarray(matrices[ROUTER].values.T))
+    graph.node("MatMul", [normed, router], [logits])
+
+    def expert(number: int) -> tuple[Weight, Weight, Weight]:
+        gate, up, down = (matrices[f"expert{number}.{name}"] for name in ("gate", "up", "down"))
+        return gate, up, down
+
+    add_experts(graph, here, routed_experts(inputs.work, part, rows), expert, normed, f"{here}mixed")
+    return f"{here}mixed"
 
 
 def _norm(graph: Graph, x: str, y: str, gain: F32, eps: float) -> str:

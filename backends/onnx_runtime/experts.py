@@ -8,13 +8,18 @@ The router is an input, since each input set has its own and all share the exper
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from membound.backends.onnx_runtime.graph import ACCURACY_LEVEL, CONTRIB, Graph
 from membound.kernels.inputs import ExpertInputs
 from membound.kernels.weights.formats import FORMATS, Weight, dequantize
+from membound.kernels.work import RoutedExperts
 
+OneExpert = Callable[[int], tuple[Weight, Weight, Weight]]
+"""The number of an expert -> its gate, up and down."""
 ZERO = 128
 """What is added to int8: QMoE takes unsigned bytes."""
 SCALE_BYTES = 4
@@ -29,22 +34,28 @@ def experts_graph(inputs: ExpertInputs, weight_set: int) -> Graph:
     graph.declare_output("y", (work.batch, work.hidden))
     graph.declare_output("logits", (work.batch, work.count))
     graph.node("MatMul", ["x", "router"], ["logits"])
+    add_experts(graph, "", work, lambda number: inputs.expert(weight_set, number), "x", "y")
+    return graph
+
+
+def add_experts(graph: Graph, here: str, work: RoutedExperts, expert: OneExpert, x: str, y: str) -> None:
+    """The experts behind their router: x and `here`logits -> y."""
     group, quantized = FORMATS[work.weight].group, work.weight.startswith("int")
     wide: list[list[npt.NDArray[np.generic]]] = []
     narrow: list[list[npt.NDArray[np.generic]]] = []
     arrays = _quantized if quantized else _widened
     for number in range(work.count):
-        gate, up, down = inputs.expert(weight_set, number)
+        gate, up, down = expert(number)
         pairs = zip(arrays(gate), arrays(up), strict=True)
         wide.append([_interleaved(*pair) for pair in pairs])
         narrow.append(arrays(down))
     stacks = [[np.stack(parts) for parts in zip(*each, strict=True)] for each in (wide, narrow)]
     stored = sum(array.nbytes for parts in stacks for array in parts) // work.count
-    graph.extra_bytes = work.distinct * (stored - work.expert_bytes)
-    names = [
-        [graph.array(f"{name}.{i}", array) for i, array in enumerate(parts)]
+    graph.extra_bytes += work.distinct * (stored - work.expert_bytes)
+    first, second = (
+        [graph.array(f"{here}{name}.{i}", array) for i, array in enumerate(parts)]
         for name, parts in zip(("gate_up", "down"), stacks, strict=True)
-    ]
+    )
     common = {
         "k": work.chosen,
         "activation_type": "swiglu",
@@ -53,23 +64,22 @@ def experts_graph(inputs: ExpertInputs, weight_set: int) -> Graph:
         "activation_beta": 0.0,
         "normalize_routing_weights": 1,
     }
-    first, second = names
     if not quantized:
-        graph.node("MoE", ["x", "logits", first[0], "", second[0]], ["y"], CONTRIB, **common)
-        return graph
+        wires = [x, f"{here}logits", first[0], "", second[0]]
+        graph.node("MoE", wires, [y], CONTRIB, **common)
+        return
     more = {"block_size": group} if group else {}
     if work.act == "int8":
         more["accuracy_level"] = ACCURACY_LEVEL[work.act]
     graph.node(
         "QMoE",
-        ["x", "logits", *first, "", *second],
-        ["y"],
+        [x, f"{here}logits", *first, "", *second],
+        [y],
         CONTRIB,
         expert_weight_bits=FORMATS[work.weight].bits,
         **common,
         **more,
     )
-    return graph
 
 
 def _widened(weight: Weight) -> list[npt.NDArray[np.generic]]:

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from membound.backends.pytorch.linear import as_tensor
 from membound.backends.pytorch.variants import KERNELS
-from membound.kernels.forward import hidden_pairs
+from membound.kernels.forward import hidden_pairs, temperatures
 from membound.kernels.operations import LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.parts import Attention
 from membound.kernels.rope import Rope
@@ -76,19 +76,21 @@ FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmu
 }
 
 
-def latent(form: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Latent attention of q [B, 1, Hq, 576] over one array k [B, 1, T, 576] -> [B, 1, Hq, 512], in a form of `FORMS`.
+def latent(
+    form: str, scale: float = LATENT_HEAD_DIM**-0.5, value_dim: int = LATENT_VALUE_DIM
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Latent attention of q [B, 1, Hq, D] over one array k [B, 1, T, D] -> [B, 1, Hq, value_dim], in a form of `FORMS`.
 
     SDPA's fast implementations want values as wide as keys. They get the keys, and the columns that are no values are dropped;
     narrower values would take the plain one, a tenth as fast on CPUs.
     """
-    attend, scale = FORMS[form], 1 / sqrt(LATENT_HEAD_DIM)
+    attend = FORMS[form]
 
     def narrow(q: Tensor, k: Tensor) -> Tensor:
-        return attend(q, k, k[..., :LATENT_VALUE_DIM], scale)
+        return attend(q, k, k[..., :value_dim], scale)
 
     def wide(q: Tensor, k: Tensor) -> Tensor:
-        return attend(q, k, k, scale)[..., :LATENT_VALUE_DIM]
+        return attend(q, k, k, scale)[..., :value_dim]
 
     return narrow if form == "matmul" else wide
 
@@ -151,14 +153,24 @@ class RopeTable(nn.Module):
 
 
 class _Scores(nn.Module):
-    """What a layer's attention does with scores besides softmax: a scale of their own, a cap, sinks."""
+    """What a layer's attention does with scores besides softmax: a scale of their own, temperatures, a cap, sinks; and norms
+    behind RoPE.
+
+    `positions`: those of the queries. Temperatures are [positions, 1, 1].
+    """
 
     sinks: Tensor | None
+    warmth: Tensor | None
 
-    def __init__(self, mixer: Attention, sinks: F32 | None) -> None:
+    def __init__(self, mixer: Attention, sinks: F32 | None, positions: range, eps: float) -> None:
         super().__init__()
         self.gain = mixer.scale * sqrt(mixer.head_dim) if mixer.scale else 1.0
-        self.softcap = mixer.softcap
+        self.softcap, self.turned_norm, self.eps = mixer.softcap, mixer.head_norm == "l2", eps
+        warmth = (
+            temperatures(mixer, np.arange(positions.start, positions.stop)) if mixer.temperature else None
+        )
+        held = None if warmth is None else torch.from_numpy(warmth.astype(np.float32)[:, None, None])
+        self.register_buffer("warmth", held)
         grouped = None if sinks is None else torch.from_numpy(sinks.reshape(1, mixer.kv_heads, -1, 1, 1))
         self.register_buffer("sinks", grouped)
 
@@ -167,9 +179,14 @@ class _Scores(nn.Module):
         """SDPA has an argument for all of it, or needs none."""
         return not self.softcap and self.sinks is None
 
+    def normed(self, heads: Tensor) -> Tensor:
+        """Turned queries and keys under the layer's norm without gains, if it has one."""
+        return functional.rms_norm(heads, heads.shape[-1:], None, self.eps) if self.turned_norm else heads
+
     def scaled(self, q: Tensor) -> Tensor:
-        """Queries that make scores of the layer's scale when they are divided by the root of their width."""
-        return q if self.gain == 1 else q * self.gain
+        """Queries [..., positions, H, D] that make scores of the layer's scale when they are divided by the root of their width."""
+        q = q if self.gain == 1 else q * self.gain
+        return q if self.warmth is None else q * self.warmth
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Two products in float32 around what bends the scores: q [B, Hkv, G, T, D], k and v [B, Hkv, S, D], hidden [T, S]."""
@@ -202,18 +219,20 @@ class CachedAttention(nn.Module):
         rope: RopeTable,
         form: DecodeForm,
         sinks: F32 | None = None,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.q_heads, self.kv_heads, self.head_dim = mixer.q_heads, mixer.kv_heads, mixer.head_dim
         self.register_buffer("k", cache[0])
         self.register_buffer("v", cache[1])
-        self.rope, self.form, self.scores = rope, form, _Scores(mixer, sinks)
         context = cache[0].shape[2] - 1
+        self.rope, self.form = rope, form
+        self.scores = _Scores(mixer, sinks, range(context, context + 1), eps)
         self.first = context - mixer.seen(context)
 
     def forward(self, heads: Tensor) -> Tensor:
         """Heads [B, Hq + 2·Hkv, D] (q, k, v before RoPE) -> [B, Hq·D] in the cache's dtype."""
-        rotated = self.rope(heads[:, : self.q_heads + self.kv_heads])
+        rotated = self.scores.normed(self.rope(heads[:, : self.q_heads + self.kv_heads]))
         self.k[:, :, -1] = rotated[:, self.q_heads :]
         self.v[:, :, -1] = heads[:, self.q_heads + self.kv_heads :]
         q = self.scores.scaled(rotated[:, : self.q_heads]).to(self.k.dtype)
@@ -232,14 +251,19 @@ class CausalAttention(nn.Module):
     hidden: Tensor | None
 
     def __init__(
-        self, mixer: Attention, cache: tuple[Tensor, Tensor], rope: RopeTable, sinks: F32 | None = None
+        self,
+        mixer: Attention,
+        cache: tuple[Tensor, Tensor],
+        rope: RopeTable,
+        sinks: F32 | None = None,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.q_heads, self.kv_heads, self.head_dim = mixer.q_heads, mixer.kv_heads, mixer.head_dim
         self.register_buffer("k", cache[0])
         self.register_buffer("v", cache[1])
-        self.rope, self.scores = rope, _Scores(mixer, sinks)
         tokens = cache[0].shape[2]
+        self.rope, self.scores = rope, _Scores(mixer, sinks, range(tokens), eps)
         windowed = mixer.seen(tokens - 1) + 1 < tokens or mixer.pairs(tokens) < tokens * (tokens + 1) // 2
         hidden = hidden_pairs(mixer, 0, tokens, tokens) if windowed or not self.scores.plain else None
         self.register_buffer("hidden", None if hidden is None else torch.from_numpy(hidden))
@@ -248,10 +272,10 @@ class CausalAttention(nn.Module):
         """Heads [B·tokens, Hq + 2·Hkv, D], sequence by sequence -> [B·tokens, Hq·D] in the cache's dtype."""
         batch, _, tokens, _ = self.k.shape
         heads = heads.view(batch, tokens, -1, self.head_dim)
-        rotated = self.rope(heads[:, :, : self.q_heads + self.kv_heads]).transpose(1, 2)
-        self.k.copy_(rotated[:, self.q_heads :])
+        turned = self.scores.normed(self.rope(heads[:, :, : self.q_heads + self.kv_heads]))
+        self.k.copy_(turned[:, :, self.q_heads :].transpose(1, 2))
         self.v.copy_(heads[:, :, self.q_heads + self.kv_heads :].transpose(1, 2))
-        q = self.scores.scaled(rotated[:, : self.q_heads]).to(self.k.dtype)
+        q = self.scores.scaled(turned[:, :, : self.q_heads]).transpose(1, 2).to(self.k.dtype)
         if not self.scores.plain:
             grouped = q.reshape(batch, self.kv_heads, -1, tokens, self.head_dim)
             out = self.scores.attend(grouped, self.k, self.v, self.hidden).flatten(1, 2)

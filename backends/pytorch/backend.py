@@ -33,6 +33,7 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.layer_tensors import row_lengths
 from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.work import (
     DecodeAttention,
@@ -48,12 +49,13 @@ if TYPE_CHECKING:
     import torch
 
     from membound.backends.pytorch.experts import ExpertLayer
+    from membound.backends.pytorch.model import Decoder
 
 LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
-LACKING = {features.TEMPERATURES, features.L2_NORMS, features.PARALLEL, features.GELU, features.RELU2}
+LACKING = {features.PARALLEL, features.GELU, features.RELU2}
 FEATURES = features.EVERY - LACKING
 """What a model computes beyond Llama and Qwen."""
 NOT_COMPILED = "found no compiled frames"
@@ -75,6 +77,7 @@ class PyTorch(Backend):
         self._stored_bytes: int | None = None
         self._shape: tuple[int, ...] | None = None
         self._experts: list[ExpertLayer] = []
+        self._decoder: Decoder | None = None
         self._last, self._slots_a_set = 0, 1
 
     @classmethod
@@ -139,9 +142,12 @@ class PyTorch(Backend):
         has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
         if not isinstance(work, Linear) and (reason := missing(work, has)):
             return reason
+        routed = not isinstance(work, Linear) and work.distinct > 0
+        if routed and (reason := self._variants.without_experts(self._on_cpu)):
+            return reason
         if self._variants.compiled and work.act == "int8":
             return "torch.compile cannot trace torch's packed int8 weights"
-        widths = [work.k] if isinstance(work, Linear) else [k for _, k in work.shape.layer_matrices.values()]
+        widths = [work.k] if isinstance(work, Linear) else row_lengths(work.shape.decoder)
         reason = linear_unsupported(work.weight, work.act, widths, self._device)
         if (
             reason is None
@@ -287,20 +293,13 @@ class PyTorch(Backend):
     def _prepare_model(self, inputs: ModelInputs) -> None:
         import torch
 
-        from membound.backends.pytorch.attention import FORMS
-        from membound.backends.pytorch.linear import as_tensor, make_linear
-        from membound.backends.pytorch.model import attention_maker, build_decoder
+        from membound.backends.pytorch.linear import as_tensor
+        from membound.backends.pytorch.whole_model import decoder_for
 
         work = inputs.work
-        home = "cpu" if self._variants.offload else self._device
         with self._background() as background:
-            decoder = build_decoder(
-                inputs,
-                lambda weights, bias, rows: make_linear(weights, bias, work.act, rows, home, background),
-                attention_maker(inputs, FORMS[self._variants.form]),
-                self._device,
-                home,
-            )
+            decoder = decoder_for(inputs, self._variants, self._device, background)
+        self._decoder = decoder
         if self._variants.compiled:
             decoder.compile_parts()
         with torch.inference_mode():  # otherwise the first layer alone would get an ordinary tensor
@@ -383,11 +382,13 @@ class PyTorch(Backend):
 
     def settings(self) -> dict[str, Any]:
         """Of experts, how they run, and how many different ones the last launch took."""
+        if self._decoder is not None:
+            return self._decoder.settings()
         return self._experts[self._last // self._slots_a_set].settings() if self._experts else {}
 
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes, self._shape = [], None, None, None
-        self._experts = []
+        self._experts, self._decoder = [], None
         if self._variants.compiled:
             import torch
 

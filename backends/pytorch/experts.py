@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from membound.backends.pytorch.linear import (
     make_linear,
 )
 from membound.backends.pytorch.variants import Variants
-from membound.kernels.inputs import ExpertInputs
+from membound.kernels.forward import CLAMP, CLAMP_SLOPE
+from membound.kernels.inputs import ExpertInputs, Weight
 from membound.kernels.work import RoutedExperts
 
 GROUPED = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -35,15 +37,53 @@ GROUPED = {"f32": torch.float32, "bf16": torch.bfloat16}
 ALIGNED_BYTES = 16
 """Rows of the matrices of `grouped_mm` begin at multiples of this."""
 
-Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [rows, hidden], ids, shares [rows, chosen]) -> y [rows, hidden] float32."""
+OneExpert = Callable[[int], tuple[Weight, Weight, Weight]]
+"""The number of an expert -> its gate, up and down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How many experts there are, which activation they have (silu or clamped), and whether shares multiply what goes in.
+
+    into_bias [count, 2 · width] and down_bias [count, hidden]: of gate and up, and of down; None where there are none.
+    """
+
+    count: int
+    activation: str = "silu"
+    on_input: bool = False
+    into_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+    def activate(self, both: Tensor, ids: Tensor) -> Tensor:
+        """Gate and up [rows, 2 · width] of experts `ids` [rows] -> [rows, width], of the same dtype."""
+        if self.into_bias is not None:
+            both = both + self.into_bias[ids].to(both.dtype)
+        gate, up = both.chunk(2, -1)
+        if self.activation == "clamped":
+            gate, up = gate.clamp(max=CLAMP), up.clamp(-CLAMP, CLAMP)
+            return (up + 1) * gate * torch.sigmoid(CLAMP_SLOPE * gate)
+        return functional.silu(gate) * up
+
+    def finish(self, y: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
+        """What comes out of experts `ids` [rows], with its bias, times shares [rows, 1] unless they went in: float32."""
+        y = y.float()
+        if self.down_bias is not None:
+            y = y + self.down_bias[ids]
+        return y if self.on_input else y * shares
+
+
+def takes_floats(weight: str, widths: tuple[int, int]) -> bool:
+    """Whether torch's grouped product takes experts of that format, whose rows are that long."""
+    return weight in GROUPED and all(
+        width * GROUPED[weight].itemsize % ALIGNED_BYTES == 0 for width in widths
+    )
 
 
 def takes_grouped(work: RoutedExperts) -> bool:
     """Whether torch's grouped product takes these experts."""
-    if work.weight not in GROUPED:
-        return False
-    size = GROUPED[work.weight].itemsize
-    return all(width * size % ALIGNED_BYTES == 0 for width in (work.hidden, work.width))
+    return takes_floats(work.weight, (work.hidden, work.width))
 
 
 def experts_unsupported(work: RoutedExperts, variants: Variants, device: str) -> str | None:
@@ -72,24 +112,21 @@ class ExpertLayer:
         grouped = takes_grouped(work) and not loop
         self.form = "grouped_mm" if grouped else "loop"
         self.ids: Tensor | None = None
-        modules = _stacked(inputs, weight_set) if work.weight in FLOATS else None
-        if grouped and modules is not None:
-            gate_up, down = modules
-            self._function = _grouped(gate_up, down, work)
-            self.stored_bytes = (gate_up.nbytes + down.nbytes) // work.count
-        elif modules is not None:
-            experts: list[tuple[FormatLinear, FormatLinear]] = [
-                (FloatLinear(gate_up, None), FloatLinear(down, None))
-                for gate_up, down in zip(*modules, strict=True)
-            ]
-            self._function = _looped(experts, work)
-            self.stored_bytes = sum(module.stored_bytes for module in experts[0])
-        else:
-            experts = _packed(inputs, weight_set, background)
-            self._function = _looped(experts, work)
-            self.stored_bytes = sum(module.stored_bytes for module in experts[0])
-        if compiled:
-            self._function = torch.compile(self._function, fullgraph=True, dynamic=False)
+        rows = -(-work.batch * work.chosen // work.distinct)
+        mix, self.stored_bytes = make_mix(
+            lambda number: inputs.expert(weight_set, number),
+            Kind(work.count),
+            work.act,
+            rows,
+            grouped,
+            background,
+        )
+
+        def function(x: Tensor, router: Tensor) -> tuple[Tensor, Tensor]:
+            ids, shares = choose(x, router, work.chosen)
+            return mix(x, ids, shares), ids
+
+        self._function = torch.compile(function, fullgraph=True, dynamic=False) if compiled else function
 
     def run(self, x: Tensor, router: Tensor) -> Tensor:
         """y [rows, hidden] float32 of x by that router, both float32."""
@@ -104,30 +141,45 @@ class ExpertLayer:
         }
 
 
-def _stacked(inputs: ExpertInputs, weight_set: int) -> tuple[Tensor, Tensor]:
+def make_mix(
+    expert: OneExpert, kind: Kind, act: str, rows: int, grouped: bool, background: Background
+) -> tuple[Mix, int]:
+    """All experts as one function, and the bytes of one of them; `rows`: how many meet an expert at most."""
+    if expert(0)[0].format in FLOATS:
+        gate_up, down = _stacked(expert, kind.count)
+        size = (gate_up.nbytes + down.nbytes) // kind.count
+        if grouped:
+            return _grouped(gate_up, down, kind), size
+        floats: list[tuple[FormatLinear, FormatLinear]] = [
+            (FloatLinear(wide, None), FloatLinear(narrow, None))
+            for wide, narrow in zip(gate_up, down, strict=True)
+        ]
+        return _looped(floats, kind), size
+    packed = _packed(expert, kind.count, act, rows, background)
+    return _looped(packed, kind), sum(module.stored_bytes for module in packed[0])
+
+
+def _stacked(expert: OneExpert, count: int) -> tuple[Tensor, Tensor]:
     """Gate and up [count, 2 · width, hidden], down [count, hidden, width] of a float format, each in one piece of memory."""
-    work = inputs.work
-    kind = FLOATS[work.weight]
-    gate_up = torch.empty(work.count, 2 * work.width, work.hidden, dtype=kind)
-    down = torch.empty(work.count, work.hidden, work.width, dtype=kind)
-    for number in range(work.count):
-        gate, up, narrow = (as_tensor(w.values, work.weight) for w in inputs.expert(weight_set, number))
-        gate_up[number, : work.width], gate_up[number, work.width :] = gate, up
+    first = expert(0)[0]
+    gate_up = torch.empty(count, 2 * first.n, first.k, dtype=FLOATS[first.format])
+    down = torch.empty(count, first.k, first.n, dtype=FLOATS[first.format])
+    for number in range(count):
+        gate, up, narrow = (as_tensor(w.values, first.format) for w in expert(number))
+        gate_up[number, : first.n], gate_up[number, first.n :] = gate, up
         down[number] = narrow
     return gate_up, down
 
 
 def _packed(
-    inputs: ExpertInputs, weight_set: int, background: Background
+    expert: OneExpert, count: int, act: str, rows: int, background: Background
 ) -> list[tuple[FormatLinear, FormatLinear]]:
     """A module for gate and up and one for down, of each expert, packed for as many rows as it gets at most."""
-    work = inputs.work
-    rows = -(-work.batch * work.chosen // work.distinct)
     made = []
-    for number in range(work.count):
-        gate, up, down = inputs.expert(weight_set, number)
+    for number in range(count):
+        gate, up, down = expert(number)
         gate_up, narrow = (
-            make_linear(weights, None, work.act, rows, "cpu", background) for weights in ([gate, up], [down])
+            make_linear(weights, None, act, rows, "cpu", background) for weights in ([gate, up], [down])
         )
         made.append((gate_up, narrow))
     return made
@@ -139,37 +191,36 @@ def choose(x: Tensor, router: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
     return ids, kept.softmax(-1)
 
 
-def _grouped(gate_up: Tensor, down: Tensor, work: RoutedExperts) -> Run:
+def _grouped(gate_up: Tensor, down: Tensor, kind: Kind) -> Mix:
     """Rows in the order of their experts, and two grouped products over all of them."""
-    numbers = torch.arange(work.count)
+    numbers = torch.arange(kind.count)
     wide, narrow = gate_up.transpose(-2, -1), down.transpose(-2, -1)
 
-    def run(x: Tensor, router: Tensor) -> tuple[Tensor, Tensor]:
-        ids, shares = choose(x, router, work.chosen)
+    def run(x: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
         flat = ids.flatten()
         order = flat.argsort(stable=True)
-        rows = order // work.chosen
+        rows, of, share = order // ids.shape[-1], flat[order], shares.flatten()[order, None]
         ends = (flat[:, None] == numbers).sum(0).cumsum(0).to(torch.int32)
-        gate, up = functional.grouped_mm(x[rows].to(wide.dtype), wide, offs=ends).chunk(2, -1)
-        y = functional.grouped_mm(functional.silu(gate) * up, narrow, offs=ends)
-        weighted = y.float() * shares.flatten()[order, None]
-        return torch.zeros_like(x).index_add_(0, rows, weighted), ids
+        inner = x[rows] * share if kind.on_input else x[rows]
+        both = functional.grouped_mm(inner.to(wide.dtype), wide, offs=ends)
+        y = functional.grouped_mm(kind.activate(both, of), narrow, offs=ends)
+        return torch.zeros_like(x).index_add_(0, rows, kind.finish(y, of, share))
 
     return run
 
 
-def _looped(experts: list[tuple[FormatLinear, FormatLinear]], work: RoutedExperts) -> Run:
+def _looped(experts: list[tuple[FormatLinear, FormatLinear]], kind: Kind) -> Mix:
     """One expert after the other, each with the rows that chose it."""
 
-    def run(x: Tensor, router: Tensor) -> tuple[Tensor, Tensor]:
-        ids, shares = choose(x, router, work.chosen)
+    def run(x: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
         y = torch.zeros_like(x)
         for number in sorted(set(ids.flatten().tolist())):
             rows, places = torch.where(ids == number)
             gate_up, down = experts[number]
-            gate, up = gate_up(x[rows].to(gate_up.activation)).chunk(2, -1)
-            hidden = (functional.silu(gate) * up).to(down.activation)
-            y.index_add_(0, rows, down(hidden).float() * shares[rows, places, None])
-        return y, ids
+            of, share = ids[rows, places], shares[rows, places, None]
+            inner = x[rows] * share if kind.on_input else x[rows]
+            hidden = kind.activate(gate_up(inner.to(gate_up.activation)), of)
+            y.index_add_(0, rows, kind.finish(down(hidden.to(down.activation)), of, share))
+        return y
 
     return run

@@ -19,6 +19,7 @@ Imported only where torch is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,22 +27,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membound.backends.pytorch.attention import (
+    FORMS,
     CachedAttention,
     CausalAttention,
-    DecodeForm,
     RopeTable,
     make_cache,
 )
+from membound.backends.pytorch.latent_layer import CachedLatent, CausalLatent, LatentHalf
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
+from membound.backends.pytorch.routed_layer import RoutedHalf
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
-from membound.kernels.parts import NORMS, Attention, Layer, Mlp
+from membound.kernels.parts import NORMS, Attention, Experts, Latent, Layer, Mlp
+from membound.kernels.routing import experts_read
 from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
 MakeAttention = Callable[[int], nn.Module]
+MakeRouted = Callable[[Experts, LayerWeights], RoutedHalf]
 
 
 class RmsNorm(nn.Module):
@@ -84,40 +89,71 @@ def make_norm(model: Model, gain: F32, bias: F32 | None) -> RmsNorm | LayerNorm:
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP with the norms of `kind`. The residual stream is float32; each matmul has its own dtype."""
+    """Attention and MLP or experts with the norms of `kind`. The residual stream is float32; each matmul has its own dtype."""
 
     def __init__(
-        self, model: Model, kind: Layer, weights: LayerWeights, make_linear: MakeLinear, rows: int
+        self,
+        model: Model,
+        kind: Layer,
+        weights: LayerWeights,
+        make_linear: MakeLinear,
+        rows: int,
+        make_routed: MakeRouted | None = None,
     ) -> None:
         super().__init__()
-        m, vectors = weights.matrices, weights.vectors
-        if not isinstance(kind.mlp, Mlp) or not isinstance(kind.mixer, Attention):
-            raise AssertionError("no dense layer")
-        self.heads = (model.q_heads + 2 * model.kv_heads, model.head_dim)
-        self.widths = [model.q_dim, model.kv_dim, model.kv_dim]
+        vectors = weights.vectors
         norms = {
             name: make_norm(model, vectors[name], vectors.get(f"{name}_bias")) if name in vectors else None
             for name in NORMS["both"]
         }
         self.attention_norm, self.mlp_norm = norms["attention_norm"], norms["mlp_norm"]
         self.attention_out_norm, self.mlp_out_norm = norms["attention_out_norm"], norms["mlp_out_norm"]
-        wide = kind.mixer.head_norm == "all"
+        self.residual = kind.residual
+        self.latent: LatentHalf | None = None
+        if isinstance(kind.mixer, Latent):
+            self.latent = LatentHalf(kind.mixer, weights, make_linear, rows)
+        else:
+            self._make_attention(model, kind.mixer, weights, make_linear, rows)
+        self.routed: RoutedHalf | None = None
+        if isinstance(kind.mlp, Mlp):
+            self._make_mlp(kind.mlp, weights, make_linear, rows)
+        elif make_routed is not None:
+            self.routed = make_routed(kind.mlp, weights)
+
+    def _make_attention(
+        self, model: Model, mixer: Attention, weights: LayerWeights, make_linear: MakeLinear, rows: int
+    ) -> None:
+        m, vectors = weights.matrices, weights.vectors
+        self.heads = (model.q_heads + 2 * model.kv_heads, model.head_dim)
+        self.widths = [model.q_dim, model.kv_dim, model.kv_dim]
+        wide = mixer.head_norm == "all"
         self.head_norm = None if wide else _head_norm(model, weights)
         self.q_norm = RmsNorm(vectors["q_norm"], model.norm_eps) if wide else None
         self.k_norm = RmsNorm(vectors["k_norm"], model.norm_eps) if wide else None
         self.qkv = make_linear([m["q"], m["k"], m["v"]], _bias(vectors, "q", "k", "v"), rows)
         self.o = make_linear([m["o"]], _bias(vectors, "o"), rows)
-        self.gated, self.smooth = kind.mlp.gated, kind.mlp.activation == "gelu_tanh"
-        into = ("gate", "up") if kind.mlp.gated else ("up",)
+
+    def _make_mlp(self, mlp: Mlp, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
+        m, vectors = weights.matrices, weights.vectors
+        self.gated, self.smooth = mlp.gated, mlp.activation == "gelu_tanh"
+        into = ("gate", "up") if mlp.gated else ("up",)
         self.up = make_linear([m[name] for name in into], _bias(vectors, *into), rows)
         self.down = make_linear([m["down"]], _bias(vectors, "down"), rows)
-        self.residual = kind.residual
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """X [rows, hidden] float32 -> the same; `attend` as `make_attention` of the module's docstring."""
-        heads = self._heads(x if self.attention_norm is None else self.attention_norm(x))
-        x = self._add(x, self.o(attend(heads).to(self.o.activation)), self.attention_out_norm)
-        hidden = self.up((x if self.mlp_norm is None else self.mlp_norm(x)).to(self.up.activation))
+        normed = x if self.attention_norm is None else self.attention_norm(x)
+        if self.latent is not None:
+            y = self.latent(normed, attend)
+        else:
+            y = self.o(attend(self._heads(normed)).to(self.o.activation))
+        x = self._add(x, y, self.attention_out_norm)
+        normed = x if self.mlp_norm is None else self.mlp_norm(x)
+        y = self._mlp(normed) if self.routed is None else self.routed(normed)
+        return self._add(x, y, self.mlp_out_norm)
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        hidden = self.up(normed.to(self.up.activation))
         if self.gated:
             gate, up = hidden.chunk(2, -1)
             hidden = (
@@ -125,7 +161,8 @@ class DecoderLayer(nn.Module):
             ) * up
         else:
             hidden = functional.gelu(hidden, approximate="tanh")
-        return self._add(x, self.down(hidden), self.mlp_out_norm)
+        y: Tensor = self.down(hidden)
+        return y
 
     def _heads(self, normed: Tensor) -> Tensor:
         """Normed x -> heads [rows, Hq + 2·Hkv, D] before RoPE."""
@@ -195,7 +232,15 @@ class Decoder(nn.Module):
         """Bytes of weights that one call streams, as torch stores them."""
         linears = [m for m in self.modules() if isinstance(m, FormatLinear)]
         norms = [m.gain for m in self.modules() if isinstance(m, RmsNorm | LayerNorm)]
-        return sum(m.stored_bytes for m in linears) + sum(g.nbytes for g in norms)
+        others = [m for m in self.modules() if isinstance(m, LatentHalf | RoutedHalf)]
+        return sum(m.stored_bytes for m in (*linears, *others)) + sum(g.nbytes for g in norms)
+
+    def settings(self) -> dict[str, Any]:
+        """Of layers with experts: how these run, and how many different ones the last launch took in each."""
+        halves = [m for m in self.modules() if isinstance(m, RoutedHalf)]
+        if not halves:
+            return {}
+        return {"experts": halves[0].form, "experts_read": experts_read([half.choice for half in halves])}
 
 
 def build_decoder(
@@ -204,8 +249,9 @@ def build_decoder(
     make_attention: MakeAttention,
     device: str = "cpu",
     home: str | None = None,
+    make_routed: MakeRouted | None = None,
 ) -> Decoder:
-    """The decoder for the inputs of a step or a prompt, made and moved one layer at a time.
+    """The decoder for the inputs of a step or a prompt, made and moved one layer at a time. `make_routed`: for layers with experts.
 
     Caches go to `device`, weights to `home`, which is the same unless they should stay in host memory.
     """
@@ -219,32 +265,43 @@ def build_decoder(
     head = Head(final_norm, lm_head, rows // work.batch, decoder.logit_gain, decoder.logit_softcap)
     layers, attentions = [], []
     for index, kind in enumerate(decoder.layers):
-        layers.append(DecoderLayer(model, kind, inputs.layer(index), make_linear, rows).to(home))
+        layer = DecoderLayer(model, kind, inputs.layer(index), make_linear, rows, make_routed)
+        layers.append(layer.to(home))
         attentions.append(make_attention(index).to(device))
     return Decoder(layers, attentions, head.to(home)).eval()
 
 
-def attention_maker(inputs: ModelInputs, form: DecodeForm) -> MakeAttention:
-    """The attention of each layer, with its cache: `form` over context + 1 tokens, or causal."""
+def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
+    """The attention of each layer, with its cache: in a form of `FORMS` over context + 1 tokens, or causal."""
     work, model = inputs.work, inputs.model
     step = isinstance(work, Step)
     positions = range(work.context, work.context + 1) if isinstance(work, Step) else range(work.tokens)
     tables = {
-        kind.mixer.rope: RopeTable(kind.mixer.rope, model.head_dim, positions) for kind in model.decoder.kinds
+        kind.mixer.rope: RopeTable(kind.mixer.rope, _turning_width(kind.mixer), positions)
+        for kind in model.decoder.kinds
     }
     shape = (work.batch, model.kv_heads, positions.stop, model.head_dim)
 
     def make(index: int) -> nn.Module:
         mixer = model.decoder.layers[index].mixer
-        if not isinstance(mixer, Attention):
-            raise AssertionError("no dense layer")
+        table = tables[mixer.rope]
+        if isinstance(mixer, Latent):
+            if step:
+                return CachedLatent(mixer, make_cache(inputs.cache(index), 1)[0], table, form)
+            return CausalLatent(mixer, torch.zeros(shape, dtype=FLOATS[work.kv]), table)
         sinks = inputs.layer(index).vectors["sinks"] if mixer.sinks else None
         if step:
-            return CachedAttention(mixer, make_cache(inputs.cache(index), 1), tables[mixer.rope], form, sinks)
+            cache = make_cache(inputs.cache(index), 1)
+            return CachedAttention(mixer, cache, table, FORMS[form], sinks, model.norm_eps)
         empty = (torch.zeros(shape, dtype=FLOATS[work.kv]), torch.zeros(shape, dtype=FLOATS[work.kv]))
-        return CausalAttention(mixer, empty, tables[mixer.rope], sinks)
+        return CausalAttention(mixer, empty, table, sinks, model.norm_eps)
 
     return make
+
+
+def _turning_width(mixer: Attention | Latent) -> int:
+    """Of what RoPE turns, a head or the part of it that turns."""
+    return mixer.rope_dim if isinstance(mixer, Latent) else mixer.head_dim
 
 
 def _bias(vectors: Mapping[str, F32], *names: str) -> F32 | None:

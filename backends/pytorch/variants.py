@@ -64,6 +64,12 @@ class Variants:
         words = (word in names for word in ("compile", "graph", "offload", "loop"))
         return cls(forms[0] if forms else "grouped", *words)
 
+    def without_experts(self, on_cpu: bool) -> str | None:
+        """Why layers with experts do not run so, or None."""
+        if not on_cpu:
+            return "layers with experts are built from torch's operators for CPUs"
+        return "layers with experts run without torch.compile" if self.compiled else None
+
     @property
     def plain(self) -> bool:
         """Whether nothing was asked for besides the device."""

@@ -55,8 +55,7 @@ def sizes_of(work: Step | Prefill) -> Sizes:
     if positions > POSITIONS:
         raise Unsupported(f"{positions} positions are more than the {POSITIONS} of the exported config.json")
     blocks = batch * -(-positions // BLOCK_TOKENS) + 2  # vLLM reserves one block
-    table = 0 if model.tied else model.vocab * model.hidden
-    weights_bytes = (model.parameters + table) * value_bytes
+    weights_bytes = round(model.decoder.stored_weights) * value_bytes
     return Sizes(growth, chunk, positions, blocks * BLOCK_TOKENS * token_bytes, weights_bytes)
 
 

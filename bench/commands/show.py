@@ -31,6 +31,9 @@ def show(
     ceilings: Annotated[
         bool, typer.Option("--ceilings", help="All measured ceilings, and how each was reached.")
     ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="The first tokens that each backend chose, by work.")
+    ] = False,
     as_json: Json = False,
     as_markdown: Markdown = False,
     debug: Debug = False,
@@ -40,13 +43,20 @@ def show(
     from membound.results.stored_runs import rows_of
 
     one_format(as_json, as_markdown)
-    if run == PUBLISHED and not (as_json or as_markdown or ceilings or os.path.exists(run)):
+    if tokens and (as_json or as_markdown or ceilings):
+        raise typer.BadParameter("--tokens is a table of its own: give no other option of what to show")
+    if run == PUBLISHED and not (as_json or as_markdown or ceilings or tokens or os.path.exists(run)):
         from membound.results import published_runs
         from membound.results.views.published import published_view
 
         console().print(published_view(published_runs.index_of(published_runs.folder())))
         return
     rows = rows_of(run, out)
+    if tokens:
+        from membound.results.views.tokens import tokens_lines
+
+        print_text("\n".join(tokens_lines(rows)) + "\n")
+        return
     near = with_stored_steps(rows, out)
     if as_json:
         from membound.results.serving.table import point_records

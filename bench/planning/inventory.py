@@ -18,7 +18,7 @@ from rich.text import Text
 from membound.backends import registry
 from membound.bench.planning.choice import told
 from membound.bench.planning.probe import Found, probe
-from membound.kernels.models import DENSE, MODELS, get_model
+from membound.kernels.models import MODELS, PUBLISHED, get_model
 from membound.results.roofline import best_ceilings
 from membound.results.row import Row
 from membound.results.store import load_rows
@@ -51,7 +51,7 @@ class Inventory:
         """backends, models and ceilings, each a list of objects; sizes in bytes."""
         return {
             "backends": [asdict(device) for device in self.devices],
-            "models": [_as_json(name) for name in (*MODELS, *DENSE)],
+            "models": [_as_json(name) for name in (*MODELS, *PUBLISHED)],
             "ceilings": [
                 {"name": row.work, "backend": row.backend, "value": value, "unit": row.unit, "run": self.run}
                 for value, row in self.ceilings
@@ -91,7 +91,7 @@ def _as_json(name: str) -> dict[str, Any]:
 
 def _models() -> Table:
     table = _table("model", "1e9 parameters", "layers", "hidden", "heads (KV)", "in bf16")
-    for m in (get_model(name) for name in (*MODELS, *DENSE)):
+    for m in (get_model(name) for name in (*MODELS, *PUBLISHED)):
         table.add_row(
             m.name,
             f"{m.parameters / 1e9:.3g}",

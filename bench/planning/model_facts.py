@@ -89,7 +89,10 @@ class ModelFacts:
             yield f"predicted: membound predict step:model={self.model} --on h100"
         else:
             as_stored = ",weight=stored" if self.stored is not None and self.stored.title != "floats" else ""
-            yield f"run here: membound run step:model={quoted(self.model)}{as_stored}"
+            name = (
+                self.model if shape.folder else shape.name
+            )  # another name for a shape is one of predictions alone
+            yield f"run here: membound run step:model={quoted(name)}{as_stored}"
 
 
 def _stored(model: str) -> StoredFacts | None:

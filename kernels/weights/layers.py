@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,8 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer. Matrices by the names of `Model.layer_matrices`; vectors, float32, by those of `Decoder.vector_widths`.
+    """One layer. Matrices by the names of `layer_tensors.matrices_of`, of experts ``expert3.gate`` and a float32 ``router`` besides;
+    vectors, float32, by those of `layer_tensors.vectors_of`.
 
     What a model does not have is missing among the vectors, and None here: attention_norm, mlp_norm [hidden]; q_norm, k_norm
     [head_dim]; q_bias [q_dim], k_bias, v_bias [kv_dim].
@@ -64,6 +65,22 @@ class LayerWeights:
     def v_bias(self) -> F32 | None:
         """What is added to values."""
         return self.vectors.get("v_bias")
+
+
+class MadeMatrices(Mapping[str, Weight]):
+    """Matrices by name, each made anew when it is asked for: all experts of a layer may take gigabytes."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Weight]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Weight:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 class WeightSource(Protocol):

@@ -8,14 +8,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from math import sqrt
 
 import numpy as np
 
+from membound.kernels.layer_tensors import ROUTER, expert_matrices, matrices_of, vectors_of
 from membound.kernels.model import Model
+from membound.kernels.parts import Experts
 from membound.kernels.weights.formats import F32, Weight, dequantize
 from membound.kernels.weights.generate import normal, random_weight, stream_of
-from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.layers import I64, LayerWeights, MadeMatrices
 from membound.kernels.weights.making import Take, make_here
+
+QUERIES = ("q", "q_up")
+"""Matrices that make queries."""
+EXPERT_STREAMS, EXPERT_MATRICES, MOST_EXPERTS = 1 << 32, 3, 1 << 16
+"""Streams of experts are counted from here, that many matrices each and that many experts a layer at most: those of other matrices
+and of caches lie below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +40,29 @@ class RandomSource:
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
-        m = self.model
-        rng = np.random.default_rng((self.seed, index))
-        matrices = {
-            name: self._matrix(n, k, 100 * (index + 1) + i, self.query_gain if name == "q" else 1)
-            for i, (name, (n, k)) in enumerate(m.layer_matrices.items())
+        decoder = self.model.decoder
+        kind, rng = decoder.layers[index], np.random.default_rng((self.seed, index))
+        makers = {
+            name: partial(
+                self._matrix, n, k, 100 * (index + 1) + i, self.query_gain if name in QUERIES else 1
+            )
+            for i, (name, (n, k)) in enumerate(matrices_of(kind, decoder.hidden).items())
         }
-        widths = m.decoder.vector_widths(m.decoder.layers[index])
-        return LayerWeights(matrices, {name: _vector(rng, name, width) for name, width in widths.items()})
+        vectors = {name: _vector(rng, name, width) for name, width in vectors_of(decoder, kind).items()}
+        if not isinstance(kind.mlp, Experts):
+            return LayerWeights({name: make() for name, make in makers.items()}, vectors)
+        for number in range(kind.mlp.count):
+            first = EXPERT_STREAMS + EXPERT_MATRICES * (MOST_EXPERTS * index + number)
+            for i, (name, (n, k)) in enumerate(expert_matrices(kind.mlp, decoder.hidden).items()):
+                makers[f"expert{number}.{name}"] = partial(self._matrix, n, k, first + i)
+        makers[ROUTER] = partial(self._router, index, kind.mlp.count)
+        return LayerWeights(MadeMatrices(makers), vectors)
+
+    def _router(self, index: int, count: int) -> Weight:
+        """A router's logits of a normed row have unit variance."""
+        hidden = self.model.hidden
+        values = normal(np.random.default_rng((self.seed, index, 1 << 24)), count, hidden)
+        return Weight("f32", count, hidden, values / np.float32(sqrt(hidden)))
 
     def final_norm(self) -> F32:
         """Weight of the last norm."""
@@ -73,9 +98,13 @@ class RandomSource:
 
 
 def _vector(rng: np.random.Generator, name: str, size: int) -> F32:
-    """A norm's gain, a bias, or the logits of sinks, which are as large as scores."""
+    """A norm's gain, a bias, the logits of sinks, which are as large as scores, or what an expert's choice is corrected by."""
     if name == "sinks":
         return normal(rng, size)
+    if name == "shared_gate":
+        return normal(rng, size) / np.float32(sqrt(size))
+    if name == "correction":
+        return np.float32(0.01) * (2 * rng.random(size, np.float32) - 1)
     return np.float32(0.1) * normal(rng, size) if name.endswith("_bias") else _gain(rng, size)
 
 

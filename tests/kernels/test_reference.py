@@ -316,11 +316,12 @@ def test_qk_norm_is_applied_before_rope(monkeypatch):
     with_norms = replace(kind, mixer=replace(kind.mixer, head_norm="head"))
     normed = replace(layer, vectors={**layer.vectors, "q_norm": gain, "k_norm": gain})
     x = inputs.x.astype(np.float64)
-    q, _, v = reference.project(inputs, with_norms, normed, x, np.arange(3))
-    plain, _, plain_v = reference.project(inputs, kind, layer, x, np.zeros(3))
+    q, held = reference.project(inputs, with_norms, normed, x, np.arange(3))
+    plain, plain_held = reference.project(inputs, kind, layer, x, np.zeros(3))
     expected = rope(rms_norm(plain, gain, 1e-5), np.arange(3), kind.mixer.rope, 3)
     assert np.allclose(q, expected)
-    assert np.array_equal(v, plain_v)
+    assert np.array_equal(held.v, plain_held.v)
+    assert not np.array_equal(held.k, plain_held.k)
 
 
 def test_relative_error():

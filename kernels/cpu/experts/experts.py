@@ -21,7 +21,7 @@ from numba.extending import overload
 
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
-from membound.kernels.cpu.experts.routes import I64, Blocks, choose_experts, group_rows
+from membound.kernels.cpu.experts.routes import I64, Blocks, choose_experts, find_lines, group_rows
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
@@ -96,21 +96,13 @@ def _mix_in_kernels(FMT: Any, ACT: Any, BLOCKS: Any, x: Any, w: Any, starts: Any
             w, starts, 1, b.blocks, of, s.hidden, s.width,
             b.scratch, s.scratch_stride, b.narrow, s.narrow_stride, s.threads,
         )  # fmt: skip
-        _find_lines(b.blocks, of, s.narrow_stride, (s.hidden + ROWS - 1) // ROWS * ROWS, b.lines)
+        find_lines(b.blocks, of, s.narrow_stride, (s.hidden + ROWS - 1) // ROWS * ROWS, b.lines)
         if s.rows == 1:
             _add_row(0, b.out, b.shares, b.narrow, b.lines, s.hidden, s.chosen)
         else:
             _add_rows(b.out, b.shares, b.narrow, b.lines, s.rows, s.hidden, s.chosen)
 
     return implementation
-
-
-@numba.njit
-def _find_lines(blocks: Any, of: Any, stride: Any, line: Any, lines: Any) -> None:
-    """lines [rows · chosen]: where the result of each pair begins."""
-    for i in range(of):
-        for j in range(blocks.used[i]):
-            lines[blocks.pairs[blocks.first[i] + j]] = i * stride + j * line
 
 
 @numba.njit

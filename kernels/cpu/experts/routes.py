@@ -50,17 +50,7 @@ def choose_experts(
     """
     for row in range(rows):
         line, kept = logits[row * stride : row * stride + count], ids[row * chosen : (row + 1) * chosen]
-        held = 0
-        for e in range(count):
-            at = held
-            while at > 0 and line[kept[at - 1]] < line[e]:
-                at -= 1
-            if at == chosen:
-                continue
-            held = min(held + 1, chosen)
-            for j in range(held - 1, at, -1):
-                kept[j] = kept[j - 1]
-            kept[at] = e
+        largest(line, count, kept)
         of_row = shares[row * chosen : (row + 1) * chosen]
         top, total = line[kept[0]], np.float32(0)
         for j in range(chosen):
@@ -97,3 +87,27 @@ def group_rows(ids: Any, rows: Any, chosen: Any, count: Any, sizes: Any, blocks:
             at += blocks.used[found]
             found += 1
     return found
+
+
+@numba.njit
+def find_lines(blocks: Any, of: Any, stride: Any, line: Any, lines: Any) -> None:
+    """lines [pairs]: where the result of each pair begins; blocks are `stride` apart, their rows `line`."""
+    for i in range(of):
+        for j in range(blocks.used[i]):
+            lines[blocks.pairs[blocks.first[i] + j]] = i * stride + j * line
+
+
+@numba.njit
+def largest(values: Any, count: Any, kept: Any) -> None:
+    """Fill `kept` with the places of the largest of `count` values, falling; of equal ones the first comes first."""
+    held = 0
+    for e in range(count):
+        at = held
+        while at > 0 and values[kept[at - 1]] < values[e]:
+            at -= 1
+        if at == kept.size:
+            continue
+        held = min(held + 1, kept.size)
+        for j in range(held - 1, at, -1):
+            kept[j] = kept[j - 1]
+        kept[at] = e

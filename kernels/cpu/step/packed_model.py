@@ -24,6 +24,7 @@ from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
+from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Latent, Mlp
@@ -63,10 +64,10 @@ class PackedModel:
         self._recipe, self._last = _recipes(work)
         self._matrices = PackedMatrices(inputs, self._recipe, self._last, work.context)
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
-        self._caches = _caches(inputs)
+        self._caches = caches_of(inputs)
         self._buffers = _buffers(work.batch, model, self._recipe, self._last, self._matrices.shapes)
         group = model.q_heads // model.kv_heads
-        self._sizes = _sizes(work, model, threads)
+        self._sizes = sizes_of(work, model, threads)
         shape = grouping(work.kv, group, model.head_dim)
         self._kernel = step_kernel(
             self._recipe.format, self._recipe.act, work.batch, work.kv, shape.heads, shape.method,
@@ -112,7 +113,7 @@ class PackedMatrices:
             pack_rows(weights, head if last else recipe, self.arena[start:end])
             if not last:
                 orders.add(weights)
-        self.gains = _gains(inputs, small, orders.rows(), position)
+        self.gains = gains_of(inputs, small, orders.rows(), position)
 
     @property
     def size_bytes(self) -> int:
@@ -129,7 +130,8 @@ class PackedMatrices:
         yield [inputs.lm_head()]
 
 
-def _sizes(work: Step, model: Model, threads: int) -> Sizes:
+def sizes_of(work: Step, model: Model, threads: int) -> Sizes:
+    """The model's shape as numbers."""
     decoder = model.decoder
     first = decoder.layers[0]
     mixer, rope = first.mixer, next((one.mixer.rope for one in decoder.layers if one.mixer.rope), None)
@@ -148,6 +150,7 @@ def _sizes(work: Step, model: Model, threads: int) -> Sizes:
         context=work.context,
         capacity=work.context + 1,
         seen=np.array([layer.mixer.seen(work.context) for layer in decoder.layers]),
+        turned_norm=np.array([_norms_turned(layer.mixer) for layer in decoder.layers]),
         eps=decoder.eps,
         softcap=mixer.softcap if isinstance(mixer, Attention) else 0.0,
         residual=first.residual,
@@ -157,7 +160,7 @@ def _sizes(work: Step, model: Model, threads: int) -> Sizes:
     )
 
 
-def _gains(
+def gains_of(
     inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32], position: int
 ) -> Gains:
     """Vectors of all layers, a row each, and what positions and scales make of a step."""
@@ -187,29 +190,41 @@ def _gains(
         rows("k_norm"),
         cosines,
         sines,
-        np.array([_scale(layer.mixer) for layer in decoder.layers], np.float32),
+        np.array([_scale(layer.mixer, position) for layer in decoder.layers], np.float32),
         rows("sinks").reshape(-1),
         orders,
     )
 
 
-def _scale(mixer: Attention | Latent) -> float:
-    """What queries are multiplied by so that the kernel's 1/sqrt(dim) makes the model's scale."""
-    if not isinstance(mixer, Attention) or not mixer.scale:
+def _scale(mixer: Attention | Latent, position: int) -> float:
+    """What queries at that position are multiplied by so that the kernel's 1/sqrt(dim) makes the model's scores."""
+    if not isinstance(mixer, Attention):
         return 1.0
-    return mixer.scale * sqrt(mixer.head_dim)
+    warmth = float(temperatures(mixer, np.array([position]))[0]) if mixer.temperature else 1.0
+    return warmth * (mixer.scale * sqrt(mixer.head_dim) if mixer.scale else 1.0)
+
+
+def _norms_turned(mixer: Attention | Latent) -> bool:
+    """Whether heads have norms behind RoPE."""
+    return isinstance(mixer, Attention) and mixer.head_norm == "l2"
 
 
 def _turns(model: Model, position: int) -> tuple[F32, F32]:
     """Cos and sin of each layer's RoPE, [layers, pairs]; a layer without one turns by nothing."""
-    ropes = [layer.mixer.rope for layer in model.decoder.layers]
+    mixers = [layer.mixer for layer in model.decoder.layers]
     tables = [
-        rope.table(np.array([position]), model.head_dim, position + 1) if rope else None for rope in ropes
+        mixer.rope.table(np.array([position]), _turning_width(mixer), position + 1) if mixer.rope else None
+        for mixer in mixers
     ]
     pairs = max((table[0].shape[-1] for table in tables if table), default=0)
     still = np.ones((1, pairs)), np.zeros((1, pairs))
     cosines, sines = zip(*(table or still for table in tables), strict=True)
     return _stack([cos[0] for cos in cosines]), _stack([sin[0] for sin in sines])
+
+
+def _turning_width(mixer: Attention | Latent) -> int:
+    """Of what RoPE turns, a head or the part of it that turns."""
+    return mixer.rope_dim if isinstance(mixer, Latent) else mixer.head_dim
 
 
 class _Orders:
@@ -250,18 +265,23 @@ def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
     return np.ascontiguousarray(np.stack(rows), np.float32)
 
 
-def _caches(inputs: ModelInputs) -> Caches:
+def caches_of(inputs: ModelInputs) -> Caches:
+    """Keys and values of all layers with room for the new token; of latent attention, values within keys, as one array."""
     work, model = inputs.work, inputs.model
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
     rows = (model.layers, work.batch, model.kv_heads, work.context + 1)
     first = inputs.cache(0)
     k = np.zeros((*rows, model.head_dim), first.k.dtype)
-    v = np.zeros_like(k)
+    latent = isinstance(model.decoder.layers[0].mixer, Latent)
+    v = k if latent else np.zeros_like(k)
     k_scales, v_scales = (np.ones(rows, np.float32) if work.kv == "int8" else None for _ in range(2))
+    if latent:
+        v_scales = k_scales
     for index in range(model.layers):
         cache = inputs.cache(index)
-        k[index, :, :, : work.context], v[index, :, :, : work.context] = cache.k, cache.v
+        k[index, :, :, : work.context] = cache.k
+        v[index, :, :, : work.context, : cache.v.shape[-1]] = cache.v
         for held, scales in ((k_scales, cache.k_scales), (v_scales, cache.v_scales)):
             if held is not None and scales is not None:
                 held[index, :, :, : work.context] = scales

@@ -96,7 +96,8 @@ class Buffers(NamedTuple):
 class Sizes(NamedTuple):
     """The model's shape as numbers.
 
-    seen [layers]: cached tokens that a layer sees, the last ones. smooth: the gate is a GELU. centred: norms are LayerNorm.
+    seen [layers]: cached tokens that a layer sees, the last ones. turned_norm [layers]: queries and keys have norms without gains
+    behind RoPE. smooth: the gate is a GELU. centred: norms are LayerNorm.
     neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
     """
 
@@ -114,6 +115,7 @@ class Sizes(NamedTuple):
     context: int
     capacity: int
     seen: npt.NDArray[np.int64]
+    turned_norm: npt.NDArray[np.bool_]
     eps: float
     softcap: float
     residual: float
@@ -136,55 +138,80 @@ def step_kernel(
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
         b.x[:] = x
-        q_width = s.kv_heads * s.group * s.dim
-        qkv = q_width + 2 * s.kv_heads * s.dim
-        wide = (2 if s.gated else 1) * s.intermediate
-        head_stride = (qkv + ROWS - 1) // ROWS * ROWS
-        wide_stride = (wide + ROWS - 1) // ROWS * ROWS
-        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
-        cache_rows = M * s.kv_heads * s.capacity
         for layer in range(s.layers):
             at = starts[4 * layer :]
-            _norm(M, b.x, gains.attention_in, layer, s, b.normed)
-            read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
-            prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
-            multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
-            _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
-            first = layer * cache_rows + s.context - s.seen[layer]
-            attend(
-                KV, HEADS, METHOD, b.heads, 0, head_stride,
-                caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
-                s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
-                s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
+            attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
+            norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
+            mlp(
+                FMT, ACT, M, ROWS, arena, at[2], at[3], s.intermediate,
+                gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
             )  # fmt: skip
-            read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
-            prepare(FMT, ACT, M, read, 0, q_width, q_width, b.scratch)
-            multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
-            _add(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
-            _norm(M, b.x, gains.mlp_in, layer, s, b.normed)
-            read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer + 2, b.ordered)
-            prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
-            multiply(FMT, ACT, M, arena, at[2], wide, s.hidden, b.scratch, b.wide, s.threads)
-            _activate(M, s, b.wide, wide_stride, gains.up_bias[layer], b.hidden)
-            read = _in_order(M, b.hidden, s.intermediate, gains.orders, 4 * layer + 3, b.ordered)
-            prepare(FMT, ACT, M, read, 0, s.intermediate, s.intermediate, b.scratch)
-            multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
-            _add(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
-        _norm(M, b.x, gains.final, 0, s, b.normed)
-        prepare(LAST_FMT, LAST_ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
-        head = starts[4 * s.layers]
-        multiply(LAST_FMT, LAST_ACT, M, arena, head, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
-        if s.logit_gain != 1 or s.logit_softcap > 0:
-            _bound(b.logits, s)
+            stride = (s.hidden + ROWS - 1) // ROWS * ROWS
+            add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+        head(LAST_FMT, LAST_ACT, M, arena, starts[4 * s.layers], gains, b, s)
 
     return run
+
+
+@numba.njit
+def attention_half(
+    FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any,
+) -> None:  # fmt: skip
+    """Norm, heads, the append, attention and output projection of a layer, added to b.x; ROWS: rows of a panel."""
+    q_width = s.kv_heads * s.group * s.dim
+    qkv = q_width + 2 * s.kv_heads * s.dim
+    head_stride, stride = (qkv + ROWS - 1) // ROWS * ROWS, (s.hidden + ROWS - 1) // ROWS * ROWS
+    norm_rows(M, b.x, gains.attention_in, layer, s, b.normed)
+    read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
+    prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
+    multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
+    _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
+    first = layer * M * s.kv_heads * s.capacity + s.context - s.seen[layer]
+    attend(
+        KV, HEADS, METHOD, b.heads, 0, head_stride,
+        caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
+        s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
+        s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
+    )  # fmt: skip
+    read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
+    prepare(FMT, ACT, M, read, 0, q_width, q_width, b.scratch)
+    multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
+    add_rows(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
+
+
+@numba.njit
+def mlp(
+    FMT: Any, ACT: Any, M: Any, ROWS: Any, arena: Any, into: Any, down: Any, width: Any,
+    bias: Any, orders: Any, order: Any, b: Any, s: Any,
+) -> None:  # fmt: skip
+    """b.narrow = the MLP of b.normed, of that width; its matrices begin at bytes `into` and `down`."""
+    wide = (2 if s.gated else 1) * width
+    read = _in_order(M, b.normed, s.hidden, orders, order, b.ordered)
+    prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
+    multiply(FMT, ACT, M, arena, into, wide, s.hidden, b.scratch, b.wide, s.threads)
+    _activate(M, s, b.wide, (wide + ROWS - 1) // ROWS * ROWS, width, bias, b.hidden)
+    read = _in_order(M, b.hidden, width, orders, order + 1, b.ordered)
+    prepare(FMT, ACT, M, read, 0, width, width, b.scratch)
+    multiply(FMT, ACT, M, arena, down, s.hidden, width, b.scratch, b.narrow, s.threads)
+
+
+@numba.njit
+def head(FMT: Any, ACT: Any, M: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any) -> None:
+    """Final norm and LM head of b.x: b.logits."""
+    norm_rows(M, b.x, gains.final, 0, s, b.normed)
+    prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+    multiply(FMT, ACT, M, arena, at, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
+    if s.logit_gain != 1 or s.logit_softcap > 0:
+        _bound(b.logits, s)
 
 
 # Rows one after the other while they are few, else in parallel
 
 
 @numba.njit
-def _norm(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
+def norm_rows(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
+    """Every row of x [M · hidden] under a layer's norm."""
     gain, bias = norms.gain[layer], norms.bias[layer]
     for row in range(M):
         part = slice(row * s.hidden, (row + 1) * s.hidden)
@@ -205,7 +232,7 @@ def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> An
 
 
 @numba.njit
-def _add(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
+def add_rows(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
     """What comes out of a half of a layer, under its norm, to x."""
     residual, gain = np.float32(s.residual), norms.gain[layer]
     for row in range(M):
@@ -224,8 +251,7 @@ def _add_bias(line: Any, bias: Any) -> None:
 
 
 @numba.njit
-def _activate(M: Any, s: Any, y: Any, stride: Any, bias: Any, out: Any) -> None:
-    width = s.intermediate
+def _activate(M: Any, s: Any, y: Any, stride: Any, width: Any, bias: Any, out: Any) -> None:
     if M <= FEW_ROWS:
         for row in range(M):
             _add_bias(y[row * stride :], bias)
@@ -246,7 +272,7 @@ def _activate_parallel(
 @numba.njit
 def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every sequence's new heads: bias, head norm, RoPE, scale, then key and value into the cache."""
-    dim = s.dim
+    dim, ones = s.dim, np.ones(s.dim, np.float32)
     q_heads = s.kv_heads * s.group
     for row in range(M):
         line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
@@ -259,6 +285,8 @@ def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any,
                 rope_neighbours(head, gains.cosines[layer], gains.sines[layer])
             else:
                 rope(head, gains.cosines[layer], gains.sines[layer])
+            if s.turned_norm[layer]:
+                rms_norm(head, ones, np.float32(s.eps), head)
         if gains.scales[layer] != 1:
             for i in range(q_heads * dim):
                 line[i] *= gains.scales[layer]

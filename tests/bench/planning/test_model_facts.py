@@ -38,9 +38,7 @@ def test_a_mixture_says_what_each_batch_streams(capsys: pytest.CaptureFixture[st
         {"layers": 48, "holds": "attention of 32 heads (4 KV) of 128; 8 of 128 experts of 768"}
     ]
     assert one["cache_bytes"]["1024"] == 2 * 48 * 2 * 4 * 128 * 1025
-    assert one["not_run"] == (
-        "qwen3-30b-a3b: a model with experts is counted and predicted, but not run as a step yet"
-    )
+    assert one["not_run"] == ""
 
 
 def test_a_model_that_is_run_here_says_how(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +48,7 @@ def test_a_model_that_is_run_here_says_how(capsys: pytest.CaptureFixture[str]) -
     assert "run here: membound run step:model=llama-3.2-1b" in first
     assert "a decode step streams, in billions: 1.236\n" in first
     assert "3 layers: latent attention of 128 heads, KV rank 512 + 64; gated MLP of 18432" in second
-    assert "not run here: deepseek-v3: a model with experts is counted" in second
+    assert "run here: membound run step:model=deepseek-v3" in second
 
 
 def test_published_models_with_windows_are_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +66,7 @@ def test_a_folder_says_why_it_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     (one,) = models(capsys, str(tmp_path))
     assert one["parameters"] == 4 * (4 * 64 * 64 + 2 * 64 + 8 * (3 * 64 * 96 + 64)) + 2 * 300 * 64 + 64
-    assert one["not_run"].startswith(f"{tmp_path}/config.json: a model with experts is counted")
+    assert one["not_run"].startswith(f"{tmp_path}/config.json: a folder with experts is counted")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""The half of a layer that routes rows to experts, in torch: router, choice by the model's rule, experts, shared MLP.
+
+>>> half = RoutedHalf(part, weights, make_linear, 8, "float", distinct=52, background=background)
+>>> y = half(normed)           # [rows, hidden] float32 -> the same
+
+Of `experts` it takes the products; the arithmetic of routers is that of `membound.kernels.forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from membound.backends.background import Background
+from membound.backends.pytorch.experts import Kind, make_mix, takes_floats
+from membound.backends.pytorch.linear import FormatLinear, as_tensor
+from membound.kernels.layer_tensors import ROUTER
+from membound.kernels.parts import Experts, Router
+from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.weights.layers import LayerWeights
+
+MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
+ROUTER_BYTES = 4
+
+
+class RoutedHalf(nn.Module):
+    """Experts and what every row takes besides. `form`: how experts run; `ids` [rows, chosen]: the last choice."""
+
+    router: Tensor
+
+    def __init__(
+        self,
+        part: Experts,
+        weights: LayerWeights,
+        make_linear: MakeLinear,
+        rows: int,
+        act: str,
+        distinct: int,
+        background: Background,
+    ) -> None:
+        super().__init__()
+        matrices, vectors = weights.matrices, weights.vectors
+        self.part, self.ids = part, torch.zeros(0, dtype=torch.int64)
+        self.register_buffer("router", as_tensor(matrices[ROUTER].values, "f32"))
+        for name in ("router_bias", "correction", "shared_gate"):
+            self.register_buffer(name, as_tensor(vectors[name], "f32") if name in vectors else None)
+        first = matrices["expert0.gate"]
+        grouped = takes_floats(first.format, (first.k, first.n))
+        self.form = "grouped_mm" if grouped else "loop"
+        most = -(-rows * part.chosen // distinct)
+        self._mix, size = make_mix(
+            lambda number: _expert(matrices, number), _kind(part, vectors), act, most, grouped, background
+        )
+        self.stored_bytes = distinct * size + self.router.nbytes
+        self.up = self.down = None
+        if part.shared is not None:
+            self.up = make_linear([matrices["shared.gate"], matrices["shared.up"]], None, rows)
+            self.down = make_linear([matrices["shared.down"]], None, rows)
+
+    @property
+    def choice(self) -> npt.NDArray[np.int64]:
+        """The experts of each row in the last launch [rows, chosen]."""
+        ids: npt.NDArray[np.int64] = self.ids.numpy()
+        return ids
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [rows, hidden] float32 -> the same."""
+        logits = functional.linear(x, self.router)
+        self.ids, shares = choose_by_rule(
+            logits, self.part.router, self.part.chosen, self.router_bias, self.correction
+        )
+        y = self._mix(x, self.ids, shares)
+        if self.up is None or self.down is None:
+            return y
+        gate, up = self.up(x.to(self.up.activation)).chunk(2, -1)
+        common = self.down((functional.silu(gate) * up).to(self.down.activation)).float()
+        if self.shared_gate is not None:
+            common = common * torch.sigmoid(x @ self.shared_gate)[:, None]
+        return y + common
+
+
+def choose_by_rule(
+    logits: Tensor, router: Router, chosen: int, bias: Tensor | None, correction: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """ids and shares [rows, chosen] of logits [rows, count]."""
+    logits = logits if bias is None else logits + bias
+    score = logits.softmax(-1) if router.score == "softmax" else torch.sigmoid(logits)
+    wish = score if correction is None else score + correction
+    if router.groups > 1:
+        grouped = wish.unflatten(-1, (router.groups, -1))
+        best = grouped.topk(router.group_best, -1).values.sum(-1)
+        away = torch.ones_like(best, dtype=torch.bool).scatter(
+            -1, best.topk(router.groups_chosen, -1).indices, False
+        )
+        wish = grouped.masked_fill(away[..., None], -torch.inf).flatten(-2)
+    ids = wish.topk(chosen, -1).indices
+    shares = score.gather(-1, ids)
+    if router.normalised:
+        shares = shares / shares.sum(-1, keepdim=True)
+    return ids, shares * router.factor
+
+
+def _expert(matrices: Mapping[str, Weight], number: int) -> tuple[Weight, Weight, Weight]:
+    gate, up, down = (matrices[f"expert{number}.{name}"] for name in ("gate", "up", "down"))
+    return gate, up, down
+
+
+def _kind(part: Experts, vectors: Mapping[str, F32]) -> Kind:
+    def biases(*names: str) -> Tensor | None:
+        if not part.expert.bias:
+            return None
+        each = [
+            np.concatenate([vectors[f"expert{number}.{name}_bias"] for name in names])
+            for number in range(part.count)
+        ]
+        return torch.from_numpy(np.stack(each))
+
+    return Kind(
+        part.count, part.expert.activation, part.router.on_input, biases("gate", "up"), biases("down")
+    )

@@ -1,0 +1,244 @@
+"""The bill of a model at work, an operation a line: what a decode step and a prompt read, write and compute.
+
+>>> from membound.kernels.steps import Step
+>>> [(one.name, one.count) for one in step_operations(Step("tiny", layers=1), context=1024)][:2]
+[('q', 1), ('k', 1)]
+
+Lines are those of distinct operations, with how often each occurs. Formulas: docs/works.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from membound.kernels.layer_tensors import matrices_of
+from membound.kernels.model import Model
+from membound.kernels.operations import ACTIVATION_BYTES, DecodeAttention, Linear, Traffic, kv_token_bytes
+from membound.kernels.parts import Experts, Latent
+from membound.kernels.routed_experts import RoutedExperts
+from membound.kernels.weights.formats import KV_FORMATS
+from membound.kernels.weights.stored.matrices import Stored, StoredMatrix
+
+VECTOR_BYTES = 4
+
+
+class ModelWork(Protocol):
+    """A step or a prompt, as far as its bill goes by it."""
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        ...
+
+    @property
+    def weight(self) -> str:
+        """Format of the matrices."""
+        ...
+
+    @property
+    def kv(self) -> str:
+        """Format of the cache."""
+        ...
+
+    @property
+    def act(self) -> str:
+        """What matrices are multiplied by."""
+        ...
+
+    @property
+    def distinct(self) -> int:
+        """Experts that are read in a layer."""
+        ...
+
+    @property
+    def shape(self) -> Model:
+        """The model."""
+        ...
+
+    @property
+    def stored(self) -> Stored | None:
+        """What its files hold, if matrices are as stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line of a bill: `count` times an operation with this traffic and these FLOPs each."""
+
+    name: str
+    count: int
+    traffic: Traffic
+    flops: int
+
+
+def step_operations(work: ModelWork, context: int) -> tuple[Operation, ...]:
+    """The bill of a decode step at `context`."""
+    return (
+        *_products(work, work.batch),
+        *_decode_attention(work, context),
+        *_appends(work),
+    )
+
+
+def prompt_operations(work: ModelWork, tokens: int) -> tuple[Operation, ...]:
+    """The bill of a prompt of `tokens` tokens a sequence."""
+    return (*_products(work, work.batch * tokens), *_causal_attention(work, tokens))
+
+
+def total(operations: tuple[Operation, ...]) -> Traffic:
+    """The traffic of all of them."""
+    added = Traffic()
+    for one in operations:
+        added = added + one.traffic * one.count
+    return added
+
+
+def routed_experts(work: ModelWork, experts: Experts, rows: int) -> RoutedExperts:
+    """A layer's experts and router as a work, for `rows` rows."""
+    width = experts.expert.width
+    return RoutedExperts(
+        work.shape.hidden, width, experts.count, experts.chosen, rows, work.weight, work.act, work.distinct
+    )
+
+
+# Products
+
+
+def _products(work: ModelWork, rows: int) -> Iterator[Operation]:
+    """Matrices, experts and norms; the LM head sees one row a sequence."""
+    if work.stored is None:
+        yield from _layer_products(work, rows)
+    else:
+        yield from _stored_products(work, work.stored, rows)
+    yield from _experts(work, rows)
+    yield from _vectors(work)
+    model, stored = work.shape, work.stored
+    if stored is None:
+        head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
+        yield _product("lm_head", 1, head, None)
+    else:
+        yield _product("lm_head", 1, Linear(model.vocab, model.hidden, work.batch, "f32"), stored.head)
+
+
+def _layer_products(work: ModelWork, rows: int) -> Iterator[Operation]:
+    counts = Counter[tuple[str, tuple[int, int]]]()
+    for layer, count in work.shape.decoder.kinds.items():
+        for matrix in matrices_of(layer, work.shape.hidden).items():
+            counts[matrix] += count
+    for (name, (n, k)), count in counts.items():
+        yield _product(name, count, Linear(n, k, rows, work.weight, work.act), None)
+
+
+def _stored_products(work: ModelWork, stored: Stored, rows: int) -> Iterator[Operation]:
+    for name, (n, k) in work.shape.layer_matrices.items():
+        for matrix, count in Counter(layer[name] for layer in stored.layers).items():
+            yield _product(name, count, Linear(n, k, rows, "f32"), matrix)
+
+
+def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None) -> Operation:
+    """A line for a matrix; of one that lies in a file the bytes are the file's."""
+    traffic = linear.traffic
+    if matrix is not None:
+        traffic = replace(traffic, weights_bytes=matrix.values_bytes, scales_bytes=matrix.scales_bytes)
+    return Operation(name, count, traffic, linear.flops)
+
+
+def _experts(work: ModelWork, rows: int) -> Iterator[Operation]:
+    """A router and the experts that it chooses, with their biases."""
+    counts = Counter[Experts]()
+    for layer, count in work.shape.decoder.kinds.items():
+        if isinstance(layer.mlp, Experts):
+            counts[layer.mlp] += count
+    for experts, count in counts.items():
+        one = routed_experts(work, experts, rows)
+        biases = VECTOR_BYTES * work.distinct * experts.expert.vectors(work.shape.hidden)
+        yield Operation("experts", count, one.traffic + Traffic(weights_bytes=biases), one.flops)
+
+
+def _vectors(work: ModelWork) -> Iterator[Operation]:
+    """Norms, biases and sinks, float32."""
+    decoder, small = work.shape.decoder, Counter[int]()
+    for layer, count in decoder.kinds.items():
+        small[VECTOR_BYTES * sum(decoder.vector_widths(layer).values())] += count
+    for size, count in small.items():
+        yield Operation("norms and biases", count, Traffic(weights_bytes=size), 0)
+    final = VECTOR_BYTES * decoder.norm_vectors * decoder.hidden
+    yield Operation("final norm", 1, Traffic(weights_bytes=final), 0)
+
+
+# Attention and its cache
+
+
+def token_bytes(model: Model, kv: str) -> tuple[int, int]:
+    """Bytes of one token in one layer's cache: (values, scales)."""
+    mixer = model.decoder.layers[0].mixer
+    if isinstance(mixer, Latent):
+        return KV_FORMATS[kv].matrix_bytes(1, mixer.token_numbers)
+    return kv_token_bytes(kv, model.kv_heads, model.head_dim)
+
+
+def _decode_attention(work: ModelWork, context: int) -> Iterator[Operation]:
+    """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token."""
+    seen = Counter[int]()
+    for layer, count in work.shape.decoder.kinds.items():
+        seen[layer.mixer.seen(context)] += count
+    for tokens, count in seen.items():
+        name = "attention" if tokens == context else f"attention to {tokens} tokens"
+        yield _latent_line(work, name, count, tokens) or _grouped_line(work, name, count, tokens)
+
+
+def _grouped_line(work: ModelWork, name: str, count: int, tokens: int) -> Operation:
+    model = work.shape
+    one = DecodeAttention(max(tokens, 1), model.q_heads, model.kv_heads, model.head_dim, work.batch, work.kv)
+    new_token_flops = 4 * work.batch * model.q_heads * model.head_dim
+    traffic = one.traffic if tokens else replace(one.traffic, kv_read_bytes=0, scales_bytes=0)
+    return Operation(name, count, traffic, (one.flops if tokens else 0) + new_token_flops)
+
+
+def _latent_line(work: ModelWork, name: str, count: int, tokens: int) -> Operation | None:
+    """All heads read one row a token; q has its width, the output that of the values within it. None without latents."""
+    mixer = work.shape.decoder.layers[0].mixer
+    if not isinstance(mixer, Latent):
+        return None
+    values, scales = token_bytes(work.shape, work.kv)
+    heads = work.batch * mixer.q_heads * ACTIVATION_BYTES
+    traffic = Traffic(
+        scales_bytes=work.batch * tokens * scales,
+        kv_read_bytes=work.batch * tokens * values,
+        activations_read_bytes=heads * mixer.token_numbers,
+        activations_written_bytes=heads * mixer.kv_rank,
+    )
+    return Operation(name, count, traffic, work.batch * (tokens + 1) * mixer.pair_flops)
+
+
+def _appends(work: ModelWork) -> Iterator[Operation]:
+    append = Traffic(kv_written_bytes=work.batch * sum(token_bytes(work.shape, work.kv)))
+    yield Operation("cache append", work.shape.layers, append, 0)
+
+
+def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:
+    """A line for each number of pairs of a token and one that it sees, in one sequence."""
+    lines, every = Counter[tuple[int, int]](), tokens * (tokens + 1) // 2
+    for layer, count in work.shape.decoder.kinds.items():
+        lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
+    traffic = _prompt_traffic(work, tokens)
+    for (seen, pair_flops), count in lines.items():
+        name = "attention" if seen == every else f"attention of {seen} pairs"
+        yield Operation(name, count, traffic, work.batch * seen * pair_flops)
+
+
+def _prompt_traffic(work: ModelWork, tokens: int) -> Traffic:
+    """Of a layer: its cache is written and read once, q read, the output written."""
+    model, rows = work.shape, work.batch * tokens
+    mixer = model.decoder.layers[0].mixer
+    q, out = (model.head_dim,) * 2 if not isinstance(mixer, Latent) else (mixer.token_numbers, mixer.kv_rank)
+    cache = rows * sum(token_bytes(model, work.kv))
+    return Traffic(
+        kv_written_bytes=cache,
+        kv_read_bytes=cache,
+        activations_read_bytes=rows * model.q_heads * q * ACTIVATION_BYTES,
+        activations_written_bytes=rows * model.q_heads * out * ACTIVATION_BYTES,
+    )

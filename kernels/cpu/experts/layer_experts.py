@@ -1,0 +1,199 @@
+"""A layer's experts within a step: router, choice by the model's rule, the chosen experts' products, biases, activations.
+
+    layer_experts(FMT, ACT, M, BLOCKS, x, routers, router_at, arena, starts, vectors, rule, buffers, sizes)   # buffers.out
+
+Called from compiled code with literals. The products are those of `blocks`: one parallel region over (block, panel).
+packed_layers.py makes the arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import prange
+from numba.extending import overload
+
+from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
+from membound.kernels.cpu.experts.router import choose_by_rule
+from membound.kernels.cpu.experts.routes import I64, Blocks, find_lines, group_rows
+from membound.kernels.cpu.matmul.linear import multiply, prepare
+from membound.kernels.cpu.matmul.pack import Bytes
+from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.simd.ir import literal_value
+from membound.kernels.cpu.step.elementwise import activate
+from membound.kernels.forward import CLAMP, CLAMP_SLOPE
+from membound.kernels.weights.formats import F32
+
+_CLAMP, _SLOPE, _ONE = np.float32(CLAMP), np.float32(CLAMP_SLOPE), np.float32(1)
+
+
+class ExpertVectors(NamedTuple):
+    """Of a layer: the router's bias and correction [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden].
+
+    Empty, or without columns, where the model has none.
+    """
+
+    router: F32
+    correction: F32
+    into: F32
+    down: F32
+
+
+class LayerBuffers(NamedTuple):
+    """Room for one layer. ids and shares [rows · chosen]; scaled and hidden hold a row for each pair of a row and its expert.
+
+    The others as in `experts.ExpertBuffers`.
+    """
+
+    logits: F32
+    score: F32
+    wish: F32
+    ids: I64
+    shares: F32
+    blocks: Blocks
+    kernel_rows: I64
+    scaled: F32
+    hidden: F32
+    gathered: F32
+    wide: F32
+    narrow: F32
+    scratch: Bytes
+    lines: I64
+    out: F32
+
+
+class LayerSizes(NamedTuple):
+    """Shapes, and how far the parts of blocks are apart: floats, of the scratch bytes. clamped: gpt-oss' activation, else silu."""
+
+    rows: int
+    hidden: int
+    width: int
+    experts: int
+    chosen: int
+    clamped: bool
+    row_stride: int
+    wide_stride: int
+    narrow_stride: int
+    scratch_stride: int
+    threads: int
+
+
+def layer_experts(
+    FMT: str, ACT: str, M: int, BLOCKS: str, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+    vectors: Any, rule: Any, b: Any, s: Any,
+) -> None:  # fmt: skip
+    """b.out [rows, hidden] = Σ_j shares · expert(ids) of x [rows · hidden], as the router at byte `router_at` has it.
+
+    Gate and up of expert e are one matrix from byte starts[e, 0] of `w` on, down is at starts[e, 1].
+    """
+    raise TypeError("layer_experts is for compiled code")
+
+
+@overload(layer_experts, prefer_literal=True)
+def _layer_experts_in_kernels(
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+    vectors: Any, rule: Any, b: Any, s: Any,
+) -> Any:  # fmt: skip
+    fmt, act, m, blocks = (literal_value(v) for v in (FMT, ACT, M, BLOCKS))
+    if None in (fmt, act, m, blocks):
+        return None
+    gather, products, _ = block_kernels(fmt, act, blocks)
+    ROWS, ROUTER_ROWS = block_recipes(fmt, act, blocks)[0].panel_rows, choose("f32", "float", m).panel_rows
+
+    def implementation(
+        FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+        vectors: Any, rule: Any, b: Any, s: Any,
+    ) -> None:  # fmt: skip
+        prepare("f32", "float", m, x, 0, s.hidden, s.hidden, b.scratch)
+        multiply("f32", "float", m, routers, router_at, s.experts, s.hidden, b.scratch, b.logits, s.threads)
+        line = (s.experts + ROUTER_ROWS - 1) // ROUTER_ROWS * ROUTER_ROWS
+        choose_by_rule(
+            b.logits, line, s.rows, s.experts, s.chosen, rule,
+            vectors.router, vectors.correction, b.score, b.wish, b.ids, b.shares,
+        )  # fmt: skip
+        of = group_rows(b.ids, s.rows, s.chosen, s.experts, b.kernel_rows, b.blocks)
+        if rule.on_input:
+            _scale_rows(x, b.shares, s.rows, s.hidden, s.chosen, b.scaled)
+        for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
+            read, k, choices = x, s.hidden, s.chosen
+            n, y, stride = 2 * s.width, b.wide, s.wide_stride
+            if half:
+                read, k, choices = b.hidden, s.width, half
+                n, y, stride = s.hidden, b.narrow, s.narrow_stride
+            elif rule.on_input:
+                read, choices = b.scaled, half + 1
+            gather(read, k, choices, b.blocks, of, b.gathered, s.row_stride, b.scratch, s.scratch_stride)
+            products(w, starts, half, b.blocks, of, n, k, b.scratch, s.scratch_stride, y, stride, s.threads)
+            find_lines(b.blocks, of, stride, (n + ROWS - 1) // ROWS * ROWS, b.lines)
+            if half == 0:
+                _activate_pairs(b.wide, b.lines, b.ids, vectors.into, s.width, s.clamped, b.hidden)
+        _sum_pairs(
+            b.narrow, b.lines, b.ids, b.shares, vectors.down, rule.on_input, s.rows, s.chosen, s.hidden, b.out
+        )
+
+    return implementation
+
+
+@numba.njit
+def _scale_rows(x: Any, shares: Any, rows: Any, hidden: Any, chosen: Any, out: Any) -> None:
+    """A row of x for each of its choices, times its share."""
+    for pair in range(rows * chosen):
+        row, share = pair // chosen, shares[pair]
+        for i in range(hidden):
+            out[pair * hidden + i] = share * x[row * hidden + i]
+
+
+@numba.njit(parallel=True)
+def _activate_pairs(y: Any, lines: Any, ids: Any, biases: Any, width: Any, clamped: Any, out: Any) -> None:
+    """out [pairs, width]: the activation of gate and up of each pair, under its expert's biases."""
+    for t in prange(lines.size):
+        pair = np.intp(t)
+        at, into = lines[pair], out[pair * width : (pair + 1) * width]
+        if biases.shape[1]:
+            bias = biases[ids[pair]]
+            for i in range(2 * width):
+                y[at + i] += bias[i]
+        if clamped:
+            _clamped(y[at : at + width], y[at + width : at + 2 * width], into)
+        else:
+            activate(True, False, y, at, width, into)
+
+
+@numba.njit(fastmath=True)
+def _clamped(gate: Any, up: Any, out: Any) -> None:
+    """(up + 1) · gate · σ(slope · gate), gate and up bounded (`forward.feed_forward`)."""
+    for i in range(out.size):
+        g = min(gate[i], _CLAMP)
+        u = min(max(up[i], -_CLAMP), _CLAMP)
+        out[i] = (u + _ONE) * g / (_ONE + np.exp(-_SLOPE * g))
+
+
+@numba.njit(parallel=True)
+def _sum_pairs(
+    y: Any,
+    lines: Any,
+    ids: Any,
+    shares: Any,
+    biases: Any,
+    on_input: Any,
+    rows: Any,
+    chosen: Any,
+    hidden: Any,
+    out: Any,
+) -> None:
+    """Each row's sum, in the order of its choices, so that no thread's speed changes it."""
+    for t in prange(rows):
+        row = np.intp(t)
+        total = out[row * hidden : (row + 1) * hidden]
+        total[:] = 0
+        for pair in range(row * chosen, (row + 1) * chosen):
+            share, line = _ONE if on_input else shares[pair], y[lines[pair] : lines[pair] + hidden]
+            if biases.shape[1]:
+                bias = biases[ids[pair]]
+                for i in range(hidden):
+                    total[i] += share * (line[i] + bias[i])
+            else:
+                for i in range(hidden):
+                    total[i] += share * line[i]

@@ -1,0 +1,169 @@
+"""The experts of a model's layers packed for `layer_experts`: matrices in the step's arena, routers beside it, buffers.
+
+>>> layers = RoutedLayers(inputs, first_byte=0, threads=2)
+>>> layers.pack(0, inputs.layer(0).matrices, arena)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.cpu.experts.blocks import block_recipes, sizes_of
+from membound.kernels.cpu.experts.layer_experts import LayerBuffers, LayerSizes
+from membound.kernels.cpu.experts.router import rule_of
+from membound.kernels.cpu.experts.routes import I64, empty_blocks
+from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows
+from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.step.routed_step import Routed
+from membound.kernels.inputs import ModelInputs
+from membound.kernels.layer_tensors import ROUTER, routed_part
+from membound.kernels.parts import Experts
+from membound.kernels.weights.formats import F32, Weight
+
+LINE = 64
+
+
+def blocks_of(inputs: ModelInputs) -> str:
+    """The numbers of rows that experts have in the plan, as `block_kernels` takes them: ``1+2``. They are alike in all layers.
+
+    A router that chose otherwise would be served as well, some blocks not full.
+    """
+    if inputs.plan is None:
+        raise AssertionError("no planned routes")
+    _, rows = np.unique(inputs.plan.routes(0), return_counts=True)
+    return "+".join(str(size) for size in np.unique(rows).tolist())
+
+
+class RoutedLayers:
+    """Experts and routers of all layers that have them. Its matrices lie in the step's arena from `first_byte` on."""
+
+    def __init__(self, inputs: ModelInputs, first_byte: int, threads: int) -> None:
+        work, decoder, part = inputs.work, inputs.model.decoder, routed_part(inputs.model.decoder)
+        if part is None:
+            raise AssertionError(f"{decoder.name} has no experts")
+        self._work, self._decoder, self._part, self._threads = work, decoder, part, threads
+        self._blocks = blocks_of(inputs)
+        self._recipes = block_recipes(work.weight, work.act, self._blocks)
+        self._router_recipe = choose("f32", "float", work.batch)
+        self._places = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.mlp, Experts)]
+        self._ids = np.zeros((len(decoder.layers), work.batch * part.chosen), np.int64)
+        self._lay_out(first_byte)
+
+    @property
+    def choice(self) -> I64:
+        """The experts of each row in the last step, [layers with experts, batch, chosen]."""
+        return self._ids[self._places].reshape(-1, self._work.batch, self._part.chosen).copy()
+
+    @property
+    def read_bytes(self) -> int:
+        """Packed bytes of the experts of the plan and of all routers."""
+        each = self._work.distinct * sum(self._expert_sizes()) + self._router_size
+        return len(self._places) * each
+
+    def _expert_sizes(self) -> tuple[int, int]:
+        """Bytes of gate and up, packed as one, and of down."""
+        recipe, hidden, width = self._recipes[0], self._decoder.hidden, self._part.expert.width
+        return _aligned(recipe.matrix_bytes(2 * width, hidden)), _aligned(recipe.matrix_bytes(hidden, width))
+
+    def _lay_out(self, first_byte: int) -> None:
+        layers, count = len(self._decoder.layers), self._part.count
+        gate_up, down = self._expert_sizes()
+        self._starts = np.zeros((layers, count, 2), np.int64)
+        experts = np.arange(len(self._places) * count, dtype=np.int64).reshape(-1, count) * (gate_up + down)
+        self._starts[self._places] = np.stack([experts, experts + gate_up], -1) + first_byte
+        self.arena_bytes = len(self._places) * count * (gate_up + down)
+        self._router_size = _aligned(self._router_recipe.matrix_bytes(count, self._decoder.hidden))
+        self._router_starts = np.zeros(layers, np.int64)
+        self._router_starts[self._places] = np.arange(len(self._places)) * self._router_size
+        self._routers = aligned_bytes(len(self._places) * self._router_size)
+
+    def pack(self, index: int, matrices: Mapping[str, Weight], arena: npt.NDArray[np.uint8]) -> None:
+        """The experts and the router of layer `index`; nothing of a layer without any."""
+        if index not in self._places:
+            return
+        gate_up, down = self._expert_sizes()
+        for number in range(self._part.count):
+            first, second = self._starts[index, number]
+            pair = [matrices[f"expert{number}.{name}"] for name in ("gate", "up")]
+            pack_rows(pair, self._recipes[0], arena[first : first + gate_up])
+            pack(matrices[f"expert{number}.down"], self._recipes[0], arena[second : second + down])
+        at = self._router_starts[index]
+        pack(matrices[ROUTER], self._router_recipe, self._routers[at : at + self._router_size])
+
+    def routed(self, small: list[Mapping[str, F32]], widths: I64, chooses: npt.NDArray[np.bool_]) -> Routed:
+        """All of it as the kernel takes it, with the vectors of all layers."""
+        count, hidden, part = self._part.count, self._decoder.hidden, self._part
+        biased, router = part.expert.bias, part.router
+
+        def rows(name: str, width: int) -> F32:
+            held = np.zeros((len(small), width), np.float32)
+            for index in self._places if width else ():
+                held[index] = small[index][name]
+            return held
+
+        def biases(names: tuple[str, ...], width: int) -> F32:
+            held = np.zeros((len(small), count, width if biased else 0), np.float32)
+            for index, number in np.ndindex(held.shape[:2]) if biased else ():
+                if index in self._places:
+                    held[index, number] = np.concatenate(
+                        [small[index][f"expert{number}.{n}_bias"] for n in names]
+                    )
+            return held
+
+        return Routed(
+            widths,
+            chooses,
+            self._routers,
+            self._router_starts,
+            self._starts,
+            rows("router_bias", count if router.bias else 0),
+            rows("correction", count if router.correction else 0),
+            biases(("gate", "up"), 2 * part.expert.width),
+            biases(("down",), hidden),
+            rows("shared_gate", hidden if part.shared_gate else 0),
+            self._ids,
+            rule_of(router),
+            *self._buffers(),
+        )
+
+    def _buffers(self) -> tuple[LayerBuffers, LayerSizes]:
+        """Room for every block that there may be."""
+        part, batch, hidden = self._part, self._work.batch, self._decoder.hidden
+        width, recipes, router = part.expert.width, self._recipes, self._router_recipe
+        sizes, lines = sizes_of(self._blocks), max(recipe.rows for recipe in recipes)
+        held = empty_blocks(batch, part.chosen, part.count, sizes[-1])
+        most, pairs = held.expert.size, batch * part.chosen
+        row_stride = sizes[-1] * max(hidden, width)
+        wide, narrow = (lines * recipes[0].padded_n(n) for n in (2 * width, hidden))
+        scratch = _aligned(max(r.scratch_bytes(k) for r in recipes for k in (hidden, width)))
+        buffers = LayerBuffers(
+            logits=_zeros(router.rows * router.padded_n(part.count)),
+            score=_zeros(part.count),
+            wish=_zeros(part.count),
+            ids=np.zeros(pairs, np.int64),
+            shares=_zeros(pairs),
+            blocks=held,
+            kernel_rows=np.array(sizes, np.int64),
+            scaled=_zeros(pairs * hidden if part.router.on_input else 0),
+            hidden=_zeros(pairs * width),
+            gathered=_zeros(most * row_stride),
+            wide=_zeros(most * wide),
+            narrow=_zeros(most * narrow),
+            scratch=aligned_bytes(max(most * scratch, router.scratch_bytes(hidden))),
+            lines=np.zeros(pairs, np.int64),
+            out=_zeros(batch * hidden),
+        )
+        clamped = part.expert.activation == "clamped"
+        shape = (batch, hidden, width, part.count, part.chosen, clamped)
+        return buffers, LayerSizes(*shape, row_stride, wide, narrow, scratch, self._threads)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // LINE) * LINE
+
+
+def _zeros(count: int) -> F32:
+    return np.zeros(count, np.float32)

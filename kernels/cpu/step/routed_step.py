@@ -1,0 +1,138 @@
+"""A whole decode step of a model whose layers differ in kind, in one compiled call: experts, and latent attention.
+
+    run = routed_step_kernel("bf16", "float", 1, "bf16", HEADS, METHOD, "", "1")
+    run(x, arena, starts, gains, caches, buffers, sizes, routed)       # logits in buffers.logits
+
+packed_routed.py makes the arguments. step.py has what such a model shares with a dense one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.experts.layer_experts import ExpertVectors, LayerBuffers, LayerSizes, layer_experts
+from membound.kernels.cpu.experts.router import Rule
+from membound.kernels.cpu.experts.routes import I64
+from membound.kernels.cpu.matmul.pack import Bytes
+from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.step.latent import latent_half
+from membound.kernels.cpu.step.step import add_rows, attention_half, head, mlp, norm_rows
+from membound.kernels.weights.formats import F32
+
+FIXED = 5
+"""Matrices of a layer besides its experts, in the order of `starts`: two or three of attention, the MLP's two behind them."""
+
+
+class Routed(NamedTuple):
+    """What a layer's second half goes by. Arrays have a row a layer.
+
+    widths: of the MLP that every row takes, alone or beside experts; 0: there is none. chooses: whether there are experts.
+    routers from `router_starts` on; experts [layers, count, 2] in the arena. vectors and shared_gate: a width of 0 where there are
+    none. ids: the last choice, [layers, rows · chosen].
+    """
+
+    widths: I64
+    chooses: npt.NDArray[np.bool_]
+    routers: Bytes
+    router_starts: I64
+    expert_starts: I64
+    router_bias: F32
+    correction: F32
+    into_bias: F32
+    down_bias: F32
+    shared_gate: F32
+    ids: I64
+    rule: Rule
+    buffers: LayerBuffers
+    sizes: LayerSizes
+
+
+@cache
+def routed_step_kernel(
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, BLOCKS: str
+) -> Any:
+    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, BLOCKS as `layer_experts`.
+
+    UP: the format of absorbed matrices, and METHOD is that of `attend_rows`; '' without latent attention.
+    run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, routed): the LM head begins at the last
+    row's first byte. With latent attention `latent`, a (LatentGains, LatentBuffers, Absorbed, LatentShape), comes last.
+    """
+    ROWS = choose(FMT, ACT, M).panel_rows
+
+    if UP:
+
+        @kernel()
+        def run_latent(
+            x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, routed: Any, latent: Any
+        ) -> None:
+            b.x[:] = x
+            own, buffers, up, shape = latent
+            for layer in range(s.layers):
+                at = starts[layer]
+                latent_half(
+                    FMT, ACT, M, KV, METHOD, UP, ROWS,
+                    layer, arena, at, gains, own, caches, b, buffers, up, shape, s,
+                )  # fmt: skip
+                _second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+            head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
+
+        return run_latent
+
+    @kernel()
+    def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, routed: Any) -> None:
+        b.x[:] = x
+        for layer in range(s.layers):
+            at = starts[layer]
+            attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
+            _second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+        head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
+
+    return run
+
+
+@numba.njit
+def _second_half(
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    """The MLP of a layer, its experts, or both, added to b.x."""
+    stride = (s.hidden + ROWS - 1) // ROWS * ROWS
+    norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
+    width = routed.widths[layer]
+    if width:
+        mlp(FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 0, b, s)
+    if routed.chooses[layer]:
+        vectors = ExpertVectors(
+            routed.router_bias[layer],
+            routed.correction[layer],
+            routed.into_bias[layer],
+            routed.down_bias[layer],
+        )
+        layer_experts(
+            FMT, ACT, M, BLOCKS, b.normed, routed.routers, routed.router_starts[layer],
+            arena, routed.expert_starts[layer], vectors, routed.rule, routed.buffers, routed.sizes,
+        )  # fmt: skip
+        routed.ids[layer, :] = routed.buffers.ids
+        _join(M, b.narrow, stride, width > 0, b.normed, routed.shared_gate[layer], routed.buffers.out, s)
+    add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+
+
+@numba.njit
+def _join(M: Any, y: Any, stride: Any, shared: Any, normed: Any, gate: Any, mixed: Any, s: Any) -> None:
+    """What comes out of the experts to y, which holds that of the shared MLP, under its gate, or nothing."""
+    for row in range(M):
+        line, more = y[row * stride :][: s.hidden], mixed[row * s.hidden :][: s.hidden]
+        share = np.float32(1 if shared else 0)
+        if gate.size:
+            logit, x = np.float32(0), normed[row * s.hidden :][: s.hidden]
+            for i in range(gate.size):
+                logit += gate[i] * x[i]
+            share = np.float32(1) / (np.float32(1) + np.exp(-logit))
+        for i in range(s.hidden):
+            line[i] = (share * line[i] if shared else np.float32(0)) + more[i]
