@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from routed_models import routed_models
+from routed_models import EVERY, routed_models
 from safetensors.numpy import load_file
 
 from membound.kernels import export
@@ -75,7 +75,7 @@ def test_every_number_is_there(name: str, tmp_path: Path) -> None:
 
 
 def test_published_models_have_their_own_architecture() -> None:
-    found = {name: architecture_of(one) for name, one in SHAPES.items()}
+    found = {name: architecture_of(one) for name, one in SHAPES.items() if name not in EVERY}
     assert {name: one.model_type for name, one in found.items() if one} == {
         "mixtral-8x7b": "mixtral",
         "mixtral-8x22b": "mixtral",
@@ -87,6 +87,7 @@ def test_published_models_have_their_own_architecture() -> None:
         "deepseek-v2": "deepseek_v2",
         "deepseek-v3": "deepseek_v3",
         "kimi-k2": "deepseek_v3",
+        "glm-4.7-flash": "deepseek_v3",  # what it computes is that, from its weights to its router
     }
 
 
