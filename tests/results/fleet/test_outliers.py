@@ -85,7 +85,7 @@ def test_the_published_processes_lie_as_far_apart_as_the_docs_say():
 
 @pytest.mark.slow
 def test_one_of_64_shared_devices_that_is_7_percent_slow_is_found_95_times_of_100():
-    """By five processes of each work; with three, as by default, about 93 times."""
+    """By five processes of each work; with three, as by default, it is about as often."""
     found = [names_of(shared_fleet(64, seed, 5, slow=seed % 64)) for seed in range(100)]
     assert sum(place(seed % 64) in names for seed, names in enumerate(found)) >= 95
 
