@@ -15,6 +15,7 @@ import pandas as pd
 
 from membound.backends.registry import names
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
+from membound.bench.machine.placement import placed
 from membound.bench.measure.no_collections import no_collections
 from membound.bench.planning.choice import (
     Choice,
@@ -26,6 +27,7 @@ from membound.bench.planning.choice import (
 )
 from membound.bench.planning.plan import Options, Plan, make_plan
 from membound.bench.protocol.interrupts import deferred
+from membound.bench.run.companion import companions
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
@@ -197,20 +199,21 @@ def compare_all(
 def prepare(works: Sequence[str], backends: Sequence[str], options: Options) -> tuple[Plan, Choice]:
     """Check what was asked, before anything is measured: backends are probed, works parsed and sized.
 
-    Raises SpecError, OptionError, PlanError, UnknownBackend, BackendUnavailable, StoreError.
+    Raises SpecError, OptionError, PlanError, PlacementError, UnknownBackend, BackendUnavailable, StoreError.
     """
     memory = available_memory_bytes()
     # Refuse bad works and an unwritable folder at once, not after runtimes have been started.
     new_run_path(options.out, "")
-    make_plan(names()[:1], works, options, memory)
-    choice = choose_backends(backends, options.threads, options.pythons)
-    return make_plan(choice.chosen, works, options, memory, choice.device_memory), choice
+    with placed(options.placement):
+        make_plan(names()[:1], works, options, memory)
+        choice = choose_backends(backends, options.threads, options.pythons)
+        return make_plan(choice.chosen, works, options, memory, choice.device_memory), choice
 
 
 def measure(plan: Plan, progress: Reporter, run_id: str | None = None) -> tuple[Path, list[Row]]:
     """Carry out the plan and return (row file, rows). The run gets a new name unless it has one. Raises StoreError."""
     path = new_run_path(plan.out, run_id or new_run_id(str(fingerprint()["cpu"])))
-    with deferred():
+    with companions(plan.beside), placed(plan.placement), deferred():
         keep_plan(plan, path)
         with RunWriter(path) as writer:
             rows = execute(plan, writer, progress)
@@ -220,7 +223,7 @@ def measure(plan: Plan, progress: Reporter, run_id: str | None = None) -> tuple[
 
 def go_on(plan: Plan, path: Path, progress: Reporter) -> list[Row]:
     """Measure what a run that was cut short lacks, and return all its rows. Raises StoreError, RowError, PlanError."""
-    with deferred():
+    with companions(plan.beside), placed(plan.placement), deferred():
         with RunWriter(path, resume=True) as writer:
             known = load_rows(partial_of(path))
             cells = remaining(plan, known)

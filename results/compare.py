@@ -50,6 +50,8 @@ COLUMNS = {
 }
 """Columns of `compare` and what they hold."""
 BY = ("run", "backend", "device")
+LATER = ("bios",)
+"""Entries of a machine's fingerprint that older rows lack: unknown, and so no difference."""
 
 
 class CompareError(MemboundError, ValueError):
@@ -193,7 +195,8 @@ def refuse_other_machine(a: Mapping[str, Any], b: Mapping[str, Any], imported: b
 
     Returns a doubt where files of other tools name no machine, so that nobody can tell.
     """
-    different = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    told = [key for key in {**a, **b} if key not in LATER or (key in a and key in b)]
+    different = [key for key in told if a.get(key) != b.get(key)]
     if a and b and not different:
         return ""
     if a and b:
@@ -212,8 +215,9 @@ def machine_of(machines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     machine = dict(next((one for one in machines if one), {}))
     if machine.get("memory_bytes"):
         machine["memory_bytes"] = f"{round(machine['memory_bytes'] / 2**30)} GiB"
-    if not machine.get("environment"):
-        machine.pop("environment", None)  # older rows have none
+    for name in ("environment", *LATER):
+        if not machine.get(name):
+            machine.pop(name, None)  # older rows have none
     return machine
 
 

@@ -169,8 +169,13 @@ def load_rows(paths: Path | str | Iterable[Path | str]) -> list[Row]:
     be read and on a newer schema; StoreError if a path does not exist or cannot be read. A row that is there twice,
     in a copy of its file or in the same one, is counted once, with a warning.
     """
+    return list(each_row(paths))
+
+
+def each_row(paths: Path | str | Iterable[Path | str]) -> Iterator[Row]:
+    """The same one at a time, for those who keep little of each. Raises as `load_rows`."""
     given = [paths] if isinstance(paths, Path | str) else paths
-    return list(_once(file for path in given for file in files_of(Path(path))))
+    return _once(file for path in given for file in files_of(Path(path)))
 
 
 def _once(files: Iterable[Path]) -> Iterator[Row]:

@@ -7,9 +7,10 @@ PosixPath('results/runs/20261121T221501-epyc-9654-1f3a.jsonl')
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from membound.results.folders import DEFAULT_OUT, PUBLISHED
+from membound.results.folders import DEFAULT_OUT, FLEETS, PUBLISHED
 from membound.results.row import Row
 from membound.results.run_files import CLAIM_PREFIX, StoreError, regular, run_files
 from membound.results.store import PARTIAL, SUFFIX, load_rows
@@ -48,6 +49,14 @@ def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
     if matches:
         raise StoreError(f"{name!r} is the start of {len(matches)} runs in {out}: {shown}")
     raise StoreError(f"no run {name!r} in {out}; the latest there: {shown}")
+
+
+def find_fleet(name: str, out: Path = DEFAULT_OUT) -> Path:
+    """The same of a fleet's run, which lies in a folder of its own unless `out` is another than usual. Raises as `find_run`."""
+    if out == DEFAULT_OUT and FLEETS.is_dir() and not os.path.exists(name):
+        with suppress(StoreError):
+            return find_run(name, FLEETS)
+    return find_run(name, out)
 
 
 def _published(start: str) -> Path:

@@ -3,10 +3,13 @@
 membound compare 20260101 latest
 membound compare latest --backends numba:cpu torch:cpu
 membound compare serve-a.json serve-b.json --by backend
+membound compare latest --fleet
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +50,10 @@ def compare(
             help="run, backend or device: all that is named together, the first of them against each other one.",
         ),
     ] = None,
+    fleet: Annotated[
+        bool,
+        typer.Option("--fleet", help="The devices of a fleet: which are not like the others of their make."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compare runs of unlike machines.")] = False,
     out: Out = DEFAULT_OUT,
     as_json: Json = False,
@@ -55,12 +62,20 @@ def compare(
 ) -> None:
     """Compare runs, backends or devices on the same works: ratios of time with intervals, and what they say.
 
-    Geometric means stand above the pairs; what has no partner is listed with the field in which it differs.
+    Geometric means stand above the pairs; what has no partner is listed with the field in which it differs. With
+    --fleet, all runs named are one fleet, and its outliers are looked for.
     """
+    one_format(as_json, as_markdown)
+    if fleet:
+        if backends or by or force:
+            raise typer.BadParameter(
+                "--fleet compares devices of one make: leave out --backends, --by and --force"
+            )
+        _compare_fleet(runs, out, as_json, as_markdown)
+        return
     from membound.bench import api
     from membound.results.stats import records
 
-    one_format(as_json, as_markdown)
     found, points = api.compare_all(runs, backends, force, out, by)
     loads = records(points)
     parts = (found.table, found.groups, found.without_partner) if found is not None else ()
@@ -83,3 +98,27 @@ def compare(
         console().print(comparison_view(pairs, groups, alone, doubt))
     if loads:
         console().print(compare_points_view(loads))
+
+
+def _compare_fleet(runs: Sequence[str], out: Path, as_json: bool, as_markdown: bool) -> None:
+    from membound.results.fleet.device_run import device_runs
+    from membound.results.fleet.outliers import compare_fleet
+    from membound.results.fleet.record import fleet_record
+    from membound.results.predict.catalogue import load_catalogue
+    from membound.results.store import StoreError, each_row
+    from membound.results.stored_runs import find_fleet
+    from membound.results.views.fleet import fleet_markdown, fleet_view
+
+    paths = [find_fleet(name, out) for name in dict.fromkeys(runs)]
+    devices = device_runs(each_row(paths))
+    if not devices:
+        raise StoreError(
+            f"{', '.join(map(str, paths))}: no rows of works or ceilings, so there are no devices"
+        )
+    found = compare_fleet(devices, load_catalogue())
+    if as_json:
+        print_json(fleet_record(found))
+    elif as_markdown:
+        print_text(fleet_markdown(found))
+    else:
+        console().print(fleet_view(found))

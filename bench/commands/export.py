@@ -2,11 +2,11 @@
 
 membound export latest rows.parquet
 membound export latest bench.json --format bencher
+membound export latest s3://bucket/rows.parquet
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +17,12 @@ from membound.results.folders import DEFAULT_OUT
 
 def export(
     run: RunName,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; its ending is its format.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="The file to write, here or s3://… and the like; its ending is its format."
+        ),
+    ],
     format_: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="The format, where the ending does not tell it."),
@@ -27,18 +32,19 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Export a run: csv, jsonl, parquet, sqlite, markdown, junit, openmetrics, llm-d, github-action-benchmark, bencher.
+    """Export a run: csv, jsonl, parquet, sqlite, markdown, junit, openmetrics, grafana, llm-d, github-action-benchmark, bencher.
 
     The file is written whole or not at all. docs/exchange.md says what each format holds.
     """
     from membound.results.exchange.exports import export as write
     from membound.results.exchange.exports import format_of
+    from membound.results.exchange.remote_file import shown
     from membound.results.stored_runs import rows_of
 
-    format_of(Path(file), format_)
+    format_of(file, format_)
     rows = rows_of(run, out)
-    name = write(rows, Path(file), format_, replace=force)
+    name, said = write(rows, file, format_, replace=force), shown(file)
     if as_json:
-        print_json({"file": file, "format": name, "rows": len(rows)})
+        print_json({"file": said, "format": name, "rows": len(rows)})
     else:
-        print_text(f"{file}: {name}, {len(rows)} rows\n")
+        print_text(f"{said}: {name}, {len(rows)} rows\n")

@@ -27,6 +27,11 @@ def number(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
+def numbers(text: str | None) -> list[int]:
+    """Parse whole numbers with commas between them, each once; none of None. Raises BadParameter."""
+    return list(dict.fromkeys(number(one.strip()) for one in text.split(","))) if text is not None else []
+
+
 def number_within(low: int, high: int) -> Callable[[str], int]:
     """A parser of whole numbers from `low` to `high`, inclusive. It raises BadParameter with the value and both bounds."""
 
@@ -70,6 +75,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors
 Threads = Annotated[
     int | None,
     typer.Option("--threads", parser=number, metavar="N", help="CPU threads; default: the physical cores."),
+]
+ThreadCounts = Annotated[
+    str | None,
+    typer.Option(
+        "--threads",
+        metavar="N[,N]",
+        help="CPU threads, several for a run with each; default: the physical cores.",
+    ),
 ]
 Seed = Annotated[
     int,

@@ -91,9 +91,11 @@ def _drawn(found: Report, needed: bool) -> Report:
 
 def _record(found: Report) -> dict[str, Any]:
     """The answers as values for JSON."""
+    from membound.results.fleet.record import fleet_record
     from membound.results.report.text import record
 
     return {
+        **({"fleet": fleet_record(found.fleet.comparison)} if found.fleet else {}),
         "answers": [
             {
                 "machine": one.place.label,

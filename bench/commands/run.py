@@ -2,6 +2,7 @@
 
 membound run --quick
 membound run linear:n=4096,k=4096,weight=int8 --backends numba
+membound run --quick --threads 1,2,4,8 --placement all
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from membound.bench.commands.options import (
     Out,
     Pythons,
     Seed,
-    Threads,
+    ThreadCounts,
     console,
     number_within,
+    numbers,
     print_json,
 )
 from membound.results.folders import DEFAULT_OUT
@@ -51,7 +53,21 @@ def run(
         ),
     ] = "normal",
     quick: Annotated[bool, typer.Option("--quick", help="A short suite and short timing.")] = False,
-    threads: Threads = None,
+    threads: ThreadCounts = None,
+    placement: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="node0, socket0, cpus0-3, node0:node1 (memory of another node), with commas, or all: a run in each.",
+        ),
+    ] = None,
+    devices: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="cuda:0, node0 …, with commas, or all (accelerators, else NUMA nodes): each alone, then all together.",
+        ),
+    ] = None,
     seed: Seed = 1,
     ceilings: Annotated[bool, typer.Option(help="Measure the machine's limits first.")] = True,
     resume: Annotated[
@@ -68,11 +84,15 @@ def run(
 ) -> None:
     """Measure this machine: its ceilings, then every work on every backend, each checked and stored.
 
-    Prints what it picked, a table, and where the rows are. After Ctrl-C, what was measured is kept.
+    Prints what it picked, a table, and where the rows are. After Ctrl-C, what was measured is kept. Several thread counts
+    or placements are a run each, one after the other, and the table is of how rates grow and where they saturate. With
+    --devices each device is measured alone and then while all others are busy.
     """
     from membound.bench.machine.secrets import command_line
     from membound.bench.planning.choice import check_threads, parse_pythons, split, split_works
     from membound.bench.planning.plan import Options
+    from membound.bench.run.devices import DevicesSession, devices_session, places_of
+    from membound.bench.run.scaling import ScalingSession, points_of, scaling_session
     from membound.bench.run.session import resume_session, run_session
 
     talk = console(stderr=as_json)
@@ -83,6 +103,8 @@ def run(
             replicates,
             quick,
             threads,
+            placement,
+            devices,
             python,
             rigor != "normal",
             seed != 1,
@@ -94,8 +116,9 @@ def run(
             )
         session = resume_session(resume, out, talk, console(stderr=True))
     else:
+        points = list(points_of([check_threads(one) for one in numbers(threads)], split(placement or ())))
         options = Options(
-            threads=check_threads(threads),
+            threads=points[0][1],
             replicates=replicates or 0,
             rigor=rigor,
             quick=quick,
@@ -104,10 +127,26 @@ def run(
             out=out,
             command=command_line(["membound", *sys.argv[1:]]),
             ceilings=ceilings,
+            placement=points[0][0],
         )
-        session = run_session(
-            split_works(works or ()), split(backends or ()), options, talk, console(stderr=True)
-        )
+        asked = split_works(works or ()), split(backends or ())
+        several: ScalingSession | DevicesSession | None = None
+        if devices:
+            if threads or placement:
+                raise typer.BadParameter(
+                    "--devices takes the cores of each: leave out --threads and --placement"
+                )
+            places = places_of(split(devices), asked[1], options)
+            several = devices_session(asked[0], options, places, talk, console(stderr=True))
+        elif len(points) > 1:
+            several = scaling_session(*asked, options, points, talk, console(stderr=True))
+        if several is not None:
+            if as_json:
+                print_json(several.record())
+            else:
+                talk.print(several.view())
+            raise typer.Exit(several.exit_status)
+        session = run_session(*asked, options, talk, console(stderr=True))
     if as_json:
         print_json(session.records())
     else:

@@ -60,6 +60,7 @@ def fingerprint(proc: Path = PROC, sys: Path = SYS) -> dict[str, Any]:
         "last_level_cache_source": source,
         "numa_nodes": len(list((sys / "devices/system/node").glob("node[0-9]*"))) or None,
         "memory_bytes": psutil.virtual_memory().total,
+        "bios": _bios(sys),
         "kernel": platform.release(),
         "system": platform.system(),
         "hypervisor": "hypervisor" in flags if flags else None,
@@ -192,6 +193,12 @@ def _cgroup_cpus(folder: Path) -> int | None:
         told, of = (text_of(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
     quota, period = count(told), count(of)
     return ceil(quota / period) if quota is not None and period else None
+
+
+def _bios(sys: Path) -> str | None:
+    """Vendor, version and date of the firmware."""
+    told = (_text(sys / f"class/dmi/id/bios_{name}") for name in ("vendor", "version", "date"))
+    return " ".join(filter(None, told)) or None
 
 
 def _chosen(text: str | None) -> str | None:

@@ -33,6 +33,8 @@ WARM_S = 0.012
 """How long warm-up calls are repeated before a burst. Threads that slept for 20 ms or more wake on one core and share it for
 several milliseconds, each waiting half of the time (two threads of an AMD Milan, Linux 6.18: no burst of 40 was
 clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
+COMPANY = "MEMBOUND_COMPANY"
+"""Variable of workers beside which others are meant to run, on other cores: see `run.companion`."""
 OTHERS_GRAIN_S = 0.02
 """Two ticks of /proc/stat, which counts in hundredths of a second: less than that proves nobody else."""
 
@@ -132,6 +134,7 @@ class Watch:
         own_s, waited_s, busy_s = time.process_time() - self._own_s, _waited_s(), _busy_s()
         if self._waited_s is None or waited_s is None or self._busy_s is None or busy_s is None:
             return None
+        alone = alone and COMPANY not in os.environ
         others_s = max(0.0, busy_s - self._busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
         return max(0.0, (waited_s - self._waited_s + others_s) / time_s)
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,24 +17,15 @@ from membound.bench.planning.demands import demand_of
 from membound.errors import MemboundError
 from membound.kernels.work import SpecError
 from membound.results import row as stored
-from membound.results.predict.catalogue import Catalogue, HardwareError
+from membound.results.predict.catalogue import Catalogue
 from membound.results.predict.demand import Measured, Offer
 from membound.results.predict.device import Device
+from membound.results.predict.recognition import recognised
 from membound.results.roofline import best_ceilings, limits_of
 from membound.results.row import Row
 from membound.results.stats import records, summarize
 from membound.results.store import SUFFIX, load_rows
 
-PROCESSORS = {
-    (25, 1): "epyc_7003",
-    (25, 17): "epyc_9004",
-    (26, 2): "epyc_9005",
-    (6, 106): "xeon_icx",
-    (6, 143): "xeon_spr",
-    (6, 207): "xeon_emr",
-    (6, 173): "xeon6_gnr",
-}
-"""Family and model of server processors. Sources: Linux, arch/x86/include/asm/intel-family.h; coreboot's AMD CPUIDs."""
 CEILINGS = {
     "bandwidth_gb_per_s": (("read",), 1e9),
     "f32_tflops": (("fma_f32", "gemm_f32"), 1e12),
@@ -99,21 +89,10 @@ def here_of(rows: Sequence[Row], catalogue: Catalogue, machine: str = "") -> Her
             f"run {row.run_id} has no read ceiling; measure with `membound run`, which takes them"
         )
     threads = max(r.threads for r in rows)
-    device = _device(row, name, catalogue)
+    cpu_model = "" if row.accelerator else str(row.machine.get("cpu_model", ""))
+    device = recognised(name, cpu_model, catalogue)
     called = device.id if device else machine or row.run_id
     return Here(name, row.run_id, threads, device, ceilings, tuple(_measured(rows, row.run_id, called)))
-
-
-def _device(row: Row, name: str, catalogue: Catalogue) -> Device | None:
-    if not row.accelerator:
-        numbers = [int(one) for one in re.findall(r"\d+", str(row.machine.get("cpu_model", "")))]
-        known = PROCESSORS.get((numbers[0], numbers[1])) if len(numbers) > 1 else None
-        if known:
-            return catalogue.find(known)
-    try:
-        return catalogue.find(name)
-    except HardwareError:
-        return None
 
 
 def _measured(rows: Sequence[Row], run_id: str, device: str) -> list[Measured]:

@@ -62,6 +62,10 @@ class Options:
     command: str = ""
     ceilings: bool = True
     reference_dir: Path | None = None
+    placement: str = ""
+    """Name of a `machine.placement`: on which CPUs works run, in which memory; '' is wherever the system puts them."""
+    beside: tuple[str, ...] = ()
+    """What else is busy meanwhile, as `run.companion` has it."""
 
 
 def duel_options(rounds: int, **chosen: Any) -> Options:
@@ -99,6 +103,8 @@ class Plan:
     command: str
     ceilings: bool
     notes: tuple[str, ...] = ()
+    placement: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def total_cells(self) -> int:
@@ -161,6 +167,8 @@ def make_plan(
         command=options.command,
         ceilings=options.ceilings,
         notes=tuple(notes),
+        placement=options.placement,
+        beside=options.beside,
     )
 
 

@@ -60,7 +60,7 @@ def execute(
             progress,
             timeouts or Timeouts(),
             writer.path.name.removesuffix(SUFFIX),
-            fingerprint(),
+            fingerprint() | _where(plan),
             began,
             Minutes(plan.time_limit_s, began),
             list(known),
@@ -80,6 +80,12 @@ def execute(
             run.keep(row)
         writer.finish()
     return run.rows
+
+
+def _where(plan: Plan) -> dict[str, str]:
+    """What rows say of where they were measured, as far as the plan has it."""
+    told = {"placement": plan.placement, "beside": ", ".join(plan.beside)}
+    return {name: text for name, text in told.items() if text}
 
 
 def _products(plan: Plan) -> tuple[str, ...]:

@@ -46,6 +46,8 @@ class _Fields:
     command: str
     ceilings: bool
     notes: list[str]
+    placement: str
+    beside: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ def plan_of(text: str) -> Plan:
         raise UnfitPlanError(f"is none that membound writes ({wrong}): start afresh")
     cells = tuple(Cell(c["backend"], c["replicate"], tuple(c["works"])) for c in content["cells"])
     paths = {name: Path(content[name]) for name in ("out", "reference_dir")}
-    pace, notes = Pace(**content["pace"]), tuple(content["notes"])
-    return Plan(**content | paths | {"cells": cells, "pace": pace, "notes": notes})
+    texts = {name: tuple(content[name]) for name in ("notes", "beside")}
+    return Plan(**content | paths | texts | {"cells": cells, "pace": Pace(**content["pace"])})
 
 
 def _wrong(content: Mapping[str, Any]) -> str:

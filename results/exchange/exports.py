@@ -2,6 +2,7 @@
 
 >>> export(rows, Path("rows.parquet"))
 >>> export(rows, Path("bench.json"), "bencher")
+>>> export(rows, "s3://bucket/rows.parquet")
 
 `jsonl`, `parquet` and `sqlite` hold the rows, which `membound.load` reads again; the others hold what is derived from them.
 """
@@ -10,11 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from membound.errors import MemboundError
 from membound.results.checksum import sealed
-from membound.results.exchange import csv_file, dashboards, junit, llm_d_report, openmetrics, parquet, sqlite
+from membound.results.exchange import (
+    csv_file,
+    dashboards,
+    grafana,
+    junit,
+    llm_d_report,
+    openmetrics,
+    parquet,
+    sqlite,
+)
+from membound.results.exchange.remote_file import is_remote, remote_file, shown
 from membound.results.exchange.whole_file import whole_file
 from membound.results.row import Row
 from membound.results.views.markdown import run_markdown
@@ -53,6 +64,7 @@ EXPORTERS = {
     "markdown": Exporter((".md",), _text(run_markdown), "the tables of `membound show`"),
     "junit": Exporter((".xml",), _text(junit.junit_text), "a test case for each case"),
     "openmetrics": Exporter((".prom", ".om"), _text(openmetrics.openmetrics_text), "gauges for Prometheus"),
+    "grafana": Exporter((), _text(grafana.grafana_text), "a dashboard of those gauges, to import"),
     "llm-d": Exporter(
         (), _text(llm_d_report.report_text), "Benchmark Report 0.2 of llm-d-benchmark, of one load"
     ),
@@ -64,27 +76,28 @@ EXPORTERS = {
 """By the name that `--format` takes."""
 
 
-def format_of(path: Path, name: str | None = None) -> str:
+def format_of(file: Path | str, name: str | None = None) -> str:
     """The format that is asked for, or that the name of the file means. Raises ExportFormatError."""
     if name is None:
-        found = [key for key, one in EXPORTERS.items() if path.suffix in one.suffixes]
+        found = [key for key, one in EXPORTERS.items() if PurePosixPath(file).suffix in one.suffixes]
         if found:
             return found[0]
         raise ExportFormatError(
-            f"{path.name} does not tell its format; give --format: {', '.join(EXPORTERS)}"
+            f"{PurePosixPath(shown(str(file))).name} does not tell its format; give --format: {', '.join(EXPORTERS)}"
         )
     if name not in EXPORTERS:
         raise ExportFormatError(f"no format {name!r}; there are {', '.join(EXPORTERS)}")
     return name
 
 
-def export(rows: Sequence[Row], path: Path, name: str | None = None, replace: bool = False) -> str:
-    """Write the rows to a file and return the name of its format.
+def export(rows: Sequence[Row], file: Path | str, name: str | None = None, replace: bool = False) -> str:
+    """Write the rows to a file, here or on a file system that fsspec knows, and return the name of its format.
 
-    Raises ExportFormatError, StoreError (the file is there and `replace` is not given, or cannot be written), and what the
-    format raises: ParquetUnavailable, NoReport, NameTwice.
+    Raises ExportFormatError, StoreError (the file is there and `replace` is not given, or cannot be written),
+    RemoteUnavailable, and what the format raises: ParquetUnavailable, NoReport, NameTwice.
     """
-    chosen = format_of(path, name)
-    with whole_file(path, replace) as scratch:
+    chosen = format_of(file, name)
+    remote = isinstance(file, str) and is_remote(file)
+    with remote_file(str(file), replace) if remote else whole_file(Path(file), replace) as scratch:
         EXPORTERS[chosen].write(scratch, rows)
     return chosen

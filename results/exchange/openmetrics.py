@@ -2,13 +2,16 @@
 
 >>> path.write_text(openmetrics_text(rows))
 
-Every figure carries run, backend, device, work and threads as labels. What is missing has no line.
+Every figure carries run, backend, device, work and threads as labels, of a fleet also node and rack. What is missing has no
+line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from membound.results.fleet.device_run import NODE, RACK
+from membound.results.frame import encodable
 from membound.results.plain_text import visible
 from membound.results.row import Row
 from membound.results.stats import COLUMNS, records, summarize
@@ -26,12 +29,16 @@ GAUGES = {
 }
 """Columns of the summary with their metric and its unit."""
 LABELS = ("run_id", "backend", "device", "work", "threads")
+PLACE = (NODE, RACK)
+"""Labels that only the rows of a fleet have."""
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 def openmetrics_text(rows: Iterable[Row]) -> str:
     """The exposition, with its closing line."""
-    lines = records(summarize(rows))
+    rows = list(rows)
+    places = {encodable(row.run_id): _place(row) for row in rows}
+    lines = [line | places[line["run_id"]] for line in records(summarize(rows))]
     out = []
     for column, (name, unit) in GAUGES.items():
         found = [line for line in lines if line[column] is not None]
@@ -42,5 +49,11 @@ def openmetrics_text(rows: Iterable[Row]) -> str:
     return "\n".join([*out, "# EOF", ""])
 
 
+def _place(row: Row) -> dict[str, str]:
+    """Node and rack, where the row names them."""
+    return {name: str(row.machine[name]) for name in PLACE if row.machine.get(name)}
+
+
 def _labels(line: dict[str, object]) -> str:
-    return ",".join(f'{key}="{visible(str(line[key])).translate(ESCAPES)}"' for key in LABELS)
+    names = (*LABELS, *(name for name in PLACE if name in line))
+    return ",".join(f'{name}="{visible(str(line[name])).translate(ESCAPES)}"' for name in names)

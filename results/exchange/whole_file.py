@@ -48,11 +48,28 @@ def whole_file(path: Path, replace: bool = False) -> Iterator[Path]:
         scratch.chmod(0o666 & ~_mask())
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
-        scratch.replace(path)
+        if replace or not _linked(scratch, path):
+            scratch.replace(path)
+    except FileExistsError:  # since it was looked for
+        raise StoreError(f"{path} is there already; name another file, or give --force") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _linked(scratch: Path, path: Path) -> bool:
+    """Give the file its name unless that is taken; False where the file system has no second names.
+
+    Raises FileExistsError: of several who write a file at once, one does.
+    """
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _mask() -> int:

@@ -22,7 +22,10 @@ from membound.results.wording import duration, percent, short
 UNNAMED = "machine not named"
 ABSENT = ("unsupported", "unavailable")
 DISTURBED = ("contended", "invalid")
-SAME_MACHINE = ("cpu", "cpu_model", "isa", "cores", "memory_bytes", "last_level_cache_bytes")
+SAME_MACHINE = (
+    *("cpu", "cpu_model", "isa", "cores", "memory_bytes", "last_level_cache_bytes"),
+    *("placement", "beside"),
+)
 """What must be equal for two runs to stand under one heading. A new kernel is the same machine."""
 
 
@@ -154,7 +157,9 @@ def _label(row: Row) -> str:
         return f"{UNNAMED}: {row.run_id}"
     sets = row.machine.get("isa")
     newest = f" ({sets[-1]})" if isinstance(sets, list) and sets else ""
-    return f"{cpu}{newest}{threads}"
+    where = f", {row.machine['placement']}" if row.machine.get("placement") else ""
+    beside = f" beside {row.machine['beside']}" if row.machine.get("beside") else ""
+    return f"{cpu}{newest}{threads}{where}{beside}"
 
 
 def reproducing(row: Row, replicates: int) -> str:

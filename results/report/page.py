@@ -28,11 +28,13 @@ from membound.results.report.case_table import (
 from membound.results.report.cases import ShownCase, described
 from membound.results.report.claim_section import claim_section, experiments_section
 from membound.results.report.drawing import Figure
+from membound.results.report.fleet_section import fleet_section
 from membound.results.report.pictures import page_svg
 from membound.results.report.tables import GRADE, NUMBER, SHORT, WIDE, Cell, Column, Line, table_html
 from membound.results.report.text import LEGEND as CLAIM_LEGEND
 from membound.results.report.token_table import token_table
 from membound.results.report.whole import Report
+from membound.results.views.fleet import headline
 from membound.results.views.table import LEGEND
 from membound.results.wording import duration, percent, short
 
@@ -77,7 +79,8 @@ def _title(report: Report) -> str:
 
 def _header(report: Report) -> Iterator[str]:
     yield f"<header><h1>{as_html(_title(report))}</h1><p class=note>{as_html(_scope(report))}</p></header>"
-    links = {"answer": "The answer", "charts": "Charts" if report.figures else ""}
+    links = {"answer": "The answer", "fleet": "The fleet" if report.fleet else ""}
+    links |= {"charts": "Charts" if report.figures else ""}
     links |= (
         {"all-cases": "All cases", "no-time": "What has no time", "the-ceilings": "Ceilings"}
         if report.shown
@@ -101,15 +104,19 @@ def _scope(report: Report) -> str:
         "case": len(report.shown),
         "point of load": len(report.points),
         "claim": len(report.claims),
+        "device of a fleet": len(report.fleet.devices) if report.fleet else 0,
     }
     words = (f"{n} {_plural(name) if n > 1 else name}" for name, n in counts.items() if n)
-    began = sorted(one.started_at[:10] for one in report.shown if one.started_at)
+    starts = [one.started_at for one in report.shown]
+    starts += [one.started_at for one in report.fleet.runs] if report.fleet else []
+    began = sorted(start[:10] for start in starts if start)
     when = f", measured {began[0]}{f' to {began[-1]}' if began[-1] != began[0] else ''}" if began else ""
     return f"{', '.join(words)}{when}."
 
 
 def _plural(name: str) -> str:
-    return "points of load" if name == "point of load" else f"{name}s"
+    first, *rest = name.split(" ")
+    return " ".join([f"{first}s", *rest])
 
 
 def _sections(report: Report) -> Iterator[str]:
@@ -118,8 +125,11 @@ def _sections(report: Report) -> Iterator[str]:
         yield from _answer(answer, number)
     if not report.answers and report.shown:
         yield "<p class=lead>No case has a time, so nothing is decided. What has no time, and why, is below.</p>"
+    yield from _fleet_in_short(report)
     yield from _claims_in_short(report)
     yield "</section>"
+    if report.fleet:
+        yield from fleet_section(report.fleet)
     if report.without_charts:
         yield f"<p class=absent>No charts: {as_html(report.without_charts)}</p>"
     if report.figures:
@@ -212,6 +222,12 @@ def _figure(one: Figure) -> str:
     svg = page_svg(one.chart, f"{one.family}: {one.title}" if one.title else one.family, one.name)
     title = f"<h4>{as_html(one.title)}</h4>" if one.title else ""
     return f"<figure id={one.name}>{title}{svg}<figcaption>{as_html(one.caption)}</figcaption></figure>"
+
+
+def _fleet_in_short(report: Report) -> Iterator[str]:
+    if report.fleet:
+        said = as_html(headline(report.fleet.comparison))
+        yield f"<article class=card><h3><a href=#fleet>The fleet</a></h3><p>{said}</p></article>"
 
 
 def _claims_in_short(report: Report) -> Iterator[str]:

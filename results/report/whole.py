@@ -15,7 +15,9 @@ from membound.results.report.cases import Place, ShownCase, cases_of
 from membound.results.report.ceilings import Ceiling, ceilings_of
 from membound.results.report.charts import figures_of
 from membound.results.report.claim_charts import charts_of
-from membound.results.report.drawing import Figure
+from membound.results.report.drawing import Figure, drawing_library
+from membound.results.report.fleet import ShownFleet, fleet_of
+from membound.results.report.fleet_charts import fleet_figures
 from membound.results.report.points import ShownPoint, shown_points
 from membound.results.report.text import ClaimReport
 from membound.results.row import Row
@@ -35,20 +37,25 @@ class Report:
     """SVG by name, for each of the claims."""
     without_charts: str = ""
     """Why nothing is drawn."""
+    fleet: ShownFleet | None = None
+    """The devices of named nodes, which are compared with each other alone."""
 
 
 def whole_report(rows: Sequence[Row], claims: Sequence[ClaimReport] = ()) -> Report:
     """Everything but charts."""
-    shown = cases_of(rows)
-    return Report(answers_of(shown, rows), shown, shown_points(rows), ceilings_of(rows), claims)
+    fleet, others = fleet_of(rows)
+    shown = cases_of(others)
+    answers = answers_of(shown, others)
+    return Report(answers, shown, shown_points(others), ceilings_of(others), claims, fleet=fleet)
 
 
 def with_charts(report: Report) -> Report:
     """The same with charts. Raises ReportUnavailable."""
+    figures = list(fleet_figures(drawing_library(), report.fleet)) if report.fleet else []
+    if report.shown or report.points:
+        figures += figures_of(report.shown, report.ceilings, report.points)
     return replace(
         report,
-        figures=list(figures_of(report.shown, report.ceilings, report.points))
-        if report.shown or report.points
-        else [],
+        figures=figures,
         claim_charts=[charts_of(one.claim.observations, one.findings, one.cells) for one in report.claims],
     )

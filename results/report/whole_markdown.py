@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from membound.results.fleet.device_run import node_of
 from membound.results.plain_text import as_markdown
 from membound.results.report.answer import Answer
 from membound.results.report.claim_charts import CAPTIONS
 from membound.results.report.markdown import claim_markdown
 from membound.results.report.whole import Report
 from membound.results.row import Row
+from membound.results.views.fleet import fleet_markdown
 from membound.results.views.markdown import run_markdown
 from membound.results.views.serving_text import points_markdown
 
@@ -22,6 +24,8 @@ def report_markdown(report: Report, rows: Sequence[Row], links: Mapping[str, str
     lines = ["# What limits LLM decoding here", ""]
     for answer in report.answers:
         lines += _answer(answer)
+    if report.fleet:
+        lines += ["## The fleet", "", fleet_markdown(report.fleet.comparison)]
     if report.without_charts:
         lines += [f"No charts: {as_markdown(report.without_charts)}.", ""]
     for one in report.figures:
@@ -30,7 +34,8 @@ def report_markdown(report: Report, rows: Sequence[Row], links: Mapping[str, str
             lines += [f"![{title}]({links[one.name]})", "", as_markdown(one.caption), ""]
         else:
             lines += [f"{title} is left out: {as_markdown(one.absent)}.", ""]
-    parts = ["\n".join(lines), run_markdown(rows) if report.shown else "", points_markdown(rows)]
+    alone = [row for row in rows if not (report.fleet and node_of(row))]
+    parts = ["\n".join(lines), run_markdown(alone) if report.shown else "", points_markdown(rows)]
     if report.claims:
         names = {
             one.claim.meta.claim_id: {

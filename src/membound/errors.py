@@ -13,6 +13,7 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── CeilingError            bench.ceilings.patterns: no memory for a ceiling, or a kernel whose result is wrong
     ├── CeilingsMissing         results.exchange.ceilings: a named run cannot serve as a limit
     ├── ClaimError              bench.claim.plan: a claim cannot be tested as asked
+    ├── CompanionError          bench.run.companion: what should be busy beside a run cannot be
     ├── CompareError            results.compare: the two sides cannot be compared
     ├── CompileError            kernels.cuda.compile: a CUDA kernel cannot be compiled
     ├── CostError               results.predict.prices: a price is missing, or an assumption is impossible
@@ -36,7 +37,9 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ObservationError        results.claim.observation: a line of a claim file cannot be read
     ├── OptionError             bench.planning.choice: an option that this machine cannot serve
     ├── ParquetUnavailable      results.exchange.parquet: the library that reads and writes Parquet is missing
+    ├── PlacementError          bench.machine.placement: works cannot be run, or their memory had, where asked
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
+    ├── RemoteUnavailable       results.exchange.remote_file: what writes to another file system is not installed
     ├── ReportError             bench.report.write: a report cannot be written
     ├── ReportUnavailable       results.report.drawing: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read

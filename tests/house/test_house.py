@@ -39,6 +39,7 @@ BOUNDARIES = {
     "bench/measure/station.py": "a runtime's ceilings, and its end, may fail; what was measured before is kept",
     "bench/planning/coverage.py": "a device may fail in any way; the others are asked",
     "bench/worker.py": "a runtime raises classes of its own; the case becomes a row",
+    "results/exchange/remote_file.py": "file systems of others raise classes of their own; one line says what they said",
 }
 """The only files with `except Exception`, and why."""
 

@@ -51,6 +51,7 @@ MORE = {
     "bench/serving/event_loop.py": {"uvloop"},
     "bench/serving/null_process.py": {"uvloop"},
     "results/exchange/parquet.py": {"pyarrow"},
+    "results/exchange/remote_file.py": {"fsspec"},
     "results/report/drawing.py": {"altair", "vl_convert"},
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_rows import fleet_rows
 from hostile_text import HOSTILE, TAGS, rows_of
 from observations import meta, seen
 from report_rows import report_rows
@@ -40,11 +41,16 @@ SHOWN = {
             "compare a.jsonl b.jsonl --force --by backend --markdown",
             "compare points.jsonl points.jsonl --json",
         ),
+        *(
+            "compare fleet.jsonl --fleet",
+            "compare fleet.jsonl --fleet --markdown",
+            "compare fleet.jsonl --fleet --json",
+        ),
     ],
     "report": [
         "report a.jsonl b.jsonl claims points.jsonl",
         "report a.jsonl claims points.jsonl --json",
-        "report a.jsonl claims points.jsonl --html page.html",
+        "report a.jsonl claims points.jsonl fleet.jsonl --html page.html",
         "report a.jsonl claims points.jsonl --markdown report.md",
     ],
     "import": ["import google.json --out imported", "import google.json a.jsonl --json --out imported"],
@@ -83,6 +89,7 @@ def files_of(text: str) -> None:
     """What the commands above read, in the current folder, with the text wherever a stranger can put one."""
     for name in "ab":
         write(Path(f"{name}.jsonl"), [replace(row, run_id=f"{name} {text}") for row in rows_of(text)])
+    write(Path("fleet.jsonl"), fleet_rows(10, slow={4: 0.9}, names={4: text, 5: f"{text} 5"}, odd=text))
     points = [row for row in report_rows() if row.kind == "serving"]
     write(Path("points.jsonl"), [replace(row, device=text, run_id=text, command=text) for row in points])
     (timed,) = (row for row in rows_of(text) if row.backend == f"a{text}:cpu" and row.kind == "case")

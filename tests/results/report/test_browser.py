@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from claims import whole_claim
-from report_rows import report_rows
+from fleet_rows import fleet_rows
+from report_rows import EVIL, STEERING, report_rows
 
 from membound.bench.claim.report import judged
 from membound.results.claim.experiments import load_experiments
@@ -35,7 +36,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page with every section, its texts hostile."""
     claim = judged(whole_claim(), load_experiments())
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page_html(with_charts(whole_report(report_rows(evil=True), [claim]))))
+    fleet = fleet_rows(20, slow={4: 0.9}, days=["2026-11-01", "2026-11-02"], names={4: EVIL, 5: STEERING})
+    path.write_text(page_html(with_charts(whole_report([*report_rows(evil=True), *fleet], [claim]))))
     return path.as_uri()
 
 
@@ -101,6 +103,19 @@ def test_tables_sort_and_filter(browser, address):
     page.context.close()
 
 
+def test_a_cell_of_the_fleet_leads_to_the_row_of_its_device(browser, address):
+    page, _ = opened(browser, address)
+    assert page.inner_text("#fleet .card h3").startswith("<script>alert(1)</script> cuda:0, rack r1: ")
+    assert page.locator("#fleet-map-1 a").count() == 20
+    page.focus("#fleet-map-1 a[tabindex='0']")
+    page.keyboard.press("Enter")
+    key = page.evaluate("location.hash.slice(1)")
+    assert page.inner_text(f"#{key} td:nth-child(1)") == "node-00"
+    page.fill("#fleet input[type=search]", "slower")
+    assert page.locator("#fleet-devices tbody tr:not([hidden])").count() == 1
+    page.context.close()
+
+
 def test_hints_come_by_pointer_and_by_keyboard(browser, address):
     page, _ = opened(browser, address)
     page.hover("#cases td.f[data-n]")
@@ -147,5 +162,8 @@ def test_it_prints_without_its_controls(browser, address):
     assert page.is_hidden(".filters >> nth=0")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-    assert page.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill") == "rgb(0, 0, 0)"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('figure svg text:not([fill=white])')).fill")
+        == "rgb(0, 0, 0)"
+    )
     page.context.close()
