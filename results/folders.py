@@ -10,8 +10,6 @@ DEFAULT_OUT = Path("results/runs")
 """Of runs."""
 GATES, NOISE = Path("results/gates"), Path("results/noise")
 """Of `membound gate`, and of `membound noise`."""
-FLEETS = Path("results/fleets")
-"""Of `membound fleet`."""
 SOAKS = Path("results/soaks")
 """Of `membound soak`: a folder each."""
 FLEETS = Path("results/fleets")

@@ -52,7 +52,7 @@ class NumbaCpu(Backend):
     _threads = 1
     _stored: int | None = None
     _extra_fmas: int | None = None
-    _choice: Callable[[], npt.NDArray[np.int64]] | None = None
+    _choice: Callable[[], list[npt.NDArray[np.int64]]] | None = None
     """The experts of each row by layers."""
 
     def open(self, device: str, threads: int) -> Device:
@@ -250,7 +250,7 @@ class NumbaCpu(Backend):
         asked = inputs.work.traffic
         self._stored = _if_larger(experts.launch_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch, self._output = experts.run, lambda: experts.output
-        self._choice = lambda: experts.choice[None]
+        self._choice = lambda: [experts.choice]
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_model import PackedModel
@@ -272,7 +272,7 @@ class NumbaCpu(Backend):
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
-        self._choice = lambda: model.choice
+        self._choice = lambda: list(model.choice)
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -58,13 +58,13 @@ class LatentHalf(nn.Module):
         if self.q_up is not None and self.q_norm is not None:
             normed = functional.rms_norm(queries.float(), self.q_norm.shape, self.q_norm, LATENT_EPS)
             queries = self.q_up(normed.to(self.q_up.activation))
-        heads = queries.unflatten(-1, (mixer.q_heads, -1))
-        still, turning = heads.split([mixer.nope_dim, mixer.rope_dim], -1)
+        heads = torch.unflatten(queries, -1, (mixer.q_heads, -1))
+        still, turning = torch.split(heads, [mixer.nope_dim, mixer.rope_dim], -1)
         absorbed = torch.bmm(still.transpose(0, 1).to(self.k_up.dtype), self.k_up).transpose(0, 1)
         row = functional.rms_norm(content.float(), self.kv_norm.shape, self.kv_norm, LATENT_EPS)
         new = torch.cat((row, key.float()), -1)
         both = torch.cat((torch.cat((absorbed.float(), turning.float()), -1), new[:, None]), 1)
-        attended = attend(both).unflatten(-1, (mixer.q_heads, -1))
+        attended = torch.unflatten(attend(both), -1, (mixer.q_heads, -1))
         values = torch.bmm(attended.transpose(0, 1).to(self.v_up.dtype), self.v_up.transpose(1, 2))
         y: Tensor = self.o(values.transpose(0, 1).flatten(1).to(self.o.activation))
         return y.float()
@@ -117,7 +117,7 @@ def scale_of(mixer: Latent) -> float:
 
 def _turned(rope: RopeTable, heads: Tensor, mixer: Latent) -> Tensor:
     """The last columns of every head turned, float32."""
-    content, key = heads.split([mixer.kv_rank, mixer.rope_dim], -1)
+    content, key = torch.split(heads, [mixer.kv_rank, mixer.rope_dim], -1)
     return torch.cat((content.float(), rope(key)), -1)
 
 

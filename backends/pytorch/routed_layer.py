@@ -47,6 +47,9 @@ class RoutedHalf(nn.Module):
         matrices, vectors = weights.matrices, weights.vectors
         self.part, self.ids = part, torch.zeros(0, dtype=torch.int64)
         self.register_buffer("router", as_tensor(matrices[ROUTER].values, "f32"))
+        self.router_bias: Tensor | None
+        self.correction: Tensor | None
+        self.shared_gate: Tensor | None
         for name in ("router_bias", "correction", "shared_gate"):
             self.register_buffer(name, as_tensor(vectors[name], "f32") if name in vectors else None)
         first = matrices["expert0.gate"]
@@ -74,14 +77,15 @@ class RoutedHalf(nn.Module):
         self.ids, shares = choose_by_rule(
             logits, self.part.router, self.part.chosen, self.router_bias, self.correction
         )
-        y = self._mix(x, self.ids, shares)
+        y: Tensor = self._mix(x, self.ids, shares)
         if self.up is None or self.down is None:
             return y
         gate, up = self.up(x.to(self.up.activation)).chunk(2, -1)
         common = self.down((functional.silu(gate) * up).to(self.down.activation)).float()
         if self.shared_gate is not None:
             common = common * torch.sigmoid(x @ self.shared_gate)[:, None]
-        return y + common
+        total: Tensor = y + common
+        return total
 
 
 def choose_by_rule(
@@ -92,7 +96,7 @@ def choose_by_rule(
     score = logits.softmax(-1) if router.score == "softmax" else torch.sigmoid(logits)
     wish = score if correction is None else score + correction
     if router.groups > 1:
-        grouped = wish.unflatten(-1, (router.groups, -1))
+        grouped = torch.unflatten(wish, -1, (router.groups, -1))
         best = grouped.topk(router.group_best, -1).values.sum(-1)
         away = torch.ones_like(best, dtype=torch.bool).scatter(
             -1, best.topk(router.groups_chosen, -1).indices, False

@@ -197,7 +197,7 @@ def _cgroup_cpus(folder: Path) -> int | None:
 
 def _bios(sys: Path) -> str | None:
     """Vendor, version and date of the firmware."""
-    told = (_text(sys / f"class/dmi/id/bios_{name}") for name in ("vendor", "version", "date"))
+    told = (text_of(sys / f"class/dmi/id/bios_{name}") for name in ("vendor", "version", "date"))
     return " ".join(filter(None, told)) or None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from fleets import MAKE, READ, WORKS, fleet
+from fleet_rows import MAKE, READ, WORKS, fleet
 
 from membound.results import row as stored
 from membound.results.fleet.device_run import DeviceRun, Figure
