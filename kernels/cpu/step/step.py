@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import prange
@@ -19,6 +18,7 @@ from numba import prange
 from membound.kernels.cpu.attention.decode import attend
 from membound.kernels.cpu.attention.softcap import cap_scores
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.activations import FEW_ROWS
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
@@ -135,7 +135,8 @@ def step_kernel(
 
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
-        b.x[:] = x
+        for i in range(x.size):  # of a slice Numba would compile the words of its errors, for seconds
+            b.x[i] = x[i]
         q_width = s.kv_heads * s.group * s.dim
         qkv = q_width + 2 * s.kv_heads * s.dim
         wide = (2 if s.gated else 1) * s.intermediate
@@ -170,7 +171,7 @@ def step_kernel(
             prepare(FMT, ACT, M, read, 0, s.intermediate, s.intermediate, b.scratch)
             multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
             _add(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
-        _norm(M, b.x, gains.final, 0, s, b.normed)
+        _norm(M, b.x, gains.final, np.intp(0), s, b.normed)
         prepare(LAST_FMT, LAST_ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
         head = starts[4 * s.layers]
         multiply(LAST_FMT, LAST_ACT, M, arena, head, s.vocab, s.hidden, b.scratch, b.logits, s.threads)
@@ -183,7 +184,7 @@ def step_kernel(
 # Rows one after the other while they are few, else in parallel
 
 
-@numba.njit
+@linked
 def _norm(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
     gain, bias = norms.gain[layer], norms.bias[layer]
     for row in range(M):
@@ -191,7 +192,7 @@ def _norm(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
         normalise(x[part], gain, bias, s.centred, np.float32(s.eps), out[part])
 
 
-@numba.njit
+@linked
 def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> Any:
     """The columns of x as those of the matrix lie that it meets."""
     if orders.shape[0] == 0:
@@ -204,7 +205,7 @@ def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> An
     return out
 
 
-@numba.njit
+@linked
 def _add(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
     """What comes out of a half of a layer, under its norm, to x."""
     residual, gain = np.float32(s.residual), norms.gain[layer]
@@ -217,13 +218,13 @@ def _add(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: An
             into[i] += residual * from_[i]
 
 
-@numba.njit
+@linked
 def _add_bias(line: Any, bias: Any) -> None:
     for i in range(bias.size):
         line[i] += bias[i]
 
 
-@numba.njit
+@linked
 def _activate(M: Any, s: Any, y: Any, stride: Any, bias: Any, out: Any) -> None:
     width = s.intermediate
     if M <= FEW_ROWS:
@@ -234,7 +235,7 @@ def _activate(M: Any, s: Any, y: Any, stride: Any, bias: Any, out: Any) -> None:
         _activate_parallel(M, s.gated, s.smooth, y, stride, width, bias, out)
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _activate_parallel(
     M: Any, gated: Any, smooth: Any, y: Any, stride: Any, width: Any, bias: Any, out: Any
 ) -> None:
@@ -243,7 +244,7 @@ def _activate_parallel(
         activate(gated, smooth, y, row * stride, width, out[row * width :][:width])
 
 
-@numba.njit
+@linked
 def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every sequence's new heads: bias, head norm, RoPE, scale, then key and value into the cache."""
     dim = s.dim
@@ -269,7 +270,7 @@ def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any,
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 
-@numba.njit
+@linked
 def _norm_heads(line: Any, gain: Any, s: Any) -> None:
     """Every head under a norm of its width, or all of them under one of theirs."""
     if gain.size:
@@ -278,7 +279,7 @@ def _norm_heads(line: Any, gain: Any, s: Any) -> None:
             rms_norm(part, gain, np.float32(s.eps), part)
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _bound(y: Any, s: Any) -> None:
     """Logits times their gain, within their cap."""
     gain, cap, each = np.float32(s.logit_gain), np.float32(s.logit_softcap), y.size // LANES
