@@ -4,6 +4,7 @@ Benchmarks (tests/benchmarks) are collected where they are asked for, by their f
 and then nothing else is. They run on the physical cores, tests on two at most.
 """
 
+import gc
 import importlib.util
 import os
 import signal
@@ -93,7 +94,13 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Have the processes that tests start use that folder; this one has found its modules where they lie."""
+    """Have the processes that tests start use that folder; this one has found its modules where they lie.
+
+    What has been loaded and collected stays to the end: a collection, which every burst of measurements and the end of
+    every worker in this process ask for, would walk through all of it for most of a second.
+    """
+    gc.collect()
+    gc.freeze()
     if is_shared(session.config) and "bytecode" in session.config.workerinput:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = session.config.workerinput["bytecode"]

@@ -12,7 +12,9 @@ standard library is imported at the top, and nothing is measured before a test a
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Generator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,30 @@ TABLE: pytest.StashKey[Table] = pytest.StashKey()
 STORED: pytest.StashKey[list[Row]] = pytest.StashKey()
 PLAYING: pytest.StashKey[SessionCeilings] = pytest.StashKey()
 NO_CEILINGS = "none"
+
+
+class _AsWritten:
+    """Finds membound's modules before pytest does, which rewrites the asserts of every distribution that has a plugin.
+
+    Ours have none, and each new environment would spend seconds on looking for them.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        """The module as Python itself finds it; of others, nothing."""
+        return PathFinder.find_spec(name, path, target) if name.startswith("membound.") else None
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Put that finder before pytest's own, for as long as this session lasts."""
+    finder = _AsWritten()
+    sys.meta_path.insert(0, finder)
+
+    def remove() -> None:
+        if finder in sys.meta_path:  # a session within a test puts back what it found
+            sys.meta_path.remove(finder)
+
+    early_config.add_cleanup(remove)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

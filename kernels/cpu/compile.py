@@ -13,7 +13,7 @@ Numba gives a new entry of the cache the next free number without a lock, so tha
 variants of one kernel at once each may find the other's machine code under its own name. `CacheFile` takes turns.
 Kernels that come in variants are made by factory functions (`functools.cache`), so that a variant that
 is not used costs nothing; a factory's free variables must be numbers or strings, which hash alike in
-every process.
+every process. Functions that only kernels call are `linked` (linked.py), which saves most of their machine code.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import IndexDataCacheFile
 
 from membound.kernels.cpu.kernel_cache import cache_folder
+from membound.kernels.cpu.linked import KernelCompiler
 
 config.DISABLE_JIT = 0
 """NUMBA_DISABLE_JIT, which workers unset, would make kernels plain functions, which their LLVM IR cannot be part of."""
@@ -110,7 +111,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` with the disk cache in `cache_folder()`. Options are Numba's (parallel, fastmath, …)."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)
+        dispatcher = numba.njit(pipeline_class=KernelCompiler, **options)(function)
         before = config.CACHE_DIR
         config.CACHE_DIR = str(cache_folder())  # Numba reads it when caching is enabled, not when used
         try:

@@ -24,8 +24,8 @@ def examples() -> list[tuple[str, str]]:
     """(file, source) of each docstring that has examples, all its lines together."""
     found = []
     for path in sorted({path.resolve() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}):
-        file = path.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(path.read_text())):
+        file, text = path.relative_to(ROOT).as_posix(), path.read_text()
+        for node in ast.walk(ast.parse(text)) if ">>>" in text else ():
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 shown = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
                 found += [(file, "".join(one.source for one in shown))] * bool(shown)

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def watched(command: Sequence[str], folder: Path, environment: dict[str, str]) -
 
         def watch() -> None:
             while not ended.wait(0.01):
-                seen.update(line for pid, line in _command_lines() if _descends(pid, process.pid))
+                seen.update(_command_lines(process.pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -82,26 +83,21 @@ def watched(command: Sequence[str], folder: Path, environment: dict[str, str]) -
     return process.returncode, printed, seen
 
 
-def _command_lines() -> list[tuple[int, str]]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            found.append((int(folder.name), (folder / "cmdline").read_text()))
-        except (OSError, UnicodeDecodeError):  # it has ended, or its arguments are no text
-            continue
+def _command_lines(ancestor: int) -> Iterator[str]:
+    """Those of the processes that come from another, which itself does not count."""
+    for pid in _children(ancestor):
+        with suppress(OSError, UnicodeDecodeError):  # it has ended, or its arguments are no text
+            yield Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+        yield from _command_lines(pid)
+
+
+def _children(pid: int) -> list[int]:
+    """As the kernel lists them, thread by thread: to ask every process for its parent would take the core it runs on."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, thread.read_text().split())
     return found
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    """Whether a process comes from another, which itself does not count."""
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            return False
-        if pid == ancestor:
-            return True
-    return False
 
 
 def leaks(printed: str, seen: set[str], folder: Path, home: str) -> list[str]:
@@ -153,7 +149,7 @@ def test_making_an_environment_shows_no_index_with_its_password(
     status, printed, seen = watched(command, tmp_path, planted)
     assert status == 2, printed
     assert "uv failed (error: http://***@127.0.0.1:9/simple" in printed
-    assert "pip install" in (tmp_path / "seen.cmdline").read_text()
+    assert "pip install" in (tmp_path / "seen.cmdline").read_text(encoding="utf-8")
     assert INDEX in (tmp_path / "seen.index").read_text(), "uv must know the index all the same"
     assert leaks(printed, seen, tmp_path, planted["HOME"]) == []
 

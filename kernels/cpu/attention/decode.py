@@ -16,7 +16,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import prange
@@ -27,6 +26,7 @@ from membound.kernels.cpu.attention.softcap import LOG2_E, cap_scores
 from membound.kernels.cpu.attention.softmax import make_softmax
 from membound.kernels.cpu.attention.values import make_values
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.matmul.parts import make_finish, make_merge, part_size
 from membound.kernels.cpu.simd.features import LANES
@@ -62,13 +62,10 @@ def attend(
     on. k, v: [batch, kv_heads, capacity, dim] from element `at` on, float32, uint16 (bf16, f16) or int8;
     k_scales, v_scales: float32 [batch, kv_heads, capacity] from `scales_at` on for int8, else anything flat.
     """
-    _attend(Grouping(KV, HEADS, METHOD))(
-        q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-        context, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
-    )  # fmt: skip
+    raise TypeError("attend is for compiled code")
 
 
-@overload(attend, prefer_literal=True)
+@overload(attend, prefer_literal=True, jit_options=LINKED)
 def _attend_in_kernels(
     KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
@@ -126,7 +123,7 @@ def make_attend(g: Grouping, score: Any, add_values: Any) -> Any:
     walk, merge = _make_walk(g, score, add_values), make_merge(g)
     HEADS = g.heads
 
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def run(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
         at: Any, scales_at: Any, capacity: Any, context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
@@ -152,7 +149,7 @@ def _make_walk(g: Grouping, score: Any, add_values: Any) -> Any:
     prepare, attend_part, finish = make_prepare(g), _make_part(g, score, add_values), make_finish(g)
     workspace, empty = _make_workspace(g), _make_empty(g)
 
-    @numba.njit
+    @linked
     def walk(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
         at: Any, scales_at: Any, capacity: Any, context: Any, units: Any, kv_heads: Any, group: Any, dim: Any,
@@ -188,7 +185,7 @@ def _make_workspace(g: Grouping) -> Any:
     """workspace(group, dim): a thread's arrays: query, factors, scores, worth, part."""
     HEADS, BLOCK = g.heads, g.block
 
-    @numba.njit
+    @linked
     def workspace(group: Any, dim: Any) -> Any:
         flat = chunks_of(group, HEADS) * LANES
         part = aligned_floats(part_size(group, HEADS, dim))
@@ -207,7 +204,7 @@ def _make_empty(g: Grouping) -> Any:
     """empty(part, group, sinks, sinks_at, first): a part before its tokens; the first of a KV head holds the sinks, if any."""
     HEADS, ROWS = g.heads, g.rows
 
-    @numba.njit
+    @linked
     def empty(part: Any, group: Any, sinks: Any, sinks_at: Any, first: Any) -> None:
         flat = chunks_of(group, HEADS) * LANES
         for i in range(part.size):
@@ -228,7 +225,7 @@ def _make_part(g: Grouping, score: Any, add_values: Any) -> Any:
     update = make_softmax(g)
     HEADS, ROWS, BLOCK = g.heads, g.rows, g.block
 
-    @numba.njit
+    @linked
     def attend_part(
         query: Any, factors: Any, k: Any, v: Any, k_scales: Any, v_scales: Any,
         at: Any, scales_at: Any, group: Any, dim: Any, tokens: Any,

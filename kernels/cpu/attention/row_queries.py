@@ -12,10 +12,10 @@ from functools import cache
 from math import e, log2
 from typing import Any
 
-import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.scores import chunks_of
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import multiply
 from membound.kernels.cpu.simd.features import LANES
@@ -33,7 +33,7 @@ def make_cells(g: Grouping) -> Any:
     """cells(dim): cells of a row of `dim` numbers, whole vectors of them."""
     NUMBERS = LANES if g.method == "float" else 2 * LANES
 
-    @numba.njit
+    @linked
     def cells(dim: Any) -> Any:
         return (dim + NUMBERS - 1) // NUMBERS * LANES
 
@@ -46,7 +46,7 @@ def make_prepare(g: Grouping) -> Any:
     cells_of, put = make_cells(g), store if g.method == "float" else store_bf16
     NUMBERS, KIND = (1, np.float32) if g.method == "float" else (2, np.uint16)
 
-    @numba.njit
+    @linked
     def prepare(
         q: Any, at: Any, q_stride: Any, group: Any, rows: Any, dim: Any, scale: Any, query: Any
     ) -> None:

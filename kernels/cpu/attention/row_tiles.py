@@ -10,11 +10,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.row_vectors import make_pair_values, pair_weights, scale_tokens
 from membound.kernels.cpu.attention.scores import chunks_of, padded_width
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.amx import (
     clear_sums,
@@ -62,7 +62,7 @@ class Space(NamedTuple):
 def make_workspace(g: Grouping) -> Any:
     """workspace(rows, dim, value_dim): a thread's `Space`."""
 
-    @numba.njit
+    @linked
     def workspace(rows: Any, dim: Any, value_dim: Any) -> Any:
         chunks = chunks_of(rows, LANES)
         return Space(
@@ -78,7 +78,7 @@ def make_workspace(g: Grouping) -> Any:
 def make_begin() -> Any:
     """begin(): what a thread does before its first product."""
 
-    @numba.njit
+    @linked
     def begin() -> None:
         configure_tiles(_CONFIGURATION)
 
@@ -88,7 +88,7 @@ def make_begin() -> Any:
 def make_end() -> Any:
     """end(): what a thread does after its last product."""
 
-    @numba.njit
+    @linked
     def end() -> None:
         release_tiles()
 
@@ -101,7 +101,7 @@ def make_scores(g: Grouping) -> Any:
     widen = _make_widen(g)
     STORED, SCALED = g.kv == "bf16", g.kv == "int8"
 
-    @numba.njit
+    @linked
     def score(
         k: Any,
         k_scales: Any,
@@ -129,7 +129,7 @@ def make_scores(g: Grouping) -> Any:
     return score
 
 
-@numba.njit
+@linked
 def _score_tokens(
     query: Any, keys: Any, at: Any, dim: Any, chunks: Any, t: Any, padded: Any, scores: Any
 ) -> None:
@@ -149,7 +149,7 @@ def _make_widen(g: Grouping) -> Any:
     """widen(k, at, dim, count, out): `count` keys as bfloat16, the last of them again up to STEP."""
     KV = g.kv
 
-    @numba.njit
+    @linked
     def widen(k: Any, at: Any, dim: Any, count: Any, out: Any) -> None:
         words = out.view(np.uint16)
         for t in range(STEP):
@@ -166,7 +166,7 @@ def make_values(g: Grouping) -> Any:
     pair_values, four, one = make_pair_values(g, BLOCK), _value_tiles(4), _value_tiles(1)
     SCALED = g.kv == "int8"
 
-    @numba.njit
+    @linked
     def add_values(
         v: Any, v_scales: Any, at: Any, scales_at: Any, rows: Any, dim: Any, value_dim: Any,
         used: Any, padded: Any, space: Any, sums: Any,
@@ -192,7 +192,7 @@ def _value_tiles(tiles: int) -> Any:
     """Sums of the rows of chunk `c` times `tiles` tiles of columns from `d` on."""
     TILES = tiles
 
-    @numba.njit
+    @linked
     def run(weights: Any, c: Any, padded: Any, panel: Any, d: Any, width: Any, sums: Any) -> None:
         starts = far_starts(d * BLOCK * 2, LANES * BLOCK * 2, TILES)
         load_sums(sums, c * LANES * width + d, LANES, 4 * width, TILES)
@@ -204,7 +204,7 @@ def _value_tiles(tiles: int) -> Any:
     return run
 
 
-@numba.njit
+@linked
 def _tile_weights(weights: Any, chunks: Any, padded: Any) -> None:
     """Weights of 32 tokens as a tile of bfloat16, 16 rows of 32 numbers, in the same array."""
     pair_weights(weights, chunks, padded)

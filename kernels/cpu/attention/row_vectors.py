@@ -15,11 +15,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.row_queries import make_cells
 from membound.kernels.cpu.attention.scores import chunks_of, padded_width
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import multiply
 from membound.kernels.cpu.simd.cells import add_outer
@@ -59,7 +59,7 @@ def make_workspace(g: Grouping) -> Any:
     """workspace(rows, dim, value_dim): a thread's `Space`."""
     cells_of, SHARED = make_cells(g), g.method == "float"
 
-    @numba.njit
+    @linked
     def workspace(rows: Any, dim: Any, value_dim: Any) -> Any:
         chunks, cells = chunks_of(rows, LANES), cells_of(dim)
         values = 0 if SHARED and value_dim < dim else BLOCK * padded_width(value_dim)
@@ -73,7 +73,7 @@ def make_workspace(g: Grouping) -> Any:
     return workspace
 
 
-@numba.njit
+@linked
 def _nothing() -> None:
     """Vectors need no preparation."""
 
@@ -94,7 +94,7 @@ def make_scores(g: Grouping) -> Any:
     copy_keys, cells_of = _copy_pairs(g) if g.method == "pairs" else _copy_floats(g), make_cells(g)
     two, one, SCALED = _score_tile(g, 2, PAIR_TOKENS), _score_tile(g, 1, STEP), g.kv == "int8"
 
-    @numba.njit
+    @linked
     def score(
         k: Any,
         k_scales: Any,
@@ -130,7 +130,7 @@ def _score_tile(g: Grouping, chunks: int, tokens: int) -> Any:
     KIND, CHUNKS, TOKENS, SUMS = g.method, chunks, tokens, chunks * tokens
     NUMBERS = 1 if g.method == "float" else 2
 
-    @numba.njit
+    @linked
     def tile(
         query: Any,
         c: Any,
@@ -156,7 +156,7 @@ def _score_tile(g: Grouping, chunks: int, tokens: int) -> Any:
     return tile
 
 
-@numba.njit
+@linked
 def scale_tokens(scores: Any, scales: Any, scales_at: Any, chunks: Any, used: Any, padded: Any) -> None:
     """Scores or weights times the scale of their token."""
     for t in range(used):
@@ -170,7 +170,7 @@ def _copy_floats(g: Grouping) -> Any:
     """copy(k, at, dim, t, used, panel): STEP tokens as float32; the last of the `used` stands for those behind it."""
     KV = g.kv
 
-    @numba.njit
+    @linked
     def copy(k: Any, at: Any, dim: Any, t: Any, used: Any, panel: Any) -> None:
         whole = dim // LANES * LANES
         for token in range(t, t + STEP):
@@ -187,7 +187,7 @@ def _copy_pairs(g: Grouping) -> Any:
     """Like `_copy_floats`, as pairs of bfloat16: neighbours of a row."""
     KV = g.kv
 
-    @numba.njit
+    @linked
     def copy(k: Any, at: Any, dim: Any, t: Any, used: Any, panel: Any) -> None:
         words = panel.view(np.uint16)
         for token in range(t, t + STEP):
@@ -208,7 +208,7 @@ def make_values(g: Grouping) -> Any:
     copy_floats, pair_values = _copy_floats(g), make_pair_values(g, BLOCK)
     two, one = _value_tile(g, 2), _value_tile(g, 1)
 
-    @numba.njit
+    @linked
     def add_values(
         v: Any, v_scales: Any, at: Any, scales_at: Any, rows: Any, dim: Any, value_dim: Any,
         used: Any, padded: Any, space: Any, sums: Any,
@@ -241,7 +241,7 @@ def _value_tile(g: Grouping, vectors: int) -> Any:
     KIND, VECTORS = g.method, vectors
     TILE = BLOCK // 2 if g.method == "pairs" else BLOCK
 
-    @numba.njit
+    @linked
     def tile(
         weights: Any, r: Any, padded: Any, cells: Any, panel: Any, d: Any, width: Any, sums: Any
     ) -> None:
@@ -264,7 +264,7 @@ def make_pair_values(g: Grouping, block: int) -> Any:
     """
     KV, HALF = g.kv, block // 2
 
-    @numba.njit
+    @linked
     def pair_values(v: Any, at: Any, dim: Any, value_dim: Any, used: Any, padded: Any, panel: Any) -> None:
         whole, rest = value_dim // LANES * LANES, value_dim % LANES
         for t in range(padded // 2):
@@ -279,7 +279,7 @@ def make_pair_values(g: Grouping, block: int) -> Any:
     return pair_values
 
 
-@numba.njit
+@linked
 def pair_weights(weights: Any, chunks: Any, padded: Any) -> None:
     """Weights of tokens 2t and 2t + 1 as the pair of place t, in the same array."""
     for c in range(chunks):

@@ -19,7 +19,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 from numba.extending import overload
@@ -29,6 +28,7 @@ from membound.kernels.cpu.attention.row_queries import make_prepare
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_width
 from membound.kernels.cpu.attention.softmax import make_softmax
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.matmul.parts import make_add_part, part_size
 from membound.kernels.cpu.simd.amx import AMX_BF16
@@ -78,12 +78,10 @@ def attend_rows(
     [kv_heads·group, dim] from q_at + (b·queries + i)·q_stride on, and its output [kv_heads·group, value_dim] from
     out_at + (b·queries + i)·out_stride on.
     """
-    _attend(Grouping(KV, LANES, METHOD))(
-        q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity, shape, out, out_at, out_stride, threads
-    )  # fmt: skip
+    raise TypeError("attend_rows is for compiled code")
 
 
-@overload(attend_rows, prefer_literal=True)
+@overload(attend_rows, prefer_literal=True, jit_options=LINKED)
 def _attend_rows_in_kernels(
     KV: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
@@ -140,7 +138,7 @@ def _attend(g: Grouping) -> Any:
     """Every thread its share of the rows of the cache, then what was split is merged; see `attend_rows`."""
     walk, merge = _make_walk(g), _make_merge(g)
 
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def run(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any,
         capacity: Any, shape: Any, out: Any, out_at: Any, out_stride: Any, threads: Any,
@@ -167,7 +165,7 @@ def _make_walk(g: Grouping) -> Any:
     prepare, attend_part, workspace = make_prepare(g), _make_part(g), products.make_workspace(g)
     begin_products, end_products = products.make_begin(), products.make_end()
 
-    @numba.njit
+    @linked
     def walk(
         q: Any, q_at: Any, q_stride: Any, k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any,
         capacity: Any, shape: Any, out: Any, out_at: Any, out_stride: Any, parts: Any, thread: Any, threads: Any,
@@ -193,7 +191,8 @@ def _make_walk(g: Grouping) -> Any:
                 _finish(part, unit, shape, out, out_at, out_stride)
             else:
                 slot = 2 * thread + (begin == 0)
-                parts[slot * part.size : (slot + 1) * part.size] = part
+                for i in range(part.size):  # no slice, of which Numba would compile the words of its errors
+                    parts[slot * part.size + i] = part[i]
             first += count
         end_products()
 
@@ -206,7 +205,7 @@ def _make_part(g: Grouping) -> Any:
     score, add_values, update = products.make_scores(g), products.make_values(g), make_softmax(g)
     BLOCK, STEP = products.BLOCK, products.STEP
 
-    @numba.njit
+    @linked
     def attend_part(
         k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, first: Any, count: Any,
         shape: Any, space: Any, part: Any,
@@ -230,7 +229,7 @@ def _make_part(g: Grouping) -> Any:
     return attend_part
 
 
-@numba.njit
+@linked
 def _hide(scores: Any, rows: Any, group: Any, used: Any, padded: Any, ahead: Any) -> None:
     """Scores that no softmax notices: of tokens behind the `used`, and of token ahead + t > 0 for the queries before it."""
     for t in range(min(used, max(0, 1 - ahead)), padded):
@@ -243,7 +242,7 @@ def _hide(scores: Any, rows: Any, group: Any, used: Any, padded: Any, ahead: Any
                 scores[place : place + hidden - c * LANES] = HIDDEN
 
 
-@numba.njit
+@linked
 def _finish(part: Any, unit: Any, shape: Any, out: Any, out_at: Any, out_stride: Any) -> None:
     """Sums over totals to the output of one KV head."""
     group, width = shape.group, padded_width(shape.value_dim)
@@ -264,7 +263,7 @@ def _make_merge(g: Grouping) -> Any:
     """merge(parts, unit, …): the parts of one KV head, if it was split, brought to one peak and added."""
     add_part = make_add_part(g)
 
-    @numba.njit
+    @linked
     def merge(
         parts: Any, unit: Any, shape: Any, out: Any, out_at: Any, out_stride: Any, threads: Any
     ) -> None:

@@ -13,9 +13,9 @@ from functools import cache
 from math import e, log2
 from typing import Any
 
-import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import absolute, fma_tile, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32, to_f32
@@ -41,13 +41,13 @@ _LARGEST_INT16 = 32767
 _LARGEST_SUM = 2**31 - 1
 
 
-@numba.njit
+@linked
 def padded_width(dim: Any) -> Any:
     """Elements from one head to the next in the query and the sums: whole vectors."""
     return (dim + LANES - 1) // LANES * LANES
 
 
-@numba.njit
+@linked
 def chunks_of(group: Any, heads: Any) -> Any:
     """Tiles of `heads` query heads that hold a group."""
     return (group + heads - 1) // heads
@@ -58,7 +58,7 @@ def make_prepare(g: Grouping) -> Any:
     """prepare(q, at, group, dim, query, factors): the query of one KV head, padded with zero heads."""
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def prepare(q: Any, at: Any, group: Any, dim: Any, query: Any, factors: Any) -> None:
         width = padded_width(dim)
         scale = np.float32(_LOG2_E / np.sqrt(dim))
@@ -75,7 +75,7 @@ def _prepare_words(g: Grouping) -> Any:
     """int16 queries; `factors` holds what a unit of each lane's head is worth."""
     HEADS, ROWS = g.heads, g.rows
 
-    @numba.njit
+    @linked
     def prepare(q: Any, at: Any, group: Any, dim: Any, query: Any, factors: Any) -> None:
         words = query.view(np.int16)
         largest = np.float32(min(_LARGEST_INT16, _LARGEST_SUM // (127 * dim)))
@@ -108,7 +108,7 @@ def hide_padding(g: Grouping, fill: Any) -> Any:
     """`fill` with the arguments of a score, then scores that no softmax notices for tokens behind the last."""
     ROWS, HEADS = g.rows, g.heads
 
-    @numba.njit
+    @linked
     def score(
         query: Any, factors: Any, k: Any, k_scales: Any, at: Any, scales_at: Any, group: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, scores: Any,
@@ -128,7 +128,7 @@ def _float(g: Grouping) -> Any:
     KV, ROWS, HEADS, LINE = g.kv, g.rows, g.heads, g.line
     AHEAD, SCALED = g.ahead, g.kv == "int8"
 
-    @numba.njit
+    @linked
     def fill(
         query: Any, factors: Any, k: Any, k_scales: Any, at: Any, scales_at: Any, group: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, scores: Any,
@@ -156,7 +156,7 @@ def _integer(g: Grouping) -> Any:
     ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
     WORDS = 2 * LANES
 
-    @numba.njit
+    @linked
     def fill(
         query: Any, factors: Any, k: Any, k_scales: Any, at: Any, scales_at: Any, group: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, scores: Any,
@@ -183,7 +183,7 @@ def _scalar(g: Grouping) -> Any:
     KV, ROWS, HEADS = g.kv, g.rows, g.heads
     SCALED = g.kv == "int8"
 
-    @numba.njit
+    @linked
     def fill(
         query: Any, factors: Any, k: Any, k_scales: Any, at: Any, scales_at: Any, group: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, scores: Any,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.softmax import exp2
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.simd.arithmetic import add, divide, maximum, multiply, subtract
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.loads import load
@@ -23,7 +23,7 @@ _FAR = np.float32(1e29)
 """What is further below zero is no score: it hides a token that is not there, and must stay where it is."""
 
 
-@numba.njit
+@linked
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^−x) as e^min(x,0) / (1 + e^−|x|), so that no exponent overflows."""
     zero = splat(np.float32(0))
@@ -34,7 +34,7 @@ def sigmoid(x: Any) -> Any:
     return divide(top, bottom)
 
 
-@numba.njit
+@linked
 def cap_scores(scores: Any, vectors: Any, cap: Any) -> None:
     """Bound the first `vectors` of `scores` in place; cap is in their unit."""
     twice, whole, zero = splat(_TWO / cap), splat(cap), splat(np.float32(0))

@@ -12,9 +12,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import add, fma, maximum, multiply, subtract
 from membound.kernels.cpu.simd.conversions import round_i32, scale_by_power_of_two, to_f32
@@ -39,7 +39,7 @@ _C1, _C2, _C3, _C4, _C5 = (
 _ONE = np.float32(1)
 
 
-@numba.njit
+@linked
 def exp2(x: Any) -> Any:
     """2^x of each lane for x ≤ 0; below 2^−126 it stays there."""
     x = maximum(x, splat(_LEAST_EXPONENT))
@@ -58,7 +58,7 @@ def make_softmax(g: Grouping) -> Any:
     """update(scores, count, chunks, width, peaks, totals, sums) for `count` steps of scores; sums is [heads, width]."""
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def raise_peak(c: Any, width: Any, peak: Any, peaks: Any, totals: Any, sums: Any) -> None:
         shrink = exp2(subtract(load(peaks, c * LANES, "f32"), peak))
         store(peaks, c * LANES, shrink)
@@ -70,7 +70,7 @@ def make_softmax(g: Grouping) -> Any:
         store(totals, c * LANES, multiply(load(totals, c * LANES, "f32"), shrink))
         store(peaks, c * LANES, peak)
 
-    @numba.njit
+    @linked
     def update(scores: Any, count: Any, chunks: Any, width: Any, peaks: Any, totals: Any, sums: Any) -> None:
         for c in range(chunks):
             before = load(peaks, c * LANES, "f32")

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.scores import padded_width
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import divide, fma_tile, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32, to_f32_tile
@@ -56,7 +57,7 @@ def make_column(g: Grouping) -> Any:
     """column(d): where element d of a head stands in its sums."""
     PERIOD = 2 * LANES if g.method == "integer" else 1
 
-    @numba.njit
+    @linked
     def column(d: Any) -> Any:
         i = d % PERIOD
         return d - i + i // 4 % 2 * LANES + i // 8 * 4 + i % 4
@@ -72,7 +73,7 @@ def _float(g: Grouping) -> Any:
         make_add_tile(g, 1),
     )
 
-    @numba.njit
+    @linked
     def add_values(
         weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
@@ -131,7 +132,7 @@ def _make_scale_weights(g: Grouping) -> Any:
     """scale_weights(…): weights times the scale of their token's V."""
     ROWS, HEADS = g.rows, g.heads
 
-    @numba.njit
+    @linked
     def scale_weights(
         weights: Any, v_scales: Any, scales_at: Any, chunks: Any, begin: Any, end: Any, stride: Any, last: Any
     ) -> None:
@@ -148,7 +149,7 @@ def _integer(g: Grouping) -> Any:
     scale_weights, pack_weights = _make_scale_weights(g), _make_pack_weights(g)
     add_products = _make_add_products(g)
 
-    @numba.njit
+    @linked
     def add_values(
         weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
@@ -167,7 +168,7 @@ def _make_pack_weights(g: Grouping) -> Any:
     """
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def pack_weights(weights: Any, chunks: Any, count: Any, worth: Any) -> None:
         for c in range(chunks):
             peak = splat(_LEAST)
@@ -189,7 +190,7 @@ def _make_add_products(g: Grouping) -> Any:
     ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
     BYTES, PAIR = 2 * LANES, 2 * g.heads
 
-    @numba.njit
+    @linked
     def add_products(
         weights: Any, worth: Any, v: Any, at: Any, chunks: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, sums: Any,
@@ -218,7 +219,7 @@ def _scalar(g: Grouping) -> Any:
     SCALED = g.kv == "int8"
     scale_weights = _make_scale_weights(g)
 
-    @numba.njit
+    @linked
     def add_values(
         weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,

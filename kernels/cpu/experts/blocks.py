@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.activations import make_prepare
 from membound.kernels.cpu.matmul.linear import panel_share
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
@@ -75,13 +75,13 @@ def _by_size(functions: Sequence[tuple[int, Any]], pick: Any) -> Any:
 def _pick_prepare(SIZE: int, this: Any, others: Any) -> Any:
     if not SIZE:
 
-        @numba.njit
+        @linked
         def only(size: Any, x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             this(x, at, stride, k, scratch)
 
         return only
 
-    @numba.njit
+    @linked
     def prepare(size: Any, x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
         if size == SIZE:
             this(x, at, stride, k, scratch)
@@ -94,7 +94,7 @@ def _pick_prepare(SIZE: int, this: Any, others: Any) -> Any:
 def _pick_share(SIZE: int, this: Any, others: Any) -> Any:
     if not SIZE:
 
-        @numba.njit
+        @linked
         def only(
             size: Any, w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
         ) -> None:
@@ -102,7 +102,7 @@ def _pick_share(SIZE: int, this: Any, others: Any) -> Any:
 
         return only
 
-    @numba.njit
+    @linked
     def share(
         size: Any, w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
     ) -> None:
@@ -115,7 +115,7 @@ def _pick_share(SIZE: int, this: Any, others: Any) -> Any:
 
 
 def _gather(prepare: Any) -> Any:
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def gather(
         x: Any, width: Any, chosen: Any, blocks: Any, of: Any,
         rows: Any, row_stride: Any, scratch: Any, scratch_stride: Any,
@@ -140,7 +140,7 @@ def _gather(prepare: Any) -> Any:
 
 
 def _activate(prepare: Any) -> Any:
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def activate_blocks(
         y: Any, y_stride: Any, line: Any, width: Any, blocks: Any, of: Any,
         rows: Any, row_stride: Any, scratch: Any, scratch_stride: Any,
@@ -159,7 +159,7 @@ def _activate(prepare: Any) -> Any:
 def _multiply(panel_rows: int, share: Any) -> Any:
     PANEL_ROWS = panel_rows
 
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def multiply(
         w: Any, starts: Any, column: Any, blocks: Any, of: Any, n: Any, k: Any,
         scratch: Any, scratch_stride: Any, y: Any, y_stride: Any, threads: Any,

@@ -14,7 +14,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 from numba.extending import overload
@@ -22,6 +21,7 @@ from numba.extending import overload
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
 from membound.kernels.cpu.experts.routes import I64, Blocks, choose_experts, find_lines, group_rows
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
@@ -71,7 +71,7 @@ def mix(FMT: str, ACT: str, BLOCKS: str, x: Any, w: Any, starts: Any, b: Any, s:
     raise TypeError("mix is for compiled code")
 
 
-@overload(mix, prefer_literal=True)
+@overload(mix, prefer_literal=True, jit_options=LINKED)
 def _mix_in_kernels(FMT: Any, ACT: Any, BLOCKS: Any, x: Any, w: Any, starts: Any, b: Any, s: Any) -> Any:
     values = [literal_value(v) for v in (FMT, ACT, BLOCKS)]
     if None in values:
@@ -85,7 +85,7 @@ def _mix_in_kernels(FMT: Any, ACT: Any, BLOCKS: Any, x: Any, w: Any, starts: Any
         line = (2 * s.width + ROWS - 1) // ROWS * ROWS
         gather(x, s.hidden, s.chosen, b.blocks, of, b.gathered, s.row_stride, b.scratch, s.scratch_stride)
         products(
-            w, starts, 0, b.blocks, of, 2 * s.width, s.hidden,
+            w, starts, np.intp(0), b.blocks, of, 2 * s.width, s.hidden,
             b.scratch, s.scratch_stride, b.wide, s.wide_stride, s.threads,
         )  # fmt: skip
         activate(
@@ -93,19 +93,19 @@ def _mix_in_kernels(FMT: Any, ACT: Any, BLOCKS: Any, x: Any, w: Any, starts: Any
             b.gathered, s.row_stride, b.scratch, s.scratch_stride,
         )  # fmt: skip
         products(
-            w, starts, 1, b.blocks, of, s.hidden, s.width,
+            w, starts, np.intp(1), b.blocks, of, s.hidden, s.width,
             b.scratch, s.scratch_stride, b.narrow, s.narrow_stride, s.threads,
         )  # fmt: skip
         find_lines(b.blocks, of, s.narrow_stride, (s.hidden + ROWS - 1) // ROWS * ROWS, b.lines)
         if s.rows == 1:
-            _add_row(0, b.out, b.shares, b.narrow, b.lines, s.hidden, s.chosen)
+            _add_row(np.intp(0), b.out, b.shares, b.narrow, b.lines, s.hidden, s.chosen)
         else:
             _add_rows(b.out, b.shares, b.narrow, b.lines, s.rows, s.hidden, s.chosen)
 
     return implementation
 
 
-@numba.njit
+@linked
 def _add_row(row: Any, out: Any, shares: Any, y: Any, lines: Any, hidden: Any, chosen: Any) -> None:
     """A row's sum, in the order of its choices, so that no thread's speed changes it."""
     total = out[row * hidden : (row + 1) * hidden]
@@ -116,7 +116,7 @@ def _add_row(row: Any, out: Any, shares: Any, y: Any, lines: Any, hidden: Any, c
             total[i] += share * line[i]
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _add_rows(out: Any, shares: Any, y: Any, lines: Any, rows: Any, hidden: Any, chosen: Any) -> None:
     for row in prange(rows):
         _add_row(np.intp(row), out, shares, y, lines, hidden, chosen)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 from numba.extending import overload
@@ -18,6 +17,7 @@ from numba.extending import overload
 from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
 from membound.kernels.cpu.experts.router import choose_by_rule
 from membound.kernels.cpu.experts.routes import I64, Blocks, find_lines, group_rows
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
@@ -136,7 +136,7 @@ def _layer_experts_in_kernels(
     return implementation
 
 
-@numba.njit
+@linked
 def _scale_rows(x: Any, shares: Any, rows: Any, hidden: Any, chosen: Any, out: Any) -> None:
     """A row of x for each of its choices, times its share."""
     for pair in range(rows * chosen):
@@ -145,7 +145,7 @@ def _scale_rows(x: Any, shares: Any, rows: Any, hidden: Any, chosen: Any, out: A
             out[pair * hidden + i] = share * x[row * hidden + i]
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _activate_pairs(y: Any, lines: Any, ids: Any, biases: Any, width: Any, clamped: Any, out: Any) -> None:
     """out [pairs, width]: the activation of gate and up of each pair, under its expert's biases."""
     for t in prange(lines.size):
@@ -161,7 +161,7 @@ def _activate_pairs(y: Any, lines: Any, ids: Any, biases: Any, width: Any, clamp
             activate(True, False, y, at, width, into)
 
 
-@numba.njit(fastmath=True)
+@linked(fastmath=True)
 def _clamped(gate: Any, up: Any, out: Any) -> None:
     """(up + 1) · gate · σ(slope · gate), gate and up bounded (`forward.feed_forward`)."""
     for i in range(out.size):
@@ -170,7 +170,7 @@ def _clamped(gate: Any, up: Any, out: Any) -> None:
         out[i] = (u + _ONE) * g / (_ONE + np.exp(-_SLOPE * g))
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _sum_pairs(
     y: Any,
     lines: Any,

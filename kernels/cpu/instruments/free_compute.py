@@ -29,6 +29,7 @@ from membound.kernels.cpu.attention.decode import make_attend
 from membound.kernels.cpu.attention.scores import hide_padding
 from membound.kernels.cpu.attention.values import make_add_tile
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.float_panels import make_add_columns
 from membound.kernels.cpu.matmul.grouping import Grouping, grouping
 from membound.kernels.cpu.matmul.linear import prepare
@@ -109,7 +110,7 @@ def _zero(chains: Any, nothing: Any) -> Any:
 
 def multiply_loaded(FMT: str, w: Any, at: int, n: int, k: int, scratch: Any, y: Any, threads: int) -> None:
     """`linear.multiply` for one row of x with more multiply-adds a weight, in whole rounds of columns."""
-    _multiply_loaded(FMT)(w, at, n, k, scratch, y, threads)
+    raise TypeError("multiply_loaded is for compiled code")
 
 
 @cache
@@ -118,7 +119,7 @@ def _multiply_loaded(fmt: str) -> Any:
     PANEL_ROWS = recipe.panel_rows
     share = make_share(recipe, _loaded_stream)
 
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def run(w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any) -> None:
         panels = (n + PANEL_ROWS - 1) // PANEL_ROWS
         for t in prange(threads):
@@ -138,7 +139,7 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
     LINES = max(1, UNROLL * COLUMN // 64)
     AHEAD = recipe.ahead
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
         numbers = x[_constants_at(k) :]
@@ -169,7 +170,7 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
     return run
 
 
-@overload(multiply_loaded, prefer_literal=True)
+@overload(multiply_loaded, prefer_literal=True, jit_options=LINKED)
 def _multiply_loaded_in_kernels(
     FMT: Any, w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any
 ) -> Any:
@@ -207,16 +208,14 @@ def attend_loaded(
     context: int, batch: int, kv_heads: int, group: int, dim: int, out: Any, threads: int,
 ) -> None:  # fmt: skip
     """`attention.attend` over a dense float cache with more multiply-adds an element of K and V."""
-    _attend_loaded(Grouping(KV, HEADS, "float"))(
-        q, k, v, numbers, context, batch, kv_heads, group, dim, out, threads
-    )
+    raise TypeError("attend_loaded is for compiled code")
 
 
 @cache
 def _attend_loaded(g: Grouping) -> Any:
     run = make_attend(g, hide_padding(g, _loaded_scores(g)), _loaded_values(g))
 
-    @numba.njit
+    @linked
     def attend(
         q: Any, k: Any, v: Any, numbers: Any, context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any,
         out: Any, threads: Any,
@@ -240,7 +239,7 @@ def _loaded_scores(g: Grouping) -> Any:
     KV, ROWS, HEADS, LINE, AHEAD = g.kv, g.rows, g.heads, g.line, g.ahead
     STEP, EACH = _steps(g) * LANES, max(1, g.rows // CHAINS)
 
-    @numba.njit
+    @linked
     def fill(
         query: Any, factors: Any, k: Any, numbers: Any, at: Any, scales_at: Any, group: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, scores: Any,
@@ -268,7 +267,7 @@ def _loaded_values(g: Grouping) -> Any:
     add_tile = make_add_tile(g, _steps(g))
     STEP, EACH = _steps(g) * LANES, max(1, g.rows // CHAINS)
 
-    @numba.njit
+    @linked
     def add_values(
         weights: Any, v: Any, numbers: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
         begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
@@ -285,7 +284,7 @@ def _loaded_values(g: Grouping) -> Any:
     return add_values
 
 
-@overload(attend_loaded, prefer_literal=True)
+@overload(attend_loaded, prefer_literal=True, jit_options=LINKED)
 def _attend_loaded_in_kernels(
     KV: Any, HEADS: Any, q: Any, k: Any, v: Any, numbers: Any,
     context: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, out: Any, threads: Any,

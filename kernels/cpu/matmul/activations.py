@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
 from membound.kernels.cpu.matmul.records import record_of
 from membound.kernels.cpu.simd.arithmetic import absolute, add, add_i32, maximum, multiply
@@ -51,14 +51,14 @@ def _over_rows(recipe: Recipe, one_row: Any, shared: bool) -> Any:
 
     if M <= FEW_ROWS or not shared:
 
-        @numba.njit
+        @linked
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             for row in range(M):
                 one_row(row, x, at + row * stride, k, scratch)
 
     else:
 
-        @numba.njit(parallel=True)
+        @linked(parallel=True)
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             for row in prange(M):
                 one_row(np.intp(row), x, at + row * stride, k, scratch)
@@ -71,7 +71,7 @@ def _interleave(recipe: Recipe, shared: bool) -> Any:
     STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
     GROUP = FORMATS[recipe.format].group if FORMATS[recipe.format].zeros else 0
 
-    @numba.njit
+    @linked
     def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:
         for row in range(M):
             out = scratch.view(np.float32)[(row // TOKENS * k + first) * TOKENS + row % TOKENS :]
@@ -81,7 +81,7 @@ def _interleave(recipe: Recipe, shared: bool) -> Any:
 
     if M <= FEW_ROWS:
 
-        @numba.njit
+        @linked
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             some_columns(x, at, stride, k, 0, k, scratch)
             padded = (k + STEP - 1) // STEP * STEP  # there is one round of tokens, and nothing behind it
@@ -94,14 +94,14 @@ def _interleave(recipe: Recipe, shared: bool) -> Any:
 
     elif not shared:
 
-        @numba.njit
+        @linked
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             for first in range(0, k, COLUMNS):
                 some_columns(x, at, stride, k, first, min(k, first + COLUMNS), scratch)
 
     else:
 
-        @numba.njit(parallel=True)
+        @linked(parallel=True)
         def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
             for part in prange((k + COLUMNS - 1) // COLUMNS):
                 last = min(k, (part + 1) * COLUMNS)
@@ -114,7 +114,7 @@ def _interleave_pairs(recipe: Recipe, shared: bool) -> Any:
     """Pairs of neighbouring columns, rounded to bfloat16; the column behind the last one is zero."""
     M, TOKENS = recipe.m, recipe.tokens
 
-    @numba.njit(parallel=shared)
+    @linked(parallel=shared)
     def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
         padded = (k + 1) // 2 * 2
         for part in prange((k + COLUMNS - 1) // COLUMNS):
@@ -130,7 +130,7 @@ def _interleave_pairs(recipe: Recipe, shared: bool) -> Any:
     return prepare
 
 
-@numba.njit
+@linked
 def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
     """out[:k] = x[at : at + k] as bfloat16, followed by zeros up to a whole vector."""
     whole = k // LANES * LANES
@@ -143,7 +143,7 @@ def _round_bf16(x: Any, at: Any, k: Any, out: Any) -> None:
 def _bf16_tiles(recipe: Recipe, shared: bool) -> Any:
     TILES = recipe.tiles
 
-    @numba.njit
+    @linked
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
         steps = (k + 31) // 32
         line = np.zeros(32 * steps + LANES, np.uint16)
@@ -161,7 +161,7 @@ def _quantise(recipe: Recipe, shared: bool) -> Any:
     record = record_of(recipe.format)
     ZEROS, OFFSET = (record.zeros, record.offset) if record is not None else (False, DOT_OFFSET)
 
-    @numba.njit
+    @linked
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         groups = padded // GROUP if GROUP else 1
@@ -195,7 +195,7 @@ def _quantise(recipe: Recipe, shared: bool) -> Any:
     return _over_rows(recipe, one_row, shared)
 
 
-@numba.njit
+@linked
 def _to_tiles(line: Any, row: Any, tiles: Any, steps: Any, scratch: Any) -> None:
     """Every 64 bytes of a row of x to its tile: [step][tile][row of 16][64 bytes]."""
     out = scratch.view(np.uint64)
@@ -205,7 +205,7 @@ def _to_tiles(line: Any, row: Any, tiles: Any, steps: Any, scratch: Any) -> None
             out[place + i] = line[8 * j + i]
 
 
-@numba.njit
+@linked
 def _sum(x: Any, at: Any, k: Any) -> Any:
     """Σ x, over whole vectors."""
     total = splat(np.float32(0))
@@ -214,7 +214,7 @@ def _sum(x: Any, at: Any, k: Any) -> Any:
     return add_lanes((total,))[0]
 
 
-@numba.njit
+@linked
 def _largest(x: Any, at: Any, k: Any) -> Any:
     """max |x|."""
     top = splat(np.float32(0))
@@ -226,7 +226,7 @@ def _largest(x: Any, at: Any, k: Any) -> Any:
     return max_lanes(top)
 
 
-@numba.njit
+@linked
 def _round_part(x: Any, at: Any, k: Any, factor: Any, line: Any) -> Any:
     """line[:k] = round(x · factor); returns the sum."""
     by = splat(factor)

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
 from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, record_of
@@ -61,7 +62,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     widen = _nothing if PAIRS else _widen_records(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
     add = _add_pairs(recipe) if PAIRS else _add_widened(recipe, PANELS)
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
         padded = (k + STEP - 1) // STEP * STEP
@@ -128,7 +129,7 @@ def _add_pairs(recipe: Recipe) -> Any:
     return add
 
 
-@numba.njit
+@linked
 def _nothing(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
     """Pairs are used as they are stored."""
 
@@ -141,7 +142,7 @@ def _widen(recipe: Recipe, panels_at_once: int) -> Any:
 
     if COLUMNS_A_LOAD.get(FMT, 1) == 2:
 
-        @numba.njit
+        @linked
         def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
             for j in range(0, columns, 2):
                 words = load_bytes_each(w, starts, (k0 + j) * COLUMN)
@@ -150,7 +151,7 @@ def _widen(recipe: Recipe, panels_at_once: int) -> Any:
 
     else:
 
-        @numba.njit
+        @linked
         def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
             for j in range(columns):
                 store_tile(block, j * SIDE, load_each(w, starts, (k0 + j) * COLUMN, FMT))
@@ -171,7 +172,7 @@ def _widen_records(recipe: Recipe, panels_at_once: int) -> Any:
 
     if KIND == "nibbles":
 
-        @numba.njit
+        @linked
         def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
             for k1 in range(0, columns, GROUP):
                 at = (k0 + k1) // GROUP * RECORD
@@ -188,7 +189,7 @@ def _widen_records(recipe: Recipe, panels_at_once: int) -> Any:
 
     else:
 
-        @numba.njit
+        @linked
         def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
             for k1 in range(0, columns, GROUP):
                 at = (k0 + k1) // GROUP * RECORD

@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
@@ -46,7 +47,7 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     LINES = max(1, UNROLL * COLUMN // 64)
     AHEAD = recipe.ahead
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
         padded = (k + STEP - 1) // STEP * STEP
@@ -106,7 +107,7 @@ def _record_stream(recipe: Recipe, panels_at_once: int) -> Any:
     SCALE, ZEROS, ZEROS_AT = record.scale, record.zeros, record.zeros_at
     add_group = make_add_group(record, TOKENS)
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         x = scratch.view(np.float32)
         sums = ROWS * (k + 17)  # of the groups of x: see activations.py

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
 from membound.kernels.cpu.matmul.records import make_dot_group, record_of
@@ -46,7 +46,7 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     AHEAD = recipe.ahead
     COLUMNS = recipe.integer_block if TILES > 1 else 1 << 40
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         padded = (k + 3) // 4 * 4
         panel_bytes = padded * LANES + PANEL_PADDING
@@ -95,7 +95,7 @@ def _records(recipe: Recipe, panels_at_once: int) -> Any:
     GROUPS = recipe.integer_block // GROUP if TILES > 1 else 1 << 40
     dot_group = make_dot_group(record, TOKENS, recipe.ahead)
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         groups = k // GROUP
         panel_bytes = groups * RECORD + PANEL_PADDING

@@ -14,11 +14,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 from numba import prange
 from numba.extending import overload
 
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.activations import make_prepare
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.float_panels import make_float
@@ -30,7 +30,7 @@ from membound.kernels.cpu.simd.ir import literal_value
 
 def prepare(FMT: str, ACT: str, M: int, x: Any, at: int, stride: int, k: int, scratch: Any) -> None:
     """Put M rows of x (float32, row i from x[at + i·stride] on) into `scratch` for `multiply`."""
-    _prepare(choose(FMT, ACT, M))(x, at, stride, k, scratch)
+    raise TypeError("prepare is for compiled code")
 
 
 def multiply(
@@ -40,7 +40,7 @@ def multiply(
 
     y: flat float32, `recipe.rows` rows of `recipe.padded_n(n)`.
     """
-    _multiply(choose(FMT, ACT, M))(w, at, n, k, scratch, y, threads)
+    raise TypeError("multiply is for compiled code")
 
 
 _prepare = cache(make_prepare)
@@ -59,7 +59,7 @@ def _multiply(recipe: Recipe) -> Any:
     PANEL_ROWS = recipe.panel_rows
     panel_range = panel_share(recipe)
 
-    @numba.njit(parallel=True)
+    @linked(parallel=True)
     def run(w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any) -> None:
         panels = (n + PANEL_ROWS - 1) // PANEL_ROWS
         for t in prange(threads):
@@ -68,7 +68,7 @@ def _multiply(recipe: Recipe) -> Any:
     return run
 
 
-@overload(prepare, prefer_literal=True)
+@overload(prepare, prefer_literal=True, jit_options=LINKED)
 def _prepare_in_kernels(
     FMT: Any, ACT: Any, M: Any, x: Any, at: Any, stride: Any, k: Any, scratch: Any
 ) -> Any:
@@ -85,7 +85,7 @@ def _prepare_in_kernels(
     return implementation
 
 
-@overload(multiply, prefer_literal=True)
+@overload(multiply, prefer_literal=True, jit_options=LINKED)
 def _multiply_in_kernels(
     FMT: Any, ACT: Any, M: Any, w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any
 ) -> Any:

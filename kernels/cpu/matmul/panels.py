@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
-
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import Recipe
 
 MakeLoop = Callable[[Recipe, int], Any]
@@ -20,7 +19,7 @@ def make_share(recipe: Recipe, make: MakeLoop) -> Any:
     single = make(recipe, 1) if recipe.panels > 1 else together
     PANELS = recipe.panels
 
-    @numba.njit
+    @linked
     def share(w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any) -> None:
         far = (last - first) // PANELS
         together(w, at, panels, first, far, k, scratch, y)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_width
 from membound.kernels.cpu.attention.softmax import exp2
 from membound.kernels.cpu.attention.values import make_column
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import fma, maximum, multiply, subtract
 from membound.kernels.cpu.simd.features import LANES
@@ -24,7 +24,7 @@ from membound.kernels.cpu.simd.loads import load
 from membound.kernels.cpu.simd.stores import store
 
 
-@numba.njit
+@linked
 def part_size(group: Any, heads: Any, dim: Any) -> Any:
     """float32 numbers of a part."""
     chunks = chunks_of(group, heads)
@@ -37,7 +37,7 @@ def make_finish(g: Grouping) -> Any:
     column = make_column(g)
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def finish(part: Any, group: Any, dim: Any, out: Any, at: Any) -> None:
         width, chunks = padded_width(dim), chunks_of(group, HEADS)
         flat = chunks * LANES
@@ -58,7 +58,7 @@ def make_merge(g: Grouping) -> Any:
     finish, add_part = make_finish(g), make_add_part(g)
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def merge(
         parts: Any, unit: Any, units: Any, kv_heads: Any, group: Any, dim: Any, context: Any,
         out: Any, out_at: Any, out_stride: Any, threads: Any,
@@ -85,7 +85,7 @@ def make_add_part(g: Grouping) -> Any:
     """add_part(whole, parts, at, chunks, width): a part plus another, both weighted for the larger peak."""
     HEADS = g.heads
 
-    @numba.njit
+    @linked
     def add_part(whole: Any, parts: Any, at: Any, chunks: Any, width: Any) -> None:
         flat = chunks * LANES
         factors = np.empty(2 * LANES, np.float32)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, PREFETCH_BYTES, TILE_ROWS, Recipe
 from membound.kernels.cpu.simd.amx import (
@@ -45,7 +45,7 @@ def make_tile(recipe: Recipe) -> Any:
     """A thread's share of a product on matrix tiles: see `make_share`."""
     share = make_share(recipe, _blocked if recipe.tiles > 1 else _stream)
 
-    @numba.njit
+    @linked
     def panel_range(
         w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
     ) -> None:
@@ -63,7 +63,7 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     STEP = 64 // SIZE
     finish = _finish(recipe)
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
@@ -91,7 +91,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     LINES = -(-16 // TILES)
     finish = _finish(recipe)
 
-    @numba.njit
+    @linked
     def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
@@ -123,7 +123,7 @@ def _finish(recipe: Recipe) -> Any:
     TILES, ROWS, INT8 = recipe.tiles, recipe.rows, recipe.format == "int8"
     SIZE = FORMATS[recipe.format].bits // 8
 
-    @numba.njit
+    @linked
     def finish(
         w: Any, at: Any, panels: Any, panel: Any, padded: Any, scratch: Any,
         sums: Any, at_sums: Any, apart: Any, y: Any,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from membound.kernels.cpu.linked import linked
 
-@numba.njit
+
+@linked
 def aligned_floats(size: Any) -> Any:
     """float32 [size], not initialised."""
     array = np.empty(size + 16, np.float32)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import prange
@@ -20,6 +19,7 @@ from numba.extending import overload
 from membound.kernels.cpu.attention.rows import Rows, attend_rows
 from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
 from membound.kernels.cpu.experts.routes import I64, Blocks, find_lines
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.simd.ir import literal_value
@@ -141,7 +141,7 @@ def _latent_half_in_kernels(
     return implementation
 
 
-@numba.njit
+@linked
 def _queries(
     FMT: Any, ACT: Any, M: Any, ROWS: Any, layer: Any, arena: Any, at: Any, own: Any, b: Any, buffers: Any, shape: Any, s: Any,
 ) -> None:  # fmt: skip
@@ -170,7 +170,7 @@ def _queries(
             buffers.queries[row * width :][:width] = b.wide[row * padded :][:width]
 
 
-@numba.njit
+@linked
 def _new_rows(
     KV: Any, M: Any, ROWS: Any, layer: Any, gains: Any, own: Any, caches: Any, b: Any, shape: Any, s: Any
 ) -> None:
@@ -186,7 +186,7 @@ def _new_rows(
         store_row(KV, line, caches.k, token * dim, caches.k_scales, token)
 
 
-@numba.njit
+@linked
 def _turn_queries(M: Any, cosines: Any, sines: Any, buffers: Any, inputs: Any, shape: Any, s: Any) -> None:
     """Of each head what turns, to its place behind the absorbed numbers, and what does not, dense for the absorbed products."""
     width, dim = shape.nope + shape.turning, shape.rank + shape.turning
@@ -198,7 +198,7 @@ def _turn_queries(M: Any, cosines: Any, sines: Any, buffers: Any, inputs: Any, s
         _turn(turned, cosines, sines, s.neighbours)
 
 
-@numba.njit
+@linked
 def _turn(x: Any, cosines: Any, sines: Any, neighbours: Any) -> None:
     if neighbours:
         rope_neighbours(x, cosines, sines)
@@ -206,7 +206,7 @@ def _turn(x: Any, cosines: Any, sines: Any, neighbours: Any) -> None:
         rope(x, cosines, sines)
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _place(y: Any, lines: Any, width: Any, out: Any, stride: Any) -> None:
     """The products of each head, [width], to where its row begins."""
     for t in prange(lines.size):

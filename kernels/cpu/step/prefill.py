@@ -12,12 +12,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 
 from membound.kernels.cpu.attention.rows import Rows, attend_rows
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
@@ -52,7 +52,8 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
 
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
-        b.x[:] = x
+        for i in range(x.size):  # as in a step
+            b.x[i] = x[i]
         rows = s.batch * s.tokens
         q_width = s.kv_heads * s.group * s.dim
         qkv = q_width + 2 * s.kv_heads * s.dim
@@ -97,13 +98,13 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
     return run
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _norm_rows(x: Any, width: Any, gain: Any, eps: Any, out: Any) -> None:
     for row in prange(x.size // width):
         rms_norm(x[row * width :][:width], gain, np.float32(eps), out[row * width :][:width])
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _add_rows(x: Any, width: Any, y: Any, stride: Any) -> None:
     for row in prange(x.size // width):
         into, from_ = x[row * width :][:width], y[row * stride :][:width]
@@ -111,13 +112,13 @@ def _add_rows(x: Any, width: Any, y: Any, stride: Any) -> None:
             into[i] += from_[i]
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _activate_rows(count: Any, gated: Any, y: Any, stride: Any, width: Any, out: Any) -> None:
     for row in prange(count):
         activate(gated, False, y, row * stride, width, out[row * width :][:width])
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _turn_heads(
     heads: Any,
     stride: Any,
@@ -144,7 +145,7 @@ def _turn_heads(
             rope(head, cosines[place], sines[place])
 
 
-@numba.njit
+@linked
 def _store_heads(
     KV: Any, heads: Any, stride: Any, first: Any, count: Any, layer: Any, caches: Any, s: Any
 ) -> None:
@@ -160,7 +161,7 @@ def _store_heads(
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 
-@numba.njit
+@linked
 def _attend_chunk(
     KV: Any,
     METHOD: Any,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +18,7 @@ from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.experts.layer_experts import ExpertVectors, LayerBuffers, LayerSizes, layer_experts
 from membound.kernels.cpu.experts.router import Rule
 from membound.kernels.cpu.experts.routes import I64
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.latent import latent_half
@@ -96,7 +96,7 @@ def routed_step_kernel(
     return run
 
 
-@numba.njit
+@linked
 def _second_half(
     FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
@@ -123,7 +123,7 @@ def _second_half(
     add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
 
 
-@numba.njit
+@linked
 def _join(M: Any, y: Any, stride: Any, shared: Any, normed: Any, gate: Any, mixed: Any, s: Any) -> None:
     """What comes out of the experts to y, which holds that of the shared MLP, under its gate, or nothing."""
     for row in range(M):

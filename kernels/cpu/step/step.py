@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import prange
@@ -19,6 +18,7 @@ from numba import prange
 from membound.kernels.cpu.attention.decode import attend
 from membound.kernels.cpu.attention.softcap import cap_scores
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.activations import FEW_ROWS
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
@@ -137,7 +137,8 @@ def step_kernel(
 
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
-        b.x[:] = x
+        for i in range(x.size):  # of a slice Numba would compile the words of its errors, for seconds
+            b.x[i] = x[i]
         for layer in range(s.layers):
             at = starts[4 * layer :]
             attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
@@ -153,7 +154,7 @@ def step_kernel(
     return run
 
 
-@numba.njit
+@linked
 def attention_half(
     FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any,
@@ -180,7 +181,7 @@ def attention_half(
     add_rows(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
 
 
-@numba.njit
+@linked
 def mlp(
     FMT: Any, ACT: Any, M: Any, ROWS: Any, arena: Any, into: Any, down: Any, width: Any,
     bias: Any, orders: Any, order: Any, b: Any, s: Any,
@@ -196,7 +197,7 @@ def mlp(
     multiply(FMT, ACT, M, arena, down, s.hidden, width, b.scratch, b.narrow, s.threads)
 
 
-@numba.njit
+@linked
 def head(FMT: Any, ACT: Any, M: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any) -> None:
     """Final norm and LM head of b.x: b.logits."""
     norm_rows(M, b.x, gains.final, 0, s, b.normed)
@@ -209,7 +210,7 @@ def head(FMT: Any, ACT: Any, M: Any, arena: Any, at: Any, gains: Any, b: Any, s:
 # Rows one after the other while they are few, else in parallel
 
 
-@numba.njit
+@linked
 def norm_rows(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
     """Every row of x [M · hidden] under a layer's norm."""
     gain, bias = norms.gain[layer], norms.bias[layer]
@@ -218,7 +219,7 @@ def norm_rows(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
         normalise(x[part], gain, bias, s.centred, np.float32(s.eps), out[part])
 
 
-@numba.njit
+@linked
 def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> Any:
     """The columns of x as those of the matrix lie that it meets."""
     if orders.shape[0] == 0:
@@ -231,7 +232,7 @@ def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> An
     return out
 
 
-@numba.njit
+@linked
 def add_rows(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
     """What comes out of a half of a layer, under its norm, to x."""
     residual, gain = np.float32(s.residual), norms.gain[layer]
@@ -244,13 +245,13 @@ def add_rows(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer
             into[i] += residual * from_[i]
 
 
-@numba.njit
+@linked
 def _add_bias(line: Any, bias: Any) -> None:
     for i in range(bias.size):
         line[i] += bias[i]
 
 
-@numba.njit
+@linked
 def _activate(M: Any, s: Any, y: Any, stride: Any, width: Any, bias: Any, out: Any) -> None:
     if M <= FEW_ROWS:
         for row in range(M):
@@ -260,7 +261,7 @@ def _activate(M: Any, s: Any, y: Any, stride: Any, width: Any, bias: Any, out: A
         _activate_parallel(M, s.gated, s.smooth, y, stride, width, bias, out)
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _activate_parallel(
     M: Any, gated: Any, smooth: Any, y: Any, stride: Any, width: Any, bias: Any, out: Any
 ) -> None:
@@ -269,7 +270,7 @@ def _activate_parallel(
         activate(gated, smooth, y, row * stride, width, out[row * width :][:width])
 
 
-@numba.njit
+@linked
 def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every sequence's new heads: bias, head norm, RoPE, scale, then key and value into the cache."""
     dim, ones = s.dim, np.ones(s.dim, np.float32)
@@ -297,7 +298,7 @@ def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any,
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 
-@numba.njit
+@linked
 def _norm_heads(line: Any, gain: Any, s: Any) -> None:
     """Every head under a norm of its width, or all of them under one of theirs."""
     if gain.size:
@@ -306,7 +307,7 @@ def _norm_heads(line: Any, gain: Any, s: Any) -> None:
             rms_norm(part, gain, np.float32(s.eps), part)
 
 
-@numba.njit(parallel=True)
+@linked(parallel=True)
 def _bound(y: Any, s: Any) -> None:
     """Logits times their gain, within their cap."""
     gain, cap, each = np.float32(s.logit_gain), np.float32(s.logit_softcap), y.size // LANES

@@ -33,7 +33,7 @@ def widen_f16(words: npt.NDArray[np.uint32]) -> F32:
     return pairs
 
 
-_WORD, _WORDS, _FLOATS, _HALVES = Struct("<I"), Struct("<2I"), Struct("<2f"), Struct("<2e")
+_WORD, _WORDS, _FLOAT, _FLOATS, _HALVES = (Struct(f"<{each}") for each in ("I", "2I", "f", "2f", "2e"))
 _E4M3 = fp8.VALUES.astype(np.float16).view(np.uint16).tolist()
 """The float16 bits of each of the 256 codes; all are exact."""
 
@@ -154,12 +154,12 @@ class Doubles:
     @staticmethod
     def low_bf16(word: Any) -> Any:
         """The first of a pair."""
-        return (np.uint32(word) << np.uint32(16)).view(np.float32)
+        return np.float32(_FLOAT.unpack(_WORD.pack(int(word) << 16 & 0xFFFFFFFF))[0])
 
     @staticmethod
     def high_bf16(word: Any) -> Any:
         """The second of a pair."""
-        return (np.uint32(word) & np.uint32(0xFFFF0000)).view(np.float32)
+        return np.float32(_FLOAT.unpack(_WORD.pack(int(word) & 0xFFFF0000))[0])
 
     @staticmethod
     def low_f16(word: Any) -> Any:
@@ -230,7 +230,7 @@ class Doubles:
     @staticmethod
     def fma_f32(a: Any, b: Any, c: Any) -> Any:
         """a·b + c; the product is exact in float64."""
-        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+        return np.float32(float(a) * float(b) + float(c))
 
     @staticmethod
     def exp2_fast(x: Any) -> Any:

@@ -35,6 +35,21 @@ def test_pytest_starts_without_loading_anything_heavy(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_only_the_plugin_itself_is_searched_for_asserts(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n\nimport membound.kernels.work\n\ndef test_it():\n"
+        "    found = {name: one for name, one in sys.modules.items() if name.startswith(('membound', 'test_it'))}\n"
+        "    loaders = {name: type(one.__loader__).__name__ for name, one in found.items()}\n"
+        "    assert loaders['membound.kernels.work'] == 'SourceFileLoader'\n"
+        "    assert loaders['test_it'] == 'AssertionRewritingHook'\n"
+        "    rewritten = [name for name, loader in loaders.items() if loader == 'AssertionRewritingHook']\n"
+        "    ours = {name for name in rewritten if name.startswith('membound.')}\n"
+        "    assert ours <= {'membound.bench.pytest_plugin.hooks', 'membound.version'}\n"
+    )
+    done = child(tmp_path, ("-m", "pytest", "-q", "-p", "no:cacheprovider"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_without_pytest_benchmark_only_the_fixture_fails_and_says_what_to_install(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as finder\n\nfind = finder.find_spec\n"
