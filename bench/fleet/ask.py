@@ -1,7 +1,7 @@
 """What a fleet is asked for, checked before any cluster is touched, and what that is for one node.
 
->>> ask = Ask(works=["linear:n=8,k=32"], backends=[], suite="quick", …)
->>> check(ask)
+>>> check(ask)                                     # raises what the command ends with
+>>> order = ask.order(run_id, device)              # what one suite of it is
 """
 
 from __future__ import annotations

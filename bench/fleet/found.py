@@ -1,6 +1,6 @@
 """The nodes of a cluster as a fleet finds them: who takes part, of which kinds they are, who is left out and why.
 
->>> found = find_nodes(cluster, ask, with_estimates=False)
+>>> found = find_nodes(cluster, 0, order)
 >>> list(found.lines())
 ['4 nodes on 4 machines, all of one kind: AMD EPYC 9654 96-Core Processor, avx512f …, Python 3.11, membound 0.1.0']
 """

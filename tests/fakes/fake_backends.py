@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,4 +328,4 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = filter(None, (str(folder), str(Path(__file__).parent), before))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv(CACHE, str(1 << 20))
-    registry._entry_points.cache_clear()
+    monkeypatch.setattr(registry, "_entry_points", cache(registry._entry_points.__wrapped__))

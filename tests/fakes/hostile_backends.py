@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import count
 from math import inf, nan
 from pathlib import Path
@@ -336,4 +337,4 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile-backends\nVersion: 0\n")
     lines = [f"{name} = hostile_backends:{cls.__name__}" for name, cls in CLASSES.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *lines]))
-    registry._entry_points.cache_clear()
+    monkeypatch.setattr(registry, "_entry_points", cache(registry._entry_points.__wrapped__))

@@ -84,8 +84,7 @@ MEMORY_BYTES = 10**9
 FORMATS = ("stored", "f32", "stored", "int8", "stored", "int4g32")
 """Weight formats in which folders and files are read."""
 EXPORTED = 32
-"""Tables and pages take twenty to fifty times as long as reading; most of what is changed in a file does not reach them.
-Of this many inputs one, chosen by its content, is exported or shown too: the same ones each time, changed or not."""
+"""Tables and pages take twenty to fifty times as long as reading: of this many inputs one, chosen by its content, is shown too."""
 
 
 @dataclass(frozen=True, slots=True)
