@@ -32,7 +32,9 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Export a run: csv, jsonl, parquet, sqlite, markdown, junit, openmetrics, grafana, llm-d, github-action-benchmark, bencher.
+    """Export a run as a table, for CI, or for dashboards.
+
+    Formats: csv, jsonl, parquet, sqlite, markdown, junit, openmetrics, grafana, bencher, github-action-benchmark, llm-d.
 
     The file is written whole or not at all. docs/exchange.md says what each format holds.
     """

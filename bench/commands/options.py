@@ -27,9 +27,13 @@ def number(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
-def numbers(text: str | None) -> list[int]:
-    """Parse whole numbers with commas between them, each once; none of None. Raises BadParameter."""
-    return list(dict.fromkeys(number(one.strip()) for one in text.split(","))) if text is not None else []
+def numbers(option: str, text: str | None) -> list[int]:
+    """Parse whole numbers with commas between them, each once; none of None. Raises BadParameter that names the option."""
+    try:
+        return list(dict.fromkeys(number(one.strip()) for one in text.split(","))) if text is not None else []
+    except typer.BadParameter as error:
+        error.param_hint = f"'{option}'"
+        raise
 
 
 def number_within(low: int, high: int) -> Callable[[str], int]:
@@ -80,8 +84,8 @@ ThreadCounts = Annotated[
     str | None,
     typer.Option(
         "--threads",
-        metavar="N[,N]",
-        help="CPU threads, several for a run with each; default: the physical cores.",
+        metavar="NUMBERS",
+        help="CPU threads, with commas for a run with each; default: the physical cores.",
     ),
 ]
 Seed = Annotated[

@@ -116,7 +116,9 @@ def run(
             )
         session = resume_session(resume, out, talk, console(stderr=True))
     else:
-        points = list(points_of([check_threads(one) for one in numbers(threads)], split(placement or ())))
+        points = list(
+            points_of([check_threads(one) for one in numbers("--threads", threads)], split(placement or ()))
+        )
         options = Options(
             threads=points[0][1],
             replicates=replicates or 0,

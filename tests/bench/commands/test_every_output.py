@@ -79,7 +79,16 @@ SHOWN = {
 }
 """Command lines by command."""
 ELSEWHERE = {
-    *("run", "duel", "claim", "load", "noise", "soak", "coverage"),  # measure, and show rows as `show` does
+    *(
+        "run",
+        "duel",
+        "claim",
+        "load",
+        "noise",
+        "soak",
+        "fleet",
+        "coverage",
+    ),  # measure, and show rows as `show` does
     *("null-server", "export-model", "cuda-build"),  # show no text that comes from outside
 }
 PAGES = (".html", ".md")
