@@ -22,6 +22,7 @@ import psutil
 
 from membound.bench.machine.environment import recorded
 from membound.bench.machine.proc import count, text_of
+from membound.version import __version__
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -83,13 +84,18 @@ def available_memory_bytes(proc: Path = PROC, sys: Path = SYS) -> int:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those of the named distributions that are installed in this interpreter."""
+    """Versions of those of the named distributions that are installed in this interpreter; membound's own in any case.
+
+    A package that runs without being installed, as a fleet sends ours to its nodes, may have metadata without a version, or none.
+    """
     found = {}
     for name in names:
         try:
-            found[name] = version(name)
+            known = __version__ if name == "membound" else version(name)
         except PackageNotFoundError:
             continue
+        if known:
+            found[name] = known
     return found
 
 

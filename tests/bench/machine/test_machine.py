@@ -119,3 +119,10 @@ def test_versions_of_what_is_installed() -> None:
     import numpy
 
     assert machine.package_versions(["numpy", "no-such-package"]) == {"numpy": numpy.__version__}
+
+
+def test_metadata_without_a_version_is_no_version_and_ours_is_known_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "version", lambda name: {"half-sent": None}[name])
+    assert machine.package_versions(["half-sent", "membound"]) == {"membound": machine.__version__}
