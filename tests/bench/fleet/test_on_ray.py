@@ -89,9 +89,15 @@ def by_status(cluster):
     return Counter(status for _, status in stored(cluster).elements())
 
 
-def nothing_left(cluster):
-    """Wait until no process of a fleet is left; the files that nodes still keep."""
+def await_ends(cluster):
+    """Wait until no process of a fleet is left, whose driver has ended: Ray kills them in its own time."""
+    cluster.processes.clear()
     cluster.until(lambda: not ray_clusters.workers_left(cluster.folder / "cache"))
+
+
+def nothing_left(cluster):
+    """The files that nodes still keep when all processes have ended."""
+    await_ends(cluster)
     return [path.name for path in (cluster.folder / "cache/fleet").iterdir()]
 
 
@@ -110,7 +116,7 @@ def test_all_rows_of_all_nodes_come_back_once(cluster):
     suites = json.loads(out)["suites"]
     assert [(one["state"], one["rows"], one["cases"], one["failed"]) for one in suites] == [
         ("done", 3, 3, 0)
-    ] * 3
+    ] * NODES
     assert nothing_left(cluster) == []
 
 
@@ -134,7 +140,7 @@ def test_a_node_that_dies_is_reported_and_replaced(cluster):
     assert by_status(cluster)["ok"] == NODES * 9 + died["ok"]
     assert f"is measured in the place of {names()[1]}, which died" in err
     assert {row.machine["rack"] for row in cluster.rows()} == {"r0", "r1", "r9"}
-    cluster.until(lambda: not ray_clusters.workers_left(cluster.folder / "cache"))
+    await_ends(cluster)
 
 
 def test_a_driver_that_is_killed_is_resumed(cluster):
@@ -150,7 +156,7 @@ def test_a_driver_that_is_killed_is_resumed(cluster):
     assert before < len(cluster.rows())
     assert by_status(cluster) == {"ok": NODES * 6}
     assert not list(cluster.out.glob("*.fleet"))
-    cluster.until(lambda: not ray_clusters.workers_left(cluster.folder / "cache"))
+    await_ends(cluster)
 
 
 def test_another_fleet_is_refused_and_ctrl_c_leaves_what_resuming_needs(cluster):
@@ -164,13 +170,13 @@ def test_another_fleet_is_refused_and_ctrl_c_leaves_what_resuming_needs(cluster)
     out, err = fleet.communicate(timeout=30)
     assert fleet.returncode == 130, (out, err)
     assert "rows are kept: membound fleet --resume" in err
-    cluster.until(lambda: not ray_clusters.workers_left(cluster.folder / "cache"))
+    await_ends(cluster)
     assert list(cluster.out.glob("*.partial"))
 
 
 def test_a_node_that_hangs_is_given_up(cluster):
-    fleet = cluster.start(*WORKS, *QUICKLY, "--replicates", "3", "--silent", "18")
-    cluster.until(lambda: cluster.stored() >= 1)
+    fleet = cluster.start(*WORKS, *QUICKLY, "--replicates", "3", "--silent", "30")
+    cluster.until(lambda: all(cluster.stored_of(name) for name in names()))
     hanging = ray_clusters.suites_at_work(cluster.folder / "cache")[-1]
     os.kill(hanging, signal.SIGSTOP)
     _, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
@@ -179,7 +185,7 @@ def test_a_node_that_hangs_is_given_up(cluster):
     assert found["ok"] + found["timeout"] == NODES * 9
     assert 1 <= found["timeout"] <= 9
     assert "no answer for" in err
-    cluster.until(lambda: not ray_clusters.workers_left(cluster.folder / "cache"))
+    await_ends(cluster)
 
 
 def test_a_full_object_store_keeps_no_row_back(cluster):
