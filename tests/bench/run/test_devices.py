@@ -173,7 +173,9 @@ def test_a_companion_is_busy_until_the_block_ends_and_workers_know_of_it(monkeyp
     monkeypatch.setattr(companion.subprocess, "Popen", note)
     last = max(os.sched_getaffinity(0))
     with companions([f"cpus{last}"]):
-        (process,) = [one for one in started if companion.__name__ in one.args]  # a guardian starts before the first
+        (process,) = [
+            one for one in started if companion.__name__ in one.args
+        ]  # a guardian starts before the first
         before = busy(process.pid)
         until = time.monotonic() + 20
         while busy(process.pid) - before < 0.1 and time.monotonic() < until:
