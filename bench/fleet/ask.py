@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from membound.backends import registry
 from membound.bench.environments.build import recipe
-from membound.bench.fleet.order import Order
+from membound.bench.fleet.order import ALL, Order
 from membound.bench.planning.plan import Options
 from membound.kernels.work import parse
 
@@ -41,6 +41,11 @@ class Ask:
     nodes: int
     installed: bool
     command: str
+
+    @property
+    def survey(self) -> Order | None:
+        """What nodes are asked for their devices by, where each is a suite of its own."""
+        return self.order("", ALL) if self.every_device else None
 
     def order(self, run_id: str, device: str, known: tuple[bytes, ...] = ()) -> Order:
         """The part of one suite."""

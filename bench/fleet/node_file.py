@@ -41,7 +41,7 @@ class NodeFile:
 
     @property
     def is_cut(self) -> bool:
-        """Whether an earlier try can be gone on with."""
+        """Whether an earlier try can be continued."""
         return partial_of(self.path).exists() and plan_path(self.path).exists()
 
     def lines_from(self, index: int) -> tuple[bytes, ...]:
@@ -71,7 +71,7 @@ class NodeFile:
         return tuple(found)
 
     def rebuild(self, lines: tuple[bytes, ...]) -> None:
-        """Write what was handed over before, for a suite that is gone on with although its file was lost. Raises OSError."""
+        """Write what was handed over before, for a suite that continues although its file was lost. Raises OSError."""
         with partial_of(self.path).open("xb") as file:
             file.writelines(line + b"\n" for line in lines)
             file.flush()

@@ -20,7 +20,6 @@ from membound.bench.fleet.cluster import Cluster, connected
 from membound.bench.fleet.collect import Collector, Patience
 from membound.bench.fleet.fleet_file import FleetFile, find_fleet
 from membound.bench.fleet.found import Found, find_nodes, survey_all
-from membound.bench.fleet.order import ALL
 from membound.bench.fleet.shipping import shipment
 from membound.bench.fleet.view import view_on
 from membound.bench.run.resume import partial_of
@@ -90,8 +89,7 @@ def fleet_session(ask: Ask, where: Where, talk: Console, progress: Console) -> F
     check(ask)
     path = new_run_path(where.out, new_run_id("fleet"))
     with noticing_interrupts(), reached(ask, where) as cluster:
-        order = ask.order("", ALL) if ask.every_device else None
-        found = find_nodes(cluster, ask.nodes, order)
+        found = find_nodes(cluster, ask.nodes, ask.survey)
         for line in found.lines():
             talk.print(line, soft_wrap=True)
         assigned = found.assigned(path.name.removesuffix(SUFFIX), ask.passes)
@@ -110,7 +108,7 @@ def resumed_session(name: str, where: Where, talk: Console, progress: Console) -
         soft_wrap=True,
     )
     with noticing_interrupts(), reached(ask, where) as cluster:
-        found = find_nodes(cluster, 0, ask.order("", ALL) if ask.every_device else None)
+        found = find_nodes(cluster, 0, ask.survey)
         _find_again(left, found)
         with FleetFile(path, ask, resume=True) as file:
             return _Round(cluster, ask, where, found, file, assigned).collected(progress)
@@ -174,8 +172,7 @@ class _Round:
     def replacing(self, node: Node) -> list[Assignment]:
         """The suites of a node that was spare, or has come since; none if it cannot take part."""
         if node.id not in self.found.facts:
-            order = self.ask.order("", ALL) if self.ask.every_device else None
-            facts, left_out = survey_all(self.cluster, [node], order)
+            facts, left_out = survey_all(self.cluster, [node], self.ask.survey)
             self.found.facts.update(facts)
             self.found.left_out.extend(left_out)
             if left_out:

@@ -51,7 +51,7 @@ def sentences(curves: Sequence[Curve]) -> Iterator[str]:
             if len(one.points) > 1:
                 yield f"{where}a knee takes {FEWEST_COUNTS} thread counts to be told"
         elif (knee := one.knee) is None:
-            yield f"{where}no knee is told up to {one.points[-1].threads} threads"
+            yield f"{where}no knee was found up to {one.points[-1].threads} threads"
         else:
             within = (
                 f" ({knee.ci[0]:.2g} to {knee.ci[1]:.2g})"

@@ -71,7 +71,8 @@ def routed_step_kernel(
         def run_latent(
             x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, routed: Any, latent: Any
         ) -> None:
-            b.x[:] = x
+            for i in range(x.size):  # of a slice Numba would compile the words of its errors
+                b.x[i] = x[i]
             own, buffers, up, shape = latent
             for layer in range(s.layers):
                 at = starts[layer]
@@ -86,7 +87,8 @@ def routed_step_kernel(
 
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, routed: Any) -> None:
-        b.x[:] = x
+        for i in range(x.size):
+            b.x[i] = x[i]
         for layer in range(s.layers):
             at = starts[layer]
             attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)

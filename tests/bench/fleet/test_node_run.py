@@ -1,4 +1,4 @@
-"""A suite on a node, without Ray: measured as a run is, handed over row by row, gone on with after a kill."""
+"""A suite on a node, without Ray: measured as a run is, handed over row by row, continued after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a device's rows, and what is told beside an outlier."""
+"""What is kept of a device's rows, and what is shown beside an outlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates against threads whose truth is known: where they saturate, and that no knee is told where there is none."""
+"""Rates against threads whose truth is known: where they saturate, and that none is found where there is none."""
 
 from __future__ import annotations
 
