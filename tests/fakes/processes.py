@@ -1,20 +1,17 @@
-"""Worker processes that a test starts, and whether a process has ended."""
+"""Worker processes that a test starts, and whether a process, or what it left, has gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
 
-from membound.bench.protocol.process import (
-    Worker,
-)
+from membound.bench.protocol.process import Worker
 
 SOON_S = 0.2
 """A limit for what never comes."""
-
-
 LATE_S = 60.0
 """A limit for what comes at once, on however slow a machine."""
 
@@ -40,3 +37,11 @@ def gone(pid: int) -> bool:
         except psutil.TimeoutExpired:
             continue
     return False
+
+
+def comes_true(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether something holds, or does within that time: what a guardian removes goes after the harness, not with it."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import comes_true
 
 from membound.bench.protocol import guardian
 from membound.bench.protocol.guardian import end_marked
@@ -48,7 +48,7 @@ def python(folder: Path) -> tuple[str, Path]:
 
 def children(pids: Path) -> list[int]:
     """The numbers of the three, once all are there."""
-    assert wait(lambda: pids.exists() and len(pids.read_text(encoding="utf-8").split()) == 3)
+    assert comes_true(lambda: pids.exists() and len(pids.read_text(encoding="utf-8").split()) == 3)
     found = list(map(int, pids.read_text(encoding="utf-8").split()))
     assert all(map(alive, found))
     return found
@@ -60,13 +60,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state not in "ZX"
-
-
-def wait(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
-    return holds()
 
 
 def homeless(temporary: Path) -> dict[str, str]:
@@ -95,8 +88,8 @@ def test_all_that_a_worker_started_ends_with_the_harness(tmp_path: Path, name: s
         assert len(list(temporary.glob("membound-*/kernels"))) == 1
         harness.send_signal(getattr(signal, name))
         harness.wait(20)
-    assert wait(lambda: not any(map(alive, found))), found
-    assert wait(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
+    assert comes_true(lambda: not any(map(alive, found))), found
+    assert comes_true(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
 
 
 def test_whoever_kills_the_harness_and_its_children_does_not_find_the_guardian(tmp_path: Path) -> None:
@@ -111,8 +104,8 @@ def test_whoever_kills_the_harness_and_its_children_does_not_find_the_guardian(t
         for child in psutil.Process(harness.pid).children():
             child.kill()
         harness.kill()
-    assert wait(lambda: not any(map(alive, found))), found
-    assert wait(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
+    assert comes_true(lambda: not any(map(alive, found))), found
+    assert comes_true(lambda: not any(temporary.iterdir())), [*temporary.rglob("*")]
 
 
 def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
@@ -127,8 +120,8 @@ def test_all_that_a_worker_started_ends_with_it(tmp_path: Path) -> None:
             assert (scratch / "left/model").read_text(encoding="utf-8") == "a model\n"
             if kill:
                 os.kill(worker.pid, signal.SIGKILL)
-                assert wait(lambda: not any(map(alive, found)))  # noqa: B023
-        assert wait(lambda: not any(map(alive, found))), found  # noqa: B023
+                assert comes_true(lambda: not any(map(alive, found)))  # noqa: B023
+        assert comes_true(lambda: not any(map(alive, found))), found  # noqa: B023
         assert not scratch.exists()
 
 

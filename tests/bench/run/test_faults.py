@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fake_backends
-import psutil
 import pytest
+from processes import gone
 
 from membound.bench.measure.contestant import Timeouts
 from membound.bench.measure.rounds import Pace
@@ -93,21 +93,6 @@ def test_a_hang_is_ended_with_everything_it_started(fakes: Path, monkeypatch: py
     assert outcome(rows, "hang:cpu", HARMLESS) == ("ok", "")
     for pid in map(int, (fakes / "child").read_text().split()):
         assert gone(pid)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends within ten seconds; one that init has not collected yet has ended."""
-    for _ in range(100):
-        try:
-            process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            process.wait(timeout=0.1)
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.TimeoutExpired:
-            continue
-    return False
 
 
 def test_who_turns_wrong_while_it_is_timed_has_a_row_without_a_time(fakes: Path) -> None:

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from null_engine import ENGINE, FACTS
+from processes import comes_true
 
 from membound.backends.serving import Settings
 from membound.bench.protocol import guardian
@@ -37,13 +36,6 @@ with launched(Launch(ENGINE, sys.executable, settings, Path(sys.argv[1]))) as se
 
 def launch(tmp_path: Path, ready_s: float = 60.0, **options: str) -> Launch:
     return Launch(ENGINE, sys.executable, replace(SETTINGS, options=options), tmp_path / "log", ready_s)
-
-
-def waited(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
-    return holds()
 
 
 def group(pid: int) -> list[int]:
@@ -167,7 +159,7 @@ def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> None:
         assert len(list((tmp_path / "temporary").glob("membound-*/*/settings.json"))) == 1
         harness.send_signal(signal.SIGKILL)
         harness.wait(20)
-    assert waited(lambda: not group(pid))
-    assert waited(lambda: not any(path.exists() for path in mapped)), mapped
-    assert waited(lambda: not any((tmp_path / "temporary").iterdir()))
+    assert comes_true(lambda: not group(pid))
+    assert comes_true(lambda: not any(path.exists() for path in mapped)), mapped
+    assert comes_true(lambda: not any((tmp_path / "temporary").iterdir()))
     assert not launcher._listens(port)
