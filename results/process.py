@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from membound.results.row import GRADES, SCHEMA_VERSION, Row, missed_reference
-from membound.results.turns import NO_ROUNDS, SHORTEST_S, Rounds, StoredTurn, usable
+from membound.results.turns import NO_ROUNDS, SHORTEST_S, Rounds, StoredTurn, usable_times
 
 DIGEST_BYTES = 16
 """Enough to tell rows apart: of a billion, two have the same with a chance of 10⁻²¹."""
@@ -101,7 +101,7 @@ def condensed(row: Row, turns: bool = True) -> Process:
 def of_fields(stored: Mapping[str, Any], turns: bool, content: bytes) -> Process:
     """The process of a row as JSON has it. Raises KeyError, TypeError, ValueError where a field that it uses is not one."""
     played = [StoredTurn(**turn) for turn in stored.get("turns") or ()]
-    times = [turn.time_s for turn in usable(played)] if played else stored["samples_s"]
+    times = usable_times(played) if played else stored["samples_s"]
     if times and not min(times) >= SHORTEST_S:
         raise ValueError(f"a time of {min(times)} s")
     return Process(

@@ -23,7 +23,7 @@ from membound.results.process import (
     sharing,
 )
 from membound.results.row import RowError, missed_reference
-from membound.results.sealed_lines import rounds_of, times_of, turns_in
+from membound.results.sealed_lines import played_in, rounds_of, times_of
 from membound.results.turns import NO_ROUNDS
 
 MOST_KEPT = 5000
@@ -108,8 +108,8 @@ def _process(kept: _Kept, cells: Cells, own: Cells, turns: bool) -> Process:
     samples, played = samples.encode(), played.encode()
     content = digest(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
     try:
-        found = turns_in(played[1:-1])
-        times = times_of(found, samples[1:-1])
+        found, alone = played_in(played, samples)
+        times = times_of(found, alone)
     except ValueError:  # not as this membound writes them, or no times at all
         stored = _fields(cells) | dict(zip(SINGLE, own[: len(SINGLE)], strict=True))
         stored |= {"samples_s": json.loads(samples), "turns": json.loads(played)}

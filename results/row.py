@@ -32,7 +32,7 @@ from membound.results.fields import (
 )
 from membound.results.serving.request import Request
 from membound.results.serving.step_model import wrong_roofline
-from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn, usable
+from membound.results.turns import SHORTEST_S, SLOWEST, StoredTurn, usable_times
 
 SCHEMA_VERSION = 4
 
@@ -156,7 +156,7 @@ class Row:
     @property
     def times_s(self) -> list[float]:
         """Seconds a launch: of the turns that count, or the samples."""
-        return [turn.time_s for turn in usable(self.turns)] if self.turns else self.samples_s
+        return usable_times(self.turns) if self.turns else self.samples_s
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from membound.results.fields import wrong_field
 
@@ -103,6 +103,18 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+class Played(Protocol):
+    """Anything that says of a turn how long it took and how much it was disturbed."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds a launch."""
+
+    @property
+    def disturbance(self) -> float | None:
+        """The share of the time in which it had to wait; None if nobody can tell."""
+
+
 class RoundTime(NamedTuple):
     """What a comparison needs of a turn."""
 
@@ -161,6 +173,14 @@ def usable_numbers(disturbances: Sequence[float | None]) -> Sequence[int]:
         return every
     known = [inf if one is None else one for one in disturbances]
     return sorted(every, key=known.__getitem__)[: max(FEWEST_CLEAN, len(every) // 3)]
+
+
+def usable_times(turns: Sequence[Played]) -> list[float]:
+    """The times of the turns that count, as `usable_numbers` has it."""
+    clean = [turn.time_s for turn in turns if turn.disturbance is not None and turn.disturbance <= DISTURBED]
+    if len(clean) >= FEWEST_CLEAN:  # most processes, of which a comparison may have a million
+        return clean
+    return [turns[number].time_s for number in usable_numbers([turn.disturbance for turn in turns])]
 
 
 def grade_of(turns: Sequence[StoredTurn]) -> tuple[str, list[str]]:

@@ -53,6 +53,7 @@ MORE = {
     "results/exchange/parquet.py": {"pyarrow"},
     "results/exchange/remote_file.py": {"fsspec"},
     "results/report/drawing.py": {"altair", "vl_convert"},
+    "results/sealed_lines.py": {"msgspec"},
 }
 
 LATE = ("bench",)
