@@ -94,9 +94,10 @@ def _command_lines(ancestor: int) -> Iterator[str]:
 def _children(pid: int) -> list[int]:
     """As the kernel lists them, thread by thread: to ask every process for its parent would take the core it runs on."""
     found: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, thread.read_text().split())
+    with suppress(OSError):  # it ends meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
     return found
 
 
