@@ -53,6 +53,11 @@ def stored_bytes(backend: Backend) -> int | None:
     return None if told is None else _count(told, "stored_bytes()")
 
 
+def exchanged_bytes(backend: Backend) -> int:
+    """As `Backend.exchanged_bytes`. Raises FigureError."""
+    return _count(backend.exchanged_bytes(), "exchanged_bytes()")
+
+
 def settings(backend: Backend) -> dict[str, Any]:
     """As `Backend.settings`. Raises FigureError if that is no table."""
     return _table(backend.settings(), "settings()")
