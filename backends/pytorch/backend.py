@@ -356,6 +356,10 @@ class PyTorch(Backend):
         moved = self._parallel.exchanges if self._parallel is not None else None
         return moved.total_bytes if moved is not None else 0
 
+    def helpers(self) -> Sequence[int]:
+        """The ranks."""
+        return self._parallel.ranks.pids if self._parallel is not None else ()
+
     def settings(self) -> dict[str, Any]:
         """Of experts, how they run, and how many different ones the last launch took; of ranks, what they exchange."""
         if self._parallel is not None:
