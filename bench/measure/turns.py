@@ -118,7 +118,7 @@ def _repeat(warm: Callable[[], object], seconds: float) -> None:
         warm()
 
 
-def _timed(burst: Callable[[], object], alone: bool, helpers: Sequence[int]) -> Turn:
+def _timed(burst: Callable[[], object], alone: bool, helpers: Sequence[int] = ()) -> Turn:
     watch = Watch(helpers)
     start = time.perf_counter()
     burst()
