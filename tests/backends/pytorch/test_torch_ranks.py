@@ -15,6 +15,8 @@ import pytest
 
 from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.ranks import Launch, Ranks, Reduce
+from membound.bench.measure.contestant import BackendProcess, Setting, Timeouts
+from membound.bench.measure.failures import Failure
 from membound.errors import BackendUnavailable, ProcessEnded, ProcessSilent
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.reference import compute, relative_error, tolerance
@@ -214,3 +216,25 @@ def test_ranks_end_with_the_worker_that_is_killed() -> None:
     assert len(pids) == 2
     psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], 10)
     assert gone(pids)
+
+
+def test_a_rank_that_dies_in_a_turn_is_the_row_of_its_backend(tmp_path: Path) -> None:
+    setting = Setting(2, 1, 1 << 30, str(tmp_path), Timeouts(other_s=240.0))
+    with BackendProcess("torch:cpu+tp2", setting) as process:
+        process.open()
+        one = process.prepare(0, parse(F32).spec)
+        assert one.prepared.exchanged_bytes == 4 * 2 * 3072 + 6000
+        turned = one.take_turn()
+        assert turned is not None
+        assert turned.time_s > 0
+        ranks = psutil.Process(process.pid).children()
+        assert len(ranks) == 2
+        assert all(rank.environ()["MEMBOUND_WORKER"] for rank in ranks), "the guardian finds them by it"
+        ranks[0].kill()
+        assert one.take_turn() is None
+        assert one.failure == Failure("crashed", "rank 0 of 2 ended: SIGKILL")
+        assert process.alive, "its other works go on"
+        again = process.prepare(0, parse(F32).spec)
+        assert again.take_turn() is not None
+        ranks += psutil.Process(process.pid).children()
+    assert gone([rank.pid for rank in ranks])
