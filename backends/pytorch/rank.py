@@ -14,9 +14,14 @@ import time
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from membound.backends.pytorch.ranks import Begin, Failure, Fetch, Launch, Prepare, Reduce
+
+if TYPE_CHECKING:
+    import torch
+
+    from membound.backends.pytorch.shared_step import SharedStep
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LONGEST = 500
@@ -65,7 +70,9 @@ class _Rank:
             world_size=begin.count,
             timeout=timedelta(seconds=begin.limit_s),
         )
-        self._begin, self._decoder, self._logits = begin, None, None
+        self._begin = begin
+        self._decoder: SharedStep | None = None
+        self._logits: torch.Tensor | None = None
 
     def do(self, command: Any) -> Any:
         """What is asked."""

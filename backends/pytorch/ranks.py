@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from membound.errors import BackendUnavailable, ProcessEnded, ProcessSilent
 
@@ -204,7 +204,7 @@ class Ranks:
                 process.kill()
             process.wait()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> NoReturn:
         self._kill()
         self.close()
         raise error

@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from membound.backends.background import Background
 from membound.backends.pytorch.linear import FormatLinear, as_tensor
+from membound.backends.pytorch.model import DecoderLayer
 from membound.backends.pytorch.variants import Variants
 from membound.backends.pytorch.whole_model import decoder_for
 from membound.kernels.inputs import ModelInputs
@@ -27,10 +28,12 @@ class SharedStep:
     def __init__(self, inputs: ModelInputs, rank: int, ranks: int, threads: int) -> None:
         with Background(threads) as background:
             decoder = decoder_for(inputs, Variants(), "cpu", background)
-        self.stored_bytes = decoder.stored_bytes
         for layer in decoder.layers:
+            if not isinstance(layer, DecoderLayer):
+                raise AssertionError(f"{type(layer).__name__} is no DecoderLayer")
             layer.o = _Summed(layer.o, self)
             layer.down = _Summed(layer.down, self)
+        self.stored_bytes = decoder.stored_bytes
         self._decoder = decoder
         self._rank, self._ranks = rank, ranks
         self.exchange_s = 0.0
@@ -59,12 +62,12 @@ class SharedStep:
         return None if parts is None else torch.cat(parts, -1)
 
 
-class _Summed(nn.Module):
-    """A matrix cut by columns: each rank's output is a summand."""
+class _Summed(FormatLinear):
+    """A matrix cut by columns: each rank's output is a summand. The bytes are those of the matrix within."""
 
     def __init__(self, inner: FormatLinear, step: SharedStep) -> None:
-        super().__init__()
-        self.inner, self.activation = inner, inner.activation
+        super().__init__(inner.n, inner.k, None)
+        self.inner, self.activation, self.stored_bytes = inner, inner.activation, 0
         self._add_up = step.add_up
 
     def forward(self, x: Tensor) -> Tensor:
