@@ -71,7 +71,7 @@ class Parallel:
         if inputs.prompt_caches is not None:
             inputs.cache(0)  # computed once, and kept where ranks find it
         folder = str(inputs.folder) if inputs.folder else ""
-        stored = sum(self.ranks.ask(Prepare(work.spec, inputs.seed, folder)))
+        stored = sum(int(part) for part in self.ranks.ask(Prepare(work.spec, inputs.seed, folder)))
         small, _ = self.ranks.ask(Reduce(SMALL_BYTES, SMALL_TIMES))[0]
         large, _ = self.ranks.ask(Reduce(LARGE_BYTES, LARGE_TIMES))[0]
         latency_s = median(small)

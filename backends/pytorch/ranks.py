@@ -163,7 +163,7 @@ class Ranks:
                     self._fail(self._ended(rank))
                 if isinstance(answers[rank], Failure) and not failed:
                     failed, until = answers[rank].text, min(until, time.monotonic() + GRACE_S)
-        for rank, answer in answers.items():
+        for rank, answer in sorted(answers.items()):
             if isinstance(answer, Failure):
                 self._fail(answer.raised(f"rank {rank} of {self.count}"))
         self._open -= 1

@@ -1,5 +1,6 @@
 """A rank's part of a decode step: a decoder whose o and down add up what all ranks have, and whose logits the first one gathers.
 
+>>> from membound.kernels.split import rank_inputs
 >>> step = SharedStep(rank_inputs(inputs, rank=0, ranks=2), rank=0, ranks=2, threads=1)
 >>> logits = step.run()                # [batch, vocab] float32 on the first rank, None on the others
 >>> step.exchange_s                    # seconds of that in exchanges, waiting for the others among them

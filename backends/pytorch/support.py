@@ -1,5 +1,6 @@
 """What torch has operators for: the reason why a work cannot run on a device with these variants, or None.
 
+>>> from membound.kernels.work import parse
 >>> unsupported(parse("linear:n=8,k=32,weight=mxfp4"), Variants(), "cpu")
 'torch has no matmul over mxfp4 weights'
 """

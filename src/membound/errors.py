@@ -39,9 +39,9 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ParquetUnavailable      results.exchange.parquet: the library that reads and writes Parquet is missing
     ├── PlacementError          bench.machine.placement: works cannot be run, or their memory had, where asked
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
-    ├── RemoteUnavailable       results.exchange.remote_file: what writes to another file system is not installed
     ├── ProcessEnded            a process that the runtime started has ended; becomes a `crashed` row
     ├── ProcessSilent           a process that the runtime started gives no answer; becomes a `timeout` row
+    ├── RemoteUnavailable       results.exchange.remote_file: what writes to another file system is not installed
     ├── ReportError             bench.report.write: a report cannot be written
     ├── ReportUnavailable       results.report.drawing: the libraries that draw charts are missing
     ├── RowError                results.row: a row cannot be read
