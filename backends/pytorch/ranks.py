@@ -145,8 +145,9 @@ class Ranks:
         """
         if not self._open:
             raise AssertionError("nothing was asked")
-        began = time.monotonic()
-        limit_s = limit_s or (self._turn_s + LAUNCHES * self._longest_s if self._longest_s else self._first_s)
+        began, step = time.monotonic(), not limit_s
+        if step:
+            limit_s = self._turn_s + LAUNCHES * self._longest_s if self._longest_s else self._first_s
         until, failed = began + limit_s, ""
         answers: dict[int, Any] = {}
         while waiting := [rank for rank in range(self.count) if rank not in answers]:
@@ -167,7 +168,8 @@ class Ranks:
             if isinstance(answer, Failure):
                 self._fail(answer.raised(f"rank {rank} of {self.count}"))
         self._open -= 1
-        self._longest_s = max(self._longest_s, time.monotonic() - began)
+        if step:
+            self._longest_s = max(self._longest_s, time.monotonic() - began)
         return [answers[rank] for rank in range(self.count)]
 
     def ask(self, command: Any) -> list[Any]:
