@@ -226,6 +226,14 @@ class Backend(ABC):
         """
         return None
 
+    def exchanged_bytes(self) -> int:
+        """The bytes that processes of this backend send each other a launch, over links and not through the device's memory."""
+        return 0
+
+    def helpers(self) -> Sequence[int]:
+        """Numbers of other processes that do the work of a launch: their time counts as its own, and not as a disturbance."""
+        return ()
+
     def mark(self) -> object | None:
         """A mark on the device's own clock, after everything launched so far; None if it has no such clock."""
         return None

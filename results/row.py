@@ -49,6 +49,8 @@ STATUSES = (
     "oom",  # memory ran out and was caught
     "error",  # the runtime raised; reason is its message
 )
+EXCHANGED = "exchanged_bytes"
+"""In `traffic`: what ranks send each other a launch, over links; no part of `bytes`."""
 GRADES = ("clean", "contended", "invalid", "unknown")
 KINDS = ("case", "ceiling", "serving")
 IN_TURN = ("turns", "lowest", "highest")
@@ -102,7 +104,7 @@ class Row:
     bytes: int = 0
     flops: int = 0
     traffic: dict[str, int] = field(default_factory=dict)
-    """The parts of `bytes` by the names of `work.Traffic`."""
+    """The parts of `bytes` by the names of `work.Traffic`; besides them EXCHANGED, where processes share the work."""
     stored_bytes: int | None = None
     """Bytes of weights and cache streamed a launch where the runtime stores them otherwise; None: as asked."""
     slots: int = 0

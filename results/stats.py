@@ -25,6 +25,7 @@ import pandas as pd
 
 from membound.results.frame import frame
 from membound.results.intervals import interval
+from membound.results.ranks import predicted_s
 from membound.results.ratios import Ratio, process_medians, ratio_from, ratio_of, round_ratios
 from membound.results.roofline import Limits, limits_of
 from membound.results.row import SUMMARY, Row
@@ -55,6 +56,7 @@ COLUMNS = {
     "time_ci_s": "95 % interval over processes, (lower, upper); None with fewer than three",
     "ratio_to_fastest": "time over that of the fastest backend on this work: the median over rounds, then over processes",
     "ratio_to_fastest_ci": "95 % interval over processes; None with fewer than three, and for the fastest itself",
+    "predicted_s": "of a step that ranks share: the slowest rank's own time and its exchanges by the measured link, median over processes",
     "min_s": "fastest turn",
     "p95_s": "95th percentile of all turns; None with fewer than twenty, or where a file has only their summary",
     "device_time_s": "median over processes by the device's own clock, launches queued without waiting",
@@ -290,6 +292,7 @@ def _figures(case: _Case, times: Spread | None, bounds: Spread | None) -> dict[s
     return {
         "time_s": time_s,
         "time_ci_s": ci,
+        "predicted_s": predicted_s(used),
         "min_s": float(samples.min()),
         "p95_s": _p95_s(used, samples),
         "turns": sum(len(row.turns) for row in used),

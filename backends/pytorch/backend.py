@@ -30,17 +30,11 @@ from membound.backends.pytorch.device import (
 from membound.backends.pytorch.variants import KERNELS, Variants, graphs_compiled, offered
 from membound.backends.running_threads import check_torch_threads
 from membound.errors import BackendUnavailable, Unsupported
-from membound.kernels import features
-from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
-from membound.kernels.layer_tensors import row_lengths
 from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
-    Linear,
-    OnnxStep,
-    RoutedExperts,
     Step,
     Work,
 )
@@ -50,14 +44,10 @@ if TYPE_CHECKING:
 
     from membound.backends.pytorch.experts import ExpertLayer
     from membound.backends.pytorch.model import Decoder
+    from membound.backends.pytorch.parallel import Parallel
 
 LINK = "host_to_device_pinned"
 """The ceiling of a step whose weights live in host memory."""
-OFFLOADED = ("f32", "bf16", "f16", "int8")
-"""Weights whose layout is the same in host memory and on every device."""
-LACKING = {features.PARALLEL, features.GELU, features.RELU2}
-FEATURES = features.EVERY - LACKING
-"""What a model computes beyond Llama and Qwen."""
 NOT_COMPILED = "found no compiled frames"
 """In torch's message where a whole graph was asked for and tracing is switched off."""
 NO_KERNEL = ("No available kernel", "No valid execution plans", "No execution plans")
@@ -78,6 +68,7 @@ class PyTorch(Backend):
         self._shape: tuple[int, ...] | None = None
         self._experts: list[ExpertLayer] = []
         self._decoder: Decoder | None = None
+        self._parallel: Parallel | None = None
         self._last, self._slots_a_set = 0, 1
 
     @classmethod
@@ -94,10 +85,15 @@ class PyTorch(Backend):
         torch = import_torch()
         base, *variants = device.split("+")
         self._variants = Variants.parse(variants, on_cpu=base == "cpu")
+        if self._variants.ranks > 1:
+            from membound.backends.pytorch.parallel import Parallel, check_ranks
+
+            check_ranks(self._variants.ranks, threads)
+            self._parallel = Parallel(self._variants.ranks, threads)
         torch.set_num_threads(threads)
         self._device = check_device(base)
         self._facts = None if self._on_cpu else describe(self._device)
-        if self._on_cpu:
+        if self._on_cpu and self._parallel is None:  # ranks count theirs
             check_torch_threads("torch")
         return Device(
             id=f"torch:{device}",
@@ -114,51 +110,9 @@ class PyTorch(Backend):
 
     def supports(self, work: Work) -> str | None:
         """None, or the format or operation for which torch has no operator."""
-        from membound.backends.pytorch.linear import linear_unsupported
+        from membound.backends.pytorch.support import unsupported
 
-        if isinstance(work, OnnxStep):
-            return NO_FILES
-        if isinstance(work, RoutedExperts):
-            from membound.backends.pytorch.experts import experts_unsupported
-
-            return experts_unsupported(work, self._variants, self._device)
-        if self._variants.loop:
-            return "the variant loop changes routed experts only"
-        if not isinstance(work, Linear) and work.kv in ("int8", "fp8"):
-            return f"torch has no attention over an {work.kv} cache"
-        if isinstance(work, DecodeAttention | LatentAttention) and work.page:
-            return "torch has no attention over a paged cache"
-        form = self._variants.form
-        if form != "grouped" and not isinstance(work, DecodeAttention | LatentAttention | Step):
-            return f"the variant {form} changes decode attention only"
-        if self._variants.offload and not isinstance(work, Step):
-            return "the variant offload streams the layers of a step"
-        if isinstance(work, Step) and self._variants.offload and work.weight not in OFFLOADED:
-            return f"the variant offload streams {', '.join(OFFLOADED)} weights, which any device takes as they are"
-        if form == "matmul" and not isinstance(work, Linear) and work.kv in ("bf16", "f16"):
-            return f"scores rounded to {work.kv} between matmul and softmax lose more than 1 %"
-        if isinstance(work, DecodeAttention | LatentAttention):
-            return None
-        has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
-        if not isinstance(work, Linear) and (reason := missing(work, has)):
-            return reason
-        routed = not isinstance(work, Linear) and work.distinct > 0
-        if routed and (reason := self._variants.without_experts(self._on_cpu)):
-            return reason
-        if self._variants.compiled and work.act == "int8":
-            return "torch.compile cannot trace torch's packed int8 weights"
-        widths = [work.k] if isinstance(work, Linear) else row_lengths(work.shape.decoder)
-        reason = linear_unsupported(work.weight, work.act, widths, self._device)
-        if (
-            reason is None
-            and not isinstance(work, Linear)
-            and work.kv == "bf16"
-            and work.weight in ("f32", "f16")
-        ):
-            return (
-                f"torch reads a bf16 cache with bf16 queries: less exact than {work.weight} weights ask for"
-            )
-        return reason
+        return unsupported(work, self._variants, self._device)
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Make a callable for each input set; compile it and run it once if asked to. Raises Unsupported.
@@ -176,7 +130,9 @@ class PyTorch(Backend):
             raise MemoryError(str(error).partition("\n")[0]) from None
 
     def _prepare(self, inputs: Inputs) -> None:
-        if isinstance(inputs, LinearInputs):
+        if self._parallel is not None:
+            self._prepare_parallel(inputs)
+        elif isinstance(inputs, LinearInputs):
             self._prepare_linear(inputs)
         elif isinstance(inputs, AttentionInputs):
             self._prepare_attention(inputs)
@@ -312,6 +268,12 @@ class PyTorch(Backend):
             self._append(decoder, x)
         self._note_stored(work, decoder.stored_bytes + work.traffic.kv_read_bytes)
 
+    def _prepare_parallel(self, inputs: Inputs) -> None:
+        if self._parallel is None or not isinstance(inputs, ModelInputs) or not isinstance(inputs.work, Step):
+            raise AssertionError(f"ranks share no {type(inputs).__name__}")
+        stored = self._parallel.prepare(inputs.work, inputs)
+        self._note_stored(inputs.work, stored + inputs.work.traffic.kv_read_bytes)
+
     def _background(self) -> Background:
         """As many threads as torch has, for what it does in one."""
         import torch
@@ -339,11 +301,16 @@ class PyTorch(Backend):
 
     def launch(self, slot: int) -> None:
         """Start the work on input set `slot`; accelerators return at once."""
+        if self._parallel is not None:
+            self._parallel.launch()
+            return
         self._result, self._last = self._runs[slot](), slot
 
     def sync(self) -> None:
         """Wait for the accelerator; the CPU is done when `launch` returns."""
-        if not self._on_cpu:
+        if self._parallel is not None:
+            self._parallel.sync()
+        elif not self._on_cpu:
             import torch
 
             torch.accelerator.synchronize(self._device)
@@ -363,14 +330,18 @@ class PyTorch(Backend):
         return 1e-3 * start.elapsed_time(end)
 
     def limits(self, quick: bool) -> Iterator[Limit]:
-        """Memory, cache, link and matrix units of an accelerator; variants would only measure them again."""
-        if self._facts is not None and self._variants.plain:
+        """Memory, cache, link and matrix units of an accelerator, which variants would only measure again; the link between ranks."""
+        if self._parallel is not None:
+            yield from self._parallel.limits()
+        elif self._facts is not None and self._variants.plain:
             from membound.backends.pytorch.limits import limits
 
             yield from limits(self._device, self._facts, quick)
 
     def output(self) -> npt.NDArray[np.float32]:
         """The last result: [m, n]; [batch, q_heads, head_dim], with several queries behind the batch; [batch, vocab]."""
+        if self._parallel is not None:
+            return self._parallel.output()
         if self._result is None:
             raise AssertionError("output before launch")
         array: npt.NDArray[np.float32] = self._result.float().cpu().numpy()
@@ -380,8 +351,19 @@ class PyTorch(Backend):
         """The bytes of weights and cache as torch packs them, if these differ from what was asked for."""
         return self._stored_bytes
 
+    def exchanged_bytes(self) -> int:
+        """What ranks send each other in a launch."""
+        moved = self._parallel.exchanges if self._parallel is not None else None
+        return moved.total_bytes if moved is not None else 0
+
+    def helpers(self) -> Sequence[int]:
+        """The ranks."""
+        return self._parallel.ranks.pids if self._parallel is not None else ()
+
     def settings(self) -> dict[str, Any]:
-        """Of experts, how they run, and how many different ones the last launch took."""
+        """Of experts, how they run, and how many different ones the last launch took; of ranks, what they exchange."""
+        if self._parallel is not None:
+            return self._parallel.settings()
         if self._decoder is not None:
             return self._decoder.settings()
         return self._experts[self._last // self._slots_a_set].settings() if self._experts else {}
@@ -395,5 +377,7 @@ class PyTorch(Backend):
             torch.compiler.reset()  # graphs of earlier works count towards torch's limit of recompilations
 
     def close(self) -> None:
-        """Drop all tensors."""
+        """Drop all tensors, and end the ranks."""
         self._release()
+        if self._parallel is not None:
+            self._parallel.close()

@@ -6,12 +6,14 @@ Variants(form='grouped', compiled=True, graph=True, offload=False, loop=False)
 compile   torch.compile of the same callables
 graph     all kernels of a launch captured in a graph and replayed
 offload   the layers of a step live in host memory and stream over the link
+tpN       N processes share a step, each with a part of the weights (`ranks.py`)
 loop      chosen experts one after the other, where the plain device has one grouped product
 others    another form or kernel of decode attention than SDPA with grouped query heads, the fastest on CPUs
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ KERNELS = {
 }
 """SDPA's implementations by the names of torch.nn.attention.SDPBackend; the plain variant lets torch choose."""
 NAMES = ("compile", "graph", "offload", "loop", *FORMS, *KERNELS)
+SHARED = re.compile(r"tp([2-9]|[1-9][0-9]{1,2})")
+"""``tp2``: two ranks share a step."""
 ALONE = ("offload", "loop")
 """Variants that go with no other."""
 
@@ -42,13 +46,16 @@ class Variants:
     graph: bool = False
     offload: bool = False
     loop: bool = False
+    ranks: int = 1
 
     @classmethod
     def parse(cls, names: Sequence[str], on_cpu: bool) -> Variants:
         """From the words after the plus signs. Raises BackendUnavailable on what is unknown or not possible."""
+        if any(SHARED.fullmatch(name) for name in names):
+            return cls._shared(names, on_cpu)
         for name in names:
             if name not in NAMES:
-                raise BackendUnavailable(f"unknown variant {name!r}; known: {', '.join(NAMES)}")
+                raise BackendUnavailable(f"unknown variant {name!r}; known: {', '.join(NAMES)}, tp2 and more")
         forms = [name for name in names if name in FORMS or name in KERNELS]
         together = len(forms) <= 1 and len(set(names)) == len(names)
         if not together or (len(names) > 1 and any(name in ALONE for name in names)):
@@ -63,6 +70,16 @@ class Variants:
             )
         words = (word in names for word in ("compile", "graph", "offload", "loop"))
         return cls(forms[0] if forms else "grouped", *words)
+
+    @classmethod
+    def _shared(cls, names: Sequence[str], on_cpu: bool) -> Variants:
+        """A step that ranks share."""
+        match = SHARED.fullmatch(names[0])
+        if match is None or len(names) > 1:
+            raise BackendUnavailable(f"variants {'+'.join(names)} do not go together")
+        if not on_cpu:
+            raise BackendUnavailable(f"the variant {names[0]} is for the CPU, not for accelerators")
+        return cls(ranks=int(match[1]))
 
     def without_experts(self, on_cpu: bool) -> str | None:
         """Why layers with experts do not run so, or None."""

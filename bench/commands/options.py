@@ -109,7 +109,7 @@ Backends = Annotated[
         "--backends",
         "-b",
         metavar="NAMES",
-        help="backend or backend:device, with commas or repeated; default: all found.",
+        help="backend or backend:device, with commas or repeated; default: all found. A variant follows a plus sign: +tp2, two ranks share a step.",
     ),
 ]
 Pairs = Annotated[

@@ -25,7 +25,7 @@ from membound.backends.api import Backend, Device
 from membound.bench.measure.check import check_output, same_bits
 from membound.bench.measure.closing import closed
 from membound.bench.measure.cold_memory import ColdMemory, no_cold_memory, slots_for
-from membound.bench.measure.figures import device_fields, reason_against, seconds_between
+from membound.bench.measure.figures import device_fields, helpers, reason_against, seconds_between
 from membound.bench.measure.turns import ATTEMPTS, BURST_S, Turn, take_turn
 from membound.errors import Unsupported
 from membound.kernels.inputs import Inputs, OnnxInputs
@@ -173,7 +173,10 @@ class ColdBackend:
 
     def take_turn(self, attempts: int = ATTEMPTS) -> Turn:
         """One timed burst; seconds of all of it."""
-        return take_turn(self.warm, self.burst, attempts, before=self.make_cold, limit_s=LONG_TURN_S)
+        own = helpers(self.backend)
+        return take_turn(
+            self.warm, self.burst, attempts, before=self.make_cold, limit_s=LONG_TURN_S, helpers=own
+        )
 
     def hot_turn(self) -> Turn:
         """The same input set again and again: a second figure, never the headline."""

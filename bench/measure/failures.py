@@ -16,7 +16,13 @@ from membound.bench.protocol.process import (
     WorkerTimeoutError,
     WorkerUnavailableError,
 )
-from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
+from membound.errors import (
+    BackendUnavailable,
+    FallbackRefused,
+    ProcessEnded,
+    ProcessSilent,
+    Unsupported,
+)
 
 LONGEST_REASON = 500
 SEARCHED = 20_000
@@ -56,6 +62,8 @@ SAID_BY_US: tuple[tuple[type[Exception], str], ...] = (
     (Unsupported, "unsupported"),
     (WorkerTimeoutError, "timeout"),
     (WorkerDiedError, "crashed"),
+    (ProcessSilent, "timeout"),
+    (ProcessEnded, "crashed"),
     (FallbackRefused, "error"),
     (FigureError, "error"),
 )

@@ -53,6 +53,19 @@ def stored_bytes(backend: Backend) -> int | None:
     return None if told is None else _count(told, "stored_bytes()")
 
 
+def exchanged_bytes(backend: Backend) -> int:
+    """As `Backend.exchanged_bytes`. Raises FigureError."""
+    return _count(backend.exchanged_bytes(), "exchanged_bytes()")
+
+
+def helpers(backend: Backend) -> tuple[int, ...]:
+    """As `Backend.helpers`. Raises FigureError."""
+    told = backend.helpers()
+    if isinstance(told, str) or not isinstance(told, Iterable):
+        raise FigureError(f"helpers() is {_short(told)}, not a list of process numbers")
+    return tuple(_count(pid, "a number of helpers()") for pid in islice(told, MOST_DEVICES))
+
+
 def settings(backend: Backend) -> dict[str, Any]:
     """As `Backend.settings`. Raises FigureError if that is no table."""
     return _table(backend.settings(), "settings()")

@@ -37,7 +37,13 @@ from membound.bench.measure.cold_backend import ColdBackend, Preparation, prepar
 from membound.bench.measure.cold_memory import ColdMemory, cold_memory, slots_for
 from membound.bench.measure.devices import try_devices
 from membound.bench.measure.failures import failure_of, said
-from membound.bench.measure.figures import device_fields, plain, settings, stored_bytes
+from membound.bench.measure.figures import (
+    device_fields,
+    exchanged_bytes,
+    plain,
+    settings,
+    stored_bytes,
+)
 from membound.bench.measure.gated import NOT_GATED, Gated
 from membound.bench.measure.no_collections import no_collections
 from membound.bench.measure.turns import Turn
@@ -381,6 +387,7 @@ def _told(one: ColdBackend, resident_bytes: int) -> m.Prepared:
         error=one.error,
         tolerance=reference.tolerance(work),
         stored_bytes=stored_bytes(one.backend),
+        exchanged_bytes=exchanged_bytes(one.backend),
         unshared=one.unshared,
     )
 

@@ -35,6 +35,8 @@ several milliseconds, each waiting half of the time (two threads of an AMD Milan
 clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
 COMPANY = "MEMBOUND_COMPANY"
 """Variable of workers beside which others are meant to run, on other cores: see `run.companion`."""
+RAN, WAITED = 0, 1
+"""Entries of schedstat."""
 OTHERS_GRAIN_S = 0.02
 """Two ticks of /proc/stat, which counts in hundredths of a second: less than that proves nobody else."""
 
@@ -64,12 +66,13 @@ def take_turn(
     before: Callable[[], object] | None = None,
     alone: bool = True,
     limit_s: float = inf,
+    helpers: Sequence[int] = (),
 ) -> Turn:
     """Time `burst` until it is clean, at most `attempts` times and for `limit_s`; the least disturbed of them.
 
     Each attempt is: `before`, a pause that grows with every attempt, `warm` again and again for WARM_S (None:
     not at all), and the timed burst. Not `alone`, others are meant to run on other cores, and only waiting for
-    one's own counts as disturbance.
+    one's own counts as disturbance. `helpers`: other processes that do the work, whose time is one's own.
     """
     best: Turn | None = None
     retaken: list[tuple[float, float]] = []
@@ -80,7 +83,7 @@ def take_turn(
         time.sleep(pause_s * (1 + attempt))
         if warm is not None:
             _repeat(warm, WARM_S)
-        turn = _timed(burst, alone)
+        turn = _timed(burst, alone, helpers)
         worse = turn
         if best is None or (turn.disturbance or 0.0) < (best.disturbance or 0.0):
             best, worse = turn, best or turn
@@ -115,8 +118,8 @@ def _repeat(warm: Callable[[], object], seconds: float) -> None:
         warm()
 
 
-def _timed(burst: Callable[[], object], alone: bool) -> Turn:
-    watch = Watch()
+def _timed(burst: Callable[[], object], alone: bool, helpers: Sequence[int] = ()) -> Turn:
+    watch = Watch(helpers)
     start = time.perf_counter()
     burst()
     time_s = time.perf_counter() - start
@@ -124,14 +127,22 @@ def _timed(burst: Callable[[], object], alone: bool) -> Turn:
 
 
 class Watch:
-    """Counters from its making on: how much of a burst was disturbed."""
+    """Counters from its making on: how much of a burst was disturbed. `helpers` as for `take_turn`."""
 
-    def __init__(self) -> None:
-        self._waited_s, self._busy_s, self._own_s = _waited_s(), _busy_s(), time.process_time()
+    def __init__(self, helpers: Sequence[int] = ()) -> None:
+        self._helpers = helpers
+        self._waited_s, self._busy_s, self._own_s = self._waited(), _busy_s(), self._own()
+
+    def _own(self) -> float:
+        return time.process_time() + sum(_scheduled_s(str(pid), RAN) or 0.0 for pid in self._helpers)
+
+    def _waited(self) -> float | None:
+        own = _scheduled_s("self", WAITED)
+        return None if own is None else own + sum(_scheduled_s(str(p), WAITED) or 0.0 for p in self._helpers)
 
     def disturbance(self, time_s: float, alone: bool = True) -> float | None:
         """The share of `time_s` in which own threads waited or, if it should be `alone`, others ran; None: unknown."""
-        own_s, waited_s, busy_s = time.process_time() - self._own_s, _waited_s(), _busy_s()
+        own_s, waited_s, busy_s = self._own() - self._own_s, self._waited(), _busy_s()
         if self._waited_s is None or waited_s is None or self._busy_s is None or busy_s is None:
             return None
         alone = alone and COMPANY not in os.environ
@@ -139,13 +150,13 @@ class Watch:
         return max(0.0, (waited_s - self._waited_s + others_s) / time_s)
 
 
-def _waited_s() -> float | None:
-    """Seconds that this process's threads were ready but did not run: field 2 of schedstat, in ns."""
-    waits_ns = []
-    for folder in (PROC / "self/task").glob("*"):
+def _scheduled_s(process: str, entry: int) -> float | None:
+    """Seconds that a process's threads ran (RAN), or were ready but did not run (WAITED): schedstat, in ns."""
+    found_ns = []
+    for folder in (PROC / process / "task").glob("*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            waits_ns.append(int((folder / "schedstat").read_text().split()[1]))
-    return sum(waits_ns) / 1e9 if waits_ns else None
+            found_ns.append(int((folder / "schedstat").read_text().split()[entry]))
+    return sum(found_ns) / 1e9 if found_ns else None
 
 
 def _busy_s() -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from membound.results.fields import read_json, wrong_field
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
 COMPILING = "compiling"
 MOST_LINE = 4 << 20
@@ -271,6 +271,8 @@ class Prepared:
     error: float
     tolerance: float
     stored_bytes: int | None
+    exchanged_bytes: int = 0
+    """What processes of the backend send each other a launch."""
     unshared: str = ""
     """Why this process made inputs that it was to share, if it did."""
 

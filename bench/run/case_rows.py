@@ -17,7 +17,7 @@ from membound.bench.protocol.messages import Checked, Opened, Prepared, Turned
 from membound.bench.run.ceiling_rows import now
 from membound.kernels import reference
 from membound.kernels.work import parse
-from membound.results.row import Row
+from membound.results.row import EXCHANGED, Row
 from membound.results.turns import StoredTurn
 
 
@@ -61,6 +61,8 @@ def blank_row(about: About) -> Row:
         row.stored_bytes, row.slots, row.launches = one.stored_bytes, one.slots, one.launches
         row.working_set_bytes, row.error = one.working_set_bytes, one.error
         row.prepare_s, row.first_s = one.prepare_s, one.first_s
+        if one.exchanged_bytes:
+            row.traffic[EXCHANGED] = one.exchanged_bytes
     return row
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from membound.results.predict.demand import Demand, Measured, Offer
+from membound.results.predict.ring import ALL_REDUCES, ring_bytes
 
 F64 = npt.NDArray[np.float64]
 
@@ -58,8 +59,6 @@ NOISE = {"single": 0.15, "operation": 0.15, "prefill": 0.3, "parallel": 0.3, "se
 """How far rows of a group scatter, in ln(time): what the fit trusts them by."""
 TAIL = 3.0
 """Degrees of freedom of the loss: rows further off than a few times NOISE count ever less (Student's t)."""
-ALL_REDUCES = 2
-"""A layer has two: after attention and after the MLP (Megatron-LM, arXiv 1909.08053)."""
 ACTIVATION_BYTES = 2
 MOST_FAST = 0.9
 """Below 1, so that a faster memory is never slower."""
@@ -125,7 +124,7 @@ def wire_seconds(demand: Demand, offer: Offer) -> float:
     """All-reduces of a ring on the wire: each moves 2(n − 1)/n of the activations over a device's link."""
     if offer.devices <= 1 or not offer.link_bytes_per_s:
         return 0.0
-    moved = 2 * (offer.devices - 1) / offer.devices * demand.batch * demand.hidden * ACTIVATION_BYTES
+    moved = ring_bytes(offer.devices, demand.batch * demand.hidden * ACTIVATION_BYTES)
     return demand.layers * ALL_REDUCES * moved / offer.link_bytes_per_s
 
 

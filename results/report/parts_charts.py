@@ -14,6 +14,7 @@ from membound.results.frame import frame
 from membound.results.report.cases import Place, ShownCase, marked
 from membound.results.report.drawing import COLORS, WIDTH, Figure
 from membound.results.report.room import places_with_room
+from membound.results.row import EXCHANGED
 from membound.results.wording import amount, duration, percent, short
 
 BYTES, TIME = "Where the bytes go", "Where the time goes"
@@ -39,11 +40,11 @@ TIME_CAPTION = (
 
 def bytes_figures(alt: Any, shown: Sequence[ShownCase]) -> Iterator[Figure]:
     """One chart, a bar for each work: whole steps and prompts, or all works if there are none."""
-    works = {one.work: one for one in _whole(shown) if any(one.traffic.values())}
+    works = {one.work: one for one in _whole(shown) if any(count for _, count in _of_memory(one))}
     if not works:
         yield Figure("bytes", BYTES, "", BYTES_CAPTION, absent="no case says of what its bytes are made")
         return
-    largest = sorted(works.values(), key=lambda one: -sum(one.traffic.values()))[:MOST]
+    largest = sorted(works.values(), key=lambda one: -sum(count for _, count in _of_memory(one)))[:MOST]
     lines = [line for one in largest for line in _bytes_lines(one)]
     table = frame(lines, ["bar", "part", "order", "amount", "tip"])
     caption = _with_rest(BYTES_CAPTION, len(works), "works with fewer bytes")
@@ -83,10 +84,15 @@ def _with_rest(caption: str, count: int, what: str) -> str:
     return f"{caption} {count - MOST} {what} are left out." if count > MOST else caption
 
 
+def _of_memory(one: ShownCase) -> list[tuple[str, int]]:
+    """The parts of a work's bytes, without what goes over links between ranks."""
+    return [(name, count) for name, count in one.traffic.items() if name != EXCHANGED]
+
+
 def _bytes_lines(one: ShownCase) -> Iterator[dict[str, Any]]:
     of = {name: part for part, names in PARTS.items() for name in names}
     sums = dict.fromkeys(PARTS, 0)
-    for name, count in one.traffic.items():
+    for name, count in _of_memory(one):
         sums[of.get(name, "other")] += count
     whole = sum(sums.values())
     for order, (part, count) in enumerate(sums.items()):

@@ -98,6 +98,8 @@ def notes(line: dict[str, Any]) -> Iterator[str]:
     if line["device_time_s"]:
         share = f" ({percent(line['device_of_bound'])})" if line["device_of_bound"] else ""
         yield f"device {duration(line['device_time_s'])}{share}"
+    if line["predicted_s"]:
+        yield f"predicted {duration(line['predicted_s'])} by ranks and link"
     if line["memory_ceiling"] != "read":
         yield f"of {line['memory_ceiling']}"
     if line["energy_per_token_j"]:

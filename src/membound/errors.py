@@ -39,6 +39,8 @@ Errors that many modules raise are defined here, the others where they are raise
     ├── ParquetUnavailable      results.exchange.parquet: the library that reads and writes Parquet is missing
     ├── PlacementError          bench.machine.placement: works cannot be run, or their memory had, where asked
     ├── PlanError               bench.planning.suites: a run cannot be done as asked
+    ├── ProcessEnded            a process that the runtime started has ended; becomes a `crashed` row
+    ├── ProcessSilent           a process that the runtime started gives no answer; becomes a `timeout` row
     ├── RemoteUnavailable       results.exchange.remote_file: what writes to another file system is not installed
     ├── ReportError             bench.report.write: a report cannot be written
     ├── ReportUnavailable       results.report.drawing: the libraries that draw charts are missing
@@ -68,6 +70,14 @@ class BackendUnavailable(MemboundError):
 
 class Unsupported(MemboundError):
     """The runtime turned out, while preparing, to be unable to do this work."""
+
+
+class ProcessEnded(MemboundError):
+    """A process that the runtime had started to work for it has ended."""
+
+
+class ProcessSilent(MemboundError):
+    """A process that the runtime had started to work for it gives no answer within its limit."""
 
 
 class FallbackRefused(MemboundError):

@@ -46,6 +46,10 @@ LIES: dict[str, tuple[str, Any]] = {
     "stored_huge": ("stored_bytes", 10**40),
     "stored_text": ("stored_bytes", "many"),
     "stored_true": ("stored_bytes", True),
+    "exchanged_negative": ("exchanged_bytes", -1),
+    "exchanged_numpy": ("exchanged_bytes", np.int64(77)),
+    "helpers_text": ("helpers", "all of them"),
+    "helpers_names": ("helpers", ["init"]),
     "stored_numpy": ("stored_bytes", np.int64(12345)),
     "stored_unsigned": ("stored_bytes", np.uint8(255)),
     "settings_numpy": (
@@ -104,6 +108,12 @@ class Liar(fake_backends.Ok):
 
     def stored_bytes(self) -> int | None:
         return self._lie("stored_bytes", None)  # type: ignore[no-any-return]
+
+    def exchanged_bytes(self) -> int:
+        return self._lie("exchanged_bytes", 0)  # type: ignore[no-any-return]
+
+    def helpers(self) -> Any:
+        return self._lie("helpers", ())
 
     def settings(self) -> dict[str, Any]:
         return self._lie("settings", {"honest": True})  # type: ignore[no-any-return]

@@ -178,14 +178,17 @@ def test_before_the_first_turn_the_working_set_is_that_of_all_sets() -> None:
 def test_a_turn_is_cold_short_and_as_long_as_its_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def turn(warm: Any, burst: Any, attempts: int, before: Any, limit_s: float) -> Turn:
-        asked.update(warm=warm, burst=burst, attempts=attempts, before=before, limit_s=limit_s)
+    def turn(warm: Any, burst: Any, attempts: int, before: Any, limit_s: float, helpers: Any) -> Turn:
+        asked.update(
+            helpers=helpers, warm=warm, burst=burst, attempts=attempts, before=before, limit_s=limit_s
+        )
         return Turn(0.5, 0.25, ((0.7, 0.3),))
 
     monkeypatch.setattr(cold_backend, "take_turn", turn)
     one, _ = made(3, ColdMemory(10, lambda: 10))
     assert one.take_turn(attempts=2) == Turn(0.5, 0.25, ((0.7, 0.3),))
     assert asked == {
+        "helpers": (),
         "warm": one.warm,
         "burst": one.burst,
         "attempts": 2,

@@ -11,7 +11,14 @@ from membound.bench.ceilings.patterns import CeilingError
 from membound.bench.measure.failures import LONGEST_REASON, Failure, WrongAnswerError, failure_of, one_line
 from membound.bench.protocol.messages import ANSWERS, Failed, decode, encode
 from membound.bench.protocol.process import WorkerDiedError, WorkerTimeoutError, WorkerUnavailableError
-from membound.errors import BackendUnavailable, FallbackRefused, MemboundError, Unsupported
+from membound.errors import (
+    BackendUnavailable,
+    FallbackRefused,
+    MemboundError,
+    ProcessEnded,
+    ProcessSilent,
+    Unsupported,
+)
 from membound.kernels.cuda.device.gpu import GpuError
 from membound.results.row import STATUSES
 
@@ -32,6 +39,12 @@ class OddError(Exception):
         (WrongAnswerError("not finite", None), "wrong", "not finite"),
         (WorkerTimeoutError("silent for 300 s"), "timeout", "silent for 300 s"),
         (WorkerDiedError("SIGSEGV: oops"), "crashed", "SIGSEGV: oops"),
+        (ProcessEnded("rank 1 of 2 ended: SIGKILL"), "crashed", "rank 1 of 2 ended: SIGKILL"),
+        (
+            ProcessSilent("rank 1 of 2 gave no answer for 45 s"),
+            "timeout",
+            "rank 1 of 2 gave no answer for 45 s",
+        ),
         (MemoryError(), "oom", "MemoryError"),
         (MemoryError("no room"), "oom", "MemoryError: no room"),
         (CeilingError("a wrong kernel"), "error", "CeilingError: a wrong kernel"),

@@ -23,8 +23,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def bursts_of(monkeypatch: pytest.MonkeyPatch, disturbances: list[float | None]) -> None:
     times = iter(Turn(float(i + 1), share) for i, share in enumerate(disturbances))
 
-    def timed(burst: object, alone: bool) -> Turn:
+    def timed(burst: object, alone: bool, helpers: object) -> Turn:
         assert alone
+        assert helpers == ()
         burst()  # type: ignore[operator]
         return next(times)
 
@@ -154,6 +155,31 @@ def test_waiting_and_other_processes_count_as_disturbance(
     assert others.disturbance * others.time_s == pytest.approx(3.0 - turns.OTHERS_GRAIN_S, abs=0.1)
     with_others = turns._timed(lambda: state(4_000_000, 12.0), False)  # they are meant to run
     assert with_others.disturbance == pytest.approx(0.001 / with_others.time_s)
+
+
+def test_the_time_of_helpers_is_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    threads = {process: tmp_path / process / "task/1" for process in ("self", "41", "42")}
+    for folder in threads.values():
+        folder.mkdir(parents=True)
+
+    def state(ran_s: float, waited_s: float, busy_s: float) -> None:
+        for folder in threads.values():
+            (folder / "schedstat").write_text(f"{round(ran_s * 1e9)} {round(waited_s * 1e9)} 7\n")
+        ticks = round(busy_s * turns.os.sysconf("SC_CLK_TCK"))
+        (tmp_path / "stat").write_text(f"cpu {ticks} 0 0 999 0 0 0 0 0 0\ncpu0 0\n")
+
+    monkeypatch.setattr(turns, "PROC", tmp_path)
+    monkeypatch.setattr(turns.time, "process_time", lambda: 0.0)
+    state(1.0, 0.0, 5.0)
+    watch = turns.Watch([41, 42])
+    state(4.0, 0.5, 11.0)  # both ran for three of the six seconds
+    assert watch.disturbance(10.0) == pytest.approx(3 * 0.5 / 10)
+    state(4.0, 0.0, 12.0)
+    assert watch.disturbance(10.0) == pytest.approx((1.0 - turns.OTHERS_GRAIN_S) / 10)
+    state(1.0, 0.0, 5.0)
+    alone = turns.Watch()
+    state(4.0, 0.0, 11.0)
+    assert alone.disturbance(10.0) == pytest.approx((6.0 - turns.OTHERS_GRAIN_S) / 10)
 
 
 def test_clean_turns_alone_count_when_there_are_three() -> None:

@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("stored_huge", f"stored_bytes() is 1{'0' * 40}, not a whole number from 0"),
         ("stored_text", "stored_bytes() is 'many', not a whole number from 0"),
         ("stored_true", "stored_bytes() is True, not a whole number from 0"),
+        ("exchanged_negative", "exchanged_bytes() is -1, not a whole number from 0"),
     ],
 )
 def test_bytes_that_cannot_be_cost_their_work_alone(folder: Path, lie: str, reason: str) -> None:
@@ -58,6 +59,26 @@ def test_bytes_that_cannot_be_cost_their_work_alone(folder: Path, lie: str, reas
 def test_bytes_in_numpys_numbers_are_bytes(folder: Path, lie: str, value: int) -> None:
     worker = opened(f"liar:cpu+{lie}", folder)
     assert ask(worker, Prepare(0, ODDEST), Prepared).stored_bytes == value
+    goes_on(worker)
+
+
+def test_exchanged_bytes_in_numpys_numbers_are_bytes(folder: Path) -> None:
+    worker = opened("liar:cpu+exchanged_numpy", folder)
+    assert ask(worker, Prepare(0, ODDEST), Prepared).exchanged_bytes == 77
+    goes_on(worker)
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("helpers_text", "helpers() is 'all of them', not a list of process numbers"),
+        ("helpers_names", "a number of helpers() is 'init', not a whole number from 0"),
+    ],
+)
+def test_helpers_that_are_no_processes_cost_their_work_alone(folder: Path, lie: str, reason: str) -> None:
+    worker = opened(f"liar:cpu+{lie}", folder)
+    ask(worker, Prepare(0, ODDEST), Prepared)
+    assert failed(worker, TakeTurn(0)) == ("error", reason)
     goes_on(worker)
 
 
