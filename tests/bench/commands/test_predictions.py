@@ -94,7 +94,27 @@ def test_hardware_compares_two(capsys):
     code, out, _ = run(capsys, "hardware", "ascend_910", "a100")
     assert code == 0
     flat = " ".join(out.split())
-    assert "Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16, 60 % in bandwidth" in flat
+    assert (
+        "Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16*, 60 % in bandwidth* and 40 % in memory*"
+        in flat
+    )
+
+
+def test_hardware_lists_a_family(capsys):
+    code, out, _ = run(capsys, "hardware", "EPYC", "Graviton4")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == [
+        "epyc_7003",
+        "epyc_9004",
+        "epyc_9005",
+        "graviton4",
+    ]
+
+
+def test_what_others_say_of_a_format_that_a_device_lacks_is_shown(capsys):
+    code, out, _ = run(capsys, "hardware", "groq_lpu_v1")
+    assert code == 0
+    assert "fp8_tflops: the matrix unit has no fp8; others: 750 (unverified: EVO, the int8" in out
 
 
 def test_hardware_as_json_has_every_source(capsys):
@@ -110,7 +130,7 @@ def test_hardware_as_json_has_every_source(capsys):
 def test_all_devices_fit_the_screen(capsys):
     code, out, _ = run(capsys, "hardware")
     assert code == 0
-    assert all(len(line) <= 100 for line in out.splitlines())
+    assert all(len(line) <= 80 for line in out.splitlines())
     assert len([line for line in out.splitlines() if line.strip()]) > 114
 
 
