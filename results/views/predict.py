@@ -77,7 +77,10 @@ def past_lines(found: Sequence[Forecast]) -> list[str]:
         lines.append(f"record of {GROUPS[group]}, each device left out in turn")
         for model in MODELS:
             errors = one.timed[model].errors
-            text = errors_text(errors) if errors else "none, nothing of the kind was measured"
+            width = math.exp(one.timed[model].half_width)
+            text = errors_text(errors) if errors else (
+                f"none, nothing of the kind was measured; its interval, × or ÷ {width:.2g}, is that of all decoding"
+            )  # fmt: skip
             lines += wrapped(f"  {model}: {text}", "    ")
     return lines
 
