@@ -197,7 +197,7 @@ def _assumed(plans: Sequence[Plan], today: datetime.date) -> list[str]:
     from membound.results.views.columns import wrapped
     from membound.results.views.cost import assumption_lines
 
-    each = [[*one.answer.assumed, *one.answer.fleet_assumed] for one in plans]
+    each = [list(dict.fromkeys((*one.answer.assumed, *one.answer.fleet_assumed))) for one in plans]
     common = [one for one in each[0] if all(one in others for others in each)]
     lines = assumption_lines(common, today)
     idle = [set(one.answer.idle) for one in plans]
