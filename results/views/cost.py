@@ -41,7 +41,7 @@ def curve_lines(
     answer: tuple[float, float | None, float | None],
 ) -> list[str]:
     """USD for a million tokens at each point; answer: the cheapest cost and its ends for the interval of time."""
-    header = ["batch", "a token", "first token", "tokens/s", "USD/M in", "USD/M out", "out with in", ""]
+    header = ["batch", "a token", "first", "tokens/s", "USD/M in", "USD/M out", "out with in", ""]
     rows = [
         [
             f"{p.batch:g}",
