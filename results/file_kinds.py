@@ -18,8 +18,11 @@ MOST_FIRST_LINE = 1 << 24
 """A row with the turns of a whole night has a hundredth of it."""
 
 
-def kind_of(path: Path) -> str:
-    """``rows`` for lines of ours, ``parquet``, ``sqlite``, or ``foreign``. Raises OSError."""
+def kind_of(path: Path, by_name: bool = True) -> str:
+    """``rows`` for lines of ours, ``parquet``, ``sqlite``, or ``foreign``. Raises OSError.
+
+    by_name: whether a file that is nobody's counts as damaged rows if it is called like a run.
+    """
     with path.open("rb") as file:
         first = file.readline(MOST_FIRST_LINE)
     for kind, magic in MAGIC.items():
@@ -27,7 +30,7 @@ def kind_of(path: Path) -> str:
             return kind
     if first.startswith(b'{"run_id":') or _is_row(first):
         return OWN
-    if path.suffix not in (SUFFIX, PARTIAL):
+    if not by_name or path.suffix not in (SUFFIX, PARTIAL):
         return FOREIGN
     from membound.results.exchange import formats
 

@@ -67,10 +67,9 @@ def check_reports(html: Path | None, markdown: Path | None) -> None:
 
     Raises ReportUnavailable, StoreError.
     """
-    asked = [path for path in (html, markdown) if path is not None]
-    if asked:
+    if html is not None or markdown is not None:
         charts_of([], [], [])
-    check_places(asked)
+    check_places(html, markdown)
 
 
 def write_reports(claims: Sequence[ClaimReport], html: Path | None, markdown: Path | None) -> list[Path]:

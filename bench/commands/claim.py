@@ -129,10 +129,11 @@ def claim_report(
 
     Without --html, --markdown, --into or --json the Markdown goes to standard output, without charts.
     """
-    from membound.bench.claim.report import load_reports, write_into, write_reports
+    from membound.bench.claim.report import check_reports, load_reports, write_into, write_reports
     from membound.results.report.markdown import claim_markdown
     from membound.results.report.text import record
 
+    check_reports(html, markdown)
     claims = load_reports(paths)
     written = write_reports(claims, html, markdown)
     if into is not None:

@@ -243,7 +243,8 @@ def show(work: str, answers: Sequence[Answer], ask: Ask, known: Knowledge | None
     best = min(answers, key=lambda one: one.usd)
     if len(answers) > 1 and best.best is not None:
         parts.append([f"cheapest of all: {best.title}, batch {best.best.batch:g}, {best.usd:.4g} USD"])
-    forecasts = [point.forecast for one in answers for point in one.curve if point.forecast]
+    points = [point for one in answers for point in one.curve]
+    forecasts = [made for one in points for made in (one.forecast, one.prompt) if made]
     if known is not None:
         notes = dict.fromkeys(note for one in forecasts for note in one.notes)
         parts.append(

@@ -27,7 +27,9 @@ Hardware = Annotated[
 def hardware(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Devices or vendors; two or more are compared. Default: all."),
+        typer.Argument(
+            metavar="NAME", help="Devices, families or vendors; two or more are compared. Default: all."
+        ),
     ] = None,
     sort: Annotated[
         str, typer.Option("--sort", metavar="FIGURE", help="Largest first: bandwidth, memory, f16, ridge, …")
@@ -57,8 +59,8 @@ def hardware(
 
         _show_here(here_of(rows_of(here, out), catalogue), as_json)
         return
-    asked = [catalogue.of_vendor(name) or [catalogue.find(name)] for name in names or ()]
-    chosen = [device for found in asked for device in found] or list(catalogue.devices.values())
+    asked = [device for name in names or () for device in catalogue.all_of(name)]
+    chosen = list({device.id: device for device in asked}.values()) or list(catalogue.devices.values())
     wanted = conditions(where)
     chosen = [device for device in chosen if all(one.holds(device) for one in wanted)]
     if sort:

@@ -22,7 +22,11 @@ from membound.bench.commands.cost import (
     PeakFactor,
     PowerKw,
     Price,
+    Pue,
     RackKw,
+    Residual,
+    Server,
+    ServerShare,
     Today,
     Tpot,
     Ttft,
@@ -32,8 +36,18 @@ from membound.bench.commands.cost import (
 )
 from membound.bench.commands.hardware import Hardware
 from membound.bench.commands.options import Debug, Json, Out, number_within, print_json, print_text
-from membound.bench.commands.predict import On, Rows, above_zero, knowledge, names_of
+from membound.bench.commands.predict import (
+    Link,
+    MemoryShare,
+    On,
+    Rows,
+    above_zero,
+    knowledge,
+    names_of,
+    options_of,
+)
 from membound.results.folders import DEFAULT_OUT
+from membound.results.predict.capacity import MEMORY_SHARE
 
 if TYPE_CHECKING:
     from membound.bench.planning.answers import Ask
@@ -64,13 +78,19 @@ def plan(
     price: Price = None,
     capex: Capex = None,
     years: Years = None,
+    residual: Residual = None,
     power_kw: PowerKw = None,
+    pue: Pue = None,
+    server_factor: Server = None,
+    server_share: ServerShare = None,
     electricity: Electricity = None,
     overhead: Overhead = None,
     utilisation: Utilisation = None,
     cached: Cached = None,
     peak_factor: PeakFactor = None,
     rack_kw: RackKw = None,
+    memory_share: MemoryShare = MEMORY_SHARE,
+    link: Link = None,
     rows: Rows = None,
     own: Hardware = None,
     today: Today = None,
@@ -86,7 +106,8 @@ def plan(
     from membound.bench.planning.plans import plans_for
     from membound.results.predict.catalogue import load_catalogue
 
-    numbers = {"price": price, "capex": capex, "years": years, "power_kw": power_kw, "electricity": electricity,
+    numbers = {"price": price, "capex": capex, "years": years, "residual": residual, "power_kw": power_kw,
+               "pue": pue, "server_factor": server_factor, "server_share": server_share, "electricity": electricity,
                "overhead": overhead, "utilisation": utilisation, "cached": cached, "peak_factor": peak_factor,
                "rack_kw": rack_kw}  # fmt: skip
     ask = make_ask(
@@ -94,7 +115,9 @@ def plan(
     )
     catalogue = load_catalogue(own)
     known = knowledge(catalogue, rows, out)
-    found = plans_for(model, _devices(catalogue, on, ask, kind), known, ask, _formats(formats), kv)
+    options = options_of(None, 0.0, link, None, memory_share)
+    devices = _devices(catalogue, on, ask, kind)
+    found = plans_for(model, devices, known, ask, _formats(formats), kv, options)
     lines = [_line(one) for one in found.found[:top]]
     if as_json:
         from membound.results.views import plan as view
@@ -132,12 +155,15 @@ def _line(one: Plan) -> PlanLine:
     from membound.results.views.plan import PlanLine
 
     count = "" if one.point.devices == 1 else f"{one.point.devices:g} × "
-    return PlanLine(f"{count}{one.device.id}", one.weight, one.point, one.forecast, one.fleet, one.answer.usd)
+    return PlanLine(
+        f"{count}{one.device.id}", one.weight, one.point, one.forecast, one.fleet, one.answer.usd, one.prompt
+    )
 
 
 def _show(model: str, found: Plans, lines: Sequence[PlanLine], ask: Ask) -> None:
     from membound.results.views import plan as view
     from membound.results.views.columns import wrapped
+    from membound.results.views.cost import size_lines
     from membound.results.views.predict import past_lines
 
     mix, today = ask.mix, ask.said.today
@@ -152,12 +178,15 @@ def _show(model: str, found: Plans, lines: Sequence[PlanLine], ask: Ask) -> None
     )
     shown = found.found[: len(lines)]
     prices = {one.device.id: one for one in shown}
+    first = lines[0]
     text = [*wrapped(head), "", *view.plan_lines(lines, ask.tpot_s), ""]
+    text += [*wrapped(f"cheapest: {first.devices} {first.weight}, batch {first.point.batch:g}")]
+    text += [*size_lines(first.fleet, ask.tokens_per_day or 0.0, first.point), ""]
     out = f"; {len(found.refused)} devices and formats are out:" if found.refused else ""
     text += [f"{len(found.found)} plans{out}"]
     text += [line for name, reason in found.refused for line in wrapped(f"  {name}: {reason}", "    ")]
     text += ["", *_assumed(list(prices.values()), today), ""]
-    forecasts = [one.forecast for one in shown]
+    forecasts = [made for one in shown for made in (one.forecast, one.prompt) if made]
     notes = dict.fromkeys(f"{one.device.id}: {note}" for one in forecasts for note in one.notes)
     text += [*(line for note in notes for line in wrapped(f"note: {note}", "  ")), *past_lines(forecasts)]
     print_text("\n".join(text) + "\n")
@@ -165,11 +194,15 @@ def _show(model: str, found: Plans, lines: Sequence[PlanLine], ask: Ask) -> None
 
 def _assumed(plans: Sequence[Plan], today: datetime.date) -> list[str]:
     """What all plans assume, then what is a device's own."""
+    from membound.results.views.columns import wrapped
     from membound.results.views.cost import assumption_lines
 
-    each = [[*one.answer.assumed, *one.answer.fleet_assumed] for one in plans]
+    each = [list(dict.fromkeys((*one.answer.assumed, *one.answer.fleet_assumed))) for one in plans]
     common = [one for one in each[0] if all(one in others for others in each)]
     lines = assumption_lines(common, today)
+    idle = [set(one.answer.idle) for one in plans]
+    nowhere = ", ".join(sorted(set.intersection(*idle)))
+    lines += wrapped(f"  without effect here: {nowhere}", "    ") if nowhere else []
     for plan_, assumed in zip(plans, each, strict=True):
         own = [one for one in assumed if one not in common]
         lines += [

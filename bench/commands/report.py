@@ -48,13 +48,11 @@ def report(
     extra `report`: without it pages say so, and --png is refused.
     """
     from membound.bench.report.sources import sources
-    from membound.bench.report.write import check_folder, check_places, write_markdown, write_page, write_pngs
+    from membound.bench.report.write import check_places, write_markdown, write_page, write_pngs
     from membound.results.report.whole import whole_report
     from membound.results.report.whole_markdown import report_markdown
 
-    check_places([path for path in (html, markdown) if path is not None])
-    if png is not None:
-        check_folder(png)
+    check_places(html, markdown, png)
     rows, claims = sources(runs or ["latest"], out)
     found = whole_report(rows, claims)
     if html or png or markdown:

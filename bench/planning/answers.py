@@ -13,7 +13,14 @@ from typing import Any
 
 from membound.bench.planning.economics import Priced
 from membound.kernels.shapes import ALIASES
-from membound.results.predict.assumptions import Given, assume, check_assumption, device_kw, hourly_usd
+from membound.results.predict.assumptions import (
+    Given,
+    assume,
+    check_assumption,
+    device_kw,
+    hourly_usd,
+    without_effect,
+)
 from membound.results.predict.cost import (
     BreakEven,
     Cost,
@@ -31,6 +38,7 @@ from membound.results.predict.cost import (
 from membound.results.predict.device import Device, Source
 from membound.results.predict.prices import ApiPrice, Assumption, CostError, Prices, given, load_prices
 from membound.results.views import cost as view
+from membound.results.views.columns import wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,8 @@ class Answer:
     earned: BreakEven | None
     fleet: Fleet | None
     fleet_assumed: Sequence[Assumption]
+    idle: Sequence[str] = ()
+    """What was given and nothing rests on."""
 
     @property
     def points(self) -> list[Point]:
@@ -127,6 +137,7 @@ def answer_for(device: Device, curve: Sequence[Priced], ask: Ask) -> Answer:
         earned=break_even(best, points, hourly, ask.mix, use, paid) if best and paid else None,
         fleet=sized,
         fleet_assumed=kw,
+        idle=without_effect(ask.prices, device.id, ask.said, ask.tokens_per_day is not None),
     )
 
 
@@ -171,6 +182,7 @@ def answer_lines(answer: Answer, ask: Ask) -> list[str]:
     lines = [answer.title, *view.assumption_lines(answer.assumed, today)]
     if "price" not in {one.name for one in answer.assumed}:
         lines.append(f"  so a device-hour costs {answer.hourly:.4g} USD")
+    lines += wrapped(f"  without effect here: {', '.join(answer.idle)}", "    ") if answer.idle else []
     lines += view.curve_lines(answer.points, answer.costs, answer.best, (answer.usd, low, high))
     if answer.earned and ask.api:
         lines += view.break_even_lines(answer.earned, ask.api, today, _use(answer))
@@ -205,6 +217,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "device": answer.device.id,
         "devices": answer.curve[0].point.devices,
         "usd_per_device_hour": answer.hourly,
+        "without_effect": list(answer.idle),
         **view.as_json(answer.points, answer.costs, best, [*answer.assumed, *answer.fleet_assumed]),
         "usd": answer.usd if best else None,
         "sensitivity": [

@@ -29,10 +29,11 @@ class EconomicsError(MemboundError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A point of the curve and the forecast behind it; None where it was measured."""
+    """A point of the curve and the forecasts behind it, of a step and of a prompt alone; None where it was measured."""
 
     point: Point
     forecast: Forecast | None
+    prompt: Forecast | None = None
 
 
 def serving_demand(spec: str, mix: Mix, batch: int) -> Demand:
@@ -72,8 +73,9 @@ def priced_curve(
     if prompt is not None:
         whole = replace(options, devices=int(curve[0].offer.devices))
         uncached = max(1, round(mix.input_tokens * (1 - mix.cached)))
-        first = forecast(served_demand(replace(prompt, tokens=uncached)), device, known, whole).seconds
-    return [Priced(point_of(one, (first or 0.0) + one.seconds), one) for one in curve]
+        first = forecast(served_demand(replace(prompt, tokens=uncached)), device, known, whole)
+    waiting = first.seconds if first else 0.0
+    return [Priced(point_of(one, waiting + one.seconds), one, first) for one in curve]
 
 
 def point_of(one: Forecast, ttft_s: float | None) -> Point:

@@ -107,7 +107,7 @@ def import_run(path: Path, limits: Sequence[Row] | None = None, name: str = "") 
     if not path.is_file():
         raise StoreError(f"{path} is no file" if os.path.lexists(path) else f"no such file: {path}")
     try:
-        if kind_of(path) != FOREIGN:
+        if kind_of(path, by_name=False) != FOREIGN:
             raise StoreError(
                 f"{path} holds rows of membound already; show it, or copy it into the folder of runs"
             )

@@ -22,6 +22,7 @@ from membound.results.predict.forecast import Forecast, Knowledge, Options
 from membound.results.predict.prices import CostError
 
 FORMATS = ("bf16", "fp8", "int4g128")
+DEFAULTS = Options()
 MORE_COUNTS = 3
 """Counts that are tried from the fewest on: more devices make a token faster and dearer."""
 
@@ -32,7 +33,7 @@ class UnmetPlan(MemboundError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to serve the demand. The forecast and its interval are those of the chosen batch."""
+    """One way to serve the demand. The forecast and its interval are those of the chosen batch; prompt: of one alone."""
 
     device: Device
     weight: str
@@ -40,6 +41,7 @@ class Plan:
     forecast: Forecast
     answer: Answer
     fleet: Fleet
+    prompt: Forecast | None = None
 
     @property
     def usd_per_day(self) -> float:
@@ -62,6 +64,7 @@ def plans_for(
     ask: Ask,
     formats: Sequence[str] = FORMATS,
     kv: str = "bf16",
+    options: Options = DEFAULTS,
 ) -> Plans:
     """Try every device, format and count. Raises UnmetPlan, SpecError, CostError."""
     found: list[Plan] = []
@@ -71,7 +74,9 @@ def plans_for(
             if not takes(device, weight):
                 continue
             try:
-                found += _on(device, f"step:model={model},weight={weight},kv={kv}", weight, known, ask)
+                found += _on(
+                    device, f"step:model={model},weight={weight},kv={kv}", weight, known, ask, options
+                )
             except (HardwareError, CostError) as error:
                 refused.append((f"{device.id} {weight}", str(error)))
     if not found:
@@ -89,16 +94,18 @@ def takes(device: Device, weight: str) -> bool:
     return weight in WEIGHT_BITS
 
 
-def _on(device: Device, spec: str, weight: str, known: Knowledge, ask: Ask) -> list[Plan]:
+def _on(device: Device, spec: str, weight: str, known: Knowledge, ask: Ask, options: Options) -> list[Plan]:
     """The cheapest batch within the limits for each count. Raises HardwareError, CostError."""
-    curves = candidates(spec, device, ask.mix, _counts(spec, device, ask), known, Options())
+    curves = candidates(spec, device, ask.mix, _counts(spec, device, ask, options), known, options)
     plans = []
     fastest = min(point.point.step_s for curve in curves for point in curve)
     for curve in curves:
         answer = answer_for(device, curve, ask)
         chosen = next((one for one in curve if one.point is answer.best), None)
         if chosen is not None and chosen.forecast is not None and answer.fleet is not None:
-            plans.append(Plan(device, weight, chosen.point, chosen.forecast, answer, answer.fleet))
+            plans.append(
+                Plan(device, weight, chosen.point, chosen.forecast, answer, answer.fleet, chosen.prompt)
+            )
     if not plans:
         raise HardwareError(
             f"{device.id} takes {1e3 * fastest:.3g} ms a token at best with {weight}, or too long to the first"
@@ -106,7 +113,8 @@ def _on(device: Device, spec: str, weight: str, known: Knowledge, ask: Ask) -> l
     return plans
 
 
-def _counts(spec: str, device: Device, ask: Ask) -> Sequence[int]:
+def _counts(spec: str, device: Device, ask: Ask, options: Options) -> Sequence[int]:
     memory = device.value("memory_gb")
-    fewest = fewest_devices(serving_demand(spec, ask.mix, 1), memory * 1e9) if memory else 1
+    one = serving_demand(spec, ask.mix, 1)
+    fewest = fewest_devices(one, memory * 1e9, options.memory_share) if memory else 1
     return COUNTS[COUNTS.index(fewest) :][:MORE_COUNTS] if fewest else COUNTS[-1:]

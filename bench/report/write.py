@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from membound.errors import MemboundError
@@ -25,14 +25,31 @@ class ReportError(MemboundError):
     """A report cannot be made or written; the message names the file and what to do."""
 
 
-def check_places(files: Iterable[Path]) -> None:
-    """Raises StoreError where a file could not be written, before minutes are spent."""
+def check_places(html: Path | None, markdown: Path | None, png: Path | None = None) -> None:
+    """Raises StoreError or ReportError where something could not be written, before minutes are spent and anything is.
+
+    `png` and the folder of Markdown's charts may be one, two files may not.
+    """
+    files = [path for path in (html, markdown) if path is not None]
+    folders = [folder for folder in (png, plots_of(markdown) if markdown else None) if folder is not None]
     for path in files:
         check_place(path)
+    for folder in folders:
+        _check_folder(folder)
+    real = [os.path.realpath(path) for path in files]
+    if len(set(real)) < len(real):
+        raise ReportError(f"{markdown} is named for both the page and the Markdown; name two files")
+    for folder in folders:
+        if os.path.realpath(folder) in real:
+            raise ReportError(f"{folder} cannot be a file and the folder of the charts; name another one")
 
 
-def check_folder(folder: Path) -> None:
-    """The same of a folder for several files, which is made if its own folder is there."""
+def plots_of(markdown: Path) -> Path:
+    """The folder of the charts that a Markdown file shows."""
+    return markdown.with_name(f"{markdown.stem}-plots")
+
+
+def _check_folder(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         raise ReportError(f"{folder} is no folder; name one")
     if not folder.is_dir() and not folder.parent.is_dir():
@@ -54,7 +71,7 @@ def write_pngs(report: Report, folder: Path) -> list[Path]:
 
 def write_markdown(report: Report, rows: Sequence[Row], path: Path) -> list[Path]:
     """Write Markdown, and its charts in a folder beside it. Returns the paths, Markdown first. Raises StoreError."""
-    folder = path.with_name(f"{path.stem}-plots")
+    folder = plots_of(path)
     drawn = {name: file_svg(chart) for name, chart in definitions(report)}
     links = {name: f"{folder.name}/{name}.svg" for name in drawn}
     text = report_markdown(report, rows, links)

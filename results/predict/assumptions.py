@@ -19,6 +19,18 @@ OWNED = ("years", "residual", "electricity", "overhead")
 """Assumptions of owning, besides capex and power, that have a default."""
 
 
+OWNING = "of owning: --capex or --prices own"
+BELONGS = {
+    "peak_factor": "of a fleet: --tokens-per-day",
+    "rack_kw": "of a fleet: --tokens-per-day",
+    "power_kw": "of owning and of fleets: --capex, --prices own or --tokens-per-day",
+    "pue": "of power that is made from the TDP",
+    "server_factor": "of power that is made from the TDP",
+    "server_share": "of a card's price: --prices own without --capex",
+}
+"""What an assumption belongs to, where it is not owning alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """What the user said. kind: of hourly price, or ``own``. numbers: assumptions by name; the others have defaults."""
@@ -35,6 +47,17 @@ def assume(prices: Prices, device: str, tdp_w: float | None, said: Given) -> lis
     for one in found:
         check_assumption(one)
     return found
+
+
+def without_effect(prices: Prices, device: str, said: Given, has_fleet: bool) -> list[str]:
+    """What was given and nothing rests on, each with what it would belong to."""
+    used = {"utilisation", "cached"} | ({"capex", "power_kw", *OWNED} if _owns(said) else {"price"})
+    used |= {"peak_factor", "rack_kw", "power_kw"} if has_fleet else set()
+    if _owns(said) and "capex" not in said.numbers:
+        used.add("server_share")
+    if "power_kw" in used and "power_kw" not in said.numbers and prices.power(device) is None:
+        used |= {"pue", "server_factor"}
+    return [f"{name} ({BELONGS.get(name, OWNING)})" for name in said.numbers if name not in used]
 
 
 def hourly_usd(values: Mapping[str, float]) -> float:

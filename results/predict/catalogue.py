@@ -38,6 +38,12 @@ SLIPS = {
 }
 """Other units that a number may have been written in, and what they are divided by."""
 WORDS = ("link", "pcie")
+SHORTEST_START = 3
+"""Letters of a name that is the start of others."""
+FASTEST_DRAM_GB_PER_S = 1e5
+"""Twelve times the fastest on sale in 2026. What lies above it is SRAM, of whose sizes the next two figures tell."""
+SMALL_GB, FASTEST_READ_S = 4.0, 1e-5
+"""Memory up to this size may be SRAM; a larger one that is, a whole wafer's, is read in less than this."""
 PLAIN = ("name", "vendor", "kind", "aliases", "lacks", "route", "chips_per_package", "note")
 
 
@@ -53,17 +59,22 @@ class Catalogue:
     sources: dict[str, Source]
 
     def find(self, name: str) -> Device:
-        """A device by id, name, alias, or the start of one, whatever the case. Raises HardwareError with the nearest names."""
-        wanted = _plain(name)
-        names = {_plain(one): d for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
-        if wanted in names:
-            return names[wanted]
-        starting = {d.id: d for plain, d in names.items() if len(wanted) > 2 and plain.startswith(wanted)}
-        if len(starting) == 1:
-            return next(iter(starting.values()))
+        """A device by id, name, alias, or the start of one, whatever the case.
+
+        Raises HardwareError with the nearest names, or with all that begin so.
+        """
+        exact = self._called(name)
+        if exact:
+            return exact[0]
         made = [d.id for d in self.of_vendor(name)]
         if made:
             raise HardwareError(f"{name!r} is a vendor; its devices: {', '.join(made)}")
+        family = self.of_family(name)
+        if len(family) == 1:
+            return family[0]
+        if family:
+            raise HardwareError(f"{name!r} is several devices, name one: {', '.join(d.id for d in family)}")
+        wanted = _plain(name)
         spelt = {_plain(one): one for d in self.devices.values() for one in (d.id, d.name, *d.aliases)}
         close = difflib.get_close_matches(wanted, spelt, 4, 0.5) + [
             n for n in spelt if wanted and wanted in n
@@ -72,6 +83,17 @@ class Catalogue:
         near = ", ".join(shown) or "none; `membound hardware` lists all"
         raise HardwareError(f"unknown device {name!r}; nearest: {near}")
 
+    def all_of(self, name: str) -> list[Device]:
+        """The device of that name, or all of a vendor or of a family. Raises HardwareError as `find` does."""
+        return self._called(name) or self.of_vendor(name) or self.of_family(name) or [self.find(name)]
+
+    def _called(self, name: str) -> list[Device]:
+        """The device that is called just so; none if there is none."""
+        wanted = _plain(name)
+        return [
+            d for d in self.devices.values() if wanted in {_plain(one) for one in (d.id, d.name, *d.aliases)}
+        ]
+
     def of_vendor(self, name: str) -> list[Device]:
         """All devices of a vendor, by a word of its name; none if it is not one."""
         wanted = _plain(name)
@@ -79,6 +101,19 @@ class Catalogue:
             d
             for d in self.devices.values()
             if wanted in {_plain(one) for one in (d.vendor, *d.vendor.split())}
+        ]
+
+    def of_family(self, name: str) -> list[Device]:
+        """All devices of which a name, also with the vendor before it, begins so: ``EPYC``, ``Hygon DCU``, ``TPU v5``."""
+        wanted = _plain(name)
+        if len(wanted) < SHORTEST_START:
+            return []
+        return [
+            d
+            for d in self.devices.values()
+            if any(
+                _plain(one).startswith(wanted) for one in (d.id, d.name, f"{d.vendor} {d.name}", *d.aliases)
+            )
         ]
 
 
@@ -92,6 +127,8 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
         return built_in
     extra = _read(own, built_in.sources)
     merged = {key: _over(built_in.devices.get(key), device) for key, device in extra.devices.items()}
+    for key, device in merged.items():
+        _check_bandwidth(f"{own}: device {key}", device)
     return Catalogue(merged | {k: d for k, d in built_in.devices.items() if k not in merged}, extra.sources)
 
 
@@ -198,6 +235,19 @@ def _words(where: str, name: str, value: Any) -> str:
     if name == "pcie" and not (generation in "123456" and len(generation) == 1 and lanes.isdecimal()):
         raise HardwareError(f'{where} = {value!r} is no generation and lanes, such as "5 x16"')
     return str(value)
+
+
+def _check_bandwidth(where: str, device: Device) -> None:
+    """Raises HardwareError on MB/s, which lie within what SRAM has in GB/s: memory of that size would be a wafer's."""
+    rate, size = device.value("bandwidth_gb_per_s"), device.value("memory_gb")
+    if rate is None or rate <= FASTEST_DRAM_GB_PER_S:
+        return
+    if size is not None and (size <= SMALL_GB or size / rate <= FASTEST_READ_S):
+        return
+    of = "a memory whose size is unknown" if size is None else f"{size:g} GB"
+    raise HardwareError(
+        f"{where}: bandwidth_gb_per_s = {rate:g} is no figure in GB/s of {of}; written in MB/s? Then it is {rate / 1e3:g}"
+    )
 
 
 def _check_number(where: str, name: str, value: Any) -> None:

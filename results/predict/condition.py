@@ -52,6 +52,11 @@ def number_of(device: Device, name: str) -> float | None:
     return device.value(NUMBERS[name])
 
 
+def trust_of(device: Device, name: str) -> str:
+    """That of a device's figure by any of its names; ``unknown`` if there is none."""
+    return device.trust(NUMBERS[name])
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A figure compared with a value. A device whose figure is unknown does not meet it."""

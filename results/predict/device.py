@@ -24,6 +24,8 @@ FALLBACKS = {
     "fp4": ("fp4", "fp8", "bf16", "f16"),
 }
 """The matrix units that can do an arithmetic, the fastest first: what lacks FP8 multiplies it in 16 bits."""
+DISAGREE = 0.05
+"""The share by which another source makes a figure a disputed one."""
 PCIE_LANE_GB_PER_S = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
 """One lane, one direction, after the line's code (8b/10b, 128b/130b, FLIT). Source: PCI-SIG, base specification."""
 
@@ -37,6 +39,11 @@ class Source:
     url: str
     date: str
     trust: str
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's file, which has no title but its path."""
+        return self.key == self.title
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,14 @@ class Device:
         """That of the value in use; ``unknown`` if there is none."""
         found = self.fields.get(field)
         return found.first.trust if found and found.first else "unknown"
+
+    def dissent(self, field: str) -> list[float]:
+        """What sources say that do not speak of something else and are further off than DISAGREE."""
+        value, found = self.value(field), self.fields.get(field)
+        if value is None or found is None:
+            return []
+        others = [one.value for one in found.others if not one.remark]
+        return [one for one in others if isinstance(one, float) and abs(one - value) > DISAGREE * value]
 
     @property
     def bandwidth_bytes_per_s(self) -> float | None:

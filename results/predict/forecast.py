@@ -15,7 +15,7 @@ from itertools import pairwise
 from membound.results.predict.capacity import COUNTS, MEMORY_SHARE, Capacity, capacity, fewest_devices
 from membound.results.predict.catalogue import HardwareError
 from membound.results.predict.demand import Demand, Measured, Offer
-from membound.results.predict.device import Device
+from membound.results.predict.device import PEAKS, TRUST, Device
 from membound.results.predict.record import MODELS, Errors, Learnt, Record
 from membound.results.predict.terms import Parts
 
@@ -206,6 +206,7 @@ def _notes(
         notes.append(f"the memory of {device.id} is unknown, so whether it fits was not checked")
     if offer.flops_per_s is None:
         notes.append(f"no {demand.arithmetic} peak of {device.id} is known, so arithmetic counts as free")
+    notes += _doubts(device, demand)
     if offer.devices > 1 and offer.link_bytes_per_s is None:
         notes.append("the link between the devices is unknown: only the latency of its all-reduces counts")
     peers = [row for row in known.rows if row.group == group]
@@ -214,13 +215,37 @@ def _notes(
     if device.kind not in {row.offer.kind for row in peers}:
         notes.append(f"extrapolation: no device of kind {device.kind} was measured in this group")
     for name, value, seen in (
+        ("the number of devices is", offer.devices, [r.offer.devices for r in peers]),
         ("the batch is", demand.batch, [r.demand.batch for r in peers]),
+        ("the context is", demand.context, [r.demand.context for r in peers]),
         ("the bandwidth is", offer.bandwidth_bytes_per_s, [r.offer.bandwidth_bytes_per_s for r in peers]),
         ("the bytes are", demand.bytes, [r.demand.bytes for r in peers]),
     ):
         if not min(seen) / FAR <= value <= max(seen) * FAR:
             notes.append(f"extrapolation: {name} far outside what was measured in this group")
     return notes
+
+
+def _doubts(device: Device, demand: Demand) -> list[str]:
+    """Figures of the catalogue that nobody vouches for, and a bandwidth on which its sources disagree."""
+    peak = device.peak(demand.arithmetic)
+    used = {"bandwidth": "bandwidth_gb_per_s", "memory": "memory_gb"}
+    used |= {f"{peak[0]} peak": PEAKS[peak[0]]} if peak else {}
+    rumoured = [what for what, field_ in used.items() if _is_rumour(device, field_)]
+    found = (
+        [f"unverified in the catalogue: the {' and the '.join(rumoured)} of {device.id}"] if rumoured else []
+    )
+    dissent = device.dissent("bandwidth_gb_per_s")
+    if dissent:
+        said = ", ".join(f"{one:g}" for one in dissent)
+        found.append(f"on the bandwidth of {device.id} sources disagree: {said} GB/s by others")
+    return found
+
+
+def _is_rumour(device: Device, field_: str) -> bool:
+    """Whether no source of the figure in use is trusted; a user's own file is the user's word."""
+    first = device.fields[field_].first if field_ in device.fields else None
+    return first is not None and first.trust == TRUST[-1] and not any(one.is_own for one in first.sources)
 
 
 def sweep(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -125,6 +126,45 @@ class Record:
         found = self.of_model(model, group)
         borrowed = len({h.row.device for h in found}) < FEWEST_DEVICES
         return spread(self.of_model(model) if borrowed else found), borrowed
+
+
+@dataclass(frozen=True, slots=True)
+class DisputedPair:
+    """Two rows of one work, measured alike on two devices, that bandwidth and FLOPs put in opposite orders.
+
+    right: the models whose order is the measured one.
+    """
+
+    faster: Measured
+    slower: Measured
+    right: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the faster one is."""
+        return self.slower.seconds / self.faster.seconds
+
+
+def disputed_pairs(record: Record) -> list[DisputedPair]:
+    """The pairs that tell the models apart, by predictions that had seen neither device's own rows."""
+    said = {(h.row.id, h.model): h.seconds for h in record.held_out}
+    rows = {h.row.id: h.row for h in record.held_out}
+    found = []
+    for one, other in combinations(rows.values(), 2):
+        alike = (
+            one.label == other.label and one.group == other.group and one.offer.devices == other.offer.devices
+        )
+        if not alike or one.device == other.device or one.seconds == other.seconds:
+            continue
+        faster, slower = (one, other) if one.seconds < other.seconds else (other, one)
+        order = {
+            model: said[faster.id, model] < said[slower.id, model]
+            for model in MODELS
+            if (faster.id, model) in said and (slower.id, model) in said
+        }
+        if set(MODELS) <= set(order) and order[MODELS[1]] != order[MODELS[2]]:
+            found.append(DisputedPair(faster, slower, tuple(m for m in MODELS if order[m])))
+    return found
 
 
 def predictions(learnt: Learnt, rows: Iterable[Measured]) -> list[HeldOut]:

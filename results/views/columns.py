@@ -13,11 +13,15 @@ WIDTH = 80
 
 
 def columns(header: Sequence[str], lines: Sequence[Sequence[str]], aligned: str) -> list[str]:
-    """Lines of a table with its header; `aligned` has ``<`` or ``>`` for each column."""
+    """Lines of a table with its header; `aligned` has ``<`` or ``>`` for each column.
+
+    Two spaces stand between columns, or one where two would make it wider than WIDTH.
+    """
     table = [header, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     return [
-        "  ".join(f"{c:{a}{w}}" for c, a, w in zip(line, aligned, widths, strict=True)).rstrip()
+        gap.join(f"{c:{a}{w}}" for c, a, w in zip(line, aligned, widths, strict=True)).rstrip()
         for line in table
     ]
 

@@ -41,7 +41,7 @@ def curve_lines(
     answer: tuple[float, float | None, float | None],
 ) -> list[str]:
     """USD for a million tokens at each point; answer: the cheapest cost and its ends for the interval of time."""
-    header = ["batch", "a token", "first token", "tokens/s", "USD/M in", "USD/M out", "out with in", ""]
+    header = ["batch", "a token", "first", "tokens/s", "USD/M in", "USD/M out", "out with in", ""]
     rows = [
         [
             f"{p.batch:g}",
@@ -118,11 +118,16 @@ def fleet_lines(
     found: Fleet, tokens_per_day: float, best: Point, assumed: Sequence[Assumption], today: datetime.date
 ) -> list[str]:
     """Devices and racks for a demand."""
+    return [*size_lines(found, tokens_per_day, best), *assumption_lines(assumed, today)]
+
+
+def size_lines(found: Fleet, tokens_per_day: float, best: Point) -> list[str]:
+    """The size of a fleet alone."""
     text = (
         f"fleet for {tokens_per_day:.4g} output tokens a day: {found.replicas} × {best.devices:g} = {found.devices} devices, "
         f"{_power(found)}, {found.usd_per_day:,.0f} USD a day"
     )
-    return [*wrapped(text, "  "), *assumption_lines(assumed, today)]
+    return wrapped(text, "  ")
 
 
 def _power(found: Fleet) -> str:

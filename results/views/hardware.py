@@ -3,16 +3,17 @@
 >>> from membound.results.predict.catalogue import load_catalogue
 >>> catalogue = load_catalogue()
 >>> ratio_line(catalogue.find("ascend_910"), catalogue.find("a100"))
-'Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16, 60 % in bandwidth and 40 % in memory'
+'Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16*, 60 % in bandwidth* and 40 % in memory*'
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from membound.results.predict.condition import number_of
+from membound.results.predict.condition import number_of, trust_of
 from membound.results.predict.device import FORMATS, PEAKS, TRUST, Device, Field, Figure, Source
 from membound.results.views.columns import columns, wrapped
 
@@ -27,10 +28,9 @@ SHOWN = {
 LEGEND = (
     "GB/s: memory bandwidth. TF: dense TFLOP/s on paper. ridge: FLOPs a byte where 16-bit arithmetic and memory take "
     "equally long. ?: unknown. *: unverified. ~: sources disagree by more than 5 %. "
-    "membound hardware NAME shows every source."
+    "route: the first word of torch's. membound hardware NAME shows every source."
 )
-DISAGREE = 0.05
-"""The share by which another source makes a figure a disputed one."""
+SPACED = re.compile(r"[^\w?]")
 MOST_COMPARED = 4
 """Devices up to which each pair gets a line."""
 
@@ -43,15 +43,11 @@ def table_lines(devices: Sequence[Device]) -> list[str]:
             device.id,
             *(short_value(device, field) for field in SHOWN),
             "?" if device.ridge is None else f"{device.ridge:.0f}",
-            _cut(next(iter(device.route.values()), "unknown"), 14),
+            SPACED.split(next(iter(device.route.values()), "unknown"))[0],
         ]
         for device in devices
     ]
     return [*columns(header, lines, "<" + ">" * (len(header) - 2) + "<"), "", *wrapped(LEGEND)]
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text.partition(" (")[0][:length]
 
 
 def short_value(device: Device, field: str) -> str:
@@ -62,13 +58,8 @@ def short_value(device: Device, field: str) -> str:
     value = device.value(field)
     if found is None or value is None:
         return "?~" if found and found.others else "?"
-    marks = "*" * (device.trust(field) == TRUST[-1]) + "~" * _is_disputed(found, value)
+    marks = "*" * (device.trust(field) == TRUST[-1]) + "~" * bool(device.dissent(field))
     return f"{value:.6g}{marks}"
-
-
-def _is_disputed(found: Field, value: float) -> bool:
-    others = [one.value for one in found.others if isinstance(one.value, float) and not one.remark]
-    return any(abs(other - value) > DISAGREE * value for other in others)
 
 
 def device_lines(device: Device) -> list[str]:
@@ -102,9 +93,10 @@ def _figures(field: Field) -> Iterable[Figure]:
 
 def _field_lines(device: Device, field: str) -> list[str]:
     form = next((f for f in FORMATS if PEAKS[f] == field), "")
-    if form in device.lacks:
-        return [f"{field}: the matrix unit has no {form}"]
     found = device.fields.get(field)
+    if form in device.lacks:
+        said = f"; others: {', '.join(map(_said, found.others))}" if found and found.others else ""
+        return wrapped(f"{field}: the matrix unit has no {form}{said}", "  ")
     if found is None:
         return [] if field in ("pcie", "peer_gb_per_s", "llc_mb") else [f"{field}: unknown"]
     said = [_said(one) for one in found.others]
@@ -130,12 +122,13 @@ def ratio_lines(devices: Sequence[Device]) -> list[str]:
 
 
 def ratio_line(a: Device, b: Device) -> str:
-    """One sentence for a pair."""
+    """One sentence for a pair; ``*`` marks shares of which a figure is unverified."""
     shares = []
     for name, label in (("f16", "f16"), ("fp8", "fp8"), ("bandwidth", "bandwidth"), ("memory", "memory")):
         one, other = number_of(a, name), number_of(b, name)
         if one is not None and other is not None:
-            shares.append(f"{one / other:.0%}".replace("%", " %") + f" in {label}")
+            mark = "*" * (TRUST[-1] in (trust_of(a, name), trust_of(b, name)))
+            shares.append(f"{one / other:.0%}".replace("%", " %") + f" in {label}{mark}")
         elif name in ("f16", "bandwidth"):
             missing = " and ".join(d.id for d, v in ((a, one), (b, other)) if v is None)
             shares.append(f"unknown in {label} ({missing})")

@@ -19,7 +19,7 @@ from membound.results.wording import percent
 
 @dataclass(frozen=True, slots=True)
 class PlanLine:
-    """What a line shows. usd: for a million output tokens with their inputs."""
+    """What a line shows. usd: for a million output tokens with their inputs. prompt: its forecast, None without one."""
 
     devices: str
     weight: str
@@ -27,13 +27,15 @@ class PlanLine:
     forecast: Forecast
     fleet: Fleet
     usd: float
+    prompt: Forecast | None = None
 
 
 LEGEND = (
-    "×: what a token's time may be multiplied or divided by to reach the ends of its {coverage:.0%} interval, and the cost and "
-    "the fleet with it. room: memory that is left. spare: how much of the limit on a token's time is left. first: to the first "
-    "token, without waiting. USD/M: a million output tokens with their inputs."
+    "token: ms. ×: what it may be multiplied or divided by to reach the ends of its {coverage:.0%} interval, and the cost and "
+    "the fleet with it. first: ms to the first token, without waiting. left: of memory{limit}. "
+    "USD/M: a million output tokens with their inputs."
 )
+OF_THE_LIMIT = ", and of the limit on a token's time"
 
 
 def plan_lines(plans: Sequence[PlanLine], tpot_s: float | None) -> list[str]:
@@ -45,11 +47,10 @@ def plan_lines(plans: Sequence[PlanLine], tpot_s: float | None) -> list[str]:
         "fleet",
         "USD/day",
         "USD/M",
-        "a token",
+        "token",
         "×",
         "first",
-        "room",
-        "spare",
+        "left",
     ]
     rows = [
         [
@@ -59,15 +60,16 @@ def plan_lines(plans: Sequence[PlanLine], tpot_s: float | None) -> list[str]:
             str(one.fleet.devices),
             f"{one.fleet.usd_per_day:.0f}",
             f"{one.usd:.3g}",
-            f"{1e3 * one.point.step_s:.3g} ms",
+            f"{1e3 * one.point.step_s:.3g}",
             f"{factor(one.forecast):.2g}",
-            "–" if one.point.ttft_s is None else f"{1e3 * one.point.ttft_s:.3g} ms",
-            percent(room(one.forecast)),
-            "–" if tpot_s is None else percent(1 - one.point.step_s / tpot_s),
+            "–" if one.point.ttft_s is None else f"{1e3 * one.point.ttft_s:.3g}",
+            percent(room(one.forecast))
+            + ("" if tpot_s is None else f" {percent(1 - one.point.step_s / tpot_s)}"),
         ]
         for one in plans
     ]
-    return [*columns(header, rows, "<<>>>>>>>>>"), "", *wrapped(LEGEND.format(coverage=COVERAGE))]
+    legend = LEGEND.format(coverage=COVERAGE, limit="" if tpot_s is None else OF_THE_LIMIT)
+    return [*columns(header, rows, "<<>>>>>>>>"), "", *wrapped(legend)]
 
 
 def factor(one: Forecast) -> float:
@@ -97,6 +99,7 @@ def as_json(one: PlanLine) -> dict[str, Any]:
         "tpot_s": one.point.step_s,
         "tpot_factor": factor(one.forecast),
         "ttft_s": one.point.ttft_s,
+        "ttft_factor": None if one.prompt is None else factor(one.prompt),
         "memory_left": room(one.forecast),
         "notes": list(one.forecast.notes),
     }

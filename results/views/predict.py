@@ -11,7 +11,15 @@ from itertools import combinations
 from typing import Any
 
 from membound.results.predict.forecast import Forecast, knee
-from membound.results.predict.record import COVERAGE, FEWEST_DEVICES, MODELS, Errors, Record
+from membound.results.predict.record import (
+    COVERAGE,
+    FEWEST_DEVICES,
+    MODELS,
+    DisputedPair,
+    Errors,
+    Record,
+    disputed_pairs,
+)
 from membound.results.views.columns import columns, wrapped
 from membound.results.wording import amount, duration, percent
 
@@ -77,7 +85,10 @@ def past_lines(found: Sequence[Forecast]) -> list[str]:
         lines.append(f"record of {GROUPS[group]}, each device left out in turn")
         for model in MODELS:
             errors = one.timed[model].errors
-            text = errors_text(errors) if errors else "none, nothing of the kind was measured"
+            width = math.exp(one.timed[model].half_width)
+            text = errors_text(errors) if errors else (
+                f"none, nothing of the kind was measured; its interval, × or ÷ {width:.2g}, is that of all decoding"
+            )  # fmt: skip
             lines += wrapped(f"  {model}: {text}", "    ")
     return lines
 
@@ -180,9 +191,27 @@ def record_lines(record: Record, refused: Sequence[tuple[str, str]], title: str)
         "Errors of the rate for devices left out, predicted over measured less 1. covered: held-out measurements within "
         f"their {COVERAGE:.0%} intervals. " + "; ".join(f"{g}: {text}" for g, text in GROUPS.items() if record.of_model(MODELS[0], g)) + "."
     )]  # fmt: skip
+    lines += ["", *disputed_lines(disputed_pairs(record))]
     if refused:
         lines += ["", f"{len(refused)} rows cannot be predicted:"]
         lines += [text for id_, reason in refused for text in wrapped(f"  {id_}: {reason}", "    ")]
+    return lines
+
+
+def disputed_lines(pairs: Sequence[DisputedPair]) -> list[str]:
+    """Which model is right where bandwidth and FLOPs put devices in opposite orders: the claim, across hardware."""
+    if not pairs:
+        return wrapped(
+            "On no pair of devices with the same work do bandwidth and FLOPs disagree on which is faster."
+        )
+    right = ", ".join(f"{m} {sum(m in one.right for one in pairs)}" for m in MODELS)
+    lines = wrapped(
+        f"On {len(pairs)} pairs of devices that did the same work, bandwidth and FLOPs disagree on which is faster. "
+        f"Right: {right}."
+    )
+    for one in pairs:
+        text = f"  {one.faster.device} was {one.ratio:.2f} × as fast as {one.slower.device} ({one.faster.label}): "
+        lines += wrapped(text + (", ".join(one.right) or "none") + " right", "    ")
     return lines
 
 
@@ -274,6 +303,16 @@ def record_json(record: Record, refused: Sequence[tuple[str, str]]) -> dict[str,
                 "covered": h.is_covered,
             }
             for h in record.held_out
+        ],
+        "disputed_pairs": [
+            {
+                "faster": one.faster.device,
+                "slower": one.slower.device,
+                "label": one.faster.label,
+                "ratio": one.ratio,
+                "right": list(one.right),
+            }
+            for one in disputed_pairs(record)
         ],
         "left_out": [{"id": id_, "reason": reason} for id_, reason in refused],
     }

@@ -211,6 +211,10 @@ def test_what_is_no_file_is_refused(called):
     refused(called("import", "x" * 300), "x" * 20)
     write(Path("own.jsonl"), [case(machine=MACHINE)])
     refused(called("import", "own.jsonl"), "own.jsonl holds rows of membound already")
+    Path("named_so.jsonl").write_bytes(b"\xff\xfe garbage\n")
+    refused(called("import", "named_so.jsonl"), "named_so.jsonl is not text in UTF-8 (byte 0)")
+    Path("named_so.jsonl").write_text("{}\n", encoding="utf-8")
+    refused(called("import", "named_so.jsonl"), "it has none of the formats that can be read")
 
 
 def test_a_file_of_a_gigabyte_is_refused_before_it_is_read(called):

@@ -94,7 +94,27 @@ def test_hardware_compares_two(capsys):
     code, out, _ = run(capsys, "hardware", "ascend_910", "a100")
     assert code == 0
     flat = " ".join(out.split())
-    assert "Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16, 60 % in bandwidth" in flat
+    assert (
+        "Ascend 910 (2019) is 82 % of an A100 SXM4 80GB in f16*, 60 % in bandwidth* and 40 % in memory*"
+        in flat
+    )
+
+
+def test_hardware_lists_a_family(capsys):
+    code, out, _ = run(capsys, "hardware", "EPYC", "Graviton4")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == [
+        "epyc_7003",
+        "epyc_9004",
+        "epyc_9005",
+        "graviton4",
+    ]
+
+
+def test_what_others_say_of_a_format_that_a_device_lacks_is_shown(capsys):
+    code, out, _ = run(capsys, "hardware", "groq_lpu_v1")
+    assert code == 0
+    assert "fp8_tflops: the matrix unit has no fp8; others: 750 (unverified: EVO, the int8" in out
 
 
 def test_hardware_as_json_has_every_source(capsys):
@@ -110,7 +130,7 @@ def test_hardware_as_json_has_every_source(capsys):
 def test_all_devices_fit_the_screen(capsys):
     code, out, _ = run(capsys, "hardware")
     assert code == 0
-    assert all(len(line) <= 100 for line in out.splitlines())
+    assert all(len(line) <= 80 for line in out.splitlines())
     assert len([line for line in out.splitlines() if line.strip()]) > 114
 
 
@@ -177,3 +197,57 @@ def test_plan_as_json_is_ranked(capsys):
     days = [one["usd_per_day"] for one in found]
     assert days == sorted(days)
     assert all(one["tpot_s"] <= 0.05 and one["tpot_factor"] > 1 for one in found)
+
+
+PLAN = (
+    "plan",
+    "--model",
+    "llama-3-70b",
+    "--tokens-per-day",
+    "2e9",
+    "--today",
+    "2026-11-29",
+    "--on",
+    "h100,mi300x",
+)
+LIMITED = (*PLAN, "--ttft", "2000", "--tpot", "50")
+
+
+@pytest.mark.parametrize("owning", [(), ("--prices", "own", "--residual", "0.1", "--years", "3")])
+def test_a_plan_fits_the_screen_and_says_what_each_figure_rests_on(capsys, owning):
+    code, out, _ = run(capsys, *LIMITED, *owning)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "record of decoding several sequences together" in out
+    assert "record of prompts, each device left out in turn" in out
+    assert out.count("power_kw 1.73 kW") == 1
+    assert ("residual 0.1: given" in out) == bool(owning)
+
+
+def test_a_plan_has_the_racks_that_its_power_fills(capsys):
+    _, out, _ = run(capsys, *LIMITED, "--rack-kw", "20", "--power-kw", "2")
+    _, found, _ = run(capsys, *LIMITED, "--rack-kw", "20", "--power-kw", "2", "--json")
+    first = json.loads(found)[0]
+    assert first["kw"] == pytest.approx(2 * first["devices"])
+    assert first["racks"] == -(-first["devices"] // 10)
+    assert f"= {first['devices']} devices, {first['kw']:.4g} kW, {first['racks']} racks" in " ".join(
+        out.split()
+    )
+    assert first["ttft_factor"] > 1
+
+
+def test_an_option_without_effect_is_told(capsys):
+    _, out, _ = run(capsys, *LIMITED, "--years", "3")
+    assert "without effect here: years (of owning: --capex or --prices own)" in " ".join(out.split())
+    _, out, _ = run(capsys, *LIMITED, "--years", "3", "--prices", "own")
+    assert "without effect" not in out
+    _, out, _ = run(capsys, "cost", STEP, "--on", "h100", "--residual", "0.1", "--rack-kw", "9", "--json")
+    assert [one.split()[0] for one in json.loads(out)[0]["without_effect"]] == ["residual", "rack_kw"]
+
+
+def test_residual_value_makes_an_owned_plan_cheaper(capsys):
+    def day(*more):
+        return json.loads(run(capsys, *PLAN, "--prices", "own", "--json", *more)[1])[0]["usd_per_day"]
+
+    assert day("--residual", "0.5") < day("--residual", "0.1") < day("--residual", "0")
+    assert day("--server-share", "2") > day("--server-share", "0.5")

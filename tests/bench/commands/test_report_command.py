@@ -31,12 +31,9 @@ def test_all_kinds_of_sources_stand_in_one_page(tmp_path, capsys, no_charts):
     claim = write_claim(tmp_path / "claims", whole_claim())
     renamed = tmp_path / "evidence.txt"
     renamed.write_bytes(claim.read_bytes())
-    foreign = Path(__file__).parents[2] / "results/exchange/files/llama-bench.json"
+    foreign = Path(__file__).parents[2] / "results/exchange/files/llama-bench.jsonl"
     page = tmp_path / "page.html"
-    assert (
-        status_of(tmp_path / "run.jsonl", renamed, *([foreign] if foreign.exists() else []), "--html", page)
-        == 0
-    )
+    assert status_of(tmp_path / "run.jsonl", renamed, foreign, "--html", page) == 0
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.splitlines() == [
@@ -46,6 +43,7 @@ def test_all_kinds_of_sources_stand_in_one_page(tmp_path, capsys, no_charts):
     html = page.read_text()
     assert "load:rate=10" in html
     assert "claim-" in html
+    assert "llama:test=tg32,model=llama 7B Q4_0" in html
     assert "No charts: charts need vl_convert" in html
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -88,6 +86,27 @@ def test_charts_are_written_as_png_and_beside_the_markdown(tmp_path):
         (["run.jsonl", "--markdown", "empty"], "empty is a folder; name a file"),
         (["run.jsonl", "--html", "pipe"], "pipe is no file; name one"),
         (["run.jsonl", "--png", "run.jsonl"], "run.jsonl is no folder; name one"),
+        (
+            ["run.jsonl", "--html", "x", "--markdown", "x"],
+            "x is named for both the page and the Markdown; name two files",
+        ),
+        (
+            ["run.jsonl", "--html", "x", "--markdown", "empty/../x"],
+            "is named for both the page and the Markdown",
+        ),
+        (
+            ["run.jsonl", "--html", "new.md", "--markdown", "link.md"],
+            "link.md is named for both the page and the Markdown",
+        ),
+        (
+            ["run.jsonl", "--html", "x", "--png", "x"],
+            "x cannot be a file and the folder of the charts; name another one",
+        ),
+        (
+            ["run.jsonl", "--html", "x-plots", "--markdown", "x.md"],
+            "x-plots cannot be a file and the folder of the charts",
+        ),
+        (["run.jsonl", "--html", "page.html", "--markdown", "torn.md"], "torn-plots is no folder; name one"),
         (["run.jsonl", "--png", "none/charts"], "there is no folder none"),
         (["blank.jsonl"], "no rows"),
     ],
@@ -100,6 +119,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, cap
     (tmp_path / "torn.jsonl").write_text('{"run_id":5}\n')
     (tmp_path / "foreign.json").write_text('{"a": 1}')
     (tmp_path / "blank.jsonl").write_text("")
+    (tmp_path / "torn-plots").write_text("a file")
+    (tmp_path / "new.md").write_text("old")
+    (tmp_path / "link.md").symlink_to("new.md")
     before = sorted(tmp_path.rglob("*"))
     assert status_of(*arguments) == 2
     told = capsys.readouterr()

@@ -4,6 +4,7 @@ import pytest
 
 from membound.results.predict.catalogue import BUILT_IN, RANGES, HardwareError, load_catalogue
 from membound.results.predict.device import PEAKS, TRUST
+from membound.results.views.hardware import SHOWN, device_lines, short_value
 
 CATALOGUE = load_catalogue()
 
@@ -53,8 +54,33 @@ def test_every_source_is_used_and_says_where_and_when():
     assert used == set(table["source"])
     for key, source in table["source"].items():
         assert source["url"].startswith("https://") or source["url"] == "unknown", key
-        known_place = source["url"] != "unknown" or key == "NAME"
+        known_place = source["url"] != "unknown"
         assert known_place or source["trust"] == "unverified", f"{key} is trusted without an address"
+
+
+def test_a_figure_whose_sources_have_no_address_is_shown_as_unverified():
+    marked = []
+    for device in CATALOGUE.devices.values():
+        for name, field in device.fields.items():
+            figures = [*([field.first] if field.first else []), *field.others]
+            for one in figures:
+                if all(source.url == "unknown" for source in one.sources):
+                    assert one.trust == "unverified", (device.id, name)
+            if field.first in figures and name in SHOWN and field.first.trust == "unverified":
+                marked.append(short_value(device, name))
+                shown = " ".join(" ".join(device_lines(device)).split())
+                assert f"{name}: {field.first.value:.8g} (unverified: " in shown, (device.id, name)
+    assert len(marked) > 100
+    assert all(text.rstrip("~").endswith("*") for text in marked)
+    assert short_value(CATALOGUE.find("a100"), "memory_gb") == "80"
+
+
+def test_where_surveys_stand_is_known():
+    surveys = {key: one.url for key, one in CATALOGUE.sources.items() if key.startswith("SURV-")}
+    assert len(surveys) == 10
+    assert all(url.endswith("/hw-architecture.md") for url in surveys.values())
+    without = {key for key, one in CATALOGUE.sources.items() if one.url == "unknown" and not one.is_own}
+    assert without == {"CALC", "CHANNELS", "COLL", "GPULAND", "HEADLINE", "PAGES", "UNNAMED"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +95,12 @@ def test_every_source_is_used_and_says_where_and_when():
         ("pi 5", "bandwidth_gb_per_s", 17.1, "list"),
         ("dgx spark", "bandwidth_gb_per_s", 273, "unverified"),
         ("ascend_910c", "bf16_tflops", 752, "paper"),
+        ("910C", "memory_gb", 128, "paper"),
+        ("l20", "tdp_w", 275, "list"),
+        ("a10", "year", 2020, "list"),
+        ("h20", "memory_gb", 96, "list"),
+        ("graviton4", "bandwidth_gb_per_s", 537.6, "list"),
+        ("xeon_spr", "bandwidth_gb_per_s", 307.2, "list"),
     ],
 )
 def test_a_figure_has_its_value_and_trust(name, field, value, trust):
@@ -82,7 +114,6 @@ def test_a_figure_has_its_value_and_trust(name, field, value, trust):
     ("device", "field"),
     [
         ("v100_sxm2_32gb", "llc_mb"),
-        ("l20", "tdp_w"),
         ("h100_nvl", "fp8_tflops"),
         ("rtx_5090", "fp4_tflops"),
         ("m1_max", "f32_tflops"),
@@ -154,6 +185,27 @@ def test_a_vendor_is_all_its_devices(name, devices):
             CATALOGUE.find(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [("EPYC", ["epyc_7003", "epyc_9004", "epyc_9005"]), ("TPU v5", ["tpu_v5e", "tpu_v5p"]), ("gaudi", ["gaudi2", "gaudi3"]),
+     ("Kunlun", ["kunlun_k200", "kunlun_r200", "kunlun_p800"]), ("RISC-V", ["sg2042", "sg2044", "hifive_p550", "xuantie_c950"]),
+     ("Hygon DCU", ["hygon_z100", "hygon_z100l", "hygon_k100_ai", "hygon_bw1000"]),
+     ("NVIDIA A100", ["a100_sxm_40gb", "a100_sxm_80gb", "a100_pcie_80gb"])],
+)  # fmt: skip
+def test_a_family_is_all_its_devices(name, devices):
+    assert [d.id for d in CATALOGUE.all_of(name)] == devices
+    with pytest.raises(HardwareError, match=f"is several devices, name one: {', '.join(devices)}"):
+        CATALOGUE.find(name)
+
+
+def test_a_name_of_one_device_is_that_device_alone():
+    assert [d.id for d in CATALOGUE.all_of("Ascend 910")] == ["ascend_910"]
+    assert [d.id for d in CATALOGUE.all_of("Intel Gaudi 2")] == ["gaudi2"]
+    assert CATALOGUE.of_family("h") == []
+    with pytest.raises(HardwareError, match="unknown device 'H1000'"):
+        CATALOGUE.all_of("H1000")
+
+
 def own(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_text(text)
@@ -188,6 +240,8 @@ def test_a_file_of_ones_own_adds_devices_and_corrects_figures(tmp_path):
         ("bandwidth_gb_per_s = 900_000_000_000", "Then it is 900"),
         ("bandwidth_gb_per_s = 0.9", "written in thousands? Then it is 900"),
         ("memory_gb = 48e9", "Then it is 48"),
+        ("bandwidth_gb_per_s = 900_000\nmemory_gb = 48", "of 48 GB; written in MB/s? Then it is 900"),
+        ("bandwidth_gb_per_s = 900_000", "of a memory whose size is unknown; written in MB/s?"),
         ("f16_tflops = 180e12", "written as single operations? Then it is 180"),
         ("memory_gb = -1", "= -1 is no figure in GB"),
         ('memory_gb = "48 GB"', "'48 GB' is not a number of GB"),
@@ -209,6 +263,16 @@ def test_a_wrong_file_is_refused_with_the_field_and_what_it_would_be(tmp_path, t
         own(tmp_path, f"[device.mine]\n{text}\n")
     assert "mine.toml: device mine" in str(error.value)
     assert said in str(error.value)
+
+
+def test_mb_for_a_known_device_are_told_and_sram_is_believed(tmp_path):
+    with pytest.raises(
+        HardwareError, match=r"device h100_sxm: .* of 80 GB; written in MB/s\? Then it is 3350"
+    ):
+        own(tmp_path, "[device.h100_sxm]\nbandwidth_gb_per_s = 3_350_000\n")
+    found = own(tmp_path, "[device.sram]\nbandwidth_gb_per_s = 150_000\nmemory_gb = 2\n")
+    assert found.find("sram").bandwidth_bytes_per_s == 150e12
+    assert found.find("cerebras_wse3").value("bandwidth_gb_per_s") == 21e6
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -57,6 +58,32 @@ def test_the_unseen_is_called_extrapolation():
     assert any("no prefill was measured" in note for note in prefill.notes)
     large = forecast(demand(weights_bytes=9e11), H100, KNOWN, Options())
     assert "extrapolation: the bytes are far outside what was measured in this group" in large.notes
+
+
+def test_more_devices_and_longer_contexts_than_were_measured_are_extrapolated():
+    many = forecast(demand(), L4, KNOWN, Options(devices=16))
+    assert not any("number of devices" in note for note in many.notes)  # none was measured in parallel
+    rows = [row(f"gpu {n}", 0.02, devices=2) for n in range(6)]
+    known = Knowledge.of([replace(one, group="parallel") for one in rows])
+    said = "extrapolation: the number of devices is far outside what was measured in this group"
+    assert said in forecast(demand(), L4, known, Options(devices=16)).notes
+    assert said not in forecast(demand(), L4, known, Options(devices=2)).notes
+    long = forecast(demand(context=50_000, token_cache_bytes=1.0), L4, KNOWN, Options())
+    assert "extrapolation: the context is far outside what was measured in this group" in long.notes
+
+
+def test_a_prediction_says_which_figures_nobody_vouches_for(tmp_path):
+    notes = forecast(demand(), CATALOGUE.find("ascend_910"), KNOWN, Options()).notes
+    assert "unverified in the catalogue: the bandwidth and the memory and the f16 peak of ascend_910" in notes
+    assert not any(
+        "unverified" in note or "disagree" in note for note in forecast(demand(), L4, KNOWN, Options()).notes
+    )
+    disputed = forecast(demand(), CATALOGUE.find("910b"), KNOWN, Options()).notes
+    assert "on the bandwidth of ascend_910b sources disagree: 400, 800, 900, 1228 GB/s by others" in disputed
+    path = tmp_path / "mine.toml"
+    path.write_text("[device.mine]\nbandwidth_gb_per_s = 900\nmemory_gb = 48\n")
+    mine = load_catalogue(path).find("mine")
+    assert not any("unverified" in note for note in forecast(demand(), mine, KNOWN, Options()).notes)
 
 
 def test_missing_figures_are_named_or_told():

@@ -12,6 +12,7 @@ from membound.results.predict.record import (
     HeldOut,
     Learnt,
     Record,
+    disputed_pairs,
     errors_of,
     further,
     spread,
@@ -104,6 +105,31 @@ def test_the_simple_models_are_medians_of_a_group():
     assert learnt.seconds("bandwidth only", "single", DEMAND, OFFER) == pytest.approx(0.05)
     assert learnt.seconds("FLOPs only", "single", DEMAND, replace(OFFER, flops_per_s=None)) is None
     assert learnt.seconds("FLOPs only", "served", DEMAND, OFFER) == pytest.approx(0.05)
+
+
+def test_pairs_that_tell_the_models_apart_by_hand():
+    """Measured: b is the faster one. Bandwidth says so too, FLOPs do not; a third device did another work."""
+    a, b = row("a", 0.2), row("b", 0.1)
+    other = replace(row("c", 0.05), label="another row")
+    said = {"three terms": (0.19, 0.12), "bandwidth only": (0.3, 0.2), "FLOPs only": (0.1, 0.4)}
+    held = [HeldOut(r, m, s) for m, both in said.items() for r, s in zip((a, b), both, strict=True)]
+    held += [HeldOut(other, m, 9.0) for m in MODELS]
+    (pair,) = disputed_pairs(Record(tuple(held)))
+    assert (pair.faster, pair.slower, pair.ratio) == (b, a, 2.0)
+    assert pair.right == ("three terms", "bandwidth only")
+    agreed = [replace(h, seconds=1 / h.row.seconds) if h.model == "FLOPs only" else h for h in held]
+    assert len(disputed_pairs(Record(tuple(agreed)))) == 1
+    assert disputed_pairs(Record(tuple(h for h in held if h.model != "FLOPs only"))) == []
+
+
+def test_across_hardware_bandwidth_is_right_where_flops_disagree(record):
+    """The claim: of a card with more FLOPs and one with more bandwidth, the latter decodes faster."""
+    pairs = disputed_pairs(record)
+    said = {(one.faster.device, one.slower.device) for one in pairs}
+    assert {("a100_sxm_80gb", "l40s"), ("a100_pcie_80gb", "l40s")} <= said
+    right = {model: sum(model in one.right for one in pairs) / len(pairs) for model in MODELS}
+    assert right["bandwidth only"] > 0.8 > right["FLOPs only"]
+    assert right["three terms"] > 0.8
 
 
 def test_a_group_of_few_devices_borrows_the_spread_and_says_so(record):

@@ -167,3 +167,10 @@ def test_it_prints_without_its_controls(browser, address):
         == "rgb(0, 0, 0)"
     )
     page.context.close()
+
+
+def test_paper_cuts_nothing_off(browser, address):
+    page, _ = opened(browser, address, viewport={"width": 718, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    page.context.close()

@@ -334,6 +334,19 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, content, message):
     assert captured.out == ""
 
 
+def test_one_file_is_not_written_twice_and_nothing_by_halves(tmp_path, capsys):
+    write_claim(tmp_path / "machine", CLAIM)
+    for markdown, said in (
+        ("x", "is named for both the page and the Markdown"),
+        ("none/x.md", "there is no folder"),
+    ):
+        given = ("--html", tmp_path / "x", "--markdown", tmp_path / markdown)
+        for command in (("claim-report", tmp_path / "machine"), ("claim",)):
+            assert status_of(*command, *given) == 2
+            assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["machine"]
+
+
 @pytest.mark.parametrize("option", ["--html", "--markdown"])
 def test_a_claim_is_not_measured_for_a_report_that_cannot_be_written(tmp_path, monkeypatch, capsys, option):
     monkeypatch.chdir(tmp_path)
