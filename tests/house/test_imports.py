@@ -65,6 +65,8 @@ SHARED_BY_BACKENDS = {
     "membound.backends.running_threads",
     "membound.backends.serving",
 }
+PROGRAMS = {"membound.backends.pytorch.rank"}
+"""What a backend starts as a process of its own, by name."""
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "vllm", "ray", "altair")
 """Libraries that cost a second or a gigabyte: never at the top of a module that the main process imports."""
 SLOW = (
@@ -178,7 +180,7 @@ def test_backends_do_not_import_each_other():
     entries = set(entry_modules())
     for module, found in needs.items():
         assert not found & entries, f"{module} imports a backend"
-    used, fresh = set(), entries | SHARED_BY_BACKENDS | set(server_modules())
+    used, fresh = set(), entries | SHARED_BY_BACKENDS | set(server_modules()) | PROGRAMS
     while fresh:
         used |= fresh
         fresh = {m for module in fresh for m in needs[module]} - used
