@@ -28,7 +28,7 @@ SHOWN = {
 LEGEND = (
     "GB/s: memory bandwidth. TF: dense TFLOP/s on paper. ridge: FLOPs a byte where 16-bit arithmetic and memory take "
     "equally long. ?: unknown. *: unverified. ~: sources disagree by more than 5 %. "
-    "route: the first word of torch's. membound hardware NAME shows every source."
+    "route: the first that would run it. membound hardware NAME shows every source."
 )
 SPACED = re.compile(r"[^\w?]")
 MOST_COMPARED = 4
