@@ -28,7 +28,7 @@ SHOWN = {
 LEGEND = (
     "GB/s: memory bandwidth. TF: dense TFLOP/s on paper. ridge: FLOPs a byte where 16-bit arithmetic and memory take "
     "equally long. ?: unknown. *: unverified. ~: sources disagree by more than 5 %. "
-    "route: the first word of torch's. membound hardware NAME shows every source."
+    "route: the first that would run it. membound hardware NAME shows every source."
 )
 SPACED = re.compile(r"[^\w?]")
 MOST_COMPARED = 4
@@ -95,8 +95,8 @@ def _field_lines(device: Device, field: str) -> list[str]:
     form = next((f for f in FORMATS if PEAKS[f] == field), "")
     found = device.fields.get(field)
     if form in device.lacks:
-        said = f"; others: {', '.join(map(_said, found.others))}" if found and found.others else ""
-        return wrapped(f"{field}: the matrix unit has no {form}{said}", "  ")
+        others = f"; others: {', '.join(map(_said, found.others))}" if found and found.others else ""
+        return wrapped(f"{field}: the matrix unit has no {form}{others}", "  ")
     if found is None:
         return [] if field in ("pcie", "peer_gb_per_s", "llc_mb") else [f"{field}: unknown"]
     said = [_said(one) for one in found.others]

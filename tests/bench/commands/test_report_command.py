@@ -43,7 +43,7 @@ def test_all_kinds_of_sources_stand_in_one_page(tmp_path, capsys, no_charts):
     html = page.read_text()
     assert "load:rate=10" in html
     assert "claim-" in html
-    assert "llama:test=tg32,model=llama 7B Q4_0" in html
+    assert "tg32 llama 7B Q4_0" in html
     assert "No charts: charts need vl_convert" in html
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

@@ -270,3 +270,22 @@ def test_two_files_of_one_name_are_two_runs(tmp_path):
         path.write_text(json.dumps(found | {"label": label}))
         ids.add(read_foreign(path).run_id)
     assert len(ids) == 2
+
+
+def llama_test(tmp_path, **fields):
+    lines = (FILES / "llama-bench-real.jsonl").read_text().splitlines()
+    path = tmp_path / "changed.jsonl"
+    path.write_text(json.dumps({**json.loads(lines[1]), **fields}) + "\n")
+    return read_foreign(path).contradictions
+
+
+def test_a_rate_of_llama_bench_is_held_to_its_samples(tmp_path):
+    """8 tokens in 1.9, 62 and 27 ms: the mean of the rates is six times the rate of the mean, and right."""
+    (row,) = [json.loads(line) for line in (FILES / "llama-bench-real.jsonl").read_text().splitlines()[1:]]
+    assert row["avg_ts"] > 5 * 8e9 / row["avg_ns"]
+    assert llama_test(tmp_path) == []
+    assert len(llama_test(tmp_path, avg_ts=1.1 * row["avg_ts"])) == 1
+    assert len(llama_test(tmp_path, avg_ts=0.9 * 8e9 / row["avg_ns"])) == 1
+    without = {"samples_ns": [], "samples_ts": []}
+    assert llama_test(tmp_path, **without) == []
+    assert len(llama_test(tmp_path, **without, stddev_ns=0)) == 1
