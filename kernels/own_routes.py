@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -58,8 +59,9 @@ def _read(path: Path, layers: int) -> list[I64] | None:
 
 def _write(path: Path, routes: list[I64]) -> None:
     """All or nothing, for workers that read at the same time."""
+    arrays: dict[str, Any] = {str(index): array for index, array in enumerate(routes)}
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with scratch.open("wb") as file:
-        np.savez(file, **{str(index): array for index, array in enumerate(routes)})
+        np.savez(file, **arrays)
     scratch.rename(path)

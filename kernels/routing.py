@@ -16,7 +16,7 @@ Nothing here knows what the experts belong to, a work of their own or a layer of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import expm1, gcd, log1p
 from typing import Any
 
@@ -27,7 +27,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-OWN_ROUTES: Mapping[str, str] = {"routes": "own"}
+OWN_ROUTES: dict[str, str] = {"routes": "own"}
 """What a backend's settings say of a step whose experts a folder's own router chooses (`own_routes`)."""
 CODE = np.float32(4)
 """What a row has in the column of its code, and 0 in those of others: as large as the largest of some thousand unit normals, so that

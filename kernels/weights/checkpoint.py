@@ -225,7 +225,8 @@ class Checkpoint:
         layout = weight_layout(self._format, n, k)
         of_file = f"{self._tensors.stamps()} layer {index} expert {number} {name} {self._format}"
         make = partial(self._quantised_expert, index, number, name)
-        return Weight(self._format, n, k, *self._take(of_file, layout, make, share=True))
+        arrays = self._take(of_file, layout, make, share=True)
+        return Weight(self._format, n, k, *arrays)
 
     def _quantised_expert(self, index: int, number: int, name: str) -> list[Array]:
         made = quantize(self._experts.numbers(index, number, name), self._format)

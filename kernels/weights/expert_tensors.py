@@ -144,7 +144,7 @@ class ExpertTensors:
         if not isinstance(part, Experts) or not part.expert.bias:
             return {}
         first, second = (self._tensors.float32(f"{tensor}_bias") for tensor in self.stacked(index))
-        found = {}
+        found: dict[str, F32] = {}
         for number in range(part.count):
             half = partial(self._half, first[number])
             own = {"gate": half("gate"), "up": half("up"), "down": second[number]}
