@@ -29,6 +29,7 @@ KINDS = (
 )
 CHOSEN = {"llama4_text": 1}
 NOT_BUILT = {
+    **dict.fromkeys(("qwen2_moe", "granitemoe"), "takes heads of a multiple of 16 with RoPE, not 12"),
     "glm4_moe": "turns a multiple of 16 columns of a head, not 8",
     "llama4_text": "L2 norms of heads",
 }
