@@ -216,7 +216,8 @@ class Checkpoint:
     def _router(self, index: int) -> Weight:
         """The router of layer `index`, float32 in every format."""
         values = self._experts.router(index)
-        return Weight("f32", *values.shape, values)
+        count, hidden = values.shape
+        return Weight("f32", count, hidden, values)
 
     def _expert(self, index: int, number: int, name: str, n: int, k: int) -> Weight:
         """A matrix of an expert in the work's format."""

@@ -152,7 +152,9 @@ def test_a_folder_with_experts_runs_with_the_routes_of_its_own(
     )
     _, out, _ = listed(capsys, "--model", folder)
     assert f"run here: membound run step:model={folder}" in out.replace("\n", "")
-    assert "experts: those that its own router chooses (routes=own), of one row a step: batch=1" in " ".join(out.split())
+    assert "experts: those that its own router chooses (routes=own), of one row a step: batch=1" in " ".join(
+        out.split()
+    )
     assert "weight=stored" not in out
     damaged = routed_folder(
         case, tmp_path / "damaged", lambda t: t.pop("model.layers.2.mlp.experts.7.down_proj.weight")
