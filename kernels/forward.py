@@ -146,9 +146,20 @@ def routes(logits: F64, router: Router, chosen: int, vectors: Vectors) -> tuple[
     return ids, weights * router.factor
 
 
-def mixture(x: F64, part: Experts, product: Product, vectors: Vectors) -> F64:
-    """The chosen experts of each row, weighted, and what every row takes; matrices by name: router, expert3.up, shared.down."""
+def mixture(
+    x: F64,
+    part: Experts,
+    product: Product,
+    vectors: Vectors,
+    told: list[npt.NDArray[np.int64]] | None = None,
+) -> F64:
+    """The chosen experts of each row, weighted, and what every row takes; matrices by name: router, expert3.up, shared.down.
+
+    The choice is added to `told`.
+    """
     ids, weights = routes(product("router", x), part.router, part.chosen, vectors)
+    if told is not None:
+        told.append(ids)
     y = np.zeros_like(x)
     for expert in np.unique(ids).tolist():
         rows, places = np.nonzero(ids == expert)

@@ -174,7 +174,7 @@ class ModelInputs:
     of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
     takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
     `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where
-    that is planted.
+    that is planted; `own_routes` computes what a folder's own router chooses, kept likewise.
     """
 
     work: Step | Prefill
@@ -189,6 +189,16 @@ class ModelInputs:
     held: list[KVCache] = field(default_factory=list, repr=False)
     take: Take = field(default=make_here, repr=False)
     plan: RoutePlan | None = None
+    own_routes: Callable[[ModelInputs], Sequence[I64]] | None = None
+    held_routes: list[I64] = field(default_factory=list, repr=False)
+
+    def routes(self, index: int) -> I64:
+        """The experts of each row in layer `index`, [rows, chosen]: as planned, or as the model's own router chooses them."""
+        if self.plan is not None:
+            return self.plan.routes(index)
+        if self.own_routes is None:
+            raise AssertionError("neither planned routes nor a router of its own")
+        return self.own_routes(self)[index]
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`, made anew at each call."""

@@ -55,8 +55,12 @@ _FAMILIES = {
 }
 _WINDOW, _LATE_LAYERS = 4096, 28
 """sliding_window and max_window_layers of Mistral, Qwen2 and Qwen3 where the file lacks them."""
-_DENSE = [name for name in ARITHMETIC if FAMILIES[name].mixture is None and not FAMILIES[name].latent]
-_TEXT = [name for name, family in TEXT_TYPES.items() if family in _DENSE]
+_TEXT = [name for name, family in TEXT_TYPES.items() if family in ARITHMETIC]
+_CODE = {
+    kind: f"modeling_deepseek.Deepseek{version}ForCausalLM"
+    for kind, version in (("deepseek_v2", "V2"), ("deepseek_v3", "V3"), ("kimi_k2", "V3"))
+}
+"""Code that published folders name and that Transformers has taken in since."""
 
 _ONLY: dict[str, tuple[Any, str]] = {
     "hidden_act": ("silu", "silu"),
@@ -127,23 +131,23 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     path = folder / "config.json"
     config, kind = Config(path, fields), text_part(path, fields)[0].get("model_type")
     if not isinstance(kind, str) or TEXT_TYPES.get(kind, kind) not in FAMILIES:
-        supported = ", ".join((*_DENSE, *_TEXT))
+        supported = ", ".join((*ARITHMETIC, *_TEXT))
         raise ModelError(f"{path}: model_type {kind!r:.60} is not supported; supported: {supported}")
     for name, (only, supported) in _ANYWHERE.items():
-        if fields.get(name) is not None and fields[name] != only:
+        if fields.get(name) is not None and fields[name] != only and not _is_read(kind, name, fields[name]):
             raise _refusal(config, name, f": {supported}")
     named = fields.get("architectures")
     if named is not None and not (isinstance(named, list) and len(named) == 1 and _writes_text(named[0])):
         raise _refusal(config, "architectures", ": one that ends in ForCausalLM or ForConditionalGeneration")
     _refuse_code(config)
     model = model_of(read_decoder(folder), _content(folder, fields))
-    if not model.dense:
-        what = "experts" if model.decoder.experts else "latent attention"
-        raise ModelError(
-            f"{path}: a folder with {what} is counted and predicted, but not run yet; with random weights models of this kind are: "
-            "model=qwen3-30b-a3b, model=deepseek-v2-lite and others"
-        )
     return _checked(path, model)
+
+
+def _is_read(kind: str, name: str, value: Any) -> bool:
+    """Whether a family's own quantisation is read: gpt-oss' experts in MXFP4."""
+    quantised = kind == "gpt_oss" and name == "quantization_config" and isinstance(value, dict)
+    return quantised and value.get("quant_method") == "mxfp4"
 
 
 def _checked(path: Path, model: Model) -> Model:
@@ -240,8 +244,11 @@ def _refusal(config: Config, name: str, supported: str) -> ModelError:
 
 
 def _refuse_code(config: Config) -> None:
-    """Raises ModelError where the model is a program in its folder. A tokenizer may be one."""
+    """Raises ModelError where the model is a program in its folder, but for those of `_CODE`. A tokenizer may be one."""
     code = config.fields.get("auto_map")
+    known = _CODE.get(str(config.fields.get("model_type")))
+    if known and isinstance(code, dict) and code.get("AutoModelForCausalLM") == known:
+        return
     if code and not (isinstance(code, dict) and not any(str(key).startswith("AutoModel") for key in code)):
         raise _refusal(
             config, "auto_map", ": models that Transformers computes itself, not code beside the weights"

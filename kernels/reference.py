@@ -50,7 +50,7 @@ from membound.kernels.routing import mixed, route
 from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows, widened
 from membound.kernels.tolerances import tolerance as tolerance
 from membound.kernels.weights.formats import INTEGER_FORMATS, KVCache, Weight, dequantize
-from membound.kernels.weights.layers import LayerWeights
+from membound.kernels.weights.layers import I64, LayerWeights
 from membound.kernels.work import DecodeAttention, LatentAttention, Step
 
 F64 = npt.NDArray[np.float64]
@@ -248,8 +248,8 @@ def causal_attention(
     return out.reshape(batch, q_heads, tokens, -1)
 
 
-def step(inputs: ModelInputs) -> F64:
-    """Logits [batch, vocab] of a whole decode step; every sequence's new token stands at position `context`."""
+def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
+    """Logits [batch, vocab] of a decode step, whose new tokens stand at position `context`; each choice of experts is added to `routes`."""
     work, x = inputs.work, inputs.x.astype(np.float64)
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
@@ -260,7 +260,7 @@ def step(inputs: ModelInputs) -> F64:
         cache = append(inputs.cache(index), new)
         seen = last_tokens(cache, mixer.seen(work.context) + 1)
         attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))
-        x = finish_layer(inputs, kind, layer, x, attended[:, :, None])
+        x = finish_layer(inputs, kind, layer, x, attended[:, :, None], routes)
     return logits(inputs, x)
 
 
@@ -342,8 +342,15 @@ def project(
     return q, store_cache(heads("k", mixer.rope), heads("v", None), inputs.work.kv)
 
 
-def finish_layer(inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, attention: F64) -> F64:
-    """Output projection, residual, norm, MLP or experts, residual; attention is [B, Hq, T, D]."""
+def finish_layer(
+    inputs: ModelInputs,
+    kind: Layer,
+    layer: LayerWeights,
+    x: F64,
+    attention: F64,
+    routes: list[I64] | None = None,
+) -> F64:
+    """Output projection, residual, norm, MLP or experts, residual; attention is [B, Hq, T, D]. `routes` as in `step`."""
     decoder, product, vectors = inputs.model.decoder, partial(_product, layer, inputs.work.act), layer.vectors
     if isinstance(kind.mixer, Latent):
         y = latent_output(attention, kind.mixer, product, vectors)
@@ -353,7 +360,7 @@ def finish_layer(inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, 
     x = _add(x, kind, norm(decoder, layer, "attention_out_norm", y))
     normed = norm(decoder, layer, "mlp_norm", x)
     if isinstance(kind.mlp, Experts):
-        y = mixture(normed, kind.mlp, product, vectors)
+        y = mixture(normed, kind.mlp, product, vectors, routes)
     else:
         y = feed_forward(normed, kind.mlp, product, vectors)
     return _add(x, kind, norm(decoder, layer, "mlp_out_norm", y))

@@ -27,6 +27,8 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+OWN_ROUTES: dict[str, str] = {"routes": "own"}
+"""What a backend's settings say of a step whose experts a folder's own router chooses (`own_routes`)."""
 CODE = np.float32(4)
 """What a row has in the column of its code, and 0 in those of others: as large as the largest of some thousand unit normals, so that
 it costs activations which are quantised no precision."""

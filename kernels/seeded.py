@@ -26,6 +26,7 @@ from membound.kernels.onnx_file.count import ROUTED_SEED
 from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
+from membound.kernels.own_routes import own_routes
 from membound.kernels.prompt import held_caches
 from membound.kernels.route_plan import RoutePlan, with_codes
 from membound.kernels.routed_experts import RoutedExperts
@@ -80,6 +81,7 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
     prompted = isinstance(work, Prefill) or work.cache == "prompt"
     source: WeightSource
     plan: RoutePlan | None = None
+    own = own_routes if work.shape.folder and work.distinct else None
     if work.shape.folder:
         from membound.kernels.weights.checkpoint import Checkpoint
 
@@ -90,7 +92,9 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         source = PlantedSource(random, plan) if plan else random
     if not prompted:
         x = source.hidden_states(work.batch)
-        return ModelInputs(work, work.shape, seed, x, source, take=take, plan=plan)
+        return ModelInputs(
+            work, work.shape, seed, x, source, folder=folder, take=take, plan=plan, own_routes=own
+        )
     count = work.tokens if isinstance(work, Prefill) else work.context + 1
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
     if plan is not None:
@@ -107,6 +111,7 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         folder=folder,
         prompt_caches=held_caches,
         plan=plan,
+        own_routes=own,
     )
     return replace(inputs, x=inputs.embedded(seen))
 

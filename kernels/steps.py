@@ -48,6 +48,7 @@ class Step:
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
     Of a mixture of experts `distinct` different experts are read in each layer, from those that a row takes to the fewer of all
     and batch times those; 0 fills in what uniform routing has on average. Their router is float32.
+    A folder's own router chooses by itself: one row, whose bytes are known.
     weight=stored takes each matrix as the model's folder holds it. Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
     """
 
@@ -240,6 +241,11 @@ def _distinct_of(work: Step | Prefill, decoder: Decoder, rows: int) -> int:
                 f"{work.kind}: distinct={given} goes with a mixture of experts; {work.model} is dense"
             )
         return 0
+    if decoder.folder and rows > 1:
+        raise SpecError(
+            f"{work.kind}: the router of {work.model} chooses by itself, and which experts {rows} rows take between them is known "
+            f"only once they have run: its bytes are known of one row, a step with batch=1"
+        )
     distinct = given or default_distinct(experts, rows)
     most = min(experts.count, rows * experts.chosen)
     if not experts.chosen <= distinct <= most:
@@ -276,6 +282,11 @@ def _stored_of(work: Step | Prefill, model: Model) -> Stored:
     """What the model's files hold. Raises SpecError."""
     if not model.folder:
         raise SpecError(f"{work.kind}: weight={STORED} goes with a folder; {work.model} is built in")
+    if not model.dense:
+        raise SpecError(
+            f"{work.kind}: weight={STORED} goes with dense models; experts and latent attention of {work.model} are read in another "
+            "format: weight=bf16, weight=int8 and others"
+        )
     from membound.kernels.weights.checkpoint import Checkpoint
 
     try:

@@ -24,7 +24,7 @@ from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
-from membound.kernels.routing import experts_read
+from membound.kernels.routing import OWN_ROUTES, experts_read
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.work import (
     DecodeAttention,
@@ -54,6 +54,7 @@ class NumbaCpu(Backend):
     _extra_fmas: int | None = None
     _choice: Callable[[], list[npt.NDArray[np.int64]]] | None = None
     """The experts of each row by layers."""
+    _own_routes = False
 
     def open(self, device: str, threads: int) -> Device:
         """Start Numba's thread pool."""
@@ -135,13 +136,15 @@ class NumbaCpu(Backend):
         return self._stored
 
     def settings(self) -> dict[str, Any]:
-        """Of experts, how many different ones the last launch took."""
-        return {} if self._choice is None else {"experts_read": experts_read(self._choice())}
+        """Of experts, how many different ones the last launch took, and whether a folder's own router chose them."""
+        if self._choice is None:
+            return {}
+        return {"experts_read": experts_read(self._choice())} | (OWN_ROUTES if self._own_routes else {})
 
     def close(self) -> None:
         """Drop the packed arrays."""
         self._launch, self._output = _nothing_prepared, _no_output
-        self._stored, self._choice = None, None
+        self._stored, self._choice, self._own_routes = None, None, False
 
     def _prepare_linear(self, inputs: LinearInputs, extra_fmas: int | None = None) -> None:
         from membound.kernels.cpu.matmul.linear import linear_kernel
@@ -272,7 +275,7 @@ class NumbaCpu(Backend):
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
-        self._choice = lambda: list(model.choice)
+        self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -30,13 +30,11 @@ from membound.backends.onnx_runtime.session import (
     refused,
     runtime,
 )
+from membound.backends.onnx_runtime.supported import attention_reason, experts_reason, model_reason
 from membound.backends.running_threads import check_threads
 from membound.errors import BackendUnavailable, FallbackRefused, Unsupported
-from membound.kernels import features
-from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, LinearInputs, ModelInputs, OnnxInputs
-from membound.kernels.routing import experts_read, route
-from membound.kernels.weights.formats import FORMATS
+from membound.kernels.routing import OWN_ROUTES, experts_read, route
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -54,30 +52,8 @@ if TYPE_CHECKING:
     from membound.kernels.weights.formats import F32
     from membound.kernels.work import Work
 
-# Widths of heads that GroupQueryAttention takes, without and with RoPE: with others ONNX Runtime 1.31 builds
-# the session and fails in the first launch.
-HEAD_STEP, ROTATED_HEAD_STEP = 8, 16
 NOT_MULTIPLIED = ("fp8g128", "fp8b128", "mxfp4", "stored")
 """Weight formats that could only be widened to four times their bytes, and those of files, which no graph is built for."""
-KV_REASONS = {
-    "bf16": "ONNX Runtime has no attention over a bfloat16 cache on CPUs",
-    "int8": "ONNX Runtime's int8 cache has fixed scales, not one a token and head",
-    "fp8": "attention over an fp8 cache is not among the graphs built here",
-}
-FEATURES = frozenset(
-    {
-        features.SOFTCAPS,
-        features.SCALES,
-        features.WIDE_NORMS,
-        features.NEIGHBOURS,
-        features.LINEAR,
-        features.YARN,
-    }
-    | {features.LONGROPE, features.OTHER_BIASES, features.MLP_BIASES, features.GELU_GATES, features.OUT_NORMS}
-    | {features.RESIDUALS, features.LOGIT_GAINS, features.LOGIT_CAPS, features.EMBEDDING_GAINS}
-)
-"""What a graph that is built here computes beyond Llama and Qwen. A window would be masked, not skipped."""
-EXPORTED = (features.EMBEDDING_GAINS,)
 # A product of 67 MFLOP a thread, milliseconds: its rows, which are no fewer than its columns, are what threads share.
 COUNTED_ROWS, COUNTED_WIDTH = 256, 512
 # Where a provider keeps bound inputs and outputs; all others use host memory.
@@ -162,34 +138,15 @@ class OnnxRuntime(Backend):
             return "ONNX Runtime has no paged attention on CPUs"
         if not isinstance(work, DecodeAttention) and work.weight == "bf16":
             return "ONNX Runtime has no bfloat16 matmul on CPUs"
-        if isinstance(work, Step | Prefill) and (
-            reason := missing(work, EXPORTED if self._exports else FEATURES)
-        ):
-            return reason
         if not isinstance(work, DecodeAttention) and work.weight in NOT_MULTIPLIED:
             return f"ONNX Runtime has no matmul over {work.weight} weights on CPUs"
-        if isinstance(work, RoutedExperts) or (isinstance(work, Step | Prefill) and work.distinct):
-            if self._kind != "cpu":
-                return "routed experts are built for the CPU provider alone"
-            if FORMATS[work.weight].zeros:
-                return "routed experts are built without zero points"
-        return None if isinstance(work, Linear | RoutedExperts) else self._attention_reason(work)
-
-    def _attention_reason(self, work: DecodeAttention | Step | Prefill) -> str | None:
-        """Why not over this cache or with heads of this width."""
+        if (isinstance(work, RoutedExperts) or (isinstance(work, Step | Prefill) and work.distinct)) and (
+            reason := experts_reason(work, self._kind)
+        ):
+            return reason
         if isinstance(work, DecodeAttention):
-            if work.queries > 1 and work.batch > 1:
-                return f"GroupQueryAttention takes several queries of one sequence, not of {work.batch}"
-            width, step, rotated = work.head_dim, HEAD_STEP, ""
-        else:
-            width, step, rotated = work.shape.head_dim, ROTATED_HEAD_STEP, " with RoPE"
-        if width % step:
-            return f"GroupQueryAttention takes heads of a multiple of {step}{rotated}, not {width}"
-        if work.kv == "f16" and self._exports:
-            return f"+{EXPORT} has a float32 cache only"
-        if work.kv == "f16" and self._kind != "cpu":
-            return "attention over a float16 cache is built for the CPU provider alone"
-        return KV_REASONS.get(work.kv)
+            return attention_reason(work, self._kind)
+        return model_reason(work, self._kind, self._exports) if isinstance(work, Step | Prefill) else None
 
     def prepare(self, work: Work, inputs: Inputs) -> None:
         """Build the sessions and bind their memory. Raises Unsupported, FallbackRefused."""
@@ -244,7 +201,9 @@ class OnnxRuntime(Backend):
                 )
                 for name, values in zip("kv", cache, strict=True)
             }
-            past, present = self._cache([cache])
+            past, present = self._cache(
+                {f"past_{n}.0": values for n, values in zip("kv", cache, strict=True)}
+            )
             self._bind(session, {"q": q, **newest, **past}, {"y": self._y, **present})
 
     def _prepare_experts(self, inputs: ExpertInputs) -> None:
@@ -266,27 +225,21 @@ class OnnxRuntime(Backend):
             self._bind(session, {"x": x, "router": router}, {"y": self._y, "logits": logits})
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
-        from membound.backends.onnx_runtime.decoder import cache_tokens, chosen_of, router_room
-        from membound.backends.onnx_runtime.graph import CACHE_TYPES
+        from membound.backends.onnx_runtime.caches import past_arrays
+        from membound.backends.onnx_runtime.decoder import chosen_of, router_room
 
         graph = self._model_graph(inputs)
         session = self._session(graph)
         self._extra_bytes = graph.extra_bytes + _widened_bytes(inputs.work)
         del graph
         model, work = inputs.model, inputs.work
-        shape = (work.batch, model.kv_heads, cache_tokens(inputs), model.head_dim)
-        caches = []
-        for index in range(model.layers):
-            k, v = (np.zeros(shape, CACHE_TYPES[work.kv]) for _ in "kv")
-            if isinstance(work, Step):
-                held = inputs.cache(index)
-                k[:, :, :-1], v[:, :, :-1] = held.k, held.v
-            caches.append((k, v))
-        past, present = self._cache(caches)
+        past, present = self._cache(past_arrays(inputs))
         self._shape = (work.batch, model.vocab)
         self._y = self._value(np.zeros(self._shape, np.float32))
         logits = {name: self._value(room) for name, room in router_room(inputs).items()}
         self._logits, self._chosen = list(logits.values()), chosen_of(inputs)
+        if self._logits and inputs.plan is None:
+            self._settings = self._settings | OWN_ROUTES
         self._bind(session, {"x": self._value(inputs.x), **past}, {"y": self._y, **present, **logits})
 
     def _prepare_file(self, inputs: OnnxInputs) -> None:
@@ -316,15 +269,9 @@ class OnnxRuntime(Backend):
         self._settings = {"graph": "exported"}
         return exported_graph(inputs)
 
-    def _cache(
-        self, layers: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _cache(self, arrays: dict[str, npt.NDArray[Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Bind the same memory as past and as present, so that nothing is copied."""
-        past = {
-            f"past_{name}.{index}": self._value(values)
-            for index, pair in enumerate(layers)
-            for name, values in zip("kv", pair, strict=True)
-        }
+        past = {name: self._value(values) for name, values in arrays.items()}
         return past, {name.replace("past", "present"): value for name, value in past.items()}
 
     def _value(self, array: npt.NDArray[Any]) -> Any:

@@ -12,41 +12,39 @@ Imports onnx; imported only in a worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from membound.backends.onnx_runtime.experts import add_experts
-from membound.backends.onnx_runtime.graph import CACHE_TYPES, CONTRIB, Graph, stack
-from membound.kernels.bill import routed_experts
+from membound.backends.onnx_runtime.caches import add_tables, declare_caches
+from membound.backends.onnx_runtime.graph import CONTRIB, Graph, stack
+from membound.backends.onnx_runtime.latent import latent_half
+from membound.backends.onnx_runtime.routed import routed_half, silu_gated
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.layer_tensors import ROUTER, routed_part
+from membound.kernels.layer_tensors import routed_part
 from membound.kernels.model import Model
-from membound.kernels.parts import Attention, Experts, Mlp
-from membound.kernels.weights.formats import F32, Weight
+from membound.kernels.parts import Attention, Experts, Latent, Mlp
+from membound.kernels.weights.formats import F32
 from membound.kernels.weights.layers import LayerWeights
-from membound.kernels.work import Step
 
-SHARED = ("seqlens_k", "total", "cos", "sin")
-"""The names of `shared_arrays`."""
 FLAT, HEADS = "flat_shape", "heads_shape"
+SINKS = 11
+"""The place of sinks among GroupQueryAttention's inputs."""
 
 
 def decoder_graph(inputs: ModelInputs) -> Graph:
     """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
 
-    Caches are [B, Hkv, `cache_tokens`, D] in the work's format, f32 or f16, to be bound to the same memory as
-    past and present.
+    Caches are those of `caches.cache_shapes`, in the work's format, f32 or f16, to be bound to the same memory as past and present.
     """
     model, work = inputs.model, inputs.work
     graph = declare_decoder(inputs)
-    graph.array(FLAT, np.array([-1, model.q_dim]))
-    graph.array(HEADS, np.array([work.batch, -1, model.q_dim + 2 * model.kv_dim]))
+    if not isinstance(model.decoder.layers[0].mixer, Latent):
+        graph.array(FLAT, np.array([-1, model.q_dim]))
+        graph.array(HEADS, np.array([work.batch, -1, model.q_dim + 2 * model.kv_dim]))
     x = "x"
-    for index in range(model.layers):
-        x = _layer(graph, inputs, index, x)
+    for index, shared in enumerate(add_tables(graph, inputs)):
+        x = _layer(graph, inputs, index, x, shared)
     tokens = len(inputs.x) // work.batch
     if tokens > 1:
         x = _last_of_each(graph, x, tokens)
@@ -56,12 +54,6 @@ def decoder_graph(inputs: ModelInputs) -> Graph:
     if bounded:
         _bound(graph, "y", model, "head")
     return graph
-
-
-def cache_tokens(inputs: ModelInputs) -> int:
-    """Places in each cache: the step's context and its new token, or the prompt's tokens."""
-    work = inputs.work
-    return work.context + 1 if isinstance(work, Step) else work.tokens
 
 
 def router_room(inputs: ModelInputs) -> dict[str, F32]:
@@ -81,52 +73,34 @@ def chosen_of(inputs: ModelInputs) -> int:
 
 
 def declare_decoder(inputs: ModelInputs) -> Graph:
-    """A graph with a decoder's inputs, outputs and `shared_arrays`, as yet without a node."""
-    model, batch, places = inputs.model, inputs.work.batch, cache_tokens(inputs)
-    kind = CACHE_TYPES[inputs.work.kv]
+    """A graph with a decoder's inputs and outputs, as yet without a node."""
     graph = Graph()
-    graph.declare_input("x", (len(inputs.x), model.hidden))
-    graph.declare_output("y", (batch, model.vocab))
-    shape = (batch, model.kv_heads, places, model.head_dim)
-    for name in (f"{part}.{index}" for index in range(model.layers) for part in "kv"):
-        graph.declare_input(f"past_{name}", shape, kind)
-        graph.declare_output(f"present_{name}", shape, kind)
-    for name, values in shared_arrays(model, batch, places).items():
-        graph.array(name, values.astype(kind) if values.dtype == np.float32 else values)
+    graph.declare_input("x", (len(inputs.x), inputs.model.hidden))
+    graph.declare_output("y", (inputs.work.batch, inputs.model.vocab))
+    declare_caches(graph, inputs)
     return graph
 
 
-def shared_arrays(model: Model, batch: int, places: int) -> dict[str, npt.NDArray[Any]]:
-    """What every GroupQueryAttention takes, in its order: lengths and RoPE's tables.
-
-    seqlens_k [B] is the index of the last token, total the tokens in all, both int32; cos and sin [places, D/2] float32.
-    """
-    mixer = model.decoder.layers[0].mixer
-    if not isinstance(mixer, Attention) or mixer.rope is None:
-        raise AssertionError("no RoPE")
-    cos, sin = mixer.rope.table(np.arange(places), mixer.head_dim, places)
-    return {
-        "seqlens_k": np.full(batch, places - 1, np.int32),
-        "total": np.array(places, np.int32),
-        "cos": cos.astype(np.float32),
-        "sin": sin.astype(np.float32),
-    }
-
-
-def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str) -> str:
+def _layer(graph: Graph, inputs: ModelInputs, index: int, x: str, shared: Sequence[str]) -> str:
     """The nodes of one layer on x [rows, hidden]; the name of what it gives."""
     model, act, here = inputs.model, inputs.work.act, f"layer{index}."
     kind, weights = model.decoder.layers[index], inputs.layer(index)
     m, vectors = weights.matrices, weights.vectors
     normed = _named_norm(graph, x, here, "attention_norm", vectors, model.norm_eps)
-    graph.linear(normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _bias(vectors, "q", "k", "v"))
-    heads = _attend(graph, inputs, index, vectors)
-    graph.linear(heads, f"{here}o", m["o"], act, _bias(vectors, "o"))
-    out = _named_norm(graph, f"{here}o", here, "attention_out_norm", vectors, model.norm_eps)
+    if isinstance(kind.mixer, Latent):
+        out = latent_half(graph, inputs, index, weights, normed)
+    else:
+        graph.linear(
+            normed, f"{here}qkv", stack([m["q"], m["k"], m["v"]]), act, _biases(vectors, "q", "k", "v")
+        )
+        heads = _attend(graph, inputs, index, vectors, shared)
+        out = f"{here}o"
+        graph.linear(heads, out, m["o"], act, _biases(vectors, "o"))
+    out = _named_norm(graph, out, here, "attention_out_norm", vectors, model.norm_eps)
     graph.node("Add", [x, _times(graph, out, kind.residual)], [f"{here}x"])
     normed = _named_norm(graph, f"{here}x", here, "mlp_norm", vectors, model.norm_eps)
     if isinstance(kind.mlp, Experts):
-        out = _experts(graph, inputs, index, kind.mlp, weights, normed)
+        out = routed_half(graph, inputs, index, kind.mlp, weights, normed)
     else:
         out = _mlp(graph, here, kind.mlp, weights, act, normed)
     out = _named_norm(graph, out, here, "mlp_out_norm", vectors, model.norm_eps)
@@ -138,28 +112,9 @@ def _mlp(graph: Graph, here: str, mlp: Mlp, weights: LayerWeights, act: str, nor
     """The MLP of a layer; the name of what it gives."""
     m, vectors = weights.matrices, weights.vectors
     into = ("gate", "up") if mlp.gated else ("up",)
-    graph.linear(normed, f"{here}up", stack([m[name] for name in into]), act, _bias(vectors, *into))
-    graph.linear(_activate(graph, here, mlp), f"{here}down", m["down"], act, _bias(vectors, "down"))
+    graph.linear(normed, f"{here}up", stack([m[name] for name in into]), act, _biases(vectors, *into))
+    graph.linear(_activate(graph, here, mlp), f"{here}down", m["down"], act, _biases(vectors, "down"))
     return f"{here}down"
-
-
-def _experts(
-    graph: Graph, inputs: ModelInputs, index: int, part: Experts, weights: LayerWeights, normed: str
-) -> str:
-    """The router, whose logits are an output of the graph, and the experts of a layer; the name of what they give."""
-    here, rows = f"layer{index}.", len(inputs.x)
-    matrices = weights.matrices
-    logits = f"{here}logits"
-    graph.declare_output(logits, (rows, part.count))
-    router = graph.array(f"{here}router", np.ascontiguousarray(matrices[ROUTER].values.T))
-    graph.node("MatMul", [normed, router], [logits])
-
-    def expert(number: int) -> tuple[Weight, Weight, Weight]:
-        gate, up, down = (matrices[f"expert{number}.{name}"] for name in ("gate", "up", "down"))
-        return gate, up, down
-
-    add_experts(graph, here, routed_experts(inputs.work, part, rows), expert, normed, f"{here}mixed")
-    return f"{here}mixed"
 
 
 def _norm(graph: Graph, x: str, y: str, gain: F32, eps: float) -> str:
@@ -181,11 +136,13 @@ def _times(graph: Graph, x: str, factor: float) -> str:
     return f"{x}.scaled"
 
 
-def _attend(graph: Graph, inputs: ModelInputs, index: int, vectors: Mapping[str, F32]) -> str:
+def _attend(
+    graph: Graph, inputs: ModelInputs, index: int, vectors: Mapping[str, F32], shared: Sequence[str]
+) -> str:
     """From stacked q, k, v to attention's output [rows, Hq·D]: head norms, RoPE, the append, attention."""
     model, here = inputs.model, f"layer{index}."
     mixer = model.decoder.layers[index].mixer
-    if not isinstance(mixer, Attention) or mixer.rope is None:
+    if not isinstance(mixer, Attention):
         raise AssertionError("no attention that GroupQueryAttention takes")
     if not mixer.head_norm:
         graph.node("Reshape", [f"{here}qkv", HEADS], [f"{here}heads"])
@@ -196,17 +153,21 @@ def _attend(graph: Graph, inputs: ModelInputs, index: int, vectors: Mapping[str,
     if half:
         heads = [graph.cast(name, f"{name}16", np.float16) if name else "" for name in heads]
     attended = f"{here}attended"
+    wires = [*heads, *(f"past_{n}.{index}" for n in "kv"), *shared]
+    if mixer.sinks:
+        own = vectors["sinks"].astype(np.float16 if half else np.float32)
+        wires += [*[""] * (SINKS - len(wires)), graph.array(f"{here}sinks", own)]
     bends = {"scale": mixer.scale} if mixer.scale else {}
+    if mixer.rope is not None:
+        bends |= {"do_rotary": 1, "rotary_interleaved": int(mixer.rope.neighbours)}
     bends |= {"softcap": mixer.softcap} if mixer.softcap else {}
     graph.node(
         "GroupQueryAttention",
-        [*heads, *(f"past_{n}.{index}" for n in "kv"), *SHARED],
+        wires,
         [f"{attended}16" if half else attended, *(f"present_{n}.{index}" for n in "kv")],
         CONTRIB,
         num_heads=model.q_heads,
         kv_num_heads=model.kv_heads,
-        do_rotary=1,
-        rotary_interleaved=int(mixer.rope.neighbours),
         **bends,
     )
     if half:
@@ -238,13 +199,11 @@ def _activate(graph: Graph, here: str, mlp: Mlp) -> str:
     if not mlp.gated:
         graph.node("Gelu", [f"{here}up"], [y], approximate="tanh")
         return y
-    gate, up, sigmoid, gated = (f"{here}{name}" for name in ("gate_half", "up_half", "sigmoid", "gated"))
+    if mlp.activation != "gelu_tanh":
+        return silu_gated(graph, here, f"{here}up")
+    gate, up, gated = (f"{here}{name}" for name in ("gate_half", "up_half", "gated"))
     graph.node("Split", [f"{here}up"], [gate, up], axis=1, num_outputs=2)
-    if mlp.activation == "gelu_tanh":
-        graph.node("Gelu", [gate], [gated], approximate="tanh")
-    else:
-        graph.node("Sigmoid", [gate], [sigmoid])
-        graph.node("Mul", [gate, sigmoid], [gated])
+    graph.node("Gelu", [gate], [gated], approximate="tanh")
     graph.node("Mul", [gated, up], [y])
     return y
 
@@ -270,7 +229,7 @@ def _last_of_each(graph: Graph, x: str, tokens: int) -> str:
     return "last"
 
 
-def _bias(vectors: Mapping[str, F32], *names: str) -> F32 | None:
+def _biases(vectors: Mapping[str, F32], *names: str) -> F32 | None:
     """Biases of matrices that are stacked; None where there are none."""
     parts = [vectors[f"{name}_bias"] for name in names if f"{name}_bias" in vectors]
     return np.concatenate(parts) if parts else None

@@ -14,12 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.backends.onnx_runtime.graph import ACCURACY_LEVEL, CONTRIB, Graph
+from membound.kernels.forward import CLAMP, CLAMP_SLOPE
 from membound.kernels.inputs import ExpertInputs
-from membound.kernels.weights.formats import FORMATS, Weight, dequantize
+from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize
 from membound.kernels.work import RoutedExperts
 
 OneExpert = Callable[[int], tuple[Weight, Weight, Weight]]
 """The number of an expert -> its gate, up and down."""
+ExpertBiases = tuple[F32, F32]
+"""Of all experts: gate and up in turn [count, 2 · width], and down [count, hidden]."""
+ACTIVATIONS: dict[str, dict[str, float]] = {
+    "silu": {"activation_alpha": 1.0, "activation_beta": 0.0},
+    "clamped": {"activation_alpha": CLAMP_SLOPE, "activation_beta": 1.0, "swiglu_limit": CLAMP},
+}
+"""What `swiglu` is told: (up + beta) · gate · σ(alpha · gate), gate and up bounded by the limit."""
 ZERO = 128
 """What is added to int8: QMoE takes unsigned bytes."""
 SCALE_BYTES = 4
@@ -38,7 +46,16 @@ def experts_graph(inputs: ExpertInputs, weight_set: int) -> Graph:
     return graph
 
 
-def add_experts(graph: Graph, here: str, work: RoutedExperts, expert: OneExpert, x: str, y: str) -> None:
+def add_experts(
+    graph: Graph,
+    here: str,
+    work: RoutedExperts,
+    expert: OneExpert,
+    x: str,
+    y: str,
+    activation: str = "silu",
+    biases: ExpertBiases | None = None,
+) -> None:
     """The experts behind their router: x and `here`logits -> y."""
     group, quantized = FORMATS[work.weight].group, work.weight.startswith("int")
     wide: list[list[npt.NDArray[np.generic]]] = []
@@ -56,16 +73,18 @@ def add_experts(graph: Graph, here: str, work: RoutedExperts, expert: OneExpert,
         [graph.array(f"{here}{name}.{i}", array) for i, array in enumerate(parts)]
         for name, parts in zip(("gate_up", "down"), stacks, strict=True)
     )
-    common = {
+    common: dict[str, object] = {
         "k": work.chosen,
         "activation_type": "swiglu",
         "swiglu_fusion": 1,
-        "activation_alpha": 1.0,
-        "activation_beta": 0.0,
         "normalize_routing_weights": 1,
-    }
+    } | ACTIVATIONS[activation]
+    bias = ["", ""]
+    if biases is not None:
+        names = ("gate_up_bias", "down_bias")
+        bias = [graph.array(f"{here}{name}", values) for name, values in zip(names, biases, strict=True)]
     if not quantized:
-        wires = [x, f"{here}logits", first[0], "", second[0]]
+        wires = [x, f"{here}logits", first[0], bias[0], second[0], bias[1]]
         graph.node("MoE", wires, [y], CONTRIB, **common)
         return
     more = {"block_size": group} if group else {}
@@ -73,7 +92,7 @@ def add_experts(graph: Graph, here: str, work: RoutedExperts, expert: OneExpert,
         more["accuracy_level"] = ACCURACY_LEVEL[work.act]
     graph.node(
         "QMoE",
-        [x, f"{here}logits", *first, "", *second],
+        [x, f"{here}logits", *first, bias[0], *second, bias[1]],
         [y],
         CONTRIB,
         expert_weight_bits=FORMATS[work.weight].bits,

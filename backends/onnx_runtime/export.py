@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from membound.backends.onnx_runtime.decoder import SHARED, cache_tokens, declare_decoder, shared_arrays
+from membound.backends.onnx_runtime.caches import SHARED, add_tables, cache_shapes, shared_arrays
+from membound.backends.onnx_runtime.decoder import declare_decoder
 from membound.backends.onnx_runtime.graph import CONTRIB, OPSET, Graph, stack
 from membound.backends.pytorch.linear import FormatLinear
 from membound.backends.pytorch.model import DecoderLayer, Head, RmsNorm
@@ -41,7 +42,9 @@ def exported_graph(inputs: ModelInputs) -> Graph:
     model, work = inputs.model, inputs.work
     graph = declare_decoder(inputs)
     tokens = len(inputs.x) // work.batch
-    template = _layer_template(model, work.batch, tokens, cache_tokens(inputs))
+    add_tables(graph, inputs)
+    places = cache_shapes(inputs)["k.0"][2]
+    template = _layer_template(model, work.batch, tokens, places)
     x = "x"
     for index in range(model.layers):
         names = {"x": x, "past_k": f"past_k.{index}", "past_v": f"past_v.{index}"}
@@ -145,7 +148,9 @@ def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.
     layer = _layer(model, LayerWeights(matrices, vectors), batch * tokens)
     gains = dict(layer.named_buffers())
     past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
-    shared = [torch.from_numpy(a) for a in shared_arrays(model, batch, places).values()]
+    shared = [
+        torch.from_numpy(a) for a in shared_arrays(decoder.layers[0].mixer, batch, places, places).values()
+    ]
     args = (torch.empty(batch * tokens, model.hidden), past, shared, list(gains.values()))
     names = ["x", "past_k", "past_v", *SHARED, *gains]
     return _export(_LayerCall(layer, model), args, names, ["y", "present_k", "present_v"])

@@ -75,7 +75,9 @@ class Graph:
     def node(
         self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> None:
-        """One operator."""
+        """One operator; optional inputs that are missing at the end are left out."""
+        while inputs and not inputs[-1]:
+            inputs = inputs[:-1]
         name = f"{op}:{outputs[0]}"
         self._nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
 

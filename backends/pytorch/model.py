@@ -19,6 +19,7 @@ Imported only where torch is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,16 @@ from membound.backends.pytorch.routed_layer import RoutedHalf
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.parts import NORMS, Attention, Experts, Latent, Layer, Mlp
-from membound.kernels.routing import experts_read
+from membound.kernels.routing import OWN_ROUTES, experts_read
 from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.work import Step
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
 MakeAttention = Callable[[int], nn.Module]
-MakeRouted = Callable[[Experts, LayerWeights], RoutedHalf]
+LayerRouted = Callable[[Experts, LayerWeights], RoutedHalf]
+MakeRouted = Callable[[int, Experts, LayerWeights], RoutedHalf]
+"""Given the index of the layer first."""
 
 
 class RmsNorm(nn.Module):
@@ -98,7 +101,7 @@ class DecoderLayer(nn.Module):
         weights: LayerWeights,
         make_linear: MakeLinear,
         rows: int,
-        make_routed: MakeRouted | None = None,
+        make_routed: LayerRouted | None = None,
     ) -> None:
         super().__init__()
         vectors = weights.vectors
@@ -240,7 +243,11 @@ class Decoder(nn.Module):
         halves = [m for m in self.modules() if isinstance(m, RoutedHalf)]
         if not halves:
             return {}
-        return {"experts": halves[0].form, "experts_read": experts_read([half.choice for half in halves])}
+        own = {} if halves[0].given is None else OWN_ROUTES
+        return {
+            "experts": halves[0].form,
+            "experts_read": experts_read([half.choice for half in halves]),
+        } | own
 
 
 def build_decoder(
@@ -265,7 +272,8 @@ def build_decoder(
     head = Head(final_norm, lm_head, rows // work.batch, decoder.logit_gain, decoder.logit_softcap)
     layers, attentions = [], []
     for index, kind in enumerate(decoder.layers):
-        layer = DecoderLayer(model, kind, inputs.layer(index), make_linear, rows, make_routed)
+        routed = None if make_routed is None else partial(make_routed, index)
+        layer = DecoderLayer(model, kind, inputs.layer(index), make_linear, rows, routed)
         layers.append(layer.to(home))
         attentions.append(make_attention(index).to(device))
     return Decoder(layers, attentions, head.to(home)).eval()

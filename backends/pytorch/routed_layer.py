@@ -29,7 +29,10 @@ ROUTER_BYTES = 4
 
 
 class RoutedHalf(nn.Module):
-    """Experts and what every row takes besides. `form`: how experts run; `ids` [rows, chosen]: the last choice."""
+    """Experts and what every row takes besides. `form`: how experts run; `ids` [rows, chosen]: the last choice.
+
+    `given` [rows, chosen]: the choice where it is made already; the router's product and shares are computed all the same.
+    """
 
     router: Tensor
 
@@ -42,6 +45,7 @@ class RoutedHalf(nn.Module):
         act: str,
         distinct: int,
         background: Background,
+        given: npt.NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__()
         matrices, vectors = weights.matrices, weights.vectors
@@ -50,6 +54,8 @@ class RoutedHalf(nn.Module):
         self.router_bias: Tensor | None
         self.correction: Tensor | None
         self.shared_gate: Tensor | None
+        self.given: Tensor | None
+        self.register_buffer("given", None if given is None else torch.from_numpy(given))
         for name in ("router_bias", "correction", "shared_gate"):
             self.register_buffer(name, as_tensor(vectors[name], "f32") if name in vectors else None)
         first = matrices["expert0.gate"]
@@ -75,7 +81,7 @@ class RoutedHalf(nn.Module):
         """X [rows, hidden] float32 -> the same."""
         logits = functional.linear(x, self.router)
         self.ids, shares = choose_by_rule(
-            logits, self.part.router, self.part.chosen, self.router_bias, self.correction
+            logits, self.part.router, self.part.chosen, self.router_bias, self.correction, self.given
         )
         y: Tensor = self._mix(x, self.ids, shares)
         if self.up is None or self.down is None:
@@ -89,9 +95,14 @@ class RoutedHalf(nn.Module):
 
 
 def choose_by_rule(
-    logits: Tensor, router: Router, chosen: int, bias: Tensor | None, correction: Tensor | None
+    logits: Tensor,
+    router: Router,
+    chosen: int,
+    bias: Tensor | None,
+    correction: Tensor | None,
+    given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """ids and shares [rows, chosen] of logits [rows, count]."""
+    """ids and shares [rows, chosen] of logits [rows, count]; ids are those that are given, if any are."""
     logits = logits if bias is None else logits + bias
     score = logits.softmax(-1) if router.score == "softmax" else torch.sigmoid(logits)
     wish = score if correction is None else score + correction
@@ -102,7 +113,7 @@ def choose_by_rule(
             -1, best.topk(router.groups_chosen, -1).indices, False
         )
         wish = grouped.masked_fill(away[..., None], -torch.inf).flatten(-2)
-    ids = wish.topk(chosen, -1).indices
+    ids = wish.topk(chosen, -1).indices if given is None else given
     shares = score.gather(-1, ids)
     if router.normalised:
         shares = shares / shares.sum(-1, keepdim=True)

@@ -28,8 +28,8 @@ def decoder_for(inputs: ModelInputs, variants: Variants, device: str, background
     def linear(weights: Sequence[Weight], bias: F32 | None, rows: int) -> FormatLinear:
         return make_linear(weights, bias, work.act, rows, home, background)
 
-    def routed(part: Experts, weights: LayerWeights) -> RoutedHalf:
-        rows = len(inputs.x)
-        return RoutedHalf(part, weights, linear, rows, work.act, work.distinct, background)
+    def routed(index: int, part: Experts, weights: LayerWeights) -> RoutedHalf:
+        rows, given = len(inputs.x), inputs.routes(index) if inputs.plan is None else None
+        return RoutedHalf(part, weights, linear, rows, work.act, work.distinct, background, given)
 
     return build_decoder(inputs, linear, attention_maker(inputs, variants.form), device, home, routed)

@@ -88,11 +88,14 @@ class ModelFacts:
             yield f"not run here: {self.not_run}"
             yield f"predicted: membound predict step:model={self.model} --on h100"
         else:
-            as_stored = ",weight=stored" if self.stored is not None and self.stored.title != "floats" else ""
+            quantised = self.stored is not None and self.stored.title != "floats" and not shape.experts
+            as_stored = ",weight=stored" if quantised else ""
             name = (
                 self.model if shape.folder else shape.name
             )  # another name for a shape is one of predictions alone
             yield f"run here: membound run step:model={quoted(name)}{as_stored}"
+            if shape.folder and shape.experts:
+                yield "experts: those that its own router chooses (routes=own), of one row a step: batch=1"
 
 
 def _stored(model: str) -> StoredFacts | None:

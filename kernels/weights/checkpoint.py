@@ -12,13 +12,16 @@ thousand rows at a time, and stored in the format of the work. Nothing is downlo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from math import isfinite
+from functools import lru_cache, partial
+from math import isfinite, prod
 from pathlib import Path
 
 import numpy as np
 
+from membound.kernels.layer_tensors import ROUTER, expert_matrices, matrices_of
 from membound.kernels.model import Model, ModelError
+from membound.kernels.parts import Experts
+from membound.kernels.weights.expert_tensors import ExpertTensors
 from membound.kernels.weights.formats import (
     F32,
     FORMATS,
@@ -30,7 +33,7 @@ from membound.kernels.weights.formats import (
     weight_layout,
 )
 from membound.kernels.weights.generate import prompt_tokens
-from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.layers import I64, LayerWeights, MadeMatrices
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.stored.gguf import Gguf, GgufMatrices, GgufTensors
 from membound.kernels.weights.stored.matrices import Stored, StoredMatrices
@@ -72,10 +75,14 @@ class Checkpoint:
         self._take = take
         self._tensors, self._stored = _opened(model)
         self._names = TensorNames(model, self._tensors.names())
+        self._experts = ExpertTensors(model, self._tensors, self._names)
         self._head, self._embedding = self._tables()
         assumed = [text for text in model.assumed if "window" not in text]
         for name, shape in self._expected():
-            self._stored.check(name, shape, assumed)
+            if self._experts.is_packed(name):
+                self._experts.check(name, shape, assumed)
+            else:
+                self._stored.check(name, shape, assumed)
         self._refuse_others()
 
     def _tables(self) -> tuple[str, str]:
@@ -102,11 +109,13 @@ class Checkpoint:
         if m.decoder.norm_vectors > 1:
             yield self._names.final_bias, (m.hidden,)
         for index in range(m.layers):
-            for name, (_, k) in m.layer_matrices.items():
+            for name, (_, k) in matrices_of(m.decoder.layers[index], m.hidden).items():
                 place = self._names.matrix(index, name)
                 if not place.first:
                     yield place.tensor, (place.stored, k)
-            yield from ((tensor, (width,)) for _, tensor, width in self._names.vectors(index))
+            for name, tensor, width in self._names.vectors(index):
+                yield tensor, (1, width) if name == "shared_gate" else (width,)
+            yield from self._experts.expected(index)
 
     def _refuse_others(self) -> None:
         """A tensor that this model has no place for would be dropped in silence. Layers that are not run do not matter."""
@@ -145,7 +154,7 @@ class Checkpoint:
             if not isfinite(largest):
                 kind = "NaN (not a number)" if largest != largest else "infinity"
                 raise ModelError(f"{where} {kind}: the file is damaged, or the model was when it was saved")
-            if len(shape) == 2 and largest > most:
+            if len(shape) > 1 and largest > most and not self._experts.is_packed(name):
                 raise self._too_large(where, largest, most)
         if self._model.tied and {self._names.lm_head, self._names.embedding} <= set(self._tensors.names()):
             self._refuse_untied()
@@ -190,16 +199,43 @@ class Checkpoint:
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
-        matrices = {
-            name: self._matrix(self._names.matrix(index, name), n, k)
-            for name, (n, k) in self._model.layer_matrices.items()
+        kind, hidden = self._model.decoder.layers[index], self._model.hidden
+        makers = {
+            name: partial(self._matrix, self._names.matrix(index, name), n, k)
+            for name, (n, k) in matrices_of(kind, hidden).items()
         }
         vectors = {name: self._vector(name, tensor) for name, tensor, _ in self._names.vectors(index)}
-        return LayerWeights(matrices, vectors)
+        if not isinstance(kind.mlp, Experts):
+            return LayerWeights({name: make() for name, make in makers.items()}, vectors)
+        makers[ROUTER] = partial(self._router, index)
+        for number in range(kind.mlp.count):
+            for name, (n, k) in expert_matrices(kind.mlp, hidden).items():
+                makers[f"expert{number}.{name}"] = partial(self._expert, index, number, name, n, k)
+        return LayerWeights(MadeMatrices(makers), vectors | self._experts.biases(index))
+
+    def _router(self, index: int) -> Weight:
+        """The router of layer `index`, float32 in every format."""
+        values = self._experts.router(index)
+        count, hidden = values.shape
+        return Weight("f32", count, hidden, values)
+
+    def _expert(self, index: int, number: int, name: str, n: int, k: int) -> Weight:
+        """A matrix of an expert in the work's format."""
+        if self._experts.apart(index):
+            return self._matrix(Place(self._experts.tensor(index, number, name), 0, n), n, k)
+        layout = weight_layout(self._format, n, k)
+        of_file = f"{self._tensors.stamps()} layer {index} expert {number} {name} {self._format}"
+        make = partial(self._quantised_expert, index, number, name)
+        arrays = self._take(of_file, layout, make, share=True)
+        return Weight(self._format, n, k, *arrays)
+
+    def _quantised_expert(self, index: int, number: int, name: str) -> list[Array]:
+        made = quantize(self._experts.numbers(index, number, name), self._format)
+        return [array for array in (made.values, made.scales, made.zeros) if array is not None]
 
     def _vector(self, name: str, tensor: str) -> F32:
         """A vector as it is computed with: a norm's gain may be stored less one."""
-        values = self._tensors.float32(tensor)
+        values = self._tensors.float32(tensor).reshape(-1)
         return (
             values + np.float32(self._names.plus) if self._names.plus and name.endswith("_norm") else values
         )
@@ -292,7 +328,7 @@ def _opened(model: Model) -> tuple[TensorFiles | GgufTensors, StoredMatrices | G
 
 def _rows_at_once(shape: tuple[int, ...]) -> int:
     """Rows of a tensor that are read together."""
-    return max(1, CHUNK_ELEMENTS // (shape[1] if len(shape) > 1 else 1))
+    return max(1, CHUNK_ELEMENTS // prod(shape[1:]))
 
 
 @lru_cache(maxsize=32)

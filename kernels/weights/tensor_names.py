@@ -15,7 +15,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.model import Model
+from membound.kernels.parts import Experts, Latent
 
 MATRICES = {
     "q": "self_attn.q_proj",
@@ -25,13 +27,20 @@ MATRICES = {
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
+    "q_down": "self_attn.q_a_proj",
+    "q_up": "self_attn.q_b_proj",
+    "kv_down": "self_attn.kv_a_proj_with_mqa",
+    "kv_up": "self_attn.kv_b_proj",
 }
 VECTORS = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
     "q_norm": "self_attn.q_norm",
     "k_norm": "self_attn.k_norm",
+    "kv_norm": "self_attn.kv_a_layernorm",
 }
+LATENT_QUERIES = "self_attn.q_a_layernorm"
+"""The norm of queries in latent attention."""
 _QKV, _GATE_UP = ("self_attn.qkv_proj", ("q", "k", "v")), ("mlp.gate_up_proj", ("gate", "up"))
 
 
@@ -76,6 +85,40 @@ WITHIN = ("model.language_model.", "language_model.model.")
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """What a family calls its router and experts, in the order in which names are looked for: files have those of the published
+    models, or those of Transformers' own modules, which stack experts.
+
+    apart: an expert's gate, up and down where each is a tensor. stacked: gate and up, and down, of all experts as one each.
+    columns: stacked ones are [count, k, n]. in_turns: rows of gate and up take turns, else gate comes first.
+    """
+
+    blocks: tuple[str, ...] = ("mlp",)
+    routers: tuple[str, ...] = ("gate",)
+    apart: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    stacked: tuple[tuple[str, str], ...] = (("experts.gate_up_proj", "experts.down_proj"),)
+    shared: tuple[str, ...] = ("shared_experts", "shared_expert")
+    columns: bool = False
+    in_turns: bool = False
+
+
+ROUTED = {
+    "gpt_oss": Routed(routers=("router",), columns=True, in_turns=True),
+    "granitemoe": Routed(
+        blocks=("block_sparse_moe",),
+        routers=("router.layer", "router"),
+        stacked=(
+            ("input_linear.weight", "output_linear.weight"),
+            ("experts.gate_up_proj", "experts.down_proj"),
+        ),
+    ),
+    "llama4_text": Routed(blocks=("feed_forward",), routers=("router",), columns=True),
+    "mixtral": Routed(blocks=("block_sparse_moe", "mlp"), apart=("w1", "w3", "w2")),
+}
+"""By model_type; others have Qwen's and DeepSeek's names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Rows of a tensor from `first` on; it holds `stored` rows in all."""
 
@@ -98,6 +141,12 @@ class TensorNames:
         self.final_norm = f"{self._inner}norm.weight"
         self.final_bias = f"{self._inner}norm.bias"
         self.lm_head = f"{outer}lm_head.weight"
+        self.routed = ROUTED.get(family or model.decoder.family, Routed())
+        first = next((i for i, one in enumerate(model.decoder.layers) if isinstance(one.mlp, Experts)), 0)
+        self.block = _found(self.routed.blocks, f"{self._inner}layers.{first}.", there)
+        within_block = f"{self._inner}layers.{first}.{self.block}."
+        self._router = _found(self.routed.routers, within_block, there)
+        self._shared = _found(self.routed.shared, within_block, there)
 
     def layer_of(self, tensor: str) -> int | None:
         """The layer that a tensor is of."""
@@ -118,17 +167,44 @@ class TensorNames:
 
     def matrix(self, index: int, name: str) -> Place:
         """A matrix of layer `index`."""
-        shapes = self._model.layer_matrices
+        shapes = matrices_of(self._model.decoder.layers[index], self._model.hidden)
         for tensor, names in self._stored.fused:
             if name in names:
                 rows = [shapes[one][0] for one in names]
                 return Place(self._tensor(index, tensor), sum(rows[: names.index(name)]), sum(rows))
-        return Place(self._tensor(index, MATRICES[name]), 0, shapes[name][0])
+        return Place(self._tensor(index, self._module(name)), 0, shapes[name][0])
+
+    def _module(self, name: str) -> str:
+        """What a matrix is called within its layer."""
+        own = name.removeprefix("shared.")
+        module = MATRICES[own].removeprefix("mlp.")
+        if own != name:
+            return f"{self.block}.{self._shared}.{module}"
+        dense = "feed_forward" if self.block == "feed_forward" else "mlp"  # Llama 4 calls both so
+        return f"{dense}.{module}" if module != MATRICES[own] else module
+
+    def router(self, index: int) -> str:
+        """The router's matrix in layer `index`."""
+        return self._tensor(index, f"{self.block}.{self._router}")
+
+    def in_block(self, index: int, name: str) -> str:
+        """A tensor of the half of layer `index` that routes."""
+        return f"{self._inner}layers.{index}.{self.block}.{name}"
 
     def vector(self, index: int, name: str) -> str:
         """A norm's gain or bias, or the bias of a matrix, of layer `index`."""
         if name == "sinks":
             return f"{self._inner}layers.{index}.self_attn.sinks"
+        routed = {
+            "router_bias": f"{self._router}.bias",
+            "correction": "gate.e_score_correction_bias",
+            "shared_gate": "shared_expert_gate.weight",
+        }
+        if name in routed:
+            return self.in_block(index, routed[name])
+        latent = isinstance(self._model.decoder.layers[index].mixer, Latent)
+        if latent and name == "q_norm":
+            return self._tensor(index, LATENT_QUERIES)
         of = name.removesuffix("_bias")
         kind = "bias" if of != name else "weight"
         return self._tensor(index, {**MATRICES, **VECTORS, **self._stored.vectors}[of], kind)
@@ -138,3 +214,10 @@ class TensorNames:
         decoder = self._model.decoder
         for name, width in decoder.vector_widths(decoder.layers[index]).items():
             yield name, self.vector(index, name), width
+
+
+def _found(names: tuple[str, ...], before: str, there: Collection[str]) -> str:
+    """The first of the names that stands behind `before` in a tensor's name; the first of all if none does."""
+    return next(
+        (name for name in names if any(tensor.startswith(f"{before}{name}.") for tensor in there)), names[0]
+    )

@@ -45,3 +45,42 @@ def inputs_of(spec: str, case: dict[str, Any]) -> ModelInputs:
     tokens = np.array([case["tokens"]])
     fed = tokens if spec.startswith("prefill") else tokens[:, -1]
     return replace(inputs, tokens=tokens, x=inputs.embedded(fed))
+
+
+def published(case: dict[str, Any]) -> dict[str, F32]:
+    """The numbers of a case with experts under the names of published files; Transformers' own modules stack experts."""
+    tensors: dict[str, F32] = {}
+    for name, values in numbers(case).items():
+        tensors |= _as_published(case["config"]["model_type"], name, values)
+    return tensors
+
+
+def _as_published(kind: str, name: str, values: F32) -> dict[str, F32]:
+    layer, _, part = name.partition(".experts.")
+    if kind == "mixtral":
+        layer, name = (text.replace(".mlp", ".block_sparse_moe") for text in (layer, name))
+    if kind == "granitemoe":
+        names = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}
+        return {f"{layer}.{names[part]}.weight" if part else name.replace("router", "router.layer"): values}
+    if not part or kind in ("gpt_oss", "llama4_text"):
+        return {name: values}
+    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    apart: dict[str, F32] = {}
+    for number, one in enumerate(values):
+        of = f"{layer}.experts.{number}."
+        if part == "down_proj":
+            apart[f"{of}{down}.weight"] = one
+        else:
+            apart[f"{of}{gate}.weight"], apart[f"{of}{up}.weight"] = np.split(one, 2)
+    return {name: np.ascontiguousarray(one) for name, one in apart.items()}
+
+
+def routed_folder(case: dict[str, Any], path: Path, edit: Any = None) -> str:
+    """A folder as models with experts are published; `edit` changes its tensors in place."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(case["config"]), "utf-8")
+    tensors = published(case)
+    if edit:
+        edit(tensors)
+    save_file(tensors, path / "model.safetensors")
+    return str(path)

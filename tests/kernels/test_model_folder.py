@@ -147,7 +147,6 @@ def test_a_folder_of_a_family_that_is_counted_alone_says_so(tmp_path):
             "qwen3_next",
             "model_type 'qwen3_next' is not supported; supported: llama, mistral, qwen2, qwen3, gemma2",
         ),
-        ("mixtral", "a folder with experts is counted and predicted, but not run yet"),
     ):
         folder = write(tmp_path, **PLAIN | sizes | {"model_type": kind})
         with pytest.raises(SpecError, match=says) as raised:

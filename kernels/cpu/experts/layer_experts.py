@@ -30,15 +30,17 @@ _CLAMP, _SLOPE, _ONE = np.float32(CLAMP), np.float32(CLAMP_SLOPE), np.float32(1)
 
 
 class ExpertVectors(NamedTuple):
-    """Of a layer: the router's bias and correction [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden].
+    """Of a layer: the router's bias and correction [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden];
+    the choice of each row where it is given [rows · chosen].
 
-    Empty, or without columns, where the model has none.
+    Empty, or without columns, where there are none.
     """
 
     router: F32
     correction: F32
     into: F32
     down: F32
+    given: I64
 
 
 class LayerBuffers(NamedTuple):
@@ -111,7 +113,7 @@ def _layer_experts_in_kernels(
         line = (s.experts + ROUTER_ROWS - 1) // ROUTER_ROWS * ROUTER_ROWS
         choose_by_rule(
             b.logits, line, s.rows, s.experts, s.chosen, rule,
-            vectors.router, vectors.correction, b.score, b.wish, b.ids, b.shares,
+            vectors.router, vectors.correction, vectors.given, b.score, b.wish, b.ids, b.shares,
         )  # fmt: skip
         of = group_rows(b.ids, s.rows, s.chosen, s.experts, b.kernel_rows, b.blocks)
         if rule.on_input:

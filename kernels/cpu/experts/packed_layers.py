@@ -27,14 +27,14 @@ LINE = 64
 
 
 def blocks_of(inputs: ModelInputs) -> str:
-    """The numbers of rows that experts have in the plan, as `block_kernels` takes them: ``1+2``. They are alike in all layers.
+    """The numbers of rows that experts have, as `block_kernels` takes them: ``1+2``. In a plan they are alike in all layers.
 
     A router that chose otherwise would be served as well, some blocks not full.
     """
-    if inputs.plan is None:
-        raise AssertionError("no planned routes")
-    _, rows = np.unique(inputs.plan.routes(0), return_counts=True)
-    return "+".join(str(size) for size in np.unique(rows).tolist())
+    layers = enumerate(inputs.model.decoder.layers)
+    routed = [inputs.routes(index) for index, layer in layers if isinstance(layer.mlp, Experts)]
+    sizes = {size for routes in routed for size in np.unique(routes, return_counts=True)[1].tolist()}
+    return "+".join(str(size) for size in sorted(sizes))
 
 
 class RoutedLayers:
@@ -50,6 +50,11 @@ class RoutedLayers:
         self._router_recipe = choose("f32", "float", work.batch)
         self._places = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.mlp, Experts)]
         self._ids = np.zeros((len(decoder.layers), work.batch * part.chosen), np.int64)
+        self._given = np.zeros((len(decoder.layers), 0), np.int64)
+        if inputs.plan is None:
+            self._given = np.zeros_like(self._ids)
+            for index in self._places:
+                self._given[index] = inputs.routes(index).reshape(-1)
         self._lay_out(first_byte)
 
     @property
@@ -124,6 +129,7 @@ class RoutedLayers:
             biases(("gate", "up"), 2 * part.expert.width),
             biases(("down",), hidden),
             rows("shared_gate", hidden if part.shared_gate else 0),
+            self._given,
             self._ids,
             rule_of(router),
             *self._buffers(),

@@ -1,6 +1,6 @@
 """The router's choice by any rule that models have, compiled: softmax or sigmoid, groups, corrections, factors.
 
-    choose_by_rule(logits, stride, rows, count, chosen, rule, bias, correction, score, wish, ids, shares)
+    choose_by_rule(logits, stride, rows, count, chosen, rule, bias, correction, given, score, wish, ids, shares)
 
 `routes.choose_experts` is the plain rule of the work `experts`. The same in float64: `membound.kernels.forward.routes`.
 """
@@ -46,11 +46,12 @@ def rule_of(router: Router) -> Rule:
 @numba.njit
 def choose_by_rule(
     logits: Any, stride: Any, rows: Any, count: Any, chosen: Any, rule: Any,
-    bias: Any, correction: Any, score: Any, wish: Any, ids: Any, shares: Any,
+    bias: Any, correction: Any, given: Any, score: Any, wish: Any, ids: Any, shares: Any,
 ) -> None:  # fmt: skip
     """ids and shares [rows · chosen] of logits, of which row r begins at r · stride. Of equal wishes the first is taken.
 
-    bias and correction [count], or empty; score and wish [count] are room for one row.
+    bias and correction [count], or empty; score and wish [count] are room for one row. given [rows · chosen]: the choice where it
+    is made already, and only shares are computed; else empty.
     """
     for row in range(rows):
         line = logits[row * stride : row * stride + count]
@@ -62,7 +63,11 @@ def choose_by_rule(
         if rule.groups > 1:
             _hide_groups(wish, count, rule)
         kept, of_row = ids[row * chosen : (row + 1) * chosen], shares[row * chosen : (row + 1) * chosen]
-        largest(wish, count, kept)
+        if given.size:
+            for j in range(chosen):
+                kept[j] = given[row * chosen + j]
+        else:
+            largest(wish, count, kept)
         total = np.float32(0)
         for j in range(chosen):
             of_row[j] = score[kept[j]]

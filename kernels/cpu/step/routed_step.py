@@ -34,7 +34,7 @@ class Routed(NamedTuple):
 
     widths: of the MLP that every row takes, alone or beside experts; 0: there is none. chooses: whether there are experts.
     routers from `router_starts` on; experts [layers, count, 2] in the arena. vectors and shared_gate: a width of 0 where there are
-    none. ids: the last choice, [layers, rows · chosen].
+    none. given: the choice of each row where it is made already, [layers, rows · chosen] or no columns. ids: the last choice, alike.
     """
 
     widths: I64
@@ -47,6 +47,7 @@ class Routed(NamedTuple):
     into_bias: F32
     down_bias: F32
     shared_gate: F32
+    given: I64
     ids: I64
     rule: Rule
     buffers: LayerBuffers
@@ -115,6 +116,7 @@ def _second_half(
             routed.correction[layer],
             routed.into_bias[layer],
             routed.down_bias[layer],
+            routed.given[layer],
         )
         layer_experts(
             FMT, ACT, M, BLOCKS, b.normed, routed.routers, routed.router_starts[layer],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from routed_models import routed_models
 
 from membound.backends.onnx_runtime.backend import OnnxRuntime
 from membound.errors import Unsupported
@@ -13,7 +12,6 @@ from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import RoutedExperts, parse
 
-__all__ = ["routed_models"]
 SMALL = "experts:hidden=96,width=64,count=9,chosen=2"
 
 
@@ -73,13 +71,3 @@ def test_another_provider_is_refused(backend: OnnxRuntime) -> None:
 def test_zero_points_are_refused(backend: OnnxRuntime) -> None:
     work = parse("experts:hidden=64,width=64,count=9,chosen=2,weight=int4g32z")
     assert backend.supports(work) == "routed experts are built without zero points"
-
-
-@pytest.mark.usefixtures("routed_models")
-def test_what_its_operators_do_not_compute_is_named() -> None:
-    backend = OnnxRuntime()
-    backend.open("cpu", 1)
-    reason = backend.supports(parse("step:model=tiny-glm,weight=f32,kv=f32"))
-    assert reason is not None
-    assert "experts, shared experts, sigmoid routers" in reason
-    assert "latent attention" in (backend.supports(parse("step:model=tiny-lite,weight=f32,kv=f32")) or "")

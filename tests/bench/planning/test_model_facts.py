@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf_files import F32, fields_of, write_gguf
 from quantised_folders import write_folder
+from transformers_answers import CASES, routed_folder
 
 from membound.bench import cli
 from membound.kernels.weights.tensor_files import TensorFiles
@@ -66,7 +67,7 @@ def test_a_folder_says_why_it_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     (one,) = models(capsys, str(tmp_path))
     assert one["parameters"] == 4 * (4 * 64 * 64 + 2 * 64 + 8 * (3 * 64 * 96 + 64)) + 2 * 300 * 64 + 64
-    assert one["not_run"].startswith(f"{tmp_path}/config.json: a folder with experts is counted")
+    assert one["not_run"].startswith(f"model folder {tmp_path} has no model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_way_of_storing_that_is_not_run_is_counted(
     (tmp_path / "config.json").write_text(json.dumps(fields))
     (one,) = models(capsys, str(tmp_path))
     assert one["stored"]["title"] == "mxfp4"
-    assert "experts in MXFP4 are counted and not run" in one["not_run"]
+    assert "experts in MXFP4 are read of gpt_oss alone" in one["not_run"]
 
 
 def test_a_file_in_gguf_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,3 +134,30 @@ def test_a_file_in_gguf_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
         "nbytes": size,
         "streamed_bytes": size,
     }
+
+
+def test_a_folder_with_experts_runs_with_the_routes_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = next(one for one in CASES if one["config"]["model_type"] == "qwen3_moe")
+    folder = routed_folder(case, tmp_path / "model")
+    (one,) = models(capsys, folder)
+    assert one["not_run"] == ""
+    assert one["kinds"] == [
+        {"layers": 4, "holds": "attention of 4 heads (2 KV) of 16; 3 of 8 experts of 32"},
+    ]
+    assert (
+        one["streamed_parameters"]["1"]
+        == 4 * (2 * 64 * 48 + 2 * 32 * 48 + 8 * 48 + 3 * 3 * 32 * 48) + 61 * 48
+    )
+    _, out, _ = listed(capsys, "--model", folder)
+    assert f"run here: membound run step:model={folder}" in out.replace("\n", "")
+    assert "experts: those that its own router chooses (routes=own), of one row a step: batch=1" in " ".join(
+        out.split()
+    )
+    assert "weight=stored" not in out
+    damaged = routed_folder(
+        case, tmp_path / "damaged", lambda t: t.pop("model.layers.2.mlp.experts.7.down_proj.weight")
+    )
+    (one,) = models(capsys, damaged)
+    assert "has no tensor model.layers.2.mlp.experts.7.down_proj.weight" in one["not_run"]

@@ -32,7 +32,7 @@ def test_it_chooses_as_the_reference_does(router: Router) -> None:
     choose_by_rule(
         logits.reshape(-1), stride, rows, count, chosen, rule_of(router),
         vectors["router_bias"] if router.bias else none, vectors["correction"] if router.correction else none,
-        np.zeros(count, np.float32), np.zeros(count, np.float32), ids, shares,
+        np.zeros(0, np.int64), np.zeros(count, np.float32), np.zeros(count, np.float32), ids, shares,
     )  # fmt: skip
     assert np.array_equal(ids.reshape(rows, chosen), wanted)
     assert np.allclose(shares.reshape(rows, chosen), theirs, rtol=1e-5)
