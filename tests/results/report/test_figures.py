@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import numpy as np
 import pytest
 from report_rows import report_rows
 from rows import case, ceiling
@@ -13,6 +14,7 @@ from membound.results.report.cases import cases_of
 from membound.results.report.ceilings import ceilings_of
 from membound.results.report.charts import figures_of
 from membound.results.report.drawing import Figure, png_of, styled, ticks
+from membound.results.report.machines_chart import drop
 from membound.results.report.pictures import file_svg, page_svg
 from membound.results.report.points import shown_points
 from membound.results.report.shares_chart import format_of
@@ -79,6 +81,27 @@ def test_parts_add_up():
     assert {line.get("part") for line in lines} >= {"what the ceilings allow", "launching", "the rest"}
     of_bytes = [line for line in data_of("bytes") if "amount" in line]
     assert {line["part"] for line in of_bytes} == {"weights", "cache"}
+
+
+def test_machines_with_nearly_equal_times_do_not_hide_one_another():
+    lines = [
+        {"work": work, "time_ms": time}
+        for work, time in [
+            ("a", 1.0),
+            ("b", 5.0),
+            ("a", 1.001),
+            ("a", 2.0),
+            ("b", 5.0),
+            ("b", 5.0),
+            ("c", 9.0),
+        ]
+    ]
+    drop(lines)
+    assert [line["drop"] for line in lines] == [17, 17, 24, 17, 24, 31, 17]
+    many = [{"work": "a", "time_ms": 1.0} for _ in range(12)]
+    drop(many)
+    assert [line["drop"] for line in many] == pytest.approx(np.linspace(17, 31, 12))
+    assert {line["drop"] for line in data_of("machines") if "drop" in line} >= {17}
 
 
 def test_the_history_has_both_runs_and_says_that_they_are_too_few():
