@@ -1,5 +1,6 @@
 """Which models ONNX Runtime runs here, and why not others: by formats of weights and caches, and by what a model computes.
 
+>>> from membound.kernels.work import parse
 >>> model_reason(parse("step:model=llama-3-8b,weight=int8,kv=bf16"), "cpu", exports=False)
 'ONNX Runtime has no attention over a bfloat16 cache on CPUs'
 """
