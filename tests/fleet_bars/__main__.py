@@ -81,11 +81,13 @@ def kills(runs: int, seed: int) -> int:
             made.kill(os.uname().nodename + (f"#{victim + 1}" if victim else ""))
             made.add()
             out, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
+            made.processes.remove(fleet)  # it has ended in order, and the next one is not taken for it
             (path,) = set(made.out.glob("*.jsonl")) - before or {made.out / "none"}
             wrong = wrong_in(load_rows(path)) if path.exists() else f"no file: {err or out}"
             failed += bool(wrong)
             print(
-                f"run {number + 1}: node killed at {rows} rows, exit status {fleet.returncode}: {wrong or 'every row once'}"
+                f"run {number + 1}: node killed at {rows} rows, exit status {fleet.returncode}: {wrong or 'every row once'}",
+                flush=True,
             )
     print(f"{runs - failed} of {runs} runs have every row once")
     return int(failed > 0)
