@@ -58,8 +58,10 @@ def wrong_in(rows: list[Row]) -> str:
     if short := [run_id for run_id, count in suites.items() if count != len(ray_clusters.WORKS)]:
         return f"cases are missing of {short}"
     whole = Counter(row.run_id for row in rows if row.kind == "case" and row.status == "ok")
-    if sum(count == len(ray_clusters.WORKS) for count in whole.values()) != NODES:
-        return f"suites that were measured in full are not {NODES}: {dict(whole)}"
+    if (
+        sum(count == len(ray_clusters.WORKS) for count in whole.values()) < NODES
+    ):  # one more: it died when all was stored
+        return f"suites that were measured in full are fewer than {NODES}: {dict(whole)}"
     return ""
 
 
