@@ -20,10 +20,9 @@ __all__ = ["routed_models"]
 BACKENDS: tuple[type[Backend], ...] = (NumbaCpu, PyTorch, OnnxRuntime)
 
 
-@pytest.mark.parametrize("name", ["tiny-qwen", "tiny-lite", "tiny-gpt-oss", "tiny-deepseek", "tiny-shared"])
-@pytest.mark.parametrize("weight", ["f32", "int8"])
-def test_first_tokens_are_equal(name: str, weight: str) -> None:
-    work = parse(f"step:model={name},batch=4,context=13,weight={weight},kv=f32,cache=prompt")
+@pytest.mark.parametrize("name", ["tiny-qwen", "tiny-gpt-oss", "tiny-deepseek"])
+def test_first_tokens_are_equal(name: str) -> None:
+    work = parse(f"step:model={name},batch=4,context=13,weight=int8,kv=f32,cache=prompt")
     inputs = make_inputs(work, seed=7)
     wanted = [int(token) for token in compute(inputs, 0).argmax(-1)]
     for make in BACKENDS:
