@@ -42,7 +42,7 @@ class Exchanges:
     @property
     def ring_bytes(self) -> float:
         """What each rank sends in one all-reduce of a ring: two passes of all parts but its own."""
-        return 2 * (self.ranks - 1) / self.ranks * self.all_reduce_bytes
+        return ring_bytes(self.ranks, self.all_reduce_bytes)
 
     @property
     def link_bytes(self) -> float:
@@ -53,6 +53,11 @@ class Exchanges:
     def total_bytes(self) -> int:
         """What all links carry in a step."""
         return self.all_reduces * 2 * (self.ranks - 1) * self.all_reduce_bytes + self.gather_bytes
+
+
+def ring_bytes(ranks: int, payload: int) -> float:
+    """What each rank sends in an all-reduce of that many bytes, by a ring."""
+    return 2 * (ranks - 1) / ranks * payload
 
 
 def exchanges(work: Step, ranks: int, number_bytes: int) -> Exchanges:

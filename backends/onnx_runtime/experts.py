@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, dict[str, float]] = {
     "silu": {"activation_alpha": 1.0, "activation_beta": 0.0},
     "clamped": {"activation_alpha": CLAMP_SLOPE, "activation_beta": 1.0, "swiglu_limit": CLAMP},
 }
-"""What `swiglu` is told: (up + beta) · gate · σ(alpha · gate), gate and up bounded by the limit."""
+"""What `swiglu` computes: (up + beta) · gate · σ(alpha · gate), gate and up bounded by the limit."""
 ZERO = 128
 """What is added to int8: QMoE takes unsigned bytes."""
 SCALE_BYTES = 4

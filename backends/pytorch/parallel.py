@@ -21,7 +21,7 @@ from membound.backends.api import Limit
 from membound.backends.pytorch.ranks import Fetch, Launch, Prepare, Ranks, Reduce
 from membound.errors import BackendUnavailable
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.split import Exchanges, exchanges
+from membound.kernels.split import Exchanges, exchanges, ring_bytes
 from membound.kernels.steps import Step
 
 NUMBER_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
@@ -77,14 +77,11 @@ class Parallel:
         latency_s = median(small)
         self._link = {
             "latency_s": latency_s,
-            "bytes_per_s": self._moved(LARGE_BYTES) / max(median(large) - latency_s, latency_s / SMALL_TIMES),
+            "bytes_per_s": ring_bytes(self.ranks.count, LARGE_BYTES)
+            / max(median(large) - latency_s, latency_s / SMALL_TIMES),
         }
         self._work = work
         return stored
-
-    def _moved(self, payload: int) -> float:
-        """What each rank sends in an all-reduce of a ring."""
-        return 2 * (self.ranks.count - 1) / self.ranks.count * payload
 
     def launch(self) -> None:
         """Start a step on all ranks."""
@@ -114,7 +111,7 @@ class Parallel:
         config = {"variant": f"gloo, {self.ranks.count} ranks", "array_bytes": LARGE_BYTES, "arrays": 1}
         yield Limit(
             "all_reduce",
-            self._moved(LARGE_BYTES),
+            ring_bytes(self.ranks.count, LARGE_BYTES),
             "bytes/s",
             config,
             launch,

@@ -32,7 +32,7 @@ MACHINE_LEVEL = {
 """The only files and folders that import llvmlite.ir or Numba's `intrinsic`, and for what."""
 BOUNDARIES = {
     "backends/serving.py": "an engine of others may fail in any way while it is imported; one line says how",
-    "backends/pytorch/rank.py": "a rank may fail in any way; the worker that asked it is told",
+    "backends/pytorch/rank.py": "a rank may fail in any way; its failure is its answer to the worker",
     "bench/ceilings/backend.py": "a product may fail in any way; the others are measured",
     "bench/ceilings/device.py": "a limit may fail in any way; the others are measured",
     "bench/fleet/node_run.py": "a node may fail in any way; the others are measured",
