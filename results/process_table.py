@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+from membound.results.case_lines import played_in, rounds_of, times_of
 from membound.results.exchange import parquet
 from membound.results.process import (
     Process,
     Shared,
-    digest,
     interned,
     median_of,
     of_fields,
@@ -23,7 +24,6 @@ from membound.results.process import (
     sharing,
 )
 from membound.results.row import RowError, missed_reference
-from membound.results.sealed_lines import played_in, rounds_of, times_of
 from membound.results.turns import NO_ROUNDS
 
 MOST_KEPT = 5000
@@ -106,7 +106,7 @@ def _process(kept: _Kept, cells: Cells, own: Cells, turns: bool) -> Process:
     replicate, error, tolerance, samples, played = own
     shared, text = kept.of(cells, missed_reference(error, tolerance))
     samples, played = samples.encode(), played.encode()
-    content = digest(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
+    content = crc32(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
     try:
         found, alone = played_in(played, samples)
         times = times_of(found, alone)

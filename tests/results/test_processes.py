@@ -8,11 +8,11 @@ import pytest
 from rows import case, ceiling, run_rows, write
 
 from membound.results import processes, reader_processes
+from membound.results.case_lines import CaseLines
 from membound.results.exchange.exports import export
 from membound.results.process import condensed, usable_processes
 from membound.results.processes import processes_of
 from membound.results.row import RowError
-from membound.results.sealed_lines import SealedLines
 from membound.results.stats import usable
 from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.turns import StoredTurn
@@ -98,7 +98,7 @@ def test_every_line_is_in_one_part_whatever_their_size(tmp_path):
     for step in (1, 7, 500, size // 2, size - 1, size):
         parts = [(at, min(at + step, size)) for at in range(0, size, step)]
         if len(parts) < 2000:
-            lines = SealedLines(turns=False, known={})
+            lines = CaseLines(turns=False, known={})
             found = [one.replicate for part in parts for one in processes._of_part(path, lines, part)]
             assert found == list(range(6)), step
 
