@@ -160,9 +160,7 @@ class OverloadCompiler(CompilerBase):  # type: ignore[misc]
         return _pipeline(_OverloadLowering, self.state)
 
 
-linked = partial(
-    numba.njit, pipeline_class=LinkedCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+linked = partial(numba.njit, pipeline_class=LinkedCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """`numba.njit`, bare or with its options (parallel, fastmath), for what only compiled code calls; Python gets a TypeError."""
 
 LINKED = {"pipeline_class": OverloadCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
