@@ -54,7 +54,9 @@ def model_inputs(work: Step, folder: Path | None = None) -> ModelInputs:
         F32,
         "step:model=tiny,context=33,weight=bf16,kv=bf16",
         "step:model=tiny,context=7,batch=2,weight=f32,kv=f32,cache=prompt",
-        "step:model=qwen2.5-0.5b,layers=1,context=5,weight=f32,kv=f32",  # biases of q, k and v
+        pytest.param(  # biases of q, k and v
+            "step:model=qwen2.5-0.5b,layers=1,context=5,weight=f32,kv=f32", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_two_ranks_give_the_logits_of_the_reference(two: PyTorch, spec: str, tmp_path: Path) -> None:
