@@ -14,7 +14,12 @@ from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.simd.features import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
 from membound.kernels.weights.formats import from_bf16
 
-PATTERNS = list(product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS)))
+OFTEN = 4
+"""Of so many streams plain pytest compiles the reads with every prefetch, and of each other number those without."""
+PATTERNS = [
+    pytest.param(*one, marks=[] if one[0] == OFTEN or not one[1] else [pytest.mark.slow])
+    for one in product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS))
+]
 
 
 @pytest.fixture(scope="module")
