@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -52,10 +52,15 @@ NESTED = ("machine", "accelerator", "config", "samples_s", "turns")
 Cells = tuple[Any, ...]
 
 
-def processes_of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
-    """The cases of a file. `known` has what those of other files share. Raises RowError, ParquetUnavailable, OSError."""
+def processes_of_table(
+    path: Path, turns: bool, known: dict[Any, Any], groups: Sequence[int] | None = None
+) -> Iterator[Process]:
+    """The cases of a file, or of some of its groups of rows. `known` has what those of other files share.
+
+    Raises RowError, ParquetUnavailable, OSError.
+    """
     kept = _Kept(known)
-    for batch in parquet.batches(path, (*SHARED, *OWN), SHARED):
+    for batch in parquet.batches(path, (*SHARED, *OWN), SHARED, groups):
         if missing := {*SHARED, *OWN} - set(batch.schema.names):
             raise RowError(f"{path} has no column {min(missing)}")
         columns = [_decoded(batch.column(name)) for name in (*SHARED, *OWN)]

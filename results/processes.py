@@ -26,6 +26,11 @@ from membound.results.store import load_rows, warn_of_copies
 
 LARGE_BYTES = 64 << 20
 """Of a file. Starting a second interpreter takes as long as reading this."""
+LARGE_ROWS = 100_000
+"""The same of a Parquet file."""
+PARTS_A_READER = 4
+"""Of a Parquet file: what rows share is made once for each part."""
+LINES, PARQUET = "lines", "parquet"
 CHUNK_BYTES = 8 << 20
 BUFFER_BYTES = 1 << 20
 """Of a file that is read line by line; a line has kilobytes."""
@@ -55,12 +60,8 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
     """`known` has what earlier processes shared."""
     try:
         kind = kind_of(path)
-        if kind == "parquet":
-            from membound.results.process_table import (
-                processes_of_table,  # it takes pandas, which readers do without
-            )
-
-            yield from processes_of_table(path, turns, known)
+        if kind == PARQUET:
+            yield from _of_table(path, turns, known)
             return
         if kind != OWN:
             rows = load_rows(path)
@@ -71,7 +72,7 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
             yield from _of_part(path, CaseLines(turns, known), (0, size))
             return
         parts = [(at, min(at + CHUNK_BYTES, size)) for at in range(0, size, CHUNK_BYTES)]
-        for some in columns_of_parts(path, turns, parts):
+        for some in columns_of_parts(path, turns, parts, LINES):
             yield from unpacked(some, known)
     except OSError as error:
         raise (
@@ -81,8 +82,32 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
         ) from None
 
 
-def columns_of(path: str, turns: bool) -> Callable[[tuple[int, int]], Columns]:
-    """What reads the cases whose lines begin within these bytes of a file. It raises RowError, OSError."""
+def _of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
+    from membound.results.exchange.parquet import group_sizes
+    from membound.results.process_table import (
+        processes_of_table,
+    )  # it takes pandas, which readers of lines do without
+
+    sizes = group_sizes(path)
+    if sum(sizes) < LARGE_ROWS or len(sizes) < READERS or (os.cpu_count() or 1) < READERS:
+        yield from processes_of_table(path, turns, known)
+        return
+    step = -(-len(sizes) // (PARTS_A_READER * READERS))
+    parts = [(at, min(at + step, len(sizes))) for at in range(0, len(sizes), step)]
+    for some in columns_of_parts(path, turns, parts, PARQUET):
+        yield from unpacked(some, known)
+
+
+def columns_of(path: str, turns: bool, kind: str) -> Callable[[tuple[int, int]], Columns]:
+    """What reads a part of a file: the cases whose lines begin within these bytes, or of these groups of rows of a table.
+
+    It raises RowError, OSError.
+    """
+    if kind == PARQUET:
+        from membound.results.process_table import processes_of_table
+
+        known: dict[Any, Any] = {}
+        return lambda part: packed(processes_of_table(Path(path), turns, known, range(*part)))
     lines = CaseLines(turns, known={})
     return lambda part: packed(_of_part(Path(path), lines, part))
 
