@@ -124,9 +124,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cold_memory, rotating):
         monkeypatch.setattr(module, "last_level_cache_bytes", lambda: CACHE)
     monkeypatch.setattr(rotating, "BYTES_PER_THREAD", CACHE)
-    monkeypatch.setattr(
-        in_turn, "READ_STREAMS", (4,)
-    )  # of sixteen kernels, each of which is compiled for seconds, two
+    # of sixteen kernels that read, each of which is compiled for seconds, two
+    monkeypatch.setattr(in_turn, "READ_STREAMS", (8,))
     monkeypatch.setattr(patterns.stream, "PREFETCH_FLOATS", patterns.stream.PREFETCH_FLOATS[:1])
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 10)
