@@ -23,6 +23,7 @@ from typing import Self
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import MOST_BYTES, RawAnswer
+from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
 from membound.bench.serving.wires import KernelWire, ReadWire, open_wire
 
@@ -63,11 +64,11 @@ class Connection:
         wire.on_bytes, wire.on_end = self._bytes, self._ended
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, limits: Limits) -> Self:
-        """Raises OSError (of which a refused or late connection is one) with the system's words."""
+    async def open(cls, endpoint: Endpoint, limits: Limits, rounds: Rounds | None = None) -> Self:
+        """One of many is read in `rounds`. Raises OSError (of which a refused or late connection is one) with the system's words."""
         try:
             async with asyncio.timeout(limits.connect_s):
-                return cls(endpoint, await open_wire(endpoint), limits)
+                return cls(endpoint, await open_wire(endpoint, rounds), limits)
         except TimeoutError:
             raise OSError(f"no connection within {limits.connect_s:g} s") from None
 

@@ -25,8 +25,8 @@ ENDS = (
 MOST_BYTES = 1 << 28
 """Of one answer. A chunk of the protocol has some 250 bytes a token: a million tokens."""
 
-LATE_NS = 1_000_000
-"""From the kernel's having the bytes to their being read: a client that keeps up takes a tenth of it."""
+LATE_NS = 3_000_000
+"""From the kernel's having the bytes to their being read: a client that keeps up takes a round of a millisecond at most."""
 
 
 @dataclass(slots=True)

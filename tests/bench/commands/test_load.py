@@ -25,7 +25,8 @@ from membound.results.store import RunWriter, load_rows, new_run_path
 pytest.importorskip("uvloop")
 
 SECRET = "sk-planted-4711"
-SHORT = ["--seconds", "1", "--warm", "0.2", "--prompt", "8", "--output", "4"]
+BRIEF = ["--seconds", "1", "--warm", "0.2"]
+SHORT = [*BRIEF, "--prompt", "8", "--output", "4"]
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ def test_json_is_all_of_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_search_plays_points_until_it_has_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server refuses each tenth request, so that no rate keeps the level."""
-    with null_server(Script(0.001, 0.001, fault="429", every=10)) as url:
+    """The server refuses each third request, so that no rate keeps the level."""
+    with null_server(Script(0.001, 0.001, fault="429", every=3)) as url:
         result = loaded(tmp_path, url, "--rate", "25", "--slo", "ttft=9000", "--search")
     assert result.exit_code == 1
     (path,) = tmp_path.glob("*.jsonl")
-    assert [row.config["rate"] for row in load_rows(path)] == [25.0, 12.5]
+    assert [row.config["rate"] for row in load_rows(path)] == [25.0, 25.0, 12.5, 12.5]
     assert "no rate was found that keeps ttft=9000 twice; 12.5/s does not keep it" in " ".join(
         result.stdout.split()
     )
@@ -291,7 +292,7 @@ def test_traces_that_cannot_be_played(tmp_path: Path, lines: tuple[str, ...], wo
     path = tmp_path / "trace.csv"
     path.write_text("\n".join(["Timestamp,Request tokens,Response tokens", *lines]) + "\n")
     result = called(
-        "load", "--url", "http://127.0.0.1:1", *SHORT, "--trace", str(path), "--out", str(tmp_path)
+        "load", "--url", "http://127.0.0.1:1", *BRIEF, "--trace", str(path), "--out", str(tmp_path)
     )
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
