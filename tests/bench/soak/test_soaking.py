@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from membound.bench.planning.probe import Found
 from membound.bench.protocol import guardian
 from membound.bench.soak import soaking
 from membound.bench.soak.held import held
+from membound.results import store
 from membound.results.store import load_rows
 
 PASSES = 8
@@ -62,6 +64,19 @@ def test_a_soak_in_order_finds_nothing_and_stores_every_pass(soak, tmp_path):
     assert [int(line["stored"]) for line in lines] == [len(WORKS)] * PASSES
     assert all(int(line["resident_bytes"]) > 1 << 20 and int(line["descriptors"]) > 2 for line in lines)
     assert max(len(line) for line in out.splitlines() if "pass" in line) <= 80
+
+
+def test_two_soaks_of_one_second_have_folders_of_their_own(soak, monkeypatch, tmp_path):
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 11, 29, 12, 15, tzinfo=tz)
+
+    monkeypatch.setattr(store, "datetime", Stopped)
+    assert [soak("--passes", "1")[0] for _ in range(2)] == [0, 0]
+    folders = list((tmp_path / "results/soaks").iterdir())
+    assert len(folders) == 2
+    assert {folder.name[:20] for folder in folders} == {"20261129T121500-soak"}
 
 
 def test_a_descriptor_a_pass_is_a_leak(soak, monkeypatch):
