@@ -23,7 +23,7 @@ class Reading:
     temporary_files: int
     """In the harness's folder of temporary files, and folders of other harnesses and workers."""
     cache_files: int
-    """Compiled kernels and prompts' caches."""
+    """Compiled kernels and prompts' caches; without the references of checks, of which there is one for each input set at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,8 +160,17 @@ def test_bad_options_are_one_line(soak, wrong):
 
 def test_what_is_held_is_read_from_the_process(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path))
+    held()  # the first reading of a process opens the guardian's pipes
     before = held()
     with (tmp_path / "a").open("w"), (tmp_path / "b").open("w"):
         during = held()
     assert during.descriptors - before.descriptors == 2
     assert during.cache_files - before.cache_files == 2
+
+
+def test_references_of_checks_are_no_leak_and_what_is_left_of_writing_one_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path))
+    before = held()
+    for name in ("1f.reference", "2e.reference", "2e.reference.77.tmp"):
+        (tmp_path / name).touch()
+    assert held().cache_files - before.cache_files == 1
