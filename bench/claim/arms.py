@@ -11,7 +11,7 @@ kept out of the caches. What is varied and what is held stands in results/claim/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from membound.bench.claim.scene import Scene
@@ -63,6 +63,8 @@ EXPERTS, EXPERT_BATCH, EXPERT_CHOICE = 64, 8, 8
 EXPERT_DOSES = (8, 16, 32, 64)
 """From the experts of one token, which all share, to those of a batch that shares none; uniform routing would read 42."""
 EXPERT_FORMATS = ("f32", "bf16")
+QUERY_DOSES = (1, 2, 4, 8)
+"""New tokens of a sequence: from none that is drafted to more than drafts have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,13 @@ def _rows(scene: Scene) -> Iterator[int]:
         rows *= 2
 
 
-def _cache(context: int = CONTEXT, kv_heads: int = KV_HEADS, batch: int = 1, kv: str = "f32") -> Work:
+def _cache(
+    context: int = CONTEXT, kv_heads: int = KV_HEADS, batch: int = 1, kv: str = "f32"
+) -> DecodeAttention:
     return DecodeAttention(context, Q_HEADS, kv_heads, HEAD_DIM, batch, kv)
 
 
-def _plain_cache(scene: Scene, context: int, kv_heads: int = KV_HEADS) -> Work:
+def _plain_cache(scene: Scene, context: int, kv_heads: int = KV_HEADS) -> DecodeAttention:
     """Attention over as many bytes in any format as a float32 cache of so many tokens has in a scene of scale 1."""
     wider = FORMATS["f32"].bits // FORMATS[scene.floats].bits
     return _cache(wider * scene.scale * context, kv_heads, kv=scene.floats)
@@ -166,7 +170,7 @@ def _plain_cache(scene: Scene, context: int, kv_heads: int = KV_HEADS) -> Work:
 def _free_compute(scene: Scene) -> Iterator[Arm]:
     if not scene.ridge:
         return
-    works = {
+    works: dict[str, Work] = {
         "linear_f32": Linear(scene.scale * WIDE, WIDE, weight="f32"),
         "linear_bf16": Linear(2 * scene.scale * WIDE, WIDE, weight="bf16"),
         "attention_f32": _cache(scene.scale * CONTEXT, kv="f32"),
@@ -204,7 +208,7 @@ def _flop_dose(scene: Scene) -> Iterator[Arm]:
 def _theft(scene: Scene) -> Iterator[Arm]:
     if not scene.co_runner_cores:
         return
-    victims = {
+    victims: dict[str, Work] = {
         "linear": Linear(scene.scale * WIDE, WIDE, weight="f32"),
         "attention": _plain_cache(scene, CONTEXT),
     }
@@ -281,6 +285,26 @@ def _expert_dose(scene: Scene) -> Iterator[Arm]:
             yield _arm(name, name, work, factors={"distinct": distinct})
 
 
+def _query_dose(scene: Scene) -> Iterator[Arm]:
+    cache = _plain_cache(scene, CONTEXT)
+    for queries in QUERY_DOSES:
+        experts = RoutedExperts(
+            hidden=EXPERT_HIDDEN,
+            width=scene.scale * EXPERT_WIDTH,
+            count=EXPERTS,
+            chosen=EXPERT_CHOICE,
+            batch=queries,
+            weight="f32",
+        )
+        works: dict[str, Work] = {
+            "dense": Linear(scene.scale * WIDE, WIDE, queries, "f32"),
+            "attention": replace(cache, queries=queries),
+            "experts": experts,
+        }
+        for name, work in works.items():
+            yield _arm(name, name, work, factors={"queries": queries})
+
+
 def _clocks(scene: Scene) -> Iterator[Arm]:
     yield _arm("observed", "observed", Linear(scene.scale * WIDE, WIDE, weight="f32"))
     yield _arm("observed", "observed", _plain_cache(scene, CONTEXT))
@@ -303,4 +327,5 @@ _MAKERS: dict[int, Callable[[Scene], Iterator[Arm]]] = {
     9: _stored,
     10: _counterexamples,
     11: _expert_dose,
+    12: _query_dose,
 }

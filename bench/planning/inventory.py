@@ -82,23 +82,27 @@ def _devices(inventory: Inventory) -> Table:
 
 
 def _as_json(name: str) -> dict[str, Any]:
-    """The numbers of a model; `membound list --model` has its parts."""
+    """The numbers of a model, parameters as a token streams them and in all; `membound list --model` has its parts."""
     model = get_model(name)
-    numbers = asdict(replace(model, parts=None)) | {"parameters": model.parameters}
+    numbers = asdict(replace(model, parts=None)) | {
+        "parameters": model.parameters,
+        "total_parameters": model.decoder.parameters,
+    }
     del numbers["parts"]
     return numbers
 
 
 def _models() -> Table:
-    table = _table("model", "1e9 parameters", "layers", "hidden", "heads (KV)", "in bf16")
+    table = _table("model", "1e9 parameters", "streamed a token", "layers", "hidden", "heads (KV)", "in bf16")
     for m in (get_model(name) for name in (*MODELS, *PUBLISHED)):
         table.add_row(
             m.name,
+            f"{m.decoder.parameters / 1e9:.3g}",
             f"{m.parameters / 1e9:.3g}",
             str(m.layers),
             str(m.hidden),
             f"{m.q_heads} ({m.kv_heads})",
-            amount(2 * m.parameters, "B"),
+            amount(2 * m.decoder.parameters, "B"),
         )
     return table
 

@@ -34,6 +34,7 @@ from membound.results.claim.rules_dose import (
 )
 from membound.results.claim.rules_knee import batch_knee, residency
 from membound.results.claim.rules_machine import clocks, overhead, pair, theft
+from membound.results.claim.rules_queries import query_dose
 
 RULES: dict[int, Rule] = {
     1: free_compute,
@@ -47,13 +48,14 @@ RULES: dict[int, Rule] = {
     9: pair,
     10: counterexamples,
     11: expert_dose,
+    12: query_dose,
 }
 BY_WORK = (4,)
 """Experiments whose arms are compared with each other, separately for each work."""
 BY_BACKEND = (8, 9)
 """Experiments that take all arms and works of a backend together."""
 CONTROL = 5
-NEEDS_CONTROL = (1, 2, 3, 4, 6, 7, 10, 11)
+NEEDS_CONTROL = (1, 2, 3, 4, 6, 7, 10, 11, 12)
 """Experiments that mean nothing on a backend whose control failed. 8 and 9 are based on the rows of other runs."""
 MOST_INVALID = 0.25
 """If a larger share of the observations is invalid, nothing is decided."""

@@ -23,6 +23,7 @@ PEAK = 345e9
 """FLOPs a second; the ridge is at 11.5 FLOPs a byte."""
 CACHE = 100e6
 LAUNCH_S = 3e-6
+QUERIES = (1, 2, 4, 8)
 
 Law = Callable[[float, float, float], float]
 
@@ -50,6 +51,11 @@ def mixed(operations: float, moved: float, flops: float) -> float:
 def starved(operations: float, moved: float, flops: float) -> float:
     """Memory is 1000 times slower than was measured."""
     return LAUNCH_S * operations + max(1000 * moved / READ, flops / PEAK)
+
+
+def unbent(operations: float, moved: float, flops: float) -> float:
+    """The arithmetic is 40 times faster than was measured."""
+    return LAUNCH_S * operations + max(moved / READ, flops / (40 * PEAK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +254,31 @@ def expert_dose_in(world: World, seed: int) -> list[Observation]:
         for distinct in (8, 16, 32, 64)
     ]
     return measured(11, world, seed, doses)
+
+
+def dense_queries_in(world: World, seed: int) -> list[Observation]:
+    """12: a float32 matrix of 235 MB and 1 to 8 rows."""
+    weights = 58.7e6
+    doses = [Dose("dense", {"queries": s}, 4 * weights + 73e3 * s, 2 * weights * s) for s in QUERIES]
+    return measured(12, world, seed, doses)
+
+
+def attention_queries_in(world: World, seed: int) -> list[Observation]:
+    """12: 1 to 8 queries of 32 heads over 8 KV heads of 8192 tokens in bfloat16; the ridge is at s = 3."""
+    doses = [
+        Dose("attention", {"queries": s}, 8192 * 8 * 2 * 128 * 2 + 33e3 * s, s * 4 * 8192 * 32 * 128)
+        for s in QUERIES
+    ]
+    return measured(12, world, seed, doses)
+
+
+def expert_queries_in(world: World, seed: int) -> list[Observation]:
+    """12: 64 float32 experts of 6.3 MB, of which 1 to 8 rows take 8 to 42."""
+    doses = [
+        Dose("experts", {"queries": s}, 6.3e6 * distinct, 25.2e6 * s)
+        for s, distinct in zip(QUERIES, (8, 15, 26, 42), strict=True)
+    ]
+    return measured(12, world, seed, doses)
 
 
 def counterexamples_in(world: World, seed: int) -> list[Observation]:

@@ -149,3 +149,16 @@ def test_experts_read_change_bytes_and_not_flops() -> None:
         moved = [work.traffic.weights_bytes for work in works]
         assert 7.5 * moved[0] < moved[-1] < 8 * moved[0]
         assert len({arm.group for arm in arms}) == 1  # they take turns in one process
+
+
+def test_queries_change_flops_and_of_experts_alone_bytes() -> None:
+    moved = {}
+    for name in ("dense", "attention", "experts"):
+        arms = called(12, name)
+        assert [arm.factors["queries"] for arm in arms] == [1, 2, 4, 8]
+        assert len({arm.group for arm in arms}) == 1
+        traffic = [arm.parsed.traffic for arm in arms]
+        moved[name] = [one.weights_bytes + one.kv_read_bytes for one in traffic]
+        assert 7.9 < arms[-1].flops / arms[0].flops < 8.1
+    assert len(set(moved["dense"])) == len(set(moved["attention"])) == 1
+    assert 5 < moved["experts"][-1] / moved["experts"][0] < 5.5

@@ -13,6 +13,7 @@ from quantised_folders import write_folder
 from transformers_answers import CASES, routed_folder
 
 from membound.bench import cli
+from membound.bench.planning.inventory import Inventory
 from membound.kernels.weights.tensor_files import TensorFiles
 
 
@@ -161,3 +162,12 @@ def test_a_folder_with_experts_runs_with_the_routes_of_its_own(
     )
     (one,) = models(capsys, damaged)
     assert "has no tensor model.layers.2.mlp.experts.7.down_proj.weight" in one["not_run"]
+
+
+def test_the_list_has_parameters_in_all_and_as_a_token_streams_them() -> None:
+    known = {one["name"]: one for one in Inventory((), (), "").as_json()["models"]}
+    mixture = known["qwen3-30b-a3b"]
+    assert mixture["total_parameters"] == pytest.approx(30.53e9, rel=1e-3)
+    assert mixture["parameters"] == pytest.approx(3.04e9, rel=2e-3)
+    dense = known["llama-3-8b"]
+    assert dense["total_parameters"] - dense["parameters"] == 128256 * 4096 + (2 * 32 + 1) * 4096

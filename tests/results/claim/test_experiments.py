@@ -11,9 +11,9 @@ from membound.results.claim.experiments import FILE, TEXTS, ExperimentsError, lo
 
 def test_all_are_registered_with_every_text_and_number():
     register = load_experiments()
-    assert [e.id for e in register] == list(range(1, 12))
+    assert [e.id for e in register] == list(range(1, 13))
     assert register.sha256 == hashlib.sha256(FILE.read_bytes()).hexdigest()
-    assert len({e.name for e in register}) == 11
+    assert len({e.name for e in register}) == 12
     for experiment in register:
         assert all(getattr(experiment, key).endswith((".", ".)")) for key in TEXTS)
         assert experiment.processes >= 3
@@ -41,23 +41,23 @@ def test_every_threshold_stands_in_a_text():
 
 
 def test_an_unknown_number_is_refused_with_the_ids():
-    with pytest.raises(KeyError, match="no experiment 12; there are 1, 2"):
-        load_experiments()[12]
+    with pytest.raises(KeyError, match="no experiment 13; there are 1, 2"):
+        load_experiments()[13]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("version = 2", "version = 'x'", "version is missing or no int"),
+        ("version = 3", "version = 'x'", "version is missing or no int"),
         ("{rise:.0%}", "{raise:.0%}", "experiment 1: falsified_if names 'raise'"),
         ("id = 2", "id = 3", r"ids are \[1, 3, 3"),
         ("held = ", "hold = ", "experiment 1: held, hold missing or unknown"),
         ("rise = 0.05", "rise = '5'", "experiment 1: a threshold is no number"),
         ("processes = 3, doses = 4 }", "doses = 4 }", "experiment 1: thresholds lack processes"),
         ("factors = { k =", "factors = { k = 3, j =", "experiment 1: factors must name"),
-        ("version = 2", "version = ", "not TOML"),
-        ("version = 2", f"version = {'9' * 5000}", "not TOML: Exceeds the limit"),
-        ("version = 2", "version = true", "version is missing or no int"),
+        ("version = 3", "version = ", "not TOML"),
+        ("version = 3", f"version = {'9' * 5000}", "not TOML: Exceeds the limit"),
+        ("version = 3", "version = true", "version is missing or no int"),
         ("id = 2", "id = 1979-05-27", "experiment 1979-05-27: id is no whole number"),
         ('name = "free compute"', "name = 5", "experiment 1: name is no text"),
         ("arms = {", "arms = 5 # {", "experiment 1: arms must be a table"),

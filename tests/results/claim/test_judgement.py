@@ -22,6 +22,7 @@ COMPUTE = World(worlds.compute_bound)
 LAUNCH = World(worlds.launch_bound)
 MIXED = World(worlds.mixed)
 STARVED = World(worlds.starved)
+UNBENT = World(worlds.unbent)
 CLOCKS = World(processes=12)
 SEEDS = 200
 MOST_FALSE = 0.05
@@ -89,6 +90,16 @@ RIGHT: list[tuple[Experiment, World, str]] = [
     (worlds.expert_dose_in, MIXED, "refuted"),
     (worlds.expert_dose_in, LAUNCH, "refuted"),
     (worlds.expert_dose_in, STARVED, "inconclusive"),
+    (worlds.dense_queries_in, MEMORY, "supported"),
+    (worlds.dense_queries_in, COMPUTE, "refuted"),
+    (worlds.dense_queries_in, MIXED, "refuted"),
+    (worlds.dense_queries_in, LAUNCH, "inconclusive"),
+    (worlds.attention_queries_in, MEMORY, "supported"),
+    (worlds.attention_queries_in, UNBENT, "refuted"),
+    (worlds.attention_queries_in, STARVED, "inconclusive"),
+    (worlds.expert_queries_in, MEMORY, "supported"),
+    (worlds.expert_queries_in, COMPUTE, "refuted"),
+    (worlds.expert_queries_in, LAUNCH, "inconclusive"),
 ]
 
 
