@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.rope import LinearScaling, LongRopeScaling, YarnScaling
 from membound.kernels.steps import Prefill, Step
@@ -38,6 +39,10 @@ EXPERT_BIASES, CLAMPED, DENSE_LAYERS = (
     "dense layers among those with experts",
 )
 UNEVEN_SHARES = "shares of experts that do not add up to 1"
+STATES, INDEXES = "states that do not grow", "attention with an indexer"
+GATED, NARROW, NO_MLP = "gated attention", "values narrower than keys", "layers without an MLP"
+NEWER = frozenset({STATES, INDEXES, GATED, NARROW, NO_MLP})
+"""What this year's hybrid models compute, and a backend has only where it says so."""
 
 EVERY = frozenset(
     {
@@ -70,7 +75,7 @@ EVERY = frozenset(
     }
     | {DENSE_LAYERS, UNEVEN_SHARES}
 )
-"""All of them."""
+"""All of them but `NEWER`."""
 SCALINGS = {LinearScaling: LINEAR, YarnScaling: YARN, LongRopeScaling: LONGROPE}
 
 
@@ -106,6 +111,9 @@ def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
     mixer, mlp = layer.mixer, layer.mlp
     there = {
         LATENT: isinstance(mixer, Latent),
+        INDEXES: isinstance(mixer, Latent) and mixer.index is not None,
+        STATES: isinstance(mixer, GatedDelta | Mamba2),
+        NO_MLP: layer.norms == "half",
         OUT_NORMS: layer.norms in ("after", "both"),
         PARALLEL: layer.norms == "parallel",
         RESIDUALS: layer.residual != 1,
@@ -134,6 +142,8 @@ def _of_attention(mixer: Attention, tokens: int) -> dict[str, bool]:
         NO_ROPE: rope is None,
         PART_ROPE: rope is not None and rope.dim != 0,
         NEIGHBOURS: rope is not None and rope.neighbours,
+        GATED: mixer.gated,
+        NARROW: mixer.value_dim not in (0, mixer.head_dim),
     }
 
 
