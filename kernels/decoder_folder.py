@@ -75,7 +75,7 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
     """The same with what it computes, or with why that is not known."""
     arithmetic = ARITHMETIC.get(counted.family)
     if arithmetic is None:
-        return replace(counted, not_known=f"{config.path}: {_why_counted(counted)}")
+        return replace(counted, not_known=f"{config.path}: {why_counted(counted)}")
     try:
         activation = arithmetic.read_activation(config)
         layers = (
@@ -89,15 +89,19 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
         return replace(counted, not_known=str(error))
 
 
-def _why_counted(decoder: Decoder) -> str:
-    """Why a model is counted alone."""
+def why_counted(decoder: Decoder) -> str:
+    """Why a folder's model is counted alone; '' for one whose parts are all run."""
     mixers = [NAMES[type(kind.mixer)] for kind in decoder.kinds if type(kind.mixer) in NAMES]
     if any(isinstance(kind.mixer, Latent) and kind.mixer.index for kind in decoder.kinds):
         mixers.append("attention with an indexer")
     if mixers:
         what = " and ".join(dict.fromkeys(mixers))
-        return f"{what}, which model_type {decoder.family!r} has, is counted and not run here"
-    return f"what model_type {decoder.family!r} computes is not known here"
+        return f"{what}, which model_type {decoder.family!r} has, is counted and not run from a folder here"
+    return (
+        ""
+        if decoder.family in ARITHMETIC
+        else f"what model_type {decoder.family!r} computes is not known here"
+    )
 
 
 def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int, activation: str) -> Layer:
@@ -105,7 +109,7 @@ def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int,
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, Latent):
         mixer = arithmetic.read_latent(config, mixer)
-    else:
+    elif isinstance(mixer, Attention):
         seen = WINDOWED if mixer.window else CHUNKED if mixer.chunk else FULL
         mixer = arithmetic.read_attention(config, mixer, seen, index)
     if isinstance(mlp, Experts):

@@ -20,6 +20,7 @@ from membound.kernels.mixer_fields import (
     mimo_attention,
     mimo_kind,
     mimo_mixture,
+    neighbouring,
     nemotron_layers,
 )
 from membound.kernels.mixers import GatedDelta, Latent
@@ -181,7 +182,7 @@ FAMILIES = {
     ),
     "glm_moe_dsa": replace(
         _DEEPSEEK_V3,
-        index=indexed,
+        index=neighbouring,
         defaults=_LATENT
         | _INDEX
         | {"q_lora_rank": 2048, "qk_nope_head_dim": 192, "v_head_dim": 256, "index_n_heads": 32},

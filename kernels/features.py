@@ -39,9 +39,10 @@ EXPERT_BIASES, CLAMPED, DENSE_LAYERS = (
     "dense layers among those with experts",
 )
 UNEVEN_SHARES = "shares of experts that do not add up to 1"
-STATES, INDEXES = "states that do not grow", "attention with an indexer"
+DELTAS, MAMBAS, INDEXES = "gated DeltaNet", "Mamba-2", "attention with an indexer"
 GATED, NARROW, NO_MLP = "gated attention", "values narrower than keys", "layers without an MLP"
-NEWER = frozenset({STATES, INDEXES, GATED, NARROW, NO_MLP})
+UNGATED, RELU2_GATES = "experts without gates", "gates of squared ReLU"
+NEWER = frozenset({DELTAS, MAMBAS, INDEXES, GATED, NARROW, NO_MLP, UNGATED, RELU2_GATES})
 """What this year's hybrid models compute, and a backend has only where it says so."""
 
 EVERY = frozenset(
@@ -112,7 +113,8 @@ def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
     there = {
         LATENT: isinstance(mixer, Latent),
         INDEXES: isinstance(mixer, Latent) and mixer.index is not None,
-        STATES: isinstance(mixer, GatedDelta | Mamba2),
+        DELTAS: isinstance(mixer, GatedDelta),
+        MAMBAS: isinstance(mixer, Mamba2),
         NO_MLP: layer.norms == "half",
         OUT_NORMS: layer.norms in ("after", "both"),
         PARALLEL: layer.norms == "parallel",
@@ -152,7 +154,8 @@ def _of_mlp(mlp: Mlp) -> dict[str, bool]:
         MLP_BIASES: mlp.bias,
         GELU_GATES: mlp.gated and mlp.activation == "gelu_tanh",
         GELU: mlp.activation == "gelu",
-        RELU2: mlp.activation == "relu2",
+        RELU2: mlp.activation == "relu2" and not mlp.gated and mlp.width > 0,
+        RELU2_GATES: mlp.activation == "relu2" and mlp.gated,
     }
 
 
@@ -172,5 +175,7 @@ def _of_experts(experts: Experts) -> dict[str, bool]:
         CLAMPED: experts.expert.activation == "clamped",
         GELU_GATES: experts.expert.activation == "gelu_tanh",
         GELU: experts.expert.activation == "gelu",
-        RELU2: experts.expert.activation == "relu2",
+        RELU2: experts.expert.activation == "relu2" and not experts.expert.gated,
+        RELU2_GATES: experts.expert.activation == "relu2" and experts.expert.gated,
+        UNGATED: not experts.expert.gated,
     }

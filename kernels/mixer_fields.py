@@ -14,7 +14,7 @@ from membound.kernels.config_json import MOST_LAYERS, Config
 from membound.kernels.mixers import GatedDelta, Indexer, Latent, Mamba2
 from membound.kernels.mixture_fields import CORRECTED, deepseek, mixture_of
 from membound.kernels.model import ModelError
-from membound.kernels.parts import Attention, Experts, Layer, Mlp
+from membound.kernels.parts import Attention, Experts, Layer, Mixer, Mlp
 
 LINEAR, FULL, WINDOWED = "linear_attention", "full_attention", "sliding_attention"
 BLOCKS = {
@@ -40,6 +40,13 @@ def gated_delta(config: Config, index: int) -> GatedDelta | None:
         raise config.bad("linear_num_value_heads", f"a multiple of linear_num_key_heads={keys}")
     dims = config.count("linear_key_head_dim"), config.count("linear_value_head_dim")
     return GatedDelta(keys, values, *dims, config.count("linear_conv_kernel_dim", 2))
+
+
+def neighbouring(config: Config, latent: Latent) -> Latent:
+    """GLM-5's index, in which RoPE turns neighbours."""
+    found = indexed(config, latent)
+    index = replace(found.index, neighbours=True) if found.index else None
+    return replace(found, index=index)
 
 
 def indexed(config: Config, latent: Latent) -> Latent:
@@ -79,7 +86,7 @@ def nemotron_layers(config: Config) -> tuple[Layer, ...]:
     blocks, layers = _blocks(config), list[Layer]()
     for block in blocks:
         if block in (LINEAR, FULL):
-            mixer = _mamba2(config) if block == LINEAR else _attention(config)
+            mixer: Mixer = _mamba2(config) if block == LINEAR else _attention(config)
             layers.append(Layer(mixer, Mlp(0, gated=False, activation="relu2"), "half"))
         elif not layers or layers[-1].norms != "half":
             raise ModelError(f"{config.path}: an MLP that stands behind no mixer is not supported")
@@ -107,11 +114,16 @@ def _mamba2(config: Config) -> Mamba2:
     if heads % groups:
         raise config.bad("mamba_num_heads", f"a multiple of n_groups={groups}")
     sizes = heads, config.count("mamba_head_dim"), config.count("ssm_state_size"), groups
+    for name in ("mamba_hidden_act", "mlp_hidden_act"):
+        only = "silu" if name.startswith("mamba") else "relu2"
+        if config.fields.get(name, only) != only:
+            raise config.bad(name, f"{only!r}, which is what is computed")
     return Mamba2(
         *sizes,
         config.count("conv_kernel", 2),
         conv_bias=config.flag("use_conv_bias"),
         bias=config.flag("use_bias"),
+        least_step=config.real("time_step_min", 0.001),
     )
 
 

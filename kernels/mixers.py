@@ -28,12 +28,14 @@ Matrices = Mapping[str, tuple[int, int]]
 class Indexer:
     """Selects the `chosen` tokens that attention sees, by one cached key of `head_dim` a token and `heads` small queries.
 
-    Scores: the sum over heads of a weight, which comes from the hidden state, times relu(query · key).
+    Scores: the sum over heads of a weight, which comes from the hidden state, times relu(query · key). `neighbours`: which columns
+    RoPE turns together, as in `Rope` (GLM-5's are neighbours, DeepSeek's are not).
     """
 
     heads: int
     head_dim: int
     chosen: int
+    neighbours: bool = False
 
     def matrices(self, hidden: int, q_rank: int) -> Matrices:
         """Queries from the rank of attention's own, keys and weights from the hidden state."""
@@ -186,7 +188,7 @@ class Mamba2:
     """The state space of Mamba-2: a matrix [head_dim, state_dim] a head, decayed and added to by each token (arXiv 2405.21060).
 
     Heads of a group share what writes into the state (B) and what reads it (C). `conv_bias`, `bias`: of the convolution over `kernel`
-    tokens, and of the two products.
+    tokens, and of the two products. `least_step`: time steps are no shorter.
     """
 
     heads: int
@@ -196,6 +198,7 @@ class Mamba2:
     kernel: int = 4
     conv_bias: bool = True
     bias: bool = False
+    least_step: float = 0.0
     rope: ClassVar[None] = None
     token_numbers: ClassVar[int] = 0
     pair_flops: ClassVar[int] = 0

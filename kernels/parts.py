@@ -213,6 +213,13 @@ class Layer:
     norms: str = "before"
     residual: float = 1.0
 
+    @property
+    def attention(self) -> Attention | Latent:
+        """The mixer of a layer that has a cache. Raises AssertionError where it has a state."""
+        if isinstance(self.mixer, GatedDelta | Mamba2):
+            raise AssertionError("a state, which has neither heads nor a cache")
+        return self.mixer
+
     def streamed(self, hidden: int, tokens: float) -> float:
         """Numbers of the matrices that a pass over `tokens` tokens reads; infinitely many read all experts."""
         mixer = _size(self.mixer.matrices(hidden))

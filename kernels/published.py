@@ -214,8 +214,8 @@ SHAPES = {
             Experts(128, 8, Mlp(1536)), eps=1e-6,
         ),
         _mixture(
-            "minimax-m2", (3072, 62, 200064), Attention(48, 8, 128, head_norm="all"),
-            Experts(256, 8, Mlp(1536), router=_SIGMOID), not_known=NOT_KNOWN.format("minimax-m2"),
+            "minimax-m2", (3072, 62, 200064), Attention(48, 8, 128, head_norm="all", rope=Rope(5e6, 64)),
+            Experts(256, 8, Mlp(1536), router=_SIGMOID), eps=1e-6,
         ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),

@@ -31,8 +31,7 @@ def _qwen(
     attention = Attention(*heads, head_norm="head", gated=True, rope=Rope(1e7, dim=heads[2] // 4))
     kinds = Layer(_DELTA, mlp), Layer(attention, mlp)
     layers = tuple(kinds[not (index + 1) % 4] for index in range(count))
-    why = NOT_RUN.format("gated DeltaNet", name)
-    return Decoder(name, hidden, vocab, layers, tied, eps=1e-6, not_known=why)
+    return Decoder(name, hidden, vocab, layers, tied, eps=1e-6)
 
 
 def _nemotron(
@@ -46,7 +45,8 @@ def _nemotron(
             layers.append(Layer(mamba if block == "M" else attention, nothing, "half"))
         else:
             layers[-1] = replace(layers[-1], mlp=mlp, norms="before")
-    return Decoder(name, hidden, 131072, tuple(layers), not_known=NOT_RUN.format("Mamba-2", name))
+    why = NOT_RUN.format("Mamba-2 beside experts", name) if isinstance(mlp, Experts) else ""
+    return Decoder(name, hidden, 131072, tuple(layers), not_known=why)
 
 
 def _indexed(
@@ -54,7 +54,7 @@ def _indexed(
 ) -> Decoder:
     """Three dense layers, then experts; 2048 tokens are selected by keys of 128."""
     hidden, count, vocab = size
-    mixer = replace(latent, index=Indexer(heads, 128, 2048))
+    mixer = replace(latent, index=Indexer(heads, 128, 2048, neighbours=name == "glm-5"))
     mixture = Experts(256, 8, Mlp(2048), Mlp(2048), router=router)
     layers = (Layer(mixer, Mlp(dense)),) * 3 + (Layer(mixer, mixture),) * (count - 3)
     why = NOT_RUN.format("attention with an indexer", name)

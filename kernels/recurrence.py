@@ -8,37 +8,18 @@ arXiv 2412.06464 (equation 10) and 2405.21060, with norms and gates as Transform
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.forward import F64, Product, Vectors, rms_norm, sigmoid, silu
 from membound.kernels.mixers import GatedDelta, Mamba2, Recurrent
+from membound.kernels.weights.states import State
 
+Floats = npt.NDArray[np.floating[Any]]
 LENGTH_EPS = 1e-6
 """What is added to squared lengths of queries and keys before the root (`l2norm` of Transformers' qwen3_next)."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What B sequences leave behind: tail [B, kernel − 1, channels], the newest token last, and matrices [B, heads, rows, columns]."""
-
-    tail: npt.NDArray[np.floating[npt.NBitBase]]
-    matrices: npt.NDArray[np.floating[npt.NBitBase]]
-
-
-def matrix_shape(mixer: Recurrent) -> tuple[int, int, int]:
-    """Heads, rows and columns of a state: keys by values, or a head's columns by those of B and C."""
-    if isinstance(mixer, GatedDelta):
-        return mixer.value_heads, mixer.key_dim, mixer.value_dim
-    return mixer.heads, mixer.head_dim, mixer.state_dim
-
-
-def empty_state(mixer: Recurrent, batch: int) -> State:
-    """That of sequences that have not begun."""
-    tail = np.zeros((batch, mixer.kernel - 1, mixer.channels))
-    return State(tail, np.zeros((batch, *matrix_shape(mixer))))
 
 
 def mix(
@@ -67,9 +48,7 @@ def mix(
     return out + vectors["o_bias"] if "o_bias" in vectors else out, State(tail, matrices)
 
 
-def convolve(
-    columns: F64, tail: npt.NDArray[np.floating[npt.NBitBase]], kernel: int, vectors: Vectors
-) -> tuple[F64, F64]:
+def convolve(columns: F64, tail: Floats, kernel: int, vectors: Vectors) -> tuple[F64, F64]:
     """The causal convolution over each column of [B, T, channels] under SiLU, and the last tokens for the next."""
     whole = np.concatenate([tail.astype(np.float64), columns], 1)
     weights = vectors["conv"].reshape(-1, kernel)
@@ -88,7 +67,7 @@ def _delta(
     mixed: F64,
     each: dict[str, F64],
     mixer: GatedDelta,
-    matrices: npt.NDArray[np.floating[npt.NBitBase]],
+    matrices: Floats,
     vectors: Vectors,
 ) -> tuple[F64, F64]:
     """[B, T, heads, value_dim]: what queries recall once each token has decayed the state and corrected what its key recalls."""
@@ -118,7 +97,7 @@ def _mamba(
     mixed: F64,
     each: dict[str, F64],
     mixer: Mamba2,
-    matrices: npt.NDArray[np.floating[npt.NBitBase]],
+    matrices: Floats,
     vectors: Vectors,
 ) -> tuple[F64, F64]:
     """[B, T, width]: what C reads of the state once each token has decayed it and added its x times B, and x past it."""
@@ -129,7 +108,7 @@ def _mamba(
     b, c = (
         np.repeat(a.reshape(batch, tokens, mixer.groups, -1), mixer.heads // mixer.groups, 2) for a in (b, c)
     )
-    dt = softplus(each["dt"] + vectors["dt_bias"])
+    dt = np.maximum(softplus(each["dt"] + vectors["dt_bias"]), mixer.least_step)
     kept = np.exp(-np.exp(vectors["log_decay"]) * dt)
     state, y = matrices.astype(np.float64), np.empty_like(x)
     for t in range(tokens):
