@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from membound.kernels.layer_tensors import matrices_of
+from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.model import Model
 from membound.kernels.operations import ACTIVATION_BYTES, DecodeAttention, Linear, Traffic, kv_token_bytes
 from membound.kernels.parts import Experts, Latent
@@ -80,6 +81,7 @@ def step_operations(work: ModelWork, context: int) -> tuple[Operation, ...]:
         *_products(work, work.batch),
         *_decode_attention(work, context),
         *_appends(work),
+        *_states(work),
     )
 
 
@@ -184,7 +186,8 @@ def _decode_attention(work: ModelWork, context: int) -> Iterator[Operation]:
     """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token."""
     seen = Counter[int]()
     for layer, count in work.shape.decoder.kinds.items():
-        seen[layer.mixer.seen(context)] += count
+        if layer.mixer.token_numbers:
+            seen[layer.mixer.seen(context)] += count
     for tokens, count in seen.items():
         name = "attention" if tokens == context else f"attention to {tokens} tokens"
         yield _latent_line(work, name, count, tokens) or _grouped_line(work, name, count, tokens)
@@ -216,14 +219,25 @@ def _latent_line(work: ModelWork, name: str, count: int, tokens: int) -> Operati
 
 def _appends(work: ModelWork) -> Iterator[Operation]:
     append = Traffic(kv_written_bytes=work.batch * sum(token_bytes(work.shape, work.kv)))
-    yield Operation("cache append", work.shape.layers, append, 0)
+    cached = sum(count for layer, count in work.shape.decoder.kinds.items() if layer.mixer.token_numbers)
+    yield Operation("cache append", cached, append, 0)
+
+
+def _states(work: ModelWork) -> Iterator[Operation]:
+    """States that do not grow, read and written anew, with the convolution before them."""
+    for layer, count in work.shape.decoder.kinds.items():
+        if isinstance(layer.mixer, GatedDelta | Mamba2):
+            read, written = state_bytes(layer.mixer)
+            traffic = Traffic(kv_read_bytes=work.batch * read, kv_written_bytes=work.batch * written)
+            yield Operation("state", count, traffic, work.batch * layer.mixer.token_flops)
 
 
 def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:
     """A line for each number of pairs of a token and one that it sees, in one sequence."""
     lines, every = Counter[tuple[int, int]](), tokens * (tokens + 1) // 2
     for layer, count in work.shape.decoder.kinds.items():
-        lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
+        if layer.mixer.token_numbers:
+            lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
     traffic = _prompt_traffic(work, tokens)
     for (seen, pair_flops), count in lines.items():
         name = "attention" if seen == every else f"attention of {seen} pairs"

@@ -72,6 +72,10 @@ class Step:
         check_one_of(self, "kv", KV_FORMATS)
         check_one_of(self, "cache", CACHES)
         _check_model(self)
+        if self.cache == "prompt" and any(self.shape.decoder.state_bytes):
+            raise SpecError(
+                f"step: cache=prompt goes with caches; {self.model} has states, which are random: cache=random"
+            )
 
     @property
     def spec(self) -> str:
@@ -107,7 +111,11 @@ class Step:
     def footprint_bytes(self) -> int:
         """Memory one input set takes: also the part of a cache that lies before a window, and experts that no row takes."""
         kinds = self.shape.decoder.kinds.items()
-        unread = sum(count * (self.context - layer.mixer.seen(self.context)) for layer, count in kinds)
+        unread = sum(
+            count * (self.context - layer.mixer.seen(self.context))
+            for layer, count in kinds
+            if layer.mixer.token_numbers
+        )
         token = sum(token_bytes(self.shape, self.kv))
         return self.traffic.total_bytes + self.batch * unread * token + _idle_bytes(self)
 

@@ -77,7 +77,7 @@ class NumbaCpu(Backend):
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
-        if isinstance(work, Step) and (reason := missing(work, FEATURES)):
+        if isinstance(work, Step) and (reason := missing(work, _features_of(work))):
             return reason
         if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
             return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
@@ -259,11 +259,22 @@ class NumbaCpu(Backend):
         from membound.kernels.cpu.step.packed_model import PackedModel
         from membound.kernels.cpu.step.packed_prompt import PackedPrompt
 
+        if _has_states(inputs.work):
+            self._prepare_hybrid(inputs)
+            return
         if not inputs.model.dense:
             self._prepare_routed(inputs)
             return
         model = (PackedModel if isinstance(inputs.work, Step) else PackedPrompt)(inputs, self._threads)
         asked = inputs.work.traffic
+        self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch = lambda slot: model.run()
+        self._output = lambda: model.logits
+
+    def _prepare_hybrid(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cpu.step.packed_hybrid import PackedHybrid
+
+        model, asked = PackedHybrid(inputs, self._threads), inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
@@ -276,6 +287,17 @@ class NumbaCpu(Backend):
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
         self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
+
+
+def _has_states(work: Step | Prefill) -> bool:
+    return any(work.shape.decoder.state_bytes)
+
+
+def _features_of(work: Step) -> frozenset[str] | set[str]:
+    """What is computed of a step; beside states there are no experts."""
+    if not _has_states(work):
+        return FEATURES
+    return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:
