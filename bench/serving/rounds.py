@@ -4,7 +4,8 @@
 >>> rounds.add(sock.fileno(), read)         # calls read() when there is something
 
 A waking costs more than the read that follows it. Where the kernel tells when it had the bytes, nothing is lost by reading them a
-millisecond later, unless two chunks of one stream would come in one read: a socket that has more again soon ends the rounds for a while.
+millisecond later, unless two chunks of one stream would come in one read: a socket that has more soon, again and again, ends the rounds
+for a while.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROUND_S = 0.001
 OFTEN_NS = 500_000
 """Wakings that are nearer to each other than this are put together."""
 SOON_NS = 5_000_000
-"""A socket that was read as recently may have chunks that are nearer to each other than rounds are."""
+"""Reads of a socket that are nearer to each other than this may be of chunks that a round would bring together."""
+SOON_TIMES = 8
+"""So many of them in a row are a fast stream: the end of an answer and the head of the next one are fewer."""
 APART_NS = 100_000_000
 """How long each waking then serves what is there at once."""
 
@@ -32,19 +35,20 @@ class Rounds:
         self._epoll = select.epoll()
         self._reads: dict[int, Callable[[], None]] = {}
         self._read_ns: dict[int, int] = {}
+        self._soon: dict[int, int] = {}
         self._last_ns = self._apart_until_ns = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._epoll.fileno(), self._woken)
 
     def add(self, number: int, read: Callable[[], None]) -> None:
         """Have `read` called whenever that socket has something."""
-        self._reads[number], self._read_ns[number] = read, 0
+        self._reads[number], self._read_ns[number], self._soon[number] = read, 0, 0
         self._epoll.register(number, select.EPOLLIN)
 
     def remove(self, number: int) -> None:
         """No longer; before the socket is closed."""
         if self._reads.pop(number, None) is not None:
-            del self._read_ns[number]
+            del self._read_ns[number], self._soon[number]
             self._epoll.unregister(number)
 
     def close(self) -> None:
@@ -79,8 +83,9 @@ class Rounds:
             read = self._reads.get(number)
             if read is None:  # it was closed by what another brought
                 continue
-            if now_ns - self._read_ns[number] < SOON_NS:
+            soon = self._soon[number] + 1 if now_ns - self._read_ns[number] < SOON_NS else 0
+            if soon >= SOON_TIMES:
                 self._apart_until_ns = now_ns + APART_NS
-            self._read_ns[number] = now_ns
+            self._read_ns[number], self._soon[number] = now_ns, soon
             read()
         return bool(found)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from membound.bench.serving import rounds
-from membound.bench.serving.rounds import APART_NS, OFTEN_NS, SOON_NS, Rounds
+from membound.bench.serving.rounds import APART_NS, OFTEN_NS, SOON_NS, SOON_TIMES, Rounds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
@@ -118,12 +118,13 @@ def test_what_comes_often_is_read_in_rounds_until_one_is_empty(scene: Scene) -> 
     assert scene.loop.reader is not None
 
 
-def test_a_socket_that_has_more_soon_is_read_at_once_for_a_while(scene: Scene) -> None:
+def test_a_socket_that_has_more_soon_again_and_again_is_read_at_once_for_a_while(scene: Scene) -> None:
     fast, slow = scene.opened(), scene.opened()
     scene.comes(fast)
-    scene.comes(slow, after_ns=OFTEN_NS // 2)
+    for _ in range(SOON_TIMES - 1):
+        scene.comes(fast, after_ns=OFTEN_NS // 2)
     assert scene.loop.reader is None
-    scene.comes(fast, after_ns=SOON_NS // 2)
+    scene.comes(fast, after_ns=OFTEN_NS // 2)
     assert scene.loop.reader is not None
     scene.comes(slow, after_ns=SOON_NS)
     scene.comes(fast, after_ns=OFTEN_NS // 2)
@@ -131,6 +132,15 @@ def test_a_socket_that_has_more_soon_is_read_at_once_for_a_while(scene: Scene) -
     scene.comes(slow, after_ns=APART_NS + SOON_NS)
     scene.comes(fast, after_ns=OFTEN_NS // 2)
     assert scene.loop.reader is None
+
+
+def test_the_end_of_an_answer_is_no_fast_stream(scene: Scene) -> None:
+    one = scene.opened()
+    for _ in range(3):
+        scene.comes(one, after_ns=2 * SOON_NS)
+        for _ in range(SOON_TIMES - 1):
+            scene.comes(one, after_ns=OFTEN_NS // 2)
+        assert scene.loop.reader is None
 
 
 def test_a_socket_that_another_one_closed_is_passed_by(scene: Scene) -> None:
