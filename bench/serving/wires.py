@@ -10,6 +10,7 @@ as it is; `clocks.py` makes sense of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import sys
@@ -140,7 +141,9 @@ async def _connected(host: str, port: int) -> socket.socket:
             await loop.sock_connect(sock, address)
         except OSError as error:
             sock.close()
-            last = error
+            last = (
+                OSError(error.errno, os.strerror(error.errno)) if error.errno else error
+            )  # not the loop's words
         except BaseException:
             sock.close()
             raise

@@ -142,7 +142,7 @@ def test_where_nobody_listens_the_system_says_so() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(OSError, match=r"[Rr]efused|Connect call failed"):
+    with pytest.raises(OSError, match="Connection refused"):
         asyncio.run(Connection.open(Endpoint("127.0.0.1", port), LIMITS))
 
 
