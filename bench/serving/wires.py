@@ -141,9 +141,9 @@ async def _connected(host: str, port: int) -> socket.socket:
             await loop.sock_connect(sock, address)
         except OSError as error:
             sock.close()
-            last = (
-                OSError(error.errno, os.strerror(error.errno)) if error.errno else error
-            )  # not the loop's words
+            last = error
+            if error.errno:  # the loop's own words do not say why
+                last = OSError(error.errno, os.strerror(error.errno))
         except BaseException:
             sock.close()
             raise
