@@ -32,7 +32,7 @@ def gated_delta(config: Config, index: int) -> GatedDelta | None:
         every = config.count(name) if config.fields.get(name) is not None else 4
         linear = bool((index + 1) % every)
     else:
-        linear = _listed(config, "layer_types", config.count("num_hidden_layers"))[index] == LINEAR
+        linear = _kind_of(config, index) == LINEAR
     if not linear:
         return None
     keys, values = config.count("linear_num_key_heads"), config.count("linear_num_value_heads")
@@ -53,6 +53,8 @@ def indexed(config: Config, latent: Latent) -> Latent:
     """DeepSeek-V3.2's and GLM-5's latent attention, with an index of its own in every layer."""
     shared = config.fields.get("indexer_types") or config.fields.get("index_topk_pattern") or ()
     every = config.count("index_topk_freq") if config.fields.get("index_topk_freq") is not None else 1
+    if not isinstance(shared, list | tuple | str):
+        raise config.bad("indexer_types", "a list with one kind for each layer")
     if every > 1 or any(kind in ("shared", "S") for kind in shared):
         raise ModelError(f"{config.path}: layers that take the index of the one before are not supported")
     if not latent.q_rank:
@@ -61,16 +63,16 @@ def indexed(config: Config, latent: Latent) -> Latent:
     return replace(latent, index=Indexer(*sizes))
 
 
-def _listed(config: Config, name: str, count: int) -> list[str]:
-    kinds = config.fields[name]
+def _kind_of(config: Config, index: int) -> str:
+    """What layer_types says of a layer."""
+    kinds, count = config.fields["layer_types"], config.count("num_hidden_layers")
     if not isinstance(kinds, list) or len(kinds) != count:
-        raise config.bad(name, f"a list with one kind for each of num_hidden_layers={count}")
-    for kind in kinds:
-        if kind not in (LINEAR, FULL):
-            raise ModelError(
-                f"{config.path}: {name} has {kind!r:.60}, which is not supported; supported: {FULL}, {LINEAR}"
-            )
-    return kinds
+        raise config.bad("layer_types", f"a list with one kind for each of num_hidden_layers={count}")
+    if kinds[index] not in (LINEAR, FULL):
+        raise ModelError(
+            f"{config.path}: layer_types has {kinds[index]!r:.60}, which is not supported; supported: {FULL}, {LINEAR}"
+        )
+    return str(kinds[index])
 
 
 # Nemotron-H
@@ -91,7 +93,7 @@ def nemotron_layers(config: Config) -> tuple[Layer, ...]:
         elif not layers or layers[-1].norms != "half":
             raise ModelError(f"{config.path}: an MLP that stands behind no mixer is not supported")
         else:
-            mlp = _experts(config) if block == "moe" else _mlp(config, "intermediate_size")
+            mlp: Mlp | Experts = _experts(config) if block == "moe" else _mlp(config, "intermediate_size")
             layers[-1] = replace(layers[-1], mlp=mlp, norms="before")
     return tuple(layers)
 

@@ -53,8 +53,10 @@ def convolve(columns: F64, tail: Floats, kernel: int, vectors: Vectors) -> tuple
     whole = np.concatenate([tail.astype(np.float64), columns], 1)
     weights = vectors["conv"].reshape(-1, kernel)
     tokens = columns.shape[1]
-    y = sum((whole[:, i : i + tokens] * weights[:, i] for i in range(kernel)), np.zeros_like(columns))
-    return silu(y + vectors["conv_bias"] if "conv_bias" in vectors else y), whole[:, tokens:]
+    y = np.zeros_like(columns) + vectors.get("conv_bias", 0.0)
+    for i in range(kernel):
+        y += whole[:, i : i + tokens] * weights[:, i]
+    return silu(y), whole[:, tokens:]
 
 
 def softplus(x: F64) -> F64:

@@ -147,6 +147,10 @@ SMALL: dict[str, Any] = {
             "moe_latent_size, experts of a narrower state, is not supported",
         ),
         (
+            {"model_type": "deepseek_v32", "indexer_types": 7},
+            "indexer_types=7 must be a list with one kind for each layer",
+        ),
+        (
             {"model_type": "glm_moe_dsa", "index_topk_freq": 4},
             "layers that take the index of the one before are not supported",
         ),
