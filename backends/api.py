@@ -197,7 +197,7 @@ class Backend(ABC):
 
     @abstractmethod
     def output(self) -> npt.NDArray[np.float32] | Tokens:
-        """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab].
+        """The last launch's result as float32: y [m, n]; [batch, q_heads, head_dim]; logits [batch, vocab], of a step [batch·queries, vocab].
 
         An engine, which chooses tokens and continues from them, returns `Tokens`.
         """

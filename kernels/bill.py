@@ -17,7 +17,7 @@ from typing import Protocol
 from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.model import Model
-from membound.kernels.operations import ACTIVATION_BYTES, DecodeAttention, Linear, Traffic, kv_token_bytes
+from membound.kernels.operations import ACTIVATION_BYTES, Linear, Traffic, kv_token_bytes
 from membound.kernels.parts import Experts, Latent
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.weights.formats import KV_FORMATS
@@ -75,19 +75,20 @@ class Operation:
     flops: int
 
 
-def step_operations(work: ModelWork, context: int) -> tuple[Operation, ...]:
-    """The bill of a decode step at `context`."""
+def step_operations(work: ModelWork, context: int, queries: int = 1) -> tuple[Operation, ...]:
+    """The bill of a decode step of `queries` tokens a sequence at `context`."""
+    rows = work.batch * queries
     return (
-        *_products(work, work.batch),
-        *_decode_attention(work, context),
-        *_appends(work),
+        *_products(work, rows, rows),
+        *_decode_attention(work, context, queries),
+        *_appends(work, queries),
         *_states(work),
     )
 
 
 def prompt_operations(work: ModelWork, tokens: int) -> tuple[Operation, ...]:
     """The bill of a prompt of `tokens` tokens a sequence."""
-    return (*_products(work, work.batch * tokens), *_causal_attention(work, tokens))
+    return (*_products(work, work.batch * tokens, work.batch), *_causal_attention(work, tokens))
 
 
 def total(operations: tuple[Operation, ...]) -> Traffic:
@@ -109,8 +110,8 @@ def routed_experts(work: ModelWork, experts: Experts, rows: int) -> RoutedExpert
 # Products
 
 
-def _products(work: ModelWork, rows: int) -> Iterator[Operation]:
-    """Matrices, experts and norms; the LM head sees one row a sequence."""
+def _products(work: ModelWork, rows: int, head_rows: int) -> Iterator[Operation]:
+    """Matrices, experts and norms; the LM head sees `head_rows`, of a prompt one a sequence."""
     if work.stored is None:
         yield from _layer_products(work, rows)
     else:
@@ -119,10 +120,10 @@ def _products(work: ModelWork, rows: int) -> Iterator[Operation]:
     yield from _vectors(work)
     model, stored = work.shape, work.stored
     if stored is None:
-        head = Linear(model.vocab, model.hidden, work.batch, work.weight, work.act)
+        head = Linear(model.vocab, model.hidden, head_rows, work.weight, work.act)
         yield _product("lm_head", 1, head, None)
     else:
-        yield _product("lm_head", 1, Linear(model.vocab, model.hidden, work.batch, "f32"), stored.head)
+        yield _product("lm_head", 1, Linear(model.vocab, model.hidden, head_rows, "f32"), stored.head)
 
 
 def _layer_products(work: ModelWork, rows: int) -> Iterator[Operation]:
@@ -182,43 +183,57 @@ def token_bytes(model: Model, kv: str) -> tuple[int, int]:
     return kv_token_bytes(kv, model.kv_heads, model.head_dim)
 
 
-def _decode_attention(work: ModelWork, context: int) -> Iterator[Operation]:
-    """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token."""
-    seen = Counter[int]()
+def _decode_attention(work: ModelWork, context: int, queries: int) -> Iterator[Operation]:
+    """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token.
+
+    The first of several queries sees the most cached tokens, which are read once for all of them.
+    """
+    seen = Counter[tuple[int, int]]()
     for layer, count in work.shape.decoder.kinds.items():
         if layer.mixer.token_numbers:
-            seen[layer.mixer.seen(context)] += count
-    for tokens, count in seen.items():
+            pairs = layer.mixer.pairs(context + queries) - layer.mixer.pairs(context)
+            seen[layer.mixer.seen(context), pairs] += count
+    for (tokens, pairs), count in seen.items():
         name = "attention" if tokens == context else f"attention to {tokens} tokens"
-        yield _latent_line(work, name, count, tokens) or _grouped_line(work, name, count, tokens)
+        yield (
+            _latent_line(work, name, count, tokens, pairs, queries)
+            or _grouped_line(work, name, count, tokens, pairs, queries)
+        )
 
 
-def _grouped_line(work: ModelWork, name: str, count: int, tokens: int) -> Operation:
+def _grouped_line(work: ModelWork, name: str, count: int, tokens: int, pairs: int, queries: int) -> Operation:
     model = work.shape
-    one = DecodeAttention(max(tokens, 1), model.q_heads, model.kv_heads, model.head_dim, work.batch, work.kv)
-    new_token_flops = 4 * work.batch * model.q_heads * model.head_dim
-    traffic = one.traffic if tokens else replace(one.traffic, kv_read_bytes=0, scales_bytes=0)
-    return Operation(name, count, traffic, (one.flops if tokens else 0) + new_token_flops)
+    values, scales = token_bytes(model, work.kv)
+    heads = work.batch * queries * model.q_heads * model.head_dim
+    traffic = Traffic(
+        scales_bytes=work.batch * tokens * scales,
+        kv_read_bytes=work.batch * tokens * values,
+        activations_read_bytes=heads * ACTIVATION_BYTES,
+        activations_written_bytes=heads * ACTIVATION_BYTES,
+    )
+    return Operation(name, count, traffic, 4 * work.batch * pairs * model.q_heads * model.head_dim)
 
 
-def _latent_line(work: ModelWork, name: str, count: int, tokens: int) -> Operation | None:
+def _latent_line(
+    work: ModelWork, name: str, count: int, tokens: int, pairs: int, queries: int
+) -> Operation | None:
     """All heads read one row a token; q has its width, the output that of the values within it. None without latents."""
     mixer = work.shape.decoder.layers[0].mixer
     if not isinstance(mixer, Latent):
         return None
     values, scales = token_bytes(work.shape, work.kv)
-    heads = work.batch * mixer.q_heads * ACTIVATION_BYTES
+    heads = work.batch * queries * mixer.q_heads * ACTIVATION_BYTES
     traffic = Traffic(
         scales_bytes=work.batch * tokens * scales,
         kv_read_bytes=work.batch * tokens * values,
         activations_read_bytes=heads * mixer.token_numbers,
         activations_written_bytes=heads * mixer.kv_rank,
     )
-    return Operation(name, count, traffic, work.batch * (tokens + 1) * mixer.pair_flops)
+    return Operation(name, count, traffic, work.batch * pairs * mixer.pair_flops)
 
 
-def _appends(work: ModelWork) -> Iterator[Operation]:
-    append = Traffic(kv_written_bytes=work.batch * sum(token_bytes(work.shape, work.kv)))
+def _appends(work: ModelWork, queries: int) -> Iterator[Operation]:
+    append = Traffic(kv_written_bytes=work.batch * queries * sum(token_bytes(work.shape, work.kv)))
     cached = sum(count for layer, count in work.shape.decoder.kinds.items() if layer.mixer.token_numbers)
     yield Operation("cache append", cached, append, 0)
 

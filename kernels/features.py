@@ -99,7 +99,7 @@ def features(decoder: Decoder, tokens: int) -> tuple[str, ...]:
 
 def tokens_of(work: Step | Prefill) -> int:
     """Tokens of a sequence in all."""
-    return work.context + 1 if isinstance(work, Step) else work.tokens
+    return work.context + work.queries if isinstance(work, Step) else work.tokens
 
 
 def missing(work: Step | Prefill, has: Collection[str] = ()) -> str | None:

@@ -169,10 +169,10 @@ class ExpertInputs:
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """A step's or a prompt's inputs: x [batch, hidden] or [batch·tokens, hidden] float32, weights, caches.
+    """A step's or a prompt's inputs: x [batch·queries, hidden] or [batch·tokens, hidden] float32, weights, caches.
 
     One input set: a model's weights are larger than the caches that rotation defeats, or the row says so.
-    tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + 1], the last
+    tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + queries], the last
     of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
     takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
     `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where

@@ -79,7 +79,7 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
 
     The first are the output of the work itself; the next follow when the first chosen token is fed, and
     so on. Each choice is taken as it is, so one that another sum would have made does no harm later.
-    Raises ValueError for a prompt with n > 1: it ends with one choice.
+    Raises ValueError for a prompt with n > 1: it ends with one choice. A step has one query here, as engines run it.
     """
     work, (batch, count) = inputs.work, chosen.shape
     if inputs.tokens is None:
@@ -95,16 +95,16 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
 
 
 def _compute(inputs: ModelInputs) -> Caches:
-    """Run the prompt, all but its last token, and keep what each layer stores."""
-    if inputs.tokens is None:
-        raise AssertionError("no inputs.tokens")
+    """Run the prompt, all but the step's own tokens, and keep what each layer stores."""
+    if inputs.tokens is None or not isinstance(inputs.work, Step):
+        raise AssertionError("no prompt before a step")
     caches: Caches = []
 
     def keep(index: int, new: KVCache) -> KVCache:
         caches.append(new)
         return new
 
-    _run(inputs, inputs.tokens[:, :-1], 0, keep)
+    _run(inputs, inputs.tokens[:, : inputs.work.context], 0, keep)
     return caches
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from membound.kernels.attention_reference import causal_attention as causal_attention
 from membound.kernels.attention_reference import decode_attention as decode_attention
 from membound.kernels.attention_reference import latent_attention as latent_attention
+from membound.kernels.features import tokens_of
 from membound.kernels.forward import (
     feed_forward,
     latent_heads,
@@ -153,11 +154,14 @@ def rope(x: F64, positions: npt.NDArray[Any], turning: Rope, length: int) -> F64
 
 
 def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
-    """Logits [batch, vocab] of a decode step, whose new tokens stand at position `context`; each choice of experts is added to `routes`."""
+    """Logits [batch·queries, vocab] of a decode step, whose new tokens stand from position `context` on.
+
+    Each choice of experts is added to `routes`.
+    """
     work, x = inputs.work, inputs.x.astype(np.float64)
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
-    positions = np.array([work.context])
+    positions = work.context + np.arange(work.queries)
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
         if isinstance(kind.mixer, GatedDelta | Mamba2):
@@ -166,9 +170,12 @@ def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
         mixer = kind.attention
         q, new = project(inputs, kind, layer, x, positions)
         cache = append(inputs.cache(index), new)
-        seen = last_tokens(cache, mixer.seen(work.context) + 1)
-        attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))
-        x = finish_layer(inputs, kind, layer, x, attended[:, :, None], routes)
+        if work.queries > 1:
+            attended = causal_attention(q, cache, work.context, mixer, layer.vectors.get("sinks"))
+        else:
+            seen = last_tokens(cache, mixer.seen(work.context) + 1)
+            attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))[:, :, None]
+        x = finish_layer(inputs, kind, layer, x, attended, routes)
     return logits(inputs, x)
 
 
@@ -220,7 +227,7 @@ def _unseen(
 
 def length_of(inputs: ModelInputs) -> int:
     """Tokens of a sequence in all, which some kinds of RoPE go by."""
-    return inputs.work.context + 1 if isinstance(inputs.work, Step) else inputs.work.tokens
+    return tokens_of(inputs.work)
 
 
 def project(

@@ -86,16 +86,16 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         plan = _plan(work, seed)
         source = PlantedSource(random, plan) if plan else random
     if not prompted:
-        x = source.hidden_states(work.batch)
+        x = source.hidden_states(work.rows)
         return ModelInputs(
             work, work.shape, seed, x, source, folder=folder, take=take, plan=plan, own_routes=own
         )
-    count = work.tokens if isinstance(work, Prefill) else work.context + 1
+    count = work.tokens if isinstance(work, Prefill) else work.context + work.queries
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
     if plan is not None:
-        routed = tokens if isinstance(work, Prefill) else tokens[:, -1:]
+        routed = tokens if isinstance(work, Prefill) else tokens[:, work.context :]
         routed[:] = with_codes(routed, plan.codes, work.shape.vocab)
-    seen = tokens if isinstance(work, Prefill) else tokens[:, -1]
+    seen = tokens if isinstance(work, Prefill) else tokens[:, work.context :]
     inputs = ModelInputs(
         work,
         work.shape,
@@ -113,5 +113,4 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
 
 def _plan(work: Step | Prefill, seed: int) -> RoutePlan | None:
     """Which experts the rows of a model with random weights take; None of a dense one."""
-    rows = work.batch if isinstance(work, Step) else work.batch * work.tokens
-    return RoutePlan(work.shape.decoder, rows, work.distinct, seed) if work.distinct else None
+    return RoutePlan(work.shape.decoder, work.rows, work.distinct, seed) if work.distinct else None

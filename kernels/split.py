@@ -72,6 +72,8 @@ def refusal(work: Step, ranks: int) -> str | None:
     model = work.shape
     if not model.dense:
         return "ranks share steps of dense models, without experts and latent attention"
+    if work.queries > 1:
+        return "ranks share steps with one query a sequence"
     if work.weight not in FORMATS or work.act != "float":
         return f"ranks share steps with {', '.join(FORMATS)} weights, which have no scales"
     for layer in model.decoder.kinds:

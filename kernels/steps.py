@@ -38,16 +38,16 @@ CACHES = ("random", "prompt")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A whole decode step: one token for each of `batch` sequences that hold `context` tokens.
+    """A whole decode step: `queries` new tokens for each of `batch` sequences that hold `context` tokens.
 
-    Norms, QKV, RoPE, cache append at position `context`, attention over context+1 tokens, output
-    projection, MLP, final norm, LM head. Input: hidden states [batch, hidden]; output: logits
-    [batch, vocab]. The cache read counts `context` tokens (the new one is still in registers or
-    cache), the append one. FLOPs of norms, RoPE and activation functions are left out.
+    Norms, QKV, RoPE, cache append from position `context` on, attention over the tokens up to each one's own, output
+    projection, MLP, final norm, LM head. Input: hidden states [batch·queries, hidden], sequence by sequence; output: logits
+    [batch·queries, vocab]: whoever verifies drafted tokens needs all of them. The cache read counts `context` tokens (the new
+    ones are still in registers or cache), the append `queries`. FLOPs of norms, RoPE and activation functions are left out.
     cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
     Of a mixture of experts `distinct` different experts are read in each layer, from those that a row takes to the fewer of all
-    and batch times those; 0 fills in what uniform routing has on average. Their router is float32.
+    and batch·queries times those; 0 fills in what uniform routing has on average. Their router is float32.
     A folder's own router chooses by itself: one row, whose bytes are known.
     weight=stored takes each matrix as the model's folder holds it. Of a folder, `content` is what it is known by (`Model.content`): filled in, or checked if it is given.
     """
@@ -61,17 +61,26 @@ class Step:
     layers: int = 0
     cache: str = "random"
     distinct: int = 0
+    queries: int = 1
     content: str = ""
     _model: Model = field(init=False, repr=False, compare=False)
     _stored: Stored | None = field(init=False, repr=False, compare=False)
     kind: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch", "context")
+        check_positive(self, "batch", "context", "queries")
+        if self.batch * self.queries > MAX_DIMENSION:
+            raise SpecError(
+                f"step: batch={self.batch} times queries={self.queries} must be at most {MAX_DIMENSION}"
+            )
         check_weight_and_act(self)
         check_one_of(self, "kv", KV_FORMATS)
         check_one_of(self, "cache", CACHES)
         _check_model(self)
+        if self.queries > 1 and any(self.shape.decoder.state_bytes):
+            raise SpecError(
+                f"step: the layers of {self.model} that hold a state take one new token of a sequence at a time: leave out queries"
+            )
         if self.cache == "prompt" and any(self.shape.decoder.state_bytes):
             raise SpecError(
                 f"step: cache=prompt goes with caches; {self.model} has states, which are random: cache=random"
@@ -81,6 +90,11 @@ class Step:
     def spec(self) -> str:
         """The text that `parse` turns back into this work."""
         return spec_of(self)
+
+    @property
+    def rows(self) -> int:
+        """Tokens that pass the matrices of layers at once."""
+        return self.batch * self.queries
 
     @property
     def shape(self) -> Model:
@@ -95,7 +109,7 @@ class Step:
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The step's bill, an operation a line."""
-        return step_operations(self, self.context)
+        return step_operations(self, self.context, self.queries)
 
     @property
     def flops(self) -> int:
@@ -156,6 +170,11 @@ class Prefill:
         return spec_of(self)
 
     @property
+    def rows(self) -> int:
+        """Tokens that pass the matrices of layers at once."""
+        return self.batch * self.tokens
+
+    @property
     def shape(self) -> Model:
         """The model as it was when the work was made, with as many layers as are run."""
         return self._model
@@ -211,8 +230,7 @@ def _check_model(work: Step | Prefill) -> None:
     object.__setattr__(work, "_model", model)
     object.__setattr__(work, "_stored", _stored_of(work, model) if work.weight == STORED else None)
     _check_group(work, model)
-    rows = work.batch if isinstance(work, Step) else work.batch * work.tokens
-    object.__setattr__(work, "distinct", _distinct_of(work, model.decoder, rows))
+    object.__setattr__(work, "distinct", _distinct_of(work, model.decoder, work.rows))
 
 
 def _check_group(work: Step | Prefill, model: Model) -> None:
@@ -252,7 +270,7 @@ def _distinct_of(work: Step | Prefill, decoder: Decoder, rows: int) -> int:
     if decoder.folder and rows > 1:
         raise SpecError(
             f"{work.kind}: the router of {work.model} chooses by itself, and which experts {rows} rows take between them is known "
-            f"only once they have run: its bytes are known of one row, a step with batch=1"
+            f"only once they have run: its bytes are known of one row, a step with batch=1 and queries=1"
         )
     distinct = given or default_distinct(experts, rows)
     most = min(experts.count, rows * experts.chosen)

@@ -44,6 +44,8 @@ def model_refusal(work: Step | Prefill) -> str | None:
         return f"kv must be one of {', '.join(FORMATS)}"
     if work.weight in QUANTIZED and work.act != "int8":
         return f"llama.cpp multiplies {work.weight} weights by activations in int8: ask for act=int8"
+    if isinstance(work, Step) and work.queries > 1:
+        return f"a server steps by one token a sequence, not {work.queries}"
     if model.qkv_bias or model.qk_norm or not model.gated:
         return "only models of the architecture llama"
     if reason := missing(work):

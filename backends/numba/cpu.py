@@ -37,6 +37,8 @@ from membound.kernels.work import (
     Work,
 )
 
+SEVERAL_LACK = {features.WINDOWS, features.CHUNKS, features.SINKS, features.SOFTCAPS}
+"""What attention of several queries a sequence does not compute."""
 LACKING = {features.PARALLEL, features.GELU, features.RELU2}
 FEATURES = features.EVERY - LACKING
 """What a step computes beyond Llama and Qwen."""
@@ -77,15 +79,21 @@ class NumbaCpu(Backend):
             return f"there is no attention kernel over an {work.kv} cache for CPUs"
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
-        if isinstance(work, Step) and (reason := missing(work, _features_of(work))):
+        if isinstance(work, Step | Prefill) and (reason := _lacks(work)):
             return reason
         if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
             return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
+        if isinstance(work, Prefill) and work.stored:
+            return "prompts take no weights as they are stored"
+        if isinstance(work, Prefill) and not work.shape.dense and work.batch > MOST_ROWS:
+            return f"prompts of such models take up to {MOST_ROWS} sequences, not {work.batch}"
+        if isinstance(work, Prefill) and work.distinct and work.shape.folder:
+            return "prompts with experts have planned routes; a folder's own router chooses in steps"
         if isinstance(work, Prefill):
-            return missing(work) or ("prompts take no weights as they are stored" if work.stored else None)
+            return None
         if isinstance(work, DecodeAttention | LatentAttention):
             return None
-        rows = work.m if isinstance(work, Linear) else work.batch
+        rows = work.m if isinstance(work, Linear) else work.rows if isinstance(work, Step) else work.batch
         if rows > MOST_ROWS:
             return f"the kernels take up to {MOST_ROWS} rows, not {rows}"
         return None
@@ -281,8 +289,10 @@ class NumbaCpu(Backend):
 
     def _prepare_routed(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_routed import PackedRouted
+        from membound.kernels.cpu.step.packed_routed_prompt import PackedRoutedPrompt
 
-        model, asked = PackedRouted(inputs, self._threads), inputs.work.traffic
+        packed = PackedRouted if isinstance(inputs.work, Step) else PackedRoutedPrompt
+        model, asked = packed(inputs, self._threads), inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
@@ -298,6 +308,17 @@ def _features_of(work: Step) -> frozenset[str] | set[str]:
     if not _has_states(work):
         return FEATURES
     return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
+
+
+def _lacks(work: Step | Prefill) -> str | None:
+    """What of a model's features a step or a prompt does not compute, or None."""
+    if isinstance(work, Prefill):
+        return missing(work, () if work.shape.dense else FEATURES - SEVERAL_LACK)
+    if reason := missing(work, _features_of(work)):
+        return reason
+    if work.queries > 1 and (reason := missing(work, FEATURES - SEVERAL_LACK)):
+        return f"with several queries a sequence, {reason}"
+    return None
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -104,6 +104,8 @@ class NumbaCuda(Backend):
             return "prompts are not built from decode kernels (no compute-bound GEMM here)"
         if isinstance(work, Step) and (reason := missing(work, (EMBEDDING_GAINS,))):
             return reason
+        if isinstance(work, Step) and work.queries > 1:
+            return f"the CUDA kernels step with one query a sequence, not {work.queries}"
         if isinstance(work, DecodeAttention | LatentAttention):
             return _told(_import("attention.plan").unsupported_attention(work))
         if isinstance(work, Linear):

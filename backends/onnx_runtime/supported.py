@@ -45,6 +45,8 @@ def model_reason(work: Step | Prefill, kind: str, exports: bool) -> str | None:
     has = FEATURES if isinstance(work, Step) else FEATURES - STEPS_ALONE
     if reason := missing(work, EXPORTED if exports else has):
         return reason
+    if isinstance(work, Step) and work.queries > 1:
+        return f"steps are built here with one query a sequence, not {work.queries}"
     if isinstance(work.shape.decoder.layers[0].mixer, Latent):
         if kind != "cpu":
             return "latent attention is built for the CPU provider alone"

@@ -78,19 +78,21 @@ FORMS: dict[str, DecodeForm] = {"grouped": grouped, "sdpa-gqa": sdpa_gqa, "matmu
 
 def latent(
     form: str, scale: float = LATENT_HEAD_DIM**-0.5, value_dim: int = LATENT_VALUE_DIM
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Callable[..., Tensor]:
     """Latent attention of q [B, 1, Hq, D] over one array k [B, 1, T, D] -> [B, 1, Hq, value_dim], in a form of `FORMS`.
+
+    Of several queries the rows of q are those of every head; mask [rows, T] as in `grouped`.
 
     SDPA's fast implementations want values as wide as keys. They get the keys, and the columns that are no values are dropped;
     narrower values would take the plain one, a tenth as fast on CPUs.
     """
     attend = FORMS[form]
 
-    def narrow(q: Tensor, k: Tensor) -> Tensor:
-        return attend(q, k, k[..., :value_dim], scale)
+    def narrow(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+        return attend(q, k, k[..., :value_dim], scale, mask)
 
-    def wide(q: Tensor, k: Tensor) -> Tensor:
-        return attend(q, k, k, scale)[..., :value_dim]
+    def wide(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+        return attend(q, k, k, scale, mask)[..., :value_dim]
 
     return narrow if form == "matmul" else wide
 
@@ -204,13 +206,15 @@ class _Scores(nn.Module):
 
 
 class CachedAttention(nn.Module):
-    """One new token for each sequence at the last position of the cache, which every call writes anew.
+    """The new tokens of each sequence at the last positions of the cache, which every call writes anew.
 
-    `cache` is (k, v), each [B, Hkv, context + 1, D] in the stored dtype; a layer with a window reads the end of it.
+    `cache` is (k, v), each [B, Hkv, context + queries, D] in the stored dtype; a layer with a window reads the end of it.
     """
 
     k: Tensor
     v: Tensor
+    hidden: Tensor | None
+    mask: Tensor | None
 
     def __init__(
         self,
@@ -220,18 +224,28 @@ class CachedAttention(nn.Module):
         form: DecodeForm,
         sinks: F32 | None = None,
         eps: float = 1e-5,
+        queries: int = 1,
     ) -> None:
         super().__init__()
         self.q_heads, self.kv_heads, self.head_dim = mixer.q_heads, mixer.kv_heads, mixer.head_dim
         self.register_buffer("k", cache[0])
         self.register_buffer("v", cache[1])
-        context = cache[0].shape[2] - 1
-        self.rope, self.form = rope, form
-        self.scores = _Scores(mixer, sinks, range(context, context + 1), eps)
+        tokens = cache[0].shape[2]
+        context = tokens - queries
+        self.rope, self.form, self.queries = rope, form, queries
+        self.scores = _Scores(mixer, sinks, range(context, tokens), eps)
         self.first = context - mixer.seen(context)
+        hidden = mask = None
+        if queries > 1:
+            hidden = torch.from_numpy(hidden_pairs(mixer, context, tokens, tokens)[:, self.first :])
+            mask = ~hidden.repeat(mixer.q_heads // mixer.kv_heads, 1)
+        self.register_buffer("hidden", hidden)
+        self.register_buffer("mask", mask)
 
     def forward(self, heads: Tensor) -> Tensor:
-        """Heads [B, Hq + 2·Hkv, D] (q, k, v before RoPE) -> [B, Hq·D] in the cache's dtype."""
+        """Heads [B·queries, Hq + 2·Hkv, D] (q, k, v before RoPE) -> [B·queries, Hq·D] in the cache's dtype."""
+        if self.queries > 1:
+            return self._several(heads)
         rotated = self.scores.normed(self.rope(heads[:, : self.q_heads + self.kv_heads]))
         self.k[:, :, -1] = rotated[:, self.q_heads :]
         self.v[:, :, -1] = heads[:, self.q_heads + self.kv_heads :]
@@ -241,6 +255,23 @@ class CachedAttention(nn.Module):
         if not self.scores.plain:
             return self.scores.attend(q.unsqueeze(3), k, v).reshape(len(heads), -1)
         return self.form(q, k, v).reshape(len(heads), -1)
+
+    def _several(self, heads: Tensor) -> Tensor:
+        """Of several queries: rows of a KV head are its query heads, each with all of its queries."""
+        batch, kv_heads, _, dim = self.k.shape
+        split = heads.view(batch, self.queries, -1, dim)
+        rotated = self.scores.normed(self.rope(split[:, :, : self.q_heads + kv_heads]))
+        new = self.queries
+        self.k[:, :, -new:] = rotated[:, :, self.q_heads :].transpose(1, 2)
+        self.v[:, :, -new:] = split[:, :, self.q_heads + kv_heads :].transpose(1, 2)
+        q = self.scores.scaled(rotated[:, :, : self.q_heads]).to(self.k.dtype)
+        q = q.transpose(1, 2).reshape(batch, kv_heads, -1, new, dim)
+        k, v = self.k[:, :, self.first :], self.v[:, :, self.first :]
+        if not self.scores.plain:
+            out = self.scores.attend(q, k, v, self.hidden)
+        else:
+            out = self.form(q.flatten(2, 3), k, v, None, self.mask)
+        return out.view(batch, self.q_heads, new, dim).transpose(1, 2).reshape(len(heads), -1)
 
 
 class CausalAttention(nn.Module):

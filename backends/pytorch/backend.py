@@ -339,7 +339,7 @@ class PyTorch(Backend):
             yield from limits(self._device, self._facts, quick)
 
     def output(self) -> npt.NDArray[np.float32]:
-        """The last result: [m, n]; [batch, q_heads, head_dim], with several queries behind the batch; [batch, vocab]."""
+        """The last result: [m, n]; [batch, q_heads, head_dim], with several queries behind the batch; [batch, vocab], of a step [batch·queries, vocab]."""
         if self._parallel is not None:
             return self._parallel.output()
         if self._result is None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from membound.backends.pytorch.attention import RopeTable, latent
+from membound.backends.pytorch.attention import RopeTable, causal_mask, latent
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.kernels.forward import LATENT_EPS
 from membound.kernels.parts import Latent
@@ -71,18 +71,27 @@ class LatentHalf(nn.Module):
 
 
 class CachedLatent(nn.Module):
-    """One new token for each sequence at the last place of the cache [B, 1, context + 1, width], which every call writes anew."""
+    """The new tokens of each sequence at the last places of the cache [B, 1, context + queries, width], which every call writes anew."""
 
     cache: Tensor
+    mask: Tensor | None
 
-    def __init__(self, mixer: Latent, cache: Tensor, rope: RopeTable, form: str) -> None:
+    def __init__(self, mixer: Latent, cache: Tensor, rope: RopeTable, form: str, queries: int = 1) -> None:
         super().__init__()
         self.register_buffer("cache", cache)
-        self.mixer, self.rope = mixer, rope
+        self.mixer, self.rope, self.queries = mixer, rope, queries
         self.form = latent(form, scale_of(mixer), mixer.kv_rank)
+        mask = causal_mask(queries, mixer.q_heads, cache.shape[2]) if queries > 1 else None
+        self.register_buffer("mask", mask)
 
     def forward(self, heads: Tensor) -> Tensor:
-        """Heads [B, Hq + 1, width] before RoPE -> [B, Hq · rank] in the cache's dtype."""
+        """Heads [B·queries, Hq + 1, width] before RoPE -> [B·queries, Hq · rank] in the cache's dtype."""
+        if self.queries > 1:
+            split = heads.view(len(self.cache), self.queries, *heads.shape[1:])
+            turned = _turned(self.rope, split, self.mixer)
+            self.cache[:, 0, -self.queries :] = turned[:, :, -1]
+            rows = turned[:, :, :-1].flatten(1, 2).unsqueeze(1).to(self.cache.dtype)
+            return self.form(rows, self.cache, self.mask).reshape(len(heads), -1)
         turned = _turned(self.rope, heads, self.mixer)
         self.cache[:, 0, -1] = turned[:, -1]
         q = turned[:, None, :-1].to(self.cache.dtype)

@@ -84,6 +84,8 @@ class VLLMEngine(Backend):
             return "an engine runs whole steps and prompts only"
         if isinstance(work, Step) and work.cache != "prompt":
             return "an engine holds only what it computed itself: ask for cache=prompt"
+        if isinstance(work, Step) and work.queries > 1:
+            return f"an engine steps by tokens that it chose itself, one a sequence, not {work.queries}"
         if work.weight not in FORMATS:
             return f"weights are exported for engines in {', '.join(FORMATS)} only"
         if work.kv != work.weight:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from membound.bench.claim.plan import ClaimError
-from membound.kernels.work import Linear, Prefill, parse
+from membound.kernels.work import Linear, Prefill, Step, parse
 from membound.results.claim.observation import Observation, median_s
 from membound.results.roofline import limits_of
 from membound.results.row import Row
@@ -78,7 +78,7 @@ def _arm(row: Row) -> str:
     work = parse(row.work)
     if isinstance(work, Prefill) or (isinstance(work, Linear) and work.m >= MANY_ROWS):
         return "prefill"
-    rows = work.m if isinstance(work, Linear) else work.batch
+    rows = work.m if isinstance(work, Linear) else work.rows if isinstance(work, Step) else work.batch
     return "decode" if rows <= FEW_ROWS else ""
 
 

@@ -35,6 +35,7 @@ from membound.bench.protocol.messages import AskCoverage, Coverage, Failed
 from membound.bench.protocol.process import Worker
 from membound.errors import BackendUnavailable, MemboundError
 from membound.kernels.onnx_step import EXAMPLE
+from membound.kernels.parts import Latent
 from membound.kernels.steps import CACHES
 from membound.kernels.work import (
     ACTS,
@@ -60,10 +61,15 @@ SHAPES: tuple[Work, ...] = (
     LatentAttention(1024),
     RoutedExperts(2048, 768),
     Step("llama-3.2-1b"),
+    Step("qwen3-30b-a3b", layers=1),
+    Step("deepseek-v2", layers=2),
     Prefill("llama-3.2-1b"),
+    Prefill("qwen3-30b-a3b", layers=1),
+    Prefill("deepseek-v2", layers=2),
     OnnxStep(str(EXAMPLE)),
 )
-"""A work of each kind, of sizes that nothing refuses: what is asked about are its formats."""
+"""A work of each kind, whole models dense, with experts and with latent attention, of sizes that nothing refuses: what is asked
+about are formats."""
 VALUES: dict[str, tuple[Any, ...]] = {
     "weight": tuple(FORMATS),
     "act": ACTS,
@@ -82,6 +88,16 @@ def keys_of(work: Work) -> tuple[str, ...]:
     if isinstance(work, OnnxStep):
         return ()
     return tuple(f.name for f in fields(work) if f.name in VALUES)
+
+
+def title_of(shape: Work) -> str:
+    """What a shape's table is of: ``step``, ``step, experts``."""
+    if not isinstance(shape, Step | Prefill):
+        return shape.kind
+    decoder = shape.shape.decoder
+    latent = isinstance(decoder.layers[0].mixer, Latent)
+    there = {"experts": shape.distinct > 0, "latent attention": latent}
+    return ", ".join([shape.kind, *(name for name, so in there.items() if so)])
 
 
 def works_of(shape: Work) -> Iterator[Work]:
@@ -263,7 +279,7 @@ def coverage_view(table: Sequence[Answers]) -> Group:
     width = max((len(f"{answers.id},") for answers in table), default=0)
     for shape in SHAPES:
         view = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        view.add_column(shape.kind, width=width)
+        view.add_column(title_of(shape), width=width)
         for name in keys_of(shape):
             view.add_column(name, overflow="fold")
         lines, idle = supported(table, shape)
@@ -296,7 +312,7 @@ def coverage_markdown(table: Sequence[Answers]) -> str:
     for shape in SHAPES:
         names, (lines, idle) = ("backend", *keys_of(shape)), supported(table, shape)
         lines += [[idle, *(NONE for _ in keys_of(shape))]] if idle and keys_of(shape) else []
-        page += [f"## `{shape.kind}`", "", *table_lines(names, (LEFT,) * len(names), lines)]
+        page += [f"## `{title_of(shape)}`", "", *table_lines(names, (LEFT,) * len(names), lines)]
     page += ["## Why not", ""]
     told_why = ((as_markdown(name), works, as_markdown(why)) for name, works, why in reasons(table))
     page += table_lines(("backend", "works", "reason"), (LEFT,) * 3, told_why)

@@ -56,7 +56,8 @@ def parse_served(text: str) -> Served:
         work = replace(work, kv=work.weight)
     if work.shape.vocab <= SMALLEST_VOCAB:
         raise LoadError(f"{text} has {work.shape.vocab} tokens: too few to draw prompts from")
-    return Served(replace(work, batch=1, cache="prompt"))  # an engine holds only what it computed itself
+    work = replace(work, batch=1, queries=1, cache="prompt")  # an engine holds only what it computed itself
+    return Served(work)
 
 
 def check_formats(served: Served, formats: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Attention of several query tokens a sequence, compiled: their keys and values are appended, then rows.py attends.
 
 several_kernel(g.kv, g.method)                        # of `rows_grouping`, cached on disk
+attend_new(KV, HEADS, METHOD, q, …, threads)          # within a step, one query or several
 """
 
 from __future__ import annotations
@@ -8,8 +9,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from membound.kernels.cpu.attention.rows import attend_rows
+import numpy as np
+from numba.extending import overload
+
+from membound.kernels.cpu.attention.decode import attend
+from membound.kernels.cpu.attention.rows import Rows, attend_rows
 from membound.kernels.cpu.compile import kernel
+from membound.kernels.cpu.linked import LINKED
+from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.step.elementwise import store_row
 
 
@@ -37,3 +44,54 @@ def several_kernel(KV: str, METHOD: str) -> Any:
         )  # fmt: skip
 
     return run
+
+
+def attend_new(
+    KV: str, HEADS: int, METHOD: str, q: Any, q_at: int, q_stride: int,
+    k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
+    tokens: int, queries: int, batch: int, kv_heads: int, group: int, dim: int, softcap: float, sinks: Any, sinks_at: int,
+    out: Any, out_at: int, out_stride: int, threads: int,
+) -> None:  # fmt: skip
+    """Attention of a step's new tokens, the last `queries` of `tokens` that are cached already; arrays as in `attend`.
+
+    HEADS, METHOD: literals, of `grouping` for one query; for several HEADS is 0, METHOD that of `rows_grouping`, and there are
+    neither a softcap nor sinks.
+    """
+    raise TypeError("attend_new is for compiled code")
+
+
+@overload(attend_new, prefer_literal=True, jit_options=LINKED)
+def _attend_new_in_kernels(
+    KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+    k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+    tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+    out: Any, out_at: Any, out_stride: Any, threads: Any,
+) -> Any:  # fmt: skip
+    kv, heads, method = (literal_value(x) for x in (KV, HEADS, METHOD))
+    if None in (kv, heads, method):
+        return None
+
+    def one(
+        KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+        tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+        out: Any, out_at: Any, out_stride: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        attend(
+            kv, heads, method, q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+            tokens, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
+        )  # fmt: skip
+
+    def several(
+        KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+        tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+        out: Any, out_at: Any, out_stride: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        shape = Rows(tokens, queries, batch, kv_heads, group, dim, dim, 1 / np.sqrt(dim))
+        attend_rows(
+            kv, method, q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+            shape, out, out_at, out_stride, threads,
+        )  # fmt: skip
+
+    return one if heads else several

@@ -1,6 +1,6 @@
 """The experts of a model's layers packed for `layer_experts`: matrices in the step's arena, routers beside it, buffers.
 
->>> layers = RoutedLayers(inputs, first_byte=0, threads=2)
+>>> layers = RoutedLayers(inputs, first_byte=0, rows=1, blocks=blocks_of(inputs), threads=2)
 >>> layers.pack(0, inputs.layer(0).matrices, arena)
 """
 
@@ -38,29 +38,32 @@ def blocks_of(inputs: ModelInputs) -> str:
 
 
 class RoutedLayers:
-    """Experts and routers of all layers that have them. Its matrices lie in the step's arena from `first_byte` on."""
+    """Experts and routers of all layers that have them, for `rows` tokens at once, in blocks as `block_kernels` takes them.
 
-    def __init__(self, inputs: ModelInputs, first_byte: int, threads: int) -> None:
+    Its matrices lie in the step's arena from `first_byte` on.
+    """
+
+    def __init__(self, inputs: ModelInputs, first_byte: int, rows: int, blocks: str, threads: int) -> None:
         work, decoder, part = inputs.work, inputs.model.decoder, routed_part(inputs.model.decoder)
         if part is None:
             raise AssertionError(f"{decoder.name} has no experts")
         self._work, self._decoder, self._part, self._threads = work, decoder, part, threads
-        self._blocks = blocks_of(inputs)
+        self._rows, self._blocks = rows, blocks
         self._recipes = block_recipes(work.weight, work.act, self._blocks)
-        self._router_recipe = choose("f32", "float", work.batch)
+        self._router_recipe = choose("f32", "float", rows)
         self._places = [i for i, layer in enumerate(decoder.layers) if isinstance(layer.mlp, Experts)]
-        self._ids = np.zeros((len(decoder.layers), work.batch * part.chosen), np.int64)
+        self._ids = np.zeros((len(decoder.layers), rows * part.chosen), np.int64)
         self._given = np.zeros((len(decoder.layers), 0), np.int64)
         if inputs.plan is None:
             self._given = np.zeros_like(self._ids)
             for index in self._places:
-                self._given[index] = inputs.routes(index).reshape(-1)
+                self._given[index] = np.resize(inputs.routes(index), self._given[index].shape)
         self._lay_out(first_byte)
 
     @property
     def choice(self) -> I64:
-        """The experts of each row in the last step, [layers with experts, batch, chosen]."""
-        return self._ids[self._places].reshape(-1, self._work.batch, self._part.chosen).copy()
+        """The experts of each row in the last step, [layers with experts, rows, chosen]."""
+        return self._ids[self._places].reshape(-1, self._rows, self._part.chosen).copy()
 
     @property
     def read_bytes(self) -> int:
@@ -137,11 +140,11 @@ class RoutedLayers:
 
     def _buffers(self) -> tuple[LayerBuffers, LayerSizes]:
         """Room for every block that there may be."""
-        part, batch, hidden = self._part, self._work.batch, self._decoder.hidden
+        part, rows, hidden = self._part, self._rows, self._decoder.hidden
         width, recipes, router = part.expert.width, self._recipes, self._router_recipe
         sizes, lines = sizes_of(self._blocks), max(recipe.rows for recipe in recipes)
-        held = empty_blocks(batch, part.chosen, part.count, sizes[-1])
-        most, pairs = held.expert.size, batch * part.chosen
+        held = empty_blocks(rows, part.chosen, part.count, sizes[-1])
+        most, pairs = held.expert.size, rows * part.chosen
         row_stride = sizes[-1] * max(hidden, width)
         wide, narrow = (lines * recipes[0].padded_n(n) for n in (2 * width, hidden))
         scratch = _aligned(max(r.scratch_bytes(k) for r in recipes for k in (hidden, width)))
@@ -160,10 +163,10 @@ class RoutedLayers:
             narrow=_zeros(most * narrow),
             scratch=aligned_bytes(max(most * scratch, router.scratch_bytes(hidden))),
             lines=np.zeros(pairs, np.int64),
-            out=_zeros(batch * hidden),
+            out=_zeros(rows * hidden),
         )
         clamped = part.expert.activation == "clamped"
-        shape = (batch, hidden, width, part.count, part.chosen, clamped)
+        shape = (rows, hidden, width, part.count, part.chosen, clamped)
         return buffers, LayerSizes(*shape, row_stride, wide, narrow, scratch, self._threads)
 
 

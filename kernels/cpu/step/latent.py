@@ -111,7 +111,7 @@ def _latent_half_in_kernels(
         norm_rows(m, b.x, gains.attention_in, layer, s, b.normed)
         _queries(fmt, act, m, ROWS, layer, arena, at, own, b, buffers, shape, s)
         _new_rows(kv, m, ROWS, layer, gains, own, caches, b, shape, s)
-        _turn_queries(m, gains.cosines[layer], gains.sines[layer], buffers, up.inputs, shape, s)
+        _turn_queries(m, layer, gains.cosines, gains.sines, buffers, up.inputs, shape, s)
         for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
             read, k, n = up.inputs, shape.nope, rank
             if half:
@@ -126,8 +126,9 @@ def _latent_half_in_kernels(
                 _place(up.products, up.lines, n, b.attention, n)
                 continue
             _place(up.products, up.lines, n, buffers.absorbed, dim)
-            rows = Rows(s.context + 1, 1, m, 1, heads, dim, rank, shape.scale)
-            first = layer * m * s.capacity
+            batch = m // s.queries
+            rows = Rows(s.context + s.queries, s.queries, batch, 1, heads, dim, rank, shape.scale)
+            first = (layer * s.sequences + s.sequence) * s.capacity
             attend_rows(
                 kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
                 first * dim, first, s.capacity, rows, buffers.attended, 0, heads * rank, s.threads,
@@ -174,20 +175,24 @@ def _queries(
 def _new_rows(
     KV: Any, M: Any, ROWS: Any, layer: Any, gains: Any, own: Any, caches: Any, b: Any, shape: Any, s: Any
 ) -> None:
-    """Every sequence's new row: norm, RoPE, into the cache."""
+    """Every new token's row: norm, RoPE, into the cache."""
     rank, dim = shape.rank, shape.rank + shape.turning
     down = shape.q_rank if shape.q_rank else shape.heads * (shape.nope + shape.turning)
     stride = (down + dim + ROWS - 1) // ROWS * ROWS
     for row in range(M):
         line = b.heads[row * stride + down :][:dim]
         rms_norm(line[:rank], own.kv_norm[layer], _EPS, line[:rank])
-        _turn(line[rank:], gains.cosines[layer], gains.sines[layer], s.neighbours)
-        token = (layer * M + row) * s.capacity + s.context
+        sequence, query = s.sequence + row // s.queries, row % s.queries
+        turn = layer * s.turns + s.turn + query
+        _turn(line[rank:], gains.cosines[turn], gains.sines[turn], s.neighbours)
+        token = (layer * s.sequences + sequence) * s.capacity + s.context + query
         store_row(KV, line, caches.k, token * dim, caches.k_scales, token)
 
 
 @linked
-def _turn_queries(M: Any, cosines: Any, sines: Any, buffers: Any, inputs: Any, shape: Any, s: Any) -> None:
+def _turn_queries(
+    M: Any, layer: Any, cosines: Any, sines: Any, buffers: Any, inputs: Any, shape: Any, s: Any
+) -> None:
     """Of each head what turns, to its place behind the absorbed numbers, and what does not, dense for the absorbed products."""
     width, dim = shape.nope + shape.turning, shape.rank + shape.turning
     for unit in range(M * shape.heads):
@@ -195,7 +200,8 @@ def _turn_queries(M: Any, cosines: Any, sines: Any, buffers: Any, inputs: Any, s
         inputs[unit * shape.nope :][: shape.nope] = head[: shape.nope]
         turned = buffers.absorbed[unit * dim + shape.rank :][: shape.turning]
         turned[:] = head[shape.nope :]
-        _turn(turned, cosines, sines, s.neighbours)
+        turn = layer * s.turns + s.turn + unit // shape.heads % s.queries
+        _turn(turned, cosines[turn], sines[turn], s.neighbours)
 
 
 @linked
@@ -215,7 +221,7 @@ def _place(y: Any, lines: Any, width: Any, out: Any, stride: Any) -> None:
 
 
 def head_blocks(rows: int, heads: int) -> Blocks:
-    """A block a head, of one row of each sequence: pair row · heads + h is head h of a row."""
+    """A block a head, of all rows: pair row · heads + h is head h of a row."""
     all_heads = np.arange(heads, dtype=np.int64)
     full: npt.NDArray[np.int64] = np.full(heads, rows, np.int64)
     pairs = (np.arange(rows, dtype=np.int64)[None, :] * heads + all_heads[:, None]).reshape(-1)

@@ -16,7 +16,7 @@ from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.delta import States
 from membound.kernels.cpu.step.hybrid_step import SLOTS, hybrid_step_kernel
-from membound.kernels.cpu.step.packed_model import caches_of, gains_of, sizes_of
+from membound.kernels.cpu.step.packed_model import caches_of, gains_of, positions_of, sizes_of
 from membound.kernels.cpu.step.step import Buffers
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.layer_tensors import matrices_of
@@ -54,8 +54,8 @@ class PackedHybrid:
         self._states = states_of(inputs, small)
         self._arguments = (
             self._x, self._arena, self._starts,
-            gains_of(inputs, small, np.zeros((0, 1), np.int32), work.context), caches_of(inputs),
-            self._buffers, sizes_of(work, model, threads), self._states,
+            gains_of(inputs, small, np.zeros((0, 1), np.int32), positions_of(work)), caches_of(inputs),
+            self._buffers, sizes_of(model, work.batch, positions_of(work), threads), self._states,
         )  # fmt: skip
         shape = grouping(work.kv, model.q_heads // model.kv_heads, model.head_dim)
         self._kernel = hybrid_step_kernel(

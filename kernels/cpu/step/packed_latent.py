@@ -1,6 +1,6 @@
 """Latent attention packed for steps: absorbed matrices of every head, the vectors of what goes down, and buffers.
 
->>> latent = PackedLatent(inputs, recipe, vectors)
+>>> latent = PackedLatent(inputs, recipe, vectors, rows=1)
 >>> latent.format, latent.size_bytes
 
 The absorbed matrix of a head's queries is a transposed part of `kv_up`: the same numbers in the formats of floats. Of others, whose
@@ -28,15 +28,17 @@ LINE = 64
 
 
 class PackedLatent:
-    """Absorbed matrices of all layers. `format`: that in which they are held; `arguments`: what `latent_half` takes."""
+    """Absorbed matrices of all layers, for `rows` tokens at once. `format`: that in which they are held; `arguments`: what `latent_half` takes."""
 
-    def __init__(self, inputs: ModelInputs, recipe: Recipe, small: list[Mapping[str, F32]]) -> None:
-        mixer, batch = inputs.model.decoder.layers[0].mixer, inputs.work.batch
+    def __init__(
+        self, inputs: ModelInputs, recipe: Recipe, small: list[Mapping[str, F32]], rows: int
+    ) -> None:
+        mixer = inputs.model.decoder.layers[0].mixer
         if not isinstance(mixer, Latent):
             raise AssertionError("no latent attention")
-        self._mixer, self._batch = mixer, batch
+        self._mixer, self._rows = mixer, rows
         self.format = recipe.format if recipe.format in FLOATS else "f32"
-        (self._recipe,) = block_recipes(self.format, "float", str(batch))
+        (self._recipe,) = block_recipes(self.format, "float", str(rows))
         self.grouping = rows_grouping(inputs.work.kv, mixer.token_numbers, mixer.kv_rank)
         self._pack(inputs)
         self.arguments = (_gains(small), self._buffers(), self._absorbed(), self._shape())
@@ -62,22 +64,22 @@ class PackedLatent:
     def _absorbed(self) -> Absorbed:
         mixer, recipe, heads = self._mixer, self._recipe, self._mixer.q_heads
         widest = max(mixer.nope_dim, mixer.kv_rank)
-        row_stride = self._batch * widest
+        row_stride = self._rows * widest
         product = recipe.rows * recipe.padded_n(max(mixer.kv_rank, mixer.value_dim))
         scratch = _aligned(max(recipe.scratch_bytes(k) for k in (mixer.nope_dim, mixer.kv_rank)))
         return Absorbed(
-            self._arena, self._starts, head_blocks(self._batch, heads),
-            _zeros(self._batch * heads * mixer.nope_dim), _zeros(heads * row_stride), _zeros(heads * product),
-            aligned_bytes(heads * scratch), np.zeros(self._batch * heads, np.int64), row_stride, product, scratch,
+            self._arena, self._starts, head_blocks(self._rows, heads),
+            _zeros(self._rows * heads * mixer.nope_dim), _zeros(heads * row_stride), _zeros(heads * product),
+            aligned_bytes(heads * scratch), np.zeros(self._rows * heads, np.int64), row_stride, product, scratch,
         )  # fmt: skip
 
     def _buffers(self) -> LatentBuffers:
-        mixer, rows = self._mixer, self._batch * self._mixer.q_heads
+        mixer, heads = self._mixer, self._rows * self._mixer.q_heads
         return LatentBuffers(
-            _zeros(self._batch * mixer.q_rank),
-            _zeros(rows * (mixer.nope_dim + mixer.rope_dim)),
-            _zeros(rows * mixer.token_numbers),
-            _zeros(rows * mixer.kv_rank),
+            _zeros(self._rows * mixer.q_rank),
+            _zeros(heads * (mixer.nope_dim + mixer.rope_dim)),
+            _zeros(heads * mixer.token_numbers),
+            _zeros(heads * mixer.kv_rank),
         )
 
     def _shape(self) -> LatentShape:

@@ -2,7 +2,7 @@
 
 >>> packed = PackedModel(inputs, threads=2)
 >>> packed.run()
->>> packed.logits.shape        # [batch, vocab]
+>>> packed.logits.shape        # [batch·queries, vocab]
 
 Matrices that share their input are packed as one: q, k, v; gate, up. All of a model's matrices lie in one
 byte arena, so that one compilation serves every layer of every model with heads of the same shape.
@@ -20,10 +20,12 @@ import numpy.typing as npt
 
 from membound.errors import Unsupported
 from membound.kernels.cpu.attention.decode import flat_cache
+from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
+from membound.kernels.features import tokens_of
 from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
@@ -62,28 +64,26 @@ class PackedModel:
             raise AssertionError(f"{type(work).__name__} is no Step")
         self._work, self._model = work, model
         self._recipe, self._last = _recipes(work)
-        self._matrices = PackedMatrices(inputs, self._recipe, self._last, work.context)
+        self._matrices = PackedMatrices(inputs, self._recipe, self._last, positions_of(work))
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
         self._caches = caches_of(inputs)
-        self._buffers = _buffers(work.batch, model, self._recipe, self._last, self._matrices.shapes)
-        group = model.q_heads // model.kv_heads
-        self._sizes = sizes_of(work, model, threads)
-        shape = grouping(work.kv, group, model.head_dim)
+        self._buffers = _buffers(work.rows, model, self._recipe, self._last, self._matrices.shapes)
+        self._sizes = sizes_of(model, work.batch, positions_of(work), threads)
+        heads, method = attention_of(work)
         self._kernel = step_kernel(
-            self._recipe.format, self._recipe.act, work.batch, work.kv, shape.heads, shape.method,
-            self._last.format, self._last.act,
+            self._recipe.format, self._recipe.act, work.rows, work.kv, heads, method, self._last.format, self._last.act,
         )  # fmt: skip
 
     def run(self) -> None:
-        """One step. The new token's row of the cache is written anew each time."""
+        """One step. The new tokens' rows of the cache are written anew each time."""
         m = self._matrices
         self._kernel(self._x, m.arena, m.starts, m.gains, self._caches, self._buffers, self._sizes)
 
     @property
     def logits(self) -> F32:
-        """[batch, vocab] float32, a copy."""
+        """[batch·queries, vocab] float32, a copy."""
         rows = self._buffers.logits.reshape(self._last.rows, -1)
-        return rows[: self._work.batch, : self._model.vocab].copy()
+        return rows[: self._work.rows, : self._model.vocab].copy()
 
     @property
     def matrix_bytes(self) -> int:
@@ -94,10 +94,10 @@ class PackedModel:
 class PackedMatrices:
     """All matrices of a model in one arena, the LM head by a recipe of its own, and the norms, biases and angles beside them.
 
-    `position`: the place of the token whose angles they are.
+    `positions`: the places of the tokens whose angles they are.
     """
 
-    def __init__(self, inputs: ModelInputs, recipe: Recipe, head: Recipe, position: int) -> None:
+    def __init__(self, inputs: ModelInputs, recipe: Recipe, head: Recipe, positions: range) -> None:
         model = inputs.model
         self.shapes = _layer_matrices(model)
         sizes = [recipe.matrix_bytes(m.n, m.k) for m in self.shapes] * model.layers
@@ -113,7 +113,7 @@ class PackedMatrices:
             pack_rows(weights, head if last else recipe, self.arena[start:end])
             if not last:
                 orders.add(weights)
-        self.gains = gains_of(inputs, small, orders.rows(), position)
+        self.gains = gains_of(inputs, small, orders.rows(), positions)
 
     @property
     def size_bytes(self) -> int:
@@ -130,9 +130,23 @@ class PackedMatrices:
         yield [inputs.lm_head()]
 
 
-def sizes_of(work: Step, model: Model, threads: int) -> Sizes:
-    """The model's shape as numbers."""
-    decoder = model.decoder
+def positions_of(work: Step) -> range:
+    """The places of a step's new tokens."""
+    return range(work.context, work.context + work.queries)
+
+
+def attention_of(work: Step) -> tuple[int, str]:
+    """HEADS and METHOD of `attend_new` for a model without latent attention."""
+    model = work.shape
+    if work.queries > 1:
+        return 0, rows_grouping(work.kv, model.head_dim, model.head_dim).method
+    shape = grouping(work.kv, model.q_heads // model.kv_heads, model.head_dim)
+    return shape.heads, shape.method
+
+
+def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
+    """The model's shape as numbers, and new tokens at these places of each sequence."""
+    decoder, queries, context = model.decoder, len(positions), positions.start
     first = decoder.layers[0]
     mixer, rope = first.mixer, next((one.mixer.rope for one in decoder.layers if one.mixer.rope), None)
     return Sizes(
@@ -147,9 +161,14 @@ def sizes_of(work: Step, model: Model, threads: int) -> Sizes:
         smooth=isinstance(first.mlp, Mlp) and first.mlp.activation == "gelu_tanh",
         centred=decoder.norm == "layer",
         neighbours=rope is not None and rope.neighbours,
-        context=work.context,
-        capacity=work.context + 1,
-        seen=np.array([layer.mixer.seen(work.context) for layer in decoder.layers]),
+        queries=queries,
+        sequences=batch,
+        sequence=0,
+        turns=queries,
+        turn=0,
+        context=context,
+        capacity=positions.stop,
+        seen=np.array([layer.mixer.seen(context) for layer in decoder.layers]),
         turned_norm=np.array([_norms_turned(layer.mixer) for layer in decoder.layers]),
         eps=decoder.eps,
         softcap=mixer.softcap if isinstance(mixer, Attention) else 0.0,
@@ -161,9 +180,9 @@ def sizes_of(work: Step, model: Model, threads: int) -> Sizes:
 
 
 def gains_of(
-    inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32], position: int
+    inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32], positions: range
 ) -> Gains:
-    """Vectors of all layers, a row each, and what positions and scales make of a step."""
+    """Vectors of all layers, a row each, and what positions and scales make of a step: a row for each layer and position."""
     decoder = inputs.model.decoder
 
     def rows(*names: str) -> F32:
@@ -175,7 +194,7 @@ def gains_of(
 
     bias = inputs.source.final_bias()
     final = Norms(_stack([inputs.final_norm()]), _stack([NOTHING if bias is None else bias]))
-    cosines, sines = _turns(inputs.model, position)
+    cosines, sines = _turns(inputs.model, positions, tokens_of(inputs.work))
     return Gains(
         norms("attention_norm"),
         norms("attention_out_norm"),
@@ -190,7 +209,7 @@ def gains_of(
         rows("k_norm"),
         cosines,
         sines,
-        np.array([_scale(layer.mixer, position) for layer in decoder.layers], np.float32),
+        np.array([_scale(layer.mixer, p) for layer in decoder.layers for p in positions], np.float32),
         rows("sinks").reshape(-1),
         orders,
     )
@@ -209,17 +228,16 @@ def _norms_turned(mixer: Mixer) -> bool:
     return isinstance(mixer, Attention) and mixer.head_norm == "l2"
 
 
-def _turns(model: Model, position: int) -> tuple[F32, F32]:
-    """Cos and sin of each layer's RoPE, [layers, pairs]; a layer without one turns by nothing."""
-    mixers = [layer.mixer for layer in model.decoder.layers]
+def _turns(model: Model, positions: range, length: int) -> tuple[F32, F32]:
+    """Cos and sin of each layer's RoPE, [layers · positions, pairs], in sequences of that length; a layer without one turns by nothing."""
+    mixers, places = [layer.mixer for layer in model.decoder.layers], np.array(positions)
     tables = [
-        mixer.rope.table(np.array([position]), _turning_width(mixer), position + 1) if mixer.rope else None
-        for mixer in mixers
+        mixer.rope.table(places, _turning_width(mixer), length) if mixer.rope else None for mixer in mixers
     ]
     pairs = max((table[0].shape[-1] for table in tables if table), default=0)
-    still = np.ones((1, pairs)), np.zeros((1, pairs))
+    still = np.ones((len(places), pairs)), np.zeros((len(places), pairs))
     cosines, sines = zip(*(table or still for table in tables), strict=True)
-    return _stack([cos[0] for cos in cosines]), _stack([sin[0] for sin in sines])
+    return _stack([row for cos in cosines for row in cos]), _stack([row for sin in sines for row in sin])
 
 
 def _turning_width(mixer: Mixer) -> int:
@@ -256,11 +274,11 @@ class _Orders:
 def _recipes(work: Step) -> tuple[Recipe, Recipe]:
     """How the matrices of layers are multiplied, and how the LM head is."""
     if work.stored is None:
-        recipe = choose(work.weight, work.act, work.batch)
+        recipe = choose(work.weight, work.act, work.rows)
         return recipe, recipe
     (layers,), head = work.stored.formats, work.stored.head.format
     act = work.act if head in INTEGER_FORMATS else "float"
-    return choose(layers, work.act, work.batch), choose(head, act, work.batch)
+    return choose(layers, work.act, work.rows), choose(head, act, work.rows)
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
@@ -271,11 +289,11 @@ def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
 
 
 def caches_of(inputs: ModelInputs) -> Caches:
-    """Keys and values of all layers with room for the new token; of latent attention, values within keys, as one array."""
+    """Keys and values of all layers with room for the new tokens; of latent attention, values within keys, as one array."""
     work, model = inputs.work, inputs.model
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
-    rows = (model.layers, work.batch, model.kv_heads, work.context + 1)
+    rows = (model.layers, work.batch, model.kv_heads, work.context + work.queries)
     first = inputs.cache(0)
     k = np.zeros((*rows, model.head_dim), first.k.dtype)
     latent = isinstance(model.decoder.layers[0].mixer, Latent)
@@ -296,13 +314,13 @@ def caches_of(inputs: ModelInputs) -> Caches:
 
 
 def _buffers(
-    batch: int, model: Model, recipe: Recipe, last: Recipe, matrices: tuple[_Matrix, ...]
+    tokens: int, model: Model, recipe: Recipe, last: Recipe, matrices: tuple[_Matrix, ...]
 ) -> Buffers:
     def out(n: int, of: Recipe = recipe) -> F32:
         return np.zeros(of.rows * of.padded_n(n), np.float32)
 
     def rows(width: int) -> F32:
-        return np.zeros(batch * width, np.float32)
+        return np.zeros(tokens * width, np.float32)
 
     qkv, o, wide, _down = matrices
     widest = max(last.scratch_bytes(model.hidden), *(recipe.scratch_bytes(m.k) for m in matrices))

@@ -40,7 +40,7 @@ class PackedPrompt:
         rows = min(most, -(-work.batch * work.tokens // ROW_STEP) * ROW_STEP)
         self._last = choose(work.weight, work.act, min(work.batch, MOST_ROWS))
         recipe = choose(work.weight, work.act, rows)
-        self._matrices = PackedMatrices(inputs, recipe, self._last, work.tokens - 1)
+        self._matrices = PackedMatrices(inputs, recipe, self._last, range(work.tokens - 1, work.tokens))
         self._gains = _with_all_places(self._matrices.gains, model, work.tokens)
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
         self._caches = _empty_caches(work, inputs)

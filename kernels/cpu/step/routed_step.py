@@ -58,7 +58,7 @@ class Routed(NamedTuple):
 def routed_step_kernel(
     FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, BLOCKS: str
 ) -> Any:
-    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, BLOCKS as `layer_experts`.
+    """The compiled step for M new tokens, cached on disk; HEADS and METHOD as `attend_new` takes them, BLOCKS as `layer_experts`.
 
     UP: the format of absorbed matrices, and METHOD is that of `attend_rows`; '' without latent attention.
     run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, routed): the LM head begins at the last
@@ -81,7 +81,7 @@ def routed_step_kernel(
                     FMT, ACT, M, KV, METHOD, UP, ROWS,
                     layer, arena, at, gains, own, caches, b, buffers, up, shape, s,
                 )  # fmt: skip
-                _second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+                second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
             head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
         return run_latent
@@ -93,14 +93,14 @@ def routed_step_kernel(
         for layer in range(s.layers):
             at = starts[layer]
             attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
-            _second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+            second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
         head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
     return run
 
 
 @linked
-def _second_half(
+def second_half(
     FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> None:  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from membound.kernels.cpu.attention.decode import attend
+from membound.kernels.cpu.attention.several import attend_new
 from membound.kernels.cpu.attention.softcap import cap_scores
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.linked import linked
@@ -46,8 +46,8 @@ class Gains(NamedTuple):
     """Small float32 weights, a row a layer; a width of 0 where the model has none.
 
     attention_in, mlp_in: norms of what goes into the halves of a layer; attention_out, mlp_out: of what comes out. bias: of
-    q, k, v; up_bias: of gate, up. cosines, sines [layers, pairs] at position `context`; scales [layers]: what queries are
-    multiplied by; sinks [layers, query heads].
+    q, k, v; up_bias: of gate, up. cosines, sines [layers · turns, pairs], a row a position; scales [layers · turns]: what queries
+    are multiplied by; sinks [layers, query heads].
     """
 
     attention_in: Norms
@@ -96,7 +96,8 @@ class Buffers(NamedTuple):
 class Sizes(NamedTuple):
     """The model's shape as numbers.
 
-    seen [layers]: cached tokens that a layer sees, the last ones. turned_norm [layers]: queries and keys have norms without gains
+    queries: new tokens of a sequence, from place `context` on. sequences: those of the caches, of which the rows belong to number
+    `sequence` and those behind it. turns: rows of angles a layer; number `turn` is that of the first new token. seen [layers]: cached tokens that a layer sees, the last ones. turned_norm [layers]: queries and keys have norms without gains
     behind RoPE. smooth: the gate is a GELU. centred: norms are LayerNorm.
     neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
     """
@@ -112,6 +113,11 @@ class Sizes(NamedTuple):
     smooth: bool
     centred: bool
     neighbours: bool
+    queries: int
+    sequences: int
+    sequence: int
+    turns: int
+    turn: int
     context: int
     capacity: int
     seen: npt.NDArray[np.int64]
@@ -128,7 +134,7 @@ class Sizes(NamedTuple):
 def step_kernel(
     FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, LAST_FMT: str, LAST_ACT: str
 ) -> Any:
-    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, LAST_… of the LM head.
+    """The compiled step for M new tokens, cached on disk; HEADS and METHOD as `attend_new` takes them, LAST_… of the LM head.
 
     run(x [M·hidden], arena, starts, gains, caches, buffers, sizes): matrix i of the arena begins at byte
     starts[i]; four a layer (QKV, output, gate and up, down), then the LM head.
@@ -168,11 +174,13 @@ def attention_half(
     prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
     new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
-    first = layer * M * s.kv_heads * s.capacity + s.context - s.seen[layer]
-    attend(
+    batch = M // s.queries
+    unit = (layer * s.sequences + s.sequence) * s.kv_heads
+    first = unit * s.capacity + s.context - s.seen[layer]
+    attend_new(
         KV, HEADS, METHOD, b.heads, 0, head_stride,
         caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
-        s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
+        s.seen[layer] + s.queries, s.queries, batch, s.kv_heads, s.group, s.dim,
         s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
     )  # fmt: skip
     read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
@@ -272,10 +280,12 @@ def _activate_parallel(
 
 @linked
 def new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
-    """Every sequence's new heads: bias, head norm, RoPE, scale, then key and value into the cache."""
+    """Every new token's heads: bias, head norm, RoPE, scale, then key and value into the cache."""
     dim, ones = s.dim, np.ones(s.dim, np.float32)
     q_heads = s.kv_heads * s.group
     for row in range(M):
+        sequence, query = s.sequence + row // s.queries, row % s.queries
+        turn = layer * s.turns + s.turn + query
         line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
         _add_bias(line, gains.bias[layer])
         _norm_heads(line[: q_heads * dim], gains.q_norm[layer], s)
@@ -283,16 +293,16 @@ def new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, 
         for h in range(q_heads + s.kv_heads):
             head = line[h * dim : (h + 1) * dim]
             if s.neighbours:
-                rope_neighbours(head, gains.cosines[layer], gains.sines[layer])
+                rope_neighbours(head, gains.cosines[turn], gains.sines[turn])
             else:
-                rope(head, gains.cosines[layer], gains.sines[layer])
+                rope(head, gains.cosines[turn], gains.sines[turn])
             if s.turned_norm[layer]:
                 rms_norm(head, ones, np.float32(s.eps), head)
-        if gains.scales[layer] != 1:
+        if gains.scales[turn] != 1:
             for i in range(q_heads * dim):
-                line[i] *= gains.scales[layer]
+                line[i] *= gains.scales[turn]
         for h in range(s.kv_heads):
-            token = ((layer * M + row) * s.kv_heads + h) * s.capacity + s.context
+            token = ((layer * s.sequences + sequence) * s.kv_heads + h) * s.capacity + s.context + query
             key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
             store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)

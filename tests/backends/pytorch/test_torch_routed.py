@@ -38,6 +38,7 @@ def ran(spec: str, device: str = "cpu") -> tuple[float, dict[str, object]]:
     [
         "step:model={},batch=5,context=13",
         "step:model={},context=12,cache=prompt",
+        "step:model={},batch=3,context=7,queries=3",
         "prefill:model={},batch=2,tokens=11",
     ],
 )

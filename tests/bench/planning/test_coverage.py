@@ -39,6 +39,7 @@ from membound.bench.planning.coverage import (
     gather,
     keys_of,
     reasons,
+    title_of,
 )
 from membound.errors import BackendUnavailable
 from membound.kernels.weights.formats import INTEGER_FORMATS
@@ -66,8 +67,15 @@ def test_every_kind_in_every_format_is_asked_about_once() -> None:
         assert {(w.weight, w.act) for w in works if w.kind == kind} == pairs  # type: ignore[union-attr]
     for kind in ("attention", "mla", "step", "prefill"):
         assert {w.kv for w in works if w.kind == kind} == set(KV_FORMATS)  # type: ignore[union-attr]
-    assert len([w for w in works if w.kind == "step"]) == len(pairs) * len(KV_FORMATS) * 2
+    assert len([w for w in works if w.kind == "step"]) == len(pairs) * len(KV_FORMATS) * 2 * 2 * 3
+    assert len([w for w in works if w.kind == "prefill"]) == len(pairs) * len(KV_FORMATS) * 3
     assert len([w for w in works if w.kind == "mla"]) == len(KV_FORMATS) * 2
+
+
+def test_tables_of_models_say_what_these_hold() -> None:
+    models = ["", ", experts", ", experts, latent attention"]
+    assert [title_of(shape) for shape in SHAPES if shape.kind == "step"] == [f"step{m}" for m in models]
+    assert [title_of(shape) for shape in SHAPES if shape.kind == "prefill"] == [f"prefill{m}" for m in models]
 
 
 def test_boxes_hold_every_point_once_and_nothing_else() -> None:
@@ -233,7 +241,7 @@ def shown(page: str) -> dict[str, set[Work]]:
     """Markdown read back: every combination that a line stands for, as a work, by backend."""
     found: dict[str, set[Work]] = {}
     for shape in SHAPES:
-        (section,) = re.findall(rf"^## `{shape.kind}`\n\n(.*?)^$", page, re.M | re.S)
+        (section,) = re.findall(rf"^## `{title_of(shape)}`\n\n(.*?)^$", page, re.M | re.S)
         header, _, *lines = (
             [cell.strip() for cell in row.strip("|").split("|")] for row in section.splitlines()
         )
