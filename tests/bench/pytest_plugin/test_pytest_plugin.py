@@ -341,7 +341,8 @@ def test_it_goes_without_ceilings_when_told(pytester, session, playing):
     rows = load_rows(pytester.path / "bench.json")
     assert [(r.kind, len(r.samples_s), r.turns) for r in rows] == [("case", DUEL_ROUNDS, [])] * 2
     table = membound.load(pytester.path / "bench.json")
-    assert set(table.verdict) == {"cache"}  # that much is known without
+    # that much is known without, unless others were at work all the time
+    assert [*table.verdict] == ["inconclusive" if g == "invalid" else "cache" for g in table.validity]
     assert table.mbu.isna().all()
 
 
