@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +49,8 @@ TOKEN = "RAY_AUTH_TOKEN"
 """Of a cluster that lets in nobody else. Ray would write one for `local` to ~/.ray, and every `ray start --head` from then on demand it."""
 OF_TOKENS = ("authentication token", "unauthenticated")
 """In what Ray says where the token is missing or another one."""
+SILENT = ("client connection timeout", "failed to connect to ray cluster")
+"""All that Ray says in that case of ray://, and of HOST:PORT."""
 CLIENT_PORT = 10001
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
@@ -172,8 +175,14 @@ def node_of(entry: Mapping[str, Any], name: str) -> Node:
 
 def why_not(error: BaseException) -> str:
     """Why a cluster cannot be reached, in a line."""
-    if any(words in str(error).lower() for words in OF_TOKENS):
-        return f"it demands a token: set RAY_AUTH_MODE=token, and have its ~/.ray/auth_token here, or {TOKEN}"
+    said, needed = (
+        str(error).lower(),
+        f"set RAY_AUTH_MODE=token, and have its ~/.ray/auth_token here, or {TOKEN}",
+    )
+    if any(words in said for words in OF_TOKENS):
+        return f"it demands a token: {needed}"
+    if any(words in said for words in SILENT) and os.environ.get("RAY_AUTH_MODE") != "token":
+        return f"{last_line(error)}; if it demands a token, {needed}"
     return last_line(error)
 
 
@@ -201,7 +210,8 @@ def connected(address: str, parts: Sequence[Path]) -> Iterator[Cluster]:
         settings |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     try:
-        ray.init(address=address, **settings)
+        with warnings.catch_warnings(action="ignore"):  # which say in many words what the error does
+            ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise FleetError(f"--address {address}: no fleet there: {why_not(error)}") from None
     try:

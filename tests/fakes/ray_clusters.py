@@ -7,45 +7,42 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from membound.results.row import Row
-from membound.results.store import load_rows
+from fleet_drivers import FleetDrivers
 
 STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB."""
 WORKS = [f"linear:n=16,k=64,m={m},weight=f32" for m in (1, 2, 3)]
 QUICKLY = ("--backends", "ok:cpu", "--no-ceilings", "--threads", "1", "--together")
-LIMIT_S = 200.0
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_worker_niceness": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
 }
-"""A node that does not answer is dead after seconds, not after a minute; and processes do not wait for all other tests."""
+"""A node that does not answer is dead after seconds, not after a minute. Processes do not wait for all other tests, beside which nodes, and
+servers for ray://, may take long to start."""
 
 
-class RayCluster:
+class RayCluster(FleetDrivers):
     """A head without processors, and nodes of one each. A context manager; everything it started ends with it."""
 
     def __init__(self, folder: Path, nodes: int, **more: Any) -> None:
         from ray.cluster_utils import Cluster
 
-        self.folder = folder
-        self.out = folder / "fleets"
         settings = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -53,11 +50,11 @@ class RayCluster:
         self.client_address = f"ray://127.0.0.1:{port}"
         head = {"num_cpus": 0, "ray_client_server_port": port, **settings}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        super().__init__(folder, str(self._cluster.address))
         self._settings = settings
         self.nodes: list[Any] = []
         for number in range(nodes):
             self.add(labels={"rack": f"r{number % 2}"}, **more)
-        self.processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> RayCluster:
         return self
@@ -67,19 +64,6 @@ class RayCluster:
     ) -> None:
         self.end_processes()
         self._cluster.shutdown()
-
-    def end_processes(self) -> None:
-        """Kill the drivers that are left."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-        self.processes.clear()
-
-    @property
-    def address(self) -> str:
-        """Where drivers connect."""
-        return str(self._cluster.address)
 
     def add(self, **more: Any) -> None:
         """One more node."""
@@ -105,62 +89,6 @@ class RayCluster:
                 yield
             finally:
                 process.kill()
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`membound fleet` with these arguments, as a process of its own."""
-        command = [
-            sys.executable,
-            "-m",
-            "membound",
-            "fleet",
-            "--address",
-            self.address,
-            "--out",
-            str(self.out),
-        ]
-        process = subprocess.Popen(
-            [*command, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.folder,
-            start_new_session=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def fleet(self, *arguments: str) -> tuple[int, str, str]:
-        """The same to its end: (status, standard output, standard error)."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=LIMIT_S)
-        return process.returncode, out, err
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that the fleet does."""
-        until = time.monotonic() + LIMIT_S
-        while not holds():
-            ended = [process for process in self.processes if process.poll() is not None]
-            if ended or time.monotonic() > until:
-                raise AssertionError(f"it never came: {[process.communicate() for process in ended]}")
-            time.sleep(0.05)
-
-    def stored(self) -> int:
-        """Rows on the driver's disk at the moment."""
-        return sum(
-            path.read_bytes().count(b"\n") for path in self.out.glob("*.jsonl*") if path.suffix != ".fleet"
-        )
-
-    def stored_of(self, name: str) -> int:
-        """The same of one node."""
-        mark = json.dumps({"node": name})[1:-1].replace(": ", ":").encode()
-        return sum(
-            path.read_bytes().count(mark) for path in self.out.glob("*.jsonl*") if path.suffix != ".fleet"
-        )
-
-    def rows(self) -> list[Row]:
-        """Those of the only fleet."""
-        (path,) = self.out.glob("*.jsonl")
-        return load_rows(path)
 
 
 def workers_left(folder: Path) -> Sequence[int]:

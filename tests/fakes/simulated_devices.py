@@ -76,11 +76,12 @@ class Simulated(Cluster):
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What it came to. Bytes are resident memory of the driver."""
+    """What it came to. Bytes are resident memory of the driver, and `cpu_s` its processors' time, threads of Ray's included."""
 
     rows: int
     row_bytes: int
     seconds: float
+    cpu_s: float
     before_bytes: int
     most_bytes: int
 
@@ -114,7 +115,7 @@ def simulate(folder: Path, tasks: int, rows: int) -> Simulation:
         nodes = [Node(f"{n:05x}", f"node-{n}", f"r{n // 40}", 1.0, 0.0, f"node:{n}") for n in range(tasks)]
         made = assignments(FLEET, nodes, {n.id: (ALL,) for n in nodes}, {n.id: n.id for n in nodes}, 1)
         world, view = Simulated(cluster._ray, shared), Watching()
-        before, began = psutil.Process().memory_info().rss, time.monotonic()
+        before, began, cpu_s = psutil.Process().memory_info().rss, time.monotonic(), time.process_time()
         with FleetFile(folder / f"{FLEET}.jsonl", replace(ASK, works=[])) as file:
             for one in made:
                 file.note(one)
@@ -123,5 +124,5 @@ def simulate(folder: Path, tasks: int, rows: int) -> Simulation:
                 file.is_whole = True
             except KeyboardInterrupt:  # what it came to so far counts
                 pass
-        seconds = time.monotonic() - began
-        return Simulation(view.stored, len(line), seconds, before, view.most_bytes)
+        seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu_s
+        return Simulation(view.stored, len(line), seconds, cpu_s, before, view.most_bytes)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import fake_backends
 import ray_clusters
+from fleet_drivers import LIMIT_S
 from simulated_devices import simulate
 
 from membound.results.row import Row
@@ -82,7 +83,7 @@ def kills(runs: int, seed: int) -> int:
             victim = rng.randrange(NODES)
             made.kill(os.uname().nodename + (f"#{victim + 1}" if victim else ""))
             made.add()
-            out, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
+            out, err = fleet.communicate(timeout=LIMIT_S)
             made.processes.remove(fleet)  # it has ended in order, and the next one is not taken for it
             (path,) = set(made.out.glob("*.jsonl")) - before or {made.out / "none"}
             wrong = wrong_in(load_rows(path)) if path.exists() else f"no file: {err or out}"
@@ -113,7 +114,8 @@ def simulation(tasks: int, rows: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         done = simulate(Path(folder), tasks, rows)
     print(
-        f"{tasks} tasks, {done.rows} rows of {done.row_bytes} bytes in {done.seconds:.1f} s: {done.rows / done.seconds:.0f} rows/s; "
+        f"{tasks} tasks, {done.rows} rows of {done.row_bytes} bytes in {done.seconds:.1f} s: {done.rows / done.seconds:.0f} rows/s, "
+        f"and {done.rows / done.cpu_s:.0f} for each second of a processor that the driver had; "
         f"the driver had {done.before_bytes / 1e6:.0f} MB before and {done.most_bytes / 1e6:.0f} MB at most: "
         f"{(done.most_bytes - done.before_bytes) / 1e6:.1f} MB added"
     )

@@ -102,6 +102,15 @@ def test_a_cluster_that_demands_a_token_says_what_to_set(said):
     assert why_not(RuntimeError("no route\nto host")) == "to host"
 
 
+@pytest.mark.parametrize("said", ["ray client connection timeout", "Failed to connect to Ray cluster at a:1"])
+def test_a_port_that_does_not_answer_may_want_a_token(monkeypatch, said):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    silent = ConnectionError(said)
+    assert why_not(silent).startswith(f"{said}; if it demands a token, set RAY_AUTH_MODE=token")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert why_not(silent) == said
+
+
 def test_of_a_traceback_the_last_line_counts():
     assert last_line(RuntimeError("Traceback\n  File x\n\nValueError: no\n")) == "ValueError: no"
     assert last_line(TimeoutError()) == "TimeoutError"

@@ -13,6 +13,7 @@ from pathlib import Path
 import fake_backends
 import pytest
 import ray_clusters
+from fleet_drivers import LIMIT_S
 from ray_clusters import QUICKLY, WORKS
 
 pytestmark = [
@@ -131,7 +132,7 @@ def test_a_node_that_dies_is_reported_and_replaced(cluster):
     cluster.until(lambda: cluster.stored_of(names()[1]) >= 1)
     cluster.kill(names()[1])
     cluster.add(labels={"rack": "r9"})
-    _, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
+    _, err = fleet.communicate(timeout=LIMIT_S)
     found = stored(cluster)
     assert fleet.returncode == 1
     died = {status: count for (name, status), count in found.items() if name == names()[1]}
@@ -179,7 +180,7 @@ def test_a_node_that_hangs_is_given_up(cluster):
     cluster.until(lambda: all(cluster.stored_of(name) for name in names()))
     hanging = ray_clusters.suites_at_work(cluster.folder / "cache")[-1]
     os.kill(hanging, signal.SIGSTOP)
-    _, err = fleet.communicate(timeout=ray_clusters.LIMIT_S)
+    _, err = fleet.communicate(timeout=LIMIT_S)
     found = by_status(cluster)
     assert fleet.returncode == 1, err
     assert found["ok"] + found["timeout"] == NODES * 9
