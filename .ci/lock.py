@@ -26,7 +26,8 @@ GROUPS = {
     "llamacpp": ["-"],
     "ray": [PROJECT, "--extra", "ray"],
 }
-"""What uv resolves for each lock, which holds only what no lock before it has."""
+"""What uv resolves for each lock. `default` and `test` are installed first; every other lock has all else that it needs."""
+FIRST = ("default", "test")
 OF_TORCH = re.compile(r"nvidia-(?!ml-py)|(?:triton|cuda-toolkit)==")
 """What torch's wheels with CUDA ask for, and those without do not."""
 MADE = "# Made by .ci/lock.py; installed by .ci/locked, which refuses a file whose SHA-256 is not here."
@@ -50,7 +51,8 @@ def main() -> None:
             )
         new = {pin: hashes for pin, hashes in found.items() if pin not in known}
         write(f"locks/{group}.txt", [MADE, "-r default.txt"] if group == "test" else [MADE], new)
-        known |= new
+        if group in FIRST:
+            known |= new
     for path in (*ROOT.glob("backends/environments/*.txt"), ROOT / "bench/environments/uv.txt"):
         relock(path)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from membound.kernels.layer_tensors import matrices_of
+from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.model import Model
 from membound.kernels.operations import ACTIVATION_BYTES, Linear, Traffic, kv_token_bytes
 from membound.kernels.parts import Experts, Latent
@@ -81,6 +82,7 @@ def step_operations(work: ModelWork, context: int, queries: int = 1) -> tuple[Op
         *_products(work, rows, rows),
         *_decode_attention(work, context, queries),
         *_appends(work, queries),
+        *_states(work),
     )
 
 
@@ -188,8 +190,9 @@ def _decode_attention(work: ModelWork, context: int, queries: int) -> Iterator[O
     """
     seen = Counter[tuple[int, int]]()
     for layer, count in work.shape.decoder.kinds.items():
-        pairs = layer.mixer.pairs(context + queries) - layer.mixer.pairs(context)
-        seen[layer.mixer.seen(context), pairs] += count
+        if layer.mixer.token_numbers:
+            pairs = layer.mixer.pairs(context + queries) - layer.mixer.pairs(context)
+            seen[layer.mixer.seen(context), pairs] += count
     for (tokens, pairs), count in seen.items():
         name = "attention" if tokens == context else f"attention to {tokens} tokens"
         yield (
@@ -231,14 +234,25 @@ def _latent_line(
 
 def _appends(work: ModelWork, queries: int) -> Iterator[Operation]:
     append = Traffic(kv_written_bytes=work.batch * queries * sum(token_bytes(work.shape, work.kv)))
-    yield Operation("cache append", work.shape.layers, append, 0)
+    cached = sum(count for layer, count in work.shape.decoder.kinds.items() if layer.mixer.token_numbers)
+    yield Operation("cache append", cached, append, 0)
+
+
+def _states(work: ModelWork) -> Iterator[Operation]:
+    """States that do not grow, read and written anew, with the convolution before them."""
+    for layer, count in work.shape.decoder.kinds.items():
+        if isinstance(layer.mixer, GatedDelta | Mamba2):
+            read, written = state_bytes(layer.mixer)
+            traffic = Traffic(kv_read_bytes=work.batch * read, kv_written_bytes=work.batch * written)
+            yield Operation("state", count, traffic, work.batch * layer.mixer.token_flops)
 
 
 def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:
     """A line for each number of pairs of a token and one that it sees, in one sequence."""
     lines, every = Counter[tuple[int, int]](), tokens * (tokens + 1) // 2
     for layer, count in work.shape.decoder.kinds.items():
-        lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
+        if layer.mixer.token_numbers:
+            lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
     traffic = _prompt_traffic(work, tokens)
     for (seen, pair_flops), count in lines.items():
         name = "attention" if seen == every else f"attention of {seen} pairs"

@@ -17,8 +17,9 @@ from typing import Any
 from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
+from membound.kernels.mixers import NAMES
 from membound.kernels.model import ModelError
-from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where a model that sees or hears keeps the part that writes text."""
@@ -27,11 +28,14 @@ TEXT_TYPES = {
     "gemma3": "gemma3_text",
     "kimi_k2": "deepseek_v3",
     "llama4": "llama4_text",
+    "mimo": "qwen2",
     "mistral3": "mistral",
     "qwen2_vl": "qwen2",
     "qwen2_vl_text": "qwen2",
     "qwen2_5_vl": "qwen2",
     "qwen2_5_vl_text": "qwen2",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
 }
@@ -51,10 +55,7 @@ def read_decoder(folder: Path) -> Decoder:
         if config.flag(name):
             raise ModelError(f"{path}: {name}=true is not supported")
     hidden = config.count("hidden_size")
-    count = config.count("num_hidden_layers")
-    if count > MOST_LAYERS:
-        raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
-    layers = tuple(_layer(config, family, hidden, index) for index in range(count))
+    layers = family.layers(config) if family.layers else _layers(config, family, hidden)
     counted = Decoder(
         name=str(folder),
         hidden=hidden,
@@ -74,9 +75,7 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
     """The same with what it computes, or with why that is not known."""
     arithmetic = ARITHMETIC.get(counted.family)
     if arithmetic is None:
-        return replace(
-            counted, not_known=f"{config.path}: what model_type {counted.family!r} computes is not known here"
-        )
+        return replace(counted, not_known=f"{config.path}: {why_counted(counted)}")
     try:
         activation = arithmetic.read_activation(config)
         layers = (
@@ -90,12 +89,27 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
         return replace(counted, not_known=str(error))
 
 
+def why_counted(decoder: Decoder) -> str:
+    """Why a folder's model is counted alone; '' for one whose parts are all run."""
+    mixers = [NAMES[type(kind.mixer)] for kind in decoder.kinds if type(kind.mixer) in NAMES]
+    if any(isinstance(kind.mixer, Latent) and kind.mixer.index for kind in decoder.kinds):
+        mixers.append("attention with an indexer")
+    if mixers:
+        what = " and ".join(dict.fromkeys(mixers))
+        return f"{what}, which model_type {decoder.family!r} has, is counted and not run from a folder here"
+    return (
+        ""
+        if decoder.family in ARITHMETIC
+        else f"what model_type {decoder.family!r} computes is not known here"
+    )
+
+
 def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int, activation: str) -> Layer:
     """A layer with what it computes."""
     mixer, mlp = layer.mixer, layer.mlp
     if isinstance(mixer, Latent):
         mixer = arithmetic.read_latent(config, mixer)
-    else:
+    elif isinstance(mixer, Attention):
         seen = WINDOWED if mixer.window else CHUNKED if mixer.chunk else FULL
         mixer = arithmetic.read_attention(config, mixer, seen, index)
     if isinstance(mlp, Experts):
@@ -136,10 +150,17 @@ def _family(path: Path, fields: dict[str, Any]) -> str:
     return kind
 
 
+def _layers(config: Config, family: Family, hidden: int) -> tuple[Layer, ...]:
+    count = config.count("num_hidden_layers")
+    if count > MOST_LAYERS:
+        raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
+    return tuple(_layer(config, family, hidden, index) for index in range(count))
+
+
 def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:
-    mixer: Attention | Latent = (
-        _latent(config, family) if family.latent else _attention(config, family, hidden, index)
-    )
+    mixer: Mixer | None = family.state(config, index) if family.state else None
+    if mixer is None:
+        mixer = _latent(config, family) if family.latent else _attention(config, family, hidden, index)
     mixture = family.mixture(config, index) if family.mixture else None
     bias = bool(family.mlp_bias_flag) and config.flag(family.mlp_bias_flag)
     mlp = mixture or Mlp(config.count(family.dense_width), family.gated, bias)
@@ -147,7 +168,7 @@ def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:
 
 
 def _latent(config: Config, family: Family) -> Latent:
-    return Latent(
+    latent = Latent(
         q_heads=config.count("num_attention_heads"),
         q_rank=config.count("q_lora_rank") if config.fields.get("q_lora_rank") is not None else 0,
         kv_rank=config.count("kv_lora_rank"),
@@ -156,6 +177,7 @@ def _latent(config: Config, family: Family) -> Latent:
         value_dim=config.count("v_head_dim"),
         biases=config.flag(family.bias_flag),
     )
+    return family.index(config, latent) if family.index else latent
 
 
 def _attention(config: Config, family: Family, hidden: int, index: int) -> Attention:
@@ -176,7 +198,7 @@ def _attention(config: Config, family: Family, hidden: int, index: int) -> Atten
     kind = _kind(config, family, index)
     flagged = family.flagged if family.bias_flag and config.flag(family.bias_flag) else ""
     normed = not family.head_norm_flag or config.flag(family.head_norm_flag)
-    return Attention(
+    attention = Attention(
         q_heads,
         kv_heads,
         head_dim,
@@ -185,11 +207,17 @@ def _attention(config: Config, family: Family, hidden: int, index: int) -> Atten
         biases=family.biases or flagged,
         head_norm=family.head_norm if normed else "",
         sinks=family.sinks,
+        gated=family.gated_attention,
     )
+    return family.refined(config, attention) if family.refined else attention
 
 
 def _kind(config: Config, family: Family, index: int) -> str:
     """What a layer sees: as layer_types says, else as the family does it."""
+    if family.kind:
+        return family.kind(config, index)
+    if family.state:
+        return FULL
     listed = config.fields.get("layer_types")
     if listed is not None and family.full_every != 1:
         count = config.count("num_hidden_layers")

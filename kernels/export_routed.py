@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.layer_tensors import ROUTER, matrices_of, routed_part
-from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer
 from membound.kernels.rope import Rope, YarnScaling
 from membound.kernels.weights.layers import LayerWeights
 
@@ -58,7 +58,9 @@ LATENT_NORMS = {"q_norm": "q_a_layernorm", "kv_norm": "kv_a_layernorm"}
 
 def architecture_of(decoder: Decoder) -> Architecture | None:
     """The architecture that computes what the decoder does; None if none of those above is it."""
-    experts, mixer = routed_part(decoder), decoder.layers[0].mixer
+    if any(_is_newer(kind.mixer) for kind in decoder.kinds):
+        return None
+    experts, mixer = routed_part(decoder), decoder.layers[0].attention
     plain = (
         decoder.norm == "rms"
         and decoder.norm_vectors == 1
@@ -70,7 +72,7 @@ def architecture_of(decoder: Decoder) -> Architecture | None:
         or any(kind.norms != "before" or kind.residual != 1 for kind in decoder.kinds)
     ):
         return None
-    if not all(_writes_rope(kind.mixer) for kind in decoder.kinds):
+    if not all(_writes_rope(kind.attention) for kind in decoder.kinds):
         return None
     router = experts.router
     if isinstance(mixer, Latent):
@@ -95,6 +97,13 @@ def architecture_of(decoder: Decoder) -> Architecture | None:
     if router.score != "softmax" or not router.normalised or router.bias or not _is_plain(mixer):
         return None
     return QWEN3 if mixer.head_norm == "head" else MIXTRAL if not mixer.head_norm else None
+
+
+def _is_newer(mixer: Mixer) -> bool:
+    """Whether a mixer has what none of these architectures has: a state, an index, a gate, or narrower values."""
+    if isinstance(mixer, Latent):
+        return mixer.index is not None
+    return not isinstance(mixer, Attention) or mixer.gated or bool(mixer.value_dim)
 
 
 def _writes_rope(mixer: Attention | Latent) -> bool:

@@ -14,12 +14,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membound.kernels.config_json import Config
-from membound.kernels.parts import Experts, Mlp, Router
-
-Mixture = Callable[[Config, int], Experts | None]
-"""Makes the experts of a layer from a config.json; None where the layer is dense."""
-PLAIN, CORRECTED = Router(), Router(correction=True)
-"""Routers without numbers besides their matrix, and with one an expert that corrects the choice."""
+from membound.kernels.mixer_fields import (
+    gated_delta,
+    indexed,
+    mimo_attention,
+    mimo_kind,
+    mimo_mixture,
+    neighbouring,
+    nemotron_layers,
+)
+from membound.kernels.mixers import GatedDelta, Latent
+from membound.kernels.mixture_fields import (
+    CORRECTED,
+    PLAIN,
+    Mixture,
+    deepseek,
+    ernie,
+    every_layer,
+    llama4,
+    qwen,
+)
+from membound.kernels.parts import Attention, Layer, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,109 +64,15 @@ class Family:
     sinks: bool = False
     head_bias_flag: str = ""
     mixture: Mixture | None = None
+    kind: Callable[[Config, int], str] | None = None
+    gated_attention: bool = False
+    state: Callable[[Config, int], GatedDelta | None] | None = None
+    refined: Callable[[Config, Attention], Attention] | None = None
+    index: Callable[[Config, Latent], Latent] | None = None
+    layers: Callable[[Config], tuple[Layer, ...]] | None = None
     dense_width: str = "intermediate_size"
     refused: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-
-
-# Experts
-
-
-def _mixture(
-    config: Config, count: str, chosen: str, expert: Mlp, shared: Mlp | None = None, **more: Any
-) -> Experts:
-    """Experts of the fields that say how many there are and how many a token takes."""
-    there = config.count(count)
-    if config.count(chosen) > there:
-        raise config.bad(chosen, f"{there} at most, which is {count}")
-    return Experts(there, config.count(chosen), expert, shared, **more)
-
-
-def _shared(config: Config, count: str, width: int) -> Mlp | None:
-    """The MLPs that every token takes, as one that is as wide as all of them."""
-    shared = config.count(count, 0) if config.fields.get(count) is not None else 0
-    return Mlp(shared * width) if shared else None
-
-
-def _listed(config: Config, name: str) -> list[int] | None:
-    """A list of layers, where the file has one."""
-    value = config.fields.get(name)
-    if value is not None and not (isinstance(value, list) and all(isinstance(one, int) for one in value)):
-        raise config.bad(name, "a list of layers")
-    return value
-
-
-def _every(width: str, count: str, shared: str = "", bias: bool = False, router: Router = PLAIN) -> Mixture:
-    """A mixture in every layer, as Mixtral has it. `shared`: the field with the width of the MLP that all tokens take."""
-
-    def mixture(config: Config, index: int) -> Experts:
-        wide = config.count(shared) if shared and config.fields.get(shared) else 0
-        expert = Mlp(config.count(width), bias=bias)
-        common = Mlp(wide) if wide else None
-        return _mixture(config, count, "num_experts_per_tok", expert, common, router=router)
-
-    return mixture
-
-
-def _qwen(config: Config, index: int) -> Experts | None:
-    """Qwen2-MoE and Qwen3-MoE: some layers may be dense."""
-    if index in (_listed(config, "mlp_only_layers") or ()) or (index + 1) % config.count(
-        "decoder_sparse_step"
-    ):
-        return None
-    count = "num_experts" if "num_experts" in config.fields else "num_local_experts"
-    wide = "shared_expert_intermediate_size"
-    shared = Mlp(config.count(wide)) if config.fields.get(wide) else None
-    expert = Mlp(config.count("moe_intermediate_size"))
-    return _mixture(config, count, "num_experts_per_tok", expert, shared, shared_gate=shared is not None)
-
-
-def _deepseek(router: Router, dense: bool = True) -> Mixture:
-    """DeepSeek's and GLM's, with experts that every token takes. `dense`: the first layers are, or those that mlp_layer_types names."""
-
-    def mixture(config: Config, index: int) -> Experts | None:
-        if not config.fields.get("n_routed_experts") or (dense and not _is_routed(config, index)):
-            return None
-        width = config.count("moe_intermediate_size")
-        shared = _shared(config, "n_shared_experts", width)
-        count, chosen = "n_routed_experts", "num_experts_per_tok"
-        return _mixture(config, count, chosen, Mlp(width), shared, router=router)
-
-    return mixture
-
-
-def _is_routed(config: Config, index: int) -> bool:
-    kinds = config.fields.get("mlp_layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != config.count("num_hidden_layers"):
-            raise config.bad("mlp_layer_types", "a list with one kind for each layer")
-        return bool(kinds[index] == "sparse")
-    every = config.count("moe_layer_freq") if config.fields.get("moe_layer_freq") is not None else 1
-    return index >= config.count("first_k_dense_replace", 0) and not index % every
-
-
-def _llama4(config: Config, index: int) -> Experts | None:
-    """Every interleave_moe_layer_step-th layer, or those that are listed; with one expert that every token takes."""
-    listed = _listed(config, "moe_layers")
-    if listed is None and (index + 1) % config.count("interleave_moe_layer_step"):
-        return None
-    if listed is not None and index not in listed:
-        return None
-    expert = Mlp(config.count("intermediate_size"))
-    return _mixture(config, "num_local_experts", "num_experts_per_tok", expert, expert)
-
-
-def _ernie(config: Config, index: int) -> Experts | None:
-    """Between two layers, every moe_layer_interval-th."""
-    last, first = config.fields.get("moe_layer_end_index"), config.count("moe_layer_start_index", 0)
-    if last is not None and last != -1:
-        last = config.count("moe_layer_end_index", 0)
-    inside = first <= index <= (config.count("num_hidden_layers") - 1 if last in (None, -1) else last)
-    if not inside or (index + 1) % config.count("moe_layer_interval"):
-        return None
-    width = config.count("moe_intermediate_size")
-    shared = _shared(config, "moe_num_shared_experts", width)
-    return _mixture(config, "moe_num_experts", "moe_k", Mlp(width), shared, router=CORRECTED)
 
 
 # Families
@@ -165,7 +86,19 @@ _LATENT: dict[str, Any] = {
     "v_head_dim": 128,
     "first_k_dense_replace": 3,
 }
-_DEEPSEEK_V3 = Family(latent=True, bias_flag="attention_bias", mixture=_deepseek(CORRECTED), defaults=_LATENT)
+_DEEPSEEK_V3 = Family(latent=True, bias_flag="attention_bias", mixture=deepseek(CORRECTED), defaults=_LATENT)
+_DELTA: dict[str, Any] = {
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+}
+_QWEN3_5 = Family(
+    head_norm="head", gated_attention=True, state=gated_delta, refused=("attention_bias",), defaults=_DELTA
+)
+_INDEX: dict[str, Any] = {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
 _GEMMA: dict[str, Any] = {"head_dim": 256, "tie_word_embeddings": True}
 _QWEN: dict[str, Any] = {"sliding_window": 4096, "max_window_layers": 28}
 
@@ -186,14 +119,15 @@ FAMILIES = {
     "deepseek_v2": Family(
         latent=True,
         bias_flag="attention_bias",
-        mixture=_deepseek(PLAIN),
+        mixture=deepseek(PLAIN),
         defaults=_LATENT | {"first_k_dense_replace": 0},
     ),
     "deepseek_v3": _DEEPSEEK_V3,
+    "deepseek_v32": replace(_DEEPSEEK_V3, index=indexed, defaults=_LATENT | _INDEX),
     "dots1": Family(
         head_norm="head",
         bias_flag="attention_bias",
-        mixture=_deepseek(CORRECTED),
+        mixture=deepseek(CORRECTED),
         defaults={"first_k_dense_replace": 0},
     ),
     "ernie4_5": Family(
@@ -201,7 +135,7 @@ FAMILIES = {
     ),
     "ernie4_5_moe": Family(
         refused=("use_bias",),
-        mixture=_ernie,
+        mixture=ernie,
         defaults={
             "tie_word_embeddings": True,
             "moe_layer_start_index": 1,
@@ -238,7 +172,7 @@ FAMILIES = {
         flagged="qkv",
         head_norm="head",
         head_norm_flag="use_qk_norm",
-        mixture=_deepseek(CORRECTED),
+        mixture=deepseek(CORRECTED),
         defaults={"first_k_dense_replace": 1},
     ),
     "glm4_moe_lite": replace(
@@ -246,20 +180,27 @@ FAMILIES = {
         defaults=_LATENT
         | {"q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256, "first_k_dense_replace": 1},
     ),
+    "glm_moe_dsa": replace(
+        _DEEPSEEK_V3,
+        index=neighbouring,
+        defaults=_LATENT
+        | _INDEX
+        | {"q_lora_rank": 2048, "qk_nope_head_dim": 192, "v_head_dim": 256, "index_n_heads": 32},
+    ),
     "gpt_oss": Family(
         sinks=True,
         bias_flag="attention_bias",
         full_every=2,
-        mixture=_every("intermediate_size", "num_local_experts", bias=True, router=Router(bias=True)),
+        mixture=every_layer("intermediate_size", "num_local_experts", bias=True, router=Router(bias=True)),
         defaults={"attention_bias": True, "sliding_window": 128, "head_dim": 64},
     ),
     "granite": _LLAMA,
     "granitemoe": Family(
-        bias_flag="attention_bias", mixture=_every("intermediate_size", "num_local_experts")
+        bias_flag="attention_bias", mixture=every_layer("intermediate_size", "num_local_experts")
     ),
     "granitemoeshared": Family(
         bias_flag="attention_bias",
-        mixture=_every("intermediate_size", "num_local_experts", "shared_intermediate_size"),
+        mixture=every_layer("intermediate_size", "num_local_experts", "shared_intermediate_size"),
     ),
     "hunyuan_v1_dense": Family(head_norm="head", bias_flag="attention_bias"),
     "llama": _LLAMA,
@@ -267,7 +208,7 @@ FAMILIES = {
         bias_flag="attention_bias",
         full_every=4,
         chunked=True,
-        mixture=_llama4,
+        mixture=llama4,
         dense_width="intermediate_size_mlp",
         defaults={
             "interleave_moe_layer_step": 1,
@@ -276,19 +217,46 @@ FAMILIES = {
             "vocab_size": 202048,
         },
     ),
+    "mimo_v2_flash": Family(
+        bias_flag="attention_bias",
+        flagged="qkv",
+        kind=mimo_kind,
+        refined=mimo_attention,
+        mixture=mimo_mixture,
+        defaults={
+            "num_key_value_heads": 4,
+            "head_dim": 192,
+            "v_head_dim": 128,
+            "sliding_window": 129,
+            "first_k_dense_replace": 1,
+        },
+    ),
     "minimax_m2": Family(
         head_norm="all",
-        mixture=_every("intermediate_size", "num_local_experts", router=CORRECTED),
+        mixture=every_layer("intermediate_size", "num_local_experts", router=CORRECTED),
     ),
     "ministral": Family(full_every=1),
     "ministral3": Family(full_every=1, defaults={"head_dim": 128}),
     "mistral": Family(full_every=1, defaults={"num_key_value_heads": 8, "sliding_window": 4096}),
     "mixtral": Family(
         full_every=1,
-        mixture=_every("intermediate_size", "num_local_experts"),
+        mixture=every_layer("intermediate_size", "num_local_experts"),
         defaults={"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
     ),
     "nemotron": Family(gated=False, norm_vectors=2, bias_flag="attention_bias", mlp_bias_flag="mlp_bias"),
+    "nemotron_h": Family(
+        layers=nemotron_layers,
+        defaults={
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "mamba_num_heads": 128,
+            "mamba_head_dim": 64,
+            "ssm_state_size": 128,
+            "n_groups": 8,
+            "conv_kernel": 4,
+            "use_conv_bias": True,
+        },
+    ),
     "olmo": Family(bias_flag="attention_bias", norm_vectors=0),
     "olmo2": Family(bias_flag="attention_bias", head_norm="all", norms="after"),
     "olmo3": Family(
@@ -301,7 +269,7 @@ FAMILIES = {
     "olmoe": Family(
         bias_flag="attention_bias",
         head_norm="all",
-        mixture=_every("intermediate_size", "num_experts"),
+        mixture=every_layer("intermediate_size", "num_experts"),
         defaults={"num_experts": 64, "num_experts_per_tok": 8},
     ),
     "phi": Family(
@@ -320,14 +288,14 @@ FAMILIES = {
         norm_vectors=2,
         bias_flag="attention_bias",
         head_bias_flag="lm_head_bias",
-        mixture=_every("intermediate_size", "num_local_experts"),
+        mixture=every_layer("intermediate_size", "num_local_experts"),
         defaults={"num_key_value_heads": 8, "num_local_experts": 16, "num_experts_per_tok": 2},
     ),
     "qwen2": Family(biases="qkv", late_windows=True, defaults=_QWEN | {"num_key_value_heads": 32}),
     "qwen2_moe": Family(
         biases="qkv",
         late_windows=True,
-        mixture=_qwen,
+        mixture=qwen,
         defaults=_QWEN
         | {
             "decoder_sparse_step": 1,
@@ -346,8 +314,33 @@ FAMILIES = {
     "qwen3_moe": Family(
         head_norm="head",
         bias_flag="attention_bias",
-        mixture=_qwen,
+        mixture=qwen,
         defaults={"decoder_sparse_step": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    ),
+    "qwen3_5_moe_text": replace(
+        _QWEN3_5,
+        mixture=qwen,
+        defaults=_DELTA
+        | {
+            "decoder_sparse_step": 1,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+        },
+    ),
+    "qwen3_5_text": _QWEN3_5,
+    "qwen3_next": replace(
+        _QWEN3_5,
+        mixture=qwen,
+        defaults=_DELTA
+        | {
+            "decoder_sparse_step": 1,
+            "num_experts": 512,
+            "num_experts_per_tok": 10,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+        },
     ),
     "seed_oss": Family(
         bias_flag="attention_bias",
@@ -357,9 +350,7 @@ FAMILIES = {
         defaults={"attention_bias": True, "head_dim": 128},
     ),
     "smollm3": _LLAMA,
-    "solar_open": Family(
-        bias_flag="attention_bias", flagged="qkv", mixture=_deepseek(CORRECTED, dense=False)
-    ),
+    "solar_open": Family(bias_flag="attention_bias", flagged="qkv", mixture=deepseek(CORRECTED, dense=False)),
     "stablelm": Family(
         norm_vectors=2,
         bias_flag="use_qkv_bias",

@@ -143,6 +143,19 @@ def _llama4(config: Config, attention: Attention, layer: str, index: int) -> Att
     )
 
 
+def _still(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    """Positions are told by the states between."""
+    return replace(attention, rope=None)
+
+
+def _minimax(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    """Files say how many columns turn, Transformers' own settings which part of a head."""
+    turning = 1.0
+    if config.fields.get("rotary_dim") is not None:
+        turning = config.count("rotary_dim") / attention.head_dim
+    return replace(attention, rope=read_rope(config, attention.head_dim, 5e6, turning))
+
+
 def _gpt_oss(config: Config, attention: Attention, layer: str, index: int) -> Attention:
     for name, only in (("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)):
         if config.real(name, only) != only:
@@ -187,6 +200,10 @@ def _sigmoid(groups: int, groups_chosen: int, factor: float) -> Callable[[Config
         return _grouped(config, replace(made, score="sigmoid"), groups, groups_chosen, factor)
 
     return router
+
+
+def _sigmoid_alone(config: Config, counted: Router) -> Router:
+    return replace(counted, score="sigmoid")
 
 
 def _deepseek_v2(config: Config, counted: Router) -> Router:
@@ -252,6 +269,8 @@ ARITHMETIC = {
     "stablelm": Arithmetic(norm="layer", eps=("layer_norm_eps", 1e-5), turning=0.25),
     "deepseek_v2": Arithmetic(latent=_deepseek, router=_deepseek_v2),
     "deepseek_v3": Arithmetic(latent=_deepseek, router=_sigmoid(8, 4, 2.5)),
+    "deepseek_v32": Arithmetic(latent=_deepseek, router=_sigmoid(8, 4, 2.5)),
+    "glm_moe_dsa": Arithmetic(eps=_EPS_5, latent=_deepseek, router=_sigmoid(1, 1, 2.5)),
     "glm4_moe": Arithmetic(eps=_EPS_5, turning=0.5, router=_sigmoid(1, 1, 1.0)),
     "gpt_oss": Arithmetic(eps=_EPS_5, theta=150000.0, attention=_gpt_oss, activation=("", "clamped")),
     "granitemoe": Arithmetic(**_GRANITE),
@@ -259,7 +278,17 @@ ARITHMETIC = {
         eps=_EPS_5, theta=500000.0, neighbours=True, attention=_llama4, router=_llama4_router
     ),
     "mixtral": Arithmetic(eps=_EPS_5, theta=1e6),
+    "minimax_m2": Arithmetic(attention=_minimax, router=_sigmoid_alone),
+    "nemotron_h": Arithmetic(
+        eps=("layer_norm_epsilon", 1e-5),
+        activation=("mlp_hidden_act", "relu2"),
+        attention=_still,
+        router=_sigmoid(1, 1, 1.0),
+    ),
     "qwen2_moe": Arithmetic(router=_normalised(False)),
+    "qwen3_5_moe_text": Arithmetic(turning=0.25, router=_normalised(True)),
+    "qwen3_5_text": Arithmetic(turning=0.25),
+    "qwen3_next": Arithmetic(turning=0.25, router=_normalised(True)),
     "qwen3_moe": Arithmetic(router=_normalised(False)),
 }
 """By model_type; those of dense models first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
 from membound.kernels.rope import LinearScaling, LongRopeScaling, YarnScaling
 from membound.kernels.steps import Prefill, Step
@@ -38,6 +39,11 @@ EXPERT_BIASES, CLAMPED, DENSE_LAYERS = (
     "dense layers among those with experts",
 )
 UNEVEN_SHARES = "shares of experts that do not add up to 1"
+DELTAS, MAMBAS, INDEXES = "gated DeltaNet", "Mamba-2", "attention with an indexer"
+GATED, NARROW, NO_MLP = "gated attention", "values narrower than keys", "layers without an MLP"
+UNGATED, RELU2_GATES = "experts without gates", "gates of squared ReLU"
+NEWER = frozenset({DELTAS, MAMBAS, INDEXES, GATED, NARROW, NO_MLP, UNGATED, RELU2_GATES})
+"""What this year's hybrid models compute, and a backend has only where it says so."""
 
 EVERY = frozenset(
     {
@@ -70,7 +76,7 @@ EVERY = frozenset(
     }
     | {DENSE_LAYERS, UNEVEN_SHARES}
 )
-"""All of them."""
+"""All of them but `NEWER`."""
 SCALINGS = {LinearScaling: LINEAR, YarnScaling: YARN, LongRopeScaling: LONGROPE}
 
 
@@ -106,6 +112,10 @@ def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
     mixer, mlp = layer.mixer, layer.mlp
     there = {
         LATENT: isinstance(mixer, Latent),
+        INDEXES: isinstance(mixer, Latent) and mixer.index is not None,
+        DELTAS: isinstance(mixer, GatedDelta),
+        MAMBAS: isinstance(mixer, Mamba2),
+        NO_MLP: layer.norms == "half",
         OUT_NORMS: layer.norms in ("after", "both"),
         PARALLEL: layer.norms == "parallel",
         RESIDUALS: layer.residual != 1,
@@ -134,6 +144,8 @@ def _of_attention(mixer: Attention, tokens: int) -> dict[str, bool]:
         NO_ROPE: rope is None,
         PART_ROPE: rope is not None and rope.dim != 0,
         NEIGHBOURS: rope is not None and rope.neighbours,
+        GATED: mixer.gated,
+        NARROW: mixer.value_dim not in (0, mixer.head_dim),
     }
 
 
@@ -142,7 +154,8 @@ def _of_mlp(mlp: Mlp) -> dict[str, bool]:
         MLP_BIASES: mlp.bias,
         GELU_GATES: mlp.gated and mlp.activation == "gelu_tanh",
         GELU: mlp.activation == "gelu",
-        RELU2: mlp.activation == "relu2",
+        RELU2: mlp.activation == "relu2" and not mlp.gated and mlp.width > 0,
+        RELU2_GATES: mlp.activation == "relu2" and mlp.gated,
     }
 
 
@@ -162,5 +175,7 @@ def _of_experts(experts: Experts) -> dict[str, bool]:
         CLAMPED: experts.expert.activation == "clamped",
         GELU_GATES: experts.expert.activation == "gelu_tanh",
         GELU: experts.expert.activation == "gelu",
-        RELU2: experts.expert.activation == "relu2",
+        RELU2: experts.expert.activation == "relu2" and not experts.expert.gated,
+        RELU2_GATES: experts.expert.activation == "relu2" and experts.expert.gated,
+        UNGATED: not experts.expert.gated,
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
 from membound.kernels.onnx_file.decoder import OnnxDecoder
 from membound.kernels.onnx_file.feeds import cache_values, small_feeds
@@ -32,7 +33,7 @@ from membound.kernels.operations import (
     Linear,
     pages_of,
 )
-from membound.kernels.parts import Attention
+from membound.kernels.parts import Latent
 from membound.kernels.route_plan import RoutePlan
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.routing import planned_routes, plant_router
@@ -41,6 +42,7 @@ from membound.kernels.weights.formats import F32, KVCache, Weight, dequantize
 from membound.kernels.weights.generate import normal, random_cache, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
 from membound.kernels.weights.making import Take, make_here
+from membound.kernels.weights.states import State, random_state
 
 __all__ = [
     "AttentionInputs",
@@ -227,7 +229,14 @@ class ModelInputs:
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
         cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
         mixer = m.decoder.layers[index].mixer
-        return cache if isinstance(mixer, Attention) else _within_keys(cache, mixer.kv_rank)
+        return _within_keys(cache, mixer.kv_rank) if isinstance(mixer, Latent) else cache
+
+    def state(self, index: int) -> State:
+        """What layer `index`, whose mixer has a state, holds of all sequences before the step."""
+        mixer = self.model.decoder.layers[index].mixer
+        if not isinstance(mixer, GatedDelta | Mamba2):
+            raise AssertionError(f"layer {index} has no state")
+        return random_state(mixer, self.work.batch, stream_of(self.seed, 1_000_000 + index))
 
 
 def _within_keys(cache: KVCache, value_dim: int) -> KVCache:

@@ -153,7 +153,7 @@ def model_of(decoder: Decoder, content: str = "") -> Model:
     """
     if decoder.not_known:
         raise ModelError(decoder.not_known)
-    mixer, width = decoder.layers[0].mixer, max(_width(layer.mlp) for layer in decoder.kinds)
+    mixer, width = _first_attention(decoder), max(_width(layer.mlp) for layer in decoder.kinds)
     scaling, mlp = mixer.rope.scaling if mixer.rope else None, decoder.layers[0].mlp
     model = Model(
         name=decoder.name,
@@ -176,10 +176,18 @@ def model_of(decoder: Decoder, content: str = "") -> Model:
         folder=decoder.folder,
         content=content,
     )
-    if isinstance(mixer, Latent) or decoder.experts:
+    if isinstance(mixer, Latent) or decoder.experts or decoder.layers[0].mixer is not mixer:
         return replace(model, parts=decoder)
     plain = replace(_decoder(model), family=decoder.family)
     return model if plain == decoder and decoder.family in PLAIN else replace(model, parts=decoder)
+
+
+def _first_attention(decoder: Decoder) -> Attention | Latent:
+    """The mixer of the first layer that has a cache. Raises ModelError for a model of states alone."""
+    for layer in decoder.layers:
+        if isinstance(layer.mixer, Attention | Latent):
+            return layer.attention
+    raise ModelError(f"{decoder.name}: a model without any attention is counted and not run here")
 
 
 def _width(mlp: Mlp | Experts) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS, Config, read_config
-from membound.kernels.decoder_folder import NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part
+from membound.kernels.decoder_folder import NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part, why_counted
 from membound.kernels.families import FAMILIES
 from membound.kernels.family_arithmetic import ARITHMETIC
 from membound.kernels.model import Model, ModelError, model_of
@@ -59,7 +59,7 @@ _TEXT = [name for name, family in TEXT_TYPES.items() if family in ARITHMETIC]
 _CODE = {
     kind: f"modeling_deepseek.Deepseek{version}ForCausalLM"
     for kind, version in (("deepseek_v2", "V2"), ("deepseek_v3", "V3"), ("kimi_k2", "V3"))
-}
+} | {"minimax_m2": "modeling_minimax_m2.MiniMaxM2ForCausalLM"}
 """Code that published folders name and that Transformers has taken in since."""
 
 _ONLY: dict[str, tuple[Any, str]] = {
@@ -140,7 +140,10 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     if named is not None and not (isinstance(named, list) and len(named) == 1 and _writes_text(named[0])):
         raise _refusal(config, "architectures", ": one that ends in ForCausalLM or ForConditionalGeneration")
     _refuse_code(config)
-    model = model_of(read_decoder(folder), _content(folder, fields))
+    decoder = read_decoder(folder)
+    if not decoder.not_known and (why := why_counted(decoder)):
+        raise ModelError(f"{path}: {why}")
+    model = model_of(decoder, _content(folder, fields))
     return _checked(path, model)
 
 

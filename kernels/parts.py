@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf, prod
 
+from membound.kernels.mixers import ROPE_OF_NEIGHBOURS as ROPE_OF_NEIGHBOURS
+from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
+from membound.kernels.mixers import Latent as Latent
+from membound.kernels.mixers import Matrices as Matrices
+from membound.kernels.mixers import triangle as _triangle
 from membound.kernels.rope import Rope
 
-PLAIN_ROPE, ROPE_OF_NEIGHBOURS = Rope(), Rope(neighbours=True)
-
-Matrices = Mapping[str, tuple[int, int]]
-"""Matrices by name as (n, k): n outputs of k inputs."""
+PLAIN_ROPE = Rope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Attention:
     together), ``l2`` (no gain, and behind RoPE) or none. `sinks`: a learned logit a query head, in the denominator of softmax.
 
     `rope`: None where positions are not told. `scale` of scores; 0: 1/√head_dim. `softcap`: scores s become cap·tanh(s / cap).
-    `temperature`: floor and slope of Llama 4's, ln(⌊(position + 1) / floor⌋ + 1) · slope + 1 times the query.
+    `temperature`: floor and slope of Llama 4's, ln(⌊(position + 1) / floor⌋ + 1) · slope + 1 times the query. `value_dim`: width of a
+    value; 0: `head_dim`. `gated`: what comes out is multiplied by the sigmoid of one more product (Qwen3-Next).
     """
 
     q_heads: int
@@ -49,11 +52,15 @@ class Attention:
     scale: float = 0.0
     softcap: float = 0.0
     temperature: tuple[float, float] | None = None
+    value_dim: int = 0
+    gated: bool = False
 
     def matrices(self, hidden: int) -> Matrices:
-        """The four products."""
-        q, kv = self.q_heads * self.head_dim, self.kv_heads * self.head_dim
-        return {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q)}
+        """The four products, and that of a gate."""
+        q, k = self.q_heads * self.head_dim, self.kv_heads * self.head_dim
+        v, out = (heads * (self.value_dim or self.head_dim) for heads in (self.kv_heads, self.q_heads))
+        gate = {"out_gate": (out, hidden)} if self.gated else {}
+        return {"q": (q, hidden), "k": (k, hidden), "v": (v, hidden), **gate, "o": (hidden, out)}
 
     def vectors(self, hidden: int) -> int:
         """Numbers of biases, norms' gains and sinks."""
@@ -70,12 +77,12 @@ class Attention:
     @property
     def token_numbers(self) -> int:
         """Cached numbers a token."""
-        return 2 * self.kv_heads * self.head_dim
+        return self.kv_heads * (self.head_dim + (self.value_dim or self.head_dim))
 
     @property
     def pair_flops(self) -> int:
         """FLOPs for a query token and a token that it sees."""
-        return 4 * self.q_heads * self.head_dim
+        return 2 * self.q_heads * (self.head_dim + (self.value_dim or self.head_dim))
 
     def seen(self, position: int) -> int:
         """Tokens before it that the token at `position` sees."""
@@ -93,72 +100,10 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Latent:
-    """DeepSeek's latent attention: one cached row of `kv_rank + rope_dim` numbers a token, for all heads (arXiv 2405.04434).
-
-    q_rank: 0 where queries come straight from the hidden state. `biases`: of the two products that go down and of o. `scale` of
-    scores; 0: 1/√(nope_dim + rope_dim).
-    """
-
-    q_heads: int
-    q_rank: int
-    kv_rank: int = 512
-    nope_dim: int = 128
-    rope_dim: int = 64
-    value_dim: int = 128
-    biases: bool = False
-    rope: Rope = ROPE_OF_NEIGHBOURS
-    scale: float = 0.0
-
-    def matrices(self, hidden: int) -> Matrices:
-        """The products; those that read the cache are as large absorbed as they are stored."""
-        q = self.q_heads * (self.nope_dim + self.rope_dim)
-        queries = (
-            {"q_down": (self.q_rank, hidden), "q_up": (q, self.q_rank)} if self.q_rank else {"q": (q, hidden)}
-        )
-        return queries | {
-            "kv_down": (self.kv_rank + self.rope_dim, hidden),
-            "kv_up": (self.q_heads * (self.nope_dim + self.value_dim), self.kv_rank),
-            "o": (hidden, self.q_heads * self.value_dim),
-        }
-
-    def vectors(self, hidden: int) -> int:
-        """Numbers of norms' gains and biases."""
-        return sum(self.vector_widths(hidden).values())
-
-    def vector_widths(self, hidden: int) -> Mapping[str, int]:
-        """The same by name: gains of q_norm and kv_norm, biases of the products that go down and of o."""
-        ranks = {"q_norm": self.q_rank} if self.q_rank else {}
-        gains = ranks | {"kv_norm": self.kv_rank}
-        if not self.biases:
-            return gains
-        down = {"q_down_bias": self.q_rank} if self.q_rank else {}
-        return gains | down | {"kv_down_bias": self.kv_rank + self.rope_dim, "o_bias": hidden}
-
-    @property
-    def token_numbers(self) -> int:
-        """Cached numbers a token."""
-        return self.kv_rank + self.rope_dim
-
-    @property
-    def pair_flops(self) -> int:
-        """FLOPs for a query token and a token that it sees."""
-        return 2 * self.q_heads * (2 * self.kv_rank + self.rope_dim)
-
-    def seen(self, position: int) -> int:
-        """All tokens before it."""
-        return position
-
-    def pairs(self, tokens: int) -> int:
-        """Pairs of a token and itself or an earlier one."""
-        return _triangle(tokens)
-
-
-@dataclass(frozen=True, slots=True)
 class Mlp:
     """Two products, or three where one gates another.
 
-    `activation`: silu, gelu, gelu_tanh (its approximation by tanh), relu2 (squared), or gpt-oss' clamped.
+    `activation`: silu, gelu, gelu_tanh (its approximation by tanh), relu2 (squared), or gpt-oss' clamped. A width of 0: there is none.
     """
 
     width: int
@@ -168,6 +113,8 @@ class Mlp:
 
     def matrices(self, hidden: int) -> Matrices:
         """The products."""
+        if not self.width:
+            return {}
         gate = {"gate": (self.width, hidden)} if self.gated else {}
         return gate | {"up": (self.width, hidden), "down": (hidden, self.width)}
 
@@ -249,19 +196,29 @@ NORMS = {
     "after": ("attention_out_norm", "mlp_out_norm"),
     "both": ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm"),
     "parallel": ("attention_norm",),
+    "half": ("attention_norm",),
 }
 """Where norms of the width of the model stand: on what goes into attention and MLP, on what comes out (OLMo 2), on both
-(Gemma, GLM-4), or one for both halves, which start from the same x (Cohere)."""
+(Gemma, GLM-4), one for both halves, which start from the same x (Cohere), or on the mixer of a layer without an MLP (Nemotron-H)."""
+Mixer = Attention | Latent | GatedDelta | Mamba2
+"""What a layer's first half may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Attention and an MLP or experts. `norms` as in `NORMS`; `residual`: what comes out of each half is multiplied by it (Granite)."""
 
-    mixer: Attention | Latent
+    mixer: Mixer
     mlp: Mlp | Experts
     norms: str = "before"
     residual: float = 1.0
+
+    @property
+    def attention(self) -> Attention | Latent:
+        """The mixer of a layer that has a cache. Raises AssertionError where it has a state."""
+        if isinstance(self.mixer, GatedDelta | Mamba2):
+            raise AssertionError("a state, which has neither heads nor a cache")
+        return self.mixer
 
     def streamed(self, hidden: int, tokens: float) -> float:
         """Numbers of the matrices that a pass over `tokens` tokens reads; infinitely many read all experts."""
@@ -354,29 +311,56 @@ class Decoder:
         return max(self.layers.index(kind) for kind in self.kinds) + 1
 
     def cached_numbers(self, context: int) -> int:
-        """Numbers of the cache of a sequence that a step at `context` reads and writes: those that it sees, and its own."""
+        """Numbers of the cache of a sequence that a step at `context` reads and writes: those that it sees, its own, and an index's keys."""
         return sum(
-            count * layer.mixer.token_numbers * (layer.mixer.seen(context) + 1)
+            count
+            * (layer.mixer.token_numbers * (layer.mixer.seen(context) + 1) + _keys(layer) * (context + 1))
             for layer, count in self.kinds.items()
         )
 
     @property
     def token_numbers(self) -> int:
         """Numbers that a token adds to the cache."""
-        return sum(count * layer.mixer.token_numbers for layer, count in self.kinds.items())
+        return sum(count * (layer.mixer.token_numbers + _keys(layer)) for layer, count in self.kinds.items())
+
+    @property
+    def state_bytes(self) -> tuple[int, int]:
+        """Bytes of states that do not grow, which a step reads and writes for a sequence."""
+        found = [
+            (count, state_bytes(layer.mixer))
+            for layer, count in self.kinds.items()
+            if isinstance(layer.mixer, GatedDelta | Mamba2)
+        ]
+        return sum(count * read for count, (read, _) in found), sum(
+            count * written for count, (_, written) in found
+        )
+
+    @property
+    def state_flops(self) -> int:
+        """FLOPs of those states for a token."""
+        return sum(
+            count * layer.mixer.token_flops
+            for layer, count in self.kinds.items()
+            if isinstance(layer.mixer, GatedDelta | Mamba2)
+        )
 
     def attention_flops(self, context: int) -> int:
-        """FLOPs of attention for one token after `context` others."""
-        return sum(
-            count * layer.mixer.pair_flops * (layer.mixer.seen(context) + 1)
+        """FLOPs of attention, indexes and states for one token after `context` others."""
+        pairs = sum(
+            count
+            * (layer.mixer.pair_flops * (layer.mixer.seen(context) + 1) + _key_flops(layer) * (context + 1))
             for layer, count in self.kinds.items()
         )
+        return pairs + self.state_flops
 
     def prompt_attention_flops(self, tokens: int) -> int:
-        """FLOPs of causal attention within a prompt."""
-        return sum(
-            count * layer.mixer.pair_flops * layer.mixer.pairs(tokens) for layer, count in self.kinds.items()
+        """FLOPs of causal attention, indexes and states within a prompt."""
+        pairs = sum(
+            count
+            * (layer.mixer.pair_flops * layer.mixer.pairs(tokens) + _key_flops(layer) * _triangle(tokens))
+            for layer, count in self.kinds.items()
         )
+        return pairs + tokens * self.state_flops
 
     def with_layers(self, layers: int) -> Decoder:
         """The same model with its first layers; 0 keeps all."""
@@ -387,5 +371,10 @@ def _size(matrices: Matrices) -> int:
     return sum(prod(shape) for shape in matrices.values())
 
 
-def _triangle(n: int) -> int:
-    return n * (n + 1) // 2
+def _keys(layer: Layer) -> int:
+    """Numbers of an index's key of a token."""
+    return layer.mixer.index.head_dim if isinstance(layer.mixer, Latent) and layer.mixer.index else 0
+
+
+def _key_flops(layer: Layer) -> int:
+    return layer.mixer.index.pair_flops if isinstance(layer.mixer, Latent) and layer.mixer.index else 0

@@ -13,6 +13,7 @@ from math import log
 from typing import Any
 
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp, Router
+from membound.kernels.published_hybrids import HYBRIDS
 from membound.kernels.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
 NOT_KNOWN = "what {} computes is not known here"
@@ -213,8 +214,8 @@ SHAPES = {
             Experts(128, 8, Mlp(1536)), eps=1e-6,
         ),
         _mixture(
-            "minimax-m2", (3072, 62, 200064), Attention(48, 8, 128, head_norm="all"),
-            Experts(256, 8, Mlp(1536), router=_SIGMOID), not_known=NOT_KNOWN.format("minimax-m2"),
+            "minimax-m2", (3072, 62, 200064), Attention(48, 8, 128, head_norm="all", rope=Rope(5e6, 64)),
+            Experts(256, 8, Mlp(1536), router=_SIGMOID), eps=1e-6,
         ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),
@@ -249,7 +250,7 @@ SHAPES = {
             _deepseek_v3(128, 8, 1408, (1, 1), 1.0), 1e-5,
         ),
     )
-}  # fmt: skip
+} | HYBRIDS  # fmt: skip
 """Sources: litgpt's config.py and mlc-llm's model_preset.py (Gemma, Phi, OLMo, SmolLM2, Mixtral, Qwen3), slime's scripts/models
 (DeepSeek-V3, Kimi K2, GLM, MiniMax-M2), openai/gpt-oss model.py, arXiv 2405.04434 (DeepSeek-V2), Transformers' defaults of llama4,
 glm4_moe, glm4_moe_lite and smollm3, the config.json published with the others. Phi's RoPE is not stretched here: its factors,

@@ -6,8 +6,6 @@
 >>> y = compute(inputs, slot=0)
 >>> relative_error(y.astype(np.float32), y) < tolerance(inputs.work)
 True
-
-Weights are widened a few thousand rows at a time, so that memory stays near that of the stored weights.
 """
 
 from __future__ import annotations
@@ -20,20 +18,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from membound.kernels.attention_reference import causal_attention as causal_attention
+from membound.kernels.attention_reference import decode_attention as decode_attention
+from membound.kernels.attention_reference import latent_attention as latent_attention
 from membound.kernels.features import tokens_of
 from membound.kernels.forward import (
     feed_forward,
-    hidden_pairs,
     latent_heads,
     latent_output,
     layer_norm,
     mixture,
     rms_norm,
+    sigmoid,
     silu,
     softcapped,
-    softmax,
     temperatures,
 )
+from membound.kernels.indexing import left_out
 from membound.kernels.inputs import (
     AttentionInputs,
     ExpertInputs,
@@ -42,16 +43,20 @@ from membound.kernels.inputs import (
     ModelInputs,
     OnnxInputs,
 )
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
-from membound.kernels.onnx_file.count import walk_step
-from membound.kernels.operations import LATENT_HEAD_DIM
+from membound.kernels.onnx_reference import onnx_step
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
+from membound.kernels.products import linear as linear
+from membound.kernels.products import quantize_rows as quantize_rows
+from membound.kernels.recurrence import mix
 from membound.kernels.rope import Rope, turn
 from membound.kernels.routing import mixed, route
-from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows, widened
+from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows
 from membound.kernels.tolerances import tolerance as tolerance
-from membound.kernels.weights.formats import INTEGER_FORMATS, KVCache, Weight, dequantize
+from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.states import State, empty_state
 from membound.kernels.work import DecodeAttention, LatentAttention, Step
 
 F64 = npt.NDArray[np.float64]
@@ -59,8 +64,6 @@ Floats = npt.NDArray[np.floating[Any]]
 Hold = Callable[[int, KVCache], KVCache]
 """(layer, keys and values of the tokens at hand) -> all that these tokens may see."""
 
-CHUNK_ELEMENTS = 1 << 20  # 8 MiB of float64: widened weights stay in the last-level cache
-QUERY_BLOCK = 256
 FEW_OUTPUTS = 64
 
 
@@ -124,32 +127,6 @@ def relative_error(y: npt.NDArray[Any], reference: F64, least: float = 0.0) -> f
     return error / size
 
 
-def quantize_rows(x: F64) -> tuple[F64, F64]:
-    """Dynamic int8 a row: (q [m, k] whole numbers within ±127, s [m, 1]) with x ≈ q·s; a zero row is zeros."""
-    scales = np.abs(x).max(1, keepdims=True) / 127
-    return np.rint(x / np.where(scales > 0, scales, 1)), scales
-
-
-def linear(x: Floats, weight: Weight, act: str, power: int = 1) -> F64:
-    """y [m, n] = x [m, k] · W[n, k]ᵀ; with act=int8 each row of x is quantised first. Power 2 sums the squares of the terms."""
-    x64 = x.astype(np.float64)
-    scales: F64 | None = None
-    if (
-        act == "int8" and weight.format in INTEGER_FORMATS
-    ):  # a float matrix among stored ones keeps float activations
-        x64, scales = quantize_rows(x64)
-    y = np.empty((len(x64), weight.n))
-    rows = max(1, CHUNK_ELEMENTS // weight.k)
-    for start in range(0, weight.n, rows):
-        chunk = slice(start, min(start + rows, weight.n))
-        y[:, chunk] = x64**power @ (_widen(weight, chunk) ** power).T
-    if weight.format == "int8":
-        if weight.scales is None:
-            raise AssertionError("no weight.scales")
-        y *= weight.scales.astype(np.float64) ** power
-    return y if scales is None else y * scales**power
-
-
 def experts(inputs: ExpertInputs, slot: int, power: int = 1) -> F64:
     """y [batch, hidden]: the router's choice, and the shares of its experts' outputs. Power as in `linear`, in the last products."""
     act, weight_set = inputs.work.act, inputs.set_of(slot)
@@ -161,13 +138,6 @@ def experts(inputs: ExpertInputs, slot: int, power: int = 1) -> F64:
         return linear(silu(linear(x, gate, act)) * linear(x, up, act), down, act, power)
 
     return mixed(inputs.x, ids, shares**power, expert)
-
-
-def _widen(weight: Weight, rows: slice) -> F64:
-    """Rows of W in float64, exact; for int8 without the row's scale, which `linear` applies to its sum."""
-    if weight.format == "int8":
-        return weight.values[rows].astype(np.float64)
-    return dequantize(weight, rows).astype(np.float64)
 
 
 def rope_frequencies(model: Model) -> F64:
@@ -183,72 +153,6 @@ def rope(x: F64, positions: npt.NDArray[Any], turning: Rope, length: int) -> F64
     return turn(x, *turning.table(positions, x.shape[-1], length), turning.neighbours)
 
 
-def decode_attention(
-    q: Floats, cache: KVCache, power: int = 1, softcap: float = 0.0, sinks: Floats | None = None
-) -> F64:
-    """softmax(q · Kᵀ / sqrt(D)) · V for q [B, Hq, D]; query head h reads KV head h // (Hq / Hkv). Power as in `linear`.
-
-    `softcap` and `sinks` [Hq] as in `Attention`.
-    """
-    batch, q_heads, head_dim = q.shape
-    kv_heads = cache.k.shape[1]
-    grouped = q.astype(np.float64).reshape(batch, kv_heads, q_heads // kv_heads, head_dim)
-    out = np.empty((*grouped.shape[:-1], cache.v.shape[-1]))
-    for b, h in np.ndindex(batch, kv_heads):
-        k, v = widened(cache, b, h)
-        scores = softcapped(grouped[b, h] @ k.T / sqrt(head_dim), softcap)
-        out[b, h] = softmax(scores, _of_group(sinks, kv_heads, h)) ** power @ v**power
-    return out.reshape(batch, q_heads, -1)
-
-
-def _of_group(sinks: Floats | None, kv_heads: int, head: int) -> F64 | None:
-    """The sinks of a KV head's queries, [group, 1]."""
-    return None if sinks is None else sinks.astype(np.float64).reshape(kv_heads, -1)[head][:, None]
-
-
-def latent_attention(q: Floats, cache: KVCache) -> F64:
-    """softmax(q · Kᵀ / sqrt(192)) · V for q [B, Hq, 576] over a latent cache: y [B, Hq, 512].
-
-    192 is the width of a head before the up-projections are absorbed into q: 128 and 64 of RoPE
-    (arXiv 2405.04434, equation 19).
-    """
-    y = np.empty((*q.shape[:2], cache.v.shape[-1]))
-    for b in range(len(q)):
-        k, v = widened(cache, b, 0)
-        y[b] = softmax(q[b].astype(np.float64) @ k.T / sqrt(LATENT_HEAD_DIM)) @ v
-    return y
-
-
-def causal_attention(
-    q: F64,
-    cache: KVCache,
-    first: int = 0,
-    mixer: Attention | Latent | None = None,
-    sinks: Floats | None = None,
-    power: int = 1,
-) -> F64:
-    """Attention of q [B, Hq, T, D] where token t, at position first + t, sees cached tokens up to its own, as `mixer` lets it.
-
-    Power as in `linear`.
-    """
-    batch, q_heads, tokens, head_dim = q.shape
-    kv_heads = cache.k.shape[1]
-    softcap = mixer.softcap if isinstance(mixer, Attention) else 0.0
-    grouped = q.reshape(batch, kv_heads, q_heads // kv_heads, tokens, head_dim)
-    out = np.empty((*grouped.shape[:-1], cache.v.shape[-1]))
-    for b, h in np.ndindex(batch, kv_heads):
-        k, v = widened(cache, b, h)
-        sink = _of_group(sinks, kv_heads, h)
-        for start in range(0, tokens, QUERY_BLOCK):
-            end = min(start + QUERY_BLOCK, tokens)
-            seen = first + end
-            scores = softcapped(grouped[b, h, :, start:end] @ k[:seen].T / sqrt(head_dim), softcap)
-            scores[:, hidden_pairs(mixer or Latent(1, 0), first + start, first + end, seen)] = -inf
-            shares = softmax(scores, None if sink is None else sink[..., None])
-            out[b, h, :, start:end] = shares**power @ v[:seen] ** power
-    return out.reshape(batch, q_heads, tokens, -1)
-
-
 def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
     """Logits [batch·queries, vocab] of a decode step, whose new tokens stand from position `context` on.
 
@@ -259,7 +163,11 @@ def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
         raise AssertionError(f"{type(work).__name__} is no Step")
     positions = work.context + np.arange(work.queries)
     for index, kind in enumerate(inputs.model.decoder.layers):
-        layer, mixer = inputs.layer(index), kind.mixer
+        layer = inputs.layer(index)
+        if isinstance(kind.mixer, GatedDelta | Mamba2):
+            x = _stateful(inputs, kind, layer, x, inputs.state(index), routes)
+            continue
+        mixer = kind.attention
         q, new = project(inputs, kind, layer, x, positions)
         cache = append(inputs.cache(index), new)
         if work.queries > 1:
@@ -279,13 +187,6 @@ def _bends(mixer: Attention | Latent, layer: LayerWeights) -> dict[str, Any]:
     return cap | ({"sinks": layer.vectors["sinks"]} if mixer.sinks else {})
 
 
-def onnx_step(inputs: OnnxInputs) -> F64:
-    """Logits [batch, vocab] of the last token of each sequence, by the float64 walk through the file's operators."""
-    work, decoder = inputs.work, inputs.decoder
-    found: F64 = walk_step(decoder, work.batch, work.context, inputs.seed).outputs[decoder.logits]
-    return found.reshape(work.batch, -1, found.shape[-1])[:, -1]
-
-
 def prefill(inputs: ModelInputs) -> F64:
     """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
     work, x = inputs.work, inputs.x.astype(np.float64)
@@ -299,11 +200,29 @@ def run_tokens(inputs: ModelInputs, x: F64, positions: npt.NDArray[Any], hold: H
     """x [B·T, hidden] at `positions` [T], which follow each other, through all layers."""
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
+        if isinstance(kind.mixer, GatedDelta | Mamba2):
+            empty = empty_state(kind.mixer, len(x) // len(positions))
+            x = _stateful(inputs, kind, layer, x, empty)
+            continue
         q, new = project(inputs, kind, layer, x, positions)
         cache = hold(index, new)
-        attended = causal_attention(q, cache, int(positions[0]), kind.mixer, layer.vectors.get("sinks"))
+        unseen, sinks = _unseen(inputs, kind, layer, x, positions), layer.vectors.get("sinks")
+        attended = causal_attention(q, cache, int(positions[0]), kind.attention, sinks, unseen=unseen)
         x = finish_layer(inputs, kind, layer, x, attended)
     return x
+
+
+def _unseen(
+    inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_] | None:
+    """Which tokens of a prompt an index leaves out, if the layer has one."""
+    if not isinstance(kind.mixer, Latent) or kind.mixer.index is None:
+        return None
+    if positions[0]:
+        raise AssertionError("tokens behind others, whose keys of the index are not kept")
+    decoder, product = inputs.model.decoder, partial(_product, layer, inputs.work.act)
+    normed = norm(decoder, layer, "attention_norm", x)
+    return left_out(normed, kind.mixer, positions, length_of(inputs), product, layer.vectors)
 
 
 def length_of(inputs: ModelInputs) -> int:
@@ -319,7 +238,7 @@ def project(
     Queries are longer where the scale of their scores is not 1/√D. For latent attention keys are the rows that are cached,
     values their beginnings.
     """
-    decoder, act, mixer, length = inputs.model.decoder, inputs.work.act, kind.mixer, length_of(inputs)
+    decoder, act, mixer, length = inputs.model.decoder, inputs.work.act, kind.attention, length_of(inputs)
     normed = norm(decoder, layer, "attention_norm", x)
     if isinstance(mixer, Latent):
         product = partial(_product, layer, act)
@@ -359,12 +278,44 @@ def finish_layer(
 ) -> F64:
     """Output projection, residual, norm, MLP or experts, residual; attention is [B, Hq, T, D]. `routes` as in `step`."""
     decoder, product, vectors = inputs.model.decoder, partial(_product, layer, inputs.work.act), layer.vectors
-    if isinstance(kind.mixer, Latent):
-        y = latent_output(attention, kind.mixer, product, vectors)
+    mixer = kind.attention
+    if isinstance(mixer, Latent):
+        y = latent_output(attention, mixer, product, vectors)
     else:
-        y = product("o", attention.transpose(0, 2, 1, 3).reshape(len(x), -1))
-        y = y + vectors["o_bias"] if "o" in kind.mixer.biases else y
-    x = _add(x, kind, norm(decoder, layer, "attention_out_norm", y))
+        heads = attention.transpose(0, 2, 1, 3).reshape(len(x), -1)
+        if mixer.gated:
+            heads = heads * sigmoid(product("out_gate", norm(decoder, layer, "attention_norm", x)))
+        y = product("o", heads)
+        y = y + vectors["o_bias"] if "o" in mixer.biases else y
+    return _second_half(
+        inputs, kind, layer, _add(x, kind, norm(decoder, layer, "attention_out_norm", y)), routes
+    )
+
+
+def _stateful(
+    inputs: ModelInputs,
+    kind: Layer,
+    layer: LayerWeights,
+    x: F64,
+    before: State,
+    routes: list[I64] | None = None,
+) -> F64:
+    """A layer whose mixer has a state, x [B·T, hidden]."""
+    if not isinstance(kind.mixer, GatedDelta | Mamba2):
+        raise AssertionError("no state")
+    decoder, product = inputs.model.decoder, partial(_product, layer, inputs.work.act)
+    normed = norm(decoder, layer, "attention_norm", x)
+    y, _ = mix(normed, kind.mixer, before, product, layer.vectors, decoder.eps)
+    return _second_half(inputs, kind, layer, _add(x, kind, y), routes)
+
+
+def _second_half(
+    inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, routes: list[I64] | None
+) -> F64:
+    """Norm, MLP or experts, residual; x itself where the layer has none."""
+    if kind.norms == "half":
+        return x
+    decoder, product, vectors = inputs.model.decoder, partial(_product, layer, inputs.work.act), layer.vectors
     normed = norm(decoder, layer, "mlp_norm", x)
     if isinstance(kind.mlp, Experts):
         y = mixture(normed, kind.mlp, product, vectors, routes)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil, sqrt
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +37,12 @@ from membound.kernels.weights.layers import WeightSource
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.planted_model import PlantedSource
 from membound.kernels.weights.random_model import RandomSource
-from membound.kernels.work import Work, held_bytes
+from membound.kernels.work import Work
 
 # Queries of a step are this much longer, so that attention over random caches is peaked as in trained
 # models. With flat attention a thousand values average out, and logits hardly change when a head or a
 # token is wrong. A prompt's keys are longer by themselves: the same gain there makes the depth chaotic.
 STEP_QUERY_GAIN = 4
-SET_BYTES = 25_000
-"""What an input set takes besides its numbers: arrays, packed copies, handles of a runtime. Measured with one-element
-products, 673 MB in 26 thousand sets; without it sets of 12 bytes would be counted as next to nothing, in millions."""
-MOST_SETS = 8192
-"""Making more of them takes minutes; from 50 kB on that many defeat a cache of 100 MB."""
 
 
 def make_inputs(
@@ -119,27 +114,3 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
 def _plan(work: Step | Prefill, seed: int) -> RoutePlan | None:
     """Which experts the rows of a model with random weights take; None of a dense one."""
     return RoutePlan(work.shape.decoder, work.rows, work.distinct, seed) if work.distinct else None
-
-
-def slots_to_defeat(work: Work, cache_bytes: int, budget_bytes: int) -> int:
-    """Input sets of a work that rotate, one for a model; else as `sets_to_defeat`."""
-    if isinstance(work, Step | Prefill | OnnxStep):
-        return 1
-    sets = sets_to_defeat(work.footprint_bytes, cache_bytes, budget_bytes)
-    return fitting_slots(work, sets, budget_bytes)
-
-
-def fitting_slots(work: Work, slots: int, budget_bytes: int) -> int:
-    """That many input sets, or as many as fit the budget; at least 2, so that they can rotate."""
-    while slots > 2 and held_bytes(work, slots) + slots * SET_BYTES > budget_bytes:
-        slots -= 1
-    return max(2, slots)
-
-
-def sets_to_defeat(set_bytes: int, cache_bytes: int, budget_bytes: int) -> int:
-    """Input sets whose bytes reach 4 × the last-level cache, at least 2, within a memory budget and `MOST_SETS`.
-
-    Sets of a few kilobytes stay below the cache then, whatever rotates: their working set says so, and their verdict.
-    """
-    wanted = min(ceil(4 * cache_bytes / set_bytes) + 1, MOST_SETS)
-    return max(2, min(wanted, budget_bytes // (set_bytes + SET_BYTES)))

@@ -85,8 +85,10 @@ class ServedStep:
 
     @property
     def cache_bytes(self) -> float:
-        """Bytes of cache that the step reads and writes."""
-        return self.batch * self.shape.cached_numbers(self.context) * KV_BYTES[self.kv]
+        """Bytes of cache, and of states that do not grow, that the step reads and writes."""
+        shape = self.shape
+        cache = shape.cached_numbers(self.context) * KV_BYTES[self.kv]
+        return self.batch * (cache + sum(shape.state_bytes))
 
     @property
     def flops(self) -> float:
@@ -139,8 +141,8 @@ class ServedPrefill:
 
     @property
     def cache_bytes(self) -> float:
-        """Bytes of cache that are written and read once."""
-        return 2 * self.batch * self.tokens * self.token_cache_bytes
+        """Bytes of cache that are written and read once, and of states that are left behind."""
+        return self.batch * (2 * self.tokens * self.token_cache_bytes + self.shape.state_bytes[1])
 
     @property
     def flops(self) -> float:

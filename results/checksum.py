@@ -13,6 +13,10 @@ MARK = b',"checksum":"'
 SEAL = re.compile(re.escape(MARK) + rb'([0-9a-f]{8})"\}\s*')
 
 
+class ChangedLine(ValueError):
+    """A character of the line has changed since it was written."""
+
+
 def sealed(line: bytes) -> bytes:
     """A line of JSON, an object, with the CRC-32 of what it was as its last entry."""
     return b'%s,"checksum":"%08x"}' % (line[:-1], crc32(line))
@@ -21,21 +25,22 @@ def sealed(line: bytes) -> bytes:
 def unsealed(line: bytes) -> bytes:
     """The line as it was before; one of an older membound, without a checksum, as it is.
 
-    Raises ValueError if a character has changed since it was written.
+    Raises ChangedLine.
     """
-    end = sealed_end(line)
+    end, _ = seal_of(line)
     return line if end < 0 else line[:end] + b"}"
 
 
-def sealed_end(line: bytes) -> int:
-    """Where the checksum begins, before which the line is as it was but for its brace; -1 of one without.
+def seal_of(line: bytes) -> tuple[int, int]:
+    """Where the checksum begins, before which the line is as it was but for its brace, and the CRC-32; (-1, 0) of a line without.
 
-    Raises ValueError if a character has changed since it was written.
+    Raises ChangedLine.
     """
     at = line.rfind(MARK)
     found = SEAL.fullmatch(line, at) if at >= 0 else None
     if found is None:
-        return -1
-    if b"%08x" % crc32(b"}", crc32(memoryview(line)[:at])) != found[1]:
-        raise ValueError("it has changed since it was written (its checksum does not fit)")
-    return at
+        return -1, 0
+    checksum = crc32(b"}", crc32(memoryview(line)[:at]))
+    if checksum != int(found[1], 16):
+        raise ChangedLine("it has changed since it was written (its checksum does not fit)")
+    return at, checksum

@@ -14,9 +14,8 @@ import pandas as pd
 
 def frame(lines: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
     """A table with a line for each record."""
-    return pd.DataFrame(
-        [{name: encodable(value) for name, value in line.items()} for line in lines], columns=list(columns)
-    )
+    found = list(lines)
+    return pd.DataFrame({name: [encodable(line.get(name)) for line in found] for name in columns})
 
 
 def encodable(value: Any) -> Any:

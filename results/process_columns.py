@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from math import isnan, nan
 from typing import Any
 
-from membound.results.process import DIGEST_BYTES, Process, Shared, interned
+from membound.results.process import Process, Shared, interned
 from membound.results.turns import NO_ROUNDS, Rounds
 
 
@@ -28,14 +28,14 @@ class Columns:
     replicates: array[int] = field(default_factory=lambda: array("q"))
     times_s: array[float] = field(default_factory=lambda: array("d"))
     """NaN where a process has none."""
-    contents: bytes = b""
+    contents: array[int] = field(default_factory=lambda: array("L"))
     turns: list[Rounds] = field(default_factory=list)
     """Of every process that has any, and of those before it."""
 
 
 def packed(processes: Iterable[Process]) -> Columns:
     """The columns of these processes, whose shared parts are `interned`."""
-    columns, known, contents = Columns(), dict[int, tuple[int, Shared]](), list[bytes]()
+    columns, known = Columns(), dict[int, tuple[int, Shared]]()
     for one in processes:
         shared = one.shared
         if id(shared) not in known:
@@ -44,26 +44,23 @@ def packed(processes: Iterable[Process]) -> Columns:
         columns.of_shared.append(known[id(shared)][0])
         columns.replicates.append(one.replicate)
         columns.times_s.append(nan if one.time_s is None else one.time_s)
-        contents.append(one.content)
+        columns.contents.append(one.content)
         if one.turns is not NO_ROUNDS:
-            columns.turns += [NO_ROUNDS] * (len(contents) - 1 - len(columns.turns))
+            columns.turns += [NO_ROUNDS] * (len(columns.contents) - 1 - len(columns.turns))
             columns.turns.append(one.turns)
-    columns.contents = b"".join(contents)
     return columns
 
 
 def unpacked(columns: Columns, known: dict[Any, Any]) -> Iterator[Process]:
     """The processes. `known` has what those of earlier columns shared."""
     shared = [interned(Shared(*fields), known) for fields in columns.shared]
-    contents, turns = columns.contents, columns.turns
-    ends = range(DIGEST_BYTES, len(contents) + 1, DIGEST_BYTES)
-    played = chain(turns, repeat(NO_ROUNDS))
-    lines = zip(columns.of_shared, columns.replicates, columns.times_s, ends, strict=True)
-    for (of_shared, replicate, time_s, end), rounds in zip(lines, played, strict=False):
+    played = chain(columns.turns, repeat(NO_ROUNDS))
+    lines = zip(columns.of_shared, columns.replicates, columns.times_s, columns.contents, strict=True)
+    for (of_shared, replicate, time_s, content), rounds in zip(lines, played, strict=False):
         yield Process(
             shared[of_shared],
             replicate,
             None if isnan(time_s) else time_s,
             rounds,
-            contents[end - DIGEST_BYTES : end],
+            content,
         )

@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+from membound.results.case_lines import played_in, rounds_of, times_of
 from membound.results.exchange import parquet
 from membound.results.process import (
     Process,
     Shared,
-    digest,
     interned,
     median_of,
     of_fields,
@@ -23,7 +24,6 @@ from membound.results.process import (
     sharing,
 )
 from membound.results.row import RowError, missed_reference
-from membound.results.sealed_lines import played_in, rounds_of, times_of
 from membound.results.turns import NO_ROUNDS
 
 MOST_KEPT = 5000
@@ -52,10 +52,15 @@ NESTED = ("machine", "accelerator", "config", "samples_s", "turns")
 Cells = tuple[Any, ...]
 
 
-def processes_of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
-    """The cases of a file. `known` has what those of other files share. Raises RowError, ParquetUnavailable, OSError."""
+def processes_of_table(
+    path: Path, turns: bool, known: dict[Any, Any], groups: Sequence[int] | None = None
+) -> Iterator[Process]:
+    """The cases of a file, or of some of its groups of rows. `known` has what those of other files share.
+
+    Raises RowError, ParquetUnavailable, OSError.
+    """
     kept = _Kept(known)
-    for batch in parquet.batches(path, (*SHARED, *OWN), SHARED):
+    for batch in parquet.batches(path, (*SHARED, *OWN), SHARED, groups):
         if missing := {*SHARED, *OWN} - set(batch.schema.names):
             raise RowError(f"{path} has no column {min(missing)}")
         columns = [_decoded(batch.column(name)) for name in (*SHARED, *OWN)]
@@ -106,7 +111,7 @@ def _process(kept: _Kept, cells: Cells, own: Cells, turns: bool) -> Process:
     replicate, error, tolerance, samples, played = own
     shared, text = kept.of(cells, missed_reference(error, tolerance))
     samples, played = samples.encode(), played.encode()
-    content = digest(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
+    content = crc32(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
     try:
         found, alone = played_in(played, samples)
         times = times_of(found, alone)

@@ -3,8 +3,7 @@
 >>> for process in processes_of(Path("run.jsonl")):
 ...     process.backend, process.work, process.times_s
 
-Of lines with a checksum only the fields of a process are looked at (`sealed_lines`); a line without one is read as
-`load_rows` reads it. Large files are read by two interpreters.
+Of lines with a checksum only the fields of a process are looked at, of those without one all of them (`case_lines`). Large files are read by two interpreters.
 """
 
 from __future__ import annotations
@@ -15,18 +14,23 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from membound.results.checksum import sealed_end, unsealed
+from membound.results.case_lines import CaseLines
+from membound.results.checksum import ChangedLine, seal_of, unsealed
 from membound.results.file_kinds import OWN, kind_of
-from membound.results.process import Process, condensed, digest, of_fields, sharing
+from membound.results.process import Process, condensed, of_fields, same_row, sharing
 from membound.results.process_columns import Columns, packed, unpacked
 from membound.results.reader_processes import READERS, columns_of_parts
 from membound.results.row import Row, RowError
 from membound.results.run_files import StoreError, files_of
-from membound.results.sealed_lines import SealedLines
 from membound.results.store import load_rows, warn_of_copies
 
 LARGE_BYTES = 64 << 20
 """Of a file. Starting a second interpreter takes as long as reading this."""
+LARGE_ROWS = 100_000
+"""The same of a Parquet file."""
+PARTS_A_READER = 4
+"""Of a Parquet file: what rows share is made once for each part."""
+LINES, PARQUET = "lines", "parquet"
 CHUNK_BYTES = 8 << 20
 BUFFER_BYTES = 1 << 20
 """Of a file that is read line by line; a line has kilobytes."""
@@ -39,14 +43,15 @@ def processes_of(paths: Path | str | Iterable[Path | str], turns: bool = False) 
     """
     given = [paths] if isinstance(paths, Path | str) else paths
     known: dict[Any, Any] = {}
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     for path in (file for one in given for file in files_of(Path(one))):
         before, copies = len(seen), 0
         for process in _of_file(path, turns, known):
-            if process.content in seen:
+            row = same_row(process)
+            if row in seen:
                 copies += 1
                 continue
-            seen.add(process.content)
+            seen.add(row)
             yield process
         warn_of_copies(path, copies, also=len(seen) > before)
 
@@ -55,12 +60,8 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
     """`known` has what earlier processes shared."""
     try:
         kind = kind_of(path)
-        if kind == "parquet":
-            from membound.results.process_table import (
-                processes_of_table,  # it takes pandas, which readers do without
-            )
-
-            yield from processes_of_table(path, turns, known)
+        if kind == PARQUET:
+            yield from _of_table(path, turns, known)
             return
         if kind != OWN:
             rows = load_rows(path)
@@ -68,10 +69,10 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
             return
         size = path.stat().st_size
         if size < LARGE_BYTES or (os.cpu_count() or 1) < READERS:
-            yield from _of_part(path, SealedLines(turns, known), (0, size))
+            yield from _of_part(path, CaseLines(turns, known), (0, size))
             return
         parts = [(at, min(at + CHUNK_BYTES, size)) for at in range(0, size, CHUNK_BYTES)]
-        for some in columns_of_parts(path, turns, parts):
+        for some in columns_of_parts(path, turns, parts, LINES):
             yield from unpacked(some, known)
     except OSError as error:
         raise (
@@ -81,13 +82,37 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
         ) from None
 
 
-def columns_of(path: str, turns: bool) -> Callable[[tuple[int, int]], Columns]:
-    """What reads the cases whose lines begin within these bytes of a file. It raises RowError, OSError."""
-    lines = SealedLines(turns, known={})
+def _of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process]:
+    from membound.results.exchange.parquet import group_sizes
+    from membound.results.process_table import (
+        processes_of_table,
+    )  # it takes pandas, which readers of lines do without
+
+    sizes = group_sizes(path)
+    if sum(sizes) < LARGE_ROWS or len(sizes) < READERS or (os.cpu_count() or 1) < READERS:
+        yield from processes_of_table(path, turns, known)
+        return
+    step = -(-len(sizes) // (PARTS_A_READER * READERS))
+    parts = [(at, min(at + step, len(sizes))) for at in range(0, len(sizes), step)]
+    for some in columns_of_parts(path, turns, parts, PARQUET):
+        yield from unpacked(some, known)
+
+
+def columns_of(path: str, turns: bool, kind: str) -> Callable[[tuple[int, int]], Columns]:
+    """What reads a part of a file: the cases whose lines begin within these bytes, or of these groups of rows of a table.
+
+    It raises RowError, OSError.
+    """
+    if kind == PARQUET:
+        from membound.results.process_table import processes_of_table
+
+        known: dict[Any, Any] = {}
+        return lambda part: packed(processes_of_table(Path(path), turns, known, range(*part)))
+    lines = CaseLines(turns, known={})
     return lambda part: packed(_of_part(Path(path), lines, part))
 
 
-def _of_part(path: Path, lines: SealedLines, part: tuple[int, int]) -> Iterator[Process]:
+def _of_part(path: Path, lines: CaseLines, part: tuple[int, int]) -> Iterator[Process]:
     """The cases whose lines begin within these bytes. A torn last line of the file is dropped."""
     at, end = part
     with path.open("rb", buffering=BUFFER_BYTES) as file:
@@ -102,24 +127,30 @@ def _of_part(path: Path, lines: SealedLines, part: tuple[int, int]) -> Iterator[
             at += len(line)
 
 
-def _of_line(path: Path, at: int, line: bytes, lines: SealedLines) -> Process | None:
+def _of_line(path: Path, at: int, line: bytes, lines: CaseLines) -> Process | None:
     try:
-        sealed = sealed_end(line)
-        if sealed < 0:  # no checksum: whoever wrote it
-            row = Row.from_json(line.decode())
-            return sharing(condensed(row, lines.turns), lines.known) if row.kind == "case" else None
         try:
-            return lines.process_of(line, sealed)
+            return lines.process_of(line)
+        except ChangedLine:
+            raise
         except ValueError:
-            content = line[:sealed] + b"}"
-            stored = json.loads(content)
-            if stored["kind"] != "case":
-                return None
-            return sharing(of_fields(stored, lines.turns, digest(content)), lines.known)
+            return _of_unusual(line, lines)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if not line.endswith(b"\n") and not (_is_whole(line) or _is_whole(line[:-1])):
             return None  # torn; one that is whole but for its last character is not: the newline itself has changed
         raise RowError(f"{path}, line {_number(path, at)}: {_wrong(line, error)}") from None
+
+
+def _of_unusual(line: bytes, lines: CaseLines) -> Process | None:
+    """The process of a line that is not as this membound writes them. Raises KeyError, TypeError, ValueError, RecursionError."""
+    sealed, checksum = seal_of(line)
+    if sealed < 0:  # no checksum: whoever wrote it
+        row = Row.from_json(line.decode())
+        return sharing(condensed(row, lines.turns), lines.known) if row.kind == "case" else None
+    stored = json.loads(line[:sealed] + b"}")
+    if stored["kind"] != "case":
+        return None
+    return sharing(of_fields(stored, lines.turns, checksum), lines.known)
 
 
 def _is_whole(line: bytes) -> bool:

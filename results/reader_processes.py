@@ -1,6 +1,6 @@
 """Two processes that read the parts of a large row file in turn, and hand over what a comparison needs of them.
 
->>> for some in columns_of_parts(path, turns=False, parts=[(0, 8 << 20), (8 << 20, 16 << 20)]):
+>>> for some in columns_of_parts(path, False, [(0, 8 << 20), (8 << 20, 16 << 20)], "lines"):
 ...     print(len(some.replicates))
 
 They are interpreters of their own, started by a command: multiprocessing would start the user's script again, which may
@@ -25,15 +25,19 @@ from membound.results.run_files import StoreError
 READERS = 2
 """More cores are not asked for: one process waits for what two hand over."""
 CODE = (
-    "import json, sys; path, turns, parts, sys.path[:] = json.loads(sys.stdin.readline()); "
+    "import json, sys; path, turns, parts, kind, sys.path[:] = json.loads(sys.stdin.readline()); "
     "from membound.results.processes import columns_of; from membound.results.reader_processes import hand_over; "
-    "hand_over(columns_of(path, turns), path, parts)"
+    "hand_over(columns_of(path, turns, kind), path, parts)"
 )
 
 
-def columns_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> Iterator[Columns]:
-    """The processes that the lines of each part hold, in order. Raises what a reader raised, and StoreError if one ended early."""
-    readers = [_started(path, turns, parts[number::READERS]) for number in range(min(READERS, len(parts)))]
+def columns_of_parts(
+    path: Path, turns: bool, parts: Sequence[tuple[int, int]], kind: str
+) -> Iterator[Columns]:
+    """The processes that each part holds, in order, as `processes.columns_of` reads a file of that kind. Raises what a reader raised, and StoreError if one ended early."""
+    readers = [
+        _started(path, turns, parts[number::READERS], kind) for number in range(min(READERS, len(parts)))
+    ]
     try:
         for number in range(len(parts)):
             reader = readers[number % READERS]
@@ -52,10 +56,10 @@ def columns_of_parts(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) 
             reader.communicate()
 
 
-def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]]) -> subprocess.Popen[bytes]:
+def _started(path: Path, turns: bool, parts: Sequence[tuple[int, int]], kind: str) -> subprocess.Popen[bytes]:
     reader = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     asked = cast(IO[bytes], reader.stdin)
-    asked.write(json.dumps([str(path), turns, parts, sys.path]).encode() + b"\n")
+    asked.write(json.dumps([str(path), turns, parts, kind, sys.path]).encode() + b"\n")
     asked.flush()
     return reader
 

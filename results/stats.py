@@ -168,11 +168,15 @@ def _by_run(values: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Spread |
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's lines as JSON can hold them; see `plain`."""
-    return [plain(line) for line in table.to_dict("records")]
+    columns = [[plain(value) for value in table[name].tolist()] for name in table.columns]
+    names = [str(name) for name in table.columns]
+    return [dict(zip(names, line, strict=True)) for line in zip(*columns, strict=True)]
 
 
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: missing, NaN and infinite become None, tuples lists, NumPy's own numbers."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):

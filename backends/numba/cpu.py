@@ -267,11 +267,22 @@ class NumbaCpu(Backend):
         from membound.kernels.cpu.step.packed_model import PackedModel
         from membound.kernels.cpu.step.packed_prompt import PackedPrompt
 
+        if _has_states(inputs.work):
+            self._prepare_hybrid(inputs)
+            return
         if not inputs.model.dense:
             self._prepare_routed(inputs)
             return
         model = (PackedModel if isinstance(inputs.work, Step) else PackedPrompt)(inputs, self._threads)
         asked = inputs.work.traffic
+        self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch = lambda slot: model.run()
+        self._output = lambda: model.logits
+
+    def _prepare_hybrid(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cpu.step.packed_hybrid import PackedHybrid
+
+        model, asked = PackedHybrid(inputs, self._threads), inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
@@ -292,11 +303,22 @@ def _lacks(work: Step | Prefill) -> str | None:
     """What of a model's features a step or a prompt does not compute, or None."""
     if isinstance(work, Prefill):
         return missing(work, () if work.shape.dense else FEATURES - SEVERAL_LACK)
-    if reason := missing(work, FEATURES):
+    if reason := missing(work, _features_of(work)):
         return reason
     if work.queries > 1 and (reason := missing(work, FEATURES - SEVERAL_LACK)):
         return f"with several queries a sequence, {reason}"
     return None
+
+
+def _has_states(work: Step | Prefill) -> bool:
+    return any(work.shape.decoder.state_bytes)
+
+
+def _features_of(work: Step) -> frozenset[str] | set[str]:
+    """What is computed of a step; beside states there are no experts."""
+    if not _has_states(work):
+        return FEATURES
+    return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -33,7 +33,7 @@ def cache_shapes(inputs: ModelInputs) -> dict[str, tuple[int, ...]]:
     """Shapes of all caches by name: k.0 and v.0 [B, Hkv, places, D] of a layer, or rows.0 [B, places, width] of latent attention."""
     batch, shapes = inputs.work.batch, dict[str, tuple[int, ...]]()
     for index, layer in enumerate(inputs.model.decoder.layers):
-        mixer, places = layer.mixer, cache_tokens(inputs, layer.mixer)
+        mixer, places = layer.attention, cache_tokens(inputs, layer.attention)
         if isinstance(mixer, Latent):
             shapes[f"rows.{index}"] = (batch, places, mixer.token_numbers)
         else:
@@ -73,7 +73,7 @@ def add_tables(graph: Graph, inputs: ModelInputs) -> list[tuple[str, ...]]:
     length = work.context + 1 if isinstance(work, Step) else work.tokens
     found: list[tuple[str, ...]] = []
     for layer in inputs.model.decoder.layers:
-        mixer = layer.mixer
+        mixer = layer.attention
         if isinstance(mixer, Latent):
             found.append(())
             continue

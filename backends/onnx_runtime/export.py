@@ -149,7 +149,8 @@ def _layer_template(model: Model, batch: int, tokens: int, places: int) -> onnx.
     gains = dict(layer.named_buffers())
     past = [torch.empty(1).expand(batch, model.kv_heads, places, model.head_dim) for _ in "kv"]
     shared = [
-        torch.from_numpy(a) for a in shared_arrays(decoder.layers[0].mixer, batch, places, places).values()
+        torch.from_numpy(a)
+        for a in shared_arrays(decoder.layers[0].attention, batch, places, places).values()
     ]
     args = (torch.empty(batch * tokens, model.hidden), past, shared, list(gains.values()))
     names = ["x", "past_k", "past_v", *SHARED, *gains]

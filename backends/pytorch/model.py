@@ -36,8 +36,11 @@ from membound.backends.pytorch.attention import (
 )
 from membound.backends.pytorch.latent_layer import CachedLatent, CausalLatent, LatentHalf
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
+from membound.backends.pytorch.mamba_layer import CachedMamba, MambaHalf
 from membound.backends.pytorch.routed_layer import RoutedHalf
+from membound.backends.pytorch.state_layer import CachedDelta, DeltaHalf
 from membound.kernels.inputs import ModelInputs
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
 from membound.kernels.parts import NORMS, Attention, Experts, Latent, Layer, Mlp
 from membound.kernels.routing import OWN_ROUTES, experts_read
@@ -112,12 +115,19 @@ class DecoderLayer(nn.Module):
         self.attention_norm, self.mlp_norm = norms["attention_norm"], norms["mlp_norm"]
         self.attention_out_norm, self.mlp_out_norm = norms["attention_out_norm"], norms["mlp_out_norm"]
         self.residual = kind.residual
-        self.latent: LatentHalf | None = None
-        if isinstance(kind.mixer, Latent):
+        self.latent: LatentHalf | DeltaHalf | MambaHalf | None = None
+        if isinstance(kind.mixer, GatedDelta):
+            self.latent = DeltaHalf(kind.mixer, weights, make_linear, rows, model.decoder.eps)
+        elif isinstance(kind.mixer, Mamba2):
+            self.latent = MambaHalf(kind.mixer, weights, make_linear, rows, model.decoder.eps)
+        elif isinstance(kind.mixer, Latent):
             self.latent = LatentHalf(kind.mixer, weights, make_linear, rows)
         else:
             self._make_attention(model, kind.mixer, weights, make_linear, rows)
         self.routed: RoutedHalf | None = None
+        self.half = kind.norms == "half"
+        if self.half:
+            return
         if isinstance(kind.mlp, Mlp):
             self._make_mlp(kind.mlp, weights, make_linear, rows)
         elif make_routed is not None:
@@ -133,12 +143,18 @@ class DecoderLayer(nn.Module):
         self.head_norm = None if wide else _head_norm(model, weights)
         self.q_norm = RmsNorm(vectors["q_norm"], model.norm_eps) if wide else None
         self.k_norm = RmsNorm(vectors["k_norm"], model.norm_eps) if wide else None
-        self.qkv = make_linear([m["q"], m["k"], m["v"]], _bias(vectors, "q", "k", "v"), rows)
+        gate = [m["out_gate"]] if mixer.gated else []
+        self.gate_width = model.q_dim if mixer.gated else 0
+        self.qkv = make_linear([m["q"], m["k"], m["v"], *gate], _bias(vectors, "q", "k", "v"), rows)
         self.o = make_linear([m["o"]], _bias(vectors, "o"), rows)
 
     def _make_mlp(self, mlp: Mlp, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
         m, vectors = weights.matrices, weights.vectors
-        self.gated, self.smooth = mlp.gated, mlp.activation == "gelu_tanh"
+        self.gated, self.smooth, self.squared = (
+            mlp.gated,
+            mlp.activation == "gelu_tanh",
+            mlp.activation == "relu2",
+        )
         into = ("gate", "up") if mlp.gated else ("up",)
         self.up = make_linear([m[name] for name in into], _bias(vectors, *into), rows)
         self.down = make_linear([m["down"]], _bias(vectors, "down"), rows)
@@ -149,8 +165,12 @@ class DecoderLayer(nn.Module):
         if self.latent is not None:
             y = self.latent(normed, attend)
         else:
-            y = self.o(attend(self._heads(normed)).to(self.o.activation))
+            flat, gate = self._gated(normed)
+            attended = attend(self._heads(flat))
+            y = self.o((attended if gate is None else gate * attended).to(self.o.activation))
         x = self._add(x, y, self.attention_out_norm)
+        if self.half:
+            return x
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         y = self._mlp(normed) if self.routed is None else self.routed(normed)
         return self._add(x, y, self.mlp_out_norm)
@@ -162,18 +182,26 @@ class DecoderLayer(nn.Module):
             hidden = (
                 functional.gelu(gate, approximate="tanh") if self.smooth else functional.silu(gate)
             ) * up
+        elif self.squared:
+            hidden = functional.relu(hidden).square()
         else:
             hidden = functional.gelu(hidden, approximate="tanh")
         y: Tensor = self.down(hidden)
         return y
 
-    def _heads(self, normed: Tensor) -> Tensor:
-        """Normed x -> heads [rows, Hq + 2·Hkv, D] before RoPE."""
-        flat = self.qkv(normed.to(self.qkv.activation))
+    def _gated(self, normed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normed x -> q, k and v next to each other, and what attention's output is multiplied by, where the model has that."""
+        flat: Tensor = self.qkv(normed.to(self.qkv.activation))
+        if not self.gate_width:
+            return flat, None
+        return flat[:, : -self.gate_width], torch.sigmoid(flat[:, -self.gate_width :].float())
+
+    def _heads(self, flat: Tensor) -> Tensor:
+        """Heads [rows, Hq + 2·Hkv, D] before RoPE, with their norms."""
         if self.q_norm is not None and self.k_norm is not None:
             q, k, v = flat.split(self.widths, -1)
             flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
-        heads: Tensor = flat.view(-1, *self.heads)
+        heads: Tensor = flat.reshape(-1, *self.heads)
         if self.head_norm is None:
             return heads
         normed = self.head_norm(heads[:, : len(self.head_norm.gain)])
@@ -286,13 +314,19 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
     queries = work.queries if isinstance(work, Step) else 0
     positions = range(work.context, work.context + queries) if isinstance(work, Step) else range(work.tokens)
     tables = {
-        kind.mixer.rope: RopeTable(kind.mixer.rope, _turning_width(kind.mixer), positions)
+        kind.mixer.rope: RopeTable(kind.mixer.rope, _turning_width(kind.attention), positions)
         for kind in model.decoder.kinds
+        if not isinstance(kind.mixer, GatedDelta | Mamba2)
     }
     shape = (work.batch, model.kv_heads, positions.stop, model.head_dim)
 
     def make(index: int) -> nn.Module:
-        mixer = model.decoder.layers[index].mixer
+        kind = model.decoder.layers[index]
+        if isinstance(kind.mixer, GatedDelta):
+            return CachedDelta(kind.mixer, inputs.state(index), inputs.layer(index).vectors)
+        if isinstance(kind.mixer, Mamba2):
+            return CachedMamba(kind.mixer, inputs.state(index), inputs.layer(index).vectors)
+        mixer = kind.attention
         table = tables[mixer.rope]
         if isinstance(mixer, Latent):
             if queries:

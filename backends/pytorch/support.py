@@ -24,9 +24,11 @@ from membound.kernels.work import (
 
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
-LACKING = {features.PARALLEL, features.GELU, features.RELU2}
-FEATURES = features.EVERY - LACKING
+LACKING = {features.PARALLEL, features.GELU}
+FEATURES = features.EVERY - LACKING | {features.GATED}
 """What a model computes beyond Llama and Qwen."""
+STEPS_ALONE = {features.DELTAS, features.MAMBAS, features.NO_MLP}
+"""What decode steps have besides, and prompts do not."""
 
 
 def unsupported(work: Work, variants: Variants, device: str) -> str | None:
@@ -61,6 +63,7 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
     if isinstance(work, DecodeAttention | LatentAttention):
         return None
     has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
+    has = has | STEPS_ALONE if isinstance(work, Step) else has
     if not isinstance(work, Linear) and (reason := missing(work, has)):
         return reason
     routed = not isinstance(work, Linear) and work.distinct > 0

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from membound.bench.ceilings.patterns import WINDOWS, CeilingMemoryError
 from membound.bench.machine.fingerprint import available_memory_bytes, last_level_cache_bytes
 
 ROTATION = 4
@@ -17,6 +16,8 @@ MEMORY_SHARE = 0.5
 
 def rotating_bytes(threads: int) -> int:
     """4 × the last-level cache or more, within half of the memory that is left. Raises CeilingMemoryError."""
+    from membound.bench.ceilings.patterns import WINDOWS, CeilingMemoryError
+
     wanted = max(ROTATION * last_level_cache_bytes(), BYTES_PER_THREAD * max(threads, 2))
     room = int(MEMORY_SHARE * available_memory_bytes())
     least = WINDOWS * threads << 20

@@ -18,7 +18,7 @@ from membound.bench.claim.arms import Arm
 from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, cache_and_room
 from membound.bench.measure.turns import Turn, take_turn
-from membound.kernels.seeded import SET_BYTES, slots_to_defeat
+from membound.kernels.slots import SET_BYTES, slots_to_defeat
 from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 ATTEMPTS = 2

@@ -21,14 +21,30 @@ from membound.bench.commands.options import (
     Out,
     Seed,
     console,
+    given_options,
     number,
     number_within,
     print_json,
 )
 from membound.results.folders import DEFAULT_OUT
 
+EFFECT = {
+    "pattern": ("rate",),
+    "think": ("users",),
+    "speed": ("trace",),
+    "prompt": ("rate", "users"),
+    "output": ("rate", "users"),
+    "threads": ("engine",),
+    "sequences": ("engine",),
+    "engine_option": ("engine",),
+    "python": ("engine",),
+    "ready": ("engine",),
+}
+"""Options to those others beside which they have an effect."""
+
 
 def load(
+    context: typer.Context,
     url: Annotated[
         str, typer.Option("--url", metavar="URL", help="A server that is there: http://HOST:PORT/v1.")
     ] = "",
@@ -182,6 +198,7 @@ def load(
 
     if sum(option is not None for option in (rate, users, trace)) != 1:
         raise typer.BadParameter("give one of --rate, --users and --trace")
+    _check_effect(given_options(context))
     engines, only_engine = engine or [], replicates > 1 or steps
     _check_target(url, engines, model, reference, only_engine, search, bool(key_env or key_file))
     served = parse_served(model if engines else reference) if engines or reference else None
@@ -232,6 +249,14 @@ def load(
         found = searched(rows)
         failed = bool(done.troubles) or found is None or found.rate is None or found.client_limited
     raise typer.Exit(130 if done.interrupted else 1 if failed else 0)
+
+
+def _check_effect(given: set[str]) -> None:
+    """Raises BadParameter for an option that would be without effect: its user thinks that it has one."""
+    for name, others in EFFECT.items():
+        if name in given and not given.intersection(others):
+            words = " or ".join(f"--{one}" for one in others)
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has an effect only with {words}")
 
 
 def _check_target(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, number_within, print_json, print_text
+from membound.bench.commands.options import Debug, Json, given_options, number_within, print_json, print_text
 
 MOST_MS = 1e6
 
@@ -27,6 +27,7 @@ def milliseconds(text: str) -> float:
 
 
 def null_server(
+    context: typer.Context,
     port: Annotated[
         int,
         typer.Option("--port", parser=number_within(0, 65535), metavar="N", help="0: one that is free."),
@@ -63,6 +64,11 @@ def null_server(
     from membound.bench.serving.null_process import serve
     from membound.bench.serving.null_server import FAULTS, Script
 
+    given = given_options(context)
+    if "every" in given and not fault:
+        raise typer.BadParameter("--every has an effect only with --fault")
+    if fault == "list" and (others := given - {"fault", "as_json", "debug"}):
+        raise typer.BadParameter(f"--fault list serves nothing: leave out --{min(others)}")
     check_installed()
     if fault == "list":
         if as_json:

@@ -138,6 +138,12 @@ RunName = Annotated[
 ]
 
 
+def given_options(context: typer.Context) -> set[str]:
+    """Names of the parameters that the user wrote down, those with the value of their default too."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
 def one_format(as_json: bool, as_markdown: bool) -> None:
     """Raises BadParameter if both are asked for."""
     if as_json and as_markdown:

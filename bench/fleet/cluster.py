@@ -14,6 +14,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,10 @@ VISIBLE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of nodes: Ray hides accelerators from what asks for none, such as a survey, and suites that share them."""
 GATHER_S = 0.05
 """After one answer others are waited for so long: asking for each of a thousand takes Ray milliseconds."""
+TOKEN = "RAY_AUTH_TOKEN"
+"""Of a cluster that lets in nobody else. Ray would write one for `local` to ~/.ray, and every `ray start --head` from then on demand it."""
+OF_TOKENS = ("authentication token", "unauthenticated")
+"""In what Ray says where the token is missing or another one."""
 CLIENT_PORT = 10001
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
@@ -165,6 +170,13 @@ def node_of(entry: Mapping[str, Any], name: str) -> Node:
     return Node(entry["NodeID"], name, rack, resources.get("CPU", 0.0), resources.get("GPU", 0.0), address)
 
 
+def why_not(error: BaseException) -> str:
+    """Why a cluster cannot be reached, in a line."""
+    if any(words in str(error).lower() for words in OF_TOKENS):
+        return f"it demands a token: set RAY_AUTH_MODE=token, and have its ~/.ray/auth_token here, or {TOKEN}"
+    return last_line(error)
+
+
 def last_line(error: BaseException) -> str:
     """The last line of what Ray says of an error, whose first ones are a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -187,10 +199,11 @@ def connected(address: str, parts: Sequence[Path]) -> Iterator[Cluster]:
     settings["runtime_env"] = {"env_vars": VISIBLE} | ({"py_modules": list(map(str, parts))} if parts else {})
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))
     try:
         ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise FleetError(f"--address {address}: no fleet there: {last_line(error)}") from None
+        raise FleetError(f"--address {address}: no fleet there: {why_not(error)}") from None
     try:
         holder = _locked(ray)
         try:

@@ -30,6 +30,8 @@ LOGIT_SPREAD = 6.0
 """A logit may miss by this many times the root mean square error that the tolerance allows. Of normally
 distributed errors four times is passed once in 16 000, and a long case compares thousands."""
 SHOWN_TOKENS = 8
+REFERENCE = ".reference"
+"""How the file of a reference ends."""
 DIGEST_BYTES = 32
 
 
@@ -39,7 +41,7 @@ def cached_reference(inputs: Inputs, slot: int, folder: Path) -> F64:
     It is kept behind its SHA-256: a damaged one would call every right backend wrong. Written to a file of its own and
     renamed, so that another worker sees all of it or nothing.
     """
-    path = folder / f"{key_of(inputs, slot)}.reference"
+    path = folder / f"{key_of(inputs, slot)}{REFERENCE}"
     with suppress(OSError, ValueError, EOFError):  # not there, torn, damaged
         return _stored(path)
     expected = reference.compute(inputs, slot)

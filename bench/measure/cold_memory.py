@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from membound.backends.api import Device
-from membound.bench.ceilings.patterns import EVICTION_STREAMS, window_bytes
 from membound.bench.ceilings.rotating import ROTATION, rotating_bytes
 from membound.bench.machine.fingerprint import last_level_cache_bytes
-from membound.kernels.cpu.compile import set_threads
-from membound.kernels.cpu.instruments import stream
-from membound.kernels.seeded import fitting_slots, slots_to_defeat
+from membound.kernels.slots import fitting_slots, slots_to_defeat
 from membound.kernels.work import OnnxStep, Prefill, Step, Work
 
 DEVICE_SHARE = 0.5
@@ -63,6 +60,8 @@ def no_cold_memory() -> ColdMemory:
 
 
 def _reader(threads: int) -> Callable[[], int]:
+    from membound.kernels.cpu.compile import set_threads
+
     set_threads(threads)
     # what loading the kernels takes must be gone before the rest of the memory is shared out
     _reading(threads << 20, threads)()
@@ -70,6 +69,9 @@ def _reader(threads: int) -> Callable[[], int]:
 
 
 def _reading(size_bytes: int, threads: int) -> Callable[[], int]:
+    from membound.bench.ceilings.patterns import EVICTION_STREAMS, window_bytes
+    from membound.kernels.cpu.instruments import stream
+
     values = stream.allocate(size_bytes, threads)
     place = stream.arrange(values.size, threads, EVICTION_STREAMS, window_bytes(values, threads))
     numbers = iter(range(1 << 62))

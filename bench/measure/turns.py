@@ -35,8 +35,10 @@ several milliseconds, each waiting half of the time (two threads of an AMD Milan
 clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
 COMPANY = "MEMBOUND_COMPANY"
 """Variable of workers beside which others are meant to run, on other cores: see `run.companion`."""
-RAN, WAITED = 0, 1
-"""Entries of schedstat."""
+WORKING = 0.1
+"""A thread of a helper that ran for less of a burst than this passes on messages: gloo's ran for 2 to 5 % of small steps of two ranks."""
+Scheduled = dict[tuple[str, str], tuple[float, float]]
+"""By process and thread."""
 OTHERS_GRAIN_S = 0.02
 """Two ticks of /proc/stat, which counts in hundredths of a second: less than that proves nobody else."""
 
@@ -127,36 +129,50 @@ def _timed(burst: Callable[[], object], alone: bool, helpers: Sequence[int] = ()
 
 
 class Watch:
-    """Counters from its making on: how much of a burst was disturbed. `helpers` as for `take_turn`."""
+    """Counters from its making on: how much of a burst was disturbed. `helpers` as for `take_turn`.
+
+    Of helpers the waiting of those threads counts that work (WORKING). Threads that pass on what ranks exchange wait behind the
+    one that computes on the same core, which is no disturbance: what they bring is not needed before that one is through.
+    """
 
     def __init__(self, helpers: Sequence[int] = ()) -> None:
         self._helpers = helpers
-        self._waited_s, self._busy_s, self._own_s = self._waited(), _busy_s(), self._own()
+        self._threads, self._helping = _scheduled("self"), self._of_helpers()
+        self._busy_s, self._process_s = _busy_s(), time.process_time()
 
-    def _own(self) -> float:
-        return time.process_time() + sum(_scheduled_s(str(pid), RAN) or 0.0 for pid in self._helpers)
-
-    def _waited(self) -> float | None:
-        own = _scheduled_s("self", WAITED)
-        return None if own is None else own + sum(_scheduled_s(str(p), WAITED) or 0.0 for p in self._helpers)
+    def _of_helpers(self) -> Scheduled:
+        return {thread: times for pid in self._helpers for thread, times in _scheduled(str(pid)).items()}
 
     def disturbance(self, time_s: float, alone: bool = True) -> float | None:
         """The share of `time_s` in which own threads waited or, if it should be `alone`, others ran; None: unknown."""
-        own_s, waited_s, busy_s = self._own() - self._own_s, self._waited(), _busy_s()
-        if self._waited_s is None or waited_s is None or self._busy_s is None or busy_s is None:
+        process_s, threads, helping = (
+            time.process_time() - self._process_s,
+            _scheduled("self"),
+            self._of_helpers(),
+        )
+        busy_s = _busy_s()
+        if not self._threads or not threads or self._busy_s is None or busy_s is None:
             return None
+        waited_s = sum(waited for _, waited in threads.values()) - sum(w for _, w in self._threads.values())
+        own_s = process_s
+        for thread, (ran, waited) in helping.items():
+            ran_before, waited_before = self._helping.get(thread, (0.0, 0.0))
+            own_s += ran - ran_before
+            if ran - ran_before >= WORKING * time_s:
+                waited_s += waited - waited_before
         alone = alone and COMPANY not in os.environ
         others_s = max(0.0, busy_s - self._busy_s - own_s - OTHERS_GRAIN_S) if alone else 0.0
-        return max(0.0, (waited_s - self._waited_s + others_s) / time_s)
+        return max(0.0, (waited_s + others_s) / time_s)
 
 
-def _scheduled_s(process: str, entry: int) -> float | None:
-    """Seconds that a process's threads ran (RAN), or were ready but did not run (WAITED): schedstat, in ns."""
-    found_ns = []
+def _scheduled(process: str) -> Scheduled:
+    """Of a process's threads, in seconds, how long they ran, and how long they were ready but did not run: schedstat, in ns."""
+    found: Scheduled = {}
     for folder in (PROC / process / "task").glob("*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found_ns.append(int((folder / "schedstat").read_text().split()[entry]))
-    return sum(found_ns) / 1e9 if found_ns else None
+            ran, waited, _ = (folder / "schedstat").read_text().split()
+            found[process, folder.name] = int(ran) / 1e9, int(waited) / 1e9
+    return found
 
 
 def _busy_s() -> float | None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model, ModelError
 from membound.kernels.models import get_model
-from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
+from membound.kernels.parts import Decoder, Experts, Latent, Layer, Mixer, Mlp
 from membound.kernels.shapes import shape_of
 from membound.kernels.weights.stored.facts import StoredFacts, stored_facts
 from membound.results.wording import amount
@@ -58,6 +59,7 @@ class ModelFacts:
             "vocab": shape.vocab,
             "tied": shape.tied,
             "cache_bytes": {str(context): BF16_BYTES * shape.cached_numbers(context) for context in CONTEXTS},
+            "state_bytes": shape.state_bytes[0],
             "left_out": shape.left_out,
             "not_run": self.not_run,
             "stored": None if self.stored is None else asdict(self.stored),
@@ -79,6 +81,9 @@ class ModelFacts:
             f"{amount(BF16_BYTES * shape.cached_numbers(context), 'B')} at {context}" for context in CONTEXTS
         )
         yield f"cache of a sequence in bf16, by tokens: {cache}"
+        if shape.state_bytes[0]:
+            read, written = (amount(b, "B") for b in shape.state_bytes)
+            yield f"state of a sequence in float32 at any context: {read} read and {written} written each step"
         if self.stored is not None:
             size, streamed = (amount(b, "B") for b in (self.stored.nbytes, self.stored.streamed_bytes))
             yield f"stored as {self.stored.title}: {self.stored.tensors} tensors of {size}, {streamed} without an untied embedding"
@@ -118,16 +123,27 @@ def held(layer: Layer) -> str:
     return f"{_mixer(layer.mixer)}; {_mlp(layer.mlp)}"
 
 
-def _mixer(mixer: Attention | Latent) -> str:
+def _mixer(mixer: Mixer) -> str:
     if isinstance(mixer, Latent):
         ranks = f"KV rank {mixer.kv_rank} + {mixer.rope_dim}"
-        return f"latent attention of {mixer.q_heads} heads, {ranks}"
+        index = f", {mixer.index.chosen} tokens by an index of {mixer.index.head_dim}" if mixer.index else ""
+        return f"latent attention of {mixer.q_heads} heads, {ranks}{index}"
+    if isinstance(mixer, GatedDelta):
+        heads = f"{mixer.value_heads} heads ({mixer.key_heads} of keys)"
+        return f"gated DeltaNet of {heads}, a state of {mixer.key_dim} × {mixer.value_dim} each"
+    if isinstance(mixer, Mamba2):
+        return f"Mamba-2 of {mixer.heads} heads, a state of {mixer.head_dim} × {mixer.state_dim} each"
     seen = f", window {mixer.window}" if mixer.window else f", chunk {mixer.chunk}" if mixer.chunk else ""
     still = " without RoPE" if mixer.rope is None else ""
-    return f"attention of {mixer.q_heads} heads ({mixer.kv_heads} KV) of {mixer.head_dim}{still}{seen}"
+    narrow = f", values of {mixer.value_dim}" if mixer.value_dim else ""
+    gated = "gated " if mixer.gated else ""
+    heads = f"{mixer.q_heads} heads ({mixer.kv_heads} KV) of {mixer.head_dim}"
+    return f"{gated}attention of {heads}{narrow}{still}{seen}"
 
 
 def _mlp(mlp: Mlp | Experts) -> str:
+    if isinstance(mlp, Mlp) and not mlp.width:
+        return "no MLP"
     if isinstance(mlp, Mlp):
         return f"{'gated ' if mlp.gated else ''}MLP of {mlp.width}"
     shared = f" and {mlp.shared.width} for every token" if mlp.shared else ""

@@ -42,7 +42,8 @@ from membound.bench.pytest_plugin.rotation import Rotation
 from membound.bench.run.neighbours import due_ceilings
 from membound.kernels import reference
 from membound.kernels.inputs import Inputs
-from membound.kernels.seeded import make_inputs, sets_to_defeat, slots_to_defeat
+from membound.kernels.seeded import make_inputs
+from membound.kernels.slots import sets_to_defeat, slots_to_defeat
 from membound.kernels.work import parse
 from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class

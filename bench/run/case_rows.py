@@ -15,7 +15,7 @@ from membound.bench.measure.contestant import Contestant
 from membound.bench.measure.failures import Failure
 from membound.bench.protocol.messages import Checked, Opened, Prepared, Turned
 from membound.bench.run.ceiling_rows import now
-from membound.kernels import reference
+from membound.kernels.tolerances import tolerance
 from membound.kernels.work import parse
 from membound.results.row import EXCHANGED, Row
 from membound.results.turns import StoredTurn
@@ -51,7 +51,7 @@ def blank_row(about: About) -> Row:
         bytes=work.traffic.total_bytes,
         flops=work.flops,
         traffic=asdict(work.traffic),
-        tolerance=reference.tolerance(work),
+        tolerance=tolerance(work),
     )
     if about.device is not None:
         row.device, row.versions = about.device.device, dict(about.device.versions)

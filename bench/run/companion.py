@@ -32,7 +32,6 @@ from membound.bench.machine.placement import NAME, placed
 from membound.bench.measure.turns import COMPANY
 from membound.bench.protocol import guardian
 from membound.errors import MemboundError
-from membound.kernels.cpu.instruments.co_runner import CpuCoRunner
 
 READY = b"ready\n"
 START_S = 180.0
@@ -103,6 +102,8 @@ def main(arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         busy: CoRunner
         if NAME.fullmatch(name):
+            from membound.kernels.cpu.instruments.co_runner import CpuCoRunner
+
             stack.enter_context(placed(name))
             cpus = pick_cpus(default_threads())
             busy = stack.enter_context(CpuCoRunner(cpus, rotating_bytes(len(cpus))))

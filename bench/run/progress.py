@@ -105,7 +105,7 @@ class Lines:
         """A run of that scope begins."""
         self._total, self._done, self._began_at = scope.cases, 0, time.monotonic()
         self._end_at = inf if scope.limit_s is None else self._began_at + scope.limit_s
-        self._say(f"{scope.cases} cases to measure")
+        self._say(f"{scope.cases} case{'s' * (scope.cases != 1)} to measure")
 
     def cell(self, backend: str, work: str, replicate: int, phase: str) -> None:
         """A cell enters a phase."""

@@ -37,7 +37,7 @@ from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turne
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
 from membound.bench.run.running import Running
 from membound.bench.run.sharing import Sharing, pays, shareable_bytes
-from membound.kernels.seeded import SET_BYTES
+from membound.kernels.slots import SET_BYTES
 from membound.kernels.work import Work, held_bytes, parse
 from membound.results.roofline import device_class
 from membound.results.row import Row

@@ -21,12 +21,11 @@ from contextlib import suppress
 
 from membound.kernels.weights.array_file import FIRST, lay_out
 from membound.kernels.weights.formats import layout_bytes, weight_layout
-from membound.kernels.weights.generate import SHARED
-from membound.kernels.weights.making import LEAST_BYTES
+from membound.kernels.weights.making import LEAST_BYTES, SHARED
 from membound.kernels.work import LatentAttention, Linear, OnnxStep, Prefill, RoutedExperts, Step, Work
 
 FEWEST = 3
-"""From this many backends on sharing pays: by the seconds beside `generate.SHARED`, (3 - 1) · (1.0 - 0.65) s of drawing that
+"""From this many backends on sharing pays: by the seconds beside `making.SHARED`, (3 - 1) · (1.0 - 0.65) s of drawing that
 is saved are more than the 0.5 s that writing takes. Of a model folder two are enough: quantising takes several times as long."""
 ALONE = "each backend makes its inputs itself, which takes longer"
 NO_ROOM = f"{ALONE}: memory has no room for shared ones beside the backends"

@@ -55,4 +55,8 @@ def check(load: Load) -> None:
         )
     if load.shared_prefix < 0:
         raise LoadError(f"--shared-prefix {load.shared_prefix} must not be negative")
+    if load.trace is None and load.shared_prefix > (longest := load.prompt.longest):
+        raise LoadError(
+            f"--shared-prefix {load.shared_prefix} is longer than any --prompt, of {longest} at most"
+        )
     check_installed()

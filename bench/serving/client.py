@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import RawAnswer
+from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
 
 LAG_EVERY_S = 0.01
@@ -77,6 +79,7 @@ class Pool:
     def __init__(self, endpoint: Endpoint, limits: Limits, played: Played) -> None:
         self._endpoint, self._limits, self._played = endpoint, limits, played
         self._idle: list[Connection] = []
+        self._rounds = Rounds() if sys.platform == "linux" and not endpoint.tls else None
 
     async def ask(self, job: Job, raw: RawAnswer) -> None:
         """Send one request and fill in its answer. A connection that the server has ended meanwhile is not used."""
@@ -104,6 +107,8 @@ class Pool:
         for one in self._idle:
             one.close()
         self._idle.clear()
+        if self._rounds is not None:
+            self._rounds.close()
 
     def _waiting(self) -> Connection | None:
         while self._idle:
@@ -114,7 +119,7 @@ class Pool:
         return None
 
     async def _open(self) -> Connection:
-        made = await Connection.open(self._endpoint, self._limits)
+        made = await Connection.open(self._endpoint, self._limits, self._rounds)
         self._played.connections += 1
         self._played.kernel_times &= made.kernel_times
         return made

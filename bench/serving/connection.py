@@ -23,11 +23,14 @@ from typing import Self
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import MOST_BYTES, RawAnswer
+from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
 from membound.bench.serving.wires import KernelWire, ReadWire, open_wire
 
 MAY_END = b"\r\n\r\n"
 """What a chunked answer ends with, trailers or not; a chunk of events does so only where their lines end with CR LF."""
+PIECE_BYTES = 1 << 18
+"""Of a request: most are one piece, and of a longer one each has the limit of a wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Limits:
 
     connect_s: float = 10.0
     idle_s: float = 60.0
-    """Between two reads of one answer, the first of them too."""
+    """Between two reads of one answer, the first of them too, and for the server to take a piece of the request."""
     total_s: float = 600.0
 
     @classmethod
@@ -61,11 +64,11 @@ class Connection:
         wire.on_bytes, wire.on_end = self._bytes, self._ended
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, limits: Limits) -> Self:
-        """Raises OSError (of which a refused or late connection is one) with the system's words."""
+    async def open(cls, endpoint: Endpoint, limits: Limits, rounds: Rounds | None = None) -> Self:
+        """One of many is read in `rounds`. Raises OSError (of which a refused or late connection is one) with the system's words."""
         try:
             async with asyncio.timeout(limits.connect_s):
-                return cls(endpoint, await open_wire(endpoint), limits)
+                return cls(endpoint, await open_wire(endpoint, rounds), limits)
         except TimeoutError:
             raise OSError(f"no connection within {limits.connect_s:g} s") from None
 
@@ -104,7 +107,8 @@ class Connection:
         try:
             async with asyncio.timeout(limits.total_s):
                 raw.sent_ns = max(now(), due_ns)  # before: the answer may be there when sending returns
-                await self._wire.send(self._endpoint.head(method, path, len(body)) + body)
+                if not await self._sent(self._endpoint.head(method, path, len(body)) + body):
+                    self._finish("stalled", f"it took no byte for {limits.idle_s:g} s")
                 while not done.done():
                     idle_s = limits.idle_s - (now() - self._moved_ns) / NS
                     if idle_s <= 0:
@@ -119,6 +123,17 @@ class Connection:
             self._raw = self._done = None
             if raw.end != "complete" or not self._kept:
                 self.close()
+
+    async def _sent(self, data: bytes) -> bool:
+        """Send it, piece by piece: whether the server took each within the limit of a wait."""
+        for start in range(0, len(data), PIECE_BYTES):
+            try:
+                async with asyncio.timeout(self._limits.idle_s):
+                    await self._wire.send(data[start : start + PIECE_BYTES])
+            except TimeoutError:
+                return False
+            self._moved_ns = monotonic_ns()
+        return True
 
     def close(self) -> None:
         """Close it; a request under way ends as closed."""

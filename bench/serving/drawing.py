@@ -64,12 +64,15 @@ def draw(load: Load, point: LoadPoint) -> Schedule:
             f"{point.label}: no request is due in the window ({load.warm_s:g} s to {load.total_s:g} s); raise the rate "
             "or --seconds"
         )
-    tokens = sum(one.prompt_tokens for one in arrivals)
+    _check_tokens(sum(one.prompt_tokens for one in arrivals), point.label)
+    return Schedule(point, arrivals, index)
+
+
+def _check_tokens(tokens: int, label: str) -> None:
     if tokens > MOST_PROMPT_TOKENS:
         raise LoadError(
-            f"{point.label}: its prompts have {tokens} tokens together, {MOST_PROMPT_TOKENS} at most; lower --seconds"
+            f"{label}: its prompts have more than {MOST_PROMPT_TOKENS} tokens together; lower --seconds"
         )
-    return Schedule(point, arrivals, index)
 
 
 def check_lengths(load: Load, schedule: Schedule, max_length: int | None) -> None:
@@ -93,6 +96,7 @@ def _rng(load: Load, point: LoadPoint) -> np.random.Generator:
 def _of_trace(path: Path, speed: float, total_s: float) -> tuple[Arrival, ...]:
     """The part of a trace that is due in that time; nothing beyond it is read."""
     found: list[Arrival] = []
+    tokens = 0
     for one in read_trace(path, speed):
         if one.due_s >= total_s:
             break
@@ -100,6 +104,8 @@ def _of_trace(path: Path, speed: float, total_s: float) -> tuple[Arrival, ...]:
             raise LoadError(
                 f"{path} has more than {MOST_REQUESTS} requests in {total_s:g} s; lower --seconds or --speed"
             )
+        tokens += one.prompt_tokens
+        _check_tokens(tokens, str(path))  # of a trace of a week, before the rest of it is read
         found.append(one)
     return tuple(found)
 

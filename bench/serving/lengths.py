@@ -47,6 +47,11 @@ class Lengths:
             found[missing] = np.rint(self._floats(int(missing.sum()), rng)).astype(np.int64)
         return np.minimum(found, LONGEST)
 
+    @property
+    def longest(self) -> int:
+        """The most that can be drawn."""
+        return {"fixed": int(self.first), "uniform": int(self.second)}.get(self.kind, LONGEST)
+
     def _floats(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         if self.kind == "normal":
             return np.minimum(rng.normal(self.first, self.second, count), LONGEST)

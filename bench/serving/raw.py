@@ -25,6 +25,9 @@ ENDS = (
 MOST_BYTES = 1 << 28
 """Of one answer. A chunk of the protocol has some 250 bytes a token: a million tokens."""
 
+LATE_NS = 3_000_000
+"""From the kernel's having the bytes to their being read: a client that keeps up takes a round of a millisecond at most."""
+
 
 @dataclass(slots=True)
 class RawAnswer:
@@ -41,6 +44,8 @@ class RawAnswer:
     """(When it was read, the kernel's stamp or b"", bytes as they came), until they are unpacked."""
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
     """(When, number of the read, bytes of the body), once they are unpacked."""
+    late: set[int] = field(default_factory=set)
+    """Numbers of the reads that waited for the client for longer than LATE_NS, once they are unpacked."""
     size: int = 0
     """Bytes of all reads."""
     asked_tokens: int | None = None

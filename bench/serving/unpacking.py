@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from membound.bench.serving.clocks import Clocks
-from membound.bench.serving.raw import RawAnswer
+from membound.bench.serving.raw import LATE_NS, RawAnswer
 
 
 class _Unpacking:
@@ -38,6 +38,8 @@ def unpack(raw: RawAnswer, clocks: Clocks) -> None:
     for into.number, (read_ns, stamp, data) in enumerate(raw.reads):
         # what comes later came no earlier
         into.at_ns = min(max(clocks.monotonic(stamp, read_ns), into.at_ns), read_ns)
+        if read_ns - into.at_ns > LATE_NS:
+            raw.late.add(into.number)
         try:
             parser.feed_data(data)
         except httptools.HttpParserError:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from membound.bench.serving.endpoint import Endpoint
+from membound.bench.serving.rounds import Rounds
 
 _SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
 READ_BYTES = 1 << 13
@@ -45,12 +46,15 @@ class KernelWire(Wire):
 
     kernel_times = True
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, rounds: Rounds | None = None) -> None:
         super().__init__()
-        self._sock, self._loop = sock, asyncio.get_running_loop()
+        self._sock, self._loop, self._rounds = sock, asyncio.get_running_loop(), rounds
         self._receive = sock.recvmsg
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._loop.add_reader(sock.fileno(), self._read)
+        if rounds is None:
+            self._loop.add_reader(sock.fileno(), self._read)
+        else:
+            rounds.add(sock.fileno(), self._read)
 
     def _read(self) -> None:
         try:
@@ -66,8 +70,14 @@ class KernelWire(Wire):
         self.on_bytes(control[0][2] if control else b"", data)  # nothing but times was asked for
 
     def _stop(self, why: str) -> None:
-        self._loop.remove_reader(self._sock.fileno())
+        self._read_no_more()
         self.end(why)
+
+    def _read_no_more(self) -> None:
+        if self._rounds is None:
+            self._loop.remove_reader(self._sock.fileno())
+        else:
+            self._rounds.remove(self._sock.fileno())
 
     async def send(self, data: bytes) -> None:
         """Hand all of it to the system."""
@@ -76,7 +86,7 @@ class KernelWire(Wire):
     def close(self) -> None:
         """Close it."""
         if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock.fileno())
+            self._read_no_more()
             self._sock.close()
         self.end("closed")
 
@@ -107,8 +117,8 @@ class ReadWire(Wire):
         self._transport.abort()
 
 
-async def open_wire(endpoint: Endpoint) -> KernelWire | ReadWire:
-    """A connection to it. Raises OSError with the system's words."""
+async def open_wire(endpoint: Endpoint, rounds: Rounds | None = None) -> KernelWire | ReadWire:
+    """A connection to it, read in `rounds` where the kernel tells times. Raises OSError with the system's words."""
     loop = asyncio.get_running_loop()
     if endpoint.tls or sys.platform != "linux":
         context = ssl.create_default_context() if endpoint.tls else None
@@ -116,7 +126,7 @@ async def open_wire(endpoint: Endpoint) -> KernelWire | ReadWire:
         return made
     sock = await _connected(endpoint.host, endpoint.port)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return KernelWire(sock)
+    return KernelWire(sock, rounds)
 
 
 async def _connected(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """The passes of a soak as a table on disk, a line each, on disk when `write` returns.
 
->>> with Log(Path("results/soaks/20261129T121500/passes.csv")) as log:
+>>> with Log(Path("results/soaks/20261129T121500-soak-1f3a/passes.csv")) as log:
 ...     log.write(one)
 """
 

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,12 @@ from membound.results.row import Row
 from membound.results.soak.judgement import Finding, findings, untold
 from membound.results.soak.reading import Pass
 from membound.results.stats import summarize
-from membound.results.store import SUFFIX, load_rows
+from membound.results.store import SUFFIX, load_rows, new_run_id
 from membound.results.views.soak import pass_line
 
 LOG = "passes.csv"
+INVALID = "invalid"
+"""Validity of a case of which every process was disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def soak_session(
 
     Each pass is a run of its own, in a new folder of `options.out`, with new processes. Raises as `run_session`.
     """
-    folder = options.out / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = options.out / new_run_id("soak")
     plan, choice = prepare(works, backends, replace(options, out=folder))
     for line in picked(plan, choice):
         talk.print(line, soft_wrap=True)
@@ -94,6 +95,7 @@ def _pass(plan: Plan) -> Pass:
     path, _ = measure(plan, Silent())
     rows = load_rows(path)
     cases = Counter((row.backend, row.work, row.replicate) for row in rows if row.kind == "case")
+    shares = dict(_shares(rows))
     return Pass(
         run_id=path.name.removesuffix(SUFFIX),
         seconds=time.monotonic() - began,
@@ -101,19 +103,24 @@ def _pass(plan: Plan) -> Pass:
         stored=len(cases),
         twice=sum(cases.values()) - len(cases),
         failed=sum(row.kind == "case" and row.status in FAILED for row in rows),
-        shares=dict(_shares(rows)),
+        shares={case: share for case, (share, _) in shares.items()},
         reading=held(),
+        disturbed=frozenset(case for case, (_, validity) in shares.items() if validity == INVALID),
     )
 
 
-def _shares(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], float]]:
+def _shares(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], tuple[float, str]]]:
+    """The share of each case, and its validity."""
     for line in summarize(rows).to_dict("records"):
         share = line["of_bound"]  # missing where no ceiling is known
         if line["status"] == "ok" and share is not None and isfinite(share):
-            yield (line["backend"], line["work"]), float(share)
+            yield (line["backend"], line["work"]), (float(share), line["validity"])
 
 
 def _records(passes: Sequence[Pass]) -> Iterator[dict[str, Any]]:
     for one in passes:
-        shares = [{"backend": b, "work": w, "of_bound": share} for (b, w), share in one.shares.items()]
-        yield asdict(replace(one, shares={})) | {"shares": shares}
+        shares = [
+            {"backend": b, "work": w, "of_bound": share, "disturbed": (b, w) in one.disturbed}
+            for (b, w), share in one.shares.items()
+        ]
+        yield asdict(replace(one, shares={})) | {"shares": shares, "disturbed": len(one.disturbed)}

@@ -11,6 +11,7 @@ takes to compile. What is left is what its callers inline, which is what it woul
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -118,12 +119,29 @@ def _pipeline(lowering: type[_KernelLowering], state: Any) -> list[Any]:
     return [changed]
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """No collection within: Python would look for circles among all of the IR again and again, 15 % of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class KernelCompiler(CompilerBase):  # type: ignore[misc]
     """Compiles a function that Python calls, and links the loops in it that run in parallel."""
 
     def define_pipelines(self) -> list[Any]:
         """Numba's passes and our last."""
         return _pipeline(_KernelLowering, self.state)
+
+    def compile_extra(self, func: Any) -> Any:
+        """Compile, as the base class does."""
+        with _no_collections():
+            return super().compile_extra(func)
 
 
 class LinkedCompiler(CompilerBase):  # type: ignore[misc]
@@ -142,8 +160,8 @@ class OverloadCompiler(CompilerBase):  # type: ignore[misc]
         return _pipeline(_OverloadLowering, self.state)
 
 
-linked = partial(numba.njit, pipeline_class=LinkedCompiler, no_cpython_wrapper=True)
+linked = partial(numba.njit, pipeline_class=LinkedCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """`numba.njit`, bare or with its options (parallel, fastmath), for what only compiled code calls; Python gets a TypeError."""
 
-LINKED = {"pipeline_class": OverloadCompiler, "no_cpython_wrapper": True}
+LINKED = {"pipeline_class": OverloadCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """`jit_options` of `numba.extending.overload`, for implementations that do little but call a linked function."""

@@ -32,18 +32,11 @@ from membound.kernels.weights.formats import (
 )
 from membound.kernels.weights.grouped import E2M1, EXPONENT_BIAS
 from membound.kernels.weights.layers import I64
-from membound.kernels.weights.making import Take, make_here
+from membound.kernels.weights.making import SHARED, Take, make_here
 
 # A cache's last key is 2² times as long, so that in some heads nearly all attention is on it and a
 # context that is one token short shows at any length.
 LAST_KEY_DOUBLINGS = 2
-
-SHARED = ("bf16", "f16", "fp8", "int4g32")
-"""Formats in which a process that needs an array reads it rather than draw it, if another one has.
-
-Seconds of a core for a gigabyte, on two cores of a Xeon with AMX (08/2026): reading 0.65 to 0.75 and writing 0.5 in every
-format; drawing bf16 1.0, f16 1.1, fp8 1.8, int4g32 1.0 (its scales), but f32 0.6, int4g128 0.75, int8 0.4.
-"""
 
 ZERO_POINTS = (6, 11)
 """Zero points of int4 lie from the first to below the second: those of trained groups are near the middle of 0..15."""

@@ -89,7 +89,7 @@ class Routed:
     """What a family calls its router and experts, in the order in which names are looked for: files have those of the published
     models, or those of Transformers' own modules, which stack experts.
 
-    apart: an expert's gate, up and down where each is a tensor. stacked: gate and up, and down, of all experts as one each.
+    correction: what corrects the choice. apart: an expert's gate, up and down where each is a tensor. stacked: gate and up, and down, of all experts as one each.
     columns: stacked ones are [count, k, n]. in_turns: rows of gate and up take turns, else gate comes first.
     """
 
@@ -100,6 +100,7 @@ class Routed:
     shared: tuple[str, ...] = ("shared_experts", "shared_expert")
     columns: bool = False
     in_turns: bool = False
+    correction: str = "gate.e_score_correction_bias"
 
 
 ROUTED = {
@@ -113,6 +114,9 @@ ROUTED = {
         ),
     ),
     "llama4_text": Routed(blocks=("feed_forward",), routers=("router",), columns=True),
+    "minimax_m2": Routed(
+        blocks=("block_sparse_moe", "mlp"), apart=("w1", "w3", "w2"), correction="e_score_correction_bias"
+    ),
     "mixtral": Routed(blocks=("block_sparse_moe", "mlp"), apart=("w1", "w3", "w2")),
 }
 """By model_type; others have Qwen's and DeepSeek's names."""
@@ -197,7 +201,7 @@ class TensorNames:
             return f"{self._inner}layers.{index}.self_attn.sinks"
         routed = {
             "router_bias": f"{self._router}.bias",
-            "correction": "gate.e_score_correction_bias",
+            "correction": self.routed.correction,
             "shared_gate": "shared_expert_gate.weight",
         }
         if name in routed:

@@ -8,6 +8,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,39 @@ def rows_from(path: Path) -> list[Row]:
     return [_row(path, cells) for batch in batches(path) for cells in batch.to_pylist()]
 
 
-def batches(path: Path, columns: Sequence[str] | None = None, alike: Sequence[str] = ()) -> Iterator[Any]:
-    """Record batches of pyarrow with the columns that are asked for, or all. Raises as `rows_from`.
+def group_sizes(path: Path) -> list[int]:
+    """Rows of each group of rows. Raises as `rows_from`."""
+    with _opened(path) as file:
+        return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+
+
+def batches(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    alike: Sequence[str] = (),
+    groups: Sequence[int] | None = None,
+) -> Iterator[Any]:
+    """Record batches of pyarrow with the columns, and of the groups of rows, that are asked for, or all. Raises as `rows_from`.
 
     Texts of columns that are `alike` in many rows come with a dictionary, each once.
     """
+    with _opened(path, [name for name in alike if COLUMNS[name] is str]) as file:
+        names = list(columns) if columns else None
+        yield from file.iter_batches(BATCH, row_groups=groups, columns=names)
+
+
+@contextmanager
+def _opened(path: Path, read_dictionary: Sequence[str] = ()) -> Iterator[Any]:
     pa, pq = _pyarrow()
     try:
-        with pq.ParquetFile(path, read_dictionary=[name for name in alike if COLUMNS[name] is str]) as file:
+        with pq.ParquetFile(path, read_dictionary=read_dictionary) as file:
             if missing := {"run_id", "kind", "backend", "work", "status", "schema_version"} - set(
                 file.schema_arrow.names
             ):
                 raise RowError(
                     f"{path} is a Parquet file without rows of ours: it has no column {min(missing)}"
                 )
-            yield from file.iter_batches(BATCH, columns=list(columns) if columns else None)
+            yield file
     except pa.ArrowException as error:
         raise RowError(f"{path} is no whole Parquet file: {' '.join(str(error).split())[:200]}") from None
 

@@ -15,13 +15,13 @@ from membound.results.serving.table import point_of_row
 
 GOODPUT = 0.99
 """Share of the requests due that must keep the service level, as in MLPerf's server scenarios."""
-TIMES_KEPT = 2
-"""Points at a rate that must keep it."""
+TIMES = 2
+"""Points at a rate that must keep it, or miss it: of three at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """`rate`: the highest that was kept TIMES_KEPT times and never missed; `failed`: the lowest that was missed."""
+    """`rate`: the highest that was kept TIMES times; `failed`: the lowest that was missed more often than kept."""
 
     slo: str
     rate: float | None
@@ -41,14 +41,18 @@ def keeps(row: Row) -> bool:
 
 def searched(rows: Sequence[Row]) -> Searched | None:
     """The outcome of the search among these rows of one run; None if there is none."""
-    points = [row for row in rows if row.kind == "serving" and row.config.get("search")]
+    points = [(row, keeps(row)) for row in rows if row.kind == "serving" and row.config.get("search")]
     if not points:
         return None
-    missed = {row.config["rate"]: row for row in points if not keeps(row)}
-    failed = min(missed, default=None)
-    times = Counter(row.config["rate"] for row in points if keeps(row))
-    kept = [
-        rate for rate, count in times.items() if count >= TIMES_KEPT and (failed is None or rate < failed)
+    kept = Counter(row.config["rate"] for row, kept in points if kept)
+    missed = Counter(row.config["rate"] for row, kept in points if not kept)
+    failed = min((rate for rate in missed if missed[rate] > kept[rate]), default=None)
+    found = [
+        rate
+        for rate in kept
+        if kept[rate] >= TIMES and kept[rate] > missed[rate] and (failed is None or rate < failed)
     ]
-    limited = failed is not None and missed[failed].grade == "invalid"
-    return Searched(str(points[0].config.get("slo", "")), max(kept, default=None), failed, limited)
+    limited = any(
+        row.config["rate"] == failed and row.grade == "invalid" and not kept for row, kept in points
+    )
+    return Searched(str(points[0][0].config.get("slo", "")), max(found, default=None), failed, limited)

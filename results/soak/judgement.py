@@ -6,7 +6,8 @@
 
 A leak is growth that order alone does not explain: Kendall's test of the readings against the number of their pass, one-sided,
 with Bonferroni's correction over what is read, and by more than is held back at times (`LEAST`). The first pass is left out: it
-fills caches. A share drifts where its passes before and after differ (`change_points`), corrected over all cases.
+fills caches. A share drifts where its passes before and after differ (`change_points`), corrected over all cases. Passes in which
+every process of a case was disturbed say nothing of its share: what others run comes and goes by hours, not by chance.
 """
 
 from __future__ import annotations
@@ -67,9 +68,16 @@ def untold(passes: Sequence[Pass]) -> list[str]:
     sentences = []
     if len(passes) < WARM + FEWEST:
         sentences.append(f"{len(passes)} passes cannot tell a leak from chance: {WARM + FEWEST} or more can.")
-    needed = passes_for_drift(len(_series(passes)))
-    if len(passes) < needed:
-        sentences.append(f"A drift of these shares takes {needed} passes or more to be seen.")
+    known, series = {case for one in passes for case in one.shares}, _series(passes)
+    for backend, work in sorted(known):
+        count = sum((backend, work) in one.disturbed for one in passes)
+        if count:
+            sentences.append(
+                f"{backend}, {short(work)}: {count} of {len(passes)} passes were disturbed and do not count for its drift."
+            )
+    needed = passes_for_drift(len(series))
+    if any(len(series.get(case, ())) < needed for case in known):
+        sentences.append(f"A drift of these shares takes {needed} passes or more that count to be seen.")
     return sentences
 
 
@@ -144,18 +152,18 @@ def _drifts(passes: Sequence[Pass]) -> list[Finding]:
         Finding(
             "drift",
             f"{backend} {work}",
-            f"{backend}, {short(work)}: from pass {change.at + 1} on its share is {change.ratio:.2f} times what it was",
+            f"{backend}, {short(work)}: from pass {shares[change.at][0]} on its share is {change.ratio:.2f} times what it was",
         )
         for (backend, work), shares in series.items()
-        for change in change_points(shares, DRIFT / len(series))
+        for change in change_points([share for _, share in shares], DRIFT / len(series))
     ]
 
 
-def _series(passes: Sequence[Pass]) -> dict[tuple[str, str], list[float]]:
-    """The shares of each case, in order."""
-    series: dict[tuple[str, str], list[float]] = {}
-    for one in passes:
+def _series(passes: Sequence[Pass]) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """The shares of each case that count, in order, with the numbers of their passes from 1 on."""
+    series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for number, one in enumerate(passes, 1):
         for case, share in one.shares.items():
-            if share > 0:
-                series.setdefault(case, []).append(share)
+            if share > 0 and case not in one.disturbed:
+                series.setdefault(case, []).append((number, share))
     return series

@@ -23,14 +23,15 @@ class Reading:
     temporary_files: int
     """In the harness's folder of temporary files, and folders of other harnesses and workers."""
     cache_files: int
-    """Compiled kernels and prompts' caches."""
+    """Compiled kernels and prompts' caches; without the references of checks, of which there is one for each input set at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """The suite, once. `expected` and `stored` count cases; `twice` those stored again; `failed` those without an answer.
 
-    `shares`: of the machine's limit, 0-1, by backend and work, of cases that were measured.
+    `shares`: of the machine's limit, 0-1, by backend and work, of cases that were measured; `disturbed`: those of them whose
+    processes were all invalid.
     """
 
     run_id: str
@@ -41,3 +42,4 @@ class Pass:
     failed: int
     shares: Mapping[tuple[str, str], float]
     reading: Reading
+    disturbed: frozenset[tuple[str, str]] = frozenset()

@@ -37,7 +37,8 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
     if not works:
         return
     fastest = [_fastest([line for line in timed if line["work"] == work]) for work in works]
-    yield who_is_fastest(fastest, timed)
+    if len(timed) > len(works) or not all(map(_is_foreign, works)):
+        yield who_is_fastest(fastest, timed)
     if any(line["of_bound"] is not None for line in fastest):
         near, bounds = how_near(fastest)
         yield " ".join(filter(None, (near, bounds)))
@@ -45,6 +46,11 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
     if moved:
         yield moved
     yield _next(timed)
+
+
+def _is_foreign(work: str) -> bool:
+    """Whether it is a benchmark of somebody else's, which membound measures nothing of."""
+    return work.startswith("custom:")
 
 
 def _fastest(lines: Sequence[Line]) -> Line:
@@ -56,6 +62,8 @@ def who_is_fastest(fastest: Sequence[Line], timed: Sequence[Line]) -> str:
     backends = list(dict.fromkeys(line["backend"] for line in timed))
     if len(backends) == 1:
         return f"Only {backends[0]} was measured: name more with --backends to compare."
+    if len(timed) == len(fastest):
+        return "No work was measured on two backends, so there is nothing to compare."
     wins: dict[str, list[Line]] = {}
     for line in fastest:
         wins.setdefault(line["backend"], []).append(line)
@@ -131,7 +139,9 @@ def moved_bandwidth(timed: Sequence[Line]) -> str:
 def _next(timed: Sequence[Line]) -> str:
     """What to do next, the most needed thing first."""
     if all(line["mbu"] is None for line in timed):
-        return "Without ceilings there are no shares and no verdicts: leave out --no-ceilings."
+        foreign = all(_is_foreign(line["work"]) for line in timed)
+        remedy = "import the file with --ceilings" if foreign else "leave out --no-ceilings"
+        return f"Without ceilings there are no shares and no verdicts: {remedy}."
     doubtful = [line for line in timed if line["verdict"] == "inconclusive"]
     if any(line["replicates"] < FEWEST for line in timed):
         return f"Fewer than {FEWEST} processes a case give no interval: --replicates {FEWEST} does."

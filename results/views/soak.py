@@ -28,6 +28,8 @@ def pass_line(number: int, one: Pass, first: Pass) -> Text:
     """A pass in a line: rows, time, the median of its shares over that of the first pass, memory, descriptors."""
     both = [one.shares[case] / first.shares[case] for case in one.shares if first.shares.get(case)]
     shares = f", shares × {median(both):.2f}" if both and one is not first else ""
+    if shares and one.disturbed:
+        shares += f" ({len(one.disturbed)} of {len(one.shares)} disturbed)"
     held = one.reading
     return Text(
         f"pass {number}: {one.stored} of {one.expected} rows in {one.seconds:.0f} s{shares}; "

@@ -18,6 +18,7 @@ def environment(tmp_path_factory):
     return installed(PLUGIN, tmp_path_factory.mktemp("plugin"))
 
 
+@pytest.mark.slow
 def test_the_plugin_is_measured_like_any_other_backend(environment, tmp_path):
     options = ("--backends", "scipy:cpu,scipy:npu", "--quick", "--no-ceilings", "--threads", "1", "--json")
     done = membound(environment, tmp_path, "run", WORK, REFUSED, *options)

@@ -124,6 +124,7 @@ def test_vllm_counts_the_threads_of_the_torch_that_it_runs_on(monkeypatch: pytes
         VLLMEngine().open("cpu", 2)
 
 
+@pytest.mark.slow
 @needs_two_cpus
 def test_openmp_that_keeps_threads_back_is_found_out() -> None:
     names = ("numba:cpu", "torch:cpu", "numpy:cpu", "onnxruntime:cpu")

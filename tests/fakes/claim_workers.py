@@ -23,7 +23,7 @@ from membound.bench.claim.arms import Arm
 from membound.bench.claim.claiming import Claiming
 from membound.bench.claim.execute import execute
 from membound.bench.claim.plan import ClaimPlan, make_claim_plan
-from membound.bench.measure import ceiling_process, contestant, rounds
+from membound.bench.measure import ceiling_process, contestant, rounds, turns
 from membound.bench.measure.station import Station
 from membound.bench.planning.plan import Options
 from membound.bench.protocol.messages import (
@@ -286,6 +286,7 @@ def install_stations(monkeypatch: pytest.MonkeyPatch) -> Faked:
 
     for module in (contestant, ceiling_process, machine_ceilings):
         monkeypatch.setattr(module, "Worker", InProcess)
+    monkeypatch.setattr(turns, "WARM_S", 0.0)  # no figure counts
     return shared
 
 

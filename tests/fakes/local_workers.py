@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from membound.bench import worker
-from membound.bench.ceilings import patterns, rotating
+from membound.bench.ceilings import in_turn, patterns, rotating
 from membound.bench.measure import ceiling_process, cold_memory, contestant, turns
 from membound.bench.measure.contestant import Setting
 from membound.bench.measure.station import Station
@@ -124,6 +124,9 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cold_memory, rotating):
         monkeypatch.setattr(module, "last_level_cache_bytes", lambda: CACHE)
     monkeypatch.setattr(rotating, "BYTES_PER_THREAD", CACHE)
+    # of sixteen kernels that read, each of which is compiled for seconds, two
+    monkeypatch.setattr(in_turn, "READ_STREAMS", (8,))
+    monkeypatch.setattr(patterns.stream, "PREFETCH_FLOATS", patterns.stream.PREFETCH_FLOATS[:1])
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 10)
     monkeypatch.setattr(patterns, "TILE_REPEATS", 10)

@@ -27,3 +27,10 @@ def named_tensor(name: str, shape: tuple[int, ...], plus: float = 0.0) -> F32:
     else:
         scaled = values * (2.0 if name.endswith("sinks") else 0.25)
     return scaled.astype(np.float32)
+
+
+def plus_of(kind: str, name: str) -> float:
+    """What a model of that model_type adds to a norm's gain: one in Gemma and in Qwen's hybrids but for the norm behind their states."""
+    if kind.startswith("gemma"):
+        return 1.0
+    return float(kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name)

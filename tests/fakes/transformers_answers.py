@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from named_tensors import named_tensor
+from named_tensors import named_tensor, plus_of
 from safetensors.numpy import save_file
 
 from membound.kernels.families import FAMILIES
@@ -24,12 +24,20 @@ CASES = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
 
 def dense(case: dict[str, Any]) -> bool:
     family = FAMILIES[case["config"]["model_type"]]
-    return family.mixture is None and not family.latent
+    return family.mixture is None and not family.latent and not holds_states(case)
+
+
+def holds_states(case: dict[str, Any]) -> bool:
+    """Of families whose folders are counted and not run."""
+    family = FAMILIES[case["config"]["model_type"]]
+    return family.state is not None or family.layers is not None
 
 
 def numbers(case: dict[str, Any]) -> dict[str, F32]:
-    plus = 1.0 if case["config"]["model_type"].startswith("gemma") else 0.0
-    return {name: named_tensor(name, tuple(shape), plus) for name, shape in case["tensors"].items()}
+    kind = case["config"]["model_type"]
+    return {
+        name: named_tensor(name, tuple(shape), plus_of(kind, name)) for name, shape in case["tensors"].items()
+    }
 
 
 def folder_of(case: dict[str, Any], path: Path) -> str:
@@ -57,14 +65,16 @@ def published(case: dict[str, Any]) -> dict[str, F32]:
 
 def _as_published(kind: str, name: str, values: F32) -> dict[str, F32]:
     layer, _, part = name.partition(".experts.")
-    if kind == "mixtral":
+    if kind in ("mixtral", "minimax_m2"):
         layer, name = (text.replace(".mlp", ".block_sparse_moe") for text in (layer, name))
     if kind == "granitemoe":
         names = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}
         return {f"{layer}.{names[part]}.weight" if part else name.replace("router", "router.layer"): values}
     if not part or kind in ("gpt_oss", "llama4_text"):
         return {name: values}
-    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    gate, up, down = (
+        ("w1", "w3", "w2") if kind in ("mixtral", "minimax_m2") else ("gate_proj", "up_proj", "down_proj")
+    )
     apart: dict[str, F32] = {}
     for number, one in enumerate(values):
         of = f"{layer}.experts.{number}."

@@ -2,7 +2,7 @@
 
     python tests/fakes/transformers_cases.py tests/kernels/data/forward.jsonl
 
-In an environment with transformers 5.19 and torch, such as that of vLLM. Each line: config.json, the tensors with their shapes (their
+In an environment with transformers 5.19 (of hybrid models 5.24) and torch, such as that of vLLM. Each line: config.json, the tensors with their shapes (their
 numbers follow from their names: `named_tensors`), tokens, and the logits of the last of them.
 """
 
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from fakes.named_tensors import named_tensor
+from fakes.named_tensors import named_tensor, plus_of
 
 TOKENS = 20
 BASE: dict[str, Any] = {
@@ -64,6 +64,17 @@ LONG = {
     "long_factor": [2.0 + i for i in range(6)],
     "partial_rotary_factor": 0.75,
 }
+DELTA: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 4, "full_attention_interval": 2, "norm_topk_prob": True,
+}  # fmt: skip
+QWEN_MOE = ROUTED | {"num_experts": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24}
+NEMOTRON = ROUTED | {
+    "num_hidden_layers": None, "hybrid_override_pattern": "M-M*-ME", "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 10,
+    "n_groups": 2, "conv_kernel": 4, "n_routed_experts": 8, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 40,
+    "routed_scaling_factor": 2.5, "time_step_min": 0.4,
+}  # fmt: skip
+INDEX = {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 6}
 V3 = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", rope("llama3", factor=8.0, **LLAMA3)),
@@ -88,6 +99,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v2", LATENT | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 16.0} | yarn(0.707)),
     ("deepseek_v3", LATENT | V3 | yarn(1.0)),
     ("deepseek_v3", LATENT | V3 | {"norm_topk_prob": False, "q_lora_rank": None} | rope()),
+    ("deepseek_v32", LATENT | V3 | INDEX | yarn(1.0)),
+    ("glm_moe_dsa", LATENT | V3 | INDEX | {"n_group": 1, "topk_group": 1, "attention_bias": True} | rope()),
     ("glm4_moe", ROUTED | {
         "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 32, "attention_bias": True,
         "use_qk_norm": True, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5} | rope(partial_rotary_factor=0.5)),
@@ -99,12 +112,36 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         "attention_chunk_size": 8, "use_qk_norm": True, "no_rope_layers": [1, 1, 1, 0], "floor_scale": 4, "attn_scale": 0.5,
         "attn_temperature_tuning": True} | rope()),
     ("mixtral", ROUTED | {"num_local_experts": 8, "sliding_window": 6} | rope()),
+    ("minimax_m2", ROUTED | {"num_local_experts": 8} | rope(partial_rotary_factor=0.5)),
     ("qwen2_moe", ROUTED | {
         "num_experts": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "norm_topk_prob": False,
         "head_dim": None, "mlp_only_layers": [1]} | rope()),
+    ("qwen3_next", DELTA | QWEN_MOE | rope(partial_rotary_factor=0.25)),
+    ("qwen3_5_text", DELTA | {"linear_conv_kernel_dim": 3} | rope(partial_rotary_factor=0.25)),
+    ("qwen3_5_moe_text", DELTA | QWEN_MOE | rope(partial_rotary_factor=0.5)),
+    ("nemotron_h", NEMOTRON),
+    ("nemotron_h", NEMOTRON | {"use_bias": True, "mlp_bias": True, "use_conv_bias": False, "hybrid_override_pattern": "MEM*E", "n_groups": 4}),
     ("qwen3_moe", ROUTED | {"num_experts": 8, "moe_intermediate_size": 32, "norm_topk_prob": True} | rope()),
 ]  # fmt: skip
-GEMMA = ("gemma2", "gemma3_text")
+
+
+HYBRID = ("deepseek_v32", "glm_moe_dsa", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h")
+
+
+class Doubled:
+    """The module torch, whose float32 is float64: some models widen to it where they were told to compute in more."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def double(model: torch.nn.Module) -> torch.nn.Module:
+    """The model in float64, also where its code says float32."""
+    module = sys.modules[type(model).__module__]
+    module.torch = Doubled()  # type: ignore[attr-defined]
+    return model.double().eval()
 
 
 def case(kind: str, more: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +154,9 @@ def case(kind: str, more: dict[str, Any]) -> dict[str, Any]:
     config = CONFIG_MAPPING[kind](**json.loads(json.dumps(fields)), pad_token_id=0)
     config._attn_implementation = config._experts_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
+    if kind in HYBRID:
+        torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign,assignment]
+        double(model)
     model.config._experts_implementation = "eager"
     shapes = {}
     with torch.no_grad():
@@ -124,8 +164,7 @@ def case(kind: str, more: dict[str, Any]) -> dict[str, Any]:
             if "inv_freq" in name or "embed_scale" in name or not tensor.dtype.is_floating_point:
                 continue
             shapes[name] = list(tensor.shape)
-            plus = 1.0 if kind in GEMMA else 0.0
-            tensor.copy_(torch.from_numpy(named_tensor(name, tuple(tensor.shape), plus)))
+            tensor.copy_(torch.from_numpy(named_tensor(name, tuple(tensor.shape), plus_of(kind, name))))
         tokens = [(7 * i * i + 3 * i + 5) % BASE["vocab_size"] for i in range(TOKENS)]
         logits = model(torch.tensor([tokens])).logits[0, -1]
     return {

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from targets import TARGETS, Target, strict_warnings
 
 HERE = Path(__file__).parent
-EXAMPLES = {"runs": 25, "pages": 25, "claims": 25, "arguments": 30, "models": 100, "gguf": 50}
-"""Of the dear ones; of the others 200."""
+EXAMPLES = {"runs": 15, "pages": 15, "claims": 15, "arguments": 15, "models": 50, "gguf": 30}
+"""Of the dear ones; of the others 100."""
 
 
 def drawn(target: Target) -> None:
     """Check inputs that Hypothesis draws and, where one fails, makes smaller."""
 
     @settings(
-        max_examples=EXAMPLES.get(target.name, 200),
+        max_examples=EXAMPLES.get(target.name, 100),
         derandomize=True,
         database=None,
         deadline=None,

@@ -53,7 +53,8 @@ MORE = {
     "results/exchange/parquet.py": {"pyarrow"},
     "results/exchange/remote_file.py": {"fsspec"},
     "results/report/drawing.py": {"altair", "vl_convert"},
-    "results/sealed_lines.py": {"msgspec"},
+    "results/case_lines.py": {"msgspec"},
+    "results/strict_line.py": {"msgspec"},
 }
 
 LATE = ("bench",)

@@ -48,6 +48,24 @@ def test_versions_are_those_of_the_constraints(path):
     assert unknown == set() or path.stem == "torch-cuda"
 
 
+def test_ray_takes_no_lock_but_its_own_and_those_of_the_tests():
+    """What ray[client] 2.60 requires, and requests in turn."""
+    needed = {
+        "click",
+        "filelock",
+        "grpcio",
+        "jsonschema",
+        "msgpack",
+        "packaging",
+        "protobuf",
+        "pyyaml",
+        "requests",
+    }
+    needed |= {"certifi", "charset-normalizer", "idna", "urllib3"}
+    locks = [entries(ROOT / f"locks/{name}.txt") for name in ("default", "test", "ray")]
+    assert needed <= {canonicalize_name(Requirement(pin).name) for lock in locks for pin in lock}
+
+
 def test_torch_may_come_from_an_index_with_cuda_or_without():
     pinned = next(
         hashes for pin, hashes in entries(ROOT / "locks/test.txt").items() if pin.startswith("torch==")

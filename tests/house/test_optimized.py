@@ -27,6 +27,7 @@ def python(*arguments: str, cwd: Path | None = None, **variables: str) -> subpro
     )
 
 
+@pytest.mark.slow
 def test_wrong_kernels_fail_their_tests_without_asserts(tmp_path: Path) -> None:
     (tmp_path / "test_kernels.py").write_text(KERNELS)
     plain = ("-O", "-m", "pytest", "--assert=plain", "-p", "no:cacheprovider", "--benchmark-disable")

@@ -138,6 +138,7 @@ def test_pytests_arguments_are_stored_without_keys(planted: dict[str, str], tmp_
     assert leaks(printed, seen, tmp_path, planted["HOME"]) == []
 
 
+@pytest.mark.slow
 def test_making_an_environment_shows_no_index_with_its_password(
     planted: dict[str, str], tmp_path: Path
 ) -> None:

@@ -111,7 +111,10 @@ SMALL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "qwen3_next"}, "model_type 'qwen3_next' is not supported; supported: arcee, cohere"),
+        (
+            {"model_type": "kimi_linear"},
+            "model_type 'kimi_linear' is not supported; supported: arcee, cohere",
+        ),
         ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
         ({"hidden_size": None}, "hidden_size=None must be a positive whole number"),
         ({"num_attention_heads": 12}, "hidden_size=64 must be a multiple of num_attention_heads=12"),
@@ -122,6 +125,30 @@ SMALL: dict[str, Any] = {
         (
             {"layer_types": ["linear_attention"] * 4},
             "layer_types has 'linear_attention', which is not supported",
+        ),
+        (
+            {"model_type": "qwen3_next", "layer_types": ["sliding_attention"] * 4},
+            "layer_types has 'sliding_attention', which is not supported; supported: full_attention, linear_attention",
+        ),
+        (
+            {"model_type": "qwen3_next", "linear_num_value_heads": 24},
+            "linear_num_value_heads=24 must be a multiple of linear_num_key_heads=16",
+        ),
+        (
+            {"model_type": "nemotron_h", "hybrid_override_pattern": "M-X*"},
+            "hybrid_override_pattern has 'X', which is not supported",
+        ),
+        (
+            {"model_type": "nemotron_h", "hybrid_override_pattern": "M--"},
+            "an MLP that stands behind no mixer is not supported",
+        ),
+        (
+            {"model_type": "nemotron_h", "moe_latent_size": 8},
+            "moe_latent_size, experts of a narrower state, is not supported",
+        ),
+        (
+            {"model_type": "glm_moe_dsa", "index_topk_freq": 4},
+            "layers that take the index of the one before are not supported",
         ),
         ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm=true is not supported"),
         ({"model_type": "gemma2", "sliding_window": 0}, "sliding_window=0 must be a positive whole number"),

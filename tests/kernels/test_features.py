@@ -32,8 +32,15 @@ def test_what_is_missing_is_one_line() -> None:
     )
 
 
+LACKED = {
+    "qwen3-next-80b-a3b": "qwen3-next-80b-a3b asks for experts, which it lacks",
+    "nemotron-h-8b": "nemotron-h-8b asks for Mamba-2, squared ReLU, layers without an MLP, which it lacks",
+}
+"""Beside states there are no experts on the processor, and no states of Mamba-2; torch has both."""
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_are_run_by_the_cpu_kernels(name: str) -> None:
     from membound.backends.numba.cpu import NumbaCpu
 
-    assert NumbaCpu().supports(Step(name, context=9000)) is None
+    assert NumbaCpu().supports(Step(name, context=9000)) == LACKED.get(name)

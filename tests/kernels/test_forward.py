@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers_answers import CASES, DATA, dense, folder_of, inputs_of, numbers
+from hybrid_tensors import HybridTensors
+from transformers_answers import CASES, DATA, dense, folder_of, holds_states, inputs_of, numbers
 
 from membound.kernels import forward
 from membound.kernels.decoder_folder import read_decoder
@@ -40,11 +41,13 @@ def test_a_folder_answers_as_in_transformers(case: dict[str, Any], kind: str, tm
 
 
 @named([case for case in CASES if not dense(case)])
-def test_experts_and_latent_attention_answer_as_in_transformers(case: dict[str, Any], tmp_path: Path) -> None:
+def test_experts_latent_attention_and_states_answer_as_in_transformers(
+    case: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps(case["config"]), "utf-8")
     decoder = read_decoder(tmp_path)
     assert decoder.not_known == ""
-    source = Tensors(decoder, numbers(case))
+    source = (HybridTensors if holds_states(case) else Tensors)(decoder, numbers(case))
     work: Any = SimpleNamespace(kv="f32", act="float", tokens=len(case["tokens"]))
     model = Model("", decoder.hidden, len(decoder.layers), 1, 1, 1, 1, decoder.vocab, parts=decoder)
     inputs = ModelInputs(work, model, 1, np.empty(0, np.float32), source)
@@ -117,12 +120,21 @@ ATTENTION = {
 }  # fmt: skip
 
 
+INDEX = {
+    "wq_b.weight": "index_q", "wk.weight": "index_k", "weights_proj.weight": "index_weights",
+    "k_norm.weight": "index_k_norm", "k_norm.bias": "index_k_norm_bias",
+}  # fmt: skip
+
+
 def attention_of(tensors: dict[str, F32]) -> dict[str, F32]:
     found = {}
     for name, values in tensors.items():
         block, _, rest = name.partition(".")
         part, _, kind = rest.partition(".")
         if block == "self_attn":
+            if part == "indexer":
+                found[INDEX[kind]] = values
+                continue
             found["sinks" if part == "sinks" else ATTENTION[part] + "_bias" * (kind == "bias")] = values
     return found
 
@@ -139,7 +151,7 @@ def mlp_of(kind: Layer, tensors: dict[str, F32]) -> dict[str, F32]:
     found: dict[str, F32] = {}
     for old, new in (
         ("gate.weight", "router"), ("router.weight", "router"), ("router.layer.weight", "router"), ("router.bias", "router_bias"),
-        ("gate.e_score_correction_bias", "correction"),
+        ("gate.e_score_correction_bias", "correction"), ("e_score_correction_bias", "correction"),
     ):  # fmt: skip
         if old in inner:
             found[new] = inner[old]

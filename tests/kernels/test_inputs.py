@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from membound.kernels.seeded import SET_BYTES, make_inputs, slots_to_defeat
+from membound.kernels.seeded import make_inputs
+from membound.kernels.slots import SET_BYTES, slots_to_defeat
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import (
     FORMATS,

@@ -144,8 +144,8 @@ def test_a_folder_of_a_family_that_is_counted_alone_says_so(tmp_path):
     for kind, says in (
         ("cohere", "what model_type 'cohere' computes is not known here"),
         (
-            "qwen3_next",
-            "model_type 'qwen3_next' is not supported; supported: llama, mistral, qwen2, qwen3, gemma2",
+            "kimi_linear",
+            "model_type 'kimi_linear' is not supported; supported: llama, mistral, qwen2, qwen3, gemma2",
         ),
     ):
         folder = write(tmp_path, **PLAIN | sizes | {"model_type": kind})

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from membound.kernels.mixers import GatedDelta, Indexer, Mamba2, state_bytes
 from membound.kernels.parts import Attention, Experts, Latent, Layer, Mlp
 from membound.kernels.shapes import SHAPES, shape_of
 
@@ -44,11 +45,56 @@ def test_windows_and_chunks_bound_what_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "mixer", [Attention(8, 2, 64), Attention(8, 2, 64, window=4), Attention(8, 2, 64, chunk=3), Latent(8, 0)]
+    "mixer",
+    [
+        Attention(8, 2, 64),
+        Attention(8, 2, 64, window=4),
+        Attention(8, 2, 64, chunk=3),
+        Latent(8, 0),
+        Latent(8, 4, index=Indexer(2, 16, 5)),
+    ],
 )
 def test_the_pairs_of_a_prompt_are_those_of_its_tokens(mixer: Attention | Latent) -> None:
     for tokens in range(12):
         assert mixer.pairs(tokens) == sum(mixer.seen(position) + 1 for position in range(tokens))
+
+
+def test_a_state_is_read_and_written_whatever_the_context() -> None:
+    delta, mamba = GatedDelta(16, 32, 128, 128), Mamba2(64, 64, 128, 8)
+    assert (delta.state_numbers, delta.channels) == (32 * 128 * 128, 2 * 2048 + 4096)
+    assert state_bytes(delta) == (4 * (524_288 + 3 * 8192), 4 * (524_288 + 8192))
+    assert (mamba.state_numbers, mamba.channels) == (64 * 64 * 128, 4096 + 2 * 1024)
+    assert delta.token_flops == 2 * 4 * 8192 + 7 * 524_288
+    assert mamba.token_flops == 2 * 4 * 6144 + 5 * 524_288
+    hybrid = shape_of("qwen3-next-80b-a3b")
+    assert hybrid.state_bytes == (36 * 4 * (524_288 + 24_576), 36 * 4 * (524_288 + 8192))
+    assert hybrid.cached_numbers(32768) == 12 * 2 * 2 * 256 * 32769
+    assert hybrid.attention_flops(99) == 12 * 4 * 16 * 256 * 100 + 36 * delta.token_flops
+    assert hybrid.prompt_attention_flops(9) == 12 * 4 * 16 * 256 * 45 + 9 * 36 * delta.token_flops
+    assert shape_of("nemotron-h-8b").state_bytes[0] == 24 * 4 * (128 * 64 * 128 + 3 * (8192 + 2048))
+
+
+def test_an_index_is_read_whole_and_the_rows_that_it_selects() -> None:
+    indexed = shape_of("deepseek-v3.2")
+    for context, rows in ((100, 101), (2047, 2048), (32768, 2048)):
+        assert indexed.cached_numbers(context) == 61 * (576 * rows + 128 * (context + 1))
+        attended = 2 * 128 * (2 * 512 + 64) * rows + 2 * 64 * 129 * (context + 1)
+        assert indexed.attention_flops(context) == 61 * attended
+    assert indexed.token_numbers == 61 * (576 + 128)
+    index = 64 * 128 * 1536 + 128 * 7168 + 64 * 7168 + 2 * 128
+    assert indexed.parameters - shape_of("deepseek-v3").parameters == 61 * index
+
+
+def test_values_may_be_narrower_than_keys_and_attention_gated() -> None:
+    narrow = Attention(64, 4, 192, value_dim=128)
+    assert (narrow.token_numbers, narrow.pair_flops) == (4 * 320, 2 * 64 * 320)
+    assert narrow.matrices(4096) == {
+        "q": (64 * 192, 4096),
+        "k": (768, 4096),
+        "v": (512, 4096),
+        "o": (4096, 64 * 128),
+    }
+    assert Attention(16, 2, 256, gated=True).matrices(2048)["out_gate"] == (4096, 2048)
 
 
 def test_vectors_are_biases_gains_and_sinks() -> None:
@@ -63,22 +109,29 @@ PUBLISHED = {
     "deepseek-v2": (236, 21),
     "deepseek-v2-lite": (15.7, 2.66),
     "deepseek-v3": (671, 37),
+    "deepseek-v3.2": (671, 38.4),
     "gemma-2-2b": (2.61, 2.61),
     "gemma-2-9b": (9.24, 9.24),
     "gemma-2-27b": (27.2, 27.2),
     "gemma-3-1b": (1.0, 1.0),
     "glm-4-9b-0414": (9.4, 9.4),
+    "glm-5": (744, 41.8),
     "gpt-oss-20b": (20.9, 3.6),
     "gpt-oss-120b": (116.8, 5.1),
     "kimi-k2": (1026.4, 32),
     "llama-3.1-405b": (405.9, 405.9),
     "llama-3.2-3b": (3.21, 3.21),
     "llama-4-maverick": (400, 17),
+    "mimo-v2-flash": (309, 15.4),
     "minimax-m2": (229, 10.4),
+    "ministral-3-14b": (13.5, 13.5),
     "mistral-7b": (7.25, 7.25),
     "mixtral-8x22b": (141, 39),
     "mixtral-8x7b": (46.7, 12.9),
+    "nemotron-3-nano-30b-a3b": (31.6, 3.6),
+    "nemotron-h-8b": (8.1, 8.1),
     "olmo-2-7b": (7.3, 7.3),
+    "phi-3.5-moe": (41.9, 6.6),
     "phi-3.5-mini": (3.82, 3.82),
     "phi-4": (14.7, 14.7),
     "phi-4-mini": (3.84, 3.84),
@@ -94,6 +147,8 @@ PUBLISHED = {
     "qwen3-32b": (32.8, 32.8),
     "qwen3-30b-a3b": (30.5, 3.3),
     "qwen3-235b-a22b": (235.1, 22),
+    "qwen3-next-80b-a3b": (79.7, 3.9),
+    "qwen3.5-9b": (8.95, 8.95),
     "smollm2-1.7b": (1.71, 1.71),
     "smollm3-3b": (3.08, 3.08),
 }

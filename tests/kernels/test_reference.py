@@ -3,7 +3,7 @@ from math import cos, exp, inf, nan, pi, sin, sqrt
 import numpy as np
 import pytest
 
-from membound.kernels import forward, reference
+from membound.kernels import attention_reference, forward, products, reference
 from membound.kernels.forward import gelu, rms_norm, silu
 from membound.kernels.models import get_model
 from membound.kernels.reference import (
@@ -48,7 +48,7 @@ def test_linear_in_chunks_is_the_product(fmt, rng, monkeypatch):
     weight = random_weight(fmt, 37, 256, 4)
     x = rng.standard_normal((3, 256)).astype(np.float32)
     expected = x.astype(np.float64) @ dequantize(weight).astype(np.float64).T
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 5 * 256)
+    monkeypatch.setattr(products, "CHUNK_ELEMENTS", 5 * 256)
     assert relative_error(linear(x, weight, "float"), expected) < 1e-7
 
 
@@ -142,7 +142,7 @@ def test_latent_attention_by_loops(kv):
 
 
 def test_causal_attention_is_decode_attention_of_each_prefix(rng, monkeypatch):
-    monkeypatch.setattr(reference, "QUERY_BLOCK", 3)
+    monkeypatch.setattr(attention_reference, "QUERY_BLOCK", 3)
     q = rng.standard_normal((2, 4, 7, 8))
     cache = store_cache(rng.standard_normal((2, 2, 7, 8)), rng.standard_normal((2, 2, 7, 8)), "int8")
     y = causal_attention(q, cache)

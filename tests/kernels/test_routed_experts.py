@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from membound.kernels.inputs import ExpertInputs
 from membound.kernels.reference import compute, experts, relative_error, silu, tolerance, typical_size
 from membound.kernels.routing import route
-from membound.kernels.seeded import SET_BYTES, fitting_slots, make_inputs, slots_to_defeat
+from membound.kernels.seeded import make_inputs
+from membound.kernels.slots import SET_BYTES, fitting_slots, slots_to_defeat
 from membound.kernels.weights.formats import FORMATS, dequantize
 from membound.kernels.work import RoutedExperts, SpecError, Traffic, held_bytes, parse
 

@@ -86,3 +86,12 @@ def test_a_model_without_one_of_its_kinds_of_layers_is_refused(model, least):
         SpecError, match=f"{model} has 2 kinds of layers; layers={least - 1} must be {least} at least"
     ):
         ServedStep(model, layers=least - 1)
+
+
+def test_a_state_that_does_not_grow_is_counted_at_every_context() -> None:
+    hybrid = shape_of("qwen3.5-9b")
+    short, long = (ServedStep("qwen3.5-9b", batch=2, context=context) for context in (1000, 5000))
+    assert long.cache_bytes - short.cache_bytes == 2 * 4000 * 8 * 2 * 4 * 256 * 2
+    assert short.cache_bytes == 2 * (1001 * 8 * 2 * 4 * 256 * 2 + sum(hybrid.state_bytes))
+    prompt = ServedPrefill("qwen3.5-9b", tokens=10)
+    assert prompt.cache_bytes == 2 * 10 * prompt.token_cache_bytes + hybrid.state_bytes[1]

@@ -50,7 +50,9 @@ def error(spec: str) -> float:
             BOUNDS["int8"],
             marks=pytest.mark.slow,
         ),
-        ("step:model=tiny,context=129,weight=int8,kv=int8,act=int8", BOUNDS["int8"]),
+        pytest.param(
+            "step:model=tiny,context=129,weight=int8,kv=int8,act=int8", BOUNDS["int8"], marks=pytest.mark.slow
+        ),
         pytest.param(
             "step:model=tiny,context=40,batch=6,weight=bf16,kv=bf16", BOUNDS["tile"], marks=pytest.mark.slow
         ),
@@ -86,15 +88,15 @@ def test_what_goes_beyond_llama(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert error("step:model=variant,context=37,weight=f32,kv=f32") < BOUNDS["float"]
 
 
-def test_several_kinds_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_kinds_of_layers(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = models.MODELS["tiny"]
     kind = tiny.decoder.layers[0]
     near = replace(kind, mixer=replace(kind.mixer, window=5, rope=Rope(500.0)))
     still = replace(kind, mixer=replace(kind.mixer, rope=None))
     parts = replace(tiny.decoder, layers=(near, kind, still, near))
     monkeypatch.setitem(models.MODELS, "variant", replace(tiny, name="variant", layers=4, parts=parts))
-    for batch in (1, 3):
-        assert error(f"step:model=variant,context=37,batch={batch},weight=f32,kv=f32") < BOUNDS["float"]
+    assert error(f"step:model=variant,context=37,batch={batch},weight=f32,kv=f32") < BOUNDS["float"]
 
 
 @pytest.mark.slow

@@ -8,11 +8,12 @@ import pytest
 from rows import case, ceiling, run_rows, write
 
 from membound.results import processes, reader_processes
+from membound.results.case_lines import CaseLines
+from membound.results.exchange import parquet
 from membound.results.exchange.exports import export
 from membound.results.process import condensed, usable_processes
 from membound.results.processes import processes_of
 from membound.results.row import RowError
-from membound.results.sealed_lines import SealedLines
 from membound.results.stats import usable
 from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.turns import StoredTurn
@@ -63,6 +64,30 @@ def test_large_files_are_read_in_parts_by_several_processes(tmp_path, monkeypatc
     assert [one.replicate for one in whole] == list(range(40))
 
 
+def test_large_tables_are_read_in_parts_too(tmp_path, monkeypatch):
+    rows = [case(samples=[0.01 * (i + 1)], replicate=i) for i in range(40)]
+    monkeypatch.setattr(parquet, "BATCH", 5)
+    export([ceiling("read", 1e10, "bytes/s"), *rows], tmp_path / "a.parquet")
+    assert parquet.group_sizes(tmp_path / "a.parquet") == [5] * 8 + [1]
+    whole = list(processes_of(tmp_path / "a.parquet"))
+    monkeypatch.setattr(processes, "LARGE_ROWS", 1)
+    monkeypatch.setattr(processes, "columns_of_parts", seen := Seen(processes.columns_of_parts))
+    assert list(processes_of(tmp_path / "a.parquet")) == whole
+    assert [one.replicate for one in whole] == list(range(40))
+    assert seen.parts == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
+
+
+class Seen:
+    """Readers of parts that remember which they were."""
+
+    def __init__(self, readers):
+        self.readers = readers
+
+    def __call__(self, path, turns, parts, kind):
+        self.parts = parts
+        return self.readers(path, turns, parts, kind)
+
+
 @pytest.mark.parametrize("text", ['a,"machine":{"cpu":"x"}', ',"machine":{', '{"', "}", '\\",'])
 def test_marks_of_the_end_of_a_line_within_texts_and_objects_mislead_nobody(tmp_path, text):
     row = case(
@@ -89,7 +114,7 @@ def test_a_reader_that_ends_early_is_told(tmp_path, monkeypatch):
     path = stored(tmp_path / "a.jsonl", [case()])
     monkeypatch.setattr(reader_processes, "CODE", "import sys; sys.stdin.readline(); sys.exit(3)")
     with pytest.raises(StoreError, match=r"a\.jsonl cannot be read: a reading process ended \(3\)"):
-        list(reader_processes.columns_of_parts(path, False, [(0, 10)]))
+        list(reader_processes.columns_of_parts(path, False, [(0, 10)], processes.LINES))
 
 
 def test_every_line_is_in_one_part_whatever_their_size(tmp_path):
@@ -98,7 +123,7 @@ def test_every_line_is_in_one_part_whatever_their_size(tmp_path):
     for step in (1, 7, 500, size // 2, size - 1, size):
         parts = [(at, min(at + step, size)) for at in range(0, size, step)]
         if len(parts) < 2000:
-            lines = SealedLines(turns=False, known={})
+            lines = CaseLines(turns=False, known={})
             found = [one.replicate for part in parts for one in processes._of_part(path, lines, part)]
             assert found == list(range(6)), step
 

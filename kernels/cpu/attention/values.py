@@ -5,8 +5,7 @@
 Tokens and weights are ordered as in scores.py; sums is [heads, width] float32.
 
 An int8 cache is summed in integers: weight times scale becomes fourteen bits of the block's largest, V is
-widened to int16, and two rows are interleaved so that a lane holds two tokens. The sums are then in the
-order of `column`.
+widened to int16, and two rows are interleaved so that a lane holds two tokens. Columns: columns.py.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from membound.kernels.cpu.simd.loads import (
     gather_lanes,
     load,
     load_grid,
+    load_halves_next,
     load_next,
     load_words_each,
     widen_at,
@@ -49,28 +49,15 @@ first-level cache while their columns are walked, and no sum can overflow."""
 @cache
 def make_values(g: Grouping) -> Any:
     """add_values(weights, v, v_scales, at, scales_at, chunks, dim, begin, end, stride, last, sums, worth)."""
-    return {"float": _float, "integer": _integer, "scalar": _scalar}[g.method](g)
-
-
-@cache
-def make_column(g: Grouping) -> Any:
-    """column(d): where element d of a head stands in its sums."""
-    PERIOD = 2 * LANES if g.method == "integer" else 1
-
-    @linked
-    def column(d: Any) -> Any:
-        i = d % PERIOD
-        return d - i + i // 4 % 2 * LANES + i // 8 * 4 + i % 4
-
-    return column
+    return {"float": _float, "halves": _float, "integer": _integer, "scalar": _scalar}[g.method](g)
 
 
 def _float(g: Grouping) -> Any:
-    SCALED, WIDTH = g.kv == "int8", g.vectors * LANES
+    SCALED, WIDTH, LEAST = g.kv == "int8", g.vectors * LANES, g.together * LANES
     scale_weights, add_tile, add_vector = (
         _make_scale_weights(g),
         make_add_tile(g, g.vectors),
-        make_add_tile(g, 1),
+        make_add_tile(g, g.together),
     )
 
     @linked
@@ -86,7 +73,7 @@ def _float(g: Grouping) -> Any:
                 place = (c * (end - begin) + t - begin) * LANES
                 for d in range(0, whole, WIDTH):
                     add_tile(weights, place, v, at, t, stride, last, c, dim, d, sums)
-                for d in range(whole, dim, LANES):
+                for d in range(whole, dim, LEAST):
                     add_vector(weights, place, v, at, t, stride, last, c, dim, d, sums)
 
     return add_values
@@ -99,6 +86,7 @@ def make_add_tile(g: Grouping, vectors: int) -> Any:
     slower from memory (f32 on a Zen 5).
     """
     KV, ROWS, HEADS, LINE, AHEAD, VECTORS = g.kv, g.rows, g.heads, g.line, g.ahead, vectors
+    load_values = load_halves_next if g.method == "halves" else load_next
     LINES = (vectors * LANES + g.line - 1) // g.line
 
     @numba.njit(inline="always")
@@ -122,7 +110,7 @@ def make_add_tile(g: Grouping, vectors: int) -> Any:
                 for line in range(LINES):
                     prefetch(v, start + AHEAD + line * LINE)
             factors = broadcast_next(weights, place + r * HEADS, HEADS)
-            tile = fma_tile(tile, factors, load_next(v, start, VECTORS, KV))
+            tile = fma_tile(tile, factors, load_values(v, start, VECTORS, KV))
         store_grid(sums, c * HEADS * dim + d, dim, LANES, tile, HEADS)
 
     return add_tile

@@ -1,7 +1,7 @@
 """How the query heads of a KV head and the tokens of its cache fill the registers of decode attention.
 
 >>> grouping("bf16", group=4, dim=128)
-Grouping(kv='bf16', heads=4, method='float')   # on AVX-512
+Grouping(kv='bf16', heads=4, method='halves')   # on AVX-512
 
 A register tile is `rows` tokens times `heads` query heads, LANES scores in all. One vector holds them:
 lane i·heads + j is token i, head j. The tokens of a tile are far apart (a quarter of the context for
@@ -41,7 +41,7 @@ INTEGER = VNNI or (AVX2 and not AVX512)
 class Grouping:
     """Register tiles of `heads` query heads for a cache in format `kv`.
 
-    method: `float` widens the cache to float32; `integer` multiplies an int8 cache as it is; `scalar`
+    method: `float` widens the cache to float32, `halves` a bfloat16 one without moving numbers from lane to lane; `integer` multiplies an int8 cache as it is; `scalar`
     serves head sizes that are no multiple of LANES; `pairs` and `tile` are of attention/rows.py, which has LANES rows in a
     tile and one token. Kernels take the group and the head size as
     arguments: known when compiled, they make LLVM unroll the loops and spill registers (half the speed).
@@ -79,11 +79,18 @@ class Grouping:
         """
         return self.line // LANES if self.kv == "f32" else 4
 
+    @property
+    def together(self) -> int:
+        """Vectors that a load brings."""
+        return 2 if self.method == "halves" else 1
+
 
 @cache
 def grouping(kv: str, group: int, dim: int) -> Grouping:
     """The tiles on this machine for `group` query heads a KV head, each `dim` wide."""
     method = "scalar" if dim % LANES else "float"
+    if kv == "bf16" and dim % (2 * LANES) == 0:
+        method = "halves"
     if kv == "int8" and INTEGER and dim % (2 * LANES) == 0:
         method = "integer"
     most = 4 if LANES == 16 or method == "integer" else 2

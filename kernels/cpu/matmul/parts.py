@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from membound.kernels.cpu.attention.columns import make_column
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_width
 from membound.kernels.cpu.attention.softmax import exp2
-from membound.kernels.cpu.attention.values import make_column
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import fma, maximum, multiply, subtract

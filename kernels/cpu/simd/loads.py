@@ -109,6 +109,45 @@ def load_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
 
 
 @intrinsic
+def load_half_each(typing: Any, array: Any, starts: Any, index: Any, half: Any) -> Any:
+    """A tile: of 2·LANES bfloat16 from starts[i] + index on, those at even places (half 0, literal) or at odd ones (1), as float32."""
+    which = literal_value(half)
+    if which is None:
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile = []
+        for start in _unpack(builder, args[1], starts.count):
+            pointer = _address(context, builder, sig, args, 0, builder.add(start, args[2]), _VI)
+            tile.append(_half(builder, builder.load(pointer, align=1), which))
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, starts.count)(array, starts, types.intp, half), codegen
+
+
+@intrinsic
+def load_halves_next(typing: Any, array: Any, index: Any, count: Any, fmt: Any) -> Any:
+    """A tile: `count` vectors of the bfloat16 from array[index] on, of each 2·LANES those at even places and those at odd ones."""
+    n = literal_value(count)
+    if n is None or n % 2 or literal_value(fmt) != "bf16":
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = _address(context, builder, sig, args, 0, args[1], _VI)
+        words = [builder.load(builder.gep(first, [_I(i)]), align=1) for i in range(n // 2)]
+        tile = [_half(builder, word, half) for word in words for half in (0, 1)]
+        return context.make_tuple(builder, sig.return_type, tile)
+
+    return types.UniTuple(F32, n)(array, types.intp, count, fmt), codegen
+
+
+def _half(builder: Any, words: Any, half: int) -> Any:
+    """The lower (0) or upper (1) 16 bits of each lane as a bfloat16."""
+    bits = builder.and_(words, _splat(_I, 0xFFFF0000)) if half else builder.shl(words, _splat(_I, 16))
+    return builder.bitcast(bits, _VF)
+
+
+@intrinsic
 def broadcast_next(typing: Any, array: Any, index: Any, count: Any) -> Any:
     """A tile: float32 array[index], array[index+1], … `count` of them, each in all lanes of its vector."""
     n = literal_value(count)

@@ -29,7 +29,7 @@ from membound.kernels.features import tokens_of
 from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
-from membound.kernels.parts import Attention, Latent, Mlp
+from membound.kernels.parts import Attention, Latent, Mixer, Mlp
 from membound.kernels.weights.formats import F32, INTEGER_FORMATS, KVCache, Weight
 from membound.kernels.work import Step
 
@@ -215,7 +215,7 @@ def gains_of(
     )
 
 
-def _scale(mixer: Attention | Latent, position: int) -> float:
+def _scale(mixer: Mixer, position: int) -> float:
     """What queries at that position are multiplied by so that the kernel's 1/sqrt(dim) makes the model's scores."""
     if not isinstance(mixer, Attention):
         return 1.0
@@ -223,7 +223,7 @@ def _scale(mixer: Attention | Latent, position: int) -> float:
     return warmth * (mixer.scale * sqrt(mixer.head_dim) if mixer.scale else 1.0)
 
 
-def _norms_turned(mixer: Attention | Latent) -> bool:
+def _norms_turned(mixer: Mixer) -> bool:
     """Whether heads have norms behind RoPE."""
     return isinstance(mixer, Attention) and mixer.head_norm == "l2"
 
@@ -240,9 +240,11 @@ def _turns(model: Model, positions: range, length: int) -> tuple[F32, F32]:
     return _stack([row for cos in cosines for row in cos]), _stack([row for sin in sines for row in sin])
 
 
-def _turning_width(mixer: Attention | Latent) -> int:
+def _turning_width(mixer: Mixer) -> int:
     """Of what RoPE turns, a head or the part of it that turns."""
-    return mixer.rope_dim if isinstance(mixer, Latent) else mixer.head_dim
+    if isinstance(mixer, Latent):
+        return mixer.rope_dim
+    return mixer.head_dim if isinstance(mixer, Attention) else 0
 
 
 class _Orders:
@@ -280,7 +282,10 @@ def _recipes(work: Step) -> tuple[Recipe, Recipe]:
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
-    return np.ascontiguousarray(np.stack(rows), np.float32)
+    """One under the other; rows of layers that have nothing there are zeros, which nobody reads."""
+    width = max(row.shape[-1] for row in rows)
+    filled = [row if row.shape[-1] == width else np.zeros(width) for row in rows]
+    return np.ascontiguousarray(np.stack(filled), np.float32)
 
 
 def caches_of(inputs: ModelInputs) -> Caches:
@@ -297,6 +302,8 @@ def caches_of(inputs: ModelInputs) -> Caches:
     if latent:
         v_scales = k_scales
     for index in range(model.layers):
+        if not model.decoder.layers[index].mixer.token_numbers:
+            continue  # its place is never touched, and takes no memory
         cache = inputs.cache(index)
         k[index, :, :, : work.context] = cache.k
         v[index, :, :, : work.context, : cache.v.shape[-1]] = cache.v

@@ -173,7 +173,7 @@ def attention_half(
     read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
     prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
-    _new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
+    new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
     batch = M // s.queries
     unit = (layer * s.sequences + s.sequence) * s.kv_heads
     first = unit * s.capacity + s.context - s.seen[layer]
@@ -279,7 +279,7 @@ def _activate_parallel(
 
 
 @linked
-def _new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
+def new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every new token's heads: bias, head norm, RoPE, scale, then key and value into the cache."""
     dim, ones = s.dim, np.ones(s.dim, np.float32)
     q_heads = s.kv_heads * s.group

@@ -26,8 +26,8 @@ def backend() -> NumbaCpu:
     "spec",
     [
         "linear:n=131,k=96,m=1,weight=bf16",
-        "linear:n=131,k=96,m=1,weight=int8,act=int8",
-        "linear:n=131,k=96,m=3,weight=int4g32,act=int8",
+        pytest.param("linear:n=131,k=96,m=1,weight=int8,act=int8", marks=pytest.mark.slow),
+        pytest.param("linear:n=131,k=96,m=3,weight=int4g32,act=int8", marks=pytest.mark.slow),
         pytest.param(
             "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16", marks=pytest.mark.slow
         ),

@@ -72,11 +72,11 @@ def test_attention_matches_the_reference(shape: str) -> None:
     "shape",
     [
         "n=37,k=96,m=1,weight=bf16",
-        "n=19,k=64,m=2,weight=f32",
         "n=21,k=64,m=1,weight=int4g32",
         *(
             pytest.param(shape, marks=pytest.mark.slow)
             for shape in (
+                "n=19,k=64,m=2,weight=f32",
                 "n=24,k=64,m=9,weight=int8",
                 "n=16,k=128,m=3,weight=int4g128",
                 "n=33,k=48,m=5,weight=f16",
@@ -92,9 +92,9 @@ def test_linear_matches_the_reference(shape: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        "linear:n=19,k=96,weight=f32",
         "linear:n=16,k=64,weight=bf16",
-        "attention:q_heads=4,kv_heads=2,head_dim=32,context=37,kv=bf16",
+        pytest.param("linear:n=19,k=96,weight=f32", marks=pytest.mark.slow),
+        pytest.param("attention:q_heads=4,kv_heads=2,head_dim=32,context=37,kv=bf16", marks=pytest.mark.slow),
     ],
 )
 def test_extra_arithmetic_leaves_the_output_as_it_is(spec: str) -> None:
@@ -127,6 +127,7 @@ def test_stored_bytes_tell_of_padding() -> None:
     assert check("cuda", "linear:n=64,k=64,weight=bf16").stored_bytes() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("simulated")
 def test_settings_count_the_kernels_of_a_launch() -> None:
     """As many in a graph as without; of long attention a second one that combines the parts."""
@@ -147,6 +148,7 @@ def test_a_step_matches_the_reference() -> None:
         assert [len(launches) for launches in backend._launches] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("simulated")
 def test_limits_are_right_and_become_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_limits, "QUICK_ARRAY_BYTES", 4096 + 256)

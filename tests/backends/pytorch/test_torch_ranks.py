@@ -54,7 +54,9 @@ def model_inputs(work: Step, folder: Path | None = None) -> ModelInputs:
         F32,
         "step:model=tiny,context=33,weight=bf16,kv=bf16",
         "step:model=tiny,context=7,batch=2,weight=f32,kv=f32,cache=prompt",
-        "step:model=qwen2.5-0.5b,layers=1,context=5,weight=f32,kv=f32",  # biases of q, k and v
+        pytest.param(  # biases of q, k and v
+            "step:model=qwen2.5-0.5b,layers=1,context=5,weight=f32,kv=f32", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_two_ranks_give_the_logits_of_the_reference(two: PyTorch, spec: str, tmp_path: Path) -> None:
@@ -182,6 +184,7 @@ def test_a_killed_rank_is_named_and_none_is_left() -> None:
     assert gone(pids)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_none_is_left() -> None:
     ranks = Ranks(2, 1, turn_s=3.0)
     ranks.ask(Reduce(64, 2))
@@ -192,6 +195,7 @@ def test_a_rank_that_hangs_is_named_and_none_is_left() -> None:
     assert gone(pids)
 
 
+@pytest.mark.slow
 def test_what_a_rank_raises_is_said_with_its_name() -> None:
     ranks = Ranks(2, 1)
     with pytest.raises(RuntimeError, match="rank 0 of 2: AssertionError: launch before prepare"):
@@ -218,6 +222,7 @@ def test_ranks_end_with_the_worker_that_is_killed() -> None:
     assert gone(pids)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_in_a_turn_is_the_row_of_its_backend(tmp_path: Path) -> None:
     setting = Setting(2, 1, 1 << 30, str(tmp_path), Timeouts(other_s=240.0))
     with BackendProcess("torch:cpu+tp2", setting) as process:

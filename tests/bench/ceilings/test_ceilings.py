@@ -37,6 +37,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "ATTEMPTS", 1)
     monkeypatch.setattr(ceilings, "PAUSE_S", 0.0)
     monkeypatch.setattr(turns, "WARM_S", 0.0)
+    # of twenty kernels that read, each of which is compiled for seconds, four
+    monkeypatch.setattr(stream, "STREAMS", (1, 8))
+    monkeypatch.setattr(stream, "PREFETCH_FLOATS", stream.PREFETCH_FLOATS[:1])
     monkeypatch.setattr(patterns, "FMA_ITERATIONS", 1000)
     monkeypatch.setattr(patterns, "DOT_REPEATS", 20)
     monkeypatch.setattr(patterns, "TILE_REPEATS", 50)

@@ -13,7 +13,8 @@ from membound.bench.claim.arms import Arm
 from membound.bench.claim.timed_arm import BURST_BYTES, VICTIM_SLOTS, TimedArm, slots_of_arms
 from membound.bench.measure.cold_backend import ColdBackend
 from membound.bench.measure.cold_memory import MOST_SLOTS, ColdMemory
-from membound.kernels.seeded import SET_BYTES, make_inputs
+from membound.kernels.seeded import make_inputs
+from membound.kernels.slots import SET_BYTES
 from membound.kernels.work import Linear, Prefill, Step, Work
 
 WORK = Linear(33, 64, weight="f32")

@@ -25,7 +25,8 @@ from membound.results.store import RunWriter, load_rows, new_run_path
 pytest.importorskip("uvloop")
 
 SECRET = "sk-planted-4711"
-SHORT = ["--seconds", "1", "--warm", "0.2", "--prompt", "8", "--output", "4"]
+BRIEF = ["--seconds", "1", "--warm", "0.2"]
+SHORT = [*BRIEF, "--prompt", "8", "--output", "4"]
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ def test_json_is_all_of_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_search_plays_points_until_it_has_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server refuses each tenth request, so that no rate keeps the level."""
-    with null_server(Script(0.001, 0.001, fault="429", every=10)) as url:
+    """The server refuses each third request, so that no rate keeps the level."""
+    with null_server(Script(0.001, 0.001, fault="429", every=3)) as url:
         result = loaded(tmp_path, url, "--rate", "25", "--slo", "ttft=9000", "--search")
     assert result.exit_code == 1
     (path,) = tmp_path.glob("*.jsonl")
-    assert [row.config["rate"] for row in load_rows(path)] == [25.0, 12.5]
+    assert [row.config["rate"] for row in load_rows(path)] == [25.0, 25.0, 12.5, 12.5]
     assert "no rate was found that keeps ttft=9000 twice; 12.5/s does not keep it" in " ".join(
         result.stdout.split()
     )
@@ -163,6 +164,17 @@ def test_runs_with_cases_and_points_show_both(two_runs: list[Path], tmp_path: Pa
         (["--rate", "1", "--reference", "no-such-model"], "unknown model"),
         (["--users", "1", "--slo", "ttft=500", "--search"], "--search needs --slo"),
         (["--rate", "1", "--seconds", "2", "--slo", "ttft=500", "--search"], "2 requests in its window"),
+        (["--rate", "1", "--speed", "1"], "--speed has an effect only with --trace"),
+        (["--rate", "1", "--think", "1"], "--think has an effect only with --users"),
+        (["--users", "1", "--pattern", "poisson"], "--pattern has an effect only with --rate"),
+        (["--trace", "/no/such", "--prompt", "8"], "--prompt has an effect only with --rate or --users"),
+        (["--trace", "/no/such", "--output", "8"], "--output has an effect only with --rate or --users"),
+        (["--rate", "1", "--threads", "1"], "--threads has an effect only with --engine"),
+        (["--rate", "1", "--sequences", "4"], "--sequences has an effect only with --engine"),
+        (["--rate", "1", "--engine-option", "a=b"], "--engine-option has an effect only with --engine"),
+        (["--rate", "1", "--python", "python"], "--python has an effect only with --engine"),
+        (["--rate", "1", "--ready", "9"], "--ready has an effect only with --engine"),
+        (["--rate", "1", "--prompt", "8", "--shared-prefix", "9"], "longer than any --prompt, of 8 at most"),
         (["--rate", "1"], "cannot be reached"),
     ],
 )
@@ -280,7 +292,7 @@ def test_traces_that_cannot_be_played(tmp_path: Path, lines: tuple[str, ...], wo
     path = tmp_path / "trace.csv"
     path.write_text("\n".join(["Timestamp,Request tokens,Response tokens", *lines]) + "\n")
     result = called(
-        "load", "--url", "http://127.0.0.1:1", *SHORT, "--trace", str(path), "--out", str(tmp_path)
+        "load", "--url", "http://127.0.0.1:1", *BRIEF, "--trace", str(path), "--out", str(tmp_path)
     )
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())

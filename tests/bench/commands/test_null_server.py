@@ -46,6 +46,8 @@ def test_faults_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--ttft", "-1"], "milliseconds"),
         (["--itl", "nan"], "milliseconds"),
         (["--every", "0"], "must be from 1"),
+        (["--every", "1"], "--every has an effect only with --fault"),
+        (["--fault", "list", "--port", "0"], "leave out --port"),
         (["--port", "70000"], "must be from 0 to 65535"),
     ],
 )

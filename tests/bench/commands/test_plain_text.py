@@ -129,6 +129,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word(folder: Path) -
     assert "Broken" not in done.stderr
 
 
+@pytest.mark.slow
 def test_files_are_utf8_in_a_locale_that_knows_ascii_alone(folder: Path) -> None:
     """Before, a page with one minus sign ended the command in a traceback."""
     (folder / "claim-x.jsonl").write_text(

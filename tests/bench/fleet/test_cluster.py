@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from membound.bench.fleet.assignment import Node
-from membound.bench.fleet.cluster import Cluster, check_address, connected, last_line, needs, node_of
+from membound.bench.fleet.cluster import Cluster, check_address, connected, last_line, needs, node_of, why_not
 from membound.bench.fleet.fleet_error import FleetError
 
 GPU_NODE = Node("1f", "gpu-07", "", 96.0, 8.0, "node:10.0.0.7")
@@ -85,6 +85,21 @@ def test_without_ray_the_line_says_what_to_install(monkeypatch):
         connected("auto", []),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to connect to GCS.\nInvalidAuthToken: Authentication token is missing or incorrect. Note: a tale",
+        "Token authentication is enabled but no authentication token was found",
+        "StatusCode.UNAUTHENTICATED",
+    ],
+)
+def test_a_cluster_that_demands_a_token_says_what_to_set(said):
+    assert why_not(RuntimeError(said)) == (
+        "it demands a token: set RAY_AUTH_MODE=token, and have its ~/.ray/auth_token here, or RAY_AUTH_TOKEN"
+    )
+    assert why_not(RuntimeError("no route\nto host")) == "to host"
 
 
 def test_of_a_traceback_the_last_line_counts():

@@ -23,7 +23,7 @@ from membound.bench.measure.cold_memory import (
 )
 from membound.bench.measure.failures import failure_of
 from membound.kernels.cpu.instruments import stream
-from membound.kernels.seeded import MOST_SETS, SET_BYTES
+from membound.kernels.slots import MOST_SETS, SET_BYTES
 from membound.kernels.work import Linear, Prefill, RoutedExperts, Step, held_bytes, parse
 
 CACHE = 1 << 20

@@ -182,6 +182,29 @@ def test_the_time_of_helpers_is_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert alone.disturbance(10.0) == pytest.approx((6.0 - turns.OTHERS_GRAIN_S) / 10)
 
 
+def test_a_helpers_thread_that_waits_behind_its_own_working_one_is_no_disturbance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a rank on one core: one thread computes, one passes messages on."""
+    monkeypatch.setattr(turns, "PROC", tmp_path)
+    monkeypatch.setattr(turns.time, "process_time", lambda: 0.0)
+
+    def state(busy_s: float, **threads: tuple[float, float]) -> None:
+        for name, (ran_s, waited_s) in threads.items():
+            folder = tmp_path / ("self" if name == "own" else "41") / "task" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "schedstat").write_text(f"{round(ran_s * 1e9)} {round(waited_s * 1e9)} 7\n")
+        ticks = round(busy_s * turns.os.sysconf("SC_CLK_TCK"))
+        (tmp_path / "stat").write_text(f"cpu {ticks} 0 0 999 0 0 0 0 0 0\ncpu0 0\n")
+
+    state(0.0, own=(0.0, 0.0), computes=(0.0, 0.0), passes=(0.0, 0.0))
+    watch = turns.Watch([41])
+    state(9.5, own=(0.0, 0.0), computes=(9.0, 0.1), passes=(0.5, 4.0))
+    assert watch.disturbance(10.0) == pytest.approx(0.1 / 10)
+    state(9.5, own=(0.0, 0.0), computes=(8.0, 2.0), passes=(1.5, 3.0))
+    assert watch.disturbance(10.0) == pytest.approx((2.0 + 3.0) / 10)
+
+
 def test_clean_turns_alone_count_when_there_are_three() -> None:
     clean = [Turn(float(i), 0.0) for i in range(3)]
     assert usable([*clean, Turn(99.0, 0.5)]) == [0.0, 1.0, 2.0]

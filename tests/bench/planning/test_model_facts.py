@@ -53,6 +53,27 @@ def test_a_model_that_is_run_here_says_how(capsys: pytest.CaptureFixture[str]) -
     assert "run here: membound run step:model=deepseek-v3" in second
 
 
+def test_a_state_and_an_index_are_told_with_their_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    qwen, nano, indexed = models(capsys, "qwen3-next-80b-a3b", "nemotron-3-nano-30b-a3b", "deepseek-v3.2")
+    assert qwen["parameters"] == pytest.approx(79.67e9, rel=1e-3)
+    assert qwen["state_bytes"] == 36 * 4 * (32 * 128 * 128 + 3 * 8192)
+    assert qwen["kinds"][0]["holds"] == (
+        "gated DeltaNet of 32 heads (16 of keys), a state of 128 × 128 each; 10 of 512 experts of 512 and 512 for every token"
+    )
+    assert qwen["kinds"][1]["holds"].startswith("gated attention of 16 heads (2 KV) of 256; ")
+    assert [kind["holds"].partition("; ")[2] for kind in nano["kinds"]][1] == "no MLP"
+    assert (
+        nano["not_run"]
+        == "Mamba-2 beside experts, which nemotron-3-nano-30b-a3b has, is counted and not run here"
+    )
+    assert indexed["state_bytes"] == 0
+    assert ", 2048 tokens by an index of 128; " in indexed["kinds"][0]["holds"]
+    assert "attention with an indexer" in indexed["not_run"]
+    _, out, _ = listed(capsys, "--model", "qwen3.5-9b")
+    told = " ".join(out.split())
+    assert "state of a sequence in float32 at any context: 52.7 MB read and 51.1 MB written each step" in told
+
+
 def test_published_models_with_windows_are_run(capsys: pytest.CaptureFixture[str]) -> None:
     gemma, smollm = models(capsys, "gemma-3-1b", "smollm3-3b")
     assert gemma["not_run"] == smollm["not_run"] == ""

@@ -10,6 +10,7 @@ import fake_backends
 import pytest
 from small_runs import cases, executed, planned
 
+from membound.bench.run import execute
 from membound.kernels.work import parse
 from membound.results.row import Row
 from membound.results.stats import records, summarize
@@ -71,3 +72,20 @@ def test_a_case_that_streams_over_a_link_is_held_against_it(fakes: Path) -> None
     said = set(notes(lines["gpu:gpu:0+offload"]))
     assert f"of {LINK}" in said
     assert any(re.fullmatch(r"device (1 ms|1000 µs) \(\d+%\)", note) for note in said), said
+
+
+class Asked(Exception):
+    """For the limits of the processor."""
+
+
+def test_the_processor_is_measured_only_where_a_backend_runs_on_it(
+    fakes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*about: object) -> list[Row]:
+        raise Asked
+
+    monkeypatch.setattr(execute, "machine_ceilings", asked)
+    (fakes / "both").mkdir()
+    with pytest.raises(Asked):
+        run(fakes / "both", "gpu:gpu:0", "ok:cpu")
+    run(fakes, "gpu:gpu:0")

@@ -189,7 +189,7 @@ def test_a_companion_is_busy_until_the_block_ends_and_workers_know_of_it(monkeyp
 def test_beside_companions_only_waiting_is_a_disturbance(monkeypatch):
     from membound.bench.measure import turns
 
-    monkeypatch.setattr(turns, "_scheduled_s", lambda process, entry: 0.0)
+    monkeypatch.setattr(turns, "_scheduled", lambda process: {(process, "1"): (0.0, 0.0)})
     busy_s = iter([0.0, 5.0, 0.0, 5.0])
     monkeypatch.setattr(turns, "_busy_s", lambda: next(busy_s))
     monkeypatch.delenv(COMPANY, raising=False)

@@ -12,7 +12,7 @@ from small_runs import cases, executed, planned
 from membound.bench.measure.rounds import Pace
 from membound.bench.protocol import messages as m
 from membound.bench.run import replicate
-from membound.kernels.seeded import SET_BYTES
+from membound.kernels.slots import SET_BYTES
 from membound.kernels.work import parse
 from membound.results.stats import records, summarize
 

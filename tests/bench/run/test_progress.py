@@ -104,6 +104,15 @@ def test_compiling_is_told_once_for_each_backend_and_work(now: list[float]) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("cases", "line"), [(0, "0 cases to measure"), (1, "1 case to measure"), (2, "2 cases to measure")]
+)
+def test_one_case_is_one(cases: int, line: str) -> None:
+    page = Page()
+    Lines(page).start(Scope(cases))
+    assert page.lines == [line]
+
+
 def test_what_takes_long_says_now_and_then_what_it_is_at(now: list[float]) -> None:
     page = Page()
     progress = Lines(page)

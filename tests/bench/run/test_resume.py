@@ -318,6 +318,7 @@ def test_what_was_repeated_is_not_repeated_again(plan, cut, workers):
     assert [(r.replicate, r.work) for r in found[len(rows) - 1 :]] == [(4, WORKS[1])]
 
 
+@pytest.mark.slow
 def test_runs_killed_at_random_points_come_to_their_end(tmp_path):
     """SIGKILL before, within and after rows, again and again; each case is there once, and nothing was lost."""
     seed = str(os.getpid())

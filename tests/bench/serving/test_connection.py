@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from servers import bad_server
+from servers import bad_server, half_open
 
 from membound.bench.serving import connection
 from membound.bench.serving.answer import events, read_answer
@@ -222,3 +222,14 @@ def test_a_flood_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MOST_BYTES", 2000)
     raw = told_by(HEAD + framed(b"x" * 3000)[0])
     assert raw.end == "flooded"
+
+
+def test_a_server_that_takes_no_more_of_a_request_is_given_up() -> None:
+    async def do(endpoint: Endpoint) -> RawAnswer:
+        one = await Connection.open(endpoint, LIMITS)
+        return await one.ask("completions", bytes(32 << 20), time.monotonic_ns())
+
+    with bad_server(half_open) as url:
+        raw = asyncio.run(do(parse_url(url)))
+    assert (raw.end, raw.why) == ("stalled", "it took no byte for 0.3 s")
+    assert raw.status == 0

@@ -63,6 +63,14 @@ def test_a_trace_gives_moments_and_lengths_and_is_read_no_further(tmp_path: Path
     assert work_of(load, "m", schedule.point).endswith("trace=1,file=burst.csv")
 
 
+def test_a_trace_with_more_than_can_be_held_is_refused_where_it_is_too_much(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    rows = ["0,150000000,2", "1,150000000,2", "no number,1,1"]
+    path.write_text("\n".join(["Timestamp,Request tokens,Response tokens", *rows]) + "\n")
+    with pytest.raises(LoadError, match="more than 200000000 tokens together; lower --seconds"):
+        draw(replace(LOAD, rates=(), trace=path), LoadPoint("trace", 1.0))
+
+
 @pytest.mark.parametrize(
     ("change", "point", "words"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from membound.bench.serving.schedule import Pattern
 from membound.bench.serving.search import CLOSE, MOST_POINTS, highest_rate
-from membound.results.serving.search import GOODPUT, TIMES_KEPT
+from membound.results.serving.search import GOODPUT, TIMES
 
 
 @pytest.mark.parametrize("edge", [0.037, 0.9, 1.0, 7.3, 900.0])
@@ -24,7 +24,7 @@ def test_a_sharp_edge_is_found_from_below(edge: float) -> None:
     assert found.rate <= edge < found.failed <= CLOSE * found.rate
     assert found.points == len(played) <= MOST_POINTS
     assert len(set(played)) == len(played), "an attempt is never played twice with the same numbers"
-    assert [attempt for rate, attempt in played if rate == found.rate] == list(range(TIMES_KEPT))
+    assert [attempt for rate, attempt in played if rate == found.rate] == list(range(TIMES))
 
 
 def test_chance_near_the_edge_does_not_lift_the_result() -> None:
@@ -37,6 +37,31 @@ def test_chance_near_the_edge_does_not_lift_the_result() -> None:
     assert len(rates) >= 195
     assert np.median(rates) == pytest.approx(5, rel=0.1)
     assert np.percentile(rates, 95) < 5.5
+
+
+def test_a_machine_that_stands_still_now_and_then_does_not_end_the_search_early() -> None:
+    """One point in twenty misses the level whatever the rate: a search of ten points would mostly meet one."""
+    rng = np.random.default_rng(1)
+    found = [
+        highest_rate(lambda rate, attempt: rate <= 50.0 and rng.random() > 0.05, start=1.0)
+        for _ in range(300)
+    ]
+    rates = np.array([one.rate or 0.0 for one in found])
+    assert np.mean(rates >= 50 / 1.1) >= 0.9
+    assert rates.max() <= 50.0
+    assert max(one.points for one in found) < MOST_POINTS
+
+
+def test_a_rate_that_was_missed_is_played_again_with_other_numbers() -> None:
+    said = {1.0: [False, True, True], 2.0: [False, False]}
+    played: list[tuple[float, int]] = []
+
+    def kept(rate: float, attempt: int) -> bool:
+        played.append((rate, attempt))
+        return said[rate][attempt] if rate in said else False
+
+    assert highest_rate(kept, start=1.0, highest=2.0).failed is not None
+    assert played[:5] == [(1.0, 0), (1.0, 1), (1.0, 2), (2.0, 0), (2.0, 1)]
 
 
 def test_a_server_that_keeps_nothing_or_everything_ends_the_search() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from membound.bench.planning.probe import Found
 from membound.bench.protocol import guardian
 from membound.bench.soak import soaking
 from membound.bench.soak.held import held
+from membound.results import store
 from membound.results.store import load_rows
 
 PASSES = 8
@@ -62,6 +64,19 @@ def test_a_soak_in_order_finds_nothing_and_stores_every_pass(soak, tmp_path):
     assert [int(line["stored"]) for line in lines] == [len(WORKS)] * PASSES
     assert all(int(line["resident_bytes"]) > 1 << 20 and int(line["descriptors"]) > 2 for line in lines)
     assert max(len(line) for line in out.splitlines() if "pass" in line) <= 80
+
+
+def test_two_soaks_of_one_second_have_folders_of_their_own(soak, monkeypatch, tmp_path):
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 11, 29, 12, 15, tzinfo=tz)
+
+    monkeypatch.setattr(store, "datetime", Stopped)
+    assert [soak("--passes", "1")[0] for _ in range(2)] == [0, 0]
+    folders = list((tmp_path / "results/soaks").iterdir())
+    assert len(folders) == 2
+    assert {folder.name[:20] for folder in folders} == {"20261129T121500-soak"}
 
 
 def test_a_descriptor_a_pass_is_a_leak(soak, monkeypatch):
@@ -145,8 +160,17 @@ def test_bad_options_are_one_line(soak, wrong):
 
 def test_what_is_held_is_read_from_the_process(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path))
+    held()  # the first reading of a process opens the guardian's pipes
     before = held()
     with (tmp_path / "a").open("w"), (tmp_path / "b").open("w"):
         during = held()
     assert during.descriptors - before.descriptors == 2
     assert during.cache_files - before.cache_files == 2
+
+
+def test_references_of_checks_are_no_leak_and_what_is_left_of_writing_one_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path))
+    before = held()
+    for name in ("1f.reference", "2e.reference", "2e.reference.77.tmp"):
+        (tmp_path / name).touch()
+    assert held().cache_files - before.cache_files == 1

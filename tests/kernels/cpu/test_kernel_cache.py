@@ -209,6 +209,7 @@ def test_a_file_system_without_locks_keeps_rows(tmp_path: Path, number: int) -> 
     assert done.stdout.split() == [str(number), "True"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_on_a_file_system_without_locks(tmp_path: Path) -> None:
     """Kernels are compiled into the cache, rows and turns are written."""
     work, options = "linear:n=256,k=512,m=1,weight=f32", ("--quick", "--no-ceilings", "--replicates", "1")

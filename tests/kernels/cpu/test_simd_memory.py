@@ -18,6 +18,8 @@ from membound.kernels.cpu.simd.loads import (
     load_bytes,
     load_bytes_each,
     load_each,
+    load_half_each,
+    load_halves_next,
     load_next,
     load_part,
     load_tile,
@@ -58,6 +60,19 @@ def test_loads_widen_each_format(fmt: str) -> None:
     starts = [3, 8, 3, 12, 3, 3 + LANES, 3 + 2 * LANES]
     np.testing.assert_array_equal(y[:-1], np.concatenate([wide[s : s + LANES] for s in starts]))
     assert y[-1] == wide[3]
+
+
+def test_halves_of_the_lanes_are_even_and_odd_places() -> None:
+    @probe
+    def run(out: Any, a: Any, k: Any) -> None:
+        store_tile(out, 0, load_half_each(a, (5, 0), k, 0))
+        store_tile(out, 2 * LANES, load_half_each(a, (5, 0), k, 1))
+        store_tile(out, 4 * LANES, load_halves_next(a, k, 4, "bf16"))
+
+    a, wide = stored("bf16", 100)
+    y = result(run, a, 3, count=8 * LANES)
+    starts = [8, 3, 9, 4, 3, 4, 3 + 2 * LANES, 4 + 2 * LANES]
+    np.testing.assert_array_equal(y, np.concatenate([wide[s : s + 2 * LANES : 2] for s in starts]))
 
 
 def test_codes_of_e4m3_and_exponents() -> None:

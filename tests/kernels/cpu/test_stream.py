@@ -14,7 +14,12 @@ from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.simd.features import BF16_DOT, INSTRUCTION_SET, LANES, VNNI
 from membound.kernels.weights.formats import from_bf16
 
-PATTERNS = list(product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS)))
+OFTEN = 8
+"""Of so many streams plain pytest compiles the reads with every prefetch, and of each other number those without."""
+PATTERNS = [
+    pytest.param(*one, marks=[] if one[0] == OFTEN or not one[1] else [pytest.mark.slow])
+    for one in product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS))
+]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +149,14 @@ def test_the_peak_of_bfloat16_pairs_computes_what_it_counts() -> None:
 
 
 @pytest.mark.skipif(INSTRUCTION_SET == "plain", reason="the registers counted are those of AVX2 and AVX-512")
-@pytest.mark.parametrize("ahead", [0, *stream.PREFETCH_FLOATS])
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        0,
+        stream.PREFETCH_FLOATS[0],
+        *(pytest.param(n, marks=pytest.mark.slow) for n in stream.PREFETCH_FLOATS[1:]),
+    ],
+)
 def test_the_read_loop_keeps_to_registers(values: stream.F32, ahead: int) -> None:
     stream.read(values, stream.arrange(values.size, 2, 8, 90_000), 0, ahead)
     loops = [loop for loop in inner_loops(stream.read_kernel(8, ahead)) if vector_loads(loop) >= 8]

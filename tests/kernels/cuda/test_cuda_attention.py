@@ -55,7 +55,7 @@ def attend(spec: str, splits: int = 2, warps: int = 2, seed: int = 1) -> float:
 
 @pytest.mark.parametrize("context", range(17, 33))
 def test_every_residue_of_page_and_tile(context: int) -> None:
-    spec = f"attention:context={context},q_heads=2,kv_heads=2,head_dim=32,page=16"
+    spec = f"attention:context={context},q_heads=1,kv_heads=1,head_dim=32,page=16"
     assert attend(spec, warps=1, seed=context) < 0.5
 
 
@@ -88,8 +88,8 @@ def test_every_format_and_head(head_dim: int, context: int, kv: str, page: int) 
 @pytest.mark.parametrize(
     ("q_heads", "kv_heads"),
     [
-        *((3, 3), (8, 2), (8, 1), (9, 1), (17, 1)),
-        *(pytest.param(*heads, marks=pytest.mark.slow) for heads in ((32, 2), (40, 1))),
+        *((3, 3), (8, 2), (9, 1)),
+        *(pytest.param(*heads, marks=pytest.mark.slow) for heads in ((8, 1), (17, 1), (32, 2), (40, 1))),
     ],
     ids=str,
 )
@@ -133,18 +133,23 @@ def test_a_short_context_is_not_split_for_less_than_combining_costs() -> None:
     assert [plan_splits(tiles, 16, 8, 16 * turns, 132) for turns in (4, 8, 12, 64)] == [1, 1, 1, 2]
 
 
-@pytest.mark.parametrize("head_dim", [32, 64, 128, 512])
-@pytest.mark.parametrize("splits", [1, 2, 5, 32, 33, 128])
+@pytest.mark.parametrize(
+    ("head_dim", "splits"),
+    [
+        pytest.param(d, n, marks=[] if d in (32, 128) or n in (2, 33) else [pytest.mark.slow])
+        for d, n in product((32, 64, 128, 512), (1, 2, 5, 32, 33, 128))
+    ],
+)
 def test_parts_are_combined_by_their_denominators(head_dim: int, splits: int) -> None:
     rng = np.random.default_rng(splits)
-    parts = rng.standard_normal((3, splits, head_dim)).astype(np.float32)
-    logs = rng.uniform(-40, 40, (3, splits)).astype(np.float32)
+    parts = rng.standard_normal((2, splits, head_dim)).astype(np.float32)
+    logs = rng.uniform(-40, 40, (2, splits)).astype(np.float32)
     logs[1, splits // 2] = LEAST  # a part that has seen no token
-    out = np.zeros(3 * head_dim, np.float32)
-    simulator.launch(combine_kernel(head_dim), 3, (parts.ravel(), logs.ravel(), out, splits))
+    out = np.zeros(2 * head_dim, np.float32)
+    simulator.launch(combine_kernel(head_dim), 2, (parts.ravel(), logs.ravel(), out, splits))
     weights = np.exp2(logs.astype(np.float64) - logs.max(axis=1, keepdims=True))
     expected = (weights[..., None] * parts).sum(axis=1) / weights.sum(axis=1)[:, None]
-    np.testing.assert_allclose(out.reshape(3, head_dim), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out.reshape(2, head_dim), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_many_parts_are_few_trips_to_memory() -> None:

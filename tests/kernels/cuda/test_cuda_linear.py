@@ -58,7 +58,7 @@ def error(plan: Plan, y_before: float = 0.0, stride: int = 0) -> float:
 
 
 @pytest.mark.parametrize("fmt", WEIGHT_FORMATS)
-@pytest.mark.parametrize("m", [1, 3, 5])
+@pytest.mark.parametrize("m", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_planned_products_are_within_the_tolerance(fmt, m):
     """As a backend does it, on odd shapes where the format allows them."""
     group = FORMATS[fmt].group
@@ -94,7 +94,7 @@ def test_dot_products_at_every_residue_of_k(fmt, k):
     assert error(Plan(fmt, 21, k, 2, variant)) < EXACT[fmt]
 
 
-@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("n", [1, pytest.param(3, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize(("rows", "row_warps", "column_warps"), [(1, 1, 4), (2, 2, 2), (1, 4, 1)])
 def test_dot_products_at_every_way_to_share_rows(n, rows, row_warps, column_warps):
     variant = Dot("bf16", 4, rows, row_warps, column_warps, 2)

@@ -31,12 +31,15 @@ def point(rate: float, ttft_s: float, grade: str = "clean") -> Row:
     )
 
 
-def test_a_rate_must_be_kept_twice_and_lie_below_what_was_missed() -> None:
+def test_a_rate_must_be_kept_twice_of_three_and_lie_below_what_was_missed() -> None:
     assert keeps(point(1, 0.05))
     assert not keeps(point(1, 0.2))
     rows = [point(1, 0.05), point(2, 0.05), point(2, 0.05), point(4, 0.2), point(8, 0.05), point(8, 0.05)]
     assert searched(rows) == Searched("ttft=100", 2, 4, False)
     assert searched(rows[:2]) == Searched("ttft=100", None, None, False)
+    twice_of_three = [*rows[:3], point(2, 0.2), point(4, 0.2), point(4, 0.05), point(4, 0.2)]
+    assert searched(twice_of_three) == Searched("ttft=100", 2, 4, False)
+    assert searched([*rows[:3], point(4, 0.2), point(4, 0.05)]) == Searched("ttft=100", 2, None, False)
     assert searched([*rows[:3], point(4, 0.2, "invalid")]) == Searched("ttft=100", 2, 4, True)
 
 

@@ -109,5 +109,37 @@ def test_a_share_that_falls_for_good_is_drift_of_that_case_alone():
 def test_how_many_passes_a_drift_takes_follows_from_the_cases():
     """Of 8 passes 70 halves can be chosen, of 9 126, of 10 252: 2 of them must be rarer than 5 % over the cases."""
     assert [passes_for_drift(cases) for cases in (1, 2, 5, 20)] == [8, 9, 10, 12]
-    assert untold(soaked(7))[0] == "A drift of these shares takes 10 passes or more to be seen."
+    assert untold(soaked(7)) == ["A drift of these shares takes 10 passes or more that count to be seen."]
     assert untold(soaked(10)) == []
+
+
+def test_what_others_did_is_no_drift_and_how_often_they_did_is_said():
+    """Half of a soak beside another program, which the turns of those passes show."""
+
+    def shares(one, number):
+        return {case: share * (0.5 if number >= 12 else 1) for case, share in one.shares.items()}
+
+    def disturbed(one, number):
+        return frozenset(CASES if number >= 12 else ())
+
+    assert {one.kind for one in findings(soaked(24, shares=shares))} == {"drift"}
+    passes = soaked(24, shares=shares, disturbed=disturbed)
+    assert findings(passes) == []
+    said = untold(passes)
+    assert len(said) == len(CASES)
+    assert said[0].endswith(": 12 of 24 passes were disturbed and do not count for its drift.")
+    assert said[0].startswith("a:cpu, ")
+
+
+def test_a_drift_is_told_by_the_number_of_its_pass_where_some_do_not_count():
+    def shares(one, number):
+        return {case: share * (0.7 if number >= 12 else 1) for case, share in one.shares.items()}
+
+    passes = soaked(24, shares=shares, disturbed=lambda one, number: frozenset(CASES if number < 3 else ()))
+    assert {one.text.partition("from ")[2][:10] for one in findings(passes)} == {"pass 13 on"}
+
+
+def test_a_soak_that_was_disturbed_throughout_tells_no_drift():
+    passes = soaked(20, disturbed=lambda one, number: frozenset(CASES))
+    assert findings(passes) == []
+    assert untold(passes)[-1] == "A drift of these shares takes 8 passes or more that count to be seen."

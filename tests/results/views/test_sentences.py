@@ -75,6 +75,17 @@ def test_without_ceilings_it_says_what_is_missing():
     assert said(bare)[-1] == "Without ceilings there are no shares and no verdicts: leave out --no-ceilings."
 
 
+def test_works_that_one_backend_each_ran_are_not_compared():
+    both = run({"alpha:cpu": 1.0}) + run({"beta:cpu": 1.0}, OTHER)
+    assert said(both)[0] == "No work was measured on two backends, so there is nothing to compare."
+
+
+def test_benchmarks_of_others_get_no_advice_on_options_of_ours():
+    foreign = [case(f"test_{name}:cpu", f"custom:name={name}", bytes=0, flops=0) for name in ("a", "b")]
+    (only,) = said(foreign)
+    assert only == "Without ceilings there are no shares and no verdicts: import the file with --ceilings."
+
+
 def test_an_older_run_says_how_wrong_its_shares_may_be():
     rows = [case(), case("beta:cpu"), ceiling("read", 20e9, "bytes/s"), ceiling("read", 10e9, "bytes/s")]
     assert any("up to 2.00 times too low" in sentence for sentence in said(rows))

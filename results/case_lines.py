@@ -1,11 +1,10 @@
-"""What a comparison needs of a line with a checksum: msgspec passes by all other fields at the speed of a scan.
+"""What a comparison needs of a line: msgspec passes by all other fields at the speed of a scan.
 
->>> from membound.results.checksum import sealed_end
->>> lines = SealedLines(turns=False, known={})
->>> lines.process_of(line, sealed_end(line))
+>>> lines = CaseLines(turns=False, known={})
+>>> lines.process_of(line)
 Process(shared=Shared(run_id='20261128T210353-intel-xeon-d8e2', backend='numba:cpu', …), …)
 
-What many rows share (who ran what, the machine) becomes Python's objects once for all of them.
+A line with a checksum is what was written once; one without is checked field by field (`strict_line`). What many rows share (who ran what, the machine) becomes Python's objects once for all of them.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ import json
 from collections.abc import Sequence
 from math import inf
 from typing import Any
+from zlib import crc32
 
 from msgspec import DecodeError, Raw, Struct
 from msgspec.json import Decoder
 
-from membound.results.process import Process, Shared, digest, interned, median_of, shared_of
+from membound.results.checksum import seal_of
+from membound.results.process import Process, Shared, interned, median_of, shared_of
 from membound.results.row import missed_reference
+from membound.results.strict_line import read_strictly
 from membound.results.turns import NO_ROUNDS, SHORTEST_S, Rounds, usable_times
 
 MOST_KEPT = 5000
@@ -63,7 +65,7 @@ Parts = tuple[Any, ...]
 LINE, TURNS, SAMPLES = Decoder(Line), Decoder(list[Turn]), Decoder(list[float])
 
 
-class SealedLines:
+class CaseLines:
     """Reads lines of one file, and remembers what they share. `known` has what those of other files do: `process.interned`."""
 
     def __init__(self, turns: bool, known: dict[Any, Any]) -> None:
@@ -72,15 +74,20 @@ class SealedLines:
         self._kept: dict[Parts, Shared] = {}
         self._machines: dict[bytes, dict[str, Any]] = {}
 
-    def process_of(self, line: bytes, sealed: int) -> Process | None:
-        """The process; None if the row is no case. `sealed`: where its checksum begins.
+    def process_of(self, line: bytes) -> Process | None:
+        """The process; None if the row is no case.
 
-        Raises ValueError where the line is not as this membound writes them.
+        Raises ChangedLine of a line that does not fit its checksum, ValueError where it is not as this membound writes them.
         """
+        sealed, checksum = seal_of(line)
+        if sealed < 0:
+            return self._process(read_strictly(line), crc32(line.rstrip()))
         try:
-            read = LINE.decode(line)
+            return self._process(LINE.decode(line), checksum)
         except DecodeError as error:
             raise ValueError(str(error)) from None
+
+    def _process(self, read: Line, content: int) -> Process | None:
         if read.kind != "case":
             return None
         times = times_of(read.turns, read.samples_s)
@@ -95,7 +102,7 @@ class SealedLines:
             read.replicate,
             median_of(times),
             rounds_of(read.turns) if self.turns else NO_ROUNDS,
-            digest(memoryview(line)[:sealed], b"}"),
+            content,
         )
 
     def _shared(self, parts: Parts) -> Shared:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from zlib import crc32
 
 import pytest
 from rows import MACHINE, case, ceiling
 
-from membound.results.checksum import sealed, sealed_end
-from membound.results.process import Process, condensed, digest, interned, of_fields
+from membound.results.case_lines import CaseLines, played_in, rounds_of, times_of
+from membound.results.checksum import sealed
+from membound.results.process import Process, condensed, interned, of_fields
 from membound.results.process_columns import packed, unpacked
 from membound.results.row import Row
-from membound.results.sealed_lines import SealedLines, played_in, rounds_of, times_of
 from membound.results.turns import StoredTurn
 
 TURN = StoredTurn(round=3, at_s=1.5, time_s=2e-3, launches=4)
@@ -26,9 +27,9 @@ def content(row: Row) -> bytes:
     return row.to_json().encode()
 
 
-def process_of(text: bytes, turns: bool = False, lines: SealedLines | None = None) -> Process | None:
+def process_of(text: bytes, turns: bool = False, lines: CaseLines | None = None) -> Process | None:
     line = sealed(text) + b"\n"
-    return (lines or SealedLines(turns, {})).process_of(line, sealed_end(line))
+    return (lines or CaseLines(turns, {})).process_of(line)
 
 
 ROWS = {
@@ -61,11 +62,11 @@ def test_a_line_read_in_part_is_the_same(name, turns):
     whole = condensed(Row.from_json(row.to_json()), turns)
     assert found == whole
     assert found is not None
-    assert found.content == digest(content(row))
+    assert found.content == crc32(content(row))
 
 
 def test_what_rows_share_is_one_object():
-    lines = SealedLines(turns=False, known={})
+    lines = CaseLines(turns=False, known={})
     a, b, c = (
         process_of(content(row), lines=lines)
         for row in (case(), case(replicate=1, samples=[0.5]), case(grade="contended"))
@@ -84,7 +85,7 @@ def test_a_turn_that_says_twice_how_it_was_disturbed_is_read_as_json_is():
 
 
 def test_the_machine_of_one_run_is_not_that_of_another():
-    lines = SealedLines(turns=False, known={})
+    lines = CaseLines(turns=False, known={})
     machines = [MACHINE | {"cpu": name} for name in ("one", "another", "one")]
     assert [
         process_of(content(case(machine=one)), lines=lines).shared.machine for one in machines
@@ -122,7 +123,7 @@ FORGED = {"round": 1, "at_s": 1.0, "time_s": 1.0, "launches": 1, "before": {"rou
 )
 def test_a_line_that_no_row_has_is_read_as_reading_it_whole_does(stored):
     text = json.dumps(stored, indent=1 if "value" in stored else None).replace("\n", " ").encode()
-    assert process_of(text, turns=True) == of_fields(json.loads(text), True, digest(text))
+    assert process_of(text, turns=True) == of_fields(json.loads(text), True, crc32(text))
 
 
 @pytest.mark.parametrize(

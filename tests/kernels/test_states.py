@@ -1,0 +1,86 @@
+"""States that do not grow: token by token as all at once, what a step reads and writes of them, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hybrid_models import DELTA, hybrid_models
+
+from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
+from membound.kernels.operations import SpecError
+from membound.kernels.recurrence import mix
+from membound.kernels.reference import compute, relative_error
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.states import empty_state, random_state
+from membound.kernels.work import parse
+
+pytestmark = pytest.mark.usefixtures("hybrid_models")
+__all__ = ["hybrid_models"]
+MAMBA = Mamba2(heads=6, head_dim=10, state_dim=14, groups=3, kernel=4, bias=True, least_step=0.3)
+
+
+@pytest.mark.parametrize("mixer", [DELTA, MAMBA], ids=["delta", "mamba"])
+def test_a_token_behind_others_is_the_last_of_all(mixer: GatedDelta | Mamba2) -> None:
+    rng, hidden, tokens = np.random.default_rng(3), 32, 7
+    vectors = {name: rng.standard_normal(width) / 2 for name, width in mixer.vector_widths(hidden).items()}
+    matrices = {name: rng.standard_normal(shape) / 6 for name, shape in mixer.matrices(hidden).items()}
+    x = rng.standard_normal((2, tokens, hidden))
+
+    def run(part: np.ndarray, before: object) -> object:
+        return mix(part.reshape(-1, hidden), mixer, before, lambda n, y: y @ matrices[n].T, vectors, 1e-6)
+
+    whole, last = run(x, empty_state(mixer, 2))
+    state = empty_state(mixer, 2)
+    for start, end in ((0, 3), (3, 4), (4, 7)):
+        y, state = run(x[:, start:end], state)
+    assert relative_error(y.reshape(2, -1, hidden), whole.reshape(2, tokens, hidden)[:, 4:]) < 1e-12
+    assert relative_error(state.matrices, last.matrices) < 1e-12
+    assert np.array_equal(state.tail, last.tail)
+
+
+def test_a_delta_by_hand() -> None:
+    """One head of one column: the key has unit length, so that the state becomes what it kept, less its share of the miss."""
+    mixer = GatedDelta(1, 1, 1, 1, kernel=2)
+    vectors = {"conv": np.array([0, 1.0] * 3), "log_decay": np.zeros(1), "dt_bias": np.zeros(1)}
+    vectors["state_norm"] = np.ones(1)
+    made = {"q": 2.0, "k": 3.0, "v": 1.5, "z": 0.7, "b": 0.4, "a": -0.2}
+    before = random_state(mixer, 1, stream=5)
+    y, after = mix(
+        np.ones((1, 1)), mixer, before, lambda n, x: x if n == "o" else np.array([[made[n]]]), vectors, 0.0
+    )
+    kept = before.matrices.item() * np.exp(-np.log1p(np.exp(-0.2)))
+    value, share = 1.5 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(-0.4))
+    assert after.matrices.item() == pytest.approx(kept + share * (value - kept), rel=1e-5)
+    assert y.item() == pytest.approx(np.sign(after.matrices.item()) * 0.7 / (1 + np.exp(-0.7)))
+
+
+def test_a_step_reads_and_writes_as_much_of_a_state_at_any_context() -> None:
+    short, long = (parse(f"step:model=tiny-delta,batch=3,context={context}") for context in (100, 900))
+    for step in (short, long):
+        (state,) = (one for one in step.operations if one.name == "state")
+        read, written = state_bytes(DELTA)
+        assert (state.count, state.flops) == (3, 3 * DELTA.token_flops)
+        assert (state.traffic.kv_read_bytes, state.traffic.kv_written_bytes) == (3 * read, 3 * written)
+        (appended,) = (one for one in step.operations if one.name == "cache append")
+        assert appended.count == 1
+    token = 3 * 2 * 2 * 32 * 2  # three sequences, one layer with a cache
+    assert long.traffic.total_bytes - short.traffic.total_bytes == 800 * token
+    assert long.footprint_bytes - short.footprint_bytes == 800 * token
+
+
+def test_what_a_state_held_and_the_gate_of_attention_change_the_answer() -> None:
+    inputs = make_inputs(parse("step:model=tiny-delta,context=5,weight=f32,kv=f32"), seed=2)
+    again = make_inputs(parse("step:model=tiny-delta,context=5,weight=f32,kv=f32"), seed=2)
+    assert np.array_equal(inputs.state(0).matrices, again.state(0).matrices)
+    assert not np.array_equal(inputs.state(0).matrices, inputs.state(1).matrices)
+    answer = compute(inputs, 0)
+    assert np.array_equal(answer, compute(again, 0))
+    emptied = make_inputs(parse("step:model=tiny-delta,context=5,weight=f32,kv=f32"), seed=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(emptied), "state", lambda self, index: empty_state(DELTA, 1))
+        assert relative_error(compute(emptied, 0), answer) > 0.05
+
+
+def test_a_prompt_leaves_no_states_for_a_step() -> None:
+    with pytest.raises(SpecError, match=r"cache=prompt goes with caches; tiny-delta has states"):
+        parse("step:model=tiny-delta,context=5,cache=prompt")
