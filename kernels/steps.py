@@ -25,7 +25,7 @@ from membound.kernels.operations import (
     check_weight_and_act,
     spec_of,
 )
-from membound.kernels.parts import Decoder, Experts
+from membound.kernels.parts import Decoder, Experts, Latent
 from membound.kernels.route_plan import default_distinct, fits_groups
 from membound.kernels.routing import codes_of
 from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS, KV_FORMATS, STORED
@@ -77,9 +77,9 @@ class Step:
         check_one_of(self, "kv", KV_FORMATS)
         check_one_of(self, "cache", CACHES)
         _check_model(self)
-        if self.queries > 1 and any(self.shape.decoder.state_bytes):
+        if self.queries > 1 and (any(self.shape.decoder.state_bytes) or _has_index(self.shape.decoder)):
             raise SpecError(
-                f"step: the layers of {self.model} that hold a state take one new token of a sequence at a time: leave out queries"
+                f"step: queries={self.queries} goes with caches of which every token is seen; {self.model} has states or an index"
             )
         if self.cache == "prompt" and any(self.shape.decoder.state_bytes):
             raise SpecError(
@@ -204,6 +204,10 @@ class Prefill:
         """Memory one input set takes, with the widest intermediate (gate and up) once, and experts that no row takes."""
         wide = 2 * self.batch * self.tokens * self.shape.intermediate * ACTIVATION_BYTES
         return self.traffic.total_bytes + wide + _idle_bytes(self)
+
+
+def _has_index(decoder: Decoder) -> bool:
+    return any(isinstance(one.mixer, Latent) and one.mixer.index is not None for one in decoder.kinds)
 
 
 def _check_model(work: Step | Prefill) -> None:

@@ -299,17 +299,6 @@ class NumbaCpu(Backend):
         self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
 
 
-def _has_states(work: Step | Prefill) -> bool:
-    return any(work.shape.decoder.state_bytes)
-
-
-def _features_of(work: Step) -> frozenset[str] | set[str]:
-    """What is computed of a step; beside states there are no experts."""
-    if not _has_states(work):
-        return FEATURES
-    return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
-
-
 def _lacks(work: Step | Prefill) -> str | None:
     """What of a model's features a step or a prompt does not compute, or None."""
     if isinstance(work, Prefill):
@@ -319,6 +308,17 @@ def _lacks(work: Step | Prefill) -> str | None:
     if work.queries > 1 and (reason := missing(work, FEATURES - SEVERAL_LACK)):
         return f"with several queries a sequence, {reason}"
     return None
+
+
+def _has_states(work: Step | Prefill) -> bool:
+    return any(work.shape.decoder.state_bytes)
+
+
+def _features_of(work: Step) -> frozenset[str] | set[str]:
+    """What is computed of a step; beside states there are no experts."""
+    if not _has_states(work):
+        return FEATURES
+    return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -125,8 +125,8 @@ class DecoderLayer(nn.Module):
         else:
             self._make_attention(model, kind.mixer, weights, make_linear, rows)
         self.routed: RoutedHalf | None = None
-        self.half = kind.norms == "half"
-        if self.half:
+        self.alone = kind.norms == "half"
+        if self.alone:
             return
         if isinstance(kind.mlp, Mlp):
             self._make_mlp(kind.mlp, weights, make_linear, rows)
@@ -169,7 +169,7 @@ class DecoderLayer(nn.Module):
             attended = attend(self._heads(flat))
             y = self.o((attended if gate is None else gate * attended).to(self.o.activation))
         x = self._add(x, y, self.attention_out_norm)
-        if self.half:
+        if self.alone:
             return x
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         y = self._mlp(normed) if self.routed is None else self.routed(normed)

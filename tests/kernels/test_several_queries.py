@@ -97,6 +97,12 @@ def test_a_number_of_queries_that_is_none(queries: str) -> None:
         parse(f"step:model=tiny,queries={queries},batch=2")
 
 
+@pytest.mark.parametrize("model", ["qwen3.5-9b", "nemotron-h-8b"])
+def test_states_take_one_token_at_a_time(model: str) -> None:
+    with pytest.raises(SpecError, match=f"queries=2 goes with caches .*; {model} has states"):
+        parse(f"step:model={model},queries=2")
+
+
 def numba_error(spec: str) -> float:
     work, backend = parse(spec), NumbaCpu()
     inputs = make_inputs(work, seed=7)

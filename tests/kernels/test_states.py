@@ -84,8 +84,3 @@ def test_what_a_state_held_and_the_gate_of_attention_change_the_answer() -> None
 def test_a_prompt_leaves_no_states_for_a_step() -> None:
     with pytest.raises(SpecError, match=r"cache=prompt goes with caches; tiny-delta has states"):
         parse("step:model=tiny-delta,context=5,cache=prompt")
-
-
-def test_a_state_takes_one_new_token_at_a_time() -> None:
-    with pytest.raises(SpecError, match=r"tiny-delta that hold a state take one new token of a sequence"):
-        parse("step:model=tiny-delta,context=5,queries=2")
