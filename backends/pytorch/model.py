@@ -199,7 +199,7 @@ class DecoderLayer(nn.Module):
     def _heads(self, flat: Tensor) -> Tensor:
         """Heads [rows, Hq + 2·Hkv, D] before RoPE, with their norms."""
         if self.q_norm is not None and self.k_norm is not None:
-            q, k, v = flat.split(self.widths, -1)
+            q, k, v = torch.split(flat, self.widths, -1)
             flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
         heads: Tensor = flat.reshape(-1, *self.heads)
         if self.head_norm is None:
