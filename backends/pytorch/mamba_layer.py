@@ -43,8 +43,8 @@ class MambaHalf(nn.Module):
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """X [rows, hidden] float32 -> the same; `attend` turns what goes into the state to what it answers, [rows, width]."""
         flat = self.into(x.to(self.into.activation)).float()
-        gated = attend(flat[:, self.mixer.width :]) * functional.silu(flat[:, : self.mixer.width])
-        groups = gated.unflatten(1, self.gain.shape)
+        gated: Tensor = attend(flat[:, self.mixer.width :]) * functional.silu(flat[:, : self.mixer.width])
+        groups = torch.unflatten(gated, 1, self.gain.shape)
         y = functional.rms_norm(groups, groups.shape[-1:], None, self.eps) * self.gain
         out: Tensor = self.o(y.flatten(1).to(self.o.activation))
         return out
@@ -82,13 +82,13 @@ class CachedMamba(nn.Module):
     def forward(self, flat: Tensor) -> Tensor:
         """Columns of x, B and C, then the time step of each head [B, channels + heads] -> [B, width], all float32."""
         mixer = self.mixer
-        columns, steps = flat.split([mixer.channels, mixer.heads], 1)
+        columns, steps = torch.split(flat, [mixer.channels, mixer.heads], 1)
         window = torch.cat((self.tail, columns[:, None]), 1)
         self.tail_after.copy_(window[:, 1:])
         mixed = functional.silu((window * self.conv).sum(1) + self.conv_bias)
         shared = mixer.groups * mixer.state_dim
-        x, b, c = mixed.split([mixer.width, shared, shared], 1)
-        x = x.unflatten(1, (mixer.heads, mixer.head_dim))
+        x, b, c = torch.split(mixed, [mixer.width, shared, shared], 1)
+        x = torch.unflatten(x, 1, (mixer.heads, mixer.head_dim))
         b, c = (self._heads(a) for a in (b, c))
         dt = functional.softplus(steps + self.dt_bias).clamp(min=mixer.least_step)[..., None]
         kept, added = torch.exp(self.decay[:, None] * dt), dt * x
@@ -96,9 +96,11 @@ class CachedMamba(nn.Module):
         self.state_after.addcmul_(added[..., None], b[:, :, None])
         held = kept * torch.matmul(self.state, c[..., None])[..., 0]
         answer = held + added * (b * c).sum(-1, keepdim=True) + self.skip[:, None] * x
-        return answer.flatten(1)
+        flattened: Tensor = answer.flatten(1)
+        return flattened
 
     def _heads(self, x: Tensor) -> Tensor:
         """One for each head of a group."""
-        groups = x.unflatten(1, (self.mixer.groups, self.mixer.state_dim))
-        return groups.repeat_interleave(self.mixer.heads // self.mixer.groups, 1)
+        groups = torch.unflatten(x, 1, (self.mixer.groups, self.mixer.state_dim))
+        repeated: Tensor = groups.repeat_interleave(self.mixer.heads // self.mixer.groups, 1)
+        return repeated

@@ -125,8 +125,8 @@ class DecoderLayer(nn.Module):
         else:
             self._make_attention(model, kind.mixer, weights, make_linear, rows)
         self.routed: RoutedHalf | None = None
-        self.half = kind.norms == "half"
-        if self.half:
+        self.without_mlp = kind.norms == "half"
+        if self.without_mlp:
             return
         if isinstance(kind.mlp, Mlp):
             self._make_mlp(kind.mlp, weights, make_linear, rows)
@@ -169,7 +169,7 @@ class DecoderLayer(nn.Module):
             attended = attend(self._heads(flat))
             y = self.o((attended if gate is None else gate * attended).to(self.o.activation))
         x = self._add(x, y, self.attention_out_norm)
-        if self.half:
+        if self.without_mlp:
             return x
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
         y = self._mlp(normed) if self.routed is None else self.routed(normed)
@@ -199,7 +199,7 @@ class DecoderLayer(nn.Module):
     def _heads(self, flat: Tensor) -> Tensor:
         """Heads [rows, Hq + 2·Hkv, D] before RoPE, with their norms."""
         if self.q_norm is not None and self.k_norm is not None:
-            q, k, v = flat.split(self.widths, -1)
+            q, k, v = torch.split(flat, self.widths, -1)
             flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
         heads: Tensor = flat.reshape(-1, *self.heads)
         if self.head_norm is None:

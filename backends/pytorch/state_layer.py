@@ -46,7 +46,7 @@ class DeltaHalf(nn.Module):
         flat = self.into(x.to(self.into.activation)).float()
         width = self.mixer.value_heads * self.mixer.value_dim
         answer = attend(flat[:, :-width])
-        gate = functional.silu(flat[:, -width:].unflatten(1, answer.shape[1:]))
+        gate = functional.silu(torch.unflatten(flat[:, -width:], 1, answer.shape[1:]))
         y = functional.rms_norm(answer, self.gain.shape, self.gain, self.eps) * gate
         out: Tensor = self.o(y.flatten(1).to(self.o.activation))
         return out
@@ -79,14 +79,14 @@ class CachedDelta(nn.Module):
     def forward(self, flat: Tensor) -> Tensor:
         """Columns of q, k, v, then b and a of each head [B, channels + 2 · heads] -> [B, heads, value_dim], all float32."""
         mixer = self.mixer
-        columns, share, kept = flat.split([mixer.channels, mixer.value_heads, mixer.value_heads], 1)
+        columns, share, kept = torch.split(flat, [mixer.channels, mixer.value_heads, mixer.value_heads], 1)
         window = torch.cat((self.tail, columns[:, None]), 1)
         self.tail_after.copy_(window[:, 1:])
         mixed = functional.silu((window * self.conv).sum(1))
         width = mixer.key_heads * mixer.key_dim
-        q, k, v = mixed.split([width, width, mixed.shape[1] - 2 * width], 1)
+        q, k, v = torch.split(mixed, [width, width, mixed.shape[1] - 2 * width], 1)
         q, k = (self._heads(a) for a in (q, k))
-        v = v.unflatten(1, (mixer.value_heads, mixer.value_dim))
+        v = torch.unflatten(v, 1, (mixer.value_heads, mixer.value_dim))
         kept = torch.exp(self.decay * functional.softplus(kept + self.dt_bias))[..., None]
         # Queries and keys meet the state in one pass; what the token adds to the answer needs no other.
         recalled = kept[..., None] * torch.matmul(torch.stack((q, k), 2), self.state)
@@ -94,10 +94,12 @@ class CachedDelta(nn.Module):
         torch.mul(self.state, kept[..., None], out=self.state_after)
         self.state_after.addcmul_(k[..., None], correction[:, :, None])
         answer: Tensor = recalled[:, :, 0] + (q * k).sum(-1, keepdim=True) * correction
-        return answer / sqrt(mixer.key_dim)
+        scaled: Tensor = answer / sqrt(mixer.key_dim)
+        return scaled
 
     def _heads(self, x: Tensor) -> Tensor:
         """Of unit length, one for each value head."""
-        heads = x.unflatten(1, (self.mixer.key_heads, self.mixer.key_dim))
+        heads = torch.unflatten(x, 1, (self.mixer.key_heads, self.mixer.key_dim))
         heads = heads * torch.rsqrt((heads * heads).sum(-1, keepdim=True) + LENGTH_EPS)
-        return heads.repeat_interleave(self.mixer.value_heads // self.mixer.key_heads, 1)
+        repeated: Tensor = heads.repeat_interleave(self.mixer.value_heads // self.mixer.key_heads, 1)
+        return repeated
