@@ -59,8 +59,8 @@ def indexed(config: Config, latent: Latent) -> Latent:
         raise ModelError(f"{config.path}: layers that take the index of the one before are not supported")
     if not latent.q_rank:
         raise config.bad("q_lora_rank", "a positive whole number, from whose rank an index makes its queries")
-    heads, head_dim, most = (config.count(name) for name in ("index_n_heads", "index_head_dim", "index_topk"))
-    return replace(latent, index=Indexer(heads, head_dim, most))
+    heads, head_dim, chosen = (config.count(f"index_{name}") for name in ("n_heads", "head_dim", "topk"))
+    return replace(latent, index=Indexer(heads, head_dim, chosen))
 
 
 def _kind_of(config: Config, index: int) -> str:

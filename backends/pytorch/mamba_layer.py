@@ -43,7 +43,7 @@ class MambaHalf(nn.Module):
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """X [rows, hidden] float32 -> the same; `attend` turns what goes into the state to what it answers, [rows, width]."""
         flat = self.into(x.to(self.into.activation)).float()
-        gated = attend(flat[:, self.mixer.width :]) * functional.silu(flat[:, : self.mixer.width])
+        gated: Tensor = attend(flat[:, self.mixer.width :]) * functional.silu(flat[:, : self.mixer.width])
         groups = torch.unflatten(gated, 1, self.gain.shape)
         y = functional.rms_norm(groups, groups.shape[-1:], None, self.eps) * self.gain
         out: Tensor = self.o(y.flatten(1).to(self.o.activation))

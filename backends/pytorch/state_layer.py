@@ -46,7 +46,7 @@ class DeltaHalf(nn.Module):
         flat = self.into(x.to(self.into.activation)).float()
         width = self.mixer.value_heads * self.mixer.value_dim
         answer = attend(flat[:, :-width])
-        gate = functional.silu(flat[:, -width:].unflatten(1, answer.shape[1:]))
+        gate = functional.silu(torch.unflatten(flat[:, -width:], 1, answer.shape[1:]))
         y = functional.rms_norm(answer, self.gain.shape, self.gain, self.eps) * gate
         out: Tensor = self.o(y.flatten(1).to(self.o.activation))
         return out

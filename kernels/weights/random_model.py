@@ -104,8 +104,8 @@ def _vector(rng: np.random.Generator, name: str, size: int) -> F32:
     if name == "conv":
         return np.float32(0.5) * normal(rng, size)
     if name == "log_decay":  # a state keeps most of itself, or what it held would not matter
-        kept: F32 = np.log(np.float32(0.05) + np.float32(0.45) * rng.random(size, np.float32))
-        return kept
+        decays: F32 = np.log(np.float32(0.05) + np.float32(0.45) * rng.random(size, np.float32))
+        return decays
     if name == "shared_gate":
         return normal(rng, size) / np.float32(sqrt(size))
     if name == "correction":
