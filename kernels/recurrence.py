@@ -1,5 +1,6 @@
 """Mixers with a state that does not grow, in float64: the gated delta rule and Mamba-2, token by token.
 
+>>> from membound.kernels.reference import linear
 >>> y, after = mix(normed, mixer, before, lambda name, x: linear(x, weights.matrices[name], "float"), weights.vectors, eps)
 
 A state [B, heads, rows, columns] and the tokens before that the convolution goes over are all that a sequence leaves behind. Sources:

@@ -1,5 +1,6 @@
 """How many input sets of a work rotate, so that each is cold when its turn comes. Loads no arrays and no kernels.
 
+>>> from membound.kernels.work import parse
 >>> slots_to_defeat(parse("linear:n=4096,k=4096,weight=int8"), cache_bytes=32 << 20, budget_bytes=8 << 30)
 9
 """

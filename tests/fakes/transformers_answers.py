@@ -24,13 +24,18 @@ CASES = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
 
 def dense(case: dict[str, Any]) -> bool:
     family = FAMILIES[case["config"]["model_type"]]
-    return family.mixture is None and not family.latent and not holds_states(case)
+    return family.mixture is None and not family.latent and not only_counted(case)
 
 
 def holds_states(case: dict[str, Any]) -> bool:
-    """Of families whose folders are counted and not run."""
+    """Of a family some of whose layers are recurrent."""
     family = FAMILIES[case["config"]["model_type"]]
     return family.state is not None or family.layers is not None
+
+
+def only_counted(case: dict[str, Any]) -> bool:
+    """Of families whose folders are counted and not run."""
+    return holds_states(case) or "index_topk" in case["config"]
 
 
 def numbers(case: dict[str, Any]) -> dict[str, F32]:

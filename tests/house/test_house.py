@@ -150,7 +150,17 @@ def test_long_files_are_listed_with_a_reason():
 
 
 def test_tests_stand_in_the_folders_of_what_they_test():
-    own = {"benchmarks", "fakes", "fleet_bars", "fuzz", "gate_bars", "house", "ptx", "ptx/executor"}
+    own = {
+        "benchmarks",
+        "compare_bars",
+        "fakes",
+        "fleet_bars",
+        "fuzz",
+        "gate_bars",
+        "house",
+        "ptx",
+        "ptx/executor",
+    }
     rooms = {name_of(path.parent).removeprefix("tests/") for path in python_files("tests")} - own - {"tests"}
     assert {room for room in rooms if not (ROOT / room).is_dir()} == set()
     assert [path.name for path in (ROOT / "tests").glob("*.py")] == ["conftest.py"]

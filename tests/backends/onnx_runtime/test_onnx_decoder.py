@@ -235,10 +235,10 @@ def hold_together(inputs: ModelInputs) -> None:
     assert relative_error(exported, compute(inputs, 0)) < tolerance(inputs.work)
 
 
-FAMILIES = [EXPORTED[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EXPORTED[1:])]
+EXPORTED_FAMILIES = [EXPORTED[0], *(pytest.param(one, marks=pytest.mark.slow) for one in EXPORTED[1:])]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EXPORTED_FAMILIES)
 @pytest.mark.parametrize(("weight", "act"), FORMATS)
 def test_built_and_exported_steps_have_the_same_logits(
     family: str, weight: str, act: str, exporter: Any
@@ -250,7 +250,7 @@ def test_built_and_exported_prompts_have_the_same_logits(exporter: Any) -> None:
     hold_together(inputs_of("prefill:model=tiny,batch=2,tokens=17,weight=int8,kv=f32", "llama", 13))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EXPORTED_FAMILIES)
 def test_a_built_graph_has_no_operator_that_the_exported_one_lacks(family: str, exporter: Any) -> None:
     """So a provider that runs the one has what the other takes."""
 
