@@ -1,7 +1,7 @@
 """A decoder in torch, for a decode step and for a prompt, with linears and attention that can be swapped.
 
 >>> decoder = build_decoder(inputs, make_linear, make_attention)
->>> logits = decoder(x)        # [rows, hidden] -> float32 [batch, vocab]
+>>> logits = decoder(x)        # [rows, hidden] -> float32 [batch, vocab], of a step all rows
 
 `make_linear(weights, bias, rows)` gives the module for matrices that share their input, stacked row on
 row: q, k, v; o; gate, up; down; the LM head. It states the dtype of its input as `activation`.
@@ -214,7 +214,7 @@ class DecoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """Final norm and LM head on the last of each sequence's `tokens`; logits times `gain`, within `softcap`."""
+    """Final norm and LM head on the last of each `tokens` rows, of a step on all of them; logits times `gain`, within `softcap`."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class Decoder(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [batch·tokens, hidden] float32 -> logits [batch, vocab] float32."""
+        """X [batch·tokens, hidden] float32 -> logits [rows of the head, vocab] float32."""
         for layer, attend in zip(self.layers, self.attentions, strict=True):
             x = layer(x, attend)
         logits: Tensor = self.head(x)
@@ -296,8 +296,9 @@ def build_decoder(
     final_norm = make_norm(model, inputs.final_norm(), inputs.source.final_bias())
     # The largest matrix first: where matrices are packed in the background, all others go beside it.
     decoder = model.decoder
-    lm_head = make_linear([inputs.lm_head()], None, work.batch)
-    head = Head(final_norm, lm_head, rows // work.batch, decoder.logit_gain, decoder.logit_softcap)
+    tokens = 1 if isinstance(work, Step) else work.tokens
+    lm_head = make_linear([inputs.lm_head()], None, rows // tokens)
+    head = Head(final_norm, lm_head, tokens, decoder.logit_gain, decoder.logit_softcap)
     layers, attentions = [], []
     for index, kind in enumerate(decoder.layers):
         routed = None if make_routed is None else partial(make_routed, index)
@@ -308,10 +309,10 @@ def build_decoder(
 
 
 def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
-    """The attention of each layer, with its cache: in a form of `FORMS` over context + 1 tokens, or causal."""
+    """The attention of each layer, with its cache: in a form of `FORMS` over context and new tokens, or causal."""
     work, model = inputs.work, inputs.model
-    step = isinstance(work, Step)
-    positions = range(work.context, work.context + 1) if isinstance(work, Step) else range(work.tokens)
+    queries = work.queries if isinstance(work, Step) else 0
+    positions = range(work.context, work.context + queries) if isinstance(work, Step) else range(work.tokens)
     tables = {
         kind.mixer.rope: RopeTable(kind.mixer.rope, _turning_width(kind.attention), positions)
         for kind in model.decoder.kinds
@@ -328,13 +329,14 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
         mixer = kind.attention
         table = tables[mixer.rope]
         if isinstance(mixer, Latent):
-            if step:
-                return CachedLatent(mixer, make_cache(inputs.cache(index), 1)[0], table, form)
+            if queries:
+                cached = make_cache(inputs.cache(index), queries)[0]
+                return CachedLatent(mixer, cached, table, form, queries)
             return CausalLatent(mixer, torch.zeros(shape, dtype=FLOATS[work.kv]), table)
         sinks = inputs.layer(index).vectors["sinks"] if mixer.sinks else None
-        if step:
-            cache = make_cache(inputs.cache(index), 1)
-            return CachedAttention(mixer, cache, table, FORMS[form], sinks, model.norm_eps)
+        if queries:
+            cache = make_cache(inputs.cache(index), queries)
+            return CachedAttention(mixer, cache, table, FORMS[form], sinks, model.norm_eps, queries)
         empty = (torch.zeros(shape, dtype=FLOATS[work.kv]), torch.zeros(shape, dtype=FLOATS[work.kv]))
         return CausalAttention(mixer, empty, table, sinks, model.norm_eps)
 

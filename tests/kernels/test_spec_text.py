@@ -84,7 +84,7 @@ def test_a_comma_without_quotes_is_refused_with_the_quotes_that_it_needs(tmp_pat
         SpecError, match=r'.b c. is not key=value; a folder .* goes in quotes: model="a,b c"$'
     ):
         parse("step:model=a,b c")
-    with pytest.raises(SpecError, match=r"unknown key 'bs'.*cache, distinct, content$"):
+    with pytest.raises(SpecError, match=r"unknown key 'bs'.*cache, distinct, queries, content$"):
         parse("step:model=tiny,bs=2")
 
 
