@@ -52,6 +52,10 @@ OF_TOKENS = ("authentication token", "unauthenticated")
 SILENT = ("client connection timeout", "failed to connect to ray cluster")
 """All that Ray says in that case of ray://, and of HOST:PORT."""
 CLIENT_PORT = 10001
+SETTINGS, SETTINGS_BYTES = 4, 9
+"""A frame of HTTP/2: its kind is the fourth byte of a head of so many."""
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, SETTINGS, 0, 0, 0, 0, 0))
+"""What a client begins with: the preface, and no settings of its own."""
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
 
@@ -236,7 +240,7 @@ def _imported() -> Any:
 
 
 def check_address(address: str) -> None:
-    """Raises FleetError if nobody answers at an address with a port, which Ray itself would find out after a minute."""
+    """Raises FleetError if nobody answers at an address with a port, or no Ray, which Ray itself would find out after minutes."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -245,10 +249,26 @@ def check_address(address: str) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise FleetError(f"--address {address} is none of auto, local, HOST:PORT and ray://HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as link:
+            if not _speaks_grpc(link):
+                raise FleetError(f"--address {address}: what answers at {host} port {port} is no Ray")
     except OSError as error:
         why = error.strerror or str(error)
         raise FleetError(f"--address {address}: nothing answers at {host} port {port}: {why}") from None
+
+
+def _speaks_grpc(link: socket.socket) -> bool:
+    """Whether the other end begins with the settings of HTTP/2 (RFC 9113, sections 3.4 and 6.5), as servers of gRPC do. Of TLS: unknown."""
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return True
+    found = b""
+    try:
+        link.sendall(HTTP2)
+        while len(found) < SETTINGS_BYTES and (some := link.recv(SETTINGS_BYTES - len(found))):
+            found += some
+    except OSError:  # it is silent, or hangs up
+        return False
+    return len(found) == SETTINGS_BYTES and found[3] == SETTINGS
 
 
 def _locked(ray: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import socket
+import threading
 
 import pytest
 
+from membound.bench.fleet import cluster
 from membound.bench.fleet.assignment import Node
 from membound.bench.fleet.cluster import Cluster, check_address, connected, last_line, needs, node_of, why_not
 from membound.bench.fleet.fleet_error import FleetError
@@ -69,6 +71,44 @@ def test_an_address_where_nobody_answers_is_refused_at_once(scheme):
         port = free.getsockname()[1]
     with pytest.raises(FleetError, match=f"nothing answers at 127.0.0.1 port {port}: Connection refused"):
         check_address(f"{scheme}127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (bytes((0, 0, 12, 4, 0, 0, 0, 0, 0)), False),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", True),
+        (bytes((0, 0, 4)), True),
+        (b"", True),
+    ],
+    ids=["gRPC", "a web server", "cut", "hung up"],
+)
+def test_what_answers_and_is_no_ray_is_refused(answer, refused):
+    heard = []
+
+    def serve():
+        link, _ = server.accept()
+        with link:
+            heard.append(link.recv(100))
+            link.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if refused:
+            with pytest.raises(FleetError, match=f"what answers at 127.0.0.1 port {address[10:]} is no Ray"):
+                check_address(address)
+        else:
+            check_address(address)
+        thread.join()
+    assert heard[0].startswith(b"PRI * HTTP/2.0")
+
+
+def test_who_is_silent_is_no_ray(monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(FleetError, match="is no Ray"):
+        check_address(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_without_ray_the_line_says_what_to_install(monkeypatch):
