@@ -37,6 +37,8 @@ LEAST = 0.0001
 """The smallest part of a resource that Ray counts."""
 ANSWER_S = 5.0
 """How long the other fleet may take to say whose it is, and the head to accept a connection."""
+GREETING_S = 30.0
+"""How long a server's first words are waited for: Ray needs seconds for them on a busy machine."""
 LOCK_S, LOCK_EVERY_S = 4.0, 0.2
 """How long a lock is asked for, and how often."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -262,6 +264,7 @@ def _speaks_grpc(link: socket.socket) -> bool:
     if os.environ.get("RAY_USE_TLS", "0") == "1":
         return True
     found = b""
+    link.settimeout(GREETING_S)
     try:
         link.sendall(HTTP2)
         while len(found) < SETTINGS_BYTES and (some := link.recv(SETTINGS_BYTES - len(found))):

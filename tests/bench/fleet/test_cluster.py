@@ -106,7 +106,7 @@ def test_what_answers_and_is_no_ray_is_refused(answer, refused):
 
 
 def test_who_is_silent_is_no_ray(monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER_S", 0.05)
+    monkeypatch.setattr(cluster, "GREETING_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(FleetError, match="is no Ray"):
         check_address(f"127.0.0.1:{server.getsockname()[1]}")
 
