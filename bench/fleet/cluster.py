@@ -55,7 +55,7 @@ SILENT = ("client connection timeout", "failed to connect to ray cluster")
 """All that Ray says in that case of ray://, and of HOST:PORT."""
 CLIENT_PORT = 10001
 SETTINGS, SETTINGS_BYTES = 4, 9
-"""A frame of HTTP/2: its kind is the fourth byte of a head of so many."""
+"""A frame of HTTP/2 begins with nine bytes, of which the fourth says its kind."""
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, SETTINGS, 0, 0, 0, 0, 0))
 """What a client begins with: the preface, and no settings of its own."""
 LOCAL_STORE_BYTES = 80 << 20

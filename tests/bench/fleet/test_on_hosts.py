@@ -92,7 +92,7 @@ def test_an_address_on_the_network_where_nothing_listens_is_one_line(network, dr
 
 
 def test_a_host_whose_cable_is_pulled_is_reported_and_replaced(network, drivers):
-    """Neither end is told: the head finds out by its checks of health, and the node, where the suite ends, by a message without answer."""
+    """Neither end hears of it: the head finds out by its checks of health, and the node, where the suite ends, by a message without answer."""
     head, _, cut, _ = network.hosts
     fleet = drivers.start(*WORKS, *QUICKLY, "--replicates", "3")
     drivers.until(lambda: drivers.stored_of(cut.name) >= 1)

@@ -15,7 +15,7 @@ from membound.kernels.cpu.simd.features import BF16_DOT, INSTRUCTION_SET, LANES,
 from membound.kernels.weights.formats import from_bf16
 
 OFTEN = 8
-"""Of so many streams plain pytest compiles the reads with every prefetch, and of each other number those without."""
+"""For this number of streams plain pytest compiles the reads with every prefetch, for any other only those without."""
 PATTERNS = [
     pytest.param(*one, marks=[] if one[0] == OFTEN or not one[1] else [pytest.mark.slow])
     for one in product(stream.STREAMS, (0, *stream.PREFETCH_FLOATS))
