@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_threads_that_ran_are_counted_and_those_that_wait_are_not() -> None:
     for one in [waiting, *working]:
         one.join()
     assert counted == [3, 1, 0]
+
+
+def test_a_thread_that_ran_long_once_only_hands_requests_on() -> None:
+    """Seen on a busy machine: one launch of 2 ms in which a server's queue took more than a tenth of what the model did."""
+    slips = iter([0.0, 0.001])
+
+    def run() -> None:
+        computes.submit(work, 0.004).result()
+        hands_on.submit(work, next(slips, 0.0)).result()
+
+    with ThreadPoolExecutor(1) as computes, ThreadPoolExecutor(1) as hands_on:
+        run()  # both threads are there
+        assert running_threads(run, caller_waits=True) == 1
 
 
 def test_fewer_than_asked_for_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
