@@ -9,6 +9,7 @@ Variants follow a plus sign (`variants.py`): `cpu+compile`, `npu+compile+graph`,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -371,7 +372,7 @@ class PyTorch(Backend):
     def _release(self) -> None:
         self._runs, self._result, self._stored_bytes, self._shape = [], None, None, None
         self._experts, self._decoder = [], None
-        if self._variants.compiled:
+        if self._variants.compiled and "torch._dynamo" in sys.modules:  # its import takes as long as torch's
             import torch
 
             torch.compiler.reset()  # graphs of earlier works count towards torch's limit of recompilations

@@ -266,6 +266,17 @@ def test_import_help_and_the_catalogue_load_nothing_that_is_slow(arguments, tmp_
     assert not {name.partition(".")[0] for name in loaded} & {*RUNTIMES, *SLOW}
 
 
+def test_torch_that_is_only_opened_loads_nothing_that_compiles(tmp_path):
+    """Its import takes as long as torch's, and every command that looks for devices would wait for it."""
+    code = (
+        "from membound.bench.measure.devices import try_devices\n"
+        "assert [found['id'] for found in try_devices('torch', [], 1)] == ['torch:cpu', 'torch:cpu+compile']"
+    )
+    loaded = loaded_by(code, tmp_path)
+    assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
+
+
 def test_a_command_imports_no_other_command(tmp_path):
     loaded = loaded_by(COMMAND, tmp_path, "hardware", "a100")
     places = {name.removeprefix("membound.bench.") for name in loaded if name.startswith("membound.bench.")}
