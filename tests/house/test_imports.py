@@ -270,7 +270,7 @@ def test_torch_that_is_only_opened_loads_nothing_that_compiles(tmp_path):
     """Its import takes as long as torch's, and every command that looks for devices would wait for it."""
     code = (
         "from membound.bench.measure.devices import try_devices\n"
-        "assert [found['id'] for found in try_devices('torch', [], 1)] == ['torch:cpu', 'torch:cpu+compile']"
+        "assert {'torch:cpu', 'torch:cpu+compile'} <= {found['id'] for found in try_devices('torch', [], 1)}"
     )
     loaded = loaded_by(code, tmp_path)
     assert "torch" in loaded
