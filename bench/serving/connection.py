@@ -102,6 +102,7 @@ class Connection:
         self._parser = self._httptools.HttpResponseParser(self)
         self._fed = 0
         self._chunked = self._kept = False
+        self._wire.keep(False)
         limits, now = self._limits, monotonic_ns
         started = self._moved_ns = now()
         try:
@@ -112,6 +113,9 @@ class Connection:
                 while not done.done():
                     idle_s = limits.idle_s - (now() - self._moved_ns) / NS
                     if idle_s <= 0:
+                        self._wire.gather()
+                        idle_s = limits.idle_s - (now() - self._moved_ns) / NS
+                    if idle_s <= 0:
                         self._finish("stalled", f"no byte for {limits.idle_s:g} s")
                         break
                     await asyncio.wait({done}, timeout=idle_s)
@@ -120,6 +124,7 @@ class Connection:
         except OSError as error:
             self._finish("closed" if raw.reads else "unreachable", error.strerror or str(error))
         finally:
+            self._wire.gather()
             self._raw = self._done = None
             if raw.end != "complete" or not self._kept:
                 self.close()
@@ -141,16 +146,17 @@ class Connection:
 
     # The wire
 
-    def _bytes(self, stamp: bytes, data: bytes) -> None:
+    def _bytes(self, stamp: bytes, data: bytes, read_ns: int) -> None:
         raw = self._raw
         if raw is None:
             self._wire.end("the server sent what nobody asked for")
             return
-        self._moved_ns = read_ns = monotonic_ns()
+        self._moved_ns = read_ns
         raw.reads.append((read_ns, stamp, data))
         raw.size += len(data)
         if not self._chunked or data.endswith(MAY_END) or raw.size > MOST_BYTES:
             self._feed()
+            self._wire.keep(self._chunked)
             if raw.size > MOST_BYTES:
                 self._finish("flooded", f"more than {MOST_BYTES >> 20} MiB")
 
@@ -174,6 +180,7 @@ class Connection:
 
     def _finish(self, end: str, why: str = "") -> None:
         """It is over so, unless what came and was not looked at yet says otherwise."""
+        self._wire.gather()
         self._feed()
         self._settle(end, why)
 

@@ -291,7 +291,7 @@ class Session:
         self._wire = KernelWire(sock)
         self._wire.on_bytes, self._wire.on_end = self._bytes, self._gone
 
-    def _bytes(self, stamp: bytes, data: bytes) -> None:
+    def _bytes(self, stamp: bytes, data: bytes, read_ns: int) -> None:
         self._at_ns = received_ns(stamp)
         try:
             self._parser.feed_data(data)

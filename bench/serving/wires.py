@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any
 
 from membound.bench.serving.endpoint import Endpoint
@@ -28,12 +29,18 @@ CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
 
 
 class Wire(asyncio.Protocol):
-    """Whoever reads them: `on_bytes(stamp, data)`, `on_end(why)`. `stamp` is a struct timespec of the wall clock, or b""."""
+    """Whoever reads them: `on_bytes(stamp, data, read_ns)`, `on_end(why)`. `stamp` is a struct timespec of the wall clock, or b""."""
 
     def __init__(self) -> None:
-        self.on_bytes: Callable[[bytes, bytes], None] = lambda stamp, data: None
+        self.on_bytes: Callable[[bytes, bytes, int], None] = lambda stamp, data, read_ns: None
         self.on_end: Callable[[str], None] = lambda why: None
         self.ended = False
+
+    def keep(self, kept: bool) -> None:
+        """Whether bytes may be kept until what comes may be the last of a chunked answer; here they never are."""
+
+    def gather(self) -> None:
+        """Hand on what is kept."""
 
     def end(self, why: str) -> None:
         """Say once that nothing will come any more."""
@@ -50,16 +57,33 @@ class KernelWire(Wire):
     def __init__(self, sock: socket.socket, rounds: Rounds | None = None) -> None:
         super().__init__()
         self._sock, self._loop, self._rounds = sock, asyncio.get_running_loop(), rounds
-        self._receive = sock.recvmsg
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         if rounds is None:
             self._loop.add_reader(sock.fileno(), self._read)
         else:
-            rounds.add(sock.fileno(), self._read)
+            rounds.add(sock.fileno(), self._noticed)
+
+    def keep(self, kept: bool) -> None:
+        """Read in rounds, they may be kept."""
+        if self._rounds is not None:
+            self._rounds.keep(self._sock.fileno(), kept)
+
+    def gather(self) -> None:
+        """Hand on what is kept, each with the time of its reading."""
+        if self._rounds is not None:
+            for read_ns, stamp, data in self._rounds.taken(self._sock.fileno()):
+                self.on_bytes(stamp, data, read_ns)
+
+    def _noticed(self) -> None:
+        reads = self._rounds.taken(self._sock.fileno()) if self._rounds is not None else []
+        for read_ns, stamp, data in reads:
+            self.on_bytes(stamp, data, read_ns)
+        if not reads:
+            self._read()
 
     def _read(self) -> None:
         try:
-            data, control, _, _ = self._receive(READ_BYTES, CONTROL_BYTES)
+            data, control, _, _ = self._sock.recvmsg(READ_BYTES, CONTROL_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -68,7 +92,9 @@ class KernelWire(Wire):
         if not data:
             self._stop("the server closed the connection")
             return
-        self.on_bytes(control[0][2] if control else b"", data)  # nothing but times was asked for
+        self.on_bytes(
+            control[0][2] if control else b"", data, monotonic_ns()
+        )  # nothing but times was asked for
 
     def _stop(self, why: str) -> None:
         self._read_no_more()
@@ -103,7 +129,7 @@ class ReadWire(Wire):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        self.on_bytes(b"", data)
+        self.on_bytes(b"", data, monotonic_ns())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""

@@ -45,6 +45,7 @@ MORE = {
     "bench/machine/nvidia.py": {"pynvml"},
     "bench/machine/amd.py": {"amdsmi"},
     "bench/pytest_plugin/hooks.py": {"pytest"},
+    "bench/serving/compiled_reads.py": {"numba"},
     "bench/serving/connection.py": {"httptools"},
     "bench/serving/unpacking.py": {"httptools"},
     "bench/serving/null_server.py": {"httptools"},

@@ -28,12 +28,14 @@ def job(due_s: float, tokens: int = 3) -> Job:
     return Job(due_s, "completions", json.dumps(body).encode())
 
 
-def played(script: Script, play: Any, jobs: list[Job], *more: Any) -> tuple[Played, list[Request]]:
+def played(
+    script: Script, play: Any, jobs: list[Job], *more: Any, limits: Limits = LIMITS
+) -> tuple[Played, list[Request]]:
     async def run() -> Played:
         server = NullServer(script)
         endpoint = Endpoint("127.0.0.1", await server.open())
         try:
-            found: Played = await play(endpoint, jobs, LIMITS, *more)
+            found: Played = await play(endpoint, jobs, limits, *more)
             return found
         finally:
             await server.close()
@@ -63,6 +65,17 @@ def test_a_closed_loop_has_so_many_under_way_and_uses_its_connections_again() ->
     starts = sorted((r.sent_s, 1) for r in requests if r.sent_s is not None)
     ends = sorted((r.ended_s, -1) for r in requests if r.ended_s is not None)
     assert np.cumsum([step for _, step in sorted([*starts, *ends])]).max() <= 2
+
+
+def test_a_stream_of_which_chunks_are_kept_is_not_taken_for_a_stalled_one() -> None:
+    """Nobody looks at them until the answer ends, which is later than the limit of a wait for the next one."""
+    script, limits = Script(ttft_s=0.1, itl_s=0.1), Limits(5, 0.5, 20)
+    _, requests = played(script, play_open, [job(0.0, tokens=12)], 5.0, limits=limits)
+    assert [one.outcome for one in requests] == ["ok"]
+    assert len(requests[0].arrivals_s) == 12
+    _, requests = played(Script(ttft_s=0.1, itl_s=0.8), play_open, [job(0.0)], 5.0, limits=limits)
+    assert [one.outcome for one in requests] == ["stalled"]
+    assert len(requests[0].arrivals_s) == 1
 
 
 def test_thinking_is_waited_for() -> None:

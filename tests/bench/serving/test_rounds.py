@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from membound.bench.serving import rounds
-from membound.bench.serving.rounds import APART_NS, OFTEN_NS, SOON_NS, SOON_TIMES, Rounds
+from membound.bench.serving.compiled_reads import SOON_NS
+from membound.bench.serving.rounds import APART_NS, OFTEN_NS, SOON_TIMES, Rounds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
@@ -63,7 +64,7 @@ class Scene:
 
         def read() -> None:
             self.got.append(number)
-            theirs.recv(100)
+            assert [data for _, _, data in self.rounds.taken(theirs.fileno())] == [b"x"]
             on_read()
 
         self.rounds.add(theirs.fileno(), read)
