@@ -23,6 +23,8 @@ import typer
 from membound.bench.commands.help import Group
 from membound.bench.commands.lazy import LazyCommands
 from membound.bench.commands.options import Debug
+from membound.bench.machine.environment import COMPANY
+from membound.bench.machine.secrets import without_passwords
 from membound.errors import MemboundError
 from membound.results.plain_text import visible
 from membound.version import __version__
@@ -100,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit. `argv` is without the program's name; default: the process's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.pop("NUMBA_DISABLE_JIT", None)  # kernels exist only compiled
+    os.environ.pop(COMPANY, None)  # ours to set
     closed = sys.stdout is None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, but what is measured is stored all the same
@@ -162,7 +165,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    print(f"membound: {visible(str(message))}", file=sys.stderr)
+    print(f"membound: {visible(without_passwords(str(message)))}", file=sys.stderr)
 
 
 def _drop_output() -> None:
@@ -176,7 +179,8 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"membound: {visible(' '.join(message.split()))}{_without_folder()}", file=sys.stderr)
+    line = visible(without_passwords(" ".join(message.split())))
+    print(f"membound: {line}{_without_folder()}", file=sys.stderr)
     return BAD_INPUT
 
 

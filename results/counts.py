@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from membound.results.fields import is_amount
 from membound.results.pairs import BASE, HEAD, Pairs
 from membound.results.row import Row
 
@@ -21,7 +22,7 @@ PAGE_BYTES = 4096
 def _entry(name: str) -> Callable[[Row], int | None]:
     def read(row: Row) -> int | None:
         found = row.config.get(name)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
+        return found if type(found) is int and is_amount(found) else None
 
     return read
 

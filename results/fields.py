@@ -122,6 +122,7 @@ CHECKS: dict[Any, tuple[Check, str]] = {
     list[float]: (_list_of(is_amount), "a list of numbers from 0"),
     list[str]: (_list_of(_is_text), "a list of texts"),
     dict[str, Any]: (lambda value: type(value) is dict, "an object"),
+    dict[str, Any] | None: (_or_null(lambda value: type(value) is dict), "an object, nor null"),
     dict[str, int]: (_table_of(_is_count), "an object of whole numbers from 0"),
     dict[str, str]: (_table_of(_is_text), "an object of texts"),
     dict[str, float]: (_table_of(is_amount), "an object of numbers from 0"),

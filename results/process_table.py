@@ -14,6 +14,7 @@ from zlib import crc32
 
 from membound.results.case_lines import played_in, rounds_of, times_of
 from membound.results.exchange import parquet
+from membound.results.exchange.row_table import HINTS
 from membound.results.process import (
     Process,
     Shared,
@@ -63,14 +64,22 @@ def processes_of_table(
     for batch in parquet.batches(path, (*SHARED, *OWN), SHARED, groups):
         if missing := {*SHARED, *OWN} - set(batch.schema.names):
             raise RowError(f"{path} has no column {min(missing)}")
+        if empty := [
+            name for name in (*SHARED, *OWN) if batch.column(name).null_count and not _may_be_null(name)
+        ]:
+            raise RowError(f"{path}: {empty[0]} is empty in a row")
         columns = [_decoded(batch.column(name)) for name in (*SHARED, *OWN)]
         for cells in zip(*columns, strict=True):
             if cells[1] != "case":
                 continue
             try:
                 yield _process(kept, cells[: len(SHARED)], cells[len(SHARED) :], turns)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
                 raise RowError(f"{path}: a row of {cells[3]} is damaged: {error!r}") from None
+
+
+def _may_be_null(name: str) -> bool:
+    return HINTS[name] in (int | None, float | None)
 
 
 class _Kept:

@@ -259,8 +259,11 @@ def _wrong_load(row: Row) -> str:
     slo = row.config.get("slo", "")
     if not isinstance(slo, str):
         return f"slo={slo!r} of config is not text"
-    if row.config.get("search") and not is_amount(row.config.get("rate")):
-        return f"a point of a search has the rate {row.config.get('rate')!r}"
+    if row.config.get("search") and "rate" not in row.config:
+        return "a point of a search has no rate"
+    for name in ("rate", "users", "trace"):
+        if not is_amount(row.config.get(name, 0)):
+            return f"{name}={short(row.config[name])} of config is not {NUMBER}"
     server = row.config.get("server", {})
     if not isinstance(server, dict) or any(
         not is_amount(value) for name, value in server.items() if name != "settings" and value is not None
@@ -268,12 +271,20 @@ def _wrong_load(row: Row) -> str:
         return f"server={str(server)[:80]!r} of config has entries that are no numbers"
     if wrong := wrong_roofline(row.config.get("roofline", {})):
         return wrong
-    for name in ("truth", "engine"):
+    for name in ("truth", "engine", "client"):
         if not isinstance(row.config.get(name, {}), dict):
             return f"{name}={str(row.config[name])[:80]!r} of config is no object"
+    added = row.config.get("client", {}).get("null_server")
+    if added is not None and not (isinstance(added, dict) and all(map(_is_figure, added.values()))):
+        return f"null_server={str(added)[:80]!r} of a point's client has entries that are no numbers"
     if row.status == "ok" and not any(one.ok and warm_s <= one.due_s < end_s for one in row.requests):
         return "a point of load is ok without a whole answer in its window"
     return ""
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number of either sign that arithmetic can take, or none was measured."""
+    return value is None or is_amount(value) or (type(value) in (int, float) and is_amount(-value))
 
 
 def _migrate(data: dict[str, Any]) -> None:

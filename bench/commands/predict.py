@@ -13,6 +13,7 @@ import typer
 
 from membound.bench.commands.hardware import Hardware
 from membound.bench.commands.options import Debug, Json, Out, number_within, print_json, print_text
+from membound.results.fields import LARGEST
 from membound.results.folders import DEFAULT_OUT
 from membound.results.predict.capacity import MEMORY_SHARE
 
@@ -56,8 +57,8 @@ def above_zero(text: str) -> float:
         value = float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number") from None
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"{value:g} must be above 0")
+    if not 1 / LARGEST <= value <= LARGEST:
+        raise typer.BadParameter(f"{value:g} must be above 0 and at most {LARGEST:g}")
     return value
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from membound.bench.fleet.order import Case
 
 UNFIT = re.compile(r"[^\w.#:-]+")
+STATES = ("waiting", "starting", "measuring", "done", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Assignment:
     machine: str
     kind: str = ""
     state: str = "waiting"
-    """waiting, starting, measuring, done, failed."""
+    """One of STATES."""
     doing: str = ""
     """What it is at, or waits for; why it failed."""
     rows: int = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -29,6 +30,7 @@ from membound.bench.fleet.holder import Holder
 from membound.bench.fleet.order import Order
 
 NAMESPACE = "membound"
+PORT = re.compile("[0-9]{1,5}")
 LOCK = "fleet"
 """The name of the actor that the one fleet of a cluster holds."""
 HEAD = "node:__internal_head__"
@@ -248,14 +250,14 @@ def check_address(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") and not host:
         host, port = port, str(CLIENT_PORT)
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+    if not host or not PORT.fullmatch(port) or not 0 < int(port) < 1 << 16:
         raise FleetError(f"--address {address} is none of auto, local, HOST:PORT and ray://HOST:PORT")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S) as link:
             if not _speaks_grpc(link):
                 raise FleetError(f"--address {address}: what answers at {host} port {port} is no Ray")
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # of a name that no host can have
+        why = getattr(error, "strerror", None) or str(error)
         raise FleetError(f"--address {address}: nothing answers at {host} port {port}: {why}") from None
 
 

@@ -17,16 +17,18 @@ from types import TracebackType
 from typing import Any
 
 from membound.bench.fleet.ask import Ask
-from membound.bench.fleet.assignment import Assignment, Node
+from membound.bench.fleet.assignment import STATES, UNFIT, Assignment, Node
 from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.run.resume import partial_of
 from membound.results.checksum import unsealed
-from membound.results.fields import read_json, wrong_field
+from membound.results.fields import read_json, short, wrong_field
 from membound.results.row import Row, RowError
 from membound.results.store import PARTIAL, SUFFIX, RunWriter, StoreError, parsed_lines
 from membound.version import __version__
 
 ASKED = ".fleet"
+MOST = {"replicates": 1000, "threads": 4096, "passes": 1000, "nodes": 1_000_000}
+"""What `membound fleet` lets anybody ask for."""
 ANSWERED = ("ok", "unsupported")
 """Statuses of cases that are an answer."""
 
@@ -160,7 +162,7 @@ def _read(path: Path) -> tuple[Ask, dict[str, Assignment]]:
         raise FleetError(f"{path} cannot be read: {error!r}; start afresh") from None
     if version != __version__:
         raise FleetError(f"{path} was written by membound {version}, this is {__version__}: start afresh")
-    if wrong := next(filter(None, _wrong(asked, entries)), ""):
+    if wrong := next(filter(None, _wrong(path, asked, entries)), ""):
         raise FleetError(f"{path} is none that membound writes ({wrong}): start afresh")
     found = {}
     for entry in entries:
@@ -169,8 +171,15 @@ def _read(path: Path) -> tuple[Ask, dict[str, Assignment]]:
     return Ask(**asked), found
 
 
-def _wrong(asked: Any, entries: Iterable[Any]) -> Iterator[str]:
+def _wrong(path: Path, asked: Any, entries: Iterable[Any]) -> Iterator[str]:
     for cls, entry in [(Ask, asked), *((_Assigned, one) for one in entries)]:
         yield "no object" if not isinstance(entry, dict) else wrong_field(cls, entry)
+    for name, most in MOST.items():
+        yield f"{name}={asked[name]} is more than {most}" if asked[name] > most else ""
+    fleet = path.name.removesuffix(SUFFIX + ASKED)
     for entry in entries:
-        yield "no object" if not isinstance(entry, dict) else wrong_field(Node, entry.get("node", {}))
+        yield wrong_field(Node, entry["node"])
+        if entry["state"] not in STATES:
+            yield f"state={short(entry['state'])} is none of {', '.join(STATES)}"
+        if not entry["run_id"].startswith(f"{fleet}.") or UNFIT.search(entry["run_id"]):
+            yield f"run_id={short(entry['run_id'])} is of no suite of {fleet}"  # it is a file's name on nodes

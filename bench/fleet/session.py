@@ -100,8 +100,9 @@ def fleet_session(ask: Ask, where: Where, talk: Console, progress: Console) -> F
 
 
 def resumed_session(name: str, where: Where, talk: Console, progress: Console) -> Fleet:
-    """Go on with a fleet that was cut short. Raises FleetError, StoreError, RowError."""
+    """Go on with a fleet that was cut short. Raises FleetError, StoreError, RowError, and as `fleet_session` for what was asked."""
     path, ask, assigned = find_fleet(name, where.out)
+    check(ask)
     left = [one for one in assigned if not one.is_over]
     talk.print(
         f"going on with {path.name.removesuffix(SUFFIX)}: {len(left)} of {len(assigned)} suites are left",

@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import membound
 from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.protocol import guardian
 from membound.kernels.cpu.kernel_cache import cache_folder, private_folder
 from membound.version import __version__
 
@@ -38,7 +40,7 @@ MOST_KERNELS_BYTES = 64 << 20
 @contextmanager
 def shipment(wheel: Path | None) -> Iterator[list[Path]]:
     """The parts, in a folder that goes at the end. Raises FleetError for a wheel that is none of membound."""
-    with tempfile.TemporaryDirectory(prefix="membound-") as folder:
+    with tempfile.TemporaryDirectory(dir=guardian.scratch_folder()) as folder:
         root = Path(folder)
         parts = _of_wheel(wheel, root) if wheel else _of_this(root)
         if compiled := _compiled(root):
@@ -119,6 +121,14 @@ def _processor() -> list[object]:
     return [here["cpu"], here["cpu_model"], here["isa"], list(sys.version_info[:2])]
 
 
+def _of(part: Path) -> Any:
+    """What kernels that came along were compiled for; None if that cannot be read."""
+    try:
+        return json.loads((part / OF).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def take_kernels() -> int:
     """On a node: put the kernels that came along where membound looks for them, and say how many files that were.
 
@@ -127,7 +137,7 @@ def take_kernels() -> int:
     found = next(
         (Path(place) / COMPILED for place in sys.path if (Path(place) / COMPILED / OF).is_file()), None
     )
-    if found is None or json.loads((found / OF).read_text(encoding="utf-8")) != _processor():
+    if found is None or _of(found) != _processor():
         return 0
     target = cache_folder()
     if target.exists() or not (found / target.name).is_dir():

@@ -17,13 +17,12 @@ from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
 
-from membound.bench.fleet.assignment import Assignment
+from membound.bench.fleet.assignment import STATES, Assignment
 
 EVERY_S, LINE_EVERY_S = 0.5, 10.0
 """How often the table is drawn, and a line printed, at most."""
 SLOW_S = 60.0
 """A suite of which nothing was heard for that long is shown as a straggler, with what it waits for."""
-STATES = ("waiting", "starting", "measuring", "done", "failed")
 ORDER = {state: number for number, state in enumerate(("failed", "measuring", "starting", "waiting", "done"))}
 """Of the lines of a table with less room than nodes."""
 

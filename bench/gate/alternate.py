@@ -23,6 +23,7 @@ from typing import IO
 
 from membound.bench.gate.trees import GateError
 from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.machine.secrets import command_line, command_text, without_secrets
 from membound.bench.protocol import guardian
 from membound.bench.run.ceiling_rows import now
 from membound.results.alternated import in_turn
@@ -54,7 +55,7 @@ class SideCommand:
         try:
             words = tuple(shlex.split(text))
         except ValueError as error:
-            raise GateError(f"{option} {text!r} cannot be split into words: {error}") from None
+            raise GateError(f"{option} {command_text(text)!r} cannot be split into words: {error}") from None
         if not words:
             raise GateError(f"{option} is empty; give a command that prints rows or JSON of pytest-benchmark")
         return cls(words, option)
@@ -103,8 +104,8 @@ class SideCommand:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             if status not in self.accepted:
-                words = _last_words(err) or _last_words(out)
-                raise GateError(f"{self.option} ended with status {status}: {words}")
+                said = without_secrets(_last_words(err) or _last_words(out))
+                raise GateError(f"{self.option} ended with status {status}: {said}")
             out.seek(0)
             return out.read()
 
@@ -127,7 +128,7 @@ def alternate(
                 yield replace(
                     one,
                     machine=machine,
-                    command=shlex.join(command.words),
+                    command=command_line(command.words),
                     started_at=row.started_at or now(),
                 )
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from membound.bench.gate.trees import (
     working_tree,
     write_script,
 )
+from membound.bench.machine.secrets import command_line, command_text
 from membound.bench.planning.choice import check_threads, split, split_works
 from membound.bench.planning.plan import Options
 from membound.bench.protocol import guardian
@@ -68,7 +68,7 @@ def request_of(
         seed=seed,
         pace=pace_of(rounds),
         out=out,
-        command=shlex.join(["membound", *sys.argv[1:]]),
+        command=command_line(["membound", *sys.argv[1:]]),
     )
     return Request(split_works(works or ()), split(backends or ()), options, rule, noise)
 
@@ -124,7 +124,8 @@ def gate_commands(base: str, head: str, request: Request, console: Console) -> V
         HEAD: SideCommand.parse(head, "--head-command"),
     }
     source = Commands(commands, request.options.out, request.options.seed, Talk(console))
-    return gated(source, request.rule, known_noise(request.noise), (base, head), Talk(console))
+    names = (command_text(base), command_text(head))
+    return gated(source, request.rule, known_noise(request.noise), names, Talk(console))
 
 
 def selftest(slowdown: float, request: Request, console: Console) -> Verdict:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from membound.bench.machine.commit import VARIABLE as COMMIT_VARIABLE
 from membound.bench.worker import COUNTS
@@ -102,19 +103,30 @@ def built(commit: Commit, folder: Path, extras: str | None, tell: Tell) -> Tree:
     root = _root(folder)
     home = private_folder(private_folder(cache_base() / "gate") / _key(commit, extras))
     with _locked(home.with_suffix(".lock")):
-        if not (home / MARKER).is_file():
+        found = _finished(home)
+        if found is None:
             shutil.rmtree(home)
             private_folder(home)
             tell(f"making an environment for {commit}")
             _extract(commit, root, home / "tree")
             _make_environment(home, extras, tell)
             _write_interpreter(home, commit)
-            (home / MARKER).write_text(json.dumps(_checked(home, commit)), encoding="utf-8")
+            found = _checked(home, commit)
+            (home / MARKER).write_text(json.dumps(found), encoding="utf-8")
         (home / MARKER).touch()
     _drop_old(home.parent)
-    return Tree(
-        commit, home / INTERPRETER, json.loads((home / MARKER).read_text(encoding="utf-8"))["protocol"]
-    )
+    return Tree(commit, home / INTERPRETER, found["protocol"])
+
+
+def _finished(home: Path) -> dict[str, Any] | None:
+    """What was said of an environment that is there; None if it was not finished, or is damaged."""
+    parts = (INTERPRETER, Path("tree") / WORKER, "environment/bin/python")
+    try:
+        found = json.loads((home / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    told = isinstance(found, dict) and type(found.get("protocol", "")) in (int, type(None))
+    return found if told and all((home / part).is_file() for part in parts) else None
 
 
 def interpreter_script(python: str, variables: Mapping[str, str], unset: Sequence[str] = ()) -> str:
@@ -207,10 +219,10 @@ def _write_interpreter(home: Path, commit: Commit) -> None:
     write_script(home / INTERPRETER, interpreter_script(python, variables, ("PYTHONPATH", "PYTHONHOME")))
 
 
-def _checked(home: Path, commit: Commit) -> dict[str, object]:
+def _checked(home: Path, commit: Commit) -> dict[str, Any]:
     """What the interpreter says of its membound, which must be that of the commit."""
     said = _run([str(home / INTERPRETER), "-P", "-c", CHECK], f"{commit} cannot be imported")
-    found: dict[str, object] = json.loads(said.splitlines()[-1])
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
     if not str(found["package"]).startswith(str(home)):
         raise GateError(f"the environment of {commit} imports {found['package']}, which is another membound")
     return found

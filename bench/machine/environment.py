@@ -40,15 +40,23 @@ SPIN_COUNT = 10_000
 """Turns that a waiting thread of GNU OpenMP spins before it sleeps, a fraction of a millisecond. By its own
 choice it spins for several: where another process holds a core, the scheduler then keeps two threads of a
 team on one core, and every parallel region takes a whole time slice (8 ms measured, against 35 µs)."""
+COMPANY = "MEMBOUND_COMPANY"
+"""Variable of workers beside which others are meant to run, on other cores: see `run.companion`. Nobody else may set it: with
+it, what others do is no disturbance."""
 SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
 TELLING = re.compile(
-    r"(NUMBA|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHDYNAMO|TORCHINDUCTOR|TRITON|PYTORCH|ATEN|ONEDNN|DNNL|ORT"
-    r"|OPENVINO|VLLM|LLAMA|GGML|NPY|MKLDNN|ROCBLAS|HIPBLASLT|MIOPEN|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|HIP|ROCR|HSA|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
-    r"|LD_PRELOAD|MALLOC_CONF|PYTHONMALLOC|PYTHONOPTIMIZE"
+    r"(NUMBA|OMP|KMP|GOMP|LIBOMP|MKL|VML|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHDYNAMO|TORCHINDUCTOR|AOTINDUCTOR|TRITON|PYTORCH"
+    r"|ATEN|XNNPACK|ONEDNN|DNNL|ACL|ORT|OPENVINO|VLLM|FLASHINFER|XFORMERS|TOKENIZERS|RAYON|LLAMA|GGML|NPY|MKLDNN|ROCBLAS|HIPBLASLT"
+    r"|MIOPEN|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|UCX|HIP|ROCR|HSA|AMD|GPU|ROCM|ZE|SYCL|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
+    r"|LD_(PRELOAD|AUDIT|BIND_NOW|BIND_NOT|DYNAMIC_WEAK|PROFILE)|(_RJEM_)?MALLOC_CONF|UV_THREADPOOL_SIZE"
+    r"|PYTHON(MALLOC|MALLOCSTATS|OPTIMIZE|DEVMODE|ASYNCIODEBUG|TRACEMALLOC|FAULTHANDLER|DEBUG|PROFILEIMPORTTIME|_GIL|_JIT|_CPU_COUNT"
+    r"|_CONTEXT_AWARE_WARNINGS|_PERF_JIT_SUPPORT|PERFSUPPORT)"
 )
-"""Names of variables that a runtime, an allocator or a driver reads."""
+"""Names of variables that a runtime, an allocator, a driver, the loader or Python itself reads."""
 FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
 """Where something lies is no setting, and names a machine's folders."""
+SWITCH = re.compile(r"[0-9]{1,6}|true|false|yes|no|on|off", re.IGNORECASE)
+"""What no folder is called: under such a name it is a setting all the same, as in TORCHINDUCTOR_FX_GRAPH_CACHE=0."""
 MOST_VALUE = 200
 
 
@@ -67,5 +75,5 @@ def recorded(base: Mapping[str, str]) -> dict[str, str]:
         if TELLING.fullmatch(name)
         and name not in handled
         and not SECRET.search(name)
-        and not FOLDERS.fullmatch(name)
+        and (not FOLDERS.fullmatch(name) or SWITCH.fullmatch(base[name]))
     }

@@ -16,9 +16,12 @@ from collections.abc import Mapping, Sequence
 WORDS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH"
 SECRET = re.compile(WORDS, re.IGNORECASE)
 """Names of variables and options whose value nobody else should see."""
-USER = re.compile(r"(?<=://)[^/\s'\"]*@")
+USER = re.compile(r"(:/{1,2})[^/\s'\"]*@")
+"""Of an address; one that was taken for a path has one stroke left."""
 ASSIGNMENT = re.compile(rf"(?<![\w.-])(?!tokens=)(?=[\w.-]*(?:{WORDS}))([\w.-]+=)\S+", re.IGNORECASE)
 """``api_key=…`` within an argument; ``tokens=`` is the length of a prompt."""
+WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
+"""A word of a command within an argument, with its quotes."""
 STARS = "***"
 SHORTEST = 6
 """Characters of a variable's value from which on it is looked for in a text: shorter ones stand in any text."""
@@ -26,7 +29,7 @@ SHORTEST = 6
 
 def without_passwords(text: str) -> str:
     """The text with stars for the user and the password of each address in it."""
-    return USER.sub(f"{STARS}@", text)
+    return USER.sub(rf"\g<1>{STARS}@", text)
 
 
 def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -39,8 +42,29 @@ def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
 
 def command_line(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
     """A command as it can be stored: ``key=VALUE``, ``--api-key VALUE`` and all of `without_secrets` with stars."""
-    kept = []
-    for before, argument in zip(("", *arguments), arguments, strict=False):
-        names_one = before.startswith("-") and "=" not in before and SECRET.search(before)
-        kept.append(STARS if names_one else ASSIGNMENT.sub(rf"\g<1>{STARS}", argument))
-    return shlex.join(without_secrets(argument, environ) for argument in kept)
+    pairs = zip(("", *arguments), arguments, strict=False)
+    return shlex.join(
+        STARS if _asks_for_one(before) else command_text(argument, environ) for before, argument in pairs
+    )
+
+
+def command_text(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The same of a command that is one argument, or a line: its words stand as they were."""
+    before = ""
+
+    def starred(found: re.Match[str]) -> str:
+        nonlocal before
+        last, before = before, found[0]
+        if _asks_for_one(last):
+            return STARS
+        quote, inner = found[0][:1], found[0][1:-1]
+        if quote in ("'", '"') and found[0].endswith(quote) and " " in inner:  # a command within the command
+            return f"{quote}{command_text(inner, environ)}{quote}"
+        return ASSIGNMENT.sub(rf"\g<1>{STARS}", found[0])
+
+    return without_secrets(WORD.sub(starred, text), environ)
+
+
+def _asks_for_one(word: str) -> bool:
+    """Whether it is an option whose value follows and nobody else should see."""
+    return word.startswith("-") and "=" not in word and SECRET.search(word) is not None

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
+from membound.bench.machine.environment import COMPANY
 from membound.results.turns import DISTURBED, FEWEST_CLEAN
 
 PROC = Path("/proc")
@@ -33,8 +34,6 @@ WARM_S = 0.012
 """How long warm-up calls are repeated before a burst. Threads that slept for 20 ms or more wake on one core and share it for
 several milliseconds, each waiting half of the time (two threads of an AMD Milan, Linux 6.18: no burst of 40 was
 clean after one warm call of 3 ms, 39 were after four); and a core that was idle reads 10-20 % slower at first."""
-COMPANY = "MEMBOUND_COMPANY"
-"""Variable of workers beside which others are meant to run, on other cores: see `run.companion`."""
 WORKING = 0.1
 """A thread of a helper that ran for less of a burst than this passes on messages: gloo's ran for 2 to 5 % of small steps of two ranks."""
 Scheduled = dict[tuple[str, str], tuple[float, float]]

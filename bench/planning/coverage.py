@@ -52,6 +52,7 @@ from membound.kernels.work import (
     Work,
     parse,
 )
+from membound.results.fields import wrong_field
 from membound.results.plain_text import as_markdown
 from membound.results.roofline import device_class
 
@@ -215,11 +216,21 @@ def gather(entries: Sequence[str], threads: int, pythons: Mapping[str, str]) -> 
             reason = problem or f"asking it failed: {error}"
             return [Answers(entry.replace(".", ":", 1), reason=reason, remedy=remedy)]
         if isinstance(answer, Coverage):
-            return [Answers(**{f.name: told[f.name] for f in fields(Answers)}) for told in answer.answers]
+            return [_answers(entry, told) for told in answer.answers]
         reason = answer.reason if isinstance(answer, Failed) else "it gave no answers"
         return [Answers(entry.replace(".", ":", 1), reason=f"asking it failed: {reason}")]
 
     return ask_all(ask_in_worker, entries)
+
+
+def _answers(entry: str, told: dict[str, Any]) -> Answers:
+    """What a worker told of a device; fields that only another membound has are passed by."""
+    known = {f.name: told[f.name] for f in fields(Answers) if f.name in told}
+    if wrong := wrong_field(Answers, known):
+        return Answers(
+            entry.replace(".", ":", 1), reason=f"asking it failed: it tells what cannot be: {wrong}"
+        )
+    return Answers(**known)
 
 
 Box = tuple[tuple[str, ...], ...]

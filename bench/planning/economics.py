@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from membound.bench.planning.demands import parse_predicted, served_demand
 from membound.errors import MemboundError
 from membound.kernels.served import ServedPrefill, ServedStep
+from membound.results.fields import LARGEST
 from membound.results.predict.catalogue import HardwareError
-from membound.results.predict.cost import Mix, Point
+from membound.results.predict.cost import SMALLEST, Mix, Point
 from membound.results.predict.demand import Demand
 from membound.results.predict.device import Device
 from membound.results.predict.forecast import Forecast, Knowledge, Options, forecast, sweep
@@ -103,8 +104,8 @@ def measured_point(text: str, devices: float) -> Priced:
         raise EconomicsError(
             f"{text!r} is no measured point; write BATCH:MILLISECONDS, such as 511:47.4"
         ) from None
-    if not (point.batch > 0 and point.step_s > 0):
-        raise EconomicsError(f"{text!r}: batch and milliseconds must be above 0")
+    if not (SMALLEST <= point.batch <= LARGEST and SMALLEST <= point.step_s <= LARGEST):
+        raise EconomicsError(f"{text!r}: batch and milliseconds must be above 0 and at most {LARGEST:g}")
     return Priced(point, None)
 
 

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from membound.bench.planning.demands import arithmetic_of, storage_of
 from membound.errors import MemboundError
+from membound.kernels.model import ModelError
 from membound.kernels.models import MODELS
 from membound.kernels.parts import Decoder
 from membound.kernels.served import WEIGHT_BITS
 from membound.kernels.shapes import ALIASES, SHAPES, shape_by_size, shape_of
 from membound.kernels.work import SpecError
+from membound.results.fields import short
 from membound.results.predict import catalogue as catalogues
 from membound.results.predict.catalogue import Catalogue, HardwareError
 from membound.results.predict.demand import Demand, Measured, Offer
@@ -44,6 +46,11 @@ FORMATS = (
 """What a column of weights may say, and the format that it means."""
 
 
+MOST = {"n_devices": 1e6, "batch_or_concurrency": 1e6, "params_b": 1e5, "value": 1e15}
+"""What no measurement has more of, by column."""
+MOST_TOKENS, MOST_FILE_GB = 1e9, 1e6
+
+
 class MeasuredError(MemboundError, ValueError):
     """A file of measurements is malformed; the message names the line."""
 
@@ -52,23 +59,31 @@ def measured_rows(
     catalogue: Catalogue, path: Path = BUILT_IN
 ) -> tuple[list[Measured], list[tuple[str, str]]]:
     """(rows that can be used, (id, reason) of those that cannot). Raises MeasuredError, OSError."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise MeasuredError(f"{path} lacks the columns {', '.join(missing)}")
-        lines = list(reader)
+    lines = _lines(path)
     rows, refused = [], []
     for line in lines:
         try:
             rows.append(_row(line, catalogue))
-        except (HardwareError, MeasuredError, SpecError) as error:
+        except (HardwareError, MeasuredError, ModelError, SpecError) as error:
             refused.append((line["id"] or "?", str(error)))
     if not rows:
         raise MeasuredError(
             f"{path} has no row that can be used; the first: {refused[0][1] if refused else 'none'}"
         )
     return rows, refused
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    """The lines by column; what a line lacks is empty. Raises MeasuredError, OSError."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise MeasuredError(f"{path} lacks the columns {', '.join(missing)}")
+            return list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise MeasuredError(f"{path} is no CSV in UTF-8: {error}") from None
 
 
 def _row(line: dict[str, str], catalogue: Catalogue) -> Measured:
@@ -105,7 +120,9 @@ def _demand(line: dict[str, str], batch: float) -> Demand:
     output = _tokens(line["output_tokens"], SHORT_OUTPUT)
     context = prompt + output / 2
     cache = 2.0 * shape.cached_numbers(round(context))
-    file_gb = re.search(r"\(([\d.]+) GB\)", line["weights"])
+    file_gb = re.search(r"\(([0-9]{1,9}(?:\.[0-9]{1,9})?) GB\)", line["weights"])
+    if file_gb and not 0 < float(file_gb[1]) <= MOST_FILE_GB:
+        raise MeasuredError(f"weights {short(line['weights'])} are a file of no size that a model has")
     streamed = shape.streamed_weights(max(1, round(batch))) * WEIGHT_BITS[weight] / 8
     together = "throughput" in line.get("metric", "") and batch > 1
     return Demand(
@@ -130,8 +147,6 @@ def _demand(line: dict[str, str], batch: float) -> Demand:
 def _seconds(line: dict[str, str], demand: Demand, batch: float) -> float:
     """Seconds of a step from what was published: a rate of one sequence or of all, a time, or bytes a second."""
     value, unit = _number(line, "value"), line["unit"]
-    if value <= 0:
-        raise MeasuredError(f"value {value:g} must be above 0")
     if unit == "ms":
         return value / 1e3
     if unit == "GB/s":
@@ -148,9 +163,12 @@ def _shape(line: dict[str, str]) -> Decoder:
         if name.startswith(known):
             return shape_of(known)
     try:
-        return shape_by_size(f"{line['model']} (by its size)", float(line["params_b"]) * 1e9)
+        size = float(line["params_b"])
     except ValueError:
         return shape_of(name)
+    if not 0 < size <= MOST["params_b"]:
+        raise MeasuredError(f"params_b {size:g} must be above 0 and at most {MOST['params_b']:g}")
+    return shape_by_size(f"{line['model']} (by its size)", size * 1e9)
 
 
 def _format(text: str) -> str:
@@ -162,9 +180,12 @@ def _format(text: str) -> str:
 
 def _number(line: dict[str, str], name: str) -> float:
     try:
-        return float(line[name])
+        value = float(line[name])
     except ValueError:
-        raise MeasuredError(f"{name} {line[name]!r} is not a number") from None
+        raise MeasuredError(f"{name} {short(line[name])} is not a number") from None
+    if not 0 < value <= MOST[name]:
+        raise MeasuredError(f"{name} {value:g} must be above 0 and at most {MOST[name]:g}")
+    return value
 
 
 def _tokens(text: str, otherwise: float) -> float:
@@ -172,4 +193,6 @@ def _tokens(text: str, otherwise: float) -> float:
     if text.startswith("chat"):
         return CHAT_PROMPT
     numbers = [float(one) for one in re.findall(r"\d+(?:\.\d+)?", text)]
+    if max(numbers, default=0.0) > MOST_TOKENS:
+        raise MeasuredError(f"{short(text)} is no number of tokens")
     return sum(numbers) / len(numbers) if numbers else otherwise

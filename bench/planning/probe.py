@@ -26,6 +26,7 @@ from membound.bench.protocol.process import (
     WorkerUnavailableError,
 )
 from membound.kernels.cpu.kernel_cache import cache_folder
+from membound.results.fields import is_amount, short, wrong_field
 
 LIMIT_S = 120.0
 """How long a runtime may take to import and open a device."""
@@ -93,7 +94,7 @@ def _probe_one(
     except (WorkerUnavailableError, WorkerDiedError, WorkerTimeoutError) as error:
         return [_absent(entry, python, str(error))]
     if isinstance(answer, FoundDevices):
-        return [_found(fields_) for fields_ in answer.devices]
+        return [_found(entry, python, device) for device in answer.devices]
     return [_absent(entry, python, answer.reason if isinstance(answer, Failed) else "it gave no devices")]
 
 
@@ -102,6 +103,17 @@ def _absent(entry: str, python: str, why: str) -> Found:
     return Found(entry.replace(".", ":", 1), entry, False, problem or f"probing it failed: {why}", remedy)
 
 
-def _found(device: dict[str, Any]) -> Found:
-    known = {f.name for f in fields(Found)}
-    return Found(**{key: value for key, value in device.items() if key in known})
+def _found(entry: str, python: str, device: dict[str, Any]) -> Found:
+    """What a worker told of a device; fields that only another membound has are passed by."""
+    told = {f.name: device[f.name] for f in fields(Found) if f.name in device}
+    wrong = wrong_field(Found, told)
+    sizes = (told.get("accelerator") or {}).items() if not wrong else ()
+    wrong = wrong or next(
+        (
+            f"{name}={short(size)}"
+            for name, size in sizes
+            if name.endswith("_bytes") and size is not None and not is_amount(size)
+        ),
+        "",
+    )
+    return _absent(entry, python, f"it tells of a device what cannot be: {wrong}") if wrong else Found(**told)

@@ -10,40 +10,57 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import median
+from typing import Any
 
 from membound.bench.machine.validity import grade
 from membound.bench.measure.ceiling_process import Moment
 from membound.bench.protocol.messages import Ceilings
-from membound.results.row import Row
+from membound.results.row import Row, RowError
 
 ARITHMETIC = ("fma_", "dot_", "tile_", "gemm_")
 """How the names of arithmetic peaks begin; every other ceiling that takes turns is a bandwidth."""
+MOST_WORDS = 300
 
 
 def ceiling_rows(answer: Ceilings, run_id: str, backend: str, replicate: int, threads: int) -> list[Row]:
-    """The rows of limits that were measured apart from the turns."""
-    found, reasons = grade(answer.telemetry, threads)
+    """The rows of limits that were measured apart from the turns; an error in place of one that cannot be."""
     return [
-        Row(
+        _row(ceiling, answer.telemetry, run_id, backend, replicate, threads) for ceiling in answer.ceilings
+    ]
+
+
+def _row(
+    told: Mapping[str, Any],
+    telemetry: dict[str, Any],
+    run_id: str,
+    backend: str,
+    replicate: int,
+    threads: int,
+) -> Row:
+    try:
+        found, reasons = grade(telemetry, threads)
+        row = Row(
             run_id=run_id,
             kind="ceiling",
             backend=backend,
-            work=ceiling["name"],
-            status=ceiling["status"],
-            reason=ceiling["reason"],
+            work=told["name"],
+            status=told["status"],
+            reason=told["reason"],
             replicate=replicate,
             threads=threads,
             started_at=now(),
-            value=ceiling["value"],
-            unit=ceiling["unit"],
-            config=ceiling["config"],
-            samples_s=list(ceiling["samples"]),
-            telemetry=answer.telemetry,
+            value=told["value"],
+            unit=told["unit"],
+            config=told["config"],
+            samples_s=list(told["samples"]),
+            telemetry=telemetry,
             grade=found,
             grade_reasons=reasons,
         )
-        for ceiling in answer.ceilings
-    ]
+        return Row.from_json(row.to_json())  # no file is spoilt by what its readers would refuse
+    except (RowError, KeyError, TypeError, ValueError) as error:
+        why = f"it tells of a ceiling what cannot be: {error!r}"
+        return failed_ceilings(run_id, backend, replicate, threads, "error", why[:MOST_WORDS])
 
 
 def turned_rows(

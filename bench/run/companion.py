@@ -26,10 +26,9 @@ from typing import IO, cast
 from membound.backends import registry
 from membound.backends.api import CoRunner
 from membound.bench.ceilings.rotating import rotating_bytes
-from membound.bench.machine.environment import worker_environment
+from membound.bench.machine.environment import COMPANY, worker_environment
 from membound.bench.machine.fingerprint import default_threads, pick_cpus
 from membound.bench.machine.placement import NAME, placed
-from membound.bench.measure.turns import COMPANY
 from membound.bench.protocol import guardian
 from membound.errors import MemboundError
 
@@ -45,20 +44,18 @@ class CompanionError(MemboundError, RuntimeError):
 
 @contextmanager
 def companions(names: Sequence[str]) -> Iterator[None]:
-    """Have each of them busy until the block ends; nothing happens without any. Raises CompanionError."""
-    if not names:
-        yield
-        return
+    """Have each of them busy until the block ends; without any, no worker is told of company. Raises CompanionError."""
     with ExitStack() as stack:
         started = [stack.enter_context(_companion(name)) for name in names]
         for name, (process, errors) in zip(names, started, strict=True):
             _await_ready(name, process, errors)
-        before = os.environ.get(COMPANY)
-        os.environ[COMPANY] = ", ".join(names)
+        before = os.environ.pop(COMPANY, None)
+        if names:
+            os.environ[COMPANY] = ", ".join(names)
         try:
             yield
         finally:
-            del os.environ[COMPANY]
+            os.environ.pop(COMPANY, None)
             if before is not None:
                 os.environ[COMPANY] = before
 

@@ -31,6 +31,10 @@ OUTCOMES = {
     "unsent": "unsent",
 }
 MOST_WORDS = 200
+MOST_TOKENS = 1 << 40
+"""Of a prompt or an answer: a count from here on is a lie, and a nuisance to arithmetic."""
+LARGEST_ID, NO_ID = (1 << 31) - 1, -1
+"""Ids beyond it are of no vocabulary: NO_ID stands for them."""
 MOST_SHOWN = 1 << 16
 """Bytes of an answer that are looked at for words."""
 
@@ -65,15 +69,13 @@ def read_answer(raw: RawAnswer, started_ns: int, asked_tokens: int | None, secre
     `secret` is struck out of what the server says.
     """
     seen = read_stream(raw, secret)
-    told = seen.usage.get("completion_tokens")
-    told = told if isinstance(told, int) and told > 0 else None
+    told = _count(seen.usage.get("completion_tokens")) or None
     by_ids = bool(seen.tokens) and seen.with_ids == len(seen.tokens)
     count = sum(seen.tokens) if by_ids or told is None else told
     if not seen.outcome and raw.end == "complete" and not count:
         seen.fail("broken", "the stream ended without a token")
     if not seen.outcome and asked_tokens is not None and count != asked_tokens:
         seen.fail("short", f"{count} tokens, {asked_tokens} were asked for")
-    prompt = seen.usage.get("prompt_tokens")
 
     def at(ns: int | None) -> float | None:
         return None if ns is None else (ns - started_ns) / 1e9
@@ -88,9 +90,14 @@ def read_answer(raw: RawAnswer, started_ns: int, asked_tokens: int | None, secre
         ended_s=at(raw.ended_ns),
         outcome=seen.outcome or "ok",
         reason=seen.reason,
-        prompt_tokens=prompt if isinstance(prompt, int) and prompt >= 0 else 0,
+        prompt_tokens=_count(seen.usage.get("prompt_tokens")),
         counted_by="ids" if by_ids else "usage" if told is not None else "chunks",
     )
+
+
+def _count(told: Any) -> int:
+    """A number of tokens as a server tells it; 0 where it is none."""
+    return told if type(told) is int and 0 <= told < MOST_TOKENS else 0
 
 
 def read_stream(raw: RawAnswer, secret: str = "") -> Stream:
@@ -170,7 +177,7 @@ def _ids(choice: dict[str, Any]) -> list[int]:
         told = (
             [one.get("id") for one in content if isinstance(one, dict)] if isinstance(content, list) else []
         )
-    return [one for one in told if type(one) is int]
+    return [one if 0 <= one <= LARGEST_ID else NO_ID for one in told if type(one) is int]
 
 
 def _text(choice: dict[str, Any]) -> bool:

@@ -68,6 +68,10 @@ def parse_url(text: str, key: str = "") -> Endpoint:
         raise LoadError("the URL has a query or a fragment: give http://HOST:PORT/v1")
     if not text.isascii() or any(not 32 < ord(c) < 127 for c in text):
         raise LoadError("the URL holds characters that no URL has: give http://HOST:PORT/v1")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:  # an empty part between dots, or one of more than 63 letters
+        raise LoadError("the URL names a host that there cannot be: give http://HOST:PORT/v1") from None
     if any(not 32 < ord(c) < 127 for c in key):
         raise LoadError("the key holds characters that no HTTP header can; is it the right file or variable?")
     prefix = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/completions")

@@ -23,6 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from membound.results.views.console import PlainConsole
 from membound.results.wording import duration
 
 PLAIN_EVERY_S = 5.0
@@ -117,7 +118,7 @@ def draw_forever() -> None:
     from rich.live import Live
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Live(console=Console(), auto_refresh=False, transient=True) as live:
+    with Live(console=PlainConsole(), auto_refresh=False, transient=True) as live:
         for line in sys.stdin:
             live.update(view_of(json.loads(line)), refresh=True)
 

@@ -91,7 +91,7 @@ async def _model(endpoint: Endpoint, wanted: str, limits: Limits) -> tuple[str, 
         )
     name = wanted or next(iter(models))
     longest = models[name]
-    return name, longest if isinstance(longest, int) and longest > 0 else None
+    return name, longest if type(longest) is int and longest > 0 else None
 
 
 async def _once(endpoint: Endpoint, method: str, path: str, data: bytes, limits: Limits) -> RawAnswer:

@@ -71,7 +71,7 @@ def check_formats(served: Served, formats: tuple[str, ...]) -> None:
 
 def _format_of(folder: Path) -> str:
     """The format that a folder's config.json names, as a part of a spec; '' where it names none, or is no folder."""
-    with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+    with suppress(OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return f",weight={DTYPES[config.get('torch_dtype') or config.get('dtype')]}"
     return ""

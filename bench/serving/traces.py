@@ -84,7 +84,7 @@ def _json_rows(
             try:
                 row = json.loads(line)
                 yield number, _mooncake(row)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise _broken(path, number, "Mooncake's", error) from None
 
 
@@ -92,7 +92,10 @@ def _csv_rows(
     path: Path, lines: Iterator[tuple[int, str]]
 ) -> Iterator[tuple[int, tuple[float, int, int, tuple[int, ...]]]]:
     _, head = next(lines, (1, ""))
-    columns = next(csv.reader([head]), [])
+    try:
+        columns = next(csv.reader([head]), [])
+    except csv.Error:  # a carriage return within, or a name without end
+        columns = []
     for name, needed, read in (
         ("BurstGPT's", {"Timestamp", "Request tokens", "Response tokens"}, _burst_gpt),
         ("Azure's", {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}, _azure),
@@ -103,7 +106,7 @@ def _csv_rows(
                     try:
                         fields = next(csv.reader([line]))
                         yield number, read(dict(zip(columns, fields, strict=True)))
-                    except (ValueError, KeyError, csv.Error) as error:
+                    except (ValueError, KeyError, OverflowError, csv.Error) as error:
                         raise _broken(path, number, name, error) from None
             return
     raise LoadError(

@@ -17,6 +17,7 @@ from membound.errors import MemboundError
 from membound.results.exchange.row_table import COLUMNS, cells_of, row_of
 from membound.results.row import SCHEMA_VERSION, Row, RowError
 
+WORDS = {str: "texts", int: "whole numbers", float: "numbers"}
 BATCH = 10_000
 """Rows of a group: what is in memory at a time."""
 
@@ -84,9 +85,25 @@ def _opened(path: Path, read_dictionary: Sequence[str] = ()) -> Iterator[Any]:
                 raise RowError(
                     f"{path} is a Parquet file without rows of ours: it has no column {min(missing)}"
                 )
+            if wrong := next(filter(None, map(_wrong_column, file.schema_arrow)), ""):
+                raise RowError(f"{path} is no Parquet file of ours: {wrong}")
+            if file.metadata.num_rows > path.stat().st_size:
+                raise RowError(f"{path} is no Parquet file of ours: it tells more rows than it has bytes")
             yield file
     except pa.ArrowException as error:
         raise RowError(f"{path} is no whole Parquet file: {' '.join(str(error).split())[:200]}") from None
+
+
+def _wrong_column(column: Any) -> str:
+    """What is wrong with a column's type, or ''. Columns that we do not know are the row's to refuse."""
+    pa, _ = _pyarrow()
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_whole, is_text = pa.types.is_integer(kind), pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    fits = {str: is_text, int: is_whole, float: is_whole or pa.types.is_floating(kind)}
+    wanted = COLUMNS.get(column.name)
+    if wanted is None or fits[wanted] or pa.types.is_null(kind):
+        return ""
+    return f"its column {column.name} holds {kind}, not {WORDS[wanted]}"
 
 
 def _row(path: Path, cells: dict[str, Any]) -> Row:

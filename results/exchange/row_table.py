@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from membound.results.fields import read_json, short
 from membound.results.frame import encodable
-from membound.results.row import Row
+from membound.results.row import Row, RowError
 
 HINTS = get_type_hints(Row)
 SIMPLE = {str: str, int: int, float: float, int | None: int, float | None: float}
@@ -35,8 +36,14 @@ def cells_of(row: Row) -> dict[str, Any]:
 
 def row_of(cells: Mapping[str, Any]) -> Row:
     """The row of such cells; columns that the table lacks have their defaults. Raises RowError, also on a newer schema."""
-    stored = {
-        name: json.loads(value) if name in NESTED and isinstance(value, str) else value
-        for name, value in cells.items()
-    }
+    for name, value in cells.items():
+        if not isinstance(value, str | int | float | None):
+            raise RowError(f"{name} is {short(value)}, neither text nor a number")
+    try:
+        stored = {
+            name: read_json(value) if name in NESTED and isinstance(value, str) else value
+            for name, value in cells.items()
+        }
+    except ValueError as error:
+        raise RowError(f"not JSON: {error}") from None
     return Row.from_json(json.dumps(stored))

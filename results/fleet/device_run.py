@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
+from membound.results.fields import is_amount
 from membound.results.roofline import device_class
 from membound.results.row import IN_TURN, Row
 
@@ -186,7 +187,7 @@ def _learn(one: DeviceRun, row: Row) -> None:
         one.facts.setdefault(name, value)
     for name in COUNTERS:
         read = row.telemetry.get(name)
-        if isinstance(read, int | float) and not isinstance(read, bool):
+        if isinstance(read, int | float) and is_amount(read):
             one.counters.setdefault(name, []).append(float(read))
     throttled = row.telemetry.get(THROTTLE)
     if isinstance(throttled, str):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.errors import MemboundError
+from membound.results.fields import LARGEST, short
 from membound.results.predict.device import PEAKS, TRUST, Device, Field, Figure, Source
 
 BUILT_IN = Path(__file__).with_name("hardware.toml")
@@ -44,6 +45,7 @@ FASTEST_DRAM_GB_PER_S = 1e5
 """Twelve times the fastest on sale in 2026. What lies above it is SRAM, of whose sizes the next two figures tell."""
 SMALL_GB, FASTEST_READ_S = 4.0, 1e-5
 """Memory up to this size may be SRAM; a larger one that is, a whole wafer's, is read in less than this."""
+MOST_CHIPS = 1024
 PLAIN = ("name", "vendor", "kind", "aliases", "lacks", "route", "chips_per_package", "note")
 
 
@@ -154,8 +156,10 @@ def _read(path: Path, sources: dict[str, Source] | None = None) -> Catalogue:
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of the text, its encoding, or a number of 5000 digits
         raise HardwareError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise HardwareError(f"{path} is nested too deeply") from None
     listed = table.get("source", {})
     devices = table.get("device")
     if not isinstance(devices, dict) or not devices or not isinstance(listed, dict):
@@ -191,16 +195,42 @@ def _device(path: Path, key: str, line: Any, sources: dict[str, Source], own: So
     }
     return Device(
         id=key,
-        name=str(line.get("name", key)),
-        vendor=str(line.get("vendor", "unknown")),
-        kind=str(line.get("kind", "unknown")),
-        aliases=tuple(str(one) for one in line.get("aliases", ())),
+        name=_text(where, "name", line.get("name", key)),
+        vendor=_text(where, "vendor", line.get("vendor", "unknown")),
+        kind=_text(where, "kind", line.get("kind", "unknown")),
+        aliases=_texts(where, "aliases", line.get("aliases", [])),
         fields=fields,
-        lacks=tuple(str(one) for one in line.get("lacks", ())),
-        route={str(k): str(v) for k, v in dict(line.get("route", {})).items()},
-        chips=int(line.get("chips_per_package", 1)),
-        note=str(line.get("note", "")),
+        lacks=_texts(where, "lacks", line.get("lacks", [])),
+        route=_route(where, line.get("route", {})),
+        chips=_chips(where, line.get("chips_per_package", 1)),
+        note=_text(where, "note", line.get("note", "")),
     )
+
+
+def _text(where: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise HardwareError(f"{where}: {name} = {short(value)} is not text")
+    return value
+
+
+def _texts(where: str, name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise HardwareError(f"{where}: {name} = {short(value)} is not a list of texts")
+    return tuple(_text(where, f"an entry of {name}", one) for one in value)
+
+
+def _route(where: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise HardwareError(f"{where}: route = {short(value)} is not a table of texts")
+    return {key: _text(where, f"route.{key}", one) for key, one in value.items()}
+
+
+def _chips(where: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_CHIPS:
+        raise HardwareError(
+            f"{where}: chips_per_package = {short(value)} is not a whole number from 1 to {MOST_CHIPS}"
+        )
+    return value
 
 
 def _figures(where: str, name: str, found: Any, sources: dict[str, Source], own: Source) -> Iterator[Any]:
@@ -215,7 +245,7 @@ def _figures(where: str, name: str, found: Any, sources: dict[str, Source], own:
 
 def _figure(where: str, name: str, entry: Any, sources: dict[str, Source], own: Source) -> Figure | None:
     if not isinstance(entry, list) or not 1 <= len(entry) <= 3:
-        raise HardwareError(f'{where}: {entry!r} is not [value, "sources", "remark"]')
+        raise HardwareError(f'{where}: {short(entry)} is not [value, "sources", "remark"]')
     value, keys, remark = (*entry, "", "")[:3]
     if value == "unknown":
         return None
@@ -232,8 +262,9 @@ def _figure(where: str, name: str, entry: Any, sources: dict[str, Source], own: 
 
 def _words(where: str, name: str, value: Any) -> str:
     generation, _, lanes = str(value).partition(" x")
-    if name == "pcie" and not (generation in "123456" and len(generation) == 1 and lanes.isdecimal()):
-        raise HardwareError(f'{where} = {value!r} is no generation and lanes, such as "5 x16"')
+    whole = lanes.isascii() and lanes.isdecimal() and 1 <= len(lanes) <= 2
+    if name == "pcie" and not (generation in "123456" and len(generation) == 1 and whole):
+        raise HardwareError(f'{where} = {short(value)} is no generation and lanes, such as "5 x16"')
     return str(value)
 
 
@@ -253,7 +284,9 @@ def _check_bandwidth(where: str, device: Device) -> None:
 def _check_number(where: str, name: str, value: Any) -> None:
     low, high, unit = RANGES[name]
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise HardwareError(f"{where} = {value!r} is not a number of {unit}")
+        raise HardwareError(f"{where} = {short(value)} is not a number of {unit}")
+    if abs(value) > LARGEST:
+        raise HardwareError(f"{where} = {short(value)} is no figure in {unit} ({low:g} to {high:g})")
     if low <= value <= high:
         return
     text = f"{where} = {value:g} is no figure in {unit} ({low:g} to {high:g})"

@@ -15,10 +15,13 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from membound.results.fields import LARGEST
 from membound.results.predict.prices import Assumption, CostError
 
 HOURS_A_YEAR = 8760.0
 MILLION = 1e6
+SMALLEST = 1 / LARGEST
+"""Of any number that is given, but 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,11 @@ def check(
         (below, "below", operator.lt),
         (most, "at most", operator.le),
     )
-    holds = all(limit is None or compare(value, limit) for limit, _, compare in limits)
-    if not (math.isfinite(value) and holds):
+    if not all(limit is None or compare(value, limit) for limit, _, compare in limits):
         allowed = " and ".join(f"{word} {limit:g}" for limit, word, _ in limits if limit is not None)
         raise CostError(f"{name} = {value:g} is impossible: it must be {allowed}")
+    if value and not SMALLEST <= abs(value) <= LARGEST:  # what is made of it would be no number
+        raise CostError(f"{name} = {value:g} is impossible: it must be from {SMALLEST:g} to {LARGEST:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,24 +24,36 @@ def tokens_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
-    chose = [row for row in rows if row.config.get("greedy_tokens")]
+    chose = [row for row in rows if _tokens(row)]
     for work in dict.fromkeys(row.work for row in chose):
         own = {row.backend: row for row in reversed([row for row in chose if row.work == work])}
         table = [_line(own[backend]) for backend in reversed(own)]
         yield work
         yield from (f"  {line}" for line in columns(["backend", "first tokens", "error"], table, "<<<"))
-        yield f"  {_agreement([row.config['greedy_tokens'] for row in own.values()])}"
+        yield f"  {_agreement([_tokens(row) for row in own.values()])}"
         yield ""
 
 
 def _line(row: Row) -> list[str]:
-    tokens = " ".join(str(token) for token in row.config["greedy_tokens"])
-    return [row.backend, tokens, "" if row.error is None else f"{row.error:.2g} of {row.tolerance:.2g}"]
+    of = "" if row.tolerance is None else f" of {row.tolerance:.2g}"
+    return [
+        row.backend,
+        " ".join(map(str, _tokens(row))),
+        "" if row.error is None else f"{row.error:.2g}{of}",
+    ]
+
+
+def _tokens(row: Row) -> list[int]:
+    """What the row says that was chosen, a token of each sequence; [] where it says nothing, or what cannot be."""
+    told = row.config.get("greedy_tokens")
+    return told if isinstance(told, list) and all(type(token) is int for token in told) else []
 
 
 def _agreement(chosen: Sequence[Sequence[int]]) -> str:
     """How many sequences have the same token in all backends."""
     if len(chosen) == 1:
         return "one backend alone"
+    if len({*map(len, chosen)}) > 1:
+        return "of different numbers of sequences"
     same = sum(len(set(tokens)) == 1 for tokens in zip(*chosen, strict=True))
     return f"{same} of {len(chosen[0])} equal in all {len(chosen)} backends"

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from guard import Hang, memory_bound, time_bound
-from targets import Target, strict_warnings
+from target import Target, strict_warnings
 
 ROOT = Path(__file__).parents[2]
 EVERY_S = 30.0

@@ -20,6 +20,7 @@ PACKAGES = (
     ),
     *("membound.kernels.weights.checkpoint", "membound.bench.commands", "membound.bench.cli"),
     *("membound.kernels.weights.stored", "membound.kernels.gguf_header", "membound.kernels.gguf_model"),
+    *("membound.bench.serving", "membound.bench.fleet"),
     *("membound.kernels.onnx_file", "membound.kernels.onnx_step", "membound.kernels.routed_experts"),
 )
 """What is instrumented: readers. Kernels are not: Numba compiles their bytecode."""
@@ -38,7 +39,8 @@ def fuzz(name: str, executions: int, minutes: float, seed: int, kept: Path) -> i
         )
         return 2
     with atheris.instrument_imports(include=list(PACKAGES)):
-        from targets import TARGETS, strict_warnings
+        from target import strict_warnings
+        from targets import TARGETS
     if name not in TARGETS:
         print(f"no target {name!r}; there are {', '.join(TARGETS)}", file=sys.stderr)
         return 2

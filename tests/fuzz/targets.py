@@ -8,19 +8,12 @@ through: that is a finding. Warnings of libraries count as exceptions.
 
 from __future__ import annotations
 
-import atexit
 import io
 import json
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from random import Random
 from typing import Any
 from unittest import mock
 from zlib import crc32
@@ -30,11 +23,16 @@ import seeds
 from gguf_headers import other_gguf
 from grammar import other_arguments, other_register, other_spec
 from onnx_files import other_onnx
+from readers import READERS
 from rich.console import Console
 from sealed_files import other_folder, other_journal, other_plan
+from tables import TABLES
+from target import MEMORY_BYTES, Target, folder, refusing, shown, written
 
 from membound.bench.claim.report import judged
 from membound.bench.machine.fingerprint import fingerprint
+from membound.bench.planning.file_facts import FileFacts
+from membound.bench.planning.model_facts import ModelFacts
 from membound.bench.planning.suites import PlanError, check_memory, check_weights
 from membound.bench.protocol import messages
 from membound.bench.run import resume
@@ -77,73 +75,8 @@ from membound.results.views.comparison import comparison_markdown, comparison_vi
 from membound.results.views.markdown import run_markdown
 from membound.results.views.table import run_view
 
-Check = Callable[[bytes], None]
-Change = Callable[[Random, bytes], bytes]
-MEMORY_BYTES = 10**9
-"""The memory of a machine on which works are planned."""
 FORMATS = ("stored", "f32", "stored", "int8", "stored", "int4g32")
 """Weight formats in which folders and files are read."""
-EXPORTED = 32
-"""Tables and pages take twenty to fifty times as long as reading: of this many inputs one, chosen by its content, is shown too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Seeds, how one of them is changed, and the check of what comes out."""
-
-    name: str
-    seeds: Callable[[], Sequence[bytes]]
-    change: Change
-    check: Check
-
-    def input(self, rng: Random) -> bytes:
-        """One input: a seed with changes."""
-        return self.change(rng, rng.choice(self.known))
-
-    @property
-    def known(self) -> tuple[bytes, ...]:
-        """The seeds, made once."""
-        return _made(self.seeds)
-
-
-@cache
-def _made(make: Callable[[], Sequence[bytes]]) -> tuple[bytes, ...]:
-    return tuple(make())
-
-
-@contextmanager
-def refusing(*documented: type[Exception]) -> Iterator[None]:
-    """Passes over the documented errors, which must have a message."""
-    try:
-        yield
-    except documented as error:
-        if not str(error).strip():
-            raise AssertionError(f"{type(error).__name__} without a message") from error
-
-
-@contextmanager
-def strict_warnings() -> Iterator[None]:
-    """Makes exceptions of the warnings of libraries; those for users say what was passed by."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-@cache
-def folder() -> Path:
-    """Where this process writes its inputs: in memory, if the system has such a place."""
-    shm = Path("/dev/shm")
-    place = tempfile.mkdtemp(prefix="membound-fuzz-", dir=shm if os.access(shm, os.W_OK) else None)
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return Path(place)
-
-
-def written(name: str, content: bytes) -> Path:
-    """A file of that name with this content."""
-    path = folder() / name
-    path.write_bytes(content)
-    return path
 
 
 def check_work(content: bytes) -> None:
@@ -206,7 +139,7 @@ def check_page(content: bytes) -> None:
         page = page_html(report)
         assert page.count("<script") == page.count("</script") == 1
         report_markdown(report, rows, {})
-        if crc32(content) % EXPORTED == 0:
+        if shown(content):
             for figure in with_charts(report).figures:
                 assert figure.absent or figure.chart.to_dict()
 
@@ -216,11 +149,6 @@ def check_benchmarks(content: bytes) -> None:
     with refusing(RowError):
         for row in load_rows(written("bench.json", content)):
             assert Row.from_json(row.to_json()) == row
-
-
-def shown(content: bytes) -> bool:
-    """Whether an input is one of those that are exported or shown too."""
-    return crc32(content) % EXPORTED == 0
 
 
 def check_foreign(content: bytes) -> None:
@@ -268,6 +196,10 @@ def check_model_folder(content: bytes) -> None:
         assert served.streamed_bytes > 0
         assert served.cache_bytes > 0
         assert served.flops > 0
+    with refusing(SpecError, ModelError):
+        facts = ModelFacts.of(str(place))
+        assert all(facts.lines())
+        json.dumps(facts.as_json(), allow_nan=False)
     _check_step(place, crc32(content))
 
 
@@ -361,7 +293,7 @@ def check_arguments(content: bytes) -> None:
 
 
 def check_onnx(content: bytes) -> None:
-    """An ONNX file is refused, or its step has weights, a cache and FLOPs."""
+    """An ONNX file is refused, or its step has weights, a cache and FLOPs; one of `EXPORTED` is described."""
     with refusing(ModelError):
         decoder = open_decoder(written("model.onnx", content))
         file = decoder.file
@@ -370,6 +302,10 @@ def check_onnx(content: bytes) -> None:
             tally = walk(file, fed, numbers=False, known=frozenset(decoder.inputs)).tally
             assert all(count >= 0 for count in tally.reads.values())
             assert tally.bytes_of(False) + tally.bytes_of(True) <= sum(one.nbytes for one in stored_of(file))
+    if shown(content):
+        described = FileFacts.of(str(folder() / "model.onnx"))
+        assert all(described.lines())
+        json.dumps(described.as_json(), allow_nan=False)
 
 
 def stored_of(file: OnnxFile) -> list[Stored]:
@@ -396,5 +332,7 @@ TARGETS = {
         Target("journals", seeds.journals, other_journal, check_journal),
         Target("messages", seeds.protocol, mutation.other_json, check_message),
         Target("arguments", seeds.arguments, other_arguments, check_arguments),
+        *READERS,
+        *TABLES,
     )
 }

@@ -15,7 +15,8 @@ import pytest
 from guard import Hang, memory_bound, time_bound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from targets import TARGETS, Target, strict_warnings
+from target import Target, strict_warnings
+from targets import TARGETS
 
 HERE = Path(__file__).parent
 EXAMPLES = {"runs": 15, "pages": 15, "claims": 15, "arguments": 15, "models": 50, "gguf": 30}

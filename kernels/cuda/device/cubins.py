@@ -26,6 +26,8 @@ VARIABLE = "MEMBOUND_CUBINS"
 MANIFEST = "manifest.json"
 COMPILER = ("numba-cuda", "numba", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc")
 """What decides the machine code besides the sources."""
+DIGEST_BYTES = 32
+"""Of the SHA-256 at the end of each file of the cache."""
 
 
 class CubinError(CompileError):
@@ -69,11 +71,21 @@ def find(kernel: Kernel, target: str) -> bytes:
         / hashlib.sha256(key.encode()).hexdigest()[:16]
         / f"{kernel.name}.cubin"
     )
-    if kept.is_file():
-        return kept.read_bytes()
+    if (code := _kept(kept)) is not None:
+        return code
     code = compile_cubin(kernel, target)
-    _replace(kept, code)
+    _replace(kept, code + hashlib.sha256(code).digest())
     return code
+
+
+def _kept(path: Path) -> bytes | None:
+    """Cached code; None if there is none, or if it does not go with the hash at its end."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    code, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def write(kernels: Iterable[Kernel], target: str, folder: Path) -> list[Path]:

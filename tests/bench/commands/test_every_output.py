@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -22,7 +23,9 @@ from rows import write
 from typer.main import get_command
 
 from membound.bench import cli
-from membound.bench.planning import inventory
+from membound.bench.planning import coverage, inventory
+from membound.bench.planning.coverage import Answers
+from membound.bench.planning.measured import NEEDED
 from membound.results.alternated import in_turn
 from membound.results.pairs import SIDES
 from membound.results.plain_text import visible
@@ -34,6 +37,7 @@ SHOWN = {
         "show a.jsonl --markdown",
         "show a.jsonl --json",
         "show points.jsonl",
+        "show tokens.jsonl --tokens",
     ],
     "compare": [
         *("compare a.jsonl b.jsonl --force", "compare a.jsonl b.jsonl --force --by device"),
@@ -68,14 +72,23 @@ SHOWN = {
     "hardware": [
         "hardware --hardware devices.toml mine",
         "hardware --hardware devices.toml mine h100 --json",
+        "hardware --here a.jsonl",
+        "hardware --here a.jsonl --json",
     ],
     "predict": [
         "predict step:model=llama-3-8b --on mine --hardware devices.toml",
         "predict step:model=llama-3-8b --on mine --hardware devices.toml --json",
+        "predict --validate --rows rows.csv",
+        "predict --validate --rows rows.csv --json",
     ],
-    "cost": ["cost step:model=llama-3-8b --on mine --hardware devices.toml --price 2"],
+    "cost": [
+        "cost step:model=llama-3-8b --on mine --hardware devices.toml --price 2",
+        "cost step:model=llama-3-8b --on h100 --price 2 --from points.jsonl",
+        "cost step:model=llama-3-8b --on h100 --price 2 --from points.jsonl --json",
+    ],
     "plan": ["plan --model llama-3-8b --tokens-per-day 1e9 --on mine --hardware devices.toml --price 2"],
     "env": ["env list", "env list --json"],
+    "coverage": ["coverage", "coverage --markdown", "coverage --json"],
 }
 """Command lines by command."""
 ELSEWHERE = {
@@ -87,11 +100,12 @@ ELSEWHERE = {
         "noise",
         "soak",
         "fleet",
-        "coverage",
     ),  # measure, and show rows as `show` does
     *("null-server", "export-model", "cuda-build"),  # show no text that comes from outside
 }
 PAGES = (".html", ".md")
+TOLD: list[Answers] = []
+"""What backends say that they support."""
 
 
 def files_of(text: str) -> None:
@@ -117,9 +131,29 @@ def files_of(text: str) -> None:
     google["benchmarks"] = [{"name": f"b{text}", "run_type": "iteration", "iterations": 1, "real_time": 1.0}
                             | {"cpu_time": 1.0, "time_unit": "ms", "label": text}]  # fmt: skip
     Path("google.json").write_text(json.dumps(google), encoding="utf-8")
+    write(
+        Path("tokens.jsonl"),
+        [replace(timed, backend=f"{name} {text}:cpu", config={"greedy_tokens": [7]}) for name in "ab"],
+    )
+    good = {"id": text, "model": f"Llama-3-70B {text}", "params_b": "70.6", "weights": f"f16 {text}"}
+    good |= {"batch_or_concurrency": "1", "input_tokens": text, "output_tokens": text, "hardware": "h100"}
+    good |= {"n_devices": "2", "engine": text, "value": "16", "unit": "tok/s", "kind": text, "source": text}
+    with open("rows.csv", "w", encoding="utf-8", errors="replace", newline="") as file:
+        table = csv.DictWriter(file, NEEDED)
+        table.writeheader()
+        table.writerows([good | {"date": text}, good | {"hardware": text}, good | {"weights": text}])
     quoted = json.dumps(text.replace("\udc80", "?").replace("\x7f", "\x80"), ensure_ascii=False)
     device = f'[device.mine]\nname = {quoted}\nkind = "gpu"\nbandwidth_gb_per_s = 900\nmemory_gb = 48\nf16_tflops = 180\n'
     Path("devices.toml").write_text(device, encoding="utf-8")
+    TOLD[:] = [
+        Answers(
+            f"a{text}:cpu",
+            True,
+            True,
+            refused=dict.fromkeys([work.spec for work in coverage.all_works()][:3], text),
+        ),
+        Answers(f"b{text}:cpu", reason=text, remedy=text),
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +161,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(inventory, "probe", lambda *_: [])  # what runtimes are here takes a minute to find
+    monkeypatch.setattr(coverage, "gather", lambda *_: TOLD)
     return tmp_path
 
 

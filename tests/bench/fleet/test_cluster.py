@@ -58,7 +58,11 @@ def test_the_mark_of_the_head_is_no_address():
     assert node_of(head, "head").address == "node:10.0.0.1"
 
 
-@pytest.mark.parametrize("address", ["", "here", "host:", "host:x", "host:99999", ":6379", "http://a:1"])
+NONE = ("", "here", "host:", "host:x", "host:99999", ":6379", "http://a:1")
+STRANGE = ("host:\u0663", "a..b:1", f"{'a' * 64}:1", "host:" + "9" * 5000)
+
+
+@pytest.mark.parametrize("address", [*NONE, *STRANGE])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(FleetError, match="--address"):
         check_address(address)

@@ -78,6 +78,12 @@ def test_a_torn_last_line_is_dropped(cut):
         (lambda text: text.replace('"suite":"quick"', '"suite":3'), "suite=3 is not text"),
         (lambda text: text.replace('"cpus":4.0', '"cpus":"four"'), "cpus='four' is not"),
         (lambda text: text.replace('"device":"all",', ""), "no field 'device'"),
+        (lambda text: text.replace('"state":"waiting"', '"state":"gone"'), "state='gone' is none of waiting"),
+        (lambda text: text.replace('"passes":1', '"passes":1000000000000'), "passes=1000000000000 is more"),
+        (lambda text: text.replace('"run_id":"', '"run_id":"../../'), "is of no suite of"),
+        (lambda text: text.replace(f"{FLEET}.", f"{FLEET}./../"), "is of no suite of"),
+        (lambda text: text.replace('"node":{', '"node":"x","cluster":{'), "node='x' is not an object"),
+        (lambda text: text + "3\n", "no object"),
     ],
 )
 def test_notes_that_are_damaged_are_one_line(cut, change, message):

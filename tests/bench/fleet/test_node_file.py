@@ -55,5 +55,8 @@ def test_what_nobody_came_back_for_goes_after_two_weeks():
     for path, days in ((old, KEPT_DAYS + 1), (new, KEPT_DAYS - 1)):
         path.touch()
         os.utime(path, (time.time() - days * 86_400,) * 2)
+    other = node_folder() / "a folder"
+    other.mkdir()
+    os.utime(other, (1, 1))
     remove_old()
-    assert list(node_folder().iterdir()) == [new]
+    assert sorted(node_folder().iterdir()) == sorted([new, other])

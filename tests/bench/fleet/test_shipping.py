@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
+from processes import comes_true
 
 from membound.bench.fleet import shipping
 from membound.bench.fleet.fleet_error import FleetError
@@ -64,6 +67,25 @@ def test_what_is_sent_is_an_installation(cache, tmp_path):
         assert int(count) >= 6
         assert not list(parts[0].rglob("__pycache__"))
     assert not parts[0].exists()
+
+
+def test_a_driver_that_is_killed_leaves_nothing_of_it(tmp_path):
+    """By KILL, which leaves it no time to tidy up: Ray has packed the parts long before."""
+    code = (
+        "import time\nfrom membound.bench.fleet.shipping import shipment\n"
+        "with shipment(None) as parts:\n print(parts[0], flush=True)\n time.sleep(60)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path), "MEMBOUND_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    ) as driver:
+        assert driver.stdout is not None
+        part = Path(driver.stdout.readline().strip())
+        assert (part / "version.py").is_file()
+        driver.kill()
+    assert comes_true(lambda: [path.name for path in tmp_path.iterdir()] == ["cache"]), list(
+        tmp_path.iterdir()
+    )
 
 
 def test_a_wheel_is_sent_in_its_place(cache, tmp_path):
@@ -125,6 +147,13 @@ def test_a_node_with_another_processor_compiles_by_itself(cache, monkeypatch, tm
     of.write_text(json.dumps(["another processor", *json.loads(of.read_text())[1:]]))
     assert take_kernels() == 0
     assert not (tmp_path / "node").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'["another"', b"{}"])
+def test_kernels_that_do_not_say_what_they_are_of_are_left_alone(cache, monkeypatch, tmp_path, content):
+    arrived(cache, monkeypatch, tmp_path)
+    (tmp_path / "membound_compiled/of.json").write_bytes(content)
+    assert take_kernels() == 0
 
 
 def test_kernels_of_other_sources_are_left_alone(cache, monkeypatch, tmp_path):

@@ -131,6 +131,32 @@ def test_a_half_made_environment_is_made_again(repository):
     assert (home / "environment/pyvenv.cfg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (trees.MARKER, b""),
+        (trees.MARKER, b'{"package": "/x"'),
+        (trees.MARKER, b'{"protocol": "4"}'),
+        (trees.MARKER, b"[3]"),
+        (trees.INTERPRETER, None),
+        (Path("tree") / trees.WORKER, None),
+    ],
+)
+def test_a_damaged_environment_is_made_again(repository, name, content):
+    """Of a disk that was full, or a cleaner of old files."""
+    commit = resolve("main", repository)
+    tree = built(commit, repository, None, lambda text: None)
+    path = tree.python.parent / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    said: list[str] = []
+    assert built(commit, repository, None, said.append) == tree
+    assert said == [f"making an environment for {commit}"]
+    assert path.stat().st_size > 0 or content is None
+
+
 def test_a_commit_that_is_no_membound_is_refused(repository):
     with pytest.raises(GateError, match=r"has no src/membound/bench/worker\.py"):
         built(resolve("main~1", repository), repository, None, lambda text: None)

@@ -63,7 +63,9 @@ def test_an_answer_on_a_measured_point_by_hand():
     assert "does not cover its cost at 50% utilisation: it needs 95% utilisation" in text
 
 
-@pytest.mark.parametrize("text", ["511", "511:fast", "0:3", "8:-1", ":"])
+@pytest.mark.parametrize(
+    "text", ["511", "511:fast", "0:3", "8:-1", ":", "nan:1", "inf:3", "1:1e999", "1e300:1"]
+)
 def test_a_wrong_point_is_refused(text):
     with pytest.raises(EconomicsError, match=r"BATCH:MILLISECONDS|above 0"):
         measured_point(text, 1)

@@ -81,6 +81,17 @@ def test_a_file_without_our_own_columns_is_read(tmp_path):
         ("Q4_K_M", "Q9", "weights 'gguf Q9' are in no known format"),
         ("Llama-3-70B,70.6", "Nothing-9B,9 total / 1 active", "unknown model 'nothing-9b'"),
         (",1,short", ",many,short", "batch_or_concurrency 'many' is not a number"),
+        ("16.29", "nan", "value nan must be above 0"),
+        ("16.29", "1e999", "value inf must be above 0 and at most 1e+15"),
+        (",1,short", ",1e999,short", "batch_or_concurrency inf must be above 0"),
+        (",1,short", ",0,short", "batch_or_concurrency 0 must be above 0"),
+        ("rtx_3090,2", "rtx_3090,-2", "n_devices -2 must be above 0"),
+        ("rtx_3090,2", "rtx_3090," + "9" * 300, "n_devices 1e+300 must be above 0"),
+        ("short,1024", "short," + "9" * 400, "is no number of tokens"),
+        ("Q4_K_M", "Q4_K_M (9999999 GB)", "a file of no size that a model has"),
+        ("Llama-3-70B,70.6", "Nothing-9B,1e30", "params_b 1e+30 must be above 0 and at most 100000"),
+        ("Llama-3-70B,70.6", "Nothing-9B,nan", "params_b nan must be above 0"),
+        (",1024,rtx_3090", "", "unknown device"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_listed_with_the_reason(tmp_path, old, new, said):
@@ -114,6 +125,17 @@ def test_a_file_without_rows_or_columns_is_refused(tmp_path):
         measured_rows(CATALOGUE, path)
     with pytest.raises(MeasuredError, match="no row that can be used"):
         rows_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'"' + b"9" * 200_000 + b'"', b"id\rmodel,x\n", b""])
+def test_what_is_no_csv_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    for before in (b"", HEADER.encode() + b"\n"):
+        path.write_bytes(before + content)
+        with pytest.raises(
+            MeasuredError, match=r"is no CSV in UTF-8|lacks the columns|no row that can be used"
+        ):
+            measured_rows(CATALOGUE, path)
 
 
 def test_every_row_says_where_it_is_from():

@@ -326,8 +326,19 @@ def test_what_changes_figures_is_in_the_row_and_no_secret_is() -> None:
         **{"OMP_NUM_THREADS": "64", "OMP_DYNAMIC": "true", "NUMBA_OPT": "0"},
         **{"VLLM_API_KEY": "k", "TORCH_TOKEN": "t", "CUDA_HOME": "/usr", "HOME": "/root", "AWS_SECRET": "s"},
         "GGML_VK": "x" * 999,
+        **{"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "VLLM_DISABLE_COMPILE_CACHE": "True", "LLAMA_CACHE": "a/b"},
+        **{"PYTHONDEVMODE": "1", "PYTHONASYNCIODEBUG": "1", "PYTHONTRACEMALLOC": "5", "PYTHONPATH": "/x"},
+        **{
+            "RAYON_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "LD_BIND_NOW": "1",
+            "ROCM_PATH": "/opt/rocm",
+        },
     }
     assert recorded(base) == {
+        **{"TORCHINDUCTOR_FX_GRAPH_CACHE": "0", "VLLM_DISABLE_COMPILE_CACHE": "True"},
+        **{"PYTHONDEVMODE": "1", "PYTHONASYNCIODEBUG": "1", "PYTHONTRACEMALLOC": "5"},
+        **{"RAYON_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "LD_BIND_NOW": "1"},
         "GGML_VK": "x" * 200,
         "LD_PRELOAD": "/lib/libjemalloc.so",
         "OMP_STACKSIZE": "1G",

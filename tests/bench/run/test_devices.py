@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 from rows import MACHINE, case, ceiling
 
-from membound.bench import api
+from membound.bench import api, cli
+from membound.bench.machine.environment import COMPANY
 from membound.bench.machine.placement import Placement, PlacementError
-from membound.bench.measure.turns import COMPANY, Watch
+from membound.bench.measure.turns import Watch
 from membound.bench.planning.choice import OptionError
 from membound.bench.planning.plan import Options
 from membound.bench.run import companion, devices
@@ -206,9 +207,18 @@ def test_one_that_cannot_be_is_told_in_a_line():
         pass
 
 
-def test_none_are_started_without_names():
+def test_without_names_none_are_started_and_no_worker_hears_of_any(monkeypatch):
+    monkeypatch.setenv(COMPANY, "somebody's")
     with companions([]):
         assert COMPANY not in os.environ
+    assert os.environ[COMPANY] == "somebody's"
+
+
+def test_a_command_does_not_believe_that_it_has_company(monkeypatch):
+    monkeypatch.setenv(COMPANY, "somebody's")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert COMPANY not in os.environ
 
 
 def test_a_run_has_its_companions(monkeypatch, tmp_path):

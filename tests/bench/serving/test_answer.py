@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from membound.bench.serving.answer import read_answer
+from membound.bench.serving.answer import read_answer, read_stream
 from membound.bench.serving.raw import RawAnswer
 from membound.results.serving.request import Request
 
@@ -61,6 +61,22 @@ def test_usage_that_says_more_than_the_chunks_wins() -> None:
 def test_without_ids_and_usage_chunks_are_counted_and_that_is_said() -> None:
     one = answered(chunk(), chunk(), LAST, DONE)
     assert (one.outcome, one.output_tokens, one.counted_by) == ("ok", 2, "chunks")
+
+
+@pytest.mark.parametrize("told", [10**400, 1 << 40, 1e400, -1, True, "3", [3], None])
+def test_a_count_that_no_answer_has_is_not_told(told: Any) -> None:
+    usage = {"choices": [], "usage": {"prompt_tokens": told, "completion_tokens": told}}
+    one = answered(chunk(), chunk(), LAST, usage, DONE, asked=2)
+    assert (one.outcome, one.output_tokens, one.counted_by, one.prompt_tokens) == ("ok", 2, "chunks", 0)
+    assert Request.from_fields(one.as_json()) == one
+
+
+def test_ids_of_no_vocabulary_count_and_are_told_by_one_number() -> None:
+    told = {"choices": [{"text": "a", "token_ids": [7, 10**400, -5, 1 << 31, "x", None]}]}
+    raw = RawAnswer(0, ended_ns=2 * MS, status=200, end="complete")
+    raw.parts = [(MS, 0, b"data: " + json.dumps(told).encode() + b"\n\n")]
+    seen = read_stream(raw)
+    assert (seen.ids, seen.tokens) == ([7, -1, -1, -1], [4])
 
 
 def test_the_chunk_that_names_a_role_is_no_token_and_reasoning_is() -> None:

@@ -35,6 +35,9 @@ def test_addresses(text: str, expected: Endpoint) -> None:
         f"http://u:{SECRET}@h/v1",
         f"http://h/v1?key={SECRET}",
         "http://h/ü",
+        "http://a..b/v1",
+        f"http://{'a' * 64}.example.org/v1",
+        "http://h:" + "9" * 5000,
         "http://h/a b",
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -92,6 +93,17 @@ def test_the_process_that_draws_ends_with_its_input() -> None:
     command = [sys.executable, "-m", "membound.bench.serving.live"]
     ended = subprocess.run(command, input=told * 2, capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_terminal_that_knows_ascii_alone_is_drawn_on_with_escapes() -> None:
+    """A time that is not known yet is a dash, which ASCII has not."""
+    told = json.dumps(looked()).encode() + b"\n"
+    command = [sys.executable, "-m", "membound.bench.serving.live"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "FORCE_COLOR": "1", "TERM": "xterm"}
+    ended = subprocess.run(command, input=told, capture_output=True, timeout=60, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"between chunks" in ended.stdout
+    assert b"\\u2013" in ended.stdout
 
 
 def test_on_a_terminal_another_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:

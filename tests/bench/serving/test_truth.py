@@ -18,6 +18,7 @@ from membound.bench.serving.null_server import Script
 from membound.bench.serving.schedule import LoadError, Pattern
 from membound.bench.serving.served import check_formats, parse_served
 from membound.bench.serving.session import prepare, run_load
+from membound.errors import MemboundError
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.prompt import scores
 from membound.kernels.seeded import make_inputs
@@ -94,7 +95,8 @@ def test_where_the_window_has_none_those_before_it_are_compared(monkeypatch: pyt
 
 
 def test_tokens_beyond_the_vocabulary_are_wrong() -> None:
-    assert row_of(lambda prompt, total: [SERVED.vocab] * total).status == "wrong"
+    for beyond in (SERVED.vocab, 10**30):  # the second is no number of NumPy's either
+        assert row_of(lambda prompt, total, beyond=beyond: [beyond] * total).status == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,13 @@ def test_a_model_is_named_by_itself_by_a_folder_or_by_a_step(tmp_path: Any) -> N
     export_model(inputs, tmp_path / "a-model")
     served = parse_served(str(tmp_path / "a-model"))
     assert (served.name, served.work.weight, served.work.kv, served.vocab) == ("a-model", "f32", "f32", 1000)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"", b"\xff", b'{"torch_dtype": []}', b"[1]"])
+def test_a_folder_that_describes_no_model_is_refused(tmp_path: Any, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(MemboundError):
+        parse_served(str(tmp_path))
 
 
 @pytest.mark.parametrize(

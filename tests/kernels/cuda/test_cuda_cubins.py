@@ -43,6 +43,14 @@ def test_a_kernel_is_compiled_once_for_each_target(compiled):
     assert compiled == ["fill", "fill"]
 
 
+@pytest.mark.parametrize("harm", [lambda code: b"", lambda code: code[:-1], lambda code: b"F" + code[1:]])
+def test_a_damaged_file_of_the_cache_is_compiled_again(compiled, tmp_path, harm):
+    cubins.find(FILL, "9.0a")
+    (path,) = (tmp_path / "cache/cubins").glob("*/fill.cubin")
+    path.write_bytes(harm(path.read_bytes()))
+    assert cubins.find(FILL, "9.0a") == cubins.find(FILL, "9.0a") == b"fill for 9.0a, 2"
+
+
 def test_other_sources_or_another_compiler_mean_other_code(compiled, monkeypatch):
     cubins.find(FILL, "9.0a")
     monkeypatch.setattr(cubins, "source_hash", lambda: "changed")

@@ -256,6 +256,16 @@ def test_a_file_of_ones_own_adds_devices_and_corrects_figures(tmp_path):
         ("memory_gb = []", "is an empty list"),
         ("memory_gb = [48]", '48 is not [value, "sources", "remark"]'),
         ('memory_gb = [[48, "NOWHERE"]]', "no source is called NOWHERE"),
+        ("memory_gb = " + "9" * 400, "9... is no figure in GB"),
+        ('pcie = "5 x' + "9" * 5000 + '"', "is no generation and lanes"),
+        ('pcie = "5 x\u0663"', "is no generation and lanes"),
+        ('chips_per_package = "two"', "chips_per_package = 'two' is not a whole number from 1 to 1024"),
+        ("chips_per_package = 0", "chips_per_package = 0 is not a whole number"),
+        ("aliases = 5", "aliases = 5 is not a list of texts"),
+        ("aliases = [[]]", "an entry of aliases = [] is not text"),
+        ('lacks = "fp8"', "lacks = 'fp8' is not a list of texts"),
+        ("route = [1, 2]", "route = [1, 2] is not a table of texts"),
+        ("name = 1979-05-27", "name = datetime.date(1979, 5, 27) is not text"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_field_and_what_it_would_be(tmp_path, text, said):
@@ -282,6 +292,8 @@ def test_mb_for_a_known_device_are_told_and_sram_is_believed(tmp_path):
         ("", "has no device"),
         ("[device]\nmine = 3", "is not a section"),
         ("[device.mine", "is not TOML"),
+        ("a = " + "9" * 5000, "is not TOML: Exceeds the limit"),
+        ("a = " + "[" * 100_000, "is nested too deeply"),
         ('[source.X]\ntitle = "x"\n[device.a]\nmemory_gb = 4', "source X needs title, url, date, and trust"),
     ],
 )

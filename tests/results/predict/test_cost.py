@@ -101,6 +101,9 @@ def test_a_fleet_by_hand():
         ({"capex": 5e4, "overhead": -1}, "overhead = -1 is impossible"),
         ({"capex": 5e4, "price": 2}, "exclude each other"),
         ({"price": float("nan")}, "price = nan is impossible"),
+        ({"price": float("inf")}, "price = inf is impossible: it must be from 1e-30 to 1e+30"),
+        ({"price": 1e308}, "price = 1e+308 is impossible: it must be from 1e-30 to 1e+30"),
+        ({"utilisation": 1e-320}, "utilisation = 9.99989e-321 is impossible: it must be from 1e-30"),
     ],
 )
 def test_an_impossible_assumption_is_refused_by_name(numbers, said):

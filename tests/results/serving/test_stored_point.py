@@ -11,6 +11,7 @@ from membound.results.row import Row, RowError
 from membound.results.serving.request import Request
 
 WHOLE = Request(1.0, 1.1, [1.2, 1.3], [1, 1], [0, 1], ended_s=1.4, prompt_tokens=5, counted_by="ids")
+WINDOW = {"warm_s": 0.5, "end_s": 10.0}
 LOST = Request(2.0, 2.0, ended_s=2.5, outcome="refused", reason="HTTP 429")
 
 
@@ -38,7 +39,13 @@ def test_a_point_comes_back_as_it_was() -> None:
         ({"config": {"warm_s": 5.0, "end_s": 5.0}}, "window 5.0 to 5.0"),
         ({"config": {"warm_s": 5.0, "end_s": 9.0}}, "without a whole answer"),
         ({"requests": [LOST]}, "without a whole answer"),
-        ({"config": {"warm_s": 0.5, "end_s": 10.0, "search": True, "rate": "two"}}, "the rate 'two'"),
+        ({"config": WINDOW | {"search": True}}, "a point of a search has no rate"),
+        ({"config": WINDOW | {"search": True, "rate": "two"}}, "rate='two' of config is not a number"),
+        ({"config": WINDOW | {"users": [4]}}, r"users=\[4\] of config is not a number"),
+        ({"config": WINDOW | {"trace": 10**400}}, "trace=1000.* of config is not a number"),
+        ({"config": WINDOW | {"client": []}}, r"client='\[\]' of config is no object"),
+        ({"config": WINDOW | {"client": {"null_server": 3}}}, "null_server='3' of a point's client"),
+        ({"config": WINDOW | {"client": {"null_server": {"added_itl_p50_s": "x"}}}}, "that are no numbers"),
         ({"config": {"warm_s": 0.5, "end_s": 10.0, "server": {"mean_itl_s": "x"}}}, "no numbers"),
         ({"config": {"warm_s": 0.5, "end_s": 10.0, "server": 3}}, "no numbers"),
     ],
@@ -46,6 +53,11 @@ def test_a_point_comes_back_as_it_was() -> None:
 def test_a_point_without_window_or_answer_is_refused(more: dict[str, Any], words: str) -> None:
     with pytest.raises(RowError, match=words):
         Row.from_json(row(**more).to_json())
+
+
+def test_what_a_client_adds_may_be_below_nothing_or_not_known() -> None:
+    client = {"null_server": {"added_itl_p50_s": -1e-5, "added_ttft_p50_s": None}}
+    assert Row.from_json(row(config=WINDOW | {"client": client}).to_json()).config["client"] == client
 
 
 def test_a_request_that_nobody_can_have_seen_is_refused() -> None:
