@@ -20,7 +20,7 @@ from membound.kernels.model import Model
 from membound.kernels.operations import ACTIVATION_BYTES, Linear, Traffic, kv_token_bytes
 from membound.kernels.parts import Experts, Latent
 from membound.kernels.routed_experts import RoutedExperts
-from membound.kernels.weights.formats import KV_FORMATS
+from membound.kernels.weights.formats import FORMATS, KV_FORMATS
 from membound.kernels.weights.stored.matrices import Stored, StoredMatrix
 
 VECTOR_BYTES = 4
@@ -82,6 +82,7 @@ def step_operations(work: ModelWork, context: int, queries: int = 1) -> tuple[Op
         *_products(work, rows, rows),
         *_decode_attention(work, context, queries),
         *_appends(work, queries),
+        *_indexes(work, context),
         *_states(work),
     )
 
@@ -150,7 +151,7 @@ def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None)
 
 
 def _experts(work: ModelWork, rows: int) -> Iterator[Operation]:
-    """A router and the experts that it chooses, with their biases."""
+    """A router and the experts that it chooses, with their biases; those without a gate have two matrices of an `experts` work's three."""
     counts = Counter[Experts]()
     for layer, count in work.shape.decoder.kinds.items():
         if isinstance(layer.mlp, Experts):
@@ -158,7 +159,16 @@ def _experts(work: ModelWork, rows: int) -> Iterator[Operation]:
     for experts, count in counts.items():
         one = routed_experts(work, experts, rows)
         biases = VECTOR_BYTES * work.distinct * experts.expert.vectors(work.shape.hidden)
-        yield Operation("experts", count, one.traffic + Traffic(weights_bytes=biases), one.flops)
+        traffic, flops = one.traffic + Traffic(weights_bytes=biases), one.flops
+        if not experts.expert.gated:
+            values, scales = FORMATS[work.weight].matrix_bytes(one.width, one.hidden)
+            traffic = replace(
+                traffic,
+                weights_bytes=traffic.weights_bytes - work.distinct * values,
+                scales_bytes=traffic.scales_bytes - work.distinct * scales,
+            )
+            flops -= 2 * one.batch * one.chosen * one.width * one.hidden
+        yield Operation("experts", count, traffic, flops)
 
 
 def _vectors(work: ModelWork) -> Iterator[Operation]:
@@ -245,6 +255,20 @@ def _states(work: ModelWork) -> Iterator[Operation]:
             read, written = state_bytes(layer.mixer)
             traffic = Traffic(kv_read_bytes=work.batch * read, kv_written_bytes=work.batch * written)
             yield Operation("state", count, traffic, work.batch * layer.mixer.token_flops)
+
+
+def _indexes(work: ModelWork, context: int) -> Iterator[Operation]:
+    """Scores of all cached tokens by their keys, of which the new token adds one. Layers that take another's choice have none."""
+    for layer, count in work.shape.decoder.kinds.items():
+        index = layer.mixer.index if isinstance(layer.mixer, Latent) else None
+        if index is not None and not index.shared:
+            values, scales = KV_FORMATS[work.kv].matrix_bytes(1, index.head_dim)
+            traffic = Traffic(
+                scales_bytes=work.batch * context * scales,
+                kv_read_bytes=work.batch * context * values,
+                kv_written_bytes=work.batch * (values + scales),
+            )
+            yield Operation("index", count, traffic, work.batch * (context + 1) * index.pair_flops)
 
 
 def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:

@@ -17,7 +17,6 @@ from typing import Any
 from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
-from membound.kernels.mixers import NAMES
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
 
@@ -25,7 +24,9 @@ NESTED = ("text_config", "llm_config", "language_config")
 """Where a model that sees or hears keeps the part that writes text."""
 SENSES = ("vision_config", "audio_config")
 TEXT_TYPES = {
+    "exaone4_5_text": "exaone4",
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
     "kimi_k2": "deepseek_v3",
     "llama4": "llama4_text",
     "mimo": "qwen2",
@@ -91,11 +92,15 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
 
 def why_counted(decoder: Decoder) -> str:
     """Why a folder's model is counted alone; '' for one whose parts are all run."""
-    mixers = [NAMES[type(kind.mixer)] for kind in decoder.kinds if type(kind.mixer) in NAMES]
-    if any(isinstance(kind.mixer, Latent) and kind.mixer.index for kind in decoder.kinds):
-        mixers.append("attention with an indexer")
-    if mixers:
-        what = " and ".join(dict.fromkeys(mixers))
+    there = {
+        "attention with an indexer": any(
+            isinstance(kind.mixer, Latent) and kind.mixer.index for kind in decoder.kinds
+        ),
+        "experts of a narrower state (moe_latent_size)": any(
+            isinstance(kind.mlp, Experts) and kind.mlp.latent for kind in decoder.kinds
+        ),
+    }
+    if what := " and ".join(name for name, so in there.items() if so):
         return f"{what}, which model_type {decoder.family!r} has, is counted and not run from a folder here"
     return (
         ""
@@ -160,14 +165,14 @@ def _layers(config: Config, family: Family, hidden: int) -> tuple[Layer, ...]:
 def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:
     mixer: Mixer | None = family.state(config, index) if family.state else None
     if mixer is None:
-        mixer = _latent(config, family) if family.latent else _attention(config, family, hidden, index)
+        mixer = _latent(config, family, index) if family.latent else _attention(config, family, hidden, index)
     mixture = family.mixture(config, index) if family.mixture else None
     bias = bool(family.mlp_bias_flag) and config.flag(family.mlp_bias_flag)
     mlp = mixture or Mlp(config.count(family.dense_width), family.gated, bias)
     return Layer(mixer, mlp, family.norms)
 
 
-def _latent(config: Config, family: Family) -> Latent:
+def _latent(config: Config, family: Family, index: int) -> Latent:
     latent = Latent(
         q_heads=config.count("num_attention_heads"),
         q_rank=config.count("q_lora_rank") if config.fields.get("q_lora_rank") is not None else 0,
@@ -177,7 +182,7 @@ def _latent(config: Config, family: Family) -> Latent:
         value_dim=config.count("v_head_dim"),
         biases=config.flag(family.bias_flag),
     )
-    return family.index(config, latent) if family.index else latent
+    return family.index(config, latent, index) if family.index else latent
 
 
 def _attention(config: Config, family: Family, hidden: int, index: int) -> Attention:

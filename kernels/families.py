@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membound.kernels.config_json import Config
+from membound.kernels.gemma4_fields import gemma4_layers
 from membound.kernels.mixer_fields import (
     gated_delta,
+    granite_layers,
     indexed,
     mimo_attention,
     mimo_kind,
@@ -68,7 +70,7 @@ class Family:
     gated_attention: bool = False
     state: Callable[[Config, int], GatedDelta | None] | None = None
     refined: Callable[[Config, Attention], Attention] | None = None
-    index: Callable[[Config, Latent], Latent] | None = None
+    index: Callable[[Config, Latent, int], Latent] | None = None
     layers: Callable[[Config], tuple[Layer, ...]] | None = None
     dense_width: str = "intermediate_size"
     refused: tuple[str, ...] = ()
@@ -163,6 +165,19 @@ FAMILIES = {
             "vocab_size": 262208,
         },
     ),
+    "gemma4_text": Family(
+        layers=gemma4_layers,
+        defaults={
+            "head_dim": 256,
+            "global_head_dim": 512,
+            "hidden_size_per_layer_input": 256,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "sliding_window": 512,
+            "tie_word_embeddings": True,
+            "vocab_size": 262144,
+        },
+    ),
     "glm": Family(bias_flag="attention_bias", flagged="qkv", defaults={"attention_bias": True}),
     "glm4": Family(
         norms="both", bias_flag="attention_bias", flagged="qkv", defaults={"attention_bias": True}
@@ -197,6 +212,21 @@ FAMILIES = {
     "granite": _LLAMA,
     "granitemoe": Family(
         bias_flag="attention_bias", mixture=every_layer("intermediate_size", "num_local_experts")
+    ),
+    "granitemoehybrid": Family(
+        layers=granite_layers,
+        defaults={
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 1024,
+            "mamba_n_heads": 128,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 256,
+            "mamba_d_head": "auto",
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_conv_bias": True,
+        },
     ),
     "granitemoeshared": Family(
         bias_flag="attention_bias",

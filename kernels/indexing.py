@@ -1,4 +1,4 @@
-"""Which tokens attention with an indexer leaves out, in float64 (DeepSeek-V3.2, GLM-5).
+"""Which tokens attention with an indexer sees, in float64 (DeepSeek-V3.2, GLM-5).
 
 >>> left_out(normed, mixer, np.arange(20), 20, product, vectors).shape        # [B, T, T], True where a token is not selected
 
@@ -9,6 +9,7 @@ FP8 and its Hadamard transform, as both are of no concern to the choice in exact
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -18,19 +19,27 @@ import numpy.typing as npt
 from membound.kernels.forward import F64, LATENT_EPS, Product, Vectors, layer_norm, rms_norm
 from membound.kernels.mixers import Latent
 from membound.kernels.rope import turn
+from membound.kernels.stored_cache import widened
+from membound.kernels.weights.formats import KVCache
+
+I64 = npt.NDArray[np.int64]
 
 
-def left_out(
-    x: F64,
-    mixer: Latent,
-    positions: npt.NDArray[Any],
-    length: int,
-    product: Product,
-    vectors: Vectors,
-) -> npt.NDArray[np.bool_]:
-    """Of normed x [B·T, hidden], whose tokens are all that there are: which each does not select, [B, T, T]."""
+@dataclass(frozen=True, slots=True)
+class IndexHeads:
+    """Queries [B, heads, T, D], keys [B, 1, T, D] and weights [B, heads, T] of tokens."""
+
+    q: F64
+    k: F64
+    weights: F64
+
+
+def index_heads(
+    x: F64, mixer: Latent, positions: npt.NDArray[Any], length: int, product: Product, vectors: Vectors
+) -> IndexHeads:
+    """Of normed x [B·T, hidden] at `positions` [T]. Raises AssertionError where a layer has no index of its own."""
     index = mixer.index
-    if index is None:
+    if index is None or index.shared:
         raise AssertionError("no index")
     tokens, (heads, dim) = len(positions), (index.heads, index.head_dim)
     low = product("q_down", x) + vectors.get("q_down_bias", 0.0)
@@ -43,10 +52,54 @@ def left_out(
     for each in (q, k):
         each[..., : mixer.rope_dim] = turn(each[..., : mixer.rope_dim], cos, sin, index.neighbours)
     weights = product("index_weights", x).reshape(-1, tokens, heads).transpose(0, 2, 1)
-    near = np.maximum(q @ k.transpose(0, 1, 3, 2), 0)
-    scores = (weights[..., None] * near).sum(1)  # their scales are the same for all tokens
+    return IndexHeads(q, k, weights)
+
+
+def left_out(
+    x: F64,
+    mixer: Latent,
+    positions: npt.NDArray[Any],
+    length: int,
+    product: Product,
+    vectors: Vectors,
+) -> npt.NDArray[np.bool_]:
+    """Of normed x [B·T, hidden], whose tokens are all that there are: which each does not select, [B, T, T]."""
+    made, tokens = index_heads(x, mixer, positions, length, product, vectors), len(positions)
+    near = np.maximum(made.q @ made.k.transpose(0, 1, 3, 2), 0)
+    scores = (made.weights[..., None] * near).sum(1)  # their scales are the same for all tokens
     scores[:, np.triu_indices(tokens, 1)[0], np.triu_indices(tokens, 1)[1]] = -inf
-    seen = np.argsort(-scores, -1, kind="stable")[..., : index.chosen]
+    seen = _largest(scores, mixer)
     away = np.ones(scores.shape, np.bool_)
     np.put_along_axis(away, seen, False, -1)
     return away
+
+
+def selected(made: IndexHeads, keys: KVCache, mixer: Latent) -> I64:
+    """The cached tokens that one new token of each sequence sees, its own among them as the last of `keys`: [B, chosen], in their order."""
+    scores = np.stack(
+        [
+            made.weights[b, :, 0] @ np.maximum(made.q[b, :, 0] @ widened(keys, b, 0)[0].T, 0)
+            for b in range(len(made.q))
+        ]
+    )
+    ids: I64 = np.sort(_largest(scores, mixer), -1)
+    return ids
+
+
+def rows_of(cache: KVCache, ids: I64) -> KVCache:
+    """Those tokens of a latent cache."""
+
+    def taken(array: Any) -> Any:
+        if array is None:
+            return None
+        at = ids[:, None, :, None] if array.ndim == 4 else ids[:, None]
+        return np.take_along_axis(array, at, 2)
+
+    k, scales = taken(cache.k), taken(cache.k_scales)
+    return KVCache(cache.format, k, k[..., : cache.v.shape[-1]], scales, scales)
+
+
+def _largest(scores: F64, mixer: Latent) -> I64:
+    if mixer.index is None:
+        raise AssertionError("no index")
+    return np.argsort(-scores, -1, kind="stable")[..., : mixer.index.chosen]

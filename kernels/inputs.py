@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 
+INDEX_KEYS = 3_000_000
+"""Streams of the keys of indexes are counted from here."""
 NEW_TOKENS = 2_000_000
 """Streams of the tokens that several queries bring along are counted from here: caches have those below."""
 
@@ -176,7 +178,7 @@ class ModelInputs:
     of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
     takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
     `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where
-    that is planted; `own_routes` computes what a folder's own router chooses, kept likewise.
+    that is planted; `own_routes` computes what a folder's own router chooses, `index_choice` which tokens indexes select, both kept likewise.
     """
 
     work: Step | Prefill
@@ -193,6 +195,8 @@ class ModelInputs:
     plan: RoutePlan | None = None
     own_routes: Callable[[ModelInputs], Sequence[I64]] | None = None
     held_routes: list[I64] = field(default_factory=list, repr=False)
+    index_choice: Callable[[ModelInputs], Sequence[I64]] | None = None
+    held_choice: list[I64] = field(default_factory=list, repr=False)
 
     def routes(self, index: int) -> I64:
         """The experts of each row in layer `index`, [rows, chosen]: as planned, or as the model's own router chooses them."""
@@ -230,6 +234,22 @@ class ModelInputs:
         cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
         mixer = m.decoder.layers[index].mixer
         return _within_keys(cache, mixer.kv_rank) if isinstance(mixer, Latent) else cache
+
+    def index_keys(self, index: int) -> KVCache:
+        """Keys [batch, 1, context, head_dim] of the index of layer `index`, which are its values too."""
+        mixer, w = self.model.decoder.layers[index].mixer, self.work
+        if not isinstance(mixer, Latent) or mixer.index is None or not isinstance(w, Step):
+            raise AssertionError(f"layer {index} has no index")
+        shape = (w.batch, 1, w.context, mixer.index.head_dim)
+        return _within_keys(
+            random_cache(w.kv, shape, stream_of(self.seed, INDEX_KEYS + index), self.take), shape[-1]
+        )
+
+    def selection(self, index: int) -> I64:
+        """The cached tokens that layer `index` sees by an index, [batch, chosen] in their order; the new one has number `context`."""
+        if self.index_choice is None:
+            raise AssertionError("no layer has an index")
+        return self.index_choice(self)[index]
 
     def state(self, index: int) -> State:
         """What layer `index`, whose mixer has a state, holds of all sequences before the step."""

@@ -30,7 +30,7 @@ def matrices_of(layer: Layer, hidden: int) -> dict[str, tuple[int, int]]:
 
 def expert_matrices(experts: Experts, hidden: int) -> Matrices:
     """Those of one expert, without its number: name -> (n, k)."""
-    return experts.expert.matrices(hidden)
+    return experts.matrices(hidden)
 
 
 def vectors_of(decoder: Decoder, layer: Layer) -> Mapping[str, int]:

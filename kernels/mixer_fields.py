@@ -42,21 +42,38 @@ def gated_delta(config: Config, index: int) -> GatedDelta | None:
     return GatedDelta(keys, values, *dims, config.count("linear_conv_kernel_dim", 2))
 
 
-def neighbouring(config: Config, latent: Latent) -> Latent:
-    """GLM-5's index, in which RoPE turns neighbours."""
-    found = indexed(config, latent)
-    index = replace(found.index, neighbours=True) if found.index else None
-    return replace(found, index=index)
+def neighbouring(config: Config, latent: Latent, index: int) -> Latent:
+    """GLM-5's index, in which RoPE turns neighbours; GLM-5.2's layers take turns at one."""
+    found = indexed(config, latent, index)
+    shared = not _selects(config, index)
+    return replace(found, index=replace(found.index, neighbours=True, shared=shared) if found.index else None)
 
 
-def indexed(config: Config, latent: Latent) -> Latent:
+def _selects(config: Config, index: int) -> bool:
+    """Whether a layer has an index of its own: as indexer_types or index_topk_pattern says, else the first index_skip_topk_offset and every index_topk_freq-th."""
+    for name in ("indexer_types", "index_topk_pattern"):
+        kinds = config.fields.get(name)
+        if kinds is None:
+            continue
+        known = {"full": True, "shared": False, "F": True, "S": False}
+        if (
+            not isinstance(kinds, list | str)
+            or len(kinds) != config.count("num_hidden_layers")
+            or any(not isinstance(kind, str) or kind not in known for kind in kinds)
+        ):
+            raise config.bad(name, "a list with full or shared for each layer")
+        if not known[kinds[0]]:
+            raise config.bad(name, "full for the first layer, which has none before it")
+        return known[kinds[index]]
+    every, offset = (
+        config.count(name) if config.fields.get(name) is not None else default
+        for name, default in (("index_topk_freq", 1), ("index_skip_topk_offset", 2))
+    )
+    return not max(index - offset + 1, 0) % every
+
+
+def indexed(config: Config, latent: Latent, index: int) -> Latent:
     """DeepSeek-V3.2's and GLM-5's latent attention, with an index of its own in every layer."""
-    shared = config.fields.get("indexer_types") or config.fields.get("index_topk_pattern") or ()
-    every = config.count("index_topk_freq") if config.fields.get("index_topk_freq") is not None else 1
-    if not isinstance(shared, list | tuple | str):
-        raise config.bad("indexer_types", "a list with one kind for each layer")
-    if every > 1 or any(kind in ("shared", "S") for kind in shared):
-        raise ModelError(f"{config.path}: layers that take the index of the one before are not supported")
     if not latent.q_rank:
         raise config.bad("q_lora_rank", "a positive whole number, from whose rank an index makes its queries")
     heads, head_dim, chosen = (config.count(f"index_{name}") for name in ("n_heads", "head_dim", "topk"))
@@ -83,8 +100,6 @@ def nemotron_layers(config: Config) -> tuple[Layer, ...]:
 
     A mixer that another one follows is a layer without an MLP. Source: models/nemotron_h/modeling_nemotron_h.py.
     """
-    if config.fields.get("moe_latent_size") is not None:
-        raise ModelError(f"{config.path}: moe_latent_size, experts of a narrower state, is not supported")
     blocks, layers = _blocks(config), list[Layer]()
     for block in blocks:
         if block in (LINEAR, FULL):
@@ -143,7 +158,76 @@ def _mlp(config: Config, width: str) -> Mlp:
 def _experts(config: Config) -> Experts:
     shared = _mlp(config, "moe_shared_expert_intermediate_size")
     expert = replace(_mlp(config, "moe_intermediate_size"), bias=False)
-    return mixture_of(config, "n_routed_experts", "num_experts_per_tok", expert, shared, router=CORRECTED)
+    latent = config.count("moe_latent_size") if config.fields.get("moe_latent_size") is not None else 0
+    if latent and config.flag("mlp_bias"):
+        raise config.bad("mlp_bias", "false beside moe_latent_size")
+    return mixture_of(
+        config, "n_routed_experts", "num_experts_per_tok", expert, shared, router=CORRECTED, latent=latent
+    )
+
+
+# Granite 4
+
+
+def granite_layers(config: Config) -> tuple[Layer, ...]:
+    """States or attention, each with an MLP that all tokens take, beside experts where there are some (Granite 4.0 hybrids).
+
+    Source: models/granitemoehybrid/modeling_granitemoehybrid.py.
+    """
+    count = config.count("num_hidden_layers")
+    if count > MOST_LAYERS:
+        raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
+    kinds = config.fields.get("layer_types", config.fields.get("layers_block_type"))
+    kinds = [LINEAR] * count if kinds is None else kinds
+    if not isinstance(kinds, list) or len(kinds) != count or not all(isinstance(kind, str) for kind in kinds):
+        raise config.bad("layer_types", f"a list with one kind for each of num_hidden_layers={count}")
+    found = {kind: _granite_layer(config, kind) for kind in kinds}
+    return tuple(found[kind] for kind in kinds)
+
+
+def _granite_layer(config: Config, kind: str) -> Layer:
+    if BLOCKS.get(kind) not in (LINEAR, FULL) or kind in "M*":
+        raise ModelError(
+            f"{config.path}: layer_types has {kind!r:.60}, which is not supported; supported: mamba, attention"
+        )
+    common = Mlp(config.count("shared_intermediate_size"))
+    mlp: Mlp | Experts = common
+    if config.fields.get("num_local_experts"):
+        expert = Mlp(config.count("intermediate_size"))
+        mlp = mixture_of(config, "num_local_experts", "num_experts_per_tok", expert, common)
+    return Layer(_granite_state(config) if BLOCKS[kind] == LINEAR else _granite_attention(config), mlp)
+
+
+def _granite_state(config: Config) -> Mamba2:
+    heads, groups = config.count("mamba_n_heads"), config.count("mamba_n_groups")
+    width = config.count("mamba_expand") * config.count("hidden_size")
+    head_dim = width // heads if config.fields["mamba_d_head"] == "auto" else config.count("mamba_d_head")
+    if heads * head_dim != width:
+        raise config.bad("mamba_d_head", f"such that mamba_n_heads={heads} of them make {width}")
+    if heads % groups:
+        raise config.bad("mamba_n_heads", f"a multiple of mamba_n_groups={groups}")
+    return Mamba2(
+        heads,
+        head_dim,
+        config.count("mamba_d_state"),
+        groups,
+        config.count("mamba_d_conv", 2),
+        conv_bias=config.flag("mamba_conv_bias"),
+        bias=config.flag("mamba_proj_bias"),
+    )
+
+
+def _granite_attention(config: Config) -> Attention:
+    q_heads = config.count("num_attention_heads")
+    given = config.fields.get("num_key_value_heads") is not None
+    kv_heads = config.count("num_key_value_heads") if given else q_heads
+    if q_heads % kv_heads:
+        raise config.bad("num_attention_heads", f"a multiple of num_key_value_heads={kv_heads}")
+    hidden = config.count("hidden_size")
+    if hidden % q_heads:
+        raise config.bad("hidden_size", f"a multiple of num_attention_heads={q_heads}")
+    biases = "qkvo" if config.flag("attention_bias") else ""
+    return Attention(q_heads, kv_heads, hidden // q_heads, biases=biases, rope=None)
 
 
 # MiMo-V2-Flash

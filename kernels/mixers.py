@@ -29,16 +29,20 @@ class Indexer:
     """Selects the `chosen` tokens that attention sees, by one cached key of `head_dim` a token and `heads` small queries.
 
     Scores: the sum over heads of a weight, which comes from the hidden state, times relu(query · key). `neighbours`: which columns
-    RoPE turns together, as in `Rope` (GLM-5's are neighbours, DeepSeek's are not).
+    RoPE turns together, as in `Rope` (GLM-5's are neighbours, DeepSeek's are not). `shared`: the tokens are those of the last layer
+    before that selects some, and nothing is computed or kept here (GLM-5.2).
     """
 
     heads: int
     head_dim: int
     chosen: int
     neighbours: bool = False
+    shared: bool = False
 
     def matrices(self, hidden: int, q_rank: int) -> Matrices:
         """Queries from the rank of attention's own, keys and weights from the hidden state."""
+        if self.shared:
+            return {}
         return {
             "index_q": (self.heads * self.head_dim, q_rank),
             "index_k": (self.head_dim, hidden),
@@ -48,12 +52,19 @@ class Indexer:
     @property
     def vector_widths(self) -> Mapping[str, int]:
         """The LayerNorm of keys."""
+        if self.shared:
+            return {}
         return {"index_k_norm": self.head_dim, "index_k_norm_bias": self.head_dim}
+
+    @property
+    def token_numbers(self) -> int:
+        """Cached numbers a token."""
+        return 0 if self.shared else self.head_dim
 
     @property
     def pair_flops(self) -> int:
         """FLOPs for a query token and a token whose key it meets: products, and their weighted sum."""
-        return 2 * self.heads * (self.head_dim + 1)
+        return 0 if self.shared else 2 * self.heads * (self.head_dim + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +273,6 @@ class Mamba2:
 
 Recurrent = GatedDelta | Mamba2
 """Mixers with a state that does not grow."""
-NAMES = {GatedDelta: "gated DeltaNet", Mamba2: "Mamba-2"}
 
 
 def state_bytes(mixer: Recurrent) -> tuple[int, int]:

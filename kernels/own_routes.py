@@ -1,4 +1,4 @@
-"""The experts that a folder's own router chooses in a step, layer by layer, as float64 has them.
+"""What a step chooses by itself, as float64 has it: the experts of a folder's own router, the tokens of an index, layer by layer.
 
 >>> own_routes(inputs)[0].shape                    # [rows, chosen]; of a dense layer [rows, 0]
 (1, 8)
@@ -39,6 +39,23 @@ def own_routes(inputs: ModelInputs) -> list[I64]:
                 _write(path, found)
         inputs.held_routes.extend(found)
     return inputs.held_routes
+
+
+def index_choice(inputs: ModelInputs) -> list[I64]:
+    """The tokens that each layer's attention sees by an index, [batch, chosen]; computed once for each key, and kept, as `own_routes`.
+
+    Two tokens of nearly equal scores may be swapped by rounding as well: backends compute the scores and their order, and read these.
+    """
+    if not inputs.held_choice:
+        path = inputs.folder / f"tokens-{key_of(inputs)}.npz" if inputs.folder else None
+        found = _read(path, inputs.model.layers) if path else None
+        if found is None:
+            found = []
+            step(inputs, selections=found)
+            if path:
+                _write(path, found)
+        inputs.held_choice.extend(found)
+    return inputs.held_choice
 
 
 def _compute(inputs: ModelInputs) -> list[I64]:

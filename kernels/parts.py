@@ -15,13 +15,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import inf, prod
+from math import inf
 
 from membound.kernels.mixers import ROPE_OF_NEIGHBOURS as ROPE_OF_NEIGHBOURS
 from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.mixers import Latent as Latent
 from membound.kernels.mixers import Matrices as Matrices
 from membound.kernels.mixers import triangle as _triangle
+from membound.kernels.mlps import Experts as Experts
+from membound.kernels.mlps import Mlp as Mlp
+from membound.kernels.mlps import Router as Router
+from membound.kernels.mlps import size_of as _size
 from membound.kernels.rope import Rope
 
 PLAIN_ROPE = Rope()
@@ -37,7 +41,8 @@ class Attention:
 
     `rope`: None where positions are not told. `scale` of scores; 0: 1/√head_dim. `softcap`: scores s become cap·tanh(s / cap).
     `temperature`: floor and slope of Llama 4's, ln(⌊(position + 1) / floor⌋ + 1) · slope + 1 times the query. `value_dim`: width of a
-    value; 0: `head_dim`. `gated`: what comes out is multiplied by the sigmoid of one more product (Qwen3-Next).
+    value; 0: `head_dim`. `gated`: what comes out is multiplied by the sigmoid of one more product (Qwen3-Next). `keys_are_values`: one
+    product makes both, which norms and RoPE then tell apart (Gemma 4).
     """
 
     q_heads: int
@@ -54,13 +59,15 @@ class Attention:
     temperature: tuple[float, float] | None = None
     value_dim: int = 0
     gated: bool = False
+    keys_are_values: bool = False
 
     def matrices(self, hidden: int) -> Matrices:
-        """The four products, and that of a gate."""
+        """The four products or three, and that of a gate."""
         q, k = self.q_heads * self.head_dim, self.kv_heads * self.head_dim
         v, out = (heads * (self.value_dim or self.head_dim) for heads in (self.kv_heads, self.q_heads))
         gate = {"out_gate": (out, hidden)} if self.gated else {}
-        return {"q": (q, hidden), "k": (k, hidden), "v": (v, hidden), **gate, "o": (hidden, out)}
+        values = {} if self.keys_are_values else {"v": (v, hidden)}
+        return {"q": (q, hidden), "k": (k, hidden), **values, **gate, "o": (hidden, out)}
 
     def vectors(self, hidden: int) -> int:
         """Numbers of biases, norms' gains and sinks."""
@@ -72,7 +79,7 @@ class Attention:
         normed = {"head": (self.head_dim,) * 2, "all": (widths["q"], widths["k"])}.get(self.head_norm, ())
         gains = dict(zip(("q_norm", "k_norm"), normed, strict=False))
         sinks = {"sinks": self.q_heads} if self.sinks else {}
-        return gains | {f"{name}_bias": widths[name] for name in self.biases} | sinks
+        return gains | {f"{name}_bias": widths[name] for name in self.biases if name in widths} | sinks
 
     @property
     def token_numbers(self) -> int:
@@ -99,119 +106,36 @@ class Attention:
         return _triangle(full) + (tokens - full) * self.window
 
 
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """Two products, or three where one gates another.
-
-    `activation`: silu, gelu, gelu_tanh (its approximation by tanh), relu2 (squared), or gpt-oss' clamped. A width of 0: there is none.
-    """
-
-    width: int
-    gated: bool = True
-    bias: bool = False
-    activation: str = "silu"
-
-    def matrices(self, hidden: int) -> Matrices:
-        """The products."""
-        if not self.width:
-            return {}
-        gate = {"gate": (self.width, hidden)} if self.gated else {}
-        return gate | {"up": (self.width, hidden), "down": (hidden, self.width)}
-
-    def vectors(self, hidden: int) -> int:
-        """Numbers of biases."""
-        return sum(self.vector_widths(hidden).values())
-
-    def vector_widths(self, hidden: int) -> Mapping[str, int]:
-        """The same by name: gate_bias and so on."""
-        widths = {name: n for name, (n, _) in self.matrices(hidden).items()}
-        return {f"{name}_bias": n for name, n in widths.items()} if self.bias else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """How experts are chosen and weighted: the largest `score` (softmax or sigmoid) of x times the router's matrix.
-
-    `bias` is added before, `correction` for the choice alone (DeepSeek-V3). `groups`: only the experts of the best
-    `groups_chosen` of `groups` groups are looked at, by the two best of each (`group_best`=2) or the best one. `normalised`: the
-    weights of those chosen add up to 1; `factor` times them then. `on_input`: they multiply x, not what comes out (Llama 4).
-    """
-
-    score: str = "softmax"
-    normalised: bool = True
-    bias: bool = False
-    correction: bool = False
-    groups: int = 1
-    groups_chosen: int = 1
-    group_best: int = 2
-    factor: float = 1.0
-    on_input: bool = False
-
-    @property
-    def vectors(self) -> int:
-        """Numbers an expert besides the matrix."""
-        return self.bias + self.correction
-
-
-PLAIN_ROUTER = Router()
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """`count` MLPs of which a router chooses `chosen` for each token, besides one that every token takes."""
-
-    count: int
-    chosen: int
-    expert: Mlp
-    shared: Mlp | None = None
-    shared_gate: bool = False
-    router: Router = PLAIN_ROUTER
-
-    def distinct(self, tokens: float) -> float:
-        """Experts that are read for `tokens` tokens where each is as likely as any other: E(1 − (1 − k/E)^T)."""
-        missed = (1 - self.chosen / self.count) ** float(tokens)  # inf: of all that there are
-        return self.count * (1 - float(missed))
-
-    def always(self, hidden: int) -> int:
-        """Numbers of the matrices that every token takes: the router and the shared MLP."""
-        return self.count * hidden + (_size(self.shared.matrices(hidden)) if self.shared else 0)
-
-    def vectors(self, hidden: int) -> int:
-        """Numbers of biases, of all experts, and of the shared MLP's gate."""
-        shared = self.shared.vectors(hidden) if self.shared else 0
-        experts = self.count * (self.expert.vectors(hidden) + self.router.vectors)
-        return experts + shared + self.shared_gate * hidden
-
-    def vector_widths(self, hidden: int) -> Mapping[str, int]:
-        """Those that every token meets by name: router_bias, correction, shared_gate, shared.up_bias and so on."""
-        there = {"router_bias": self.router.bias, "correction": self.router.correction}
-        own = {name: self.count for name, so in there.items() if so}
-        gate = {"shared_gate": hidden} if self.shared_gate else {}
-        shared = self.shared.vector_widths(hidden) if self.shared else {}
-        return own | gate | {f"shared.{name}": width for name, width in shared.items()}
-
-
 NORMS = {
     "before": ("attention_norm", "mlp_norm"),
     "after": ("attention_out_norm", "mlp_out_norm"),
     "both": ("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm"),
     "parallel": ("attention_norm",),
+    "both_beside": (
+        *("attention_norm", "mlp_norm", "attention_out_norm", "mlp_out_norm"),
+        *("shared_out_norm", "experts_norm", "experts_out_norm"),
+    ),
     "half": ("attention_norm",),
 }
 """Where norms of the width of the model stand: on what goes into attention and MLP, on what comes out (OLMo 2), on both
-(Gemma, GLM-4), one for both halves, which start from the same x (Cohere), or on the mixer of a layer without an MLP (Nemotron-H)."""
+(Gemma, GLM-4), one for both halves, which start from the same x (Cohere), on both and around experts beside an MLP (Gemma 4), or on the
+mixer of a layer without an MLP (Nemotron-H)."""
 Mixer = Attention | Latent | GatedDelta | Mamba2
 """What a layer's first half may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Attention and an MLP or experts. `norms` as in `NORMS`; `residual`: what comes out of each half is multiplied by it (Granite)."""
+    """Attention and an MLP or experts. `norms` as in `NORMS`; `residual`: what comes out of each half is multiplied by it (Granite).
+
+    `gain`: what comes out of both is multiplied by a number of the layer's own (Gemma 4).
+    """
 
     mixer: Mixer
     mlp: Mlp | Experts
     norms: str = "before"
     residual: float = 1.0
+    gain: bool = False
 
     @property
     def attention(self) -> Attention | Latent:
@@ -225,7 +149,7 @@ class Layer:
         mixer = _size(self.mixer.matrices(hidden))
         if isinstance(self.mlp, Mlp):
             return mixer + _size(self.mlp.matrices(hidden))
-        expert = _size(self.mlp.expert.matrices(hidden))
+        expert = _size(self.mlp.matrices(hidden))
         return mixer + self.mlp.always(hidden) + self.mlp.distinct(tokens) * expert
 
 
@@ -288,7 +212,7 @@ class Decoder:
     def parameters(self) -> int:
         """All numbers of the model: matrices, norms, biases."""
         each = sum(
-            count * (layer.mixer.vectors(self.hidden) + layer.mlp.vectors(self.hidden))
+            count * (layer.mixer.vectors(self.hidden) + layer.mlp.vectors(self.hidden) + layer.gain)
             for layer, count in self.kinds.items()
         )
         norms = 1 + sum(count * len(NORMS[layer.norms]) for layer, count in self.kinds.items())
@@ -367,13 +291,9 @@ class Decoder:
         return replace(self, layers=self.layers[:layers]) if layers else self
 
 
-def _size(matrices: Matrices) -> int:
-    return sum(prod(shape) for shape in matrices.values())
-
-
 def _keys(layer: Layer) -> int:
     """Numbers of an index's key of a token."""
-    return layer.mixer.index.head_dim if isinstance(layer.mixer, Latent) and layer.mixer.index else 0
+    return layer.mixer.index.token_numbers if isinstance(layer.mixer, Latent) and layer.mixer.index else 0
 
 
 def _key_flops(layer: Layer) -> int:

@@ -45,8 +45,7 @@ def _nemotron(
             layers.append(Layer(mamba if block == "M" else attention, nothing, "half"))
         else:
             layers[-1] = replace(layers[-1], mlp=mlp, norms="before")
-    why = NOT_RUN.format("Mamba-2 beside experts", name) if isinstance(mlp, Experts) else ""
-    return Decoder(name, hidden, 131072, tuple(layers), not_known=why)
+    return Decoder(name, hidden, 131072, tuple(layers))
 
 
 def _indexed(
@@ -57,8 +56,7 @@ def _indexed(
     mixer = replace(latent, index=Indexer(heads, 128, 2048, neighbours=name == "glm-5"))
     mixture = Experts(256, 8, Mlp(2048), Mlp(2048), router=router)
     layers = (Layer(mixer, Mlp(dense)),) * 3 + (Layer(mixer, mixture),) * (count - 3)
-    why = NOT_RUN.format("attention with an indexer", name)
-    return Decoder(name, hidden, vocab, layers, eps=1e-6, not_known=why)
+    return Decoder(name, hidden, vocab, layers, eps=1e-6)
 
 
 def _mimo_v2_flash() -> Decoder:

@@ -34,7 +34,7 @@ from membound.kernels.forward import (
     softcapped,
     temperatures,
 )
-from membound.kernels.indexing import left_out
+from membound.kernels.indexing import I64, index_heads, left_out, rows_of, selected
 from membound.kernels.inputs import (
     AttentionInputs,
     ExpertInputs,
@@ -55,7 +55,7 @@ from membound.kernels.routing import mixed, route
 from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows
 from membound.kernels.tolerances import tolerance as tolerance
 from membound.kernels.weights.formats import KVCache
-from membound.kernels.weights.layers import I64, LayerWeights
+from membound.kernels.weights.layers import LayerWeights
 from membound.kernels.weights.states import State, empty_state
 from membound.kernels.work import DecodeAttention, LatentAttention, Step
 
@@ -153,30 +153,51 @@ def rope(x: F64, positions: npt.NDArray[Any], turning: Rope, length: int) -> F64
     return turn(x, *turning.table(positions, x.shape[-1], length), turning.neighbours)
 
 
-def step(inputs: ModelInputs, routes: list[I64] | None = None) -> F64:
+def step(inputs: ModelInputs, routes: list[I64] | None = None, selections: list[I64] | None = None) -> F64:
     """Logits [batch·queries, vocab] of a decode step, whose new tokens stand from position `context` on.
 
-    Each choice of experts is added to `routes`.
+    Each choice of experts is added to `routes`, the tokens that each layer's attention with an index sees to `selections`.
     """
     work, x = inputs.work, inputs.x.astype(np.float64)
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
-    positions = work.context + np.arange(work.queries)
+    positions, ids = work.context + np.arange(work.queries), None
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
         if isinstance(kind.mixer, GatedDelta | Mamba2):
             x = _stateful(inputs, kind, layer, x, inputs.state(index), routes)
             continue
         mixer = kind.attention
+        ids = _selected(inputs, index, kind, layer, x, ids)
+        if ids is not None and selections is not None:
+            selections.append(ids)
         q, new = project(inputs, kind, layer, x, positions)
         cache = append(inputs.cache(index), new)
         if work.queries > 1:
             attended = causal_attention(q, cache, work.context, mixer, layer.vectors.get("sinks"))
+        elif ids is not None:
+            attended = decode_attention(q[:, :, 0], rows_of(cache, ids))[:, :, None]
         else:
             seen = last_tokens(cache, mixer.seen(work.context) + 1)
             attended = decode_attention(q[:, :, 0], seen, **_bends(mixer, layer))[:, :, None]
         x = finish_layer(inputs, kind, layer, x, attended, routes)
     return logits(inputs, x)
+
+
+def _selected(
+    inputs: ModelInputs, index: int, kind: Layer, layer: LayerWeights, x: F64, before: I64 | None
+) -> I64 | None:
+    """The cached tokens that a layer with an index sees; those of the last one before where it has none of its own. None without."""
+    if not isinstance(kind.mixer, Latent) or kind.mixer.index is None:
+        return None
+    if kind.mixer.index.shared:
+        return before
+    product = partial(_product, layer, inputs.work.act)
+    normed = norm(inputs.model.decoder, layer, "attention_norm", x)
+    keys, place = inputs.index_keys(index), np.array([inputs.index_keys(index).k.shape[2]])
+    made = index_heads(normed, kind.mixer, place, length_of(inputs), product, layer.vectors)
+    new = store_rows(made.k, inputs.work.kv, made.k.shape[-1])
+    return selected(made, append(keys, new), kind.mixer)
 
 
 def _bends(mixer: Attention | Latent, layer: LayerWeights) -> dict[str, Any]:

@@ -26,12 +26,12 @@ from membound.kernels.onnx_file.count import ROUTED_SEED
 from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
-from membound.kernels.own_routes import own_routes
+from membound.kernels.own_routes import index_choice, own_routes
 from membound.kernels.prompt import held_caches
 from membound.kernels.route_plan import RoutePlan, with_codes
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.routing import plant_rows
-from membound.kernels.steps import Prefill, Step
+from membound.kernels.steps import Prefill, Step, has_index
 from membound.kernels.weights.generate import normal, prompt_tokens
 from membound.kernels.weights.layers import WeightSource
 from membound.kernels.weights.making import Take, make_here
@@ -87,9 +87,11 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         source = PlantedSource(random, plan) if plan else random
     if not prompted:
         x = source.hidden_states(work.rows)
+        choice = index_choice if has_index(work.shape.decoder) else None
         return ModelInputs(
-            work, work.shape, seed, x, source, folder=folder, take=take, plan=plan, own_routes=own
-        )
+            work, work.shape, seed, x, source,
+            folder=folder, take=take, plan=plan, own_routes=own, index_choice=choice,
+        )  # fmt: skip
     count = work.tokens if isinstance(work, Prefill) else work.context + work.queries
     tokens = prompt_tokens(seed, work.batch, count, work.shape.vocab)
     if plan is not None:

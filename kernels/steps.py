@@ -77,13 +77,14 @@ class Step:
         check_one_of(self, "kv", KV_FORMATS)
         check_one_of(self, "cache", CACHES)
         _check_model(self)
-        if self.queries > 1 and (any(self.shape.decoder.state_bytes) or _has_index(self.shape.decoder)):
+        if self.queries > 1 and (any(self.shape.decoder.state_bytes) or has_index(self.shape.decoder)):
             raise SpecError(
                 f"step: queries={self.queries} goes with caches of which every token is seen; {self.model} has states or an index"
             )
-        if self.cache == "prompt" and any(self.shape.decoder.state_bytes):
+        if self.cache == "prompt" and (any(self.shape.decoder.state_bytes) or has_index(self.shape.decoder)):
+            what = "an index, whose keys" if has_index(self.shape.decoder) else "states, which"
             raise SpecError(
-                f"step: cache=prompt goes with caches; {self.model} has states, which are random: cache=random"
+                f"step: cache=prompt goes with caches; {self.model} has {what} are random: cache=random"
             )
 
     @property
@@ -206,7 +207,8 @@ class Prefill:
         return self.traffic.total_bytes + wide + _idle_bytes(self)
 
 
-def _has_index(decoder: Decoder) -> bool:
+def has_index(decoder: Decoder) -> bool:
+    """Whether some layers select the tokens that they see."""
     return any(isinstance(one.mixer, Latent) and one.mixer.index is not None for one in decoder.kinds)
 
 
@@ -302,7 +304,7 @@ def _idle_bytes(work: Step | Prefill) -> int:
     idle = 0
     for layer, count in decoder.kinds.items():
         if isinstance(layer.mlp, Experts) and found is not None:
-            shapes = layer.mlp.expert.matrices(decoder.hidden).values()
+            shapes = layer.mlp.matrices(decoder.hidden).values()
             one = sum(sum(found.matrix_bytes(n, k)) for n, k in shapes)
             idle += count * (layer.mlp.count - work.distinct) * one
     return idle

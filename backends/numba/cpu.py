@@ -23,6 +23,7 @@ from membound.kernels.cpu.matmul.grouping import CACHES
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.mixers import GatedDelta
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.routing import OWN_ROUTES, experts_read
 from membound.kernels.weights.formats import KVCache
@@ -39,7 +40,7 @@ from membound.kernels.work import (
 
 SEVERAL_LACK = {features.WINDOWS, features.CHUNKS, features.SINKS, features.SOFTCAPS}
 """What attention of several queries a sequence does not compute."""
-LACKING = {features.PARALLEL, features.GELU, features.RELU2}
+LACKING = {features.PARALLEL, features.GELU}
 FEATURES = features.EVERY - LACKING
 """What a step computes beyond Llama and Qwen."""
 MOST_ROWS = 64
@@ -286,6 +287,8 @@ class NumbaCpu(Backend):
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
+        if inputs.model.decoder.experts:
+            self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
 
     def _prepare_routed(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_routed import PackedRouted
@@ -315,10 +318,12 @@ def _has_states(work: Step | Prefill) -> bool:
 
 
 def _features_of(work: Step) -> frozenset[str] | set[str]:
-    """What is computed of a step; beside states there are no experts."""
+    """What is computed of a step: attention beside a state is gated DeltaNet's with its gate, or Mamba-2's without one."""
     if not _has_states(work):
         return FEATURES
-    return FEATURES - {features.EXPERTS} | {features.DELTAS, features.GATED}
+    mixers = {type(layer.mixer) for layer in work.shape.decoder.kinds}
+    own = {features.DELTAS, features.GATED} if GatedDelta in mixers else {features.MAMBAS}
+    return FEATURES - {features.LATENT} | own | {features.NO_MLP, features.UNGATED}
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

@@ -37,17 +37,34 @@ GROUPED = {"f32": torch.float32, "bf16": torch.bfloat16}
 ALIGNED_BYTES = 16
 """Rows of the matrices of `grouped_mm` begin at multiples of this."""
 
+
+def relu2(x: Tensor) -> Tensor:
+    """The square of relu(x)."""
+    return functional.relu(x).square()
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its approximation."""
+    return functional.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": gelu_tanh,
+    "relu2": relu2,
+}
+"""By `Mlp`'s names."""
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [rows, hidden], ids, shares [rows, chosen]) -> y [rows, hidden] float32."""
-OneExpert = Callable[[int], tuple[Weight, Weight, Weight]]
-"""The number of an expert -> its gate, up and down."""
+OneExpert = Callable[[int], tuple[Weight, ...]]
+"""The number of an expert -> its gate, where it has one, up and down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How many experts there are, which activation they have (silu or clamped), and whether shares multiply what goes in.
+    """How many experts there are, which activation they have (as `Mlp` names it), whether it is a gate's, and whether shares multiply what goes in.
 
-    into_bias [count, 2 · width] and down_bias [count, hidden]: of gate and up, and of down; None where there are none.
+    into_bias [count, 2 · width or width] and down_bias [count, hidden]: of gate and up, and of down; None where there are none.
     """
 
     count: int
@@ -55,16 +72,19 @@ class Kind:
     on_input: bool = False
     into_bias: Tensor | None = None
     down_bias: Tensor | None = None
+    gated: bool = True
 
     def activate(self, both: Tensor, ids: Tensor) -> Tensor:
-        """Gate and up [rows, 2 · width] of experts `ids` [rows] -> [rows, width], of the same dtype."""
+        """Gate and up [rows, 2 · width], or up alone, of experts `ids` [rows] -> [rows, width], of the same dtype."""
         if self.into_bias is not None:
             both = both + self.into_bias[ids].to(both.dtype)
+        if not self.gated:
+            return ACTIVATIONS[self.activation](both)
         gate, up = both.chunk(2, -1)
         if self.activation == "clamped":
             gate, up = gate.clamp(max=CLAMP), up.clamp(-CLAMP, CLAMP)
             return (up + 1) * gate * torch.sigmoid(CLAMP_SLOPE * gate)
-        return functional.silu(gate) * up
+        return ACTIVATIONS[self.activation](gate) * up
 
     def finish(self, y: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
         """What comes out of experts `ids` [rows], with its bias, times shares [rows, 1] unless they went in: float32."""
@@ -160,13 +180,14 @@ def make_mix(
 
 
 def _stacked(expert: OneExpert, count: int) -> tuple[Tensor, Tensor]:
-    """Gate and up [count, 2 · width, hidden], down [count, hidden, width] of a float format, each in one piece of memory."""
-    first = expert(0)[0]
-    gate_up = torch.empty(count, 2 * first.n, first.k, dtype=FLOATS[first.format])
+    """Gate and up [count, 2 · width, hidden], or up alone, and down [count, hidden, width] of a float format, each in one piece of memory."""
+    first, each = expert(0)[0], len(expert(0)) - 1
+    gate_up = torch.empty(count, each * first.n, first.k, dtype=FLOATS[first.format])
     down = torch.empty(count, first.k, first.n, dtype=FLOATS[first.format])
     for number in range(count):
-        gate, up, narrow = (as_tensor(w.values, first.format) for w in expert(number))
-        gate_up[number, : first.n], gate_up[number, first.n :] = gate, up
+        *into, narrow = (as_tensor(w.values, first.format) for w in expert(number))
+        for place, part in enumerate(into):
+            gate_up[number, place * first.n : (place + 1) * first.n] = part
         down[number] = narrow
     return gate_up, down
 
@@ -177,9 +198,9 @@ def _packed(
     """A module for gate and up and one for down, of each expert, packed for as many rows as it gets at most."""
     made = []
     for number in range(count):
-        gate, up, down = expert(number)
+        *into, down = expert(number)
         gate_up, narrow = (
-            make_linear(weights, None, act, rows, "cpu", background) for weights in ([gate, up], [down])
+            make_linear(weights, None, act, rows, "cpu", background) for weights in (into, [down])
         )
         made.append((gate_up, narrow))
     return made

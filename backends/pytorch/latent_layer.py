@@ -50,24 +50,102 @@ class LatentHalf(nn.Module):
         self.register_buffer("k_up", up[:, : mixer.nope_dim].contiguous())
         self.register_buffer("v_up", up[:, mixer.nope_dim :].contiguous())
         self.stored_bytes = up.nbytes
+        self.index: IndexProducts | None = None
+        if mixer.index is not None and not mixer.index.shared:
+            self.index = IndexProducts(weights, make_linear, rows)
 
-    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """Normed x [rows, hidden] -> [rows, hidden] float32; `attend` takes [rows, heads + 1, width], the row to be cached last."""
+    def forward(self, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        """Normed x [rows, hidden] -> [rows, hidden] float32; `attend` takes [rows, heads + 1, width], the row to be cached last.
+
+        Where the layer has an index, `attend` takes its products behind that.
+        """
         mixer = self.mixer
+        made: tuple[Tensor, ...] = ()
         queries, content, key = self.down(x.to(self.down.activation)).split(self.widths, -1)
         if self.q_up is not None and self.q_norm is not None:
-            normed = functional.rms_norm(queries.float(), self.q_norm.shape, self.q_norm, LATENT_EPS)
-            queries = self.q_up(normed.to(self.q_up.activation))
+            low = functional.rms_norm(queries.float(), self.q_norm.shape, self.q_norm, LATENT_EPS)
+            queries = self.q_up(low.to(self.q_up.activation))
+            made = () if self.index is None else self.index(x, low)
         heads = torch.unflatten(queries, -1, (mixer.q_heads, -1))
         still, turning = torch.split(heads, [mixer.nope_dim, mixer.rope_dim], -1)
         absorbed = torch.bmm(still.transpose(0, 1).to(self.k_up.dtype), self.k_up).transpose(0, 1)
         row = functional.rms_norm(content.float(), self.kv_norm.shape, self.kv_norm, LATENT_EPS)
         new = torch.cat((row, key.float()), -1)
         both = torch.cat((torch.cat((absorbed.float(), turning.float()), -1), new[:, None]), 1)
-        attended = torch.unflatten(attend(both), -1, (mixer.q_heads, -1))
+        attended = torch.unflatten(attend(both, *made), -1, (mixer.q_heads, -1))
         values = torch.bmm(attended.transpose(0, 1).to(self.v_up.dtype), self.v_up.transpose(1, 2))
         y: Tensor = self.o(values.transpose(0, 1).flatten(1).to(self.o.activation))
         return y.float()
+
+
+class IndexProducts(nn.Module):
+    """What an index makes of new tokens: queries from the rank of attention's own, keys under their norm, weights of heads."""
+
+    gain: Tensor
+    bias: Tensor
+
+    def __init__(self, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
+        super().__init__()
+        m, vectors = weights.matrices, weights.vectors
+        self.q = make_linear([m["index_q"]], None, rows)
+        self.rest = make_linear([m["index_k"], m["index_weights"]], None, rows)
+        self.widths = [m["index_k"].n, m["index_weights"].n]
+        self.register_buffer("gain", as_tensor(vectors["index_k_norm"], "f32"))
+        self.register_buffer("bias", as_tensor(vectors["index_k_norm_bias"], "f32"))
+
+    def forward(self, x: Tensor, low: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [rows, heads · D], keys [rows, D] before RoPE and weights [rows, heads], float32."""
+        key, weight = self.rest(x.to(self.rest.activation)).float().split(self.widths, -1)
+        key = functional.layer_norm(key, self.gain.shape, self.gain, self.bias, LATENT_EPS)
+        return self.q(low.to(self.q.activation)).float(), key, weight
+
+
+class IndexedLatent(nn.Module):
+    """Attention over the cached rows that an index selects: one new token of each sequence, at the last place of both caches.
+
+    Scores and their order are computed; what is read are the rows of `chosen` [B, n], which the reference selected. Without `keys`
+    the layer takes another's choice.
+    """
+
+    cache: Tensor
+    chosen: Tensor
+    keys: Tensor | None
+
+    def __init__(
+        self, mixer: Latent, cache: Tensor, keys: Tensor | None, chosen: Tensor, ropes: tuple[RopeTable, RopeTable], form: str
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if mixer.index is None:
+            raise AssertionError("no index")
+        self.register_buffer("cache", cache)
+        self.register_buffer("keys", keys)
+        self.register_buffer("chosen", chosen)
+        self.mixer, self.index, (self.rope, self.index_rope) = mixer, mixer.index, ropes
+        self.form = latent(form, scale_of(mixer), mixer.kv_rank)
+        self.ids = torch.zeros(0, dtype=torch.int64)
+
+    def forward(self, heads: Tensor, *made: Tensor) -> Tensor:
+        """Heads [B, Hq + 1, width] before RoPE, and what `IndexProducts` makes -> [B, Hq · rank] in the cache's dtype."""
+        turned = _turned(self.rope, heads, self.mixer)
+        self.cache[:, 0, -1] = turned[:, -1]
+        if self.keys is not None:
+            self.ids = self._select(self.keys, *made)
+        at = self.chosen[:, None, :, None].expand(-1, -1, -1, self.cache.shape[-1])
+        q = turned[:, None, :-1].to(self.cache.dtype)
+        return self.form(q, self.cache.gather(2, at)).flatten(1)
+
+    def _select(self, keys: Tensor, q: Tensor, k: Tensor, weight: Tensor) -> Tensor:
+        """The tokens of the largest scores [B, n]."""
+        queries = torch.unflatten(q, -1, (self.index.heads, -1))
+        both = torch.cat((queries, k[:, None]), 1)
+        turning, still = torch.split(
+            both, [self.mixer.rope_dim, self.index.head_dim - self.mixer.rope_dim], -1
+        )
+        both = torch.cat((self.index_rope(turning), still), -1).to(keys.dtype)
+        keys[:, 0, -1] = both[:, -1]
+        near = torch.relu(both[:, :-1] @ keys[:, 0].transpose(1, 2)).float()
+        scores = (weight[:, None] @ near)[:, 0]
+        return scores.topk(self.chosen.shape[-1], -1).indices
 
 
 class CachedLatent(nn.Module):

@@ -58,17 +58,25 @@ class RoutedHalf(nn.Module):
         self.register_buffer("given", None if given is None else torch.from_numpy(given))
         for name in ("router_bias", "correction", "shared_gate"):
             self.register_buffer(name, as_tensor(vectors[name], "f32") if name in vectors else None)
-        first = matrices["expert0.gate"]
+        first = matrices["expert0.up"]
         grouped = takes_floats(first.format, (first.k, first.n))
         self.form = "grouped_mm" if grouped else "loop"
         most = -(-rows * part.chosen // distinct)
         self._mix, size = make_mix(
-            lambda number: _expert(matrices, number), _kind(part, vectors), act, most, grouped, background
+            lambda number: _expert(matrices, number, part.expert.gated),
+            _kind(part, vectors),
+            act,
+            most,
+            grouped,
+            background,
         )
         self.stored_bytes = distinct * size + self.router.nbytes
         self.up = self.down = None
+        self._shared = Kind(1)
         if part.shared is not None:
-            self.up = make_linear([matrices["shared.gate"], matrices["shared.up"]], None, rows)
+            self._shared = Kind(1, part.shared.activation, gated=part.shared.gated)
+            into = ("gate", "up") if part.shared.gated else ("up",)
+            self.up = make_linear([matrices[f"shared.{name}"] for name in into], None, rows)
             self.down = make_linear([matrices["shared.down"]], None, rows)
 
     @property
@@ -86,8 +94,8 @@ class RoutedHalf(nn.Module):
         y: Tensor = self._mix(x, self.ids, shares)
         if self.up is None or self.down is None:
             return y
-        gate, up = self.up(x.to(self.up.activation)).chunk(2, -1)
-        common = self.down((functional.silu(gate) * up).to(self.down.activation)).float()
+        hidden = self._shared.activate(self.up(x.to(self.up.activation)), self.ids)
+        common = self.down(hidden.to(self.down.activation)).float()
         if self.shared_gate is not None:
             common = common * torch.sigmoid(x @ self.shared_gate)[:, None]
         total: Tensor = y + common
@@ -120,9 +128,9 @@ def choose_by_rule(
     return ids, shares * router.factor
 
 
-def _expert(matrices: Mapping[str, Weight], number: int) -> tuple[Weight, Weight, Weight]:
-    gate, up, down = (matrices[f"expert{number}.{name}"] for name in ("gate", "up", "down"))
-    return gate, up, down
+def _expert(matrices: Mapping[str, Weight], number: int, gated: bool) -> tuple[Weight, ...]:
+    names = ("gate", "up", "down") if gated else ("up", "down")
+    return tuple(matrices[f"expert{number}.{name}"] for name in names)
 
 
 def _kind(part: Experts, vectors: Mapping[str, F32]) -> Kind:
@@ -135,6 +143,6 @@ def _kind(part: Experts, vectors: Mapping[str, F32]) -> Kind:
         ]
         return torch.from_numpy(np.stack(each))
 
-    return Kind(
-        part.count, part.expert.activation, part.router.on_input, biases("gate", "up"), biases("down")
-    )
+    gated = part.expert.gated
+    into = biases("gate", "up") if gated else biases("up")
+    return Kind(part.count, part.expert.activation, part.router.on_input, into, biases("down"), gated)

@@ -12,6 +12,7 @@ from membound.backends.pytorch.variants import Variants
 from membound.kernels import features, split
 from membound.kernels.features import missing
 from membound.kernels.layer_tensors import row_lengths
+from membound.kernels.steps import has_index
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -25,9 +26,9 @@ from membound.kernels.work import (
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
 LACKING = {features.PARALLEL, features.GELU}
-FEATURES = features.EVERY - LACKING | {features.GATED}
+FEATURES = features.EVERY - LACKING | {features.GATED, features.UNGATED}
 """What a model computes beyond Llama and Qwen."""
-STEPS_ALONE = {features.DELTAS, features.MAMBAS, features.NO_MLP}
+STEPS_ALONE = {features.DELTAS, features.MAMBAS, features.NO_MLP, features.INDEXES}
 """What decode steps have besides, and prompts do not."""
 
 
@@ -66,6 +67,8 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
     has = has | STEPS_ALONE if isinstance(work, Step) else has
     if not isinstance(work, Linear) and (reason := missing(work, has)):
         return reason
+    if isinstance(work, Step) and has_index(work.shape.decoder) and (variants.compiled or variants.offload):
+        return "attention with an indexer runs as it is, without torch.compile and offload"
     routed = not isinstance(work, Linear) and work.distinct > 0
     if routed and (reason := variants.without_experts(device == "cpu")):
         return reason

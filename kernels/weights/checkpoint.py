@@ -33,13 +33,14 @@ from membound.kernels.weights.formats import (
     weight_layout,
 )
 from membound.kernels.weights.generate import prompt_tokens
+from membound.kernels.weights.hybrid_names import vector_shape
 from membound.kernels.weights.layers import I64, LayerWeights, MadeMatrices
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.stored.gguf import Gguf, GgufMatrices, GgufTensors
 from membound.kernels.weights.stored.matrices import Stored, StoredMatrices
 from membound.kernels.weights.stored.scheme import Scheme
 from membound.kernels.weights.tensor_files import TensorFiles
-from membound.kernels.weights.tensor_names import Place, TensorNames
+from membound.kernels.weights.tensor_names import PREDICTED, Place, TensorNames
 
 CHUNK_ELEMENTS = 1 << 22
 
@@ -114,7 +115,7 @@ class Checkpoint:
                 if not place.first:
                     yield place.tensor, (place.stored, k)
             for name, tensor, width in self._names.vectors(index):
-                yield tensor, (1, width) if name == "shared_gate" else (width,)
+                yield tensor, vector_shape(m.decoder.layers[index].mixer, name, width)
             yield from self._experts.expected(index)
 
     def _refuse_others(self) -> None:
@@ -125,6 +126,8 @@ class Checkpoint:
         for name in self._tensors.names():
             layer = self._names.layer_of(name)
             if name in expected or name.endswith(BUFFERS) or (layer or 0) >= self._model.layers:
+                continue
+            if name.startswith(PREDICTED):
                 continue
             if self._model.decoder.left_out and not self._names.writes(name):
                 continue
@@ -235,10 +238,8 @@ class Checkpoint:
 
     def _vector(self, name: str, tensor: str) -> F32:
         """A vector as it is computed with: a norm's gain may be stored less one."""
-        values = self._tensors.float32(tensor).reshape(-1)
-        return (
-            values + np.float32(self._names.plus) if self._names.plus and name.endswith("_norm") else values
-        )
+        values, added = self._tensors.float32(tensor).reshape(-1), self._names.added(name)
+        return values + np.float32(added) if added else values
 
     def final_norm(self) -> F32:
         """Weight [hidden] of the last norm."""
@@ -280,6 +281,7 @@ class Checkpoint:
         if self._format == STORED:
             return self._stored.read(self._whole(place, n), n, k)
         part = f" from {place.first}" if place.stored != n else ""
+        part += f" by {place.run} of {place.period}" if place.run else ""
         of_file = f"{self._tensors.stamps()} {place.tensor}{part} {self._format}"
         layout = weight_layout(self._format, n, k)
         arrays = self._take(of_file, layout, lambda: self._quantised(place, n, k), share=True)
@@ -296,7 +298,7 @@ class Checkpoint:
     def _quantised(self, place: Place, n: int, k: int) -> list[Array]:
         """The arrays of a `Weight`. Rows that share scales are quantised together, others in chunks."""
         together = FORMATS[self._format].rows
-        rows, end = -(-_rows_at_once((n, k)) // together) * together, place.first + n
+        rows = -(-_rows_at_once((n, k)) // together) * together
         quantised = self._stored.quantised(place.tensor)
         held = self._stored.read(place.tensor, place.stored, k) if quantised else None
 
@@ -304,8 +306,11 @@ class Checkpoint:
             return self._tensors.float32(place.tensor, part) if held is None else dequantize(held, part)
 
         parts = [
-            quantize(floats(slice(start, min(start + rows, end))), self._format)
-            for start in range(place.first, end, rows)
+            quantize(
+                np.concatenate([floats(part) for part in place.slices(start, min(start + rows, n))]),
+                self._format,
+            )
+            for start in range(0, n, rows)
         ]
         columns = [[part.values, part.scales, part.zeros] for part in parts]
         return [

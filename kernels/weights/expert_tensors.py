@@ -55,7 +55,7 @@ class ExpertTensors:
     def apart(self, index: int) -> bool:
         """Whether each matrix of each expert is a tensor of its own. Where neither form is there, what the published files have."""
         routed = self._names.routed
-        return self.tensor(index, 0, "gate") in self._there or (
+        return self.tensor(index, 0, "up") in self._there or (
             not routed.columns and self._stacked_pair(index, found=False) is None
         )
 
@@ -103,10 +103,10 @@ class ExpertTensors:
         shapes = expert_matrices(mlp, hidden)
         if self.apart(index):
             for number in range(mlp.count):
-                yield from ((self.tensor(index, number, name), shapes[name]) for name in NAMES)
+                yield from ((self.tensor(index, number, name), shape) for name, shape in shapes.items())
             return
-        width = mlp.expert.width
-        for tensor, (n, k) in zip(self.stacked(index), ((2 * width, hidden), (hidden, width)), strict=True):
+        width, wide = mlp.expert.width, (len(shapes) - 1) * mlp.expert.width
+        for tensor, (n, k) in zip(self.stacked(index), ((wide, hidden), (hidden, width)), strict=True):
             if self._in_blocks(tensor):
                 yield f"{tensor}{BLOCKS}", (mlp.count, n, k // MX_GROUP, MX_GROUP // 2)
                 yield f"{tensor}{SCALES}", (mlp.count, n, k // MX_GROUP)
@@ -128,7 +128,8 @@ class ExpertTensors:
         else:
             held = self._tensors.float32(tensor, slice(number, number + 1))[0]
             matrix = held.T if self._names.routed.columns else held
-        return np.ascontiguousarray(matrix if name == "down" else self._half(matrix, name))
+        whole = name == "down" or not self.part(index).expert.gated
+        return np.ascontiguousarray(matrix if whole else self._half(matrix, name))
 
     def _from_blocks(self, tensor: str, number: int) -> F32:
         """A matrix [n, k] of an expert that is stored as MXFP4."""

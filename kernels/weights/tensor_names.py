@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.model import Model
 from membound.kernels.parts import Experts, Latent
+from membound.kernels.weights.hybrid_names import NEMOTRON, blocks_of, rows_of, vector_of
 
 MATRICES = {
     "q": "self_attn.q_proj",
@@ -76,12 +77,19 @@ FAMILIES = {
         }
     ),
     "phi3": Stored(fused=(_QKV, _GATE_UP)),
+    "qwen3_5_moe_text": Stored(plus=1.0),
+    "qwen3_5_text": Stored(plus=1.0),
+    "qwen3_next": Stored(plus=1.0),
 }
 """By model_type; others store as Llama does."""
 
 
 WITHIN = ("model.language_model.", "language_model.model.")
 """Where a model that sees or hears keeps what others keep in `model.`."""
+BACKBONE = "backbone."
+"""What Nemotron-H's published files have for `model.`."""
+PREDICTED = "mtp."
+"""Where Qwen's files keep layers that guess tokens ahead, which a step does not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,11 @@ ROUTED = {
     "minimax_m2": Routed(
         blocks=("block_sparse_moe", "mlp"), apart=("w1", "w3", "w2"), correction="e_score_correction_bias"
     ),
+    NEMOTRON: Routed(
+        blocks=("mixer",),
+        apart=("", "up_proj", "down_proj"),
+        stacked=(("experts.up_proj", "experts.down_proj"),),
+    ),
     "mixtral": Routed(blocks=("block_sparse_moe", "mlp"), apart=("w1", "w3", "w2")),
 }
 """By model_type; others have Qwen's and DeepSeek's names."""
@@ -124,11 +137,26 @@ ROUTED = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Rows of a tensor from `first` on; it holds `stored` rows in all."""
+    """Rows of a tensor from `first` on; it holds `stored` rows in all.
+
+    Runs of `run` rows lie `period` apart; 0: they lie one behind the other.
+    """
 
     tensor: str
     first: int
     stored: int
+    run: int = 0
+    period: int = 0
+
+    def slices(self, start: int, end: int) -> Iterator[slice]:
+        """Where the matrix' rows from start to end lie in the tensor, one piece after the other."""
+        run = self.run or max(end, 1)
+        while start < end:
+            number, within = divmod(start, run)
+            count = min(run - within, end - start)
+            at = self.first + number * self.period + within
+            yield slice(at, at + count)
+            start += count
 
 
 class TensorNames:
@@ -137,37 +165,45 @@ class TensorNames:
     def __init__(self, model: Model, there: Collection[str] = (), family: str = "") -> None:
         """Names of the model's own family, or of another, where `there` are those of a folder."""
         self._model = model
-        self._stored = FAMILIES.get(family or model.decoder.family, Stored())
-        within = WITHIN if model.decoder.left_out else ()
+        self._family = family or model.decoder.family
+        self._stored = FAMILIES.get(self._family, Stored())
+        self._nemotron = self._family == NEMOTRON
+        self._blocks = blocks_of(model.decoder.layers, self._family)
+        within = WITHIN if model.decoder.left_out else (BACKBONE,) if self._nemotron else ()
         self._inner = next((one for one in within if any(name.startswith(one) for name in there)), "model.")
         outer = "language_model." if self._inner == "language_model.model." else ""
-        self.embedding = f"{self._inner}embed_tokens.weight"
-        self.final_norm = f"{self._inner}norm.weight"
+        self.embedding = f"{self._inner}{'embeddings' if self._nemotron else 'embed_tokens'}.weight"
+        self.final_norm = f"{self._inner}{'norm_f' if self._nemotron else 'norm'}.weight"
         self.final_bias = f"{self._inner}norm.bias"
         self.lm_head = f"{outer}lm_head.weight"
-        self.routed = ROUTED.get(family or model.decoder.family, Routed())
+        self.routed = ROUTED.get(self._family, Routed())
         first = next((i for i, one in enumerate(model.decoder.layers) if isinstance(one.mlp, Experts)), 0)
-        self.block = _found(self.routed.blocks, f"{self._inner}layers.{first}.", there)
-        within_block = f"{self._inner}layers.{first}.{self.block}."
+        self.block = _found(self.routed.blocks, self._layer(first, 1), there)
+        within_block = f"{self._layer(first, 1)}{self.block}."
         self._router = _found(self.routed.routers, within_block, there)
         self._shared = _found(self.routed.shared, within_block, there)
 
     def layer_of(self, tensor: str) -> int | None:
         """The layer that a tensor is of."""
         found = re.match(rf"{re.escape(self._inner)}layers\.(\d+)\.", tensor)
-        return int(found[1]) if found else None
+        if found is None:
+            return None
+        block = int(found[1])
+        return next(
+            (index for index, blocks in enumerate(self._blocks) if block in blocks), len(self._blocks)
+        )
 
     def writes(self, tensor: str) -> bool:
         """Whether a tensor is of the part that writes text, in a folder of a model that does more."""
         return (tensor.startswith(self._inner) and ".visual." not in tensor) or tensor == self.lm_head
 
-    def _tensor(self, index: int, part: str, kind: str = "weight") -> str:
-        return f"{self._inner}layers.{index}.{part}.{kind}"
+    def _layer(self, index: int, half: int = 0) -> str:
+        """How the names of tensors of a layer's first or second half begin."""
+        return f"{self._inner}layers.{self._blocks[index][half]}."
 
-    @property
-    def plus(self) -> float:
-        """What is added to a stored norm's gain."""
-        return self._stored.plus
+    def added(self, name: str) -> float:
+        """What is added to a stored vector: norms' gains may be stored less one, that of a state never is."""
+        return self._stored.plus if name.endswith("_norm") and name != "state_norm" else 0.0
 
     def matrix(self, index: int, name: str) -> Place:
         """A matrix of layer `index`."""
@@ -175,8 +211,18 @@ class TensorNames:
         for tensor, names in self._stored.fused:
             if name in names:
                 rows = [shapes[one][0] for one in names]
-                return Place(self._tensor(index, tensor), sum(rows[: names.index(name)]), sum(rows))
-        return Place(self._tensor(index, self._module(name)), 0, shapes[name][0])
+                return Place(
+                    f"{self._layer(index)}{tensor}.weight", sum(rows[: names.index(name)]), sum(rows)
+                )
+        mixer, n = self._model.decoder.layers[index].mixer, shapes[name][0]
+        found = rows_of(mixer, self._family, name) if name in mixer.matrices(1) else None
+        if found is not None and not found.stored:
+            return Place(f"{self._layer(index)}{found.module}.weight", 0, n)
+        if found is not None:
+            run, period = (0, 0) if found.run == n else (found.run, found.period)
+            return Place(f"{self._layer(index)}{found.module}.weight", found.first, found.stored, run, period)
+        half = int(MATRICES[name.removeprefix("shared.")].startswith("mlp."))
+        return Place(f"{self._layer(index, half)}{self._module(name)}.weight", 0, n)
 
     def _module(self, name: str) -> str:
         """What a matrix is called within its layer."""
@@ -184,21 +230,28 @@ class TensorNames:
         module = MATRICES[own].removeprefix("mlp.")
         if own != name:
             return f"{self.block}.{self._shared}.{module}"
+        if self._nemotron:
+            return f"mixer.{MATRICES[own].rpartition('.')[2]}"
         dense = "feed_forward" if self.block == "feed_forward" else "mlp"  # Llama 4 calls both so
         return f"{dense}.{module}" if module != MATRICES[own] else module
 
     def router(self, index: int) -> str:
         """The router's matrix in layer `index`."""
-        return self._tensor(index, f"{self.block}.{self._router}")
+        return f"{self._layer(index, 1)}{self.block}.{self._router}.weight"
 
     def in_block(self, index: int, name: str) -> str:
         """A tensor of the half of layer `index` that routes."""
-        return f"{self._inner}layers.{index}.{self.block}.{name}"
+        return f"{self._layer(index, 1)}{self.block}.{name}"
 
     def vector(self, index: int, name: str) -> str:
         """A norm's gain or bias, or the bias of a matrix, of layer `index`."""
         if name == "sinks":
-            return f"{self._inner}layers.{index}.self_attn.sinks"
+            return f"{self._layer(index)}self_attn.sinks"
+        mixer = self._model.decoder.layers[index].mixer
+        if (own := vector_of(mixer, name)) is not None:
+            return f"{self._layer(index)}{own}"
+        if self._nemotron and name in ("attention_norm", "mlp_norm"):
+            return f"{self._layer(index, int(name == 'mlp_norm'))}norm.weight"
         routed = {
             "router_bias": f"{self._router}.bias",
             "correction": self.routed.correction,
@@ -206,12 +259,15 @@ class TensorNames:
         }
         if name in routed:
             return self.in_block(index, routed[name])
-        latent = isinstance(self._model.decoder.layers[index].mixer, Latent)
-        if latent and name == "q_norm":
-            return self._tensor(index, LATENT_QUERIES)
+        if isinstance(mixer, Latent) and name == "q_norm":
+            return f"{self._layer(index)}{LATENT_QUERIES}.weight"
         of = name.removesuffix("_bias")
         kind = "bias" if of != name else "weight"
-        return self._tensor(index, {**MATRICES, **VECTORS, **self._stored.vectors}[of], kind)
+        if of.removeprefix("shared.") in MATRICES and (self._nemotron or of.startswith("shared.")):
+            half = int(MATRICES[of.removeprefix("shared.")].startswith("mlp."))
+            return f"{self._layer(index, half)}{self._module(of)}.{kind}"
+        module = {**MATRICES, **VECTORS, **self._stored.vectors}[of]
+        return f"{self._layer(index)}{module}.{kind}"
 
     def vectors(self, index: int) -> Iterator[tuple[str, str, int]]:
         """(name, tensor, width) of each vector of layer `index`."""

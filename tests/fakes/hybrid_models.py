@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from membound.kernels import models
-from membound.kernels.mixers import GatedDelta, Mamba2
-from membound.kernels.parts import Attention, Decoder, Experts, Layer, Mlp
+from membound.kernels.mixers import GatedDelta, Indexer, Mamba2
+from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp, Router
 from membound.kernels.rope import Rope
 
 DELTA = GatedDelta(key_heads=2, value_heads=6, key_dim=24, value_dim=20, kernel=3)
@@ -23,19 +25,36 @@ MAMBA = Mamba2(heads=6, head_dim=20, state_dim=24, groups=2, kernel=4)
 PLAIN = Mlp(72, gated=False, activation="relu2")
 
 
-def nemotron() -> Decoder:
+PART = replace(PLAIN, width=40)
+UNGATED = Experts(8, 3, PART, PLAIN, router=Router("sigmoid", correction=True, factor=2.5))
+
+
+def nemotron(name: str, mlp: Mlp | Experts, mamba: Mamba2) -> Decoder:
     """A mixer without an MLP among layers that have one."""
-    state, full = Layer(MAMBA, PLAIN), Layer(Attention(6, 2, 32, rope=None), PLAIN)
-    alone = Layer(MAMBA, Mlp(0, gated=False, activation="relu2"), "half")
-    return Decoder("tiny-mamba", 96, 301, (state, alone, full, state))
+    state, full = Layer(mamba, mlp), Layer(Attention(6, 2, 32, rope=None), mlp)
+    alone = Layer(mamba, Mlp(0, gated=False, activation="relu2"), "half")
+    return Decoder(name, 96, 301, (state, alone, full, state))
 
 
-MAMBAS = {"tiny-mamba": nemotron()}
+def indexed(name: str, mlp: Mlp | Experts) -> Decoder:
+    """The third layer takes the tokens that the second one selects."""
+    latent = Latent(3, 28, 40, nope_dim=20, rope_dim=12, value_dim=18, index=Indexer(5, 20, 9))
+    shared = replace(latent, index=Indexer(5, 20, 9, shared=True))
+    layers = (Layer(latent, Mlp(72)), Layer(latent, mlp), Layer(shared, mlp), Layer(latent, mlp))
+    return Decoder(name, 96, 301, layers, eps=1e-6)
+
+
+ROUTED = Experts(8, 3, Mlp(40), Mlp(24), router=Router("sigmoid", correction=True, groups=2, groups_chosen=1))
+INDEXED = {"tiny-index": indexed("tiny-index", Mlp(72)), "tiny-index-moe": indexed("tiny-index-moe", ROUTED)}
+MAMBAS = {
+    "tiny-mamba": nemotron("tiny-mamba", PLAIN, MAMBA),
+    "tiny-mamba-moe": nemotron("tiny-mamba-moe", UNGATED, replace(MAMBA, bias=True, least_step=0.3)),
+}
 HYBRID = {"tiny-delta": hybrid("tiny-delta", Mlp(72)), "tiny-delta-moe": hybrid("tiny-delta-moe", MIXTURE)}
 
 
 @pytest.fixture
 def hybrid_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """These models by their names."""
-    for name, one in (HYBRID | MAMBAS).items():
+    for name, one in (HYBRID | MAMBAS | INDEXED).items():
         monkeypatch.setitem(models.SHAPES, name, one)

@@ -24,7 +24,7 @@ CASES = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
 
 def dense(case: dict[str, Any]) -> bool:
     family = FAMILIES[case["config"]["model_type"]]
-    return family.mixture is None and not family.latent and not only_counted(case)
+    return family.mixture is None and not family.latent and not holds_states(case)
 
 
 def holds_states(case: dict[str, Any]) -> bool:
@@ -35,7 +35,7 @@ def holds_states(case: dict[str, Any]) -> bool:
 
 def only_counted(case: dict[str, Any]) -> bool:
     """Of families whose folders are counted and not run."""
-    return holds_states(case) or "index_topk" in case["config"]
+    return "index_topk" in case["config"]
 
 
 def numbers(case: dict[str, Any]) -> dict[str, F32]:
@@ -70,6 +70,11 @@ def published(case: dict[str, Any]) -> dict[str, F32]:
 
 def _as_published(kind: str, name: str, values: F32) -> dict[str, F32]:
     layer, _, part = name.partition(".experts.")
+    if kind == "nemotron_h":
+        inner = layer.replace("model.", "backbone.", 1)
+        if not part:
+            return {inner: values}
+        return {f"{inner}.experts.{n}.{part}.weight": np.ascontiguousarray(v) for n, v in enumerate(values)}
     if kind in ("mixtral", "minimax_m2"):
         layer, name = (text.replace(".mlp", ".block_sparse_moe") for text in (layer, name))
     if kind == "granitemoe":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from membound.kernels.decoder_folder import TEXT_TYPES, read_decoder
+from membound.kernels.decoder_folder import TEXT_TYPES, read_decoder, why_counted
 from membound.kernels.families import FAMILIES
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent
@@ -32,7 +33,9 @@ def test_a_folder_holds_as_many_numbers_as_transformers_makes(case: dict[str, An
 
 
 def test_every_family_is_compared_twice() -> None:
-    assert sorted(2 * list(FAMILIES)) == sorted(case["config"]["model_type"] for case in CASES)
+    counts = Counter(case["config"]["model_type"] for case in CASES)
+    assert set(counts) == set(FAMILIES)
+    assert min(counts.values()) == 2
     assert set(TEXT_TYPES.values()) <= {*FAMILIES}
 
 
@@ -81,6 +84,38 @@ def test_a_chunk_is_looked_at_in_families_that_have_one_alone(tmp_path: Path) ->
     chunked = {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 80}
     found = decoder(tmp_path, **SMALL | chunked | {"model_type": "llama4_text"})
     assert [layer.mixer.chunk for layer in found.layers if isinstance(layer.mixer, Attention)] == [8, 8, 8, 0]
+
+
+def test_layers_that_share_an_index_read_what_it_selects_and_keep_no_keys(tmp_path: Path) -> None:
+    fields = next(case["config"] for case in CASES if case["config"].get("index_topk_freq") == 4)
+    found = decoder(tmp_path, **fields)
+    shared = [
+        layer.mixer.index.shared
+        for layer in found.layers
+        if isinstance(layer.mixer, Latent) and layer.mixer.index
+    ]
+    assert shared == [False, False, False, True, True, True, False]
+    rows, keys = 7 * (16 + 8), 4 * 16
+    assert found.token_numbers == rows + keys
+    assert found.cached_numbers(99) == rows * 8 + keys * 100
+    pairs = 7 * 2 * 4 * (2 * 16 + 8) * 8 + 4 * 2 * 2 * 17 * 100
+    assert found.attention_flops(99) == pairs
+    assert "attention with an indexer" in why_counted(found)
+
+
+def test_experts_of_a_narrower_state_and_keys_that_are_values(tmp_path: Path) -> None:
+    narrow = next(case["config"] for case in CASES if "moe_latent_size" in case["config"])
+    found = decoder(tmp_path, **narrow)
+    experts = found.layers[0].mlp
+    assert isinstance(experts, Experts)
+    assert experts.matrices(64) == {"up": (28, 24), "down": (24, 28)}
+    assert experts.always(64) == 6 * 64 + 2 * 36 * 64 + 2 * 24 * 64
+    assert "a narrower state" in why_counted(found)
+    gemma = next(case["config"] for case in CASES if case["config"].get("attention_k_eq_v"))
+    wide = decoder(tmp_path, **gemma).layers[2].mixer
+    assert wide == Attention(8, 2, 32, head_norm="head", scale=1.0, keys_are_values=True)
+    assert wide.matrices(96) == {"q": (256, 96), "k": (64, 96), "o": (96, 256)}
+    assert wide.token_numbers == 2 * 2 * 32
 
 
 def test_a_published_deepseek_v3(tmp_path: Path) -> None:
@@ -143,17 +178,31 @@ SMALL: dict[str, Any] = {
             "an MLP that stands behind no mixer is not supported",
         ),
         (
-            {"model_type": "nemotron_h", "moe_latent_size": 8},
-            "moe_latent_size, experts of a narrower state, is not supported",
+            {"model_type": "glm_moe_dsa", "indexer_types": 7},
+            "indexer_types=7 must be a list with full or shared for each layer",
         ),
         (
-            {"model_type": "deepseek_v32", "indexer_types": 7},
-            "indexer_types=7 must be a list with one kind for each layer",
+            {"model_type": "glm_moe_dsa", "index_topk_pattern": "SFFF"},
+            "index_topk_pattern='SFFF' must be full for the first layer, which has none before it",
         ),
         (
-            {"model_type": "glm_moe_dsa", "index_topk_freq": 4},
-            "layers that take the index of the one before are not supported",
+            {"model_type": "gemma4_text", "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 0},
+            "num_kv_shared_layers=2 is not supported",
         ),
+        ({"model_type": "gemma4_text"}, "hidden_size_per_layer_input=256 is not supported"),
+        (
+            {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "layer_types": ["conv"] * 4},
+            "must be a list with sliding_attention or full_attention for each layer",
+        ),
+        (
+            {"model_type": "granitemoehybrid", "layer_types": ["mamba", "mamba", "moe", "mamba"]},
+            "layer_types has 'moe', which is not supported; supported: mamba, attention",
+        ),
+        (
+            {"model_type": "granitemoehybrid", "layer_types": [["mamba"]] * 4},
+            "must be a list with one kind for each of num_hidden_layers=4",
+        ),
+        ({"model_type": "granitemoehybrid", "mamba_n_heads": 7}, "mamba_d_head='auto' must be such that"),
         ({"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm=true is not supported"),
         ({"model_type": "gemma2", "sliding_window": 0}, "sliding_window=0 must be a positive whole number"),
         (

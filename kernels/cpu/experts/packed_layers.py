@@ -74,7 +74,13 @@ class RoutedLayers:
     def _expert_sizes(self) -> tuple[int, int]:
         """Bytes of gate and up, packed as one, and of down."""
         recipe, hidden, width = self._recipes[0], self._decoder.hidden, self._part.expert.width
-        return _aligned(recipe.matrix_bytes(2 * width, hidden)), _aligned(recipe.matrix_bytes(hidden, width))
+        into = len(self._into) * width
+        return _aligned(recipe.matrix_bytes(into, hidden)), _aligned(recipe.matrix_bytes(hidden, width))
+
+    @property
+    def _into(self) -> tuple[str, ...]:
+        """The matrices of an expert that are packed as one."""
+        return ("gate", "up") if self._part.expert.gated else ("up",)
 
     def _lay_out(self, first_byte: int) -> None:
         layers, count = len(self._decoder.layers), self._part.count
@@ -95,7 +101,7 @@ class RoutedLayers:
         gate_up, down = self._expert_sizes()
         for number in range(self._part.count):
             first, second = self._starts[index, number]
-            pair = [matrices[f"expert{number}.{name}"] for name in ("gate", "up")]
+            pair = [matrices[f"expert{number}.{name}"] for name in self._into]
             pack_rows(pair, self._recipes[0], arena[first : first + gate_up])
             pack(matrices[f"expert{number}.down"], self._recipes[0], arena[second : second + down])
         at = self._router_starts[index]
@@ -129,7 +135,7 @@ class RoutedLayers:
             self._starts,
             rows("router_bias", count if router.bias else 0),
             rows("correction", count if router.correction else 0),
-            biases(("gate", "up"), 2 * part.expert.width),
+            biases(self._into, len(self._into) * part.expert.width),
             biases(("down",), hidden),
             rows("shared_gate", hidden if part.shared_gate else 0),
             self._given,
@@ -146,7 +152,7 @@ class RoutedLayers:
         held = empty_blocks(rows, part.chosen, part.count, sizes[-1])
         most, pairs = held.expert.size, rows * part.chosen
         row_stride = sizes[-1] * max(hidden, width)
-        wide, narrow = (lines * recipes[0].padded_n(n) for n in (2 * width, hidden))
+        wide, narrow = (lines * recipes[0].padded_n(n) for n in (len(self._into) * width, hidden))
         scratch = _aligned(max(r.scratch_bytes(k) for r in recipes for k in (hidden, width)))
         buffers = LayerBuffers(
             logits=_zeros(router.rows * router.padded_n(part.count)),
@@ -165,9 +171,10 @@ class RoutedLayers:
             lines=np.zeros(pairs, np.int64),
             out=_zeros(rows * hidden),
         )
-        clamped = part.expert.activation == "clamped"
-        shape = (rows, hidden, width, part.count, part.chosen, clamped)
-        return buffers, LayerSizes(*shape, row_stride, wide, narrow, scratch, self._threads)
+        does = part.expert.activation
+        shape = (rows, hidden, width, part.count, part.chosen)
+        kind = (part.expert.gated, does == "clamped", does == "gelu_tanh")
+        return buffers, LayerSizes(*shape, *kind, row_stride, wide, narrow, scratch, self._threads)
 
 
 def _aligned(size: int) -> int:

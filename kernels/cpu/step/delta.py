@@ -29,7 +29,8 @@ class States(NamedTuple):
     """States of all layers that have one, flat float32, and the vectors that go with them, a row a state.
 
     place [layers]: which state is a layer's, −1 where it has none. tails [states, sequences, kernel − 1, channels] and matrices
-    [states, sequences, value heads, key_dim, value_dim] before the step, and behind it. conv [states, kernel, channels].
+    [states, sequences, value heads, key_dim, value_dim] before the step, and behind it. conv [states, kernel, channels]; conv_bias has a
+    width of 0 where there is none.
     """
 
     place: npt.NDArray[np.int64]
@@ -38,6 +39,7 @@ class States(NamedTuple):
     matrices: F32
     matrices_after: F32
     conv: F32
+    conv_bias: F32
     decay: F32
     dt_bias: F32
     gain: F32
@@ -90,8 +92,8 @@ def _unit(
     keys, each = states.key_heads * dim, heads // states.key_heads
     channels = 2 * keys + heads * value_dim
     q, k, v = np.empty(dim, np.float32), np.empty(dim, np.float32), np.empty(value_dim, np.float32)
-    _convolve(line, group * dim, channels, sequence, place, states, q)
-    _convolve(line, keys + group * dim, channels, sequence, place, states, k)
+    convolve(line, group * dim, channels, sequence, place, states, q)
+    convolve(line, keys + group * dim, channels, sequence, place, states, k)
     q_length, k_length, both = _LENGTH_EPS, _LENGTH_EPS, np.float32(0)
     for i in range(dim):
         q_length += q[i] * q[i]
@@ -102,7 +104,7 @@ def _unit(
         k[i] *= k_factor
         both += q[i] * k[i]
     for h in range(group * each, (group + 1) * each):
-        _convolve(line, 2 * keys + h * value_dim, channels, sequence, place, states, v)
+        convolve(line, 2 * keys + h * value_dim, channels, sequence, place, states, v)
         share = _ONE / (_ONE + np.exp(-line[channels + h]))
         step = line[channels + heads + h] + states.dt_bias[place, h]
         softplus = max(step, np.float32(0)) + np.log(_ONE + np.exp(-abs(step)))
@@ -124,13 +126,13 @@ def _unit(
 
 
 @linked(fastmath=True)
-def _convolve(line: Any, first: Any, channels: Any, sequence: Any, place: Any, states: Any, out: Any) -> None:
-    """SiLU of the convolution over out.size columns from `first` on; the tail moves on by one token."""
-    count, tokens = out.size, states.kernel - 1
+def convolve(line: Any, first: Any, channels: Any, sequence: Any, place: Any, states: Any, out: Any) -> None:
+    """SiLU of the convolution over out.size columns from `first` on; the tail moves on by one token. `states`: of either kind."""
+    count, tokens, bias = out.size, states.kernel - 1, states.conv_bias[place]
     new, weights = line[first : first + count], states.conv[place]
     last = weights[tokens * channels + first :][:count]
     for i in range(count):
-        out[i] = last[i] * new[i]
+        out[i] = last[i] * new[i] + (bias[first + i] if bias.size else np.float32(0))
     for token in range(tokens):
         at = (sequence * tokens + token) * channels + first
         old, weight = states.tails[at : at + count], weights[token * channels + first :][:count]

@@ -13,7 +13,7 @@ import numpy as np
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.softcap import sigmoid
-from membound.kernels.cpu.simd.arithmetic import add, multiply
+from membound.kernels.cpu.simd.arithmetic import add, maximum, multiply
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.simd.loads import load, load_part
@@ -150,14 +150,20 @@ def _gated(SMOOTH: Any, gate: Any, up: Any) -> Any:
 
 
 @numba.njit
+def _alone(SMOOTH: Any, up: Any) -> Any:
+    positive = maximum(up, splat(np.float32(0)))
+    return _gelu(up) if SMOOTH else multiply(positive, positive)
+
+
+@numba.njit
 def activate(GATED: Any, SMOOTH: Any, y: Any, at: Any, width: Any, out: Any) -> None:
-    """Out [width] = silu(gate) · up of y[at:] = (gate, up), with gelu for silu if SMOOTH, or gelu(up) of y[at:] = up."""
+    """Out [width] = silu(gate) · up of y[at:] = (gate, up), or the square of relu(up) of y[at:] = up; with gelu for both if SMOOTH."""
     whole = width // LANES * LANES
     for i in range(0, whole, LANES):
         if GATED:
             value = _gated(SMOOTH, load(y, at + i, "f32"), load(y, at + width + i, "f32"))
         else:
-            value = _gelu(load(y, at + i, "f32"))
+            value = _alone(SMOOTH, load(y, at + i, "f32"))
         store(out, i, value)
     if whole < width:
         rest = np.empty(LANES, np.float32)
@@ -166,6 +172,6 @@ def activate(GATED: Any, SMOOTH: Any, y: Any, at: Any, width: Any, out: Any) -> 
             gate = load_part(y, at + whole, count, "f32")
             store(rest, 0, _gated(SMOOTH, gate, load_part(y, at + width + whole, count, "f32")))
         else:
-            store(rest, 0, _gelu(load_part(y, at + whole, count, "f32")))
+            store(rest, 0, _alone(SMOOTH, load_part(y, at + whole, count, "f32")))
         for i in range(count):
             out[whole + i] = rest[i]

@@ -1,58 +1,131 @@
-"""A whole decode step of a dense model some of whose layers hold states, in one compiled call.
+"""A whole decode step of a model some of whose layers hold states, in one compiled call.
 
-    run = hybrid_step_kernel("bf16", "float", 1, "bf16", HEADS, METHOD)
-    run(x, arena, starts, gains, caches, buffers, sizes, states)       # logits in buffers.logits
+    run = hybrid_step_kernel("bf16", "float", 1, "bf16", HEADS, METHOD, "")
+    run(x, arena, starts, gains, caches, buffers, sizes, states, routed)       # logits in buffers.logits
 
-packed_hybrid.py makes the arguments. step.py has what such a model shares with others.
+packed_hybrid.py makes the arguments. step.py and routed_step.py have what such a model shares with others.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from membound.kernels.cpu.attention.decode import attend
 from membound.kernels.cpu.compile import kernel
-from membound.kernels.cpu.linked import linked
+from membound.kernels.cpu.experts.routes import I64
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.recipe import choose
-from membound.kernels.cpu.step.delta import delta_half
-from membound.kernels.cpu.step.step import add_rows, head, mlp, new_heads, norm_rows
+from membound.kernels.cpu.step.delta import States, delta_half
+from membound.kernels.cpu.step.mamba import mamba_half
+from membound.kernels.cpu.step.routed_step import second_half
+from membound.kernels.cpu.step.step import add_rows, attention_half, head, mlp, new_heads, norm_rows
 
-SLOTS = 4
-"""Matrices of a layer in the order of `starts`: what goes into the mixer, its output, gate and up, down."""
+
+class Plain(NamedTuple):
+    """What the second halves of a dense model go by: the width of each layer's MLP; 0: it has none."""
+
+    widths: I64
 
 
 @cache
-def hybrid_step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str) -> Any:
-    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them.
+def hybrid_step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, BLOCKS: str) -> Any:
+    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, BLOCKS as `layer_experts`; '': none.
 
-    run(x [M·hidden], arena, starts [layers + 1, SLOTS], gains, caches, buffers, sizes, states): the LM head begins at the last row's
-    first byte.
+    run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, states, routed): the LM head begins at the last
+    row's first byte. states: `States` beside gated attention, `MambaStates` beside a plain one. routed: `Plain`, or `Routed`.
     """
     ROWS = choose(FMT, ACT, M).panel_rows
 
     @kernel()
-    def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any) -> None:
+    def run(
+        x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any, routed: Any
+    ) -> None:
         for i in range(x.size):  # of a slice Numba would compile the words of its errors
             b.x[i] = x[i]
-        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
         for layer in range(s.layers):
             at = starts[layer]
-            if states.place[layer] >= 0:
-                delta_half(FMT, ACT, M, ROWS, layer, arena, at, gains, b, s, states)
-            else:
-                gated_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
-            norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
-            mlp(
-                FMT, ACT, M, ROWS, arena, at[2], at[3], s.intermediate, gains.up_bias[layer], gains.orders, 0, b, s
-            )  # fmt: skip
-            add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+            first(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s, states)
+            second(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
         head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
     return run
+
+
+def first(
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, ROWS: int,
+    layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any,
+) -> None:  # fmt: skip
+    """The state or the attention of a layer, added to b.x: which pair of them, the type of `states` says."""
+    raise TypeError("first is for compiled code")
+
+
+@overload(first, prefer_literal=True, jit_options=LINKED)
+def _first_in_kernels(
+    FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any,
+) -> Any:  # fmt: skip
+    return _delta_or_gated if states.instance_class is States else _mamba_or_plain
+
+
+def _delta_or_gated(
+    FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any,
+) -> None:  # fmt: skip
+    if states.place[layer] >= 0:
+        delta_half(FMT, ACT, M, ROWS, layer, arena, at, gains, b, s, states)
+    else:
+        gated_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
+
+
+def _mamba_or_plain(
+    FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, caches: Any, b: Any, s: Any, states: Any,
+) -> None:  # fmt: skip
+    if states.place[layer] >= 0:
+        mamba_half(FMT, ACT, M, ROWS, layer, arena, at, gains, b, s, states)
+    else:
+        attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
+
+
+def second(
+    FMT: str, ACT: str, M: int, BLOCKS: str, ROWS: int,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    """The MLP of a layer, its experts, both or nothing, added to b.x: whether there are experts, the type of `routed` says."""
+    raise TypeError("second is for compiled code")
+
+
+@overload(second, prefer_literal=True, jit_options=LINKED)
+def _second_in_kernels(
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> Any:  # fmt: skip
+    return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
+
+
+def _mlp_or_nothing(
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    width = routed.widths[layer]
+    if width:
+        norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
+        mlp(FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 0, b, s)
+        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
+        add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+
+
+def _routed_or_nothing(
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    if routed.widths[layer] > 0 or routed.chooses[layer]:
+        second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
 
 
 @linked

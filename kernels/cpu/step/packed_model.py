@@ -158,7 +158,7 @@ def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
         intermediate=model.intermediate,
         vocab=model.vocab,
         gated=model.gated,
-        smooth=isinstance(first.mlp, Mlp) and first.mlp.activation == "gelu_tanh",
+        smooth=(first.mlp if isinstance(first.mlp, Mlp) else first.mlp.expert).activation == "gelu_tanh",
         centred=decoder.norm == "layer",
         neighbours=rope is not None and rope.neighbours,
         queries=queries,

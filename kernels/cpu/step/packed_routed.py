@@ -26,6 +26,7 @@ from membound.kernels.cpu.step.routed_step import FIXED, Routed, routed_step_ker
 from membound.kernels.cpu.step.step import Buffers
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.layer_tensors import matrices_of
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.parts import Latent, Layer, Mlp
 from membound.kernels.routing import I64
 from membound.kernels.weights.formats import F32
@@ -34,27 +35,39 @@ from membound.kernels.work import Step
 LINE = 64
 """Bytes to which matrices are aligned."""
 Slots = tuple[tuple[str, ...], ...]
+MAMBA = ("x", "b", "c", "dt", "z")
+"""What goes into a layer of Mamba-2, in the order in which it is packed; `Mamba2.matrices` begins with z."""
 
 
 def slots_of(layer: Layer) -> Slots:
     """Which matrices of a layer are packed as one, in the order of `starts`: two or three of attention, the MLP's two."""
     mixer = layer.mixer
-    if isinstance(mixer, Latent):
+    if isinstance(mixer, GatedDelta):
+        attention: Slots = (("q", "k", "v", "b", "a", "z"), ("o",), ())
+    elif isinstance(mixer, Mamba2):
+        attention = (MAMBA, ("o",), ())
+    elif isinstance(mixer, Latent):
         first, ranked = ("q_down", ("q_up",)) if mixer.q_rank else ("q", ())
-        attention: Slots = ((first, "kv_down"), ranked, ("o",))
+        attention = ((first, "kv_down"), ranked, ("o",))
     else:
-        attention = (("q", "k", "v"), ("o",), ())
+        gate = ("out_gate",) if mixer.gated else ()
+        attention = (("q", "k", "v", *gate), ("o",), ())
+    if isinstance(layer.mlp, Mlp) and not layer.mlp.width:
+        return (*attention, (), ())
     if isinstance(layer.mlp, Mlp):
         into = ("gate", "up") if layer.mlp.gated else ("up",)
         return (*attention, into, ("down",))
-    shared = layer.mlp.shared is not None
-    return (*attention, ("shared.gate", "shared.up") if shared else (), ("shared.down",) if shared else ())
+    shared = layer.mlp.shared
+    if shared is None:
+        return (*attention, (), ())
+    names = ("shared.gate", "shared.up") if shared.gated else ("shared.up",)
+    return (*attention, names, ("shared.down",))
 
 
 class RoutedWeights:
     """A model's matrices in one arena, its small vectors, and buffers for `rows` tokens at once, `head_rows` of which meet the LM head.
 
-    `latent`: what latent attention takes besides, or None.
+    `latent`: what latent attention takes besides, or None. `experts`: None in a dense model.
     """
 
     def __init__(self, inputs: ModelInputs, rows: int, head_rows: int, blocks: str, threads: int) -> None:
@@ -66,8 +79,9 @@ class RoutedWeights:
         )
         self._shapes = [self._slot_shapes(layer) for layer in inputs.model.decoder.layers]
         self._lay_out()
-        self.experts = RoutedLayers(inputs, self._end, rows, blocks, threads)
-        self.arena = aligned_bytes(self._end + self.experts.arena_bytes)
+        routed = inputs.model.decoder.experts
+        self.experts = RoutedLayers(inputs, self._end, rows, blocks, threads) if routed else None
+        self.arena = aligned_bytes(self._end + (self.experts.arena_bytes if self.experts else 0))
         self.small = self._pack()
         self.latent = PackedLatent(inputs, self.recipe, self.small, rows) if self._is_latent else None
         self.buffers = self._make_buffers()
@@ -85,7 +99,7 @@ class RoutedWeights:
     def matrix_bytes(self) -> int:
         """Packed bytes of all matrices that are read: of experts those of the plan."""
         absorbed = 0 if self.latent is None else self.latent.size_bytes
-        return self._end + absorbed + self.experts.read_bytes
+        return self._end + absorbed + (self.experts.read_bytes if self.experts else 0)
 
     @property
     def logits(self) -> F32:
@@ -93,12 +107,26 @@ class RoutedWeights:
         rows = self.buffers.logits.reshape(self.head.rows, -1)
         return rows[: self.head.m, : self._inputs.model.vocab].copy()
 
+    @property
+    def widths(self) -> I64:
+        """Of each layer's MLP that every row takes, alone or beside experts; 0: there is none."""
+        return np.array([shapes[4][1] for shapes in self._shapes], np.int64)
+
+    @property
+    def choice(self) -> I64:
+        """The experts of each row in the last launch, [layers with experts, rows, chosen]. Raises AssertionError for a dense model."""
+        return self._chosen.choice
+
+    @property
+    def _chosen(self) -> RoutedLayers:
+        if self.experts is None:
+            raise AssertionError(f"{self._inputs.model.name} has no experts")
+        return self.experts
+
     def routed(self) -> Routed:
-        """What the second halves of layers go by."""
-        layers = self._inputs.model.decoder.layers
-        widths = [shapes[4][1] for shapes in self._shapes]
-        chooses = [not isinstance(layer.mlp, Mlp) for layer in layers]
-        return self.experts.routed(self.small, np.array(widths, np.int64), np.array(chooses, np.bool_))
+        """What the second halves of layers go by. Raises AssertionError for a dense model."""
+        chooses = [not isinstance(layer.mlp, Mlp) for layer in self._inputs.model.decoder.layers]
+        return self._chosen.routed(self.small, self.widths, np.array(chooses, np.bool_))
 
     def _slot_shapes(self, layer: Layer) -> list[tuple[int, int]]:
         """(n, k) of each slot; (0, 0) of an empty one."""
@@ -131,7 +159,8 @@ class RoutedWeights:
                     at, (n, k) = self.starts[index, slot], self._shapes[index][slot]
                     into = self.arena[at : at + self.recipe.matrix_bytes(n, k)]
                     pack_rows([weights.matrices[name] for name in names], self.recipe, into)
-            self.experts.pack(index, weights.matrices, self.arena)
+            if self.experts is not None:
+                self.experts.pack(index, weights.matrices, self.arena)
         head = self.starts[len(layers), 0]
         pack_rows([self._inputs.lm_head()], self.head, self.arena[head : self._end])
         return small
@@ -190,7 +219,7 @@ class PackedRouted:
     @property
     def choice(self) -> I64:
         """The experts of each row in the last step [layers with experts, batch·queries, chosen], the most probable first."""
-        return self._held.experts.choice
+        return self._held.choice
 
     @property
     def matrix_bytes(self) -> int:

@@ -115,7 +115,7 @@ def _add_rows(x: Any, width: Any, y: Any, stride: Any) -> None:
 @linked(parallel=True)
 def _activate_rows(count: Any, gated: Any, y: Any, stride: Any, width: Any, out: Any) -> None:
     for row in prange(count):
-        activate(gated, False, y, row * stride, width, out[row * width :][:width])
+        activate(gated, not gated, y, row * stride, width, out[row * width :][:width])
 
 
 @linked(parallel=True)

@@ -98,7 +98,7 @@ class Sizes(NamedTuple):
 
     queries: new tokens of a sequence, from place `context` on. sequences: those of the caches, of which the rows belong to number
     `sequence` and those behind it. turns: rows of angles a layer; number `turn` is that of the first new token. seen [layers]: cached tokens that a layer sees, the last ones. turned_norm [layers]: queries and keys have norms without gains
-    behind RoPE. smooth: the gate is a GELU. centred: norms are LayerNorm.
+    behind RoPE. smooth: the MLP's activation is a GELU. centred: norms are LayerNorm.
     neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
     """
 
