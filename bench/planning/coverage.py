@@ -323,16 +323,17 @@ def coverage_markdown(table: Sequence[Answers]) -> str:
     for shape in SHAPES:
         names, (lines, idle) = ("backend", *keys_of(shape)), supported(table, shape)
         lines += [[idle, *(NONE for _ in keys_of(shape))]] if idle and keys_of(shape) else []
-        page += [f"## `{title_of(shape)}`", "", *table_lines(names, (LEFT,) * len(names), lines)]
+        told = [[as_markdown(backends), *cells] for backends, *cells in lines]
+        page += [f"## `{title_of(shape)}`", "", *table_lines(names, (LEFT,) * len(names), told)]
     page += ["## Why not", ""]
     told_why = ((as_markdown(name), works, as_markdown(why)) for name, works, why in reasons(table))
     page += table_lines(("backend", "works", "reason"), (LEFT,) * 3, told_why)
     unopened = [answers for answers in table if not answers.opened]
-    for told, absent in (
+    for why, absent in (
         (ASKED, [answers.id for answers in unopened if answers.asked]),
         (NOT_ASKED, [answers.id for answers in unopened if not answers.asked]),
     ):
-        page += [f"{told}: {', '.join(absent)}.", ""] if absent else []
+        page += [f"{why}: {as_markdown(', '.join(absent))}.", ""] if absent else []
     return "\n".join([*page, _sizes(), ""])
 
 

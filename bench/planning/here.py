@@ -17,6 +17,7 @@ from membound.bench.planning.demands import demand_of
 from membound.errors import MemboundError
 from membound.kernels.work import SpecError
 from membound.results import row as stored
+from membound.results.frame import encodable
 from membound.results.predict.catalogue import Catalogue
 from membound.results.predict.demand import Measured, Offer
 from membound.results.predict.device import Device
@@ -101,7 +102,10 @@ def _measured(rows: Sequence[Row], run_id: str, device: str) -> list[Measured]:
     found = []
     for work in dict.fromkeys(x["work"] for x in cases):
         case = min((x for x in cases if x["work"] == work), key=lambda x: float(x["time_s"]))
-        source = next(r for r in rows if r.kind == "case" and r.work == work and r.backend == case["backend"])
+        told = work, case["backend"]  # a table escapes what UTF-8 cannot say
+        source = next(
+            r for r in rows if r.kind == "case" and (encodable(r.work), encodable(r.backend)) == told
+        )
         limits = limits_of(source, rows)
         try:
             demand = demand_of(work)

@@ -201,6 +201,8 @@ def test_no_output_obeys_what_a_file_says(
             said.encode()
         if "--json" in arguments and status == 0:
             json.loads(out)
+        if "--markdown" in arguments:
+            assert not any(tag in out for tag in TAGS), arguments
     written = [path for path in folder.rglob("*") if path.suffix in PAGES]
     assert len(written) >= 5
     for path in written:
