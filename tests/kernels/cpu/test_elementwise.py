@@ -40,15 +40,17 @@ def test_rope_turns_pairs_half_a_head_apart() -> None:
     np.testing.assert_allclose(x, [np.cos(0.5), -np.sin(0.25), np.sin(0.5), np.cos(0.25)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("width", [1, 16, 40, 333])
-def test_activation(gated: bool, width: int) -> None:
+def test_activation(gated: bool, smooth: bool, width: int) -> None:
     y = (8 * RNG.standard_normal(5 + 2 * width)).astype(np.float32)
     y[5:7] = [90, -90][: len(y[5:7])]  # far past what exp can hold
     out = np.zeros(width, np.float32)
-    activate(gated, False, y, 5, width, out)
+    activate(gated, smooth, y, 5, width, out)
     first = y[5 : 5 + width].astype(np.float64)
-    expected = silu(first) * y[5 + width :] if gated else gelu(first)
+    one = gelu(first) if smooth else silu(first) if gated else np.maximum(first, 0) ** 2
+    expected = one * y[5 + width :] if gated else one
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-6)
 
 
