@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.attention.cache_tiles import Tiles
@@ -134,7 +135,12 @@ def predict_copy(kernel: Kernel, machine: Machine) -> Prediction:
     kb = len(moved) * 16 * WARP / KB
     wavefronts = len(moved) * 16 * WARP / WAVEFRONT_BYTES / kb
     warps = resident_blocks(kernel, code, machine) * kernel.threads // WARP
-    in_flight = code.longest_run * 16 * WARP * warps
+    runs = (
+        sum(1 for _ in names)
+        for is_load, names in groupby(moved, lambda name: name.startswith("LDG"))
+        if is_load
+    )
+    in_flight = max(runs) * 16 * WARP * warps
     counts = (len(code.straight) / SCHEDULERS / kb, wavefronts, 0.0)
     return _told(kernel, COPY_BYTES, machine, code, in_flight, counts, LATENCY_S / 2, START_S)
 

@@ -173,7 +173,7 @@ def test_the_command_prints_a_line_for_each_kernel(
             assert "registers" in lines[1]
             assert lines[2] == parse(spec).spec
             (norm, _) = re.findall(r"^rms_norm .*", out, re.M)
-            assert norm.split() == ["rms_norm", "33", "-", "64", "8", "50%", "-", "-", "-", "-", "2.9", "-"]
+            assert norm.split() == ["rms_norm", "33", "-", "64", "4", "50%", "-", "-", "-", "-", "2.9", "-"]
             assert "predicted, not measured" in out
             assert lines[-1] == "Other GPUs by --target: 8.0, 8.9, 9.0a, 10.0"
 
@@ -184,12 +184,16 @@ def test_without_works_the_copy_stands_first(
     """On the GPU of a target, with its own multiprocessors unless others are named."""
     monkeypatch.setattr(suites, "DEVICE_WORKS", ("linear:n=4096,k=4096,m=1,weight=bf16",))
     monkeypatch.setattr(suites, "DEVICE_QUICK_WORKS", ())
+    codes = {True: parse_sass(COPY), False: probe}
+    monkeypatch.setattr(
+        prediction, "machine_code", lambda kernel, _: codes[kernel.name.startswith("stream_copy")]
+    )
     with pytest.raises(SystemExit):
         main(["cuda-build", "--report", "--target", "8.9", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [(one["machine"], one["work"], one["kernel"]) for one in found] == [
         *(("L4", "copy", f"stream_copy_u{unroll}") for unroll in (2, 4, 8)),
-        ("L4", "linear:n=4096,k=4096,m=1,weight=bf16", "dot_bf16_m1_w2_r4_c1_s6"),
+        ("L4", "linear:n=4096,k=4096,m=1,weight=bf16,act=float", "dot_bf16_m1_w2_r4_c1_s6"),
     ]
     assert found[0]["cycles"] == pytest.approx(1024 * 58 * 2.04e9 / 270e9)
 
