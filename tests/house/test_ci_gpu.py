@@ -204,7 +204,7 @@ def test_what_is_missing_is_told_at_once(tmp_path: Path) -> None:
     assert asking != GOOD
     status, text = call(tmp_path, asking, PYTHONPATH=str(tmp_path / "site"), **REAL)
     assert status == 1
-    (failed,) = re.findall(r"FAIL 1-machine .*: (.*)", text)
+    (failed,) = re.findall(r"FAIL 1-machine \([^)]*\): (.*)", text)
     assert failed == "not installed, and no wheels of them were brought: nosuchone no.such-two"
 
 

@@ -296,7 +296,7 @@ def test_the_machine_code_of_two_tiles_of_w(fmt, registers):
 @pytest.mark.cuda_compile
 @pytest.mark.parametrize(
     ("fmt", "n", "m", "registers"),
-    [("bf16", 14336, 1, 64), ("f16", 14336, 4, 80), ("bf16", 1024, 1, 64), ("f32", 14336, 4, 80)],
+    [("bf16", 14336, 1, 64), ("f16", 14336, 4, 96), ("bf16", 1024, 1, 64), ("f32", 14336, 4, 80)],
 )
 def test_the_machine_code_of_dot_products(fmt, n, m, registers):
     variant = plan_linear(fmt, n, 4096, m, 132).variant
