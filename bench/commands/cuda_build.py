@@ -5,8 +5,9 @@ membound cuda-build --out cubins && MEMBOUND_CUBINS=cubins membound run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from membound.bench.commands.options import Debug, Json, number_within, print_js
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
+    from membound.kernels.cuda.machine import Machine
+    from membound.kernels.cuda.prediction import Prediction
     from membound.kernels.work import Work
 
 
@@ -37,17 +40,19 @@ def cuda_build(
     target: Annotated[
         str,
         typer.Option(
-            metavar="VERSION", help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100."
+            metavar="VERSION",
+            help="Compute capability to compile for: 9.0a for H100 and H200, 8.0 for A100, 8.9 for L4, 10.0 for B200.",
         ),
     ] = "9.0a",
     multiprocessors: Annotated[
-        int,
+        int | None,
         typer.Option(
             parser=number_within(1, 1024),
             metavar="N",
-            help="Multiprocessors of the GPU, 1 to 1024; they decide between variants.",
+            help="Multiprocessors of the GPU, 1 to 1024; they decide between variants. Default: 132, of an A100 108, an L4 58, "
+            "a B200 148.",
         ),
-    ] = 132,
+    ] = None,
     claim: Annotated[
         bool,
         typer.Option(
@@ -59,7 +64,8 @@ def cuda_build(
         bool,
         typer.Option(
             "--report",
-            help="Build nothing; print what machine code predicts: registers, occupancy, bytes in flight, share of a copy.",
+            help="Build nothing; print what machine code predicts for the GPUs of --target: registers, occupancy, bytes in flight, "
+            "share of a copy.",
         ),
     ] = False,
     as_json: Json = False,
@@ -79,18 +85,27 @@ def cuda_build(
     try:
         from membound.kernels.cuda import catalogue
         from membound.kernels.cuda.device import cubins
+        from membound.kernels.cuda.machine import machines
     except ModuleNotFoundError as error:
         if str(error.name).startswith("membound"):
             raise
         raise BackendUnavailable(
             f"no kernel can be compiled: {error.name} is not installed; pip install 'membound[cuda-compile]'"
         ) from None
+    known = machines(target)
+    if multiprocessors is None:
+        multiprocessors = known[0].multiprocessors if known else catalogue.H100_MULTIPROCESSORS
     found = {work: catalogue.kernels_of(work, multiprocessors, target) for work in parsed}
     for work in [work for work, its in found.items() if works and not its]:
         reason = catalogue.unsupported_on(target, work)
         raise BackendUnavailable(f"{work.spec} has no CUDA kernels" + (f": {reason}" if reason else ""))
     if report:
-        _report([work for work, its in found.items() if its], target, multiprocessors, as_json)
+        if not known:
+            raise BackendUnavailable(
+                f"no GPU of compute capability {target} is described; the report knows {', '.join(_targets())}"
+            )
+        meant = [replace(one, target=target, multiprocessors=multiprocessors) for one in known]
+        _report([work for work, its in found.items() if its], meant, not works, as_json)
         return
     kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
     for work, its in found.items():
@@ -102,8 +117,11 @@ def cuda_build(
     if claim:
         kernels |= {kernel.name: kernel for kernel in catalogue.co_runner_kernels()}
     for arm in _claimed() if claim else ():
-        of_work = catalogue.kernels_of if arm.extra_fmas is None else catalogue.loaded_kernels
-        kernels |= {kernel.name: kernel for kernel in of_work(arm.parsed, multiprocessors)}
+        if arm.extra_fmas is None:
+            its = catalogue.kernels_of(arm.parsed, multiprocessors, target)
+        else:
+            its = catalogue.loaded_kernels(arm.parsed, multiprocessors)
+        kernels |= {kernel.name: kernel for kernel in its}
     paths = cubins.write(kernels.values(), target, out)
     if as_json:
         print_json([str(path) for path in paths])
@@ -126,6 +144,7 @@ def _claimed() -> Iterator[Arm]:
 
 COLUMNS = {
     "kernel": ("kernel", "{}"),
+    "launches": ("launches", "{}"),
     "streamed_bytes": ("MB", "{:.0f}"),
     "registers": ("registers", "{}"),
     "blocks_per_sm": ("blocks", "{}"),
@@ -134,46 +153,68 @@ COLUMNS = {
     "issue_cycles": ("issue", "{:.0f}"),
     "l1_wavefronts": ("L1", "{:.0f}"),
     "tensor_cycles": ("tensor", "{:.0f}"),
-    "cycles": ("of cycles", "{:.0f}"),
+    "time_s": ("µs", "{:.1f}"),
     "share": ("share", "{:.2f}"),
 }
 """Of a prediction: heading and format of each field."""
-_SCALES = {"streamed_bytes": 1e-6, "in_flight_bytes": 1 / 1024}
+_SCALES = {"streamed_bytes": 1e-6, "in_flight_bytes": 1 / 1024, "time_s": 1e6}
+COPY = "copy"
+"""What the ceilings' copies are called in the place of a work."""
 
 
-def _report(works: Sequence[Work], target: str, multiprocessors: int, as_json: bool) -> None:
-    """A line for each kernel that streams, for the H100 and the H200."""
-    from membound.kernels.cuda.prediction import H100, H200, predictions
+def _targets() -> tuple[str, ...]:
+    from membound.kernels.cuda.machine import MACHINES
 
-    machines = [replace(one, target=target, multiprocessors=multiprocessors) for one in (H100, H200)]
-    found = [
-        {"machine": machine.name, "work": work.spec} | asdict(prediction)
-        for machine in machines
-        for work in works
-        for prediction in predictions(work, machine)
-    ]
-    if as_json:
-        print_json(found)
-        return
+    return tuple(dict.fromkeys(machine.target for machine in MACHINES))
+
+
+def _report(works: Sequence[Work], machines: Sequence[Machine], with_copy: bool, as_json: bool) -> None:
+    """For each machine and each work its kernels that stream; of a step all of them and the whole."""
+    from membound.kernels.cuda.prediction import copy_predictions, predictions
+
+    found = {}
     for machine in machines:
-        print_text(f"{machine.name}, a copy at {machine.copy_bytes_per_s / 1e12:.1f} TB/s expected\n")
-        mine = {
-            (one["kernel"], one["streamed_bytes"]): one for one in found if one["machine"] == machine.name
-        }
-        rows = [[heading for heading, _ in COLUMNS.values()]]
-        rows += [
+        told = {COPY: copy_predictions(machine)} if with_copy else {}
+        found[machine] = told | {work.spec: predictions(work, machine) for work in works}
+    if as_json:
+        print_json(
             [
-                form.format(one[name] * _SCALES[name] if name in _SCALES else one[name])
-                for name, (_, form) in COLUMNS.items()
+                {"machine": machine.name, "work": work} | asdict(one)
+                for machine, told in found.items()
+                for work, its in told.items()
+                for one in its
             ]
-            for one in mine.values()
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            print_text("  ".join(cells) + "\n")
+        )
+        return
+    for machine, told in found.items():
+        print_text(
+            f"{machine.name}, a copy at {machine.copy_bytes_per_s / 1e12:.2f} TB/s expected: "
+            f"{machine.cycles_per_kb:.0f} cycles a KB\n"
+        )
+        _print_table(told)
     print_text(
         "issue: cycles of a multiprocessor's four schedulers for each KB streamed; L1: wavefronts of its first-level cache and "
-        "shared memory;\ntensor: cycles of its tensor cores, at mma.sync's rate; of cycles: in which the memory delivers that KB; "
-        "share: of\nthe copy, predicted, not measured\n"
+        "shared memory;\ntensor: cycles of its tensor cores, at mma.sync's rate; µs: of a launch; share: of the copy, predicted, "
+        f"not measured.\nOther GPUs by --target: {', '.join(_targets())}\n"
     )
+
+
+def _print_table(told: Mapping[str, Sequence[Prediction]]) -> None:
+    """Headings, and below each work a line for each of its kernels; a dash for what is nothing there."""
+    rows = {work: [_cells(one) for one in its] for work, its in told.items()}
+    headings = [heading for heading, _ in COLUMNS.values()]
+    widths = [max(map(len, column)) for column in zip(headings, *chain(*rows.values()), strict=True)]
+    for work, its in {"": [headings], **rows}.items():
+        if work:
+            print_text(f"{work}\n")
+        for row in its:
+            rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            print_text("  ".join([row[0].ljust(widths[0]), *rest]) + "\n")
+
+
+def _cells(one: Prediction) -> list[str]:
+    values = asdict(one)
+    return [
+        form.format(values[name] * _SCALES.get(name, 1)) if values[name] else "-"
+        for name, (_, form) in COLUMNS.items()
+    ]

@@ -17,6 +17,8 @@ EVERY_SIZE = [
     f"linear:n={n},k={k},weight={weight}"
     for weight, (n, k) in product(WEIGHTS, ((1, 128), (4096, 4096), (28672, 1024)))
 ]
+WIDE = [f"linear:n=4096,k=4096,m=16,weight={weight}" for weight in ("int8", "int4g32", "int4g128")]
+"""Sizes of models, whose warps take twice the columns of integers a turn."""
 LONGEST_RINGS = [f"linear:n=8448,k=512,m=33,weight={weight}" for weight in ("int8", "int4g32", "int4g128")]
 """From 8448 rows of W on, a multiprocessor of an H100 has its 16 warps with the fewest a block."""
 EVERY_CACHE = [
@@ -50,7 +52,7 @@ EXTRA_ARITHMETIC = [
 ]
 VICTIM = "linear:n=16384,k=4096,weight=bf16"
 SPECS = [
-    *(EVERY_BATCH + EVERY_SIZE + LONGEST_RINGS),
+    *(EVERY_BATCH + EVERY_SIZE + WIDE + LONGEST_RINGS),
     *(EVERY_CACHE + EVERY_RESIDUE + EVERY_GROUPING + LATENT),
     *(STEPS + EXTRA_ARITHMETIC + [GRAPH, LARGE, VICTIM]),
 ]

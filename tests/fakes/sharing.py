@@ -12,8 +12,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 MOST_PROCESSES = 4
 """Each loads torch and Numba, and runs its kernels on two threads."""
-FEW_LONG_TESTS = ("tests/kernels/cpu/test_attention.py", "tests/kernels/cpu/test_instruction_sets.py")
-"""Files whose tests are shared out one by one: each takes long, mostly by compiling, and they have nothing in common."""
+FEW_LONG_TESTS = (
+    "tests/kernels/cpu/test_attention.py",
+    "tests/kernels/cpu/test_instruction_sets.py",
+    "tests/backends/numba/test_numba_gpu.py",
+)
+"""Files whose tests are shared out one by one: each takes long, mostly by compiling or by its reference, and they have nothing
+in common."""
 
 
 def processes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -58,6 +59,7 @@ def test_the_scripts_are_sound_and_can_be_run() -> None:
     text = SCRIPT.read_text()
     assert not re.search(r"nvidia-smi\s+(-pm|-lgc|-lmc|-pl|-ac|-mig|-r|--gpu-reset|--lock)", text)
     assert "--no-deps --no-build-isolation --no-index" in text
+    assert text.count("-m pytest ") == text.count(" -W default ") == 2
 
 
 def test_every_stage_that_fails_is_told_in_a_line_and_the_others_go_on(tmp_path: Path) -> None:
@@ -72,6 +74,32 @@ def test_every_stage_that_fails_is_told_in_a_line_and_the_others_go_on(tmp_path:
     assert "nvidia-smi: first" in packed(tmp_path, "1-machine")["1-machine.log"]
     files = {p.name for p in (tmp_path / "out").iterdir()}
     assert files == {f"{stage}.tar.gz" for stage in STAGES} | {"report.txt", "summary.md"}
+
+
+def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
+    status, text = call(tmp_path, 'head -c 3000000 /dev/zero | tr "\\0" x; echo; echo "$name: gone"; exit 7')
+    assert (status, text.count("FAIL")) == (1, 5)
+    log = packed(tmp_path, "1-machine")["1-machine.log"]
+    assert len(log) == 400_000
+    assert log.endswith("\npython: gone\n")
+
+
+def test_versions_are_kept(tmp_path: Path) -> None:
+    """Of Python, driver, packages and NVIDIA's compiler: what failed there is looked for at home."""
+    told = GOOD.replace(
+        'case "$*" in\n',
+        """case "$*" in
+    "-VV") echo "Python 3.12.9 of theirs" ;;
+    *"pip list"*) echo "numba-cuda 0.30.4" ;;
+    *"nvvm.version"*) echo "nvvm (2, 0)" ;;
+    "-q") echo "the whole state of $name" ;;
+""",
+    )
+    assert call(tmp_path, told, **REAL)[0] == 0
+    kept = packed(tmp_path, "1-machine")
+    for line in ("Python 3.12.9 of theirs", "numba-cuda 0.30.4", "nvvm (2, 0)"):
+        assert f"{line}\n" in kept["1-machine.log"]
+    assert kept["nvidia-smi.log"] == "the whole state of nvidia-smi\n"
 
 
 def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -100,6 +128,7 @@ if [ "$name" = python ] && [ "$1" = - ]; then
     cat >/dev/null; exit 0
 fi
 case "$*" in
+    *"import os, xdist"*) [ -n "$WORKERS" ] && echo "$WORKERS" && exit 0; exit 1 ;;
     *"membound run"*) echo "$@" >>"$SPENT/asked"; out "$@"; [ -n "$SLOW" ] && exec sleep 60; exit "${RUN_STATUS:-0}" ;;
     *"membound claim"*) echo "$@" >>"$SPENT/tried"; [ -n "$SLOW" ] && exec sleep 60; exit 0 ;;
     *"membound show"*"--json"*) echo "[{\\"backend\\": \\"npu:0\\", \\"work\\": \\"w\\", \\"status\\": \\"${ROW:-ok}\\", \\"reason\\": \\"off\\"}]" ;;
@@ -152,6 +181,61 @@ def test_a_list_of_devices_that_takes_too_long_does_not_end_everything(tmp_path:
     assert (status, text.count("FAIL")) == (0, 0), text
     assert "those of the first GPU are tried" in packed(tmp_path, "1-machine")["1-machine.log"]
     assert "numba:cuda:0+graph,torch:cuda:0" in (tmp_path / "asked").read_text()
+
+
+def test_what_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    """All of it, not a package a rental; extras and what only some Pythons need are left out."""
+    needs = [
+        "pytest>=8",
+        "nosuchone>=1",
+        "no.such-two[fast]<3",
+        "torch; extra == 'torch'",
+        "no-third; python_version < '3'",
+    ]
+    (tmp_path / "site/membound-1.dist-info").mkdir(parents=True)
+    lines = [
+        "Metadata-Version: 2.1",
+        "Name: membound",
+        "Version: 1",
+        *(f"Requires-Dist: {need}" for need in needs),
+    ]
+    (tmp_path / "site/membound-1.dist-info/METADATA").write_text("\n".join(lines) + "\n")
+    asking = GOOD.replace("if [[ ${2:-} == *.xml ||", "if [[ ${2:-} == requirements || ${2:-} == *.xml ||")
+    assert asking != GOOD
+    status, text = call(tmp_path, asking, PYTHONPATH=str(tmp_path / "site"), **REAL)
+    assert status == 1
+    (failed,) = re.findall(r"FAIL 1-machine \([^)]*\): (.*)", text)
+    assert failed == "not installed, and no wheels of them were brought: nosuchone no.such-two"
+
+
+def test_of_several_gpus_the_first_is_measured(tmp_path: Path) -> None:
+    names = [
+        f"{backend}:{i}{variant}"
+        for backend in ("numba:cuda", "torch:cuda")
+        for i in (0, 1)
+        for variant in ("", "+graph")
+    ]
+    devices = [{"id": name, "available": True} for name in ("numba:cpu", *names, "torch:cuda:0+compile")]
+    devices += [{"id": "torch:xpu", "available": False, "reason": "none"}]
+    (tmp_path / "devices.json").write_text(json.dumps({"backends": devices}))
+    listing = GOOD.replace('cat >/dev/null; echo -n npu:0,npu:0+graph >"$3"; exit 0', 'exec "$REAL" "$@"')
+    listing = listing.replace(
+        'case "$*" in\n', 'case "$*" in\n    *"membound list"*) cat "$OUT/../devices.json" ;;\n'
+    )
+    assert call(tmp_path, listing, **REAL)[0] == 0
+    asked = (tmp_path / "asked").read_text().splitlines()[0]
+    assert asked.endswith(" --backends numba:cuda:0,numba:cuda:0+graph,torch:cuda:0,torch:cuda:0+graph")
+
+
+@pytest.mark.parametrize(("workers", "option"), [("", ""), ("1", ""), ("8", " -n 8")])
+def test_numbers_without_clocks_are_shared_out_where_that_can_be(
+    tmp_path: Path, workers: str, option: str
+) -> None:
+    """Their references take minutes on one core; what is timed has the machine to itself."""
+    assert call(tmp_path, GOOD, WORKERS=workers, **REAL)[0] == 0
+    numbers, rest = (tmp_path / "tested").read_text().splitlines()
+    assert numbers.endswith(f"tests/backends/numba/test_numba_gpu.py{option}")
+    assert " -n " not in rest
 
 
 def test_with_time_the_whole_suite_is_measured(tmp_path: Path) -> None:
@@ -235,9 +319,35 @@ def test_the_works_of_the_tests_are_those_that_kernels_are_built_for() -> None:
     source = (ROOT / "tests/backends/numba/test_numba_gpu.py").read_text()
     assert not re.findall(r"\"(?:linear|attention|mla|step):", source), "specs stand in gpu_works.py"
     script = (ROOT / ".ci/gpu").read_text()
+    (words,) = re.findall(r'^FIRST_TESTS="(.*)"$', script, re.M)
+    first = {
+        name
+        for name in re.findall(r"^def test_(\w+)", source, re.M)
+        if any(w in name for w in words.split(" or "))
+    }
+    assert first == {
+        *(
+            "linear_at_every_batch",
+            "linear_at_every_size",
+            "linear_with_the_longest_rings",
+            "latent_attention",
+        ),
+        *("attention_over_every_cache", "attention_at_every_residue_of_a_page"),
+        "every_ceiling_is_right_and_has_a_value",
+    }
     named = re.findall(r'^    "((?:linear|attention|mla|step|prefill):[^"]+)"$', script, re.M)
     assert len(named) == 7
     assert set(named) <= set(DEVICE_WORKS)
+
+
+def test_ci_runs_it_with_the_packages_of_a_gpu_machine() -> None:
+    """The NumPy whose warnings once ended every GPU test, CUDA 13's bindings, no torch: kernels must import without a warning."""
+    text = (ROOT / ".ci/run").read_text()
+    (packages,) = re.findall(r"gpu/bin/pip\" install (.*?)\n +\"", text, re.S)
+    assert {"numpy==2.5.2", "'cuda-bindings==13.0.*'", "numba-cuda", "pytest-xdist"} < set(packages.split())
+    assert "torch" not in packages
+    assert "\"$STUB_PYTHON\" -W error -c 'import membound.kernels.cuda.catalogue'" in text
+    assert "export STUB_PYTHON" in text
 
 
 def test_the_workflow_runs_the_script_and_keeps_what_it_leaves() -> None:

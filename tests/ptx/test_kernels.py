@@ -127,12 +127,14 @@ def test_products(shape: str, multiprocessors: int, monkeypatch: pytest.MonkeyPa
         Tensor("int4g32", 3, 1, 1, MOST_STAGES, packed=True),
         Tensor("bf16", 3, 1, 2, 3, packed=True, row_tiles=2),
         Tensor("int4g32", 3, 1, 2, 3, packed=True, row_tiles=2),
+        Tensor("int4g128", 3, 1, 2, 3, packed=True, row_tiles=2),
+        Tensor("int4g32", 2, 1, 1, 2, packed=True, wide=True),
     ],
     ids=lambda variant: variant.name,
 )
 def test_products_of_large_plans(variant: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many stages as a wait can leave under way; two tiles of W a warp. More units of W than stages."""
-    plan = Plan(variant.format, 16 * variant.row_tiles, 64 * (variant.stages + 4), 17, variant)
+    plan = Plan(variant.format, 16 * variant.row_tiles, 64 * (variant.stages + 5) // 128 * 128, 17, variant)
     monkeypatch.setattr(linear, "plan_linear", lambda *_: plan)
     check(f"linear:n={plan.n},k={plan.k},m={plan.m},weight={plan.format}", monkeypatch)
 

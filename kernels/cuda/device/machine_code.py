@@ -72,13 +72,20 @@ class MachineCode:
     @property
     def loops(self) -> list[tuple[tuple[str, str], ...]]:
         """The bodies of all loops: from a place that a later branch leads back to, to that branch."""
-        found = []
+        return [self.instructions[start : end + 1] for start, end in self._turns()]
+
+    @property
+    def straight(self) -> tuple[tuple[str, str], ...]:
+        """The instructions that are in no loop."""
+        looped = {i for start, end in self._turns() for i in range(start, end + 1)}
+        return tuple(one for i, one in enumerate(self.instructions) if i not in looped)
+
+    def _turns(self) -> Iterator[tuple[int, int]]:
         for i, (name, operands) in enumerate(self.instructions):
             target = _TARGET.search(operands) if name.startswith("BRA") else None
             start = self.labels.get(target[1], i + 1) if target else i + 1
             if start < i:  # an endless loop of one instruction ends every kernel
-                found.append(self.instructions[start : i + 1])
-        return found
+                yield start, i
 
     @property
     def wide_loads(self) -> int:

@@ -21,26 +21,27 @@ from membound.kernels.cuda.compile import WARP, Kernel, cuda
 from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
 from membound.kernels.cuda.matmul.dot import FORMATS as DOT_FORMATS
 from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
-from membound.kernels.cuda.matmul.operands import is_half, operands
+from membound.kernels.cuda.matmul.operands import WIDE_COLUMNS, is_half, operands
 from membound.kernels.cuda.matmul.pack import ROWS, pack, padded_columns, padded_rows
 from membound.kernels.cuda.matmul.tensor import MOST_SHARED_BYTES, Tensor, tensor_kernel
 from membound.kernels.cuda.ptx import MOST_STAGES, as_f32, load4, pack_bf16, pack_f16, store4
-from membound.kernels.weights.formats import Weight
+from membound.kernels.weights.formats import FORMATS, Weight
 
 WEIGHT_FORMATS = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
 """What the kernels take."""
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
 ROWS_SHARE_X = 3
-"""With one row of W a warp, three rows of x take 64 wavefronts of the first-level cache for each KB of bfloat16 W, four 80; an
-H100 has 79 cycles for a KB."""
+"""With one row of W a warp, three rows of x take 64 wavefronts of the first-level cache for each KB of 16-bit W, four 80; with
+two 40 and 48, with four 28 and 32. An H100 has 79 cycles for a KB, an H200 55 and a B200 43."""
 TILES_SHARE_X = 3
 """From so many tiles of x on a warp takes two of W: 64 rows of x take 48 wavefronts of the first-level cache for each KB of
 bfloat16 W with one, 80 of int8 and 144 of int4; 32, 48 and 80 with two."""
 LEAST_STAGES = 3
 """With fewer, a warp that takes two tiles has less under way than memory needs."""
-TWO_TILES_COLUMNS = 64
-"""More columns at a time are more operands of two tiles than fit the registers beside 64 rows' sums."""
+WIDE_TILES, LEAST_TURNS = 2, 4
+"""Integers twice as many columns a turn up to 16 rows of x, for warps that then still have so many turns. With more rows they are
+more operands than fit the registers beside the sums."""
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
 WARPS_PER_MULTIPROCESSOR = 16
@@ -114,17 +115,18 @@ def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumula
     if fmt == "f32" or (m <= DOT_ROWS and fmt in DOT_FORMATS):
         return Plan(fmt, n, k, m, _plan_dot(fmt, n, m, multiprocessors, accumulate))
     tiles = min(MOST_TILES, -(-m // 8))
-    one, two = (_tensor(fmt, n, tiles, multiprocessors, accumulate, row_tiles) for row_tiles in (1, 2))
-    few = operands(fmt).columns <= TWO_TILES_COLUMNS
+    one, two = (_tensor(fmt, n, k, tiles, multiprocessors, accumulate, row_tiles) for row_tiles in (1, 2))
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
     warps = padded_rows(n) // ROWS // 2 * two.column_warps
     whole = padded_rows(n) // ROWS % 2 == 0
     ready = two.fits and two.stages >= LEAST_STAGES
-    shared = tiles >= TILES_SHARE_X and few and whole and warps >= wanted and ready
+    shared = tiles >= TILES_SHARE_X and whole and warps >= wanted and ready
     return Plan(fmt, n, k, m, two if shared else one)
 
 
-def _tensor(fmt: str, n: int, tiles: int, multiprocessors: int, accumulate: bool, row_tiles: int) -> Tensor:
+def _tensor(
+    fmt: str, n: int, k: int, tiles: int, multiprocessors: int, accumulate: bool, row_tiles: int
+) -> Tensor:
     """Warps that share columns of W until there are enough, and a ring as long as they leave room for."""
     count = max(1, padded_rows(n) // ROWS // row_tiles)
     column_warps = 1
@@ -136,17 +138,22 @@ def _tensor(fmt: str, n: int, tiles: int, multiprocessors: int, accumulate: bool
     while count % row_warps:
         row_warps //= 2
     ring = min(RING_BYTES if tiles <= 2 else 2 * RING_BYTES, MOST_SHARED_BYTES // (row_warps * column_warps))
-    stages = min(MOST_STAGES, ring // (operands(fmt).words * 4 * WARP * row_tiles))
-    return Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate, row_tiles)
+    units, rest = divmod(padded_columns(k, fmt), WIDE_COLUMNS)
+    long = not rest and units >= LEAST_TURNS * column_warps
+    wide = FORMATS[fmt].bits < 16 and tiles <= WIDE_TILES and long
+    stages = min(MOST_STAGES, ring // (operands(fmt, wide).words * 4 * WARP * row_tiles))
+    return Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate, row_tiles, wide)
 
 
 def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:
     """Two rows a warp where that leaves enough warps; else one, and more warps on the same row.
 
-    Always two from ROWS_SHARE_X rows of x on: each row of W reads them again, from the first-level cache.
+    From ROWS_SHARE_X rows of x on two of float32 and four of 16 bits: each row of W reads x again, from the first-level cache.
     """
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
-    rows = 2 if n >= 2 * wanted or m >= ROWS_SHARE_X else 1
+    rows = 2 if n >= 2 * wanted else 1
+    if m >= ROWS_SHARE_X:
+        rows = 2 if fmt == "f32" else 4
     column_warps = 1
     while column_warps < BLOCK_WARPS and n // rows * column_warps < wanted:
         column_warps *= 2

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from membound.kernels.cuda.compile import device
+from membound.kernels.cuda.matmul.pack import COLUMNS
 from membound.kernels.cuda.ptx import (
     as_f32,
     copy4_async,
@@ -34,6 +35,9 @@ from membound.kernels.cuda.ptx import (
     subtract_f16,
 )
 from membound.kernels.weights.formats import FORMATS
+
+WIDE_COLUMNS = 128
+"""Of integers: what a turn of the loop does besides then serves twice the bytes, for twice the registers of A."""
 
 _F16_1024 = np.uint32(0x64646464)
 _F16_1024_PAIR = np.uint32(0x64006400)
@@ -70,13 +74,13 @@ def is_half(fmt: str) -> bool:
 
 
 @cache
-def operands(fmt: str) -> Operands:
-    """bf16, f16, int8, int4g32, int4g128 as pack.py leaves them."""
-    columns = max(64, FORMATS[fmt].group)
+def operands(fmt: str, wide: bool = False) -> Operands:
+    """bf16, f16, int8, int4g32, int4g128 as pack.py leaves them. `wide`: of integers twice as many columns at a time."""
     half = is_half(fmt)
     mma, x_float = (mma_f16, _x_as_f16) if half else (mma_bf16, _x_as_bf16)
     if FORMATS[fmt].bits == 16:
-        return Operands(columns, 16, _start_rows, _take_rows, mma, _x_packed, x_float)
+        return Operands(COLUMNS, 16, _start_rows, _take_rows, mma, _x_packed, x_float)
+    columns = WIDE_COLUMNS if wide else COLUMNS
     records = columns * FORMATS[fmt].bits // 256  # a record is 512 bytes of 16 rows
     take = _int8_taker(records) if fmt == "int8" else _int4_taker(records)
     return Operands(columns, 4 * records, _record_starter(columns, records), take, mma, _x_packed, x_float)

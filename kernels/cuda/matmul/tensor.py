@@ -39,7 +39,8 @@ class Tensor:
     """One variant: `tiles` of eight rows of x, warps of a block over rows and columns of W, `stages` of a ring.
 
     A warp takes `row_tiles` tiles of 16 rows of W at once: each word of x that it loads serves all of them.
-    `packed` x is of 16 bits already, otherwise float32 that each warp rounds; `accumulate` adds to y.
+    `packed` x is of 16 bits already, otherwise float32 that each warp rounds; `accumulate` adds to y; `wide` is that of
+    operands.operands.
     """
 
     format: str
@@ -50,12 +51,14 @@ class Tensor:
     packed: bool = False
     accumulate: bool = False
     row_tiles: int = 1
+    wide: bool = False
 
     @property
     def name(self) -> str:
         """Says all of it."""
         flags = f"{'_packed' if self.packed else ''}{'_add' if self.accumulate else ''}"
         flags += f"_w{self.row_tiles}" if self.row_tiles > 1 else ""
+        flags += "_wide" if self.wide else ""
         return (
             f"tensor_{self.format}_t{self.tiles}_r{self.row_warps}_c{self.column_warps}_s{self.stages}{flags}"
         )
@@ -78,7 +81,7 @@ class Tensor:
     @property
     def unit_bytes(self) -> int:
         """What a warp copies in a stage of its ring."""
-        return self.row_tiles * operands(self.format).words * 4 * WARP
+        return self.row_tiles * operands(self.format, self.wide).words * 4 * WARP
 
 
 def check_stages(name: str, stages: int) -> None:
@@ -91,7 +94,7 @@ def check_stages(name: str, stages: int) -> None:
 def tensor_kernel(variant: Tensor) -> Kernel:
     """The kernel of a variant, with PARAMETERS."""
     column_warps, row_warps, stages = variant.column_warps, variant.row_warps, variant.stages
-    parts, tiles = operands(variant.format), variant.tiles
+    parts, tiles = operands(variant.format, variant.wide), variant.tiles
     start, columns, tile_words = parts.start, parts.columns, parts.words * WARP
     ROW_TILES, unit_words = variant.row_tiles, variant.row_tiles * tile_words
     use, write = _user(variant), _writer(variant)
@@ -142,11 +145,12 @@ def tensor_kernel(variant: Tensor) -> Kernel:
 
 def _user(variant: Tensor) -> Any:
     """Adds the product of one unit of W with all rows of x to a lane's sums."""
-    parts = operands(variant.format)
+    parts = operands(variant.format, variant.wide)
     tiles, take, mma, columns = variant.tiles, parts.take, parts.mma, parts.columns
     x_words = parts.x_packed if variant.packed else parts.x_float
     thirties, group = columns // 32, FORMATS[variant.format].group
-    groups = columns // group if group else 1
+    groups = max(1, columns // group) if group else 1
+    part = group // columns // 2  # of a group that is longer than a unit, of which there are two then
     scaled, of_group, a_words = group > 0, thirties // groups, 8 * thirties
     ROW_TILES, tile_words = variant.row_tiles, parts.words * WARP
     all_words, parallel = ROW_TILES * a_words, 4 * ROW_TILES
@@ -189,7 +193,7 @@ def _user(variant: Tensor) -> Any:
                 for t in range(ROW_TILES):
                     n, e = parallel * i + 4 * t, 4 * t
                     if scaled:
-                        pair = s[((tile + t) * (k // group) + unit * groups + g) * 8 + (lane >> 2)]
+                        pair = s[((tile + t) * (k // group) + (unit >> part) * groups + g) * 8 + (lane >> 2)]
                         total[n] += low_f16(pair) * c[e]
                         total[n + 1] += low_f16(pair) * c[e + 1]
                         total[n + 2] += high_f16(pair) * c[e + 2]

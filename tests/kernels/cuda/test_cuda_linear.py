@@ -95,7 +95,7 @@ def test_dot_products_at_every_residue_of_k(fmt, k):
 
 
 @pytest.mark.parametrize("n", [1, pytest.param(3, marks=pytest.mark.slow), 5])
-@pytest.mark.parametrize(("rows", "row_warps", "column_warps"), [(1, 1, 4), (2, 2, 2), (1, 4, 1)])
+@pytest.mark.parametrize(("rows", "row_warps", "column_warps"), [(1, 1, 4), (2, 2, 2), (1, 4, 1), (4, 1, 2)])
 def test_dot_products_at_every_way_to_share_rows(n, rows, row_warps, column_warps):
     variant = Dot("bf16", 4, rows, row_warps, column_warps, 2)
     assert error(Plan("bf16", n, 330, 6, variant)) < EXACT["bf16"]
@@ -115,10 +115,16 @@ def test_tensor_products_at_every_residue_of_m(fmt, packed, m):
     assert error(Plan(fmt, 16, 128, m, Tensor(fmt, 2, 1, 1, 3, packed))) < ROUNDED[fmt]
 
 
-@pytest.mark.parametrize("fmt", ["bf16", "f16", "int8", "int4g32"])
+@pytest.mark.parametrize("fmt", TENSOR_FORMATS)
 def test_a_warp_takes_two_tiles_of_w_with_the_same_x(fmt):
     k = 5 * padded_columns(1, fmt)
     assert error(Plan(fmt, 50, k, 17, Tensor(fmt, 3, 1, 2, 3, packed=True, row_tiles=2))) < ROUNDED[fmt]
+
+
+@pytest.mark.parametrize(("fmt", "units"), [("int8", 3), ("int4g32", 1), ("int4g128", 5)])
+def test_twice_the_columns_a_turn(fmt, units):
+    variant = Tensor(fmt, 2, 1, 2, 2, packed=True, wide=True)
+    assert error(Plan(fmt, 19, units * 128, 11, variant)) < ROUNDED[fmt]
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 49, 64])
@@ -183,8 +189,15 @@ def test_plans_follow_the_shape():
         for m in (1, 16):
             v = variant("bf16", n, m)
             assert v.row_warps * v.column_warps >= 4
-    assert [variant(fmt, 28672, 64).row_tiles for fmt in TENSOR_FORMATS] == [2, 2, 2, 2, 1]
+    assert [variant(fmt, 28672, 64).row_tiles for fmt in TENSOR_FORMATS] == [2] * 5
     assert [variant("bf16", n, m).row_tiles for n, m in ((28672, 16), (28656, 64), (4096, 64))] == [1, 1, 1]
+    wide = [[variant(fmt, 28672, m).wide for m in (1, 16, 17)] for fmt in TENSOR_FORMATS[2:]]
+    assert wide == [[True, True, False]] * 3
+    assert not any(variant(fmt, 28672, 16).wide for fmt in ("bf16", "f16"))
+    turns = {k: plan_linear("int4g32", 4096, k, 16, 132).variant.wide for k in (4096, 4224, 4160, 2048)}
+    assert turns == {4096: True, 4224: True, 4160: False, 2048: False}, "eight warps take the columns in turn"
+    rows = [[variant(fmt, 4096, m).rows for m in (1, 2, 3, 4)] for fmt in ("bf16", "f32")]
+    assert rows == [[1, 1, 4, 4], [1, 1, 2, 2]]
     assert variant("bf16", 1024, 16).column_warps == 8
     assert variant("bf16", 128256, 16).column_warps == 1
 
@@ -241,7 +254,9 @@ def waits(code: MachineCode) -> set[int]:
         ("f16", 16, True, 96),
         ("bf16", 64, False, 168),
         ("int8", 1, False, 80),
+        ("int8", 16, False, 96),
         ("int8", 64, False, 168),
+        ("int4g32", 16, False, 104),
         ("int4g32", 1, False, 80),
         ("int4g128", 1, True, 96),
         ("int4g32", 17, False, 168),
@@ -253,18 +268,19 @@ def test_the_machine_code_of_tensor_products(fmt, m, accumulate, registers):
     variant = plan_linear(fmt, 4096, 4096, m, 132, accumulate).variant
     assert isinstance(variant, Tensor)
     code = sass(tensor_kernel(variant))
-    loads = operands(fmt).words // 4
+    parts = operands(fmt, variant.wide)
+    loads = parts.words // 4
     assert waits(code) == {variant.stages - 1}
     assert code.count("LDGDEPBAR") >= variant.stages
     assert code.count(r"LDGSTS.*128") >= 2 * loads
     assert code.count(r"LDS\.128") >= loads
-    assert code.count("HMMA.16816.F32") == variant.tiles * operands(fmt).columns // 16
+    assert code.count("HMMA.16816.F32") == variant.tiles * parts.columns // 16
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
     assert code.registers <= registers
 
 
 @pytest.mark.cuda_compile
-@pytest.mark.parametrize(("fmt", "registers"), [("bf16", 168), ("int4g32", 184)], ids=["three blocks", "two"])
+@pytest.mark.parametrize(("fmt", "registers"), [("bf16", 168), ("int4g32", 184), ("int4g128", 184)])
 def test_the_machine_code_of_two_tiles_of_w(fmt, registers):
     """Each x that is loaded goes into the products of both tiles; 64 rows' sums of both fit the registers of some blocks."""
     variant = plan_linear(fmt, 28672, 8192, 64, 132).variant
@@ -280,7 +296,7 @@ def test_the_machine_code_of_two_tiles_of_w(fmt, registers):
 @pytest.mark.cuda_compile
 @pytest.mark.parametrize(
     ("fmt", "n", "m", "registers"),
-    [("bf16", 14336, 1, 64), ("f16", 14336, 4, 80), ("bf16", 1024, 1, 64), ("f32", 14336, 4, 80)],
+    [("bf16", 14336, 1, 64), ("f16", 14336, 4, 96), ("bf16", 1024, 1, 64), ("f32", 14336, 4, 80)],
 )
 def test_the_machine_code_of_dot_products(fmt, n, m, registers):
     variant = plan_linear(fmt, n, 4096, m, 132).variant

@@ -8,14 +8,25 @@ import re
 import pytest
 
 from membound.bench.cli import main
+from membound.bench.planning import suites
 from membound.kernels.cuda import prediction
 from membound.kernels.cuda.compile import CompileError, Kernel
 from membound.kernels.cuda.device import machine_code as module
 from membound.kernels.cuda.device.machine_code import MachineCode, machine_code, parse_sass
+from membound.kernels.cuda.machine import A100, B200, H100, H200, L4
 from membound.kernels.cuda.matmul.dot import Dot, dot_kernel
 from membound.kernels.cuda.matmul.linear import plan_linear
-from membound.kernels.cuda.prediction import H100, H200, predict, predictions, resident_blocks
-from membound.kernels.work import parse
+from membound.kernels.cuda.prediction import (
+    LATENCY_S,
+    SHORTEST_S,
+    START_S,
+    WHOLE,
+    predict,
+    predict_copy,
+    predictions,
+    resident_blocks,
+)
+from membound.kernels.work import Step, parse
 
 SASS = """
 	.section	.nv.info.probe
@@ -76,7 +87,29 @@ def test_machine_code_is_taken_apart(probe: MachineCode) -> None:
 )  # fmt: skip
 def test_blocks_fit_by_what_is_scarcest(registers: int, shared: int, threads: int, blocks: int) -> None:
     code = MachineCode((), {}, registers, 0, shared)
-    assert resident_blocks(Kernel("probe", lambda: None, (), threads), code) == blocks
+    assert resident_blocks(Kernel("probe", lambda: None, (), threads), code, H100) == blocks
+
+
+def test_other_gpus_hold_fewer_blocks() -> None:
+    """An L4 has 100 KB of shared memory and room for 1536 threads in 24 blocks, an A100 164 KB; a B200 is like an H100."""
+    small, shared, wide = (
+        MachineCode((), {}, 24, 0, 1024),
+        MachineCode((), {}, 24, 0, 25728),
+        MachineCode((), {}, 32, 0, 0),
+    )
+    held = {
+        machine.name: [
+            resident_blocks(Kernel("probe", lambda: None, (), threads), code, machine)
+            for threads, code in ((32, small), (128, shared), (256, wide))
+        ]
+        for machine in (A100, L4, H100, B200)
+    }
+    assert held == {
+        "A100 SXM 80 GB": [32, 6, 8],
+        "L4": [24, 3, 6],
+        "H100 SXM": [32, 9, 8],
+        "B200": [32, 9, 8],
+    }
 
 
 def test_a_kb_of_a_loop_is_counted(probe: MachineCode) -> None:
@@ -129,14 +162,40 @@ def test_the_command_prints_a_line_for_each_kernel(
             found = json.loads(out)
             assert {one["machine"] for one in found} == {"H100 SXM", "H200"}
             assert found[0]["work"] == parse(spec).spec
-            assert {one["issue_cycles"] for one in found} == {4.0}
+            assert {one["issue_cycles"] for one in found} == {4.0, 0.0}  # norms and the like stream nothing
+            assert [one["kernel"] for one in found].count(WHOLE) == 2
         else:
             lines = out.splitlines()
             assert (
                 len(re.findall(r"^dot_bf16_m1_w2_r4_c1_s6 ", out, re.M)) == 2 * 2
             )  # gate and up, vocabulary; on either
+            assert lines[0] == "H100 SXM, a copy at 3.00 TB/s expected: 79 cycles a KB"
             assert "registers" in lines[1]
-            assert "predicted, not measured" in lines[-1]
+            assert lines[2] == parse(spec).spec
+            (norm, _) = re.findall(r"^rms_norm .*", out, re.M)
+            assert norm.split() == ["rms_norm", "33", "-", "64", "4", "50%", "-", "-", "-", "-", "2.9", "-"]
+            assert "predicted, not measured" in out
+            assert lines[-1] == "Other GPUs by --target: 8.0, 8.9, 9.0a, 10.0"
+
+
+def test_without_works_the_copy_stands_first(
+    probe: MachineCode, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the GPU of a target, with its own multiprocessors unless others are named."""
+    monkeypatch.setattr(suites, "DEVICE_WORKS", ("linear:n=4096,k=4096,m=1,weight=bf16",))
+    monkeypatch.setattr(suites, "DEVICE_QUICK_WORKS", ())
+    codes = {True: parse_sass(COPY), False: probe}
+    monkeypatch.setattr(
+        prediction, "machine_code", lambda kernel, _: codes[kernel.name.startswith("stream_copy")]
+    )
+    with pytest.raises(SystemExit):
+        main(["cuda-build", "--report", "--target", "8.9", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["machine"], one["work"], one["kernel"]) for one in found] == [
+        *(("L4", "copy", f"stream_copy_u{unroll}") for unroll in (2, 4, 8)),
+        ("L4", "linear:n=4096,k=4096,m=1,weight=bf16,act=float", "dot_bf16_m1_w2_r4_c1_s6"),
+    ]
+    assert found[0]["cycles"] == pytest.approx(1024 * 58 * 2.04e9 / 270e9)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +205,10 @@ def test_the_command_prints_a_line_for_each_kernel(
         (
             ["attention:context=9,kv=fp8", "--target", "8.6"],
             "fp8 caches need compute capability 8.9 or newer, not 8.6",
+        ),
+        (
+            ["linear:n=16,k=64", "--target", "12.0"],
+            "no GPU of compute capability 12.0 is described; the report knows 8.0, 8.9, 9.0a, 10.0",
         ),
     ],
 )
@@ -170,11 +233,66 @@ def test_two_rows_a_warp_spare_the_first_level_cache_what_one_asks_of_it() -> No
     assert now.share > before.share + 0.05
 
 
+COPY = SASS.replace(
+    "        /*0010*/                   LDGSTS.E.BYPASS.LTC256B.128 [R4], desc[UR4][R2.64] ;\n",
+    "        /*0010*/                   LDG.E.128.CONSTANT R12, desc[UR4][R2.64] ;\n"
+    "        /*0012*/                   LDG.E.128.CONSTANT R16, desc[UR4][R2.64] ;\n"
+    "        /*0014*/                   STG.E.128 desc[UR4][R2.64], R12 ;\n"
+    "        /*0016*/                   STG.E.128 desc[UR4][R2.64], R16 ;\n",
+)
+
+
+def test_a_copy_is_counted_outside_of_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread loads 32 bytes and stores them with eight instructions, which are not those of the loop for the rest."""
+    code = parse_sass(COPY)
+    assert [name for name, _ in code.straight] == [
+        *("LDC", "LDG.E.128.CONSTANT", "LDG.E.128.CONSTANT", "STG.E.128", "STG.E.128"),
+        *("EXIT", "BRA", "NOP"),
+    ]
+    monkeypatch.setattr(prediction, "machine_code", lambda kernel, target: code)
+    found = predict_copy(PROBE, H100)
+    assert (found.issue_cycles, found.l1_wavefronts) == (8 / 4 / 2, 8.0)
+    assert found.in_flight_bytes == 2 * 512 * 4 * 8
+    needed = LATENCY_S / 2 * 3.0e12 / 132 / found.in_flight_bytes
+    memory_s = (2 << 30) / 3.0e12
+    assert found.time_s == pytest.approx(memory_s * (1 + needed**4) ** 0.25 + START_S)
+    assert found.share == pytest.approx(memory_s / found.time_s)
+
+
+def test_a_step_is_the_sum_of_its_launches(probe: MachineCode) -> None:
+    work = parse("step:model=llama-3.2-1b,weight=bf16,kv=bf16,context=1024")
+    assert isinstance(work, Step)
+    *parts, whole = predictions(work, H100)
+    layers = work.shape.layers
+    times = {part.kernel.partition("_")[0]: part.launches for part in parts}
+    assert times == {
+        **{"dot": 1, "attention": layers, "combine": layers},
+        **{"copy": 1, "rms": 2 * layers + 1, "append": layers, "silu": layers},
+    }
+    assert (whole.kernel, whole.launches) == (WHOLE, 4 * layers + 1 + 5 * layers + 2 + layers)
+    assert whole.time_s == pytest.approx(sum(part.launches * part.time_s for part in parts))
+    read = work.traffic.weights_bytes + work.traffic.kv_read_bytes
+    assert whole.streamed_bytes == pytest.approx(read, rel=0.01)
+    assert whole.share == pytest.approx(whole.streamed_bytes / 3.0e12 / whole.time_s)
+    (norm,) = (part for part in parts if part.kernel == "rms_norm")
+    assert norm.time_s == pytest.approx(SHORTEST_S + 2 * LATENCY_S)
+
+
+def test_attention_in_one_part_is_not_charged_for_combining(probe: MachineCode) -> None:
+    """64 sequences of 4 KV heads keep an H100 busy; one does with 32 parts, which are a round, and two if heads are wider."""
+    (whole,) = predictions(parse("attention:context=64,q_heads=8,kv_heads=8,batch=32,kv=bf16"), H100)
+    memory_s = whole.streamed_bytes / 3.0e12
+    assert whole.time_s == pytest.approx(memory_s + START_S, rel=0.01)
+    (parts,) = predictions(parse("attention:context=32768,q_heads=32,kv_heads=8,batch=1,kv=bf16"), H100)
+    memory_s = parts.streamed_bytes / 3.0e12
+    assert parts.time_s == pytest.approx(memory_s + START_S + SHORTEST_S + 2 * LATENCY_S, rel=0.01)
+
+
 def test_a_kernel_that_its_tensor_cores_hold_up_is_told(
     probe: MachineCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert predict(PROBE, 1e12, H100).share > 0.98
-    monkeypatch.setattr(prediction, "TENSOR_CYCLES", H100.cycles_per_kb)
+    monkeypatch.setattr(prediction, "cycles_of_product", lambda machine: H100.cycles_per_kb)
     assert predict(PROBE, 1e12, H100).share == pytest.approx(
         17**-0.25, abs=0.001
     )  # twice as long as the memory
