@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from membound.backends.pytorch.backend import PyTorch
-from membound.backends.pytorch.experts import takes_grouped
+from membound.backends.pytorch.experts import Kind, takes_grouped
+from membound.kernels import forward
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import RoutedExperts, parse
@@ -80,3 +83,15 @@ def test_stored_bytes_are_those_of_the_experts_that_are_read() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, while it compiles
 def test_grouped_products_are_compiled() -> None:
     check("cpu+compile", f"{SMALL},batch=3,weight=bf16", "grouped_mm")
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "relu2"])
+def test_experts_have_the_activation_that_they_name(activation: str, gated: bool) -> None:
+    rows, width = 3, 37
+    both = np.random.default_rng().normal(0, 2, (rows, (1 + gated) * width))
+    found = Kind(1, activation, gated=gated).activate(
+        torch.from_numpy(both), torch.zeros(rows, dtype=torch.int64)
+    )
+    expected = forward.ACTIVATIONS[activation](both[:, :width]) * (both[:, width:] if gated else 1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
