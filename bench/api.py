@@ -16,7 +16,6 @@ import pandas as pd
 from membound.backends.registry import names
 from membound.bench.machine.fingerprint import available_memory_bytes, fingerprint
 from membound.bench.machine.placement import placed
-from membound.bench.measure.no_collections import no_collections
 from membound.bench.planning.choice import (
     Choice,
     check_threads,
@@ -31,6 +30,7 @@ from membound.bench.run.companion import companions
 from membound.bench.run.execute import execute
 from membound.bench.run.progress import Reporter, Silent
 from membound.bench.run.resume import check_resumable, keep_plan, partial_of, remaining, sweep
+from membound.no_collections import no_collections
 from membound.results.compare import CompareError, Comparison, compare_backends, compare_by, compare_runs
 from membound.results.folders import DEFAULT_OUT
 from membound.results.process import Process

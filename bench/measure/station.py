@@ -45,13 +45,13 @@ from membound.bench.measure.figures import (
     stored_bytes,
 )
 from membound.bench.measure.gated import NOT_GATED, Gated
-from membound.bench.measure.no_collections import no_collections
 from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
 from membound.errors import Unsupported
 from membound.kernels import reference
 from membound.kernels.cpu.compile import watch_compilation
 from membound.kernels.work import parse
+from membound.no_collections import no_collections
 
 
 @dataclass(slots=True)

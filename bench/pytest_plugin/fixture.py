@@ -33,7 +33,6 @@ from membound.bench.measure.check import check_output
 from membound.bench.measure.cold_backend import MAX_LAUNCHES
 from membound.bench.measure.cold_memory import cache_and_room
 from membound.bench.measure.failures import WrongAnswerError
-from membound.bench.measure.no_collections import no_collections
 from membound.bench.measure.turns import BURST_S
 from membound.bench.planning.plan import DUEL_ROUNDS, ROTATION_SHARE
 from membound.bench.planning.suites import check_memory, check_weights
@@ -45,6 +44,7 @@ from membound.kernels.inputs import Inputs
 from membound.kernels.seeded import make_inputs
 from membound.kernels.slots import sets_to_defeat, slots_to_defeat
 from membound.kernels.work import parse
+from membound.no_collections import no_collections
 from membound.results.exchange.pytest_benchmark import info_of
 from membound.results.roofline import device_class
 from membound.results.row import Row

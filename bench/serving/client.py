@@ -20,13 +20,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from membound.bench.measure.no_collections import no_collections
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import RawAnswer
 from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
+from membound.no_collections import no_collections
 
 LAG_EVERY_S = 0.01
 CLOCKS_EVERY_NS = 100_000_000

@@ -11,7 +11,6 @@ takes to compile. What is left is what its callers inline, which is what it woul
 from __future__ import annotations
 
 import ctypes
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, PassManager
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering, NativeParforLowering
+
+from membound.no_collections import no_collections
 
 _NOT_CALLABLE = ctypes.cast(ctypes.pythonapi.PyObject_Call, ctypes.c_void_p).value
 """What Python runs where it calls such a function: a call of something that cannot be called, which is a TypeError."""
@@ -119,18 +120,6 @@ def _pipeline(lowering: type[_KernelLowering], state: Any) -> list[Any]:
     return [changed]
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """No collection within: Python would look for circles among all of the IR again and again, 15 % of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class KernelCompiler(CompilerBase):  # type: ignore[misc]
     """Compiles a function that Python calls, and links the loops in it that run in parallel."""
 
@@ -140,7 +129,7 @@ class KernelCompiler(CompilerBase):  # type: ignore[misc]
 
     def compile_extra(self, func: Any) -> Any:
         """Compile, as the base class does."""
-        with _no_collections():
+        with no_collections():  # which would look for circles among all of the IR, 15 % of the time
             return super().compile_extra(func)
 
 
