@@ -24,7 +24,6 @@ from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import RawAnswer
-from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
 from membound.no_collections import no_collections
 
@@ -79,7 +78,13 @@ class Pool:
     def __init__(self, endpoint: Endpoint, limits: Limits, played: Played) -> None:
         self._endpoint, self._limits, self._played = endpoint, limits, played
         self._idle: list[Connection] = []
-        self._rounds = Rounds() if sys.platform == "linux" and not endpoint.tls else None
+        self._rounds = None
+        if (
+            sys.platform == "linux" and not endpoint.tls
+        ):  # Numba comes with them, which who only draws needs not
+            from membound.bench.serving.rounds import Rounds
+
+            self._rounds = Rounds()
 
     async def ask(self, job: Job, raw: RawAnswer) -> None:
         """Send one request and fill in its answer. A connection that the server has ended meanwhile is not used."""

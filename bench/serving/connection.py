@@ -18,14 +18,16 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import MOST_BYTES, RawAnswer
-from membound.bench.serving.rounds import Rounds
 from membound.bench.serving.unpacking import unpack
 from membound.bench.serving.wires import KernelWire, ReadWire, open_wire
+
+if TYPE_CHECKING:
+    from membound.bench.serving.rounds import Rounds
 
 MAY_END = b"\r\n\r\n"
 """What a chunked answer ends with, trailers or not; a chunk of events does so only where their lines end with CR LF."""

@@ -16,10 +16,12 @@ import ssl
 import sys
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from membound.bench.serving.endpoint import Endpoint
-from membound.bench.serving.rounds import Rounds
+
+if TYPE_CHECKING:
+    from membound.bench.serving.rounds import Rounds
 
 _SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
 READ_BYTES = 1 << 13
