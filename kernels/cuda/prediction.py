@@ -31,8 +31,8 @@ from membound.kernels.cuda.instruments.stream import copy_kernel
 from membound.kernels.cuda.machine import KB, Machine
 from membound.kernels.cuda.matmul.linear import Plan, plan_linear
 from membound.kernels.cuda.matmul.tensor import Tensor
+from membound.kernels.cuda.step import elementwise
 from membound.kernels.cuda.step.elementwise import activation_kernel, norm_kernel
-from membound.kernels.cuda.step.elementwise import copy_kernel as copy_floats
 from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
@@ -265,7 +265,7 @@ def _step(work: Step, machine: Machine) -> list[Prediction]:
         streaming.append(_small(combine_kernel(model.head_dim), machine, model.layers, trips))
     append = append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
     rest = [
-        _small(copy_floats(), machine, 1, 1),
+        _small(elementwise.copy_kernel(), machine, 1, 1),
         _small(norm_kernel(), machine, 2 * model.layers + 1, 2),
         _small(append, machine, model.layers, 1),
         _small(activation_kernel(model.gated), machine, model.layers, 1),
