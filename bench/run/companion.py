@@ -44,7 +44,7 @@ class CompanionError(MemboundError, RuntimeError):
 
 @contextmanager
 def companions(names: Sequence[str]) -> Iterator[None]:
-    """Have each of them busy until the block ends; without any, no worker is told of company. Raises CompanionError."""
+    """Keep each of them busy until the block ends; without any, workers know of no company. Raises CompanionError."""
     with ExitStack() as stack:
         started = [stack.enter_context(_companion(name)) for name in names]
         for name, (process, errors) in zip(names, started, strict=True):

@@ -114,9 +114,8 @@ class Connection:
                     self._finish("stalled", f"it took no byte for {limits.idle_s:g} s")
                 while not done.done():
                     idle_s = limits.idle_s - (now() - self._moved_ns) / NS
-                    if idle_s <= 0:
-                        self._wire.gather()
-                        idle_s = limits.idle_s - (now() - self._moved_ns) / NS
+                    if idle_s <= 0 and self._wire.gather():
+                        continue
                     if idle_s <= 0:
                         self._finish("stalled", f"no byte for {limits.idle_s:g} s")
                         break

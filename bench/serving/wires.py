@@ -41,8 +41,9 @@ class Wire(asyncio.Protocol):
     def keep(self, kept: bool) -> None:
         """Whether bytes may be kept until what comes may be the last of a chunked answer; here they never are."""
 
-    def gather(self) -> None:
-        """Hand on what is kept."""
+    def gather(self) -> bool:
+        """Hand on what is kept, and whether anything was."""
+        return False
 
     def end(self, why: str) -> None:
         """Say once that nothing will come any more."""
@@ -70,17 +71,15 @@ class KernelWire(Wire):
         if self._rounds is not None:
             self._rounds.keep(self._sock.fileno(), kept)
 
-    def gather(self) -> None:
-        """Hand on what is kept, each with the time of its reading."""
-        if self._rounds is not None:
-            for read_ns, stamp, data in self._rounds.taken(self._sock.fileno()):
-                self.on_bytes(stamp, data, read_ns)
+    def gather(self) -> bool:
+        """Hand on what is kept, each with the time of its reading, and whether anything was."""
+        kept = [] if self._rounds is None else self._rounds.taken(self._sock.fileno())
+        for read_ns, stamp, data in kept:
+            self.on_bytes(stamp, data, read_ns)
+        return bool(kept)
 
     def _noticed(self) -> None:
-        reads = self._rounds.taken(self._sock.fileno()) if self._rounds is not None else []
-        for read_ns, stamp, data in reads:
-            self.on_bytes(stamp, data, read_ns)
-        if not reads:
+        if not self.gather():  # nothing was kept: it has ended, or failed
             self._read()
 
     def _read(self) -> None:

@@ -40,7 +40,7 @@ bfloat16 W with one, 80 of int8 and 144 of int4; 32, 48 and 80 with two."""
 LEAST_STAGES = 3
 """With fewer, a warp that takes two tiles has less under way than memory needs."""
 WIDE_TILES, LEAST_TURNS = 2, 4
-"""Integers twice as many columns a turn up to 16 rows of x, for warps that then still have so many turns. With more rows they are
+"""Integers take twice the columns a turn with up to 16 rows of x, where that leaves a warp LEAST_TURNS of them. With more rows they are
 more operands than fit the registers beside the sums."""
 MOST_TILES = 8
 """Tiles of eight rows of x at a time: their sums must stay in registers."""
