@@ -2,8 +2,8 @@
 
 >>> from membound.kernels.cuda.machine import H100
 >>> from membound.kernels.work import parse
->>> predictions(parse("linear:n=28672,k=8192,m=4,weight=bf16"), H100)[0].share
-0.93
+>>> round(predictions(parse("linear:n=28672,k=8192,m=4,weight=bf16"), H100)[0].share, 2)
+0.97
 
 A multiprocessor of an H100 gets 1 KB from memory every 79 cycles. What a kernel does for a KB in that time is counted in
 its loop: instructions that its four schedulers issue, wavefronts of 128 bytes that pass its first-level cache and
