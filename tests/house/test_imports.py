@@ -44,6 +44,7 @@ MORE = {
     "kernels/weights/tensor_files.py": {"safetensors"},
     "kernels/cuda/compile.py": {"cuda"},  # what its assembler raises
     "kernels/cuda/device/driver.py": {"cuda"},
+    "kernels/cuda/device/simulator.py": {"greenlet"},
     "bench/fleet/cluster.py": {"ray"},
     "bench/fleet/shipping.py": {"packaging"},
     "bench/machine/nvidia.py": {"pynvml"},
