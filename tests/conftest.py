@@ -170,8 +170,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = config.stash[LEFT_OUT] = {}
     unasked = [(mark, mark not in config.option.markexpr) for mark in (ENGINE, RAY)]
     for mark, is_left_out in (*unasked, (SLOW, is_whole(config))):
-        marked = [item for item in items if item.get_closest_marker(mark)] if is_left_out else []
-        items[:] = [item for item in items if item not in marked]
+        kept: list[pytest.Item] = []
+        marked: list[pytest.Item] = []
+        for item in items:
+            (marked if is_left_out and item.get_closest_marker(mark) else kept).append(item)
+        items[:] = kept
         config.hook.pytest_deselected(items=marked)
         left_out[mark] = len(marked)
 

@@ -14,7 +14,6 @@ from types import TracebackType
 from membound.backends.api import CoRunner
 from membound.bench.ceilings.rotating import rotating_bytes
 from membound.bench.measure.cold_backend import ColdBackend
-from membound.kernels.cpu.instruments.co_runner import CpuCoRunner
 
 
 class CoRunners:
@@ -41,6 +40,8 @@ class CoRunners:
         """The co-runner that takes from what this contestant launches. Raises Unsupported."""
         if one.device.accelerator is None:
             if self._on_cpus is None:
+                from membound.kernels.cpu.instruments.co_runner import CpuCoRunner  # and with it Numba
+
                 started = CpuCoRunner(self._cpus, rotating_bytes(len(self._cpus)))
                 self._on_cpus = self._stack.enter_context(started)
             return self._on_cpus

@@ -49,7 +49,7 @@ from membound.bench.measure.turns import Turn
 from membound.bench.protocol import messages as m
 from membound.errors import Unsupported
 from membound.kernels import reference
-from membound.kernels.cpu.compile import watch_compilation
+from membound.kernels.cpu.watching import watch_compilation
 from membound.kernels.work import parse
 from membound.no_collections import no_collections
 

@@ -61,11 +61,11 @@ def imprecise(plan: Plan, rows: Sequence[Row]) -> list[Cell]:
 
 def half_width(medians: Sequence[float]) -> float:
     """Half of Student's 95 % interval of the mean of process medians, as a share of the mean."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if len(medians) < 2:
         return inf
-    quantile = float(t.ppf(0.975, len(medians) - 1))
+    quantile = float(stdtrit(len(medians) - 1, 0.975))
     return quantile * stdev(medians) / sqrt(len(medians)) / fmean(medians)
 
 

@@ -37,6 +37,7 @@ from numba.core.caching import IndexDataCacheFile
 
 from membound.kernels.cpu.kernel_cache import cache_folder
 from membound.kernels.cpu.linked import KernelCompiler
+from membound.kernels.cpu.watching import begun, done
 
 config.DISABLE_JIT = 0
 """NUMBA_DISABLE_JIT, which workers unset, would make kernels plain functions, which their LLVM IR cannot be part of."""
@@ -183,26 +184,21 @@ def _thread_numbers(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return numbers
 
 
-class _Watcher(event.Listener):  # type: ignore[misc]
-    """Tells a callback which function is being compiled, and another when that is done."""
+class _Teller(event.Listener):  # type: ignore[misc]
+    """Tells all who watch which function is being compiled, and when that is done."""
 
-    def __init__(self, tell: Callable[[str], None], done: Callable[[], None]) -> None:
-        self._tell, self._done = tell, done
+    def __init__(self) -> None:
         self._depth = 0
 
     def on_start(self, happened: Any) -> None:
         self._depth += 1
         if self._depth == 1:
-            self._tell(happened.data["dispatcher"].py_func.__name__)
+            begun(happened.data["dispatcher"].py_func.__name__)
 
     def on_end(self, happened: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._done()
+            done()
 
 
-@contextmanager
-def watch_compilation(tell: Callable[[str], None], done: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Call `tell(name)` whenever a kernel is compiled (not when it is loaded from the cache), then `done()`."""
-    with event.install_listener("numba:compile", _Watcher(tell, done)):
-        yield
+event.register("numba:compile", _Teller())

@@ -124,14 +124,19 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
 
     Raises HardwareError, OSError.
     """
-    built_in = _read(BUILT_IN)
+    built_in = _built_in()
     if own is None:
-        return built_in
+        return Catalogue(dict(built_in.devices), dict(built_in.sources))
     extra = _read(own, built_in.sources)
     merged = {key: _over(built_in.devices.get(key), device) for key, device in extra.devices.items()}
     for key, device in merged.items():
         _check_bandwidth(f"{own}: device {key}", device)
     return Catalogue(merged | {k: d for k, d in built_in.devices.items() if k not in merged}, extra.sources)
+
+
+@cache
+def _built_in() -> Catalogue:
+    return _read(BUILT_IN)
 
 
 def _over(known: Device | None, own: Device) -> Device:

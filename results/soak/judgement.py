@@ -18,8 +18,6 @@ from itertools import pairwise
 from math import comb
 from statistics import median
 
-from scipy import stats
-
 from membound.results.change_points import FEWEST_RUNS, change_points
 from membound.results.soak.reading import Pass
 from membound.results.wording import amount, short
@@ -135,6 +133,8 @@ def grows(values: Sequence[float], least: float) -> bool:
     """Whether a series grows by `least` or more, and by more than a random order of it would."""
     if len(values) < FEWEST or all(a == b for a, b in pairwise(values)):
         return False
+    from scipy import stats  # takes a second to import
+
     first, last = ends(values)
     p = stats.kendalltau(range(len(values)), values, alternative="greater").pvalue
     return bool(p <= SIGNIFICANT / len(LEAST) and last - first >= least)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import doctest
 import functools
 import importlib
 import inspect
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sources import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("kernels", "backends", "bench", "results", "src/membound")
@@ -22,14 +22,8 @@ FOLDERS = ("kernels", "backends", "bench", "results", "src/membound")
 
 def examples() -> list[tuple[str, str]]:
     """(file, source) of each docstring that has examples, all its lines together."""
-    found = []
-    for path in sorted({path.resolve() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}):
-        file, text = path.relative_to(ROOT).as_posix(), path.read_text()
-        for node in ast.walk(ast.parse(text)) if ">>>" in text else ():
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                shown = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
-                found += [(file, "".join(one.source for one in shown))] * bool(shown)
-    return found
+    paths = sorted({path.resolve() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")})
+    return [(path.relative_to(ROOT).as_posix(), shown) for path in paths for shown in parsed(path).examples]
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,10 @@ def names_of(file: str, tree: ast.Module) -> dict[str, Any]:
     """What an example may use: builtins, its module and all that it imports anywhere, and what the example defines."""
     module = f"membound/{file.removeprefix('src/membound/').removesuffix('.py')}".replace("/", ".")
     names = vars(builtins) | vars(importlib.import_module(module))
-    for node in (*ast.walk(ast.parse((ROOT / file).read_text())), *ast.walk(tree)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    own = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    for node in (*parsed((ROOT / file).resolve()).imports, *own):
+        if node in own or used & {(alias.asname or alias.name).partition(".")[0] for alias in node.names}:
             with contextlib.suppress(ImportError):  # of an optional runtime
                 exec(ast.unparse(node), names)
     for node in ast.walk(tree):

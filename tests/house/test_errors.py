@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 from pathlib import Path
+
+from sources import parsed
 
 import membound
 from membound import errors
@@ -26,12 +27,10 @@ def defined() -> dict[str, str]:
         *(ROOT / "src/membound").glob("*.py"),
         *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py")),
     ]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and any(
-                getattr(b, "id", "") == "MemboundError" for b in node.bases
-            ):
+        for kind, bases in parsed(path).classes:
+            if "MemboundError" in bases:
                 name = path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
-                found[node.name] = "" if name.startswith("src.") else name
+                found[kind] = "" if name.startswith("src.") else name
     return found
 
 

@@ -6,13 +6,13 @@ import ast
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sources import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("kernels", "backends", "bench", "results")
@@ -69,12 +69,7 @@ def name_of(path: Path) -> str:
 def test_nothing_is_asserted_in_the_package() -> None:
     """`python -O` leaves asserts out: what guards a result raises by itself."""
     files = [*python_files(*FOLDERS), *(ROOT / "src/membound").glob("*.py")]
-    asserted = [
-        f"{name_of(path)}:{node.lineno}"
-        for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Assert) or (isinstance(node, ast.Name) and node.id == "__debug__")
-    ]
+    asserted = [f"{name_of(path)}:{line}" for path in files for line in parsed(path).asserted]
     assert len(files) > 200
     assert asserted == []
 
@@ -91,23 +86,6 @@ def backend_names() -> set[str]:
     }
 
 
-def words(path: Path) -> Iterator[tuple[int, str]]:
-    """Names and strings of a source with their lines; docstrings, which show examples, left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    documented = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
-            yield node.lineno, node.value
-        elif isinstance(node, ast.Name):
-            yield node.lineno, node.id
-        elif isinstance(node, ast.alias):
-            yield node.lineno, node.name
-
-
 CORE = [*python_files("kernels", "bench", "results"), *sorted((ROOT / "src/membound").glob("*.py"))]
 
 
@@ -122,14 +100,14 @@ def test_only_backends_know_a_backends_name(path):
     forbidden = [rf"\b{name}\b" for name in sorted(backend_names() - own)]
     forbidden += [rf"\b{name}:(cpu|cuda)" for name in sorted(backend_names() & own)]
     pattern = re.compile("|".join(forbidden))
-    found = [f"line {line}: {text!r}" for line, text in words(path) if pattern.search(text)]
+    found = [f"line {line}: {text!r}" for line, text in parsed(path).words if pattern.search(text)]
     assert not found, f"{name_of(path)} knows a backend: {found}"
 
 
 def test_the_rule_on_names_sees_what_it_forbids(tmp_path):
     path = tmp_path / "core.py"
     path.write_text('"""torch:cpu in a docstring."""\nif device == "torch:cpu":\n    import torch\n')
-    assert {text for _, text in words(path)} == {"device", "torch:cpu", "torch"}
+    assert {text for _, text in parsed(path).words} == {"device", "torch:cpu", "torch"}
 
 
 # Sources
@@ -167,14 +145,6 @@ def test_tests_stand_in_the_folders_of_what_they_test():
     assert not [name_of(path) for path in python_files("tests/fakes") if path.name.startswith("test_")]
 
 
-def handlers(path: Path) -> Iterator[ast.ExceptHandler]:
-    return (
-        node
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ExceptHandler)
-    )
-
-
 def names_caught(handler: ast.ExceptHandler) -> set[str]:
     if handler.type is None:
         return {"BaseException"}
@@ -189,7 +159,7 @@ def reraises(handler: ast.ExceptHandler) -> bool:
 def test_every_exception_is_named_but_at_the_boundary_around_runtimes():
     broad = set()
     for path in python_files(*FOLDERS, "src", "examples"):
-        for handler in handlers(path):
+        for handler in parsed(path).handlers:
             if names_caught(handler) & {"Exception", "BaseException"} and not reraises(handler):
                 broad.add(name_of(path))
                 assert "boundary" in path.read_text().splitlines()[handler.lineno - 1], path
@@ -199,10 +169,10 @@ def test_every_exception_is_named_but_at_the_boundary_around_runtimes():
 def imported(path: Path) -> set[str]:
     """Every module and name that a file imports, dotted: ``llvmlite.ir``, ``numba.extending.intrinsic``."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in parsed(path).imports:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 

@@ -10,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from sources import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("kernels", "backends", "results", "bench")
@@ -43,6 +44,7 @@ MORE = {
     "kernels/weights/tensor_files.py": {"safetensors"},
     "kernels/cuda/compile.py": {"cuda"},  # what its assembler raises
     "kernels/cuda/device/driver.py": {"cuda"},
+    "kernels/cuda/device/simulator.py": {"greenlet"},
     "bench/fleet/cluster.py": {"ray"},
     "bench/fleet/shipping.py": {"packaging"},
     "bench/machine/nvidia.py": {"pynvml"},
@@ -103,10 +105,10 @@ def module_of(path: Path) -> str:
 
 def imported(path: Path) -> Iterator[tuple[str, ast.stmt]]:
     """Every module that a file imports, anywhere in it, relative imports refused."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in parsed(path).imports:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
             assert node.module
             if node.module in ("membound", *(f"membound.{folder}" for folder in FOLDERS)):
@@ -138,11 +140,11 @@ def test_a_file_imports_only_what_its_folder_may(path):
 
 def modules_named(path: Path, anywhere: bool) -> set[str]:
     """Modules that a file imports by either form, anywhere in it or only when it is imported itself."""
-    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    for node in ast.walk(tree) if anywhere else tree.body:
+    found: set[str] = set()
+    for node in parsed(path).imports if anywhere else parsed(path).imports_at_top:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
@@ -224,11 +226,10 @@ def test_every_backend_can_be_loaded_whatever_its_module_is_called():
 @pytest.mark.parametrize("entry", entry_modules())
 def test_a_backend_imports_no_runtime_at_its_top(entry):
     """Loading the class must be possible without the runtime, so that its absence is told by `open`."""
-    tree = ast.parse((ROOT / f"{entry.removeprefix('membound.').replace('.', '/')}.py").read_text())
+    path = ROOT / f"{entry.removeprefix('membound.').replace('.', '/')}.py"
     names = {
         alias.name if isinstance(node, ast.Import) else node.module or ""
-        for node in tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        for node in parsed(path).imports_at_top
         for alias in node.names
     }
     assert not {name.partition(".")[0] for name in names} & set(RUNTIMES)
@@ -268,6 +269,13 @@ def test_import_help_and_the_catalogue_load_nothing_that_is_slow(arguments, tmp_
     loaded = loaded_by(code, tmp_path, *arguments)
     assert "membound" in {name.partition(".")[0] for name in loaded}
     assert not {name.partition(".")[0] for name in loaded} & {*RUNTIMES, *SLOW}
+
+
+def test_a_worker_has_no_compiler_before_it_draws_numbers_or_opens_a_backend_of_it(tmp_path):
+    """A command starts one for each runtime to look for devices, and Numba takes as long to import as all the rest."""
+    loaded = loaded_by("import membound.bench.measure.gated, membound.bench.measure.station", tmp_path)
+    assert "membound.kernels.weights.generate" in loaded
+    assert not {"numba", "llvmlite", "scipy", "pandas"} & loaded
 
 
 def test_torch_that_is_only_opened_loads_nothing_that_compiles(tmp_path):

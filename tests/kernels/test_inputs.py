@@ -7,6 +7,15 @@ import pytest
 from membound.kernels.seeded import make_inputs
 from membound.kernels.slots import SET_BYTES, slots_to_defeat
 from membound.kernels.weights import fp8
+from membound.kernels.weights.draws import (
+    BLOCK,
+    fill_bf16,
+    fill_bytes,
+    fill_f16,
+    fill_f32,
+    fill_fp8,
+    fill_int8,
+)
 from membound.kernels.weights.formats import (
     FORMATS,
     KV_FORMATS,
@@ -16,17 +25,7 @@ from membound.kernels.weights.formats import (
     quantize,
     to_bf16,
 )
-from membound.kernels.weights.generate import (
-    BLOCK,
-    fill_bf16,
-    fill_bytes,
-    fill_f16,
-    fill_f32,
-    fill_fp8,
-    fill_int8,
-    random_cache,
-    random_weight,
-)
+from membound.kernels.weights.generate import random_cache, random_weight
 from membound.kernels.weights.grouped import unpack_int4
 from membound.kernels.work import Linear, Step, parse
 

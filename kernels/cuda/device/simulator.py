@@ -4,8 +4,8 @@
 >>> launch(copy_kernel(4), grid=2, arguments=(source, target, 1000))
 
 A kernel's function is rebuilt with a stand-in for `numba.cuda` and the doubles (emulation.py) of ptx.py's
-operations. Every CUDA thread is a Python thread of which exactly one runs at any time; it runs until it must
-wait for others (a barrier, a shuffle, tensor cores), so runs are deterministic. Stricter than a GPU, it refuses
+operations. Every CUDA thread is a greenlet (of the extra `test`), which runs until it must wait for others (a barrier, a
+shuffle, tensor cores), so runs are deterministic. Stricter than a GPU, it refuses
 with SimulationError what a GPU would do wrong in silence: an index outside an array, a group of words that is
 not aligned to its size, threads of a warp that wait at different operations, a barrier that some never reach.
 Shared and local arrays start as garbage, as they do on a GPU.
@@ -15,10 +15,8 @@ What it cannot show: races between warps, the cost of anything.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -38,18 +36,13 @@ class SimulationError(AssertionError):
     """The kernel did what a GPU would not forgive. The message says what, and which thread did it."""
 
 
-class _Stopped(Exception):
-    """Unwinds the other threads after one has failed."""
-
-
 def launch(kernel: Kernel, grid: Grid, arguments: Sequence[Any]) -> None:
     """Run `kernel` on a grid of blocks. Arrays are flat and of the parameter's type, written in place."""
     shape = blocks(grid)
     check_count(kernel, arguments)
     values = [_argument(kernel, i, value) for i, value in enumerate(arguments)]
-    with ThreadPoolExecutor(kernel.threads) as workers:
-        for z, y, x in np.ndindex(shape[2], shape[1], shape[0]):
-            _Block(kernel, shape, (x, y, z)).run(values, workers)
+    for z, y, x in np.ndindex(shape[2], shape[1], shape[0]):
+        _Block(kernel, shape, (x, y, z)).run(values)
 
 
 def _argument(kernel: Kernel, position: int, value: Any) -> Any:
@@ -101,15 +94,15 @@ class Memory:
 
 @dataclass(slots=True)
 class _Thread:
-    """One CUDA thread. `turn` is held unless it may run."""
+    """One CUDA thread."""
 
     index: int
     place: SimpleNamespace
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    life: Any = None
+    """Its greenlet."""
     waits_at: str = ""
     received: Any = None
     arrays: int = 0
-    stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -134,8 +127,8 @@ class _Block:
         self.alive = kernel.threads
         self.current = self.threads[0]
         self.ready = deque(self.threads)
-        self.done = threading.Lock()
-        self.failed: _Thread | None = None
+        self.rest: Callable[[], Any] = lambda: None
+        """Lets the others run until the caller is among those that are ready, and comes first."""
         self.shared: list[Memory] = []
         self.module = _CudaModule(self, grid, position)
         doubles = emulation.Doubles(self.exchange, lambda: self.current.index)
@@ -176,59 +169,31 @@ class _Block:
 
     # Running
 
-    def run(self, values: list[Any], workers: Executor) -> None:
-        """All threads to their end. `workers` must have a Python thread free for each."""
-        self.done.acquire()
+    def run(self, values: list[Any]) -> None:
+        """All threads to their end."""
+        from greenlet import getcurrent, greenlet
+
+        self.rest = getcurrent().switch
         for thread in self.threads:
-            thread.turn.acquire()
-        lives = [workers.submit(self.live, thread, values) for thread in self.threads]
-        self.hand_over()
-        self.done.acquire()
-        if self.failed is not None:
+            thread.life = greenlet(self.live)
+        try:
+            while self.ready:
+                self.current = self.ready.popleft()
+                self.current.life.switch(self.current, values)
+            if self.alive:
+                waiting = {t.waits_at for t in self.threads if t.waits_at is not _END}
+                raise SimulationError(f"threads wait for each other forever at {sorted(waiting)}")
+        except Exception as error:
+            error.add_note(f"thread {self.current.index} of {self.kernel.name}, block {self.module.place}")
+            raise
+        finally:
             for thread in self.threads:
-                thread.stopped = True
-                if thread.turn.locked():
-                    thread.turn.release()
-        wait(lives)
-        if self.failed is not None:
-            error = lives[self.failed.index].exception()
-            if error is None:
-                raise AssertionError("no error")
-            error.add_note(f"thread {self.failed.index} of {self.kernel.name}, block {self.module.place}")
-            raise error
+                if thread.life:  # it has begun and not ended, since another has failed
+                    thread.life.throw()
 
     def live(self, thread: _Thread, values: list[Any]) -> None:
-        self.wait_for_turn(thread)
-        completed = False
-        try:
-            self.function(*values)
-            self.end(thread)
-            self.hand_over()
-            completed = True
-        finally:
-            if not completed and self.failed is None:
-                self.failed = thread
-                self.done.release()
-
-    def wait_for_turn(self, thread: _Thread) -> None:
-        thread.turn.acquire()
-        if thread.stopped:
-            raise _Stopped
-        self.current = thread
-
-    def hand_over(self) -> None:
-        """Let the next thread that can run do so; the caller waits or ends."""
-        if self.ready:
-            self.ready.popleft().turn.release()
-        elif not self.alive:
-            self.done.release()
-        else:
-            waiting = {t.waits_at for t in self.threads if t.waits_at is not _END}
-            raise SimulationError(f"threads wait for each other forever at {sorted(waiting)}")
-
-    def suspend(self, thread: _Thread) -> None:
-        self.hand_over()
-        self.wait_for_turn(thread)
+        self.function(*values)
+        self.end(thread)
 
     # Waiting for each other
 
@@ -243,7 +208,7 @@ class _Block:
         warp.operation = operation
         warp.given[lane] = value
         if len(warp.given) < len(warp.threads):
-            self.suspend(thread)
+            self.rest()
             return thread.received, lane
         given, warp.given = [warp.given[i] for i in range(len(warp.threads))], {}
         for other in warp.threads:
@@ -258,7 +223,7 @@ class _Block:
         self.warps[thread.index // WARP].elsewhere += 1
         self.at_barrier.append(thread)
         self.release_barrier()
-        self.suspend(thread)
+        self.rest()
 
     def release_barrier(self) -> None:
         if self.alive and len(self.at_barrier) == self.alive:

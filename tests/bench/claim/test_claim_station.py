@@ -16,13 +16,13 @@ import pytest
 from claim_workers import Faked, FakeWorker, planned, run
 
 from membound.backends.api import Accelerator, Device
-from membound.bench.claim import co_runners
 from membound.bench.claim import execute as claim_execute
 from membound.bench.claim.arms import Arm
 from membound.bench.claim.timed_arm import VICTIM_SLOTS
 from membound.bench.measure import station
 from membound.bench.measure.cold_memory import ColdMemory
 from membound.bench.protocol.messages import Answer, Command, TakeCeilingTurn
+from membound.kernels.cpu.instruments import co_runner
 from membound.kernels.work import Linear, Step
 from membound.results.claim.observation import Observation
 
@@ -76,7 +76,7 @@ def faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faked:
 def log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the co-runner of the CPUs is told."""
     told: list[Any] = []
-    monkeypatch.setattr(co_runners, "CpuCoRunner", lambda cpus, memory_bytes: FakeCoRunner(told))
+    monkeypatch.setattr(co_runner, "CpuCoRunner", lambda cpus, memory_bytes: FakeCoRunner(told))
     return told
 
 
@@ -293,7 +293,7 @@ def test_a_co_runner_that_cannot_be_started_fails_its_arms_and_nothing_else(
     def fails(cpus: Any, memory_bytes: int) -> FakeCoRunner:
         raise ValueError("a co-runner needs a CPU of its own")
 
-    monkeypatch.setattr(co_runners, "CpuCoRunner", fails)
+    monkeypatch.setattr(co_runner, "CpuCoRunner", fails)
     found = measure("ok:cpu", [*victims([("idle", 0.0)]), Arm("b", "b", PLAIN)], number=4)
     assert [(one.status, one.reason) for one in found] == [
         ("error", "ValueError: a co-runner needs a CPU of its own"),

@@ -21,8 +21,8 @@ from membound.kernels.cpu.kernel_cache import cache_folder, compiled_sources
 
 PROGRAM = """
 import numpy as np
-from membound.kernels.cpu.compile import watch_compilation
-from membound.kernels.weights.generate import fill_f32
+from membound.kernels.cpu.watching import watch_compilation
+from membound.kernels.weights.draws import fill_f32
 names = []
 with watch_compilation(names.append):
     out = np.zeros(4, np.float32)
@@ -125,7 +125,7 @@ def test_the_folder_follows_the_sources(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_file_that_a_compiled_one_imports_is_hashed_too() -> None:
     sources = compiled_sources()
-    assert {"dot_products.py", "linear.py", "generate.py"} <= {path.name for path in sources}
+    assert {"dot_products.py", "linear.py", "draws.py"} <= {path.name for path in sources}
     for source in sources:
         # The other thing that kernels may import is membound.errors: classes, which are not compiled.
         for module in re.findall(r"^from membound\.(kernels\.\S+) import", source.read_text(), re.M):

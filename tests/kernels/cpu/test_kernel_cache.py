@@ -23,8 +23,8 @@ from membound.results.store import RunWriter, StoreError, load_rows
 
 PROGRAM = """
 import numpy as np
-from membound.kernels.cpu.compile import watch_compilation
-from membound.kernels.weights.generate import fill_f32
+from membound.kernels.cpu.watching import watch_compilation
+from membound.kernels.weights.draws import fill_f32
 names = []
 with watch_compilation(names.append):
     out = np.zeros(4, np.float32)
