@@ -23,7 +23,7 @@ from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.attention.cache_tiles import Tiles
 from membound.kernels.cuda.attention.combine import combine_kernel, rounds
 from membound.kernels.cuda.attention.decode import attention_kernel, plan_splits
-from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
+from membound.kernels.cuda.attention.latent import latent_kernel, latent_splits, latent_tiles
 from membound.kernels.cuda.catalogue import tiles_of
 from membound.kernels.cuda.compile import WARP, CompileError, Kernel
 from membound.kernels.cuda.device.machine_code import MachineCode, machine_code
@@ -236,7 +236,7 @@ def _streams(work: Work, machine: Machine) -> Iterator[tuple[Kernel, float, floa
         yield attention_kernel(tiles_of(work)), float(work.traffic.kv_read_bytes), 1.0, start
     elif isinstance(work, LatentAttention):
         tiles = latent_tiles(work.kv, work.q_heads, work.page)
-        splits = plan_splits(tiles, work.batch, 1, work.context, machine.multiprocessors)
+        splits = latent_splits(tiles, work.batch, work.context, machine.multiprocessors)
         start = START_S + _combine_s(LATENT_VALUE_DIM, splits)
         yield latent_kernel(tiles), float(work.traffic.kv_read_bytes), 1.0, start
 
