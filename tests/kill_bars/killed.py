@@ -1,6 +1,6 @@
 """A run that is killed, looked at and gone on with, and what it is held against.
 
->>> Killed(folder / "0", undisturbed(folder / "whole"), Tally(), Random(1), cycle(SIGNALS)).to_its_end(kills=60)
+>>> Killed(folder / "0", undisturbed(folder / "whole"), Tally(), Random(1), signal.SIGTERM).to_its_end()
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,10 @@ from membound.bench.run.resume import find_cut, partial_of
 from membound.results.row import Row
 from membound.results.store import StoreError, load_rows
 
-WORKS = (
-    "linear:n=1024,k=1024,m=1,weight=f32",
-    "linear:n=1024,k=1024,m=1,weight=int8",
-    "attention:context=512,kv=f32",
-)
+WORKS = ("linear:n=1024,k=1024,m=1,weight=f32", "linear:n=1024,k=1024,m=1,weight=int8")
 BACKENDS = "numba,numpy,onnxruntime"
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGKILL, signal.SIGINT)
+LAST = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
+KILLS_A_RUN = 3
 MARK = "MEMBOUND_KILL_BAR"
 ENDED_S, ORDERLY_S, WHOLE_S = 20.0, 300.0, 1800.0
 """How long processes and files may outlive a kill, an orderly end may take, and a whole run."""
@@ -88,12 +86,11 @@ def temporary_of(out: Path) -> Path:
 
 
 def undisturbed(out: Path) -> Whole:
-    """Measure once, so that kernels are compiled, and once more for the figures."""
-    for place in (out.with_name("first"), out):
-        began = time.monotonic()
-        printed, _ = (process := started(place, *WORKS, "--backends", BACKENDS)).communicate(timeout=WHOLE_S)
-        if process.returncode:
-            sys.exit(printed.decode(errors="replace"))
+    """Measure once: how long it takes, and what it has."""
+    began, process = time.monotonic(), started(out, *WORKS, "--backends", BACKENDS)
+    printed, _ = process.communicate(timeout=WHOLE_S)
+    if process.returncode:
+        sys.exit(printed.decode(errors="replace"))
     (path,) = out.glob("*.jsonl")
     rows = load_rows(path)
     return Whole(time.monotonic() - began, len(rows), _names(rows, "case"), _names(rows, "ceiling"))
@@ -130,18 +127,22 @@ class Killed:
     """One run: killed, looked at, gone on with."""
 
     def __init__(
-        self, out: Path, whole: Whole, tally: Tally, rng: random.Random, signals: Iterator[signal.Signals]
+        self, out: Path, whole: Whole, tally: Tally, rng: random.Random, last: signal.Signals
     ) -> None:
-        self._out, self._whole, self._tally, self._rng, self._signals = out, whole, tally, rng, signals
+        """`last` is the last signal; those before are KILL. Their moments are uniform over what a whole run takes."""
+        self._out, self._whole, self._tally = out, whole, tally
+        moments = sorted(rng.uniform(0, whole.seconds) for _ in range(KILLS_A_RUN))
+        lives = (end - begin for begin, end in pairwise((0.0, *moments)))
+        self._ends = list(zip((signal.SIGKILL,) * (KILLS_A_RUN - 1) + (last,), lives, strict=True))
         self._rows: list[Row] = []
         self._turns: set[Turn] = set()
         self._shm = set(os.listdir(SHM))
 
-    def to_its_end(self, kills: int) -> None:
-        """Kill it until it is whole, was ended in order, or there were that many kills."""
+    def to_its_end(self) -> None:
+        """Kill it until it is whole, or was ended in order."""
         while True:
-            by = next(self._signals) if self._tally.kills.total() < kills else None
-            status, printed = self._once(by)
+            by, life_s = self._ends.pop(0) if self._ends else (None, WHOLE_S)
+            status, printed = self._once(by, life_s)
             self._look_around(by)
             if "Traceback" in printed:
                 self._tally.bad("traceback", printed=printed[-800:])
@@ -157,16 +158,14 @@ class Killed:
         except (StoreError, PlanError):
             return None
 
-    def _once(self, by: signal.Signals | None) -> tuple[int, str]:
-        """Begin or go on, for a share of what is left to do; the exit status and what was printed."""
+    def _once(self, by: signal.Signals | None, life_s: float) -> tuple[int, str]:
+        """Begin or go on, for so long; the exit status and what was printed."""
         going_on = self._cut() is not None
         self._tally.resumed += going_on
         arguments = ("--resume", "latest") if going_on else (*WORKS, "--backends", BACKENDS)
         process = started(self._out, *arguments)
-        left = 1 - len(self._rows) / self._whole.rows
-        moment = self._rng.uniform(0, max(left, 0.1) * self._whole.seconds)
         try:
-            printed, _ = process.communicate(timeout=WHOLE_S if by is None else moment)
+            printed, _ = process.communicate(timeout=life_s)
             return process.returncode, printed.decode(errors="replace")
         except subprocess.TimeoutExpired:
             if by is None:
@@ -179,10 +178,10 @@ class Killed:
             self._tally.bad("not ended by its signal", signal=by.name)
             process.kill()
             printed, _ = process.communicate()
-        self._count(by, moment, process.returncode)
+        self._count(by, life_s, process.returncode)
         return process.returncode, printed.decode(errors="replace")
 
-    def _count(self, by: signal.Signals, moment: float, status: int) -> None:
+    def _count(self, by: signal.Signals, life_s: float, status: int) -> None:
         """A kill: rows and turns that were there are there."""
         self._tally.kills[by.name] += 1
         if status not in (-by, 0, 130):
@@ -196,7 +195,7 @@ class Killed:
         finished = not path and next(self._out.glob("*.jsonl"), None)
         stored = len(rows) or (len(load_rows(finished)) if finished else 0)
         self._tally.after_rows += stored > 0
-        say(kill=self._tally.kills.total(), by=by.name, after_s=round(moment, 1), status=status, rows=stored,
+        say(kill=self._tally.kills.total(), by=by.name, after_s=round(life_s, 1), status=status, rows=stored,
             turns=len(self._turns), run=self._out.name)  # fmt: skip
 
     def _look_around(self, by: signal.Signals | None) -> None:
