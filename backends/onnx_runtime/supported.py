@@ -37,8 +37,6 @@ LACKING = frozenset(
 )
 FEATURES = features.EVERY - LACKING
 """What a graph of a step that is built here computes beyond Llama and Qwen."""
-ONE_QUERY = frozenset({features.CHUNKS, features.LATENT})
-"""Whose graphs have no mask among the new tokens of a sequence."""
 EXPORTED = (features.EMBEDDING_GAINS,)
 
 
@@ -66,10 +64,13 @@ def _several_reason(work: Step, exports: bool) -> str | None:
     """Why not a step of several queries a sequence."""
     if exports:
         return f"+{EXPORT} steps with one query a sequence, not {work.queries}"
+    if isinstance(work.shape.decoder.layers[0].mixer, Latent):
+        return None
     if work.batch > 1:
         return f"GroupQueryAttention takes several queries of one sequence, not of {work.batch}"
-    lacking = [name for name in features.features(work.shape.decoder, tokens_of(work)) if name in ONE_QUERY]
-    return f"{', '.join(lacking)}: built with one query a sequence, not {work.queries}" if lacking else None
+    if features.CHUNKS in features.features(work.shape.decoder, tokens_of(work)):
+        return f"GroupQueryAttention has no mask of chunks for several queries a sequence, as {work.queries}"
+    return None
 
 
 def attention_reason(work: DecodeAttention | Step | Prefill, kind: str) -> str | None:

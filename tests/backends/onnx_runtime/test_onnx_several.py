@@ -46,6 +46,20 @@ def test_experts_and_windows_with_sinks() -> None:
     assert error_of("step:model=tiny-gpt-oss,context=13,queries=3,weight=f32,kv=f32") < 1e-5
 
 
+@pytest.mark.parametrize("model", ["tiny-lite", "tiny-deepseek"])
+def test_latent_attention_of_several_sequences(model: str) -> None:
+    assert error_of(f"step:model={model},batch=2,context=13,queries=3,weight=f32,kv=f32") < 1e-5
+
+
+def test_chunks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.MODELS, "tiny", BEYOND["chunk"])
+    backend = OnnxRuntime()
+    backend.open("cpu", 1)
+    assert "no mask of chunks" in (
+        backend.supports(parse("step:model=tiny,context=99,queries=4,weight=f32,kv=f32")) or ""
+    )
+
+
 def test_rounded_weights_and_caches_keep_the_tolerance() -> None:
     spec = "step:model=tiny,context=33,queries=4,weight=int8,kv=f16,act=int8"
     assert error_of(spec) < tolerance(parse(spec))
@@ -55,7 +69,6 @@ def test_rounded_weights_and_caches_keep_the_tolerance() -> None:
     ("spec", "device", "reason"),
     [
         ("model=tiny,batch=3,queries=2", "cpu", "several queries of one sequence, not of 3"),
-        ("model=tiny-lite,queries=4", "cpu", "latent attention: built with one query a sequence, not 4"),
         ("model=tiny,queries=4", "cpu+export", "+export steps with one query a sequence, not 4"),
     ],
 )
