@@ -26,7 +26,7 @@ def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
 
 
 def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
-    """The file or folder that `name` means; ``latest`` skips runs that were killed before their first row.
+    """The file or folder that `name` means; ``latest`` skips runs that ended before their first row.
 
     Raises StoreError, which lists what is there, and RowError if a run that was cut short cannot be read.
     """
@@ -79,8 +79,8 @@ def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
 
 
 def _holds_rows(path: Path) -> bool:
-    """Whether a run has rows: it is finished, or was cut short after its first one."""
-    return not path.name.endswith(PARTIAL) or bool(load_rows(path))
+    """Whether a run has rows: it is finished and not empty, or was cut short after its first one."""
+    return path.stat().st_size > 0 if not path.name.endswith(PARTIAL) else bool(load_rows(path))
 
 
 def _written_at(path: Path) -> tuple[int, str]:

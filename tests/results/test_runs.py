@@ -34,6 +34,13 @@ def test_the_latest_is_not_a_run_that_was_killed_before_its_first_row(tmp_path):
         find_run("latest", tmp_path)
 
 
+def test_the_latest_is_not_a_run_that_was_interrupted_before_its_first_row(tmp_path):
+    whole = stored(tmp_path, "a.jsonl", [case()], 1)
+    (tmp_path / "b.jsonl").touch()
+    assert find_run("latest", tmp_path) == whole
+    assert find_run("b", tmp_path).name == "b.jsonl"
+
+
 def test_with_nothing_but_killed_runs_the_latest_is_one_of_them(tmp_path):
     stored(tmp_path, "a.jsonl.partial", [], 1)
     stored(tmp_path, "b.jsonl.partial", [], 2)
