@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from membound.kernels.dose_models import DOSES
 from membound.kernels.gguf_model import read_gguf
 from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.model_folder import read_folder
@@ -53,8 +54,8 @@ def get_model(name: str) -> Model:
     """
     if name in MODELS:
         return MODELS[name]
-    if name in SHAPES:
-        return model_of(SHAPES[name])
+    if name in SHAPES or name in DOSES:
+        return model_of(SHAPES.get(name) or DOSES[name])
     try:
         is_folder = bool(name) and Path(name).is_dir()
     except (OSError, ValueError) as error:
@@ -65,5 +66,5 @@ def get_model(name: str) -> Model:
     if name.endswith(GGUF) and Path(name).is_file():
         return read_gguf(Path(name))
     raise ModelError(
-        f"unknown model {name!r}; known: {', '.join((*MODELS, *PUBLISHED))}, or a folder with config.json, or a file in GGUF"
+        f"unknown model {name!r}; known: {', '.join((*MODELS, *PUBLISHED, *DOSES))}, or a folder with config.json, or a file in GGUF"
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from membound.kernels.decoder_folder import read_decoder
+from membound.kernels.dose_models import DOSES
 from membound.kernels.models import GGUF, MODELS, get_model
 from membound.kernels.operations import SpecError
 from membound.kernels.parts import Attention, Decoder, Layer, Mlp
@@ -55,6 +56,8 @@ def shape_of(name: str) -> Decoder:
         return SHAPES[known]
     if known in MODELS:
         return MODELS[known].decoder
+    if known in DOSES:
+        return DOSES[known]
     if os.path.isdir(known):
         return read_decoder(Path(known))
     if known.endswith(GGUF) and os.path.isfile(known):

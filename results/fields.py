@@ -27,7 +27,7 @@ LARGEST_WHOLE = 2**63 - 1
 def read_json(line: str) -> Any:
     """The content of the line. Raises ValueError on malformed text, NaN, 1e999, a key that stands twice, and deep nesting."""
     try:
-        return json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
+        return _READER.decode(line)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -50,6 +50,9 @@ def _finite(text: str) -> float:
     if isinf(value):  # it could be read, and never be written again
         raise ValueError(f"{text} is not a number of JSON")
     return value
+
+
+_READER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
 
 
 def wrong_version(data: Mapping[str, Any], newest: int, what: str = "") -> str:
@@ -76,7 +79,7 @@ def wrong_field(cls: type[Any], data: Mapping[str, Any]) -> str:
         check, expected = checks[name]
         if not check(value):
             return f"{name}={short(value)} is not {expected}"
-    missing = _required(cls) - data.keys()
+    missing = _required(cls) - data.keys()  # type: ignore[arg-type]  # as above
     return f"no field {min(missing)!r}" if missing else ""
 
 
@@ -159,6 +162,7 @@ def _check(hint: Any) -> tuple[Check, str]:
     return CHECKS[list[dict[str, Any]]] if nested else CHECKS[hint]
 
 
+@cache
 def _required(cls: type[Any]) -> frozenset[str]:
     return frozenset(f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
 

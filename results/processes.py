@@ -18,8 +18,8 @@ from membound.results.case_lines import CaseLines
 from membound.results.checksum import ChangedLine, seal_of, unsealed
 from membound.results.file_kinds import OWN, kind_of
 from membound.results.process import Process, condensed, of_fields, same_row, sharing
-from membound.results.process_columns import Columns, packed, unpacked
-from membound.results.reader_processes import READERS, columns_of_parts
+from membound.results.process_columns import Columns, Packer
+from membound.results.reader_processes import READERS, processes_of_parts
 from membound.results.row import Row, RowError
 from membound.results.run_files import StoreError, files_of
 from membound.results.store import load_rows, warn_of_copies
@@ -72,8 +72,7 @@ def _of_file(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Process
             yield from _of_part(path, CaseLines(turns, known), (0, size))
             return
         parts = [(at, min(at + CHUNK_BYTES, size)) for at in range(0, size, CHUNK_BYTES)]
-        for some in columns_of_parts(path, turns, parts, LINES):
-            yield from unpacked(some, known)
+        yield from processes_of_parts(path, turns, parts, LINES, known)
     except OSError as error:
         raise (
             error
@@ -94,8 +93,7 @@ def _of_table(path: Path, turns: bool, known: dict[Any, Any]) -> Iterator[Proces
         return
     step = -(-len(sizes) // (PARTS_A_READER * READERS))
     parts = [(at, min(at + step, len(sizes))) for at in range(0, len(sizes), step)]
-    for some in columns_of_parts(path, turns, parts, PARQUET):
-        yield from unpacked(some, known)
+    yield from processes_of_parts(path, turns, parts, PARQUET, known)
 
 
 def columns_of(path: str, turns: bool, kind: str) -> Callable[[tuple[int, int]], Columns]:
@@ -103,13 +101,13 @@ def columns_of(path: str, turns: bool, kind: str) -> Callable[[tuple[int, int]],
 
     It raises RowError, OSError.
     """
+    packer, known = Packer(), dict[Any, Any]()
     if kind == PARQUET:
         from membound.results.process_table import processes_of_table
 
-        known: dict[Any, Any] = {}
-        return lambda part: packed(processes_of_table(Path(path), turns, known, range(*part)))
-    lines = CaseLines(turns, known={})
-    return lambda part: packed(_of_part(Path(path), lines, part))
+        return lambda part: packer.columns(processes_of_table(Path(path), turns, known, range(*part)))
+    lines = CaseLines(turns, known)
+    return lambda part: packer.columns(_of_part(Path(path), lines, part))
 
 
 def _of_part(path: Path, lines: CaseLines, part: tuple[int, int]) -> Iterator[Process]:

@@ -1,7 +1,7 @@
 """Two processes that read the parts of a large row file in turn, and hand over what a comparison needs of them.
 
->>> for some in columns_of_parts(path, False, [(0, 8 << 20), (8 << 20, 16 << 20)], "lines"):
-...     print(len(some.replicates))
+>>> for process in processes_of_parts(path, False, [(0, 8 << 20), (8 << 20, 16 << 20)], "lines", known={}):
+...     print(process.work, process.time_s)
 
 They are interpreters of their own, started by a command: multiprocessing would start the user's script again, which may
 not be made for that. The columns come back pickled, through pipes, in the order of the parts.
@@ -16,10 +16,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from membound.errors import MemboundError
-from membound.results.process_columns import Columns
+from membound.results.process import Process
+from membound.results.process_columns import Columns, Unpacker
 from membound.results.run_files import StoreError
 
 READERS = 2
@@ -31,10 +32,14 @@ CODE = (
 )
 
 
-def columns_of_parts(
-    path: Path, turns: bool, parts: Sequence[tuple[int, int]], kind: str
-) -> Iterator[Columns]:
-    """The processes that each part holds, in order, as `processes.columns_of` reads a file of that kind. Raises what a reader raised, and StoreError if one ended early."""
+def processes_of_parts(
+    path: Path, turns: bool, parts: Sequence[tuple[int, int]], kind: str, known: dict[Any, Any]
+) -> Iterator[Process]:
+    """The processes that the parts hold, in order, as `processes.columns_of` reads a file of that kind. `known` has what others share.
+
+    Raises what a reader raised, and StoreError if one ended early.
+    """
+    unpackers = [Unpacker(known) for _ in range(READERS)]
     readers = [
         _started(path, turns, parts[number::READERS], kind) for number in range(min(READERS, len(parts)))
     ]
@@ -49,7 +54,7 @@ def columns_of_parts(
                 ) from None
             if isinstance(found, MemboundError):
                 raise found
-            yield found
+            yield from unpackers[number % READERS].processes(found)
     finally:
         for reader in readers:
             reader.kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from membound.results.row import Row
 from membound.spec_text import settings
@@ -30,6 +31,7 @@ class Limits:
     """The best measurement of each ceiling that bounds the work's arithmetic."""
 
 
+@lru_cache(1 << 10)
 def device_class(backend: str) -> str:
     """The hardware behind ``backend:device+variant#label``: ``cpu``, ``cuda:0``; what two backends may share."""
     device = backend.partition("#")[0].partition(":")[2] or "cpu"
@@ -37,6 +39,7 @@ def device_class(backend: str) -> str:
     return kind if kind == "cpu" else f"{kind}:{index or 0}"
 
 
+@lru_cache(1 << 10)
 def compute_ceilings(work: str) -> tuple[str, ...]:
     """Names of the ceilings that bound a work's arithmetic.
 

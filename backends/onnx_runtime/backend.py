@@ -226,15 +226,14 @@ class OnnxRuntime(Backend):
 
     def _prepare_model(self, inputs: ModelInputs) -> None:
         from membound.backends.onnx_runtime.caches import past_arrays
-        from membound.backends.onnx_runtime.decoder import chosen_of, router_room
+        from membound.backends.onnx_runtime.decoder import chosen_of, output_shape, router_room
 
         graph = self._model_graph(inputs)
         session = self._session(graph)
         self._extra_bytes = graph.extra_bytes + _widened_bytes(inputs.work)
         del graph
-        model, work = inputs.model, inputs.work
         past, present = self._cache(past_arrays(inputs))
-        self._shape = (work.batch, model.vocab)
+        self._shape = output_shape(inputs)
         self._y = self._value(np.zeros(self._shape, np.float32))
         logits = {name: self._value(room) for name, room in router_room(inputs).items()}
         self._logits, self._chosen = list(logits.values()), chosen_of(inputs)

@@ -24,9 +24,9 @@ SHARED = ("seqlens_k", "total", "cos", "sin")
 
 
 def cache_tokens(inputs: ModelInputs, mixer: Attention | Latent) -> int:
-    """Places in a layer's cache: the tokens that a step sees and its new one, or the prompt's."""
+    """Places in a layer's cache: the tokens that a step sees and its new ones, or the prompt's."""
     work = inputs.work
-    return mixer.seen(work.context) + 1 if isinstance(work, Step) else work.tokens
+    return mixer.seen(work.context) + work.queries if isinstance(work, Step) else work.tokens
 
 
 def cache_shapes(inputs: ModelInputs) -> dict[str, tuple[int, ...]]:
@@ -42,7 +42,7 @@ def cache_shapes(inputs: ModelInputs) -> dict[str, tuple[int, ...]]:
 
 
 def past_arrays(inputs: ModelInputs) -> dict[str, npt.NDArray[Any]]:
-    """All caches by the names of the graph's inputs, with room for the new token behind what they hold."""
+    """All caches by the names of the graph's inputs, with room for the new tokens behind what they hold."""
     work, kind = inputs.work, CACHE_TYPES[inputs.work.kv]
     arrays = {f"past_{name}": np.zeros(shape, kind) for name, shape in cache_shapes(inputs).items()}
     if not isinstance(work, Step):
@@ -52,10 +52,10 @@ def past_arrays(inputs: ModelInputs) -> dict[str, npt.NDArray[Any]]:
         if not kept:
             continue
         if isinstance(layer.mixer, Latent):
-            arrays[f"past_rows.{index}"][:, :-1] = held.k[:, 0]
+            arrays[f"past_rows.{index}"][:, :kept] = held.k[:, 0]
         else:
-            arrays[f"past_k.{index}"][:, :, :-1] = held.k[:, :, -kept:]
-            arrays[f"past_v.{index}"][:, :, :-1] = held.v[:, :, -kept:]
+            arrays[f"past_k.{index}"][:, :, :kept] = held.k[:, :, -kept:]
+            arrays[f"past_v.{index}"][:, :, :kept] = held.v[:, :, -kept:]
     return arrays
 
 
@@ -70,7 +70,7 @@ def declare_caches(graph: Graph, inputs: ModelInputs) -> None:
 def add_tables(graph: Graph, inputs: ModelInputs) -> list[tuple[str, ...]]:
     """Of each layer the names of `shared_arrays`, once for all layers that are alike in that; nothing of latent attention."""
     work, made = inputs.work, dict[tuple[object, int], tuple[str, ...]]()
-    length = work.context + 1 if isinstance(work, Step) else work.tokens
+    length = work.context + work.queries if isinstance(work, Step) else work.tokens
     found: list[tuple[str, ...]] = []
     for layer in inputs.model.decoder.layers:
         mixer = layer.attention

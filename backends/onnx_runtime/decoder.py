@@ -26,6 +26,7 @@ from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Experts, Latent, Mlp
 from membound.kernels.weights.formats import F32
 from membound.kernels.weights.layers import LayerWeights
+from membound.kernels.work import Prefill, Step
 
 FLAT, HEADS = "flat_shape", "heads_shape"
 SINKS = 11
@@ -33,7 +34,7 @@ SINKS = 11
 
 
 def decoder_graph(inputs: ModelInputs) -> Graph:
-    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y [batch, vocab] and `present_k.i`, `present_v.i`.
+    """x [rows, hidden] and the caches `past_k.i`, `past_v.i` -> y `output_shape` and `present_k.i`, `present_v.i`.
 
     Caches are those of `caches.cache_shapes`, in the work's format, f32 or f16, to be bound to the same memory as past and present.
     """
@@ -45,9 +46,8 @@ def decoder_graph(inputs: ModelInputs) -> Graph:
     x = "x"
     for index, shared in enumerate(add_tables(graph, inputs)):
         x = _layer(graph, inputs, index, x, shared)
-    tokens = len(inputs.x) // work.batch
-    if tokens > 1:
-        x = _last_of_each(graph, x, tokens)
+    if isinstance(work, Prefill) and work.tokens > 1:
+        x = _last_of_each(graph, x, work.tokens)
     normed = _norm(graph, x, "final_norm", inputs.final_norm(), model.norm_eps)
     bounded = model.decoder.logit_gain != 1 or model.decoder.logit_softcap != 0
     graph.linear(normed, "head" if bounded else "y", inputs.lm_head(), work.act)
@@ -72,11 +72,17 @@ def chosen_of(inputs: ModelInputs) -> int:
     return part.chosen if part else 0
 
 
+def output_shape(inputs: ModelInputs) -> tuple[int, int]:
+    """Logits of every row of a step, or of the last token of each sequence of a prompt."""
+    work = inputs.work
+    return (work.rows if isinstance(work, Step) else work.batch), inputs.model.vocab
+
+
 def declare_decoder(inputs: ModelInputs) -> Graph:
     """A graph with a decoder's inputs and outputs, as yet without a node."""
     graph = Graph()
     graph.declare_input("x", (len(inputs.x), inputs.model.hidden))
-    graph.declare_output("y", (inputs.work.batch, inputs.model.vocab))
+    graph.declare_output("y", output_shape(inputs))
     declare_caches(graph, inputs)
     return graph
 
@@ -161,6 +167,8 @@ def _attend(
     if mixer.rope is not None:
         bends |= {"do_rotary": 1, "rotary_interleaved": int(mixer.rope.neighbours)}
     bends |= {"softcap": mixer.softcap} if mixer.softcap else {}
+    if isinstance(work := inputs.work, Step) and work.queries > 1 and mixer.window:
+        bends |= {"local_window_size": mixer.window}  # a later query sees less of what the first one sees
     graph.node(
         "GroupQueryAttention",
         wires,

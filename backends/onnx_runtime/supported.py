@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from membound.backends.onnx_runtime.device import EXPORT
 from membound.kernels import features
-from membound.kernels.features import missing
+from membound.kernels.features import missing, tokens_of
 from membound.kernels.parts import Attention, Latent
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import DecodeAttention, Prefill, RoutedExperts, Step
@@ -45,8 +45,8 @@ def model_reason(work: Step | Prefill, kind: str, exports: bool) -> str | None:
     has = FEATURES if isinstance(work, Step) else FEATURES - STEPS_ALONE
     if reason := missing(work, EXPORTED if exports else has):
         return reason
-    if isinstance(work, Step) and work.queries > 1:
-        return f"steps are built here with one query a sequence, not {work.queries}"
+    if isinstance(work, Step) and work.queries > 1 and (reason := _several_reason(work, exports)):
+        return reason
     if isinstance(work.shape.decoder.layers[0].mixer, Latent):
         if kind != "cpu":
             return "latent attention is built for the CPU provider alone"
@@ -58,6 +58,19 @@ def model_reason(work: Step | Prefill, kind: str, exports: bool) -> str | None:
     if work.kv == "f16" and exports:
         return f"+{EXPORT} has a float32 cache only"
     return attention_reason(work, kind)
+
+
+def _several_reason(work: Step, exports: bool) -> str | None:
+    """Why not a step of several queries a sequence."""
+    if exports:
+        return f"+{EXPORT} steps with one query a sequence, not {work.queries}"
+    if isinstance(work.shape.decoder.layers[0].mixer, Latent):
+        return None
+    if work.batch > 1:
+        return f"GroupQueryAttention takes several queries of one sequence, not of {work.batch}"
+    if features.CHUNKS in features.features(work.shape.decoder, tokens_of(work)):
+        return f"GroupQueryAttention has no mask of chunks for several queries a sequence, as {work.queries}"
+    return None
 
 
 def attention_reason(work: DecodeAttention | Step | Prefill, kind: str) -> str | None:

@@ -76,8 +76,10 @@ class RoutedHalf(nn.Module):
         if part.shared is not None:
             self._shared = Kind(1, part.shared.activation, gated=part.shared.gated)
             into = ("gate", "up") if part.shared.gated else ("up",)
-            self.up = make_linear([matrices[f"shared.{name}"] for name in into], None, rows)
-            self.down = make_linear([matrices["shared.down"]], None, rows)
+            biases = [vectors[f"shared.{name}_bias"] for name in into if part.shared.bias]
+            bias = np.concatenate(biases) if biases else None
+            self.up = make_linear([matrices[f"shared.{name}"] for name in into], bias, rows)
+            self.down = make_linear([matrices["shared.down"]], vectors.get("shared.down_bias"), rows)
 
     @property
     def choice(self) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from membound.bench.claim.scene import Scene
+from membound.kernels.dose_models import unheld
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import (
     DecodeAttention,
@@ -65,6 +66,16 @@ EXPERT_DOSES = (8, 16, 32, 64)
 EXPERT_FORMATS = ("f32", "bf16")
 QUERY_DOSES = (1, 2, 4, 8)
 """New tokens of a sequence: from none that is drafted to more than drafts have."""
+SHARED_HEADS = ((32, 2048), (16, 4096), (8, 8192), (4, 16384))
+"""KV heads and context of experiment 13: as many bytes in each, eight times the FLOPs in the last."""
+CONTEXT_DOSES = (1024, 2048, 4096, 8192)
+CONTEXT_MODELS = {
+    "window": ("dose-window", 4),
+    "delta": ("dose-delta", 8),
+    "mamba": ("dose-mamba", 8),
+    "index": ("dose-index", 8),
+}
+"""Models of experiment 13 by arm (`kernels/dose_models.py`), with sequences: caches and states are most of what they read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +316,26 @@ def _query_dose(scene: Scene) -> Iterator[Arm]:
             yield _arm(name, name, work, factors={"queries": queries})
 
 
+def _context_dose(scene: Scene) -> Iterator[Arm]:
+    for heads, context in SHARED_HEADS:
+        shared, whole = (_plain_cache(scene, context, one) for one in (heads, Q_HEADS))
+        factors: dict[str, float | str] = {"context": context, "whole_bytes": whole.traffic.total_bytes}
+        yield _arm("heads", "heads", shared, factors=factors)
+    for name, (model, batch) in CONTEXT_MODELS.items():
+        for context in CONTEXT_DOSES:
+            step = Step(model, scene.scale * batch, context, scene.floats, scene.floats)
+            factors = {"context": context, "whole_bytes": whole_bytes(step)}
+            yield _arm(name, name, step, factors=factors)
+
+
+def whole_bytes(step: Step) -> int:
+    """What a step of such a model would move if all its layers saw every token, with a cache in place of each state."""
+    decoder = step.shape.decoder
+    more = unheld(decoder).cached_numbers(step.context) - decoder.cached_numbers(step.context)
+    cached = more * FORMATS[step.kv].bits // 8
+    return step.traffic.total_bytes + step.batch * (cached - sum(decoder.state_bytes))
+
+
 def _clocks(scene: Scene) -> Iterator[Arm]:
     yield _arm("observed", "observed", Linear(scene.scale * WIDE, WIDE, weight="f32"))
     yield _arm("observed", "observed", _plain_cache(scene, CONTEXT))
@@ -328,4 +359,5 @@ _MAKERS: dict[int, Callable[[Scene], Iterator[Arm]]] = {
     10: _counterexamples,
     11: _expert_dose,
     12: _query_dose,
+    13: _context_dose,
 }

@@ -19,9 +19,9 @@ from statistics import fmean
 Pair = tuple[int, str]
 """An experiment and a backend."""
 
-PREFERENCE = (5, 1, 2, 3, 4, 6, 7, 10, 11, 12, 8, 9)
+PREFERENCE = (5, 1, 2, 3, 4, 6, 7, 10, 11, 12, 13, 8, 9)
 """Experiments in the order in which they get time: the control of the instrument, then those that change bytes
-or FLOPs and are the claim itself, then its edges. 11 and 12 have the most kernels to compile, 8 takes the most processes; 9 reads
+or FLOPs and are the claim itself, then its edges. 11 to 13 have the most kernels to compile, 8 takes the most processes; 9 reads
 stored rows."""
 RESERVE = 0.05
 """Share of the time left that is not promised to a new experiment: estimates scatter."""

@@ -23,15 +23,19 @@ FORMATS = (("bf16", "bf16", "float"), ("int8", "int8", "int8"), ("int4g32", "int
 
 def region_points(models: Iterable[str] = (MODEL,), measured: Iterable[str] = ()) -> list[RegionPoint]:
     """The grid for each model, then the steps among `measured` specs that are not on it."""
-    steps = [
-        Step(model, batch, context, weight, kv, act)
-        for model in models
+    points = [point for model in models for point in _grid(model)]
+    points += [_point(step) for step in map(_step, measured) if step is not None]
+    return list({point.work: point for point in points}.values())
+
+
+@cache
+def _grid(model: str) -> tuple[RegionPoint, ...]:
+    return tuple(
+        _point(Step(model, batch, context, weight, kv, act))
         for weight, kv, act in FORMATS
         for context in CONTEXTS
         for batch in BATCHES
-    ]
-    steps += [step for step in map(_step, measured) if step is not None]
-    return list({step.spec: _point(step) for step in steps}.values())
+    )
 
 
 def points_for(claim: Claim) -> list[RegionPoint]:

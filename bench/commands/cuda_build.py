@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, number_within, print_json, print_text
+from membound.bench.commands.options import (
+    Debug,
+    Json,
+    Markdown,
+    number_within,
+    one_format,
+    print_json,
+    print_text,
+)
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
@@ -69,6 +77,7 @@ def cuda_build(
         ),
     ] = False,
     as_json: Json = False,
+    as_markdown: Markdown = False,
     debug: Debug = False,
 ) -> None:
     """Compile CUDA kernels without a GPU, for a machine without a compiler; name the folder in MEMBOUND_CUBINS there.
@@ -81,6 +90,9 @@ def cuda_build(
     from membound.bench.planning.suites import DEVICE_QUICK_WORKS, DEVICE_WORKS
     from membound.kernels.work import parse
 
+    one_format(as_json, as_markdown)
+    if as_markdown and not report:
+        raise typer.BadParameter("--markdown goes with --report")
     parsed = [parse(spec) for spec in split_works(works or ()) or (*DEVICE_WORKS, *DEVICE_QUICK_WORKS)]
     try:
         from membound.kernels.cuda import catalogue
@@ -105,7 +117,8 @@ def cuda_build(
                 f"no GPU of compute capability {target} is described; the report knows {', '.join(_targets())}"
             )
         meant = [replace(one, target=target, multiprocessors=multiprocessors) for one in known]
-        _report([work for work, its in found.items() if its], meant, not works, as_json)
+        form = "json" if as_json else "markdown" if as_markdown else "text"
+        _report([work for work, its in found.items() if its], meant, not works, form)
         return
     kernels = {kernel.name: kernel for kernel in catalogue.ceiling_kernels()}
     for work, its in found.items():
@@ -168,7 +181,7 @@ def _targets() -> tuple[str, ...]:
     return tuple(dict.fromkeys(machine.target for machine in MACHINES))
 
 
-def _report(works: Sequence[Work], machines: Sequence[Machine], with_copy: bool, as_json: bool) -> None:
+def _report(works: Sequence[Work], machines: Sequence[Machine], with_copy: bool, form: str) -> None:
     """For each machine and each work its kernels that stream; of a step all of them and the whole."""
     from membound.kernels.cuda.prediction import copy_predictions, predictions
 
@@ -176,7 +189,7 @@ def _report(works: Sequence[Work], machines: Sequence[Machine], with_copy: bool,
     for machine in machines:
         told = {COPY: copy_predictions(machine)} if with_copy else {}
         found[machine] = told | {work.spec: predictions(work, machine) for work in works}
-    if as_json:
+    if form == "json":
         print_json(
             [
                 {"machine": machine.name, "work": work} | asdict(one)
@@ -191,7 +204,9 @@ def _report(works: Sequence[Work], machines: Sequence[Machine], with_copy: bool,
             f"{machine.name}, a copy at {machine.copy_bytes_per_s / 1e12:.2f} TB/s expected: "
             f"{machine.cycles_per_kb:.0f} cycles a KB\n"
         )
-        _print_table(told)
+        (_print_markdown if form == "markdown" else _print_table)(told)
+    if form == "markdown":
+        return
     print_text(
         "issue: cycles of a multiprocessor's four schedulers for each KB streamed; L1: wavefronts of its first-level cache and "
         "shared memory;\ntensor: cycles of its tensor cores, at mma.sync's rate; µs: of a launch; share: of the copy, predicted, "
@@ -210,6 +225,20 @@ def _print_table(told: Mapping[str, Sequence[Prediction]]) -> None:
         for row in its:
             rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             print_text("  ".join([row[0].ljust(widths[0]), *rest]) + "\n")
+
+
+def _print_markdown(told: Mapping[str, Sequence[Prediction]]) -> None:
+    """The same, with each work before the first of its kernels."""
+    from membound.results.views.markdown import LEFT, RIGHT, table_lines
+
+    headings = ["work", *(heading for heading, _ in COLUMNS.values())]
+    rows = [
+        [f"`{work}`" if not number else "", *_cells(one)]
+        for work, its in told.items()
+        for number, one in enumerate(its)
+    ]
+    sides = [LEFT, LEFT, *[RIGHT] * (len(headings) - 2)]
+    print_text("\n".join(["", *table_lines(headings, sides, rows), ""]))
 
 
 def _cells(one: Prediction) -> list[str]:

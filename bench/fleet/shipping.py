@@ -125,7 +125,7 @@ def _of(part: Path) -> Any:
     """What kernels that came along were compiled for; None if that cannot be read."""
     try:
         return json.loads((part / OF).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.endpoint import Endpoint
-from membound.bench.serving.raw import MOST_BYTES, RawAnswer
+from membound.bench.serving.raw import MOST_BYTES, RawAnswer, Read
 from membound.bench.serving.unpacking import unpack
 from membound.bench.serving.wires import KernelWire, ReadWire, open_wire
 
@@ -63,7 +63,7 @@ class Connection:
         self._done: asyncio.Future[None] | None = None
         self._chunked = self._kept = False
         self._moved_ns = self._fed = 0
-        wire.on_bytes, wire.on_end = self._bytes, self._ended
+        wire.on_reads, wire.on_end = self._came, self._ended
 
     @classmethod
     async def open(cls, endpoint: Endpoint, limits: Limits, rounds: Rounds | None = None) -> Self:
@@ -147,15 +147,15 @@ class Connection:
 
     # The wire
 
-    def _bytes(self, stamp: bytes, data: bytes, read_ns: int) -> None:
+    def _came(self, reads: list[Read]) -> None:
         raw = self._raw
         if raw is None:
             self._wire.end("the server sent what nobody asked for")
             return
-        self._moved_ns = read_ns
-        raw.reads.append((read_ns, stamp, data))
-        raw.size += len(data)
-        if not self._chunked or data.endswith(MAY_END) or raw.size > MOST_BYTES:
+        self._moved_ns, _, last = reads[-1]
+        raw.reads += reads
+        raw.size += sum(len(data) for _, _, data in reads)
+        if not self._chunked or last.endswith(MAY_END) or raw.size > MOST_BYTES:
             self._feed()
             self._wire.keep(self._chunked)
             if raw.size > MOST_BYTES:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from membound.bench.serving.clocks import received_ns
+from membound.bench.serving.raw import Read
 from membound.bench.serving.wires import KernelWire
 
 FAULTS = {
@@ -289,12 +290,13 @@ class Session:
         self._error = httptools.HttpParserError
         self._path, self._body, self._at_ns = "", bytearray(), 0
         self._wire = KernelWire(sock)
-        self._wire.on_bytes, self._wire.on_end = self._bytes, self._gone
+        self._wire.on_reads, self._wire.on_end = self._came, self._gone
 
-    def _bytes(self, stamp: bytes, data: bytes, read_ns: int) -> None:
-        self._at_ns = received_ns(stamp)
+    def _came(self, reads: list[Read]) -> None:
         try:
-            self._parser.feed_data(data)
+            for _, stamp, data in reads:
+                self._at_ns = received_ns(stamp)
+                self._parser.feed_data(data)
         except self._error:
             self.close()
 

@@ -28,6 +28,9 @@ MOST_BYTES = 1 << 28
 LATE_NS = 3_000_000
 """From the kernel's having the bytes to their being read: a client that keeps up takes a round of a millisecond at most."""
 
+Read = tuple[int, bytes, bytes]
+"""When it was read by CLOCK_MONOTONIC in nanoseconds, the kernel's struct timespec of the wall clock or b"", bytes as they came."""
+
 
 @dataclass(slots=True)
 class RawAnswer:
@@ -40,8 +43,8 @@ class RawAnswer:
     end: str = ""
     why: str = ""
     """What the system said, where it said something."""
-    reads: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    """(When it was read, the kernel's stamp or b"", bytes as they came), until they are unpacked."""
+    reads: list[Read] = field(default_factory=list)
+    """Until they are unpacked."""
     parts: list[tuple[int, int, bytes]] = field(default_factory=list)
     """(When, number of the read, bytes of the body), once they are unpacked."""
     late: set[int] = field(default_factory=set)

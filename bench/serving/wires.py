@@ -1,7 +1,7 @@
 """Bytes from a socket with the time of each read: the kernel's where it tells it, else that of reading.
 
 >>> wire = await open_wire(endpoint)
->>> wire.on_bytes, wire.on_end = took, ended
+>>> wire.on_reads, wire.on_end = took, ended
 
 On Linux without TLS each read comes with the time at which the kernel received its last byte (SO_TIMESTAMPNS through recvmsg),
 as it is; `clocks.py` makes sense of it.
@@ -19,6 +19,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from membound.bench.serving.endpoint import Endpoint
+from membound.bench.serving.raw import Read
 
 if TYPE_CHECKING:
     from membound.bench.serving.rounds import Rounds
@@ -31,10 +32,10 @@ CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
 
 
 class Wire(asyncio.Protocol):
-    """Whoever reads them: `on_bytes(stamp, data, read_ns)`, `on_end(why)`. `stamp` is a struct timespec of the wall clock, or b""."""
+    """Whoever reads them: `on_reads`, each (when, struct timespec of the wall clock or b"", bytes) in order, and `on_end(why)`."""
 
     def __init__(self) -> None:
-        self.on_bytes: Callable[[bytes, bytes, int], None] = lambda stamp, data, read_ns: None
+        self.on_reads: Callable[[list[Read]], None] = lambda reads: None
         self.on_end: Callable[[str], None] = lambda why: None
         self.ended = False
 
@@ -74,18 +75,22 @@ class KernelWire(Wire):
     def gather(self) -> bool:
         """Hand on what is kept, each with the time of its reading, and whether anything was."""
         kept = [] if self._rounds is None else self._rounds.taken(self._sock.fileno())
-        for read_ns, stamp, data in kept:
-            self.on_bytes(stamp, data, read_ns)
+        if kept:
+            self.on_reads(kept)
         return bool(kept)
 
     def _noticed(self) -> None:
-        if not self.gather():  # nothing was kept: it has ended, or failed
+        ended = self._rounds is not None and self._rounds.ended(self._sock.fileno())
+        self.gather()
+        if ended and not self.ended:
             self._read()
 
     def _read(self) -> None:
         try:
             data, control, _, _ = self._sock.recvmsg(READ_BYTES, CONTROL_BYTES)
         except BlockingIOError:
+            if self._rounds is not None:
+                self._rounds.go_on(self._sock.fileno())
             return
         except OSError as error:
             self._stop(error.strerror or str(error))
@@ -93,9 +98,8 @@ class KernelWire(Wire):
         if not data:
             self._stop("the server closed the connection")
             return
-        self.on_bytes(
-            control[0][2] if control else b"", data, monotonic_ns()
-        )  # nothing but times was asked for
+        stamp = control[0][2] if control else b""  # nothing but times was asked for
+        self.on_reads([(monotonic_ns(), stamp, data)])
 
     def _stop(self, why: str) -> None:
         self._read_no_more()
@@ -130,7 +134,7 @@ class ReadWire(Wire):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
-        self.on_bytes(b"", data, monotonic_ns())
+        self.on_reads([(monotonic_ns(), b"", data)])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""

@@ -2,7 +2,7 @@
 
 >>> from membound.kernels.work import parse
 >>> [kernel.name for kernel in kernels_of(parse("linear:n=4096,k=4096,m=1,weight=bf16"), multiprocessors=132)]
-['dot_bf16_m1_w1_r4_c1_s12']
+['dot_bf16_m1_w4_r1_c4_s3']
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from membound.kernels.cuda.instruments.free_compute import loaded_plan, refusal
 from membound.kernels.cuda.instruments.tile_peak import tile_kernel
 from membound.kernels.cuda.matmul.linear import plan_linear, unsupported
 from membound.kernels.cuda.step.elementwise import activation_kernel, copy_kernel, norm_kernel
+from membound.kernels.cuda.step.products import fuses, plan_of, products_of
 from membound.kernels.cuda.step.step import unsupported_step
 from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
@@ -93,23 +94,12 @@ def _attention(tiles: Tiles, loaded: bool = False) -> Iterator[Kernel]:
     yield combine_kernel(tiles.head_dim)
 
 
-def matrices_of(work: Step) -> tuple[tuple[int, int, bool], ...]:
-    """n, k and whether it is added to what is there, of every product of a step: one of each kind."""
-    model = work.shape
-    up = model.intermediate * (2 if model.gated else 1)
-    return (
-        (model.q_dim + 2 * model.kv_dim, model.hidden, False),
-        (model.hidden, model.q_dim, True),
-        (up, model.hidden, False),
-        (model.hidden, model.intermediate, True),
-        (model.vocab, model.hidden, False),
-    )
-
-
 def _step(work: Step, multiprocessors: int) -> Iterator[Kernel]:
     model = work.shape
-    yield from (copy_kernel(), norm_kernel(), activation_kernel(model.gated))
+    yield copy_kernel()
+    if not fuses(work):
+        yield from (norm_kernel(), activation_kernel(model.gated))
     yield append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
     yield from _attention(Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads))
-    for n, k, added in matrices_of(work):
-        yield from plan_linear(work.weight, n, k, work.batch, multiprocessors, added).kernels
+    for product in products_of(work):
+        yield from plan_of(product, work, multiprocessors).kernels

@@ -23,8 +23,8 @@ from membound.kernels.cuda.attention.cache_append import Append, append_kernel
 from membound.kernels.cuda.attention.cache_tiles import Tiles
 from membound.kernels.cuda.attention.combine import combine_kernel, rounds
 from membound.kernels.cuda.attention.decode import attention_kernel, plan_splits
-from membound.kernels.cuda.attention.latent import latent_kernel, latent_tiles
-from membound.kernels.cuda.catalogue import matrices_of, tiles_of
+from membound.kernels.cuda.attention.latent import latent_kernel, latent_splits, latent_tiles
+from membound.kernels.cuda.catalogue import tiles_of
 from membound.kernels.cuda.compile import WARP, CompileError, Kernel
 from membound.kernels.cuda.device.machine_code import MachineCode, machine_code
 from membound.kernels.cuda.instruments.stream import copy_kernel
@@ -33,6 +33,7 @@ from membound.kernels.cuda.matmul.linear import Plan, plan_linear
 from membound.kernels.cuda.matmul.tensor import Tensor
 from membound.kernels.cuda.step import elementwise
 from membound.kernels.cuda.step.elementwise import activation_kernel, norm_kernel
+from membound.kernels.cuda.step.products import fuses, plan_of, products_of
 from membound.kernels.operations import LATENT_VALUE_DIM
 from membound.kernels.weights.formats import FORMATS
 from membound.kernels.work import DecodeAttention, LatentAttention, Linear, Step, Work
@@ -235,7 +236,7 @@ def _streams(work: Work, machine: Machine) -> Iterator[tuple[Kernel, float, floa
         yield attention_kernel(tiles_of(work)), float(work.traffic.kv_read_bytes), 1.0, start
     elif isinstance(work, LatentAttention):
         tiles = latent_tiles(work.kv, work.q_heads, work.page)
-        splits = plan_splits(tiles, work.batch, 1, work.context, machine.multiprocessors)
+        splits = latent_splits(tiles, work.batch, work.context, machine.multiprocessors)
         start = START_S + _combine_s(LATENT_VALUE_DIM, splits)
         yield latent_kernel(tiles), float(work.traffic.kv_read_bytes), 1.0, start
 
@@ -249,13 +250,14 @@ def _step(work: Step, machine: Machine) -> list[Prediction]:
     """Every kernel of a step with its launches, and the whole of it: the sum of their times, as in a graph."""
     model, bits = work.shape, FORMATS[work.weight].bits
     streaming = []
-    for (n, k, added), times in zip(matrices_of(work), [*4 * [model.layers], 1], strict=True):
-        plan = plan_linear(work.weight, n, k, work.batch, machine.multiprocessors, added)
+    for product in products_of(work):
+        plan = plan_of(product, work, machine.multiprocessors)
+        size = product.n * product.k * bits / 8
         streaming.append(
-            replace(predict(plan.kernels[-1], n * k * bits / 8, machine, _spread(plan)), launches=times)
+            replace(predict(plan.kernels[-1], size, machine, _spread(plan)), launches=product.count)
         )
         if plan.rounds:
-            streaming.append(_small(plan.kernels[0], machine, times, 1))
+            streaming.append(_small(plan.kernels[0], machine, product.count, 1))
     tiles = Tiles(work.kv, model.head_dim, model.q_heads // model.kv_heads)
     cached = work.traffic.kv_read_bytes / model.layers
     streaming.append(replace(predict(attention_kernel(tiles), cached, machine), launches=model.layers))
@@ -264,12 +266,10 @@ def _step(work: Step, machine: Machine) -> list[Prediction]:
         trips = 1 + rounds(model.head_dim, splits)
         streaming.append(_small(combine_kernel(model.head_dim), machine, model.layers, trips))
     append = append_kernel(Append(work.kv, model.head_dim, model.qkv_bias, model.qk_norm))
-    rest = [
-        _small(elementwise.copy_kernel(), machine, 1, 1),
-        _small(norm_kernel(), machine, 2 * model.layers + 1, 2),
-        _small(append, machine, model.layers, 1),
-        _small(activation_kernel(model.gated), machine, model.layers, 1),
-    ]
+    rest = [_small(elementwise.copy_kernel(), machine, 1, 1), _small(append, machine, model.layers, 1)]
+    if not fuses(work):
+        rest.append(_small(norm_kernel(), machine, 2 * model.layers + 1, 2))
+        rest.append(_small(activation_kernel(model.gated), machine, model.layers, 1))
     return [*streaming, *rest, _sum([*streaming, *rest], machine)]
 
 

@@ -184,6 +184,7 @@ class TensorFiles:
         header as JSON, the data; offsets count from the data's start. `safe_open` has checked them.
         """
         path = self.file(name)
+        self._slice(name)  # an index may name what is no safetensors file, and a tensor that the file has not
         if path not in self._headers:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")

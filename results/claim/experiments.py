@@ -2,7 +2,7 @@
 
 >>> register = load_experiments()
 >>> register.version, register[1].name, register[1].thresholds["rise"]
-(3, 'free compute', 0.05)
+(4, 'free compute', 0.05)
 >>> print(register[1].falsified_if)     # its numbers are the thresholds, so text and rule cannot differ
 
 The file is `experiments.toml`, beside this one. Every result names its version and hash.

@@ -25,6 +25,7 @@ from membound.results.claim.finding import (
     TooLittle,
 )
 from membound.results.claim.observation import SKIPPED, Observation, ObservationError
+from membound.results.claim.rules_context import context_dose
 from membound.results.claim.rules_dose import (
     byte_dose,
     counterexamples,
@@ -49,13 +50,14 @@ RULES: dict[int, Rule] = {
     10: counterexamples,
     11: expert_dose,
     12: query_dose,
+    13: context_dose,
 }
 BY_WORK = (4,)
 """Experiments whose arms are compared with each other, separately for each work."""
 BY_BACKEND = (8, 9)
 """Experiments that take all arms and works of a backend together."""
 CONTROL = 5
-NEEDS_CONTROL = (1, 2, 3, 4, 6, 7, 10, 11, 12)
+NEEDS_CONTROL = (1, 2, 3, 4, 6, 7, 10, 11, 12, 13)
 """Experiments that mean nothing on a backend whose control failed. 8 and 9 are based on the rows of other runs."""
 MOST_INVALID = 0.25
 """If a larger share of the observations is invalid, nothing is decided."""

@@ -34,6 +34,7 @@ def whole_claim() -> Claim:
         *worlds.counterexamples_in(AS_CLAIMED, 1),
         *worlds.expert_dose_in(AS_CLAIMED, 1),
         *worlds.attention_queries_in(AS_CLAIMED, 1),
+        *worlds.windows_in(AS_CLAIMED, 1),
     ]
     beta = [*worlds.free_compute_in(OTHERWISE, 2), *worlds.byte_dose_in(OTHERWISE, 2)]
     crashed = seen(None, experiment=3, arm="linear_<int8>", status="crashed", reason="SIGSEGV & co")

@@ -19,8 +19,12 @@ EVERY_SIZE = [
 ]
 WIDE = [f"linear:n=4096,k=4096,m=16,weight={weight}" for weight in ("int8", "int4g32", "int4g128")]
 """Sizes of models, whose warps take twice the columns of integers a turn."""
-LONGEST_RINGS = [f"linear:n=8448,k=512,m=33,weight={weight}" for weight in ("int8", "int4g32", "int4g128")]
-"""From 8448 rows of W on, a multiprocessor of an H100 has its 16 warps with the fewest a block."""
+LONGEST_RINGS = [
+    *(f"linear:n=8448,k=512,m=33,weight={weight}" for weight in ("int8", "int4g32", "int4g128")),
+    *(f"linear:n=8448,k=512,m=64,weight={weight}" for weight in ("int4g32", "int4g128")),
+]
+"""From 8448 rows of W on, a multiprocessor of an H100 has its 16 warps with the fewest a block. With 64 rows of x their rings have as
+many stages as can be waited for; with 33 a warp takes two tiles of W."""
 EVERY_CACHE = [
     f"attention:context={context},q_heads=8,kv_heads=2,batch={batch},kv={kv}{page}"
     for kv, page, (context, batch) in product(

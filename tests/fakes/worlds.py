@@ -10,7 +10,7 @@ A law gives seconds from operations, bytes and FLOPs. The ceilings that observat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from observations import seen
@@ -24,6 +24,7 @@ PEAK = 345e9
 CACHE = 100e6
 LAUNCH_S = 3e-6
 QUERIES = (1, 2, 4, 8)
+CONTEXTS = (1024, 2048, 4096, 8192)
 
 Law = Callable[[float, float, float], float]
 
@@ -279,6 +280,54 @@ def expert_queries_in(world: World, seed: int) -> list[Observation]:
         for s, distinct in zip(QUERIES, (8, 15, 26, 42), strict=True)
     ]
     return measured(12, world, seed, doses)
+
+
+def _contexts(arm: str, sizes: Sequence[tuple[float, float, float, float]]) -> list[Dose]:
+    """Doses of experiment 13 from (context, bytes, FLOPs, bytes if every token were read)."""
+    return [
+        Dose(arm, {"context": context, "whole_bytes": whole}, moved, flops)
+        for context, moved, flops, whole in sizes
+    ]
+
+
+HEADS = _contexts("heads", [(c, 67e6, c * 16384.0, c * 32768.0) for c in (2048, 4096, 8192, 16384)])
+"""KV heads shrink from 32 to 4: bytes stay, FLOPs grow from half a FLOP a byte to four."""
+STATES = _contexts(
+    "delta", [(c, 139e6 + 8192.0 * c, 383e6 + 65536.0 * c, 89e6 + 32768.0 * c) for c in CONTEXTS]
+)
+"""Three layers with a state, one with a cache."""
+WINDOWS = _contexts("window", [(c, 125e6, 247e6, 57e6 + 65536.0 * c) for c in CONTEXTS])
+
+
+def shared_heads_in(world: World, seed: int) -> list[Observation]:
+    """13: attention with fewer KV heads the longer the context is."""
+    return measured(13, world, seed, HEADS)
+
+
+def states_in(world: World, seed: int) -> list[Observation]:
+    """13: a step most of whose layers hold a state."""
+    return measured(13, world, seed, STATES)
+
+
+def windows_in(world: World, seed: int) -> list[Observation]:
+    """13: a step whose layers see a window."""
+    return measured(13, world, seed, WINDOWS)
+
+
+def read_whole_in(world: World, seed: int, doses: Sequence[Dose]) -> list[Observation]:
+    """13: every token is read, whatever is counted: times are those of `whole_bytes`."""
+    law = np.log([world.law(d.operations, float(d.factors["whole_bytes"]), d.flops) for d in doses])
+    return measured(13, world, seed, doses, law)
+
+
+def short_contexts_in(world: World, seed: int) -> list[Observation]:
+    """13: contexts at which whole caches are small beside the matrices."""
+    return measured(
+        13,
+        world,
+        seed,
+        [replace(d, factors=d.factors | {"whole_bytes": 125e6 + n}) for n, d in enumerate(WINDOWS)],
+    )
 
 
 def counterexamples_in(world: World, seed: int) -> list[Observation]:

@@ -152,10 +152,13 @@ def parsed(content: bytes) -> Any:
         return content.decode(errors="replace")
 
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def as_bytes(value: Any) -> bytes:
     """The value as JSON; bytes that are no JSON where it cannot be said in it."""
     try:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return ENCODER.encode(value).encode()
     except (ValueError, OverflowError, RecursionError):
         return b"?"
 

@@ -18,8 +18,11 @@ import pytest
 import yaml
 
 from membound.bench.planning.suites import DEVICE_WORKS
-from membound.kernels.cuda.catalogue import kernels_of
-from membound.kernels.work import parse
+from membound.kernels.cuda.catalogue import H100_MULTIPROCESSORS, kernels_of
+from membound.kernels.cuda.matmul.linear import plan_linear
+from membound.kernels.cuda.matmul.tensor import Tensor
+from membound.kernels.cuda.ptx import MOST_STAGES
+from membound.kernels.work import Linear, parse
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / ".ci/gpu"
@@ -338,6 +341,21 @@ def test_the_works_of_the_tests_are_those_that_kernels_are_built_for() -> None:
     named = re.findall(r'^    "((?:linear|attention|mla|step|prefill):[^"]+)"$', script, re.M)
     assert len(named) == 7
     assert set(named) <= set(DEVICE_WORKS)
+
+
+def test_the_longest_rings_that_can_be_waited_for_are_among_them() -> None:
+    """Plans change, and a work that had such a ring need not have it afterwards."""
+    tried = []
+    for spec in gpu_works.LONGEST_RINGS:
+        work = parse(spec)
+        assert isinstance(work, Linear)
+        variant = plan_linear(work.weight, work.n, work.k, work.m, H100_MULTIPROCESSORS).variant
+        assert isinstance(variant, Tensor)
+        tried.append((work.m, work.weight, variant.stages == MOST_STAGES, variant.row_tiles))
+    assert tried == [
+        *((33, weight, False, 2) for weight in ("int8", "int4g32", "int4g128")),
+        *((64, weight, True, 1) for weight in ("int4g32", "int4g128")),
+    ]
 
 
 def test_ci_runs_it_with_the_packages_of_a_gpu_machine() -> None:

@@ -136,6 +136,7 @@ def test_tests_stand_in_the_folders_of_what_they_test():
         "fuzz",
         "gate_bars",
         "house",
+        "kill_bars",
         "ptx",
         "ptx/executor",
     }

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from membound.kernels.dose_models import DOSES, unheld
 from membound.kernels.models import MODELS, Model, get_model
+from membound.kernels.shapes import shape_of
 from membound.kernels.work import SpecError, parse
 
 LLAMA = {
@@ -262,3 +264,14 @@ def test_layers_with_and_without_a_window_follow_layer_types(tmp_path):
         ("attention to 39 tokens", 1),
         ("attention", 1),
     ]
+
+
+@pytest.mark.parametrize("name", DOSES)
+def test_models_made_for_an_experiment_are_known_and_hold_what_depends_on_the_context(name):
+    model = get_model(name)
+    assert shape_of(name) == model.decoder == DOSES[name]
+    whole = unheld(model.decoder)
+    short, long = 1024, 8192
+    held, unbounded = (one.cached_numbers(long) - one.cached_numbers(short) for one in (model.decoder, whole))
+    assert unbounded == (long - short) * whole.token_numbers
+    assert held <= unbounded / 4

@@ -65,7 +65,10 @@ LATENT = [
     "context=40,q_heads=3,kv=int8,page=16",
     "context=17,q_heads=20,kv=fp8",
 ]
-STEPS = ["small,weight=bf16,kv=int8", "odd,weight=bf16,kv=bf16", "odd,weight=int4g32,kv=fp8"]
+STEPS = [
+    *("small,weight=bf16,kv=int8", "odd,weight=bf16,kv=bf16"),  # norms and activations go with the products
+    *("small,weight=int8,kv=bf16", "odd,weight=int4g32,kv=fp8"),
+]
 
 
 SPECS = [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from executor import decode as decoding
-from executor import exchange
+from executor import exchange, sections
 from executor.gpu import PtxGpu
 from executor.numbers import fused, to_bf16, to_e4m3
 from executor.operations import OPERATIONS
@@ -74,6 +76,34 @@ def test_an_instruction_is_what_the_isa_says(
         found = OPERATIONS[opcode].compute(qualifiers, *operands)
     assert found.dtype == result.dtype
     np.testing.assert_array_equal(found, result)
+
+
+def test_every_instruction_that_has_a_meaning_here_cites_its_section() -> None:
+    assert set(sections.SECTIONS) == decoding.KNOWN
+    for opcode, cited in sections.SECTIONS.items():
+        assert cited
+        assert all(f"-{opcode}" in anchor for anchor in cited if opcode != "barrier"), opcode
+
+
+BORROWED = {
+    "membound.kernels.cuda.compile": {"Kernel", "compile_ptx"},
+    "membound.kernels.cuda.device.gpu": {"Grid", "Launch", "blocks", "check_count", "dtype_of"},
+    "membound.kernels.cuda.device.simulated": {"HostArray", "SimulatedGpu"},
+}
+"""What the executor takes of the package: the compiler, how a launch is written down, and arrays of the host. No meaning."""
+
+
+def test_the_executor_and_the_simulator_take_no_meaning_of_each_other() -> None:
+    here = Path(__file__).parent
+    found: dict[str, set[str]] = {}
+    for path in (here / "executor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("membound"):
+                found.setdefault(str(node.module), set()).update(one.name for one in node.names)
+            assert not isinstance(node, ast.Import) or not any("membound" in one.name for one in node.names)
+    assert found == BORROWED
+    device = here.parents[1] / "kernels/cuda/device"
+    assert all("executor" not in path.read_text() for path in device.glob("*.py"))
 
 
 def test_rounding_to_short_formats_is_that_of_ml_dtypes() -> None:

@@ -12,7 +12,7 @@ from rows import MACHINE, case, ceiling
 from membound.results.case_lines import CaseLines, played_in, rounds_of, times_of
 from membound.results.checksum import sealed
 from membound.results.process import Process, condensed, interned, of_fields
-from membound.results.process_columns import packed, unpacked
+from membound.results.process_columns import Packer, Unpacker
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 
@@ -160,11 +160,17 @@ def test_columns_hold_processes_and_what_they_share_once():
     for one in made:
         one.shared = interned(one.shared, known)
     made += [replace(made[0], replicate=9), replace(made[3], replicate=8)]
-    columns = packed(made)
+    packer, unpacker = Packer(), Unpacker(known := {})
+    columns = packer.columns(made)
     assert len(columns.shared) < len(made)
-    known = {}
-    found = list(unpacked(columns, known))
+    found = list(unpacker.processes(columns))
     assert found == made
     assert [one.content for one in found] == [one.content for one in made]
-    again = list(unpacked(packed(made[:1]), known))
+    other = replace(made[0], shared=made[0].shared._replace(backend="other"))
+    more = packer.columns([made[1], other, made[1]])
+    assert [one[1] for one in more.shared] == ["other"]  # the rest has crossed before
+    found_then = list(unpacker.processes(more))
+    assert found_then == [made[1], other, made[1]]
+    assert found_then[0].shared is found[1].shared
+    again = list(Unpacker(known).processes(Packer().columns(made[:1])))
     assert again[0].shared is found[0].shared

@@ -71,7 +71,7 @@ def test_large_tables_are_read_in_parts_too(tmp_path, monkeypatch):
     assert parquet.group_sizes(tmp_path / "a.parquet") == [5] * 8 + [1]
     whole = list(processes_of(tmp_path / "a.parquet"))
     monkeypatch.setattr(processes, "LARGE_ROWS", 1)
-    monkeypatch.setattr(processes, "columns_of_parts", seen := Seen(processes.columns_of_parts))
+    monkeypatch.setattr(processes, "processes_of_parts", seen := Seen(processes.processes_of_parts))
     assert list(processes_of(tmp_path / "a.parquet")) == whole
     assert [one.replicate for one in whole] == list(range(40))
     assert seen.parts == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
@@ -83,9 +83,9 @@ class Seen:
     def __init__(self, readers):
         self.readers = readers
 
-    def __call__(self, path, turns, parts, kind):
+    def __call__(self, path, turns, parts, kind, known):
         self.parts = parts
-        return self.readers(path, turns, parts, kind)
+        return self.readers(path, turns, parts, kind, known)
 
 
 @pytest.mark.parametrize("text", ['a,"machine":{"cpu":"x"}', ',"machine":{', '{"', "}", '\\",'])
@@ -114,7 +114,7 @@ def test_a_reader_that_ends_early_is_told(tmp_path, monkeypatch):
     path = stored(tmp_path / "a.jsonl", [case()])
     monkeypatch.setattr(reader_processes, "CODE", "import sys; sys.stdin.readline(); sys.exit(3)")
     with pytest.raises(StoreError, match=r"a\.jsonl cannot be read: a reading process ended \(3\)"):
-        list(reader_processes.columns_of_parts(path, False, [(0, 10)], processes.LINES))
+        list(reader_processes.processes_of_parts(path, False, [(0, 10)], processes.LINES, {}))
 
 
 def test_every_line_is_in_one_part_whatever_their_size(tmp_path):

@@ -203,8 +203,8 @@ def gains_of(
         final,
         rows("q_bias", "k_bias", "v_bias"),
         rows("o_bias"),
-        rows("gate_bias", "up_bias"),
-        rows("down_bias"),
+        rows("gate_bias", "up_bias", "shared.gate_bias", "shared.up_bias"),
+        rows("down_bias", "shared.down_bias"),
         rows("q_norm"),
         rows("k_norm"),
         cosines,
@@ -282,9 +282,9 @@ def _recipes(work: Step) -> tuple[Recipe, Recipe]:
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:
-    """One under the other; rows of layers that have nothing there are zeros, which nobody reads."""
+    """One under the other; zeros, which nobody reads, where layers have nothing there or less than the widest."""
     width = max(row.shape[-1] for row in rows)
-    filled = [row if row.shape[-1] == width else np.zeros(width) for row in rows]
+    filled = [np.pad(row, (0, width - row.shape[-1])) for row in rows]
     return np.ascontiguousarray(np.stack(filled), np.float32)
 
 

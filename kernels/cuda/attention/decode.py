@@ -61,10 +61,13 @@ def grid(tiles: Tiles, batch: int, kv_heads: int, splits: int) -> tuple[int, int
     return batch * kv_heads * tiles.head_tiles, splits
 
 
-def plan_splits(tiles: Tiles, batch: int, kv_heads: int, context: int, multiprocessors: int) -> int:
+def plan_splits(
+    tiles: Tiles, batch: int, kv_heads: int, context: int, multiprocessors: int, width: int = 0
+) -> int:
     """Parts of the context that end soonest: waves of blocks times the turns of each block's loop, and combining them.
 
-    The least number where several are as good.
+    The least number where several are as good. `width`: columns of a head's output where a tile holds a share of them only, as in
+    latent attention; 0 for those of the tiles.
     """
     groups, resident = batch * kv_heads * tiles.head_tiles, BLOCKS_PER_SM * multiprocessors
     turns = -(-context // tiles.stride)
@@ -72,7 +75,7 @@ def plan_splits(tiles: Tiles, batch: int, kv_heads: int, context: int, multiproc
     def cost(splits: int) -> float:
         loop = ceil(ceil(turns / splits) / tiles.warps)
         attend = ceil(groups * splits / resident) * (loop + _BLOCK_COST)
-        combine = _COMBINE_COST + _ROUND_COST * rounds(tiles.head_dim, splits) if splits > 1 else 0.0
+        combine = _COMBINE_COST + _ROUND_COST * rounds(width or tiles.head_dim, splits) if splits > 1 else 0.0
         return attend + combine
 
     return min(range(1, min(MOST_SPLITS, turns) + 1), key=cost)

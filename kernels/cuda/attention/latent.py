@@ -21,7 +21,7 @@ import numpy as np
 from membound.kernels.cuda import ptx
 from membound.kernels.cuda.attention.cache_formats import BITS, CacheFormat, formats
 from membound.kernels.cuda.attention.cache_tiles import ROWS, Tiles, loader, query_packer
-from membound.kernels.cuda.attention.decode import placer, scale_loader
+from membound.kernels.cuda.attention.decode import placer, plan_splits, scale_loader
 from membound.kernels.cuda.attention.warp import (
     ALL_LANES,
     INT8_GAIN,
@@ -54,6 +54,11 @@ def latent_tiles(kv: str, q_heads: int, page: int) -> Tiles:
 def latent_grid(tiles: Tiles, batch: int, splits: int) -> tuple[int, int]:
     """Blocks: a sequence and up to sixteen heads in x, parts of the context in y."""
     return batch * tiles.head_tiles, splits
+
+
+def latent_splits(tiles: Tiles, batch: int, context: int, multiprocessors: int) -> int:
+    """Parts of the context that end soonest (decode.plan_splits)."""
+    return plan_splits(tiles, batch, 1, context, multiprocessors, LATENT_VALUE_DIM)
 
 
 @cache

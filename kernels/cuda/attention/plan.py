@@ -23,7 +23,13 @@ from membound.kernels.cuda.attention.decode import (
     grid,
     plan_splits,
 )
-from membound.kernels.cuda.attention.latent import GAIN, latent_grid, latent_kernel, latent_tiles
+from membound.kernels.cuda.attention.latent import (
+    GAIN,
+    latent_grid,
+    latent_kernel,
+    latent_splits,
+    latent_tiles,
+)
 from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
 from membound.kernels.inputs import AttentionInputs
 from membound.kernels.operations import LATENT_VALUE_DIM
@@ -70,7 +76,7 @@ def prepare_attention(gpu: Gpu, inputs: AttentionInputs, numbers: Array | None =
 
 def _prepare_latent(gpu: Gpu, inputs: AttentionInputs, work: LatentAttention) -> PreparedAttention:
     tiles = latent_tiles(work.kv, work.q_heads, work.page)
-    splits = plan_splits(tiles, work.batch, 1, work.context, gpu.multiprocessors)
+    splits = latent_splits(tiles, work.batch, work.context, gpu.multiprocessors)
     heads = work.batch * work.q_heads
     q, out = gpu.array(inputs.q), gpu.zeros(heads * LATENT_VALUE_DIM, np.float32)
     logs = gpu.zeros(heads * splits, np.float32)

@@ -111,8 +111,8 @@ def read(folder: Path, target: str) -> dict[str, bytes]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sources, built_for, kernels = (manifest[key] for key in ("sources", "target", "kernels"))
-        codes = {name: (folder / f"{name}.cubin").read_bytes() for name in kernels}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        codes = {name: (folder / f"{name}.cubin").read_bytes() for name, _ in kernels.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CubinError(
             f"{folder} holds no carried CUDA code ({type(error).__name__}: {error}): {again}"
         ) from None

@@ -4,6 +4,10 @@ A warp owns `rows` rows of W and reads each of them 512 bytes at a time, through
 tensor-core products do (tensor.py). x stays float32 and in the first-level cache. With m rows of x a weight costs about 1 + m instructions, so at
 more than four the arithmetic, not the memory, is the limit on an H100 (132 · 128 lanes at 1.7 GHz): there the
 tensor cores take over.
+
+What stands before and behind the products of a step can go with them, so that it takes no launch of its own. `normed`:
+W · (x · gain) / rms(x) is the product with the RMSNorm of x (arXiv 1910.07467), and a warp that reads all of x anyway adds up
+its squares beside the products. `finish`: where rows of W alternate between gate and up, a warp has both of a pair.
 """
 
 from __future__ import annotations
@@ -27,8 +31,10 @@ from membound.kernels.cuda.ptx import (
     load4_shared,
     low_bf16,
     low_f16,
+    rsqrt_fast,
     wait_copies_but,
 )
+from membound.kernels.cuda.step.elementwise import gelu, silu
 
 FORMATS = ("f32", "bf16", "f16")
 _ALL = 0xFFFFFFFF
@@ -38,7 +44,9 @@ _ALL = 0xFFFFFFFF
 class Dot:
     """One variant: `m` rows of x at a time, `rows` of W a warp, warps of a block over rows and columns of W, `stages` of a ring.
 
-    `loaded`: with extra arithmetic for each weight (chains.py), whose constants take the place of the scales.
+    `loaded`: with extra arithmetic for each weight (chains.py), whose constants take the place of the scales. `normed`: with the
+    RMSNorm of x, whose gain [k] and eps behind it take that place; k must need no padding. `finish`: "gelu" of every product, or
+    "silu" of each even row's times the odd row's behind it. Raises ValueError for what does not go together.
     """
 
     format: str
@@ -49,11 +57,22 @@ class Dot:
     stages: int
     accumulate: bool = False
     loaded: bool = False
+    normed: bool = False
+    finish: str = ""
+
+    def __post_init__(self) -> None:
+        if self.loaded and self.normed:
+            raise ValueError("constants and a gain cannot both take the place of the scales")
+        if self.finish not in ("", "gelu", "silu") or (self.finish and self.accumulate):
+            raise ValueError(f"no product is finished by {self.finish!r} and added to what is there")
+        if self.finish == "silu" and self.rows % 2:
+            raise ValueError(f"gate and up are pairs of rows, of which a warp cannot take {self.rows}")
 
     @property
     def name(self) -> str:
         """Says all of it."""
         add = ("_add" if self.accumulate else "") + ("_loaded" if self.loaded else "")
+        add += ("_norm" if self.normed else "") + (f"_{self.finish}" if self.finish else "")
         warps = f"r{self.row_warps}_c{self.column_warps}"
         return f"dot_{self.format}_m{self.m}_w{self.rows}_{warps}_s{self.stages}{add}"
 
@@ -70,7 +89,7 @@ def dot_kernel(variant: Dot) -> Kernel:
     row_warps, column_warps = variant.row_warps, variant.column_warps
     values = 4 if variant.format == "f32" else 8  # in sixteen bytes
     start, use, write = _starter(variant), _user(variant), _writer(variant)
-    sums, columns, unit_words = rows * m_rows, WARP * values, rows * 128
+    sums, columns, unit_words = (rows + variant.normed) * m_rows, WARP * values, rows * 128
     ring_words, ahead_of = row_warps * column_warps * stages * unit_words, stages - 1
     LOADED, spin = variant.loaded, spinner(rows * values)
 
@@ -104,7 +123,7 @@ def dot_kernel(variant: Dot) -> Kernel:
                 start(w, first, ahead, k, ring, own + there * unit_words)
             commit_copies()  # also where there is nothing left to copy: groups are counted
             wait_copies_but(ahead_of)
-            use(total, ring, own + here * unit_words, x, x_row, m, k, column)
+            use(total, ring, own + here * unit_words, x, s, x_row, m, k, column)
             if LOADED:
                 spin(chains, half, dose)
             ahead += step
@@ -115,7 +134,7 @@ def dot_kernel(variant: Dot) -> Kernel:
                 here = 0
         if LOADED:
             total[0] += nothing_of(chains, nothing)
-        write(total, y, row, n, x_row, m, stride, warp, lane)
+        write(total, y, s, row, n, k, x_row, m, stride, warp, lane)
 
     return Kernel(variant.name, multiply, PARAMETERS, WARP * row_warps * column_warps)
 
@@ -132,10 +151,11 @@ def _starter(variant: Dot) -> Any:
 
 
 def _user(variant: Dot) -> Any:
-    """Adds the products of sixteen bytes of each row of W with x to a lane's sums."""
-    rows, m_rows = variant.rows, variant.m
+    """Adds the products of sixteen bytes of each row of W with x to a lane's sums, and x² behind them."""
+    rows, m_rows, NORMED = variant.rows, variant.m, variant.normed
     wide = variant.format == "f32"
-    count = 4 * rows
+    count, values, SQUARES = 4 * rows, 4 if wide else 8, rows * m_rows
+    low, high = (low_f16, high_f16) if variant.format == "f16" else (low_bf16, high_bf16)
 
     @device
     def take(ring: Any, at: Any, words: Any) -> None:
@@ -146,51 +166,81 @@ def _user(variant: Dot) -> Any:
             words[4 * r + 2] = s
             words[4 * r + 3] = t
 
-    low, high = (low_f16, high_f16) if variant.format == "f16" else (low_bf16, high_bf16)
+    @device
+    def read(memory: Any, at: Any, numbers: Any) -> None:
+        for i in range(0, values, 4):
+            a, b, c, d = load4(memory, at + i)
+            numbers[i] = as_f32(a)
+            numbers[i + 1] = as_f32(b)
+            numbers[i + 2] = as_f32(c)
+            numbers[i + 3] = as_f32(d)
 
-    def use_f32(total: Any, ring: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
+    def of_floats(value: Any, words: Any, first: Any, numbers: Any) -> Any:
+        for i in range(4):
+            value += as_f32(words[first + i]) * numbers[i]
+        return value
+
+    def of_pairs(value: Any, words: Any, first: Any, numbers: Any) -> Any:
+        for i in range(4):
+            value += low(words[first + i]) * numbers[2 * i]
+            value += high(words[first + i]) * numbers[2 * i + 1]
+        return value
+
+    add = device(of_floats if wide else of_pairs)
+
+    def use(
+        total: Any, ring: Any, at: Any, x: Any, gain: Any, x_row: Any, m: Any, k: Any, column: Any
+    ) -> None:
         words = cuda.local.array(count, np.uint32)
+        numbers, gains = cuda.local.array(values, np.float32), cuda.local.array(values, np.float32)
         take(ring, at, words)
+        if NORMED:
+            read(gain, column, gains)
         for i in range(m_rows):
-            a, b, c, d = load4(x, min(x_row + i, m - 1) * k + column)
+            read(x, min(x_row + i, m - 1) * k + column, numbers)
+            if NORMED:
+                squares = total[SQUARES + i]
+                for j in range(values):
+                    squares += numbers[j] * numbers[j]
+                    numbers[j] = numbers[j] * gains[j]
+                total[SQUARES + i] = squares
             for r in range(rows):
-                value = total[r * m_rows + i]
-                value += as_f32(words[4 * r]) * as_f32(a)
-                value += as_f32(words[4 * r + 1]) * as_f32(b)
-                value += as_f32(words[4 * r + 2]) * as_f32(c)
-                value += as_f32(words[4 * r + 3]) * as_f32(d)
-                total[r * m_rows + i] = value
+                total[r * m_rows + i] = add(total[r * m_rows + i], words, 4 * r, numbers)
 
-    def use_pairs(total: Any, ring: Any, at: Any, x: Any, x_row: Any, m: Any, k: Any, column: Any) -> None:
-        words = cuda.local.array(count, np.uint32)
-        take(ring, at, words)
-        for i in range(m_rows):
-            start = min(x_row + i, m - 1) * k + column
-            a, b, c, d = load4(x, start)
-            e, f, g, h = load4(x, start + 4)
-            for r in range(rows):
-                value = total[r * m_rows + i]
-                value += low(words[4 * r]) * as_f32(a)
-                value += high(words[4 * r]) * as_f32(b)
-                value += low(words[4 * r + 1]) * as_f32(c)
-                value += high(words[4 * r + 1]) * as_f32(d)
-                value += low(words[4 * r + 2]) * as_f32(e)
-                value += high(words[4 * r + 2]) * as_f32(f)
-                value += low(words[4 * r + 3]) * as_f32(g)
-                value += high(words[4 * r + 3]) * as_f32(h)
-                total[r * m_rows + i] = value
-
-    return device(use_f32 if wide else use_pairs)
+    return device(use)
 
 
 def _writer(variant: Dot) -> Any:
-    """Adds up lanes, then warps that share rows, and stores."""
+    """Adds up lanes, then warps that share rows, finishes, and stores."""
     rows, m_rows, column_warps = variant.rows, variant.m, variant.column_warps
-    sums, warps, accumulate = rows * m_rows, variant.row_warps * column_warps, variant.accumulate
-    shape = (warps, sums)
+    NORMED, ACCUMULATE, GELU, GATED = (
+        variant.normed,
+        variant.accumulate,
+        variant.finish == "gelu",
+        variant.finish == "silu",
+    )
+    sums, SQUARES, FOLD = (rows + NORMED) * m_rows, rows * m_rows, 2 if GATED else 1
+    written, shape = SQUARES // FOLD, (variant.row_warps * column_warps, sums)
+
+    @device
+    def whole(shared: Any, warp: Any, i: Any) -> Any:
+        value = np.float32(0)
+        for other in range(column_warps):
+            value += shared[warp + other, i]
+        return value
 
     def write(
-        total: Any, y: Any, row: Any, n: Any, x_row: Any, m: Any, stride: Any, warp: Any, lane: Any
+        total: Any,
+        y: Any,
+        gain: Any,
+        row: Any,
+        n: Any,
+        k: Any,
+        x_row: Any,
+        m: Any,
+        stride: Any,
+        warp: Any,
+        lane: Any,
     ) -> None:
         shared = cuda.shared.array(shape, np.float32)
         for i in range(sums):
@@ -205,14 +255,22 @@ def _writer(variant: Dot) -> Any:
         cuda.syncthreads()
         part = warp % column_warps
         i = lane
-        while part == 0 and i < sums:
-            value = np.float32(0)
-            for other in range(column_warps):
-                value += shared[warp + other, i]
-            column = row + i // m_rows
-            to = x_row + i % m_rows
-            if column < n and to < m:
-                if accumulate:
+        while part == 0 and i < written:
+            pair, of_x = i // m_rows, i % m_rows
+            at = pair * (FOLD * m_rows) + of_x
+            value = whole(shared, warp, at)
+            scale = np.float32(1)
+            if NORMED:
+                mean = whole(shared, warp, SQUARES + of_x) / np.float32(k)
+                scale = rsqrt_fast(mean + as_f32(gain[k]))
+                value *= scale
+            if GELU:
+                value = gelu(value)
+            if GATED:
+                value = silu(value) * (scale * whole(shared, warp, at + m_rows))
+            column, to = row // FOLD + pair, x_row + of_x
+            if column < n // FOLD and to < m:
+                if ACCUMULATE:
                     value += y[to * stride + column]
                 y[to * stride + column] = value
             i += 32

@@ -32,8 +32,8 @@ WEIGHT_FORMATS = ("f32", "bf16", "f16", "int8", "int4g32", "int4g128")
 DOT_ROWS = 4
 """Up to as many rows of x ordinary arithmetic keeps up with the memory (dot.py)."""
 ROWS_SHARE_X = 3
-"""With one row of W a warp, three rows of x take 64 wavefronts of the first-level cache for each KB of 16-bit W, four 80; with
-two 40 and 48, with four 28 and 32. An H100 has 79 cycles for a KB, an H200 55 and a B200 43."""
+"""With one row of W a warp, a row of x takes 38 wavefronts of the first-level cache for each KB of 16-bit W, three 64 and four 80;
+with two 27, 40 and 48, with four 22, 28 and 32. An H100 has 79 cycles for a KB, an H200 55 and a B200 43."""
 TILES_SHARE_X = 3
 """From so many tiles of x on a warp takes two of W: 64 rows of x take 48 wavefronts of the first-level cache for each KB of
 bfloat16 W with one, 80 of int8 and 144 of int4; 32, 48 and 80 with two."""
@@ -109,11 +109,33 @@ def unsupported(weight: str, act: str) -> str | None:
     return "the CUDA kernels have no int8 × int8 products" if act == "int8" else None
 
 
+def is_dot(fmt: str, m: int) -> bool:
+    """Whether ordinary arithmetic multiplies m rows of x by such weights; norms and activations can go with it."""
+    return fmt == "f32" or (m <= DOT_ROWS and fmt in DOT_FORMATS)
+
+
 @cache
-def plan_linear(fmt: str, n: int, k: int, m: int, multiprocessors: int, accumulate: bool = False) -> Plan:
-    """The plan of a product. Any n, k and m are right; m up to 64 reads W once."""
-    if fmt == "f32" or (m <= DOT_ROWS and fmt in DOT_FORMATS):
-        return Plan(fmt, n, k, m, _plan_dot(fmt, n, m, multiprocessors, accumulate))
+def plan_linear(
+    fmt: str,
+    n: int,
+    k: int,
+    m: int,
+    multiprocessors: int,
+    accumulate: bool = False,
+    normed: bool = False,
+    finish: str = "",
+) -> Plan:
+    """The plan of a product. Any n, k and m are right; m up to 64 reads W once.
+
+    `normed` and `finish` as in Dot. Raises ValueError where `is_dot` says that they cannot go with it.
+    """
+    if is_dot(fmt, m):
+        dot = _plan_dot(fmt, n, m, multiprocessors, accumulate, normed, finish)
+        return Plan(fmt, n, k, m, dot)
+    if normed or finish:
+        raise ValueError(
+            f"{m} rows of x and {fmt} weights are for tensor cores: norms and activations stand alone"
+        )
     tiles = min(MOST_TILES, -(-m // 8))
     one, two = (_tensor(fmt, n, k, tiles, multiprocessors, accumulate, row_tiles) for row_tiles in (1, 2))
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
@@ -145,20 +167,23 @@ def _tensor(
     return Tensor(fmt, tiles, row_warps, column_warps, stages, tiles > 1, accumulate, row_tiles, wide)
 
 
-def _plan_dot(fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool) -> Dot:
-    """Two rows a warp where that leaves enough warps; else one, and more warps on the same row.
+def _plan_dot(
+    fmt: str, n: int, m: int, multiprocessors: int, accumulate: bool, normed: bool, finish: str
+) -> Dot:
+    """Four rows of 16 bits a warp, two of float32, where that leaves enough warps, even if several share the columns of a row; else
+    one, and more warps on the same row.
 
-    From ROWS_SHARE_X rows of x on two of float32 and four of 16 bits: each row of W reads x again, from the first-level cache.
+    Each row of W reads x again, from the first-level cache, and a gain like a row of x: ROWS_SHARE_X of them are worth fewer warps.
     """
     wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors
-    rows = 2 if n >= 2 * wanted else 1
-    if m >= ROWS_SHARE_X:
-        rows = 2 if fmt == "f32" else 4
+    most, enough = (2, 2 * wanted) if fmt == "f32" else (4, wanted)
+    rows = most if n >= enough or m + normed >= ROWS_SHARE_X or finish == "silu" else 1
     column_warps = 1
     while column_warps < BLOCK_WARPS and n // rows * column_warps < wanted:
         column_warps *= 2
     stages = min(MOST_STAGES, RING_BYTES // (rows * 16 * WARP))
-    return Dot(fmt, min(m, DOT_ROWS), rows, BLOCK_WARPS // column_warps, column_warps, stages, accumulate)
+    row_warps, x_rows = BLOCK_WARPS // column_warps, min(m, DOT_ROWS)
+    return Dot(fmt, x_rows, rows, row_warps, column_warps, stages, accumulate, normed=normed, finish=finish)
 
 
 def upload(gpu: Gpu, weights: Sequence[Weight]) -> Matrix:

@@ -64,6 +64,14 @@ def pack(weights: Sequence[Weight]) -> tuple[Words, Words | None]:
     return _int4_records(tiles), _scale_pairs(_padded(scales.astype(np.float16), scales.shape[1]))
 
 
+def alternating(gate: Weight, up: Weight) -> Weight:
+    """Two matrices of 16 or 32 bits as one whose even rows are the first's: pairs that one warp multiplies (Dot.finish)."""
+    if (gate.format, gate.n, gate.k) != (up.format, up.n, up.k) or FORMATS[gate.format].bits < 16:
+        raise ValueError(f"{gate.format} [{gate.n}, {gate.k}] and {up.format} [{up.n}, {up.k}] are no pair")
+    values = np.stack([gate.values, up.values], axis=1).reshape(2 * gate.n, gate.k)
+    return Weight(gate.format, 2 * gate.n, gate.k, values)
+
+
 def _row_major(weights: Sequence[Weight]) -> Words:
     values = weights[0].values
     if len(weights) > 1:

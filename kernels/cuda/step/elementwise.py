@@ -101,25 +101,22 @@ def activation_kernel(gated: bool) -> Kernel:
     `activation_grid`.
     """
 
-    def silu(x: Any, y: Any, columns: Any) -> None:
+    def gate(x: Any, y: Any, columns: Any) -> None:
         row = np.int64(cuda.blockIdx.y) * columns
         i = 4 * (cuda.blockIdx.x * ACTIVATION_THREADS + cuda.threadIdx.x)
         if i < columns:
             a, b, c, d = _four(x, 2 * row + i)
             e, f, g, h = _four(x, 2 * row + columns + i)
-            _store(y, row + i, _gate(a, a) * e, _gate(b, b) * f, _gate(c, c) * g, _gate(d, d) * h)
+            _store(y, row + i, silu(a) * e, silu(b) * f, silu(c) * g, silu(d) * h)
 
-    def gelu(x: Any, y: Any, columns: Any) -> None:
+    def plain(x: Any, y: Any, columns: Any) -> None:
         row = np.int64(cuda.blockIdx.y) * columns
         i = 4 * (cuda.blockIdx.x * ACTIVATION_THREADS + cuda.threadIdx.x)
         if i < columns:
             a, b, c, d = _four(x, row + i)
-            _store(
-                *(y, row + i, _gate(a, _inner(a)), _gate(b, _inner(b))),
-                *(_gate(c, _inner(c)), _gate(d, _inner(d))),
-            )
+            _store(y, row + i, gelu(a), gelu(b), gelu(c), gelu(d))
 
-    name, function = ("silu_times", silu) if gated else ("gelu", gelu)
+    name, function = ("silu_times", gate) if gated else ("gelu", plain)
     return Kernel(name, function, ("f32*", "f32*", "i32"), ACTIVATION_THREADS)
 
 
@@ -147,6 +144,12 @@ def _gate(x: Any, z: Any) -> Any:
 
 
 @device
-def _inner(x: Any) -> Any:
-    """GELU is x · sigmoid of this: (1 + tanh z) / 2 is sigmoid(2z) (arXiv 1606.08415)."""
-    return _GELU * (x + _GELU_CUBIC * x * x * x)
+def silu(x: Any) -> Any:
+    """x · sigmoid(x)."""
+    return _gate(x, x)
+
+
+@device
+def gelu(x: Any) -> Any:
+    """x · sigmoid of √(8/π) · (x + 0.0447 x³): (1 + tanh z) / 2 is sigmoid(2z) (arXiv 1606.08415)."""
+    return _gate(x, _GELU * (x + _GELU_CUBIC * x * x * x))

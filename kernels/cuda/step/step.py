@@ -5,14 +5,15 @@
 >>> logits = prepared.logits.read().reshape(batch, vocab)
 
 A launch list may run any number of times: it starts from its own copy of the hidden states and writes the new
-token to the same place of the cache. Residuals are added by the products themselves. What a step is:
+token to the same place of the cache. Residuals are added by the products themselves, which do norms and activations as well
+where they can (products.py). What a step is:
 membound.kernels.work.Step; what it computes: membound.kernels.reference.step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from membound.kernels.cuda.attention.plan import AttentionBinder
 from membound.kernels.cuda.compile import Kernel
 from membound.kernels.cuda.device.gpu import Array, Gpu, Launch
 from membound.kernels.cuda.matmul import linear
-from membound.kernels.cuda.matmul.pack import COLUMNS
+from membound.kernels.cuda.matmul.pack import COLUMNS, alternating
 from membound.kernels.cuda.step.elementwise import (
     NORM_THREADS,
     activation_grid,
@@ -34,6 +35,7 @@ from membound.kernels.cuda.step.elementwise import (
     copy_kernel,
     norm_kernel,
 )
+from membound.kernels.cuda.step.products import fuses, plan_of, products_of
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.reference import rope_frequencies
 from membound.kernels.weights.formats import Weight
@@ -86,7 +88,9 @@ class _Builder:
         self._attention = AttentionBinder(
             gpu, self._tiles, rows, model.q_heads, model.kv_heads, self._work.context + 1
         )
-        self._up_width = model.intermediate * (2 if model.gated else 1)
+        self._products = {product.name: product for product in products_of(self._work)}
+        self._fused = fuses(self._work)
+        self._up_width = model.intermediate * (2 if model.gated and not self._fused else 1)
         self._input = gpu.array(inputs.x)
         self._x, self._normed = (self._floats(model.hidden) for _ in range(2))
         self._heads = self._floats(model.q_dim + 2 * model.kv_dim)
@@ -107,46 +111,63 @@ class _Builder:
         self._add(copy_kernel(), -(-count // NORM_THREADS), (self._input, self._x, count))
         for index in range(self._model.layers):
             self._layer(index)
-        self._norm(self._inputs.final_norm())
-        self._multiply([self._inputs.lm_head()], self._normed, self._logits)
+        self._multiply_normed("head", [self._inputs.lm_head()], self._inputs.final_norm(), self._logits)
         return PreparedStep(tuple(self._launches), self._logits, self._weights_bytes)
 
     def _layer(self, index: int) -> None:
         layer = self._inputs.layer(index)
         matrices = layer.matrices
-        self._norm(layer.attention_norm)
-        self._multiply([matrices[name] for name in "qkv"], self._normed, self._heads)
+        self._multiply_normed("qkv", [matrices[name] for name in "qkv"], layer.attention_norm, self._heads)
         no_table = np.zeros((1, 0), np.int32)
         held = self._inputs.cache(index)
         cache = upload_cache(self._gpu, held, self._tiles, no_table, self._work.context + 1)
         self._append(layer, cache)
         self._launches += self._attention.bind(self._q, cache, self._attended)
-        self._multiply([matrices["o"]], self._attended, self._x, accumulate=True)
-        self._norm(layer.mlp_norm)
+        self._multiply("o", [matrices["o"]], self._attended, self._x)
+        self._mlp(layer)
+        self._multiply("down", [matrices["down"]], self._hidden, self._x)
+
+    def _mlp(self, layer: LayerWeights) -> None:
+        """`_hidden` = the activation of the first half of the MLP."""
+        matrices, columns, gated = layer.matrices, self._model.intermediate, self._model.gated
         into = [matrices[name] for name in ("gate", "up") if name in matrices]
-        self._multiply(into, self._normed, self._up)
-        columns = self._model.intermediate
-        self._add(
-            activation_kernel(self._model.gated),
-            activation_grid(self._work.batch, columns),
-            (self._up, self._hidden, columns),
-        )
-        self._multiply([matrices["down"]], self._hidden, self._x, accumulate=True)
+        if self._fused:
+            rows = [alternating(*into)] if gated else into
+            self._multiply_normed("up", rows, layer.mlp_norm, self._hidden, columns)
+            return
+        self._multiply_normed("up", into, layer.mlp_norm, self._up)
+        grid = activation_grid(self._work.batch, columns)
+        self._add(activation_kernel(gated), grid, (self._up, self._hidden, columns))
 
-    def _norm(self, weight: F32) -> None:
-        """`_normed` = the norm of `_x`."""
+    def _multiply_normed(
+        self, name: str, weights: Sequence[Weight], gain: F32, y: Array, stride: int = 0
+    ) -> None:
+        """y = the product of the norm of `_x`."""
         hidden, eps = self._model.hidden, self._model.norm_eps
-        arguments = (self._x, self._gpu.array(weight), self._normed, hidden, eps)
+        if self._fused:
+            gains = self._gpu.array(np.append(gain, np.float32(eps)).astype(np.float32))
+            self._multiply(name, weights, self._x, y, gains, stride)
+            return
+        arguments = (self._x, self._gpu.array(gain), self._normed, hidden, eps)
         self._add(norm_kernel(), self._work.batch, arguments)
+        self._multiply(name, weights, self._normed, y)
 
-    def _multiply(self, weights: Sequence[Weight], x: Array, y: Array, accumulate: bool = False) -> None:
+    def _multiply(
+        self,
+        name: str,
+        weights: Sequence[Weight],
+        x: Array,
+        y: Array,
+        gains: Array | None = None,
+        stride: int = 0,
+    ) -> None:
         """Y = x · Wᵀ, or added to it; several matrices are set below each other and multiplied at once."""
         matrix = linear.upload(self._gpu, weights)
         self._weights_bytes += matrix.stored_bytes
-        plan = linear.plan_linear(
-            self._work.weight, matrix.n, matrix.k, self._work.batch, self._gpu.multiprocessors, accumulate
-        )
-        self._launches += linear.bind_linear(self._gpu, plan, matrix, x, y, self._scratch)
+        plan = plan_of(self._products[name], self._work, self._gpu.multiprocessors)
+        if gains is not None:
+            matrix = replace(matrix, scales=gains)
+        self._launches += linear.bind_linear(self._gpu, plan, matrix, x, y, self._scratch, stride)
 
     def _append(self, layer: LayerWeights, cache: DeviceCache) -> None:
         """Rotated queries, and the new token behind the `context` of the cache."""

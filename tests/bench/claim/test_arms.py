@@ -7,7 +7,7 @@ from math import isclose
 
 import pytest
 
-from membound.bench.claim.arms import Arm, arms_of, loaded_elements, named
+from membound.bench.claim.arms import Arm, arms_of, loaded_elements, named, whole_bytes
 from membound.bench.claim.scene import Scene
 from membound.kernels.work import DecodeAttention, Linear, RoutedExperts, Step, parse
 from membound.results.claim.experiments import Experiment, load_experiments
@@ -162,3 +162,29 @@ def test_queries_change_flops_and_of_experts_alone_bytes() -> None:
         assert 7.9 < arms[-1].flops / arms[0].flops < 8.1
     assert len(set(moved["dense"])) == len(set(moved["attention"])) == 1
     assert 5 < moved["experts"][-1] / moved["experts"][0] < 5.5
+
+
+def test_contexts_grow_and_bytes_stay_or_grow_far_less() -> None:
+    grown = {"heads": 1.0, "window": 1.0, "delta": 1.4, "mamba": 1.42, "index": 1.79}
+    for name, times in grown.items():
+        arms = called(13, name)
+        contexts = [arm.factors["context"] for arm in arms]
+        assert contexts == [contexts[0] * n for n in (1, 2, 4, 8)]
+        moved = [arm.parsed.traffic.total_bytes for arm in arms]
+        assert moved[-1] / moved[0] == pytest.approx(times, abs=0.01)
+        assert all(arm.flops / arm.parsed.traffic.total_bytes < SCENE.ridge / 2 for arm in arms)
+        assert arms[-1].factors["whole_bytes"] > 1.7 * moved[-1]
+        whole = arms[-1].factors["whole_bytes"] / arms[0].factors["whole_bytes"]
+        assert whole > 2 * times
+    assert [arm.flops / called(13, "heads")[0].flops for arm in called(13, "heads")] == [1, 2, 4, 8]
+
+
+def test_whole_bytes_are_those_of_the_same_step_without_what_holds_them() -> None:
+    """A window of 1024 leaves 1023 cached tokens of 4000 in two layers; three states become caches of one head."""
+    window = Step("dose-window", 4, 4000, "f32", "f32")
+    token = 2 * 8 * 128 * 4
+    assert whole_bytes(window) - window.traffic.total_bytes == 4 * 2 * (4000 - 1023) * token
+    delta = Step("dose-delta", 8, 4000, "f32", "f32")
+    (state,) = (one for one in delta.operations if one.name == "state")
+    states = state.count * (state.traffic.kv_read_bytes + state.traffic.kv_written_bytes)
+    assert whole_bytes(delta) == delta.traffic.total_bytes - states + 8 * 3 * 4001 * 2 * 128 * 4

@@ -188,4 +188,4 @@ def test_what_a_claim_stores_gets_the_verdicts_that_its_world_deserves(tmp_path:
     findings = judge_claim(claim.observations, claim_workers.REGISTER, plan.experiments)
     verdicts = {(one.experiment, one.arm): one.verdict for one in findings if one.experiment not in (8, 9)}
     assert {*verdicts.values()} == {"supported"}
-    assert {number for number, _ in verdicts} == {1, 2, 3, 4, 5, 6, 7, 10, 11, 12}
+    assert {number for number, _ in verdicts} == {1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13}

@@ -113,7 +113,7 @@ def test_on_the_first_backend_the_direct_experiments_are_preferred(
     taking(faked, lambda backend, number: 30.0)
     claim, notes = run(tmp_path, planned(tmp_path, time_limit_s=300.0), faked=faked)
     assert measured(claim, "numba:cpu") == {key: {0, 1, 2} for key in (5, 1, 2)}
-    assert "not begun: experiment 3, 4, 6, 7, 8, 10, 11, 12 on numba:cpu" in notes[0]
+    assert "not begun: experiment 3, 4, 6, 7, 8, 10, 11, 12, 13 on numba:cpu" in notes[0]
     assert clock[0] == 270
 
 

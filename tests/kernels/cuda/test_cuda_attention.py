@@ -17,6 +17,7 @@ from membound.kernels.cuda.attention.decode import (
     grid,
     plan_splits,
 )
+from membound.kernels.cuda.attention.latent import latent_splits, latent_tiles
 from membound.kernels.cuda.attention.warp import LEAST
 from membound.kernels.cuda.device import simulator
 from membound.kernels.inputs import AttentionInputs
@@ -131,6 +132,15 @@ def test_a_short_context_is_not_split_for_less_than_combining_costs() -> None:
     """Up to twelve turns of a block of four warps in two parts save one, which a second kernel costs as well."""
     tiles = Tiles("bf16", 128, 4)
     assert [plan_splits(tiles, 16, 8, 16 * turns, 132) for turns in (4, 8, 12, 64)] == [1, 1, 1, 2]
+
+
+def test_parts_are_fewer_where_each_trip_to_combine_them_brings_fewer() -> None:
+    """A trip brings 16 parts of a latent head of 512 columns: 128 parts of 128 turns take eight, which cost what a turn saves. Of heads
+    of 128 columns it brings 32, and 128 parts end sooner than 64."""
+    latent = latent_tiles("bf16", 16, 0)
+    contexts = [latent.stride * turns for turns in (64, 128, 256)]
+    assert [latent_splits(latent, 1, n, 132) for n in contexts] == [64, 64, 128]
+    assert [plan_splits(latent, 1, 1, n, 132) for n in contexts] == [64, 128, 128]
 
 
 @pytest.mark.parametrize(

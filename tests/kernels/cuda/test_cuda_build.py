@@ -49,7 +49,7 @@ def test_the_kernels_of_a_work_are_built_with_those_of_the_ceilings(run, tmp_pat
         k.name for spec in NULL_WORKS for k in kernels_of(parse(spec))
     }  # by which launching is measured
     assert "dot_f32_m1_w1_r1_c4_s12" in launches
-    assert names == {k.name for k in ceiling_kernels()} | launches | {"dot_bf16_m1_w1_r4_c1_s12"}
+    assert names == {k.name for k in ceiling_kernels()} | launches | {"dot_bf16_m1_w4_r1_c4_s3"}
     assert {str(tmp_path / "manifest.json"), str(tmp_path / "stream_copy_u4.cubin")} < set(json.loads(out))
     cubins.read.cache_clear()
     assert cubins.read(tmp_path, "9.0a")["stream_copy_u4"] == b"stream_copy_u4 9.0a"
@@ -60,7 +60,7 @@ def test_target_and_multiprocessors_decide_what_is_built(run, tmp_path):
     status, out, _ = run(spec, "--out", tmp_path, "--target", "8.0", "--multiprocessors", 8)
     assert status == 0
     assert "for compute capability 8.0" in out
-    assert (tmp_path / "dot_bf16_m1_w2_r4_c1_s6.cubin").read_bytes() == b"dot_bf16_m1_w2_r4_c1_s6 8.0"
+    assert (tmp_path / "dot_bf16_m1_w4_r4_c1_s3.cubin").read_bytes() == b"dot_bf16_m1_w4_r4_c1_s3 8.0"
 
 
 def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):

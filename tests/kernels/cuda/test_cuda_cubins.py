@@ -95,12 +95,14 @@ def test_the_manifest_says_what_the_code_is_of(compiled, tmp_path):
         (lambda folder: (folder / "manifest.json").unlink(), "holds no carried CUDA code"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "holds no carried CUDA code"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "holds no carried CUDA code"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "holds no carried CUDA code"),
+        (lambda folder: change(folder, kernels=["fill"]), "holds no carried CUDA code"),
         (lambda folder: (folder / "fill.cubin").unlink(), "fill.cubin"),
         (lambda folder: (folder / "fill.cubin").write_bytes(b"fill"), "damaged"),
         (lambda folder: change(folder, sources="0" * 16), "other sources"),
         (lambda folder: change(folder, target="8.0"), "built for compute capability 8.0, this is 9.0a"),
     ],
-    ids=["missing", "torn", "wrong", "without", "damaged", "stale", "target"],
+    ids=["missing", "torn", "wrong", "deep", "list", "without", "damaged", "stale", "target"],
 )
 def test_code_that_is_not_of_this_checkout_is_refused(compiled, monkeypatch, tmp_path, harm, match):
     cubins.write([FILL], "9.0a", tmp_path)

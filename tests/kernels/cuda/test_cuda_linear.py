@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -148,6 +150,60 @@ def test_products_are_added_and_rows_of_y_may_be_longer(variant):
     assert error(Plan("bf16", 19, 130, 2, variant), y_before=2.0, stride=24) < 4 * bound
 
 
+GAINS, EPS = np.float32(0.5 + np.arange(192) % 7), np.float32(0.25)
+"""Of a norm; the eps is large enough to count."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "n", "m"),
+    [
+        (Dot("bf16", 2, 1, 2, 2, 2, normed=True), 19, 3),
+        (Dot("f32", 1, 2, 2, 1, 2, normed=True), 21, 1),
+        (Dot("bf16", 1, 4, 1, 4, 3, normed=True, finish="silu"), 18, 1),
+        (Dot("f16", 2, 2, 1, 2, 2, normed=True, finish="silu"), 22, 3),
+        (Dot("bf16", 1, 2, 2, 1, 2, finish="silu"), 34, 1),
+        (Dot("bf16", 2, 1, 1, 1, 2, normed=True, finish="gelu"), 5, 2),
+    ],
+    ids=lambda v: getattr(v, "name", ""),
+)
+def test_norms_and_activations_go_with_a_product(variant, n, m):
+    """Of x with sizes of its own in each row; y behind its columns is untouched."""
+    gpu, k = SimulatedGpu(), 192
+    weight = random_weight(variant.format, n, k, n)
+    x = RNG.standard_normal((m, k)).astype(np.float32) * np.float32([[0.25], [1], [4]])[:m]
+    wide = x.astype(np.float64)
+    if variant.normed:
+        wide = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + EPS) * GAINS
+    expected = reference.linear(wide, weight, "float")
+    if variant.finish:
+        gate, up = (expected[:, ::2], expected[:, 1::2]) if variant.finish == "silu" else (expected, 1.0)
+        z = gate if variant.finish == "silu" else np.sqrt(8 / np.pi) * (gate + 0.044715 * gate**3)
+        expected = gate / (1 + np.exp(-z)) * up
+    columns = expected.shape[1]
+    y = gpu.array(np.full((m, columns + 2), 7, np.float32))
+    matrix = replace(upload(gpu, [weight]), scales=gpu.array(np.append(GAINS, EPS)))
+    plan = Plan(variant.format, n, k, m, variant)
+    for launch in bind_linear(gpu, plan, matrix, gpu.array(x), y, stride=columns + 2):
+        launch.start()
+    found = y.read().reshape(m, -1)
+    assert (found[:, columns:] == 7).all()
+    assert reference.relative_error(found[:, :columns], expected) < 4e-6
+
+
+def test_what_does_not_go_together_is_refused():
+    for options, match in (
+        ({"loaded": True, "normed": True}, "cannot both take the place"),
+        ({"finish": "relu"}, "no product is finished by 'relu'"),
+        ({"finish": "gelu", "accumulate": True}, "added to what is there"),
+        ({"finish": "silu"}, "pairs of rows, of which a warp cannot take 1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Dot("bf16", 1, 1, 4, 1, 2, **options)
+    for options in ({"normed": True}, {"finish": "gelu"}):
+        with pytest.raises(ValueError, match="norms and activations stand alone"):
+            plan_linear("int8", 64, 64, 1, 132, **options)
+
+
 def test_matrices_below_each_other_give_their_products_side_by_side():
     gpu = SimulatedGpu()
     weights = [random_weight("int4g32", n, 64, 17 + n) for n in (8, 24, 5)]
@@ -197,7 +253,10 @@ def test_plans_follow_the_shape():
     turns = {k: plan_linear("int4g32", 4096, k, 16, 132).variant.wide for k in (4096, 4224, 4160, 2048)}
     assert turns == {4096: True, 4224: True, 4160: False, 2048: False}, "eight warps take the columns in turn"
     rows = [[variant(fmt, 4096, m).rows for m in (1, 2, 3, 4)] for fmt in ("bf16", "f32")]
-    assert rows == [[1, 1, 4, 4], [1, 1, 2, 2]]
+    assert rows == [[4, 4, 4, 4], [1, 1, 2, 2]]
+    few = [[variant(fmt, 1024, m).rows for m in (1, 2, 3)] for fmt in ("bf16", "f32")]
+    assert few == [[1, 1, 4], [1, 1, 2]], "of few rows more warps share each"
+    assert [variant("f32", n, 1).rows for n in (4223, 4224)] == [1, 2]
     assert variant("bf16", 1024, 16).column_warps == 8
     assert variant("bf16", 128256, 16).column_warps == 1
 
@@ -307,6 +366,25 @@ def test_the_machine_code_of_dot_products(fmt, n, m, registers):
     assert code.count("FFMA") >= (4 if fmt == "f32" else 8) * variant.rows * variant.m
     assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
     assert code.registers <= registers
+
+
+@pytest.mark.cuda_compile
+def test_the_machine_code_of_a_product_with_norm_and_activation():
+    """A gain is read once for four rows of W, and multiplied in before them; the loop has nothing else of either."""
+    variant = plan_linear("bf16", 28672, 4096, 1, 132, normed=True, finish="silu").variant
+    code = sass(dot_kernel(variant))
+    assert waits(code) == {variant.stages - 1}
+    (loop,) = {loop for loop in code.loops if any(name.startswith("LDGSTS") for name, _ in loop)}
+    names = [name for name, _ in loop]
+    turns = sum(name.startswith("LDGSTS") for name in names) // variant.rows
+    assert (
+        sum(bool(re.match(r"LDG\..*128", name)) for name in names) == 4 * turns
+    )  # eight columns of x and of the gain
+    assert not any(name.startswith("MUFU") for name in names)
+    assert sum(name.startswith("FMUL") for name in names) == 8 * turns
+    assert sum(name.startswith("FFMA") for name in names) == 8 * (variant.rows + 1) * turns
+    assert (code.local, code.stack_bytes, code.doubles) == (0, 0, 0)
+    assert code.registers <= 72
 
 
 @pytest.mark.cuda_compile

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from membound.kernels.cuda.matmul.linear import WEIGHT_FORMATS
-from membound.kernels.cuda.matmul.pack import pack, padded_columns, padded_rows
+from membound.kernels.cuda.matmul.pack import alternating, pack, padded_columns, padded_rows
 from membound.kernels.weights.formats import FORMATS, Weight
 from membound.kernels.weights.generate import random_weight
 from membound.kernels.weights.grouped import unpack_int4
@@ -92,3 +92,17 @@ def test_matrices_stand_below_each_other(fmt):
     )
     for found, expected in zip(pack([a, b]), pack([both]), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16"])
+def test_rows_of_two_matrices_take_turns(fmt):
+    gate, up = weight(fmt, 5, 70), weight(fmt, 5, 70)
+    both = alternating(gate, up)
+    assert (both.format, both.n, both.k) == (fmt, 10, 70)
+    np.testing.assert_array_equal(both.values[::2], gate.values)
+    np.testing.assert_array_equal(both.values[1::2], up.values)
+    for other in (weight(fmt, 6, 70), weight("f16", 5, 70)):
+        with pytest.raises(ValueError, match="are no pair"):
+            alternating(gate, other)
+    with pytest.raises(ValueError, match="are no pair"):
+        alternating(weight("int8", 5, 70), weight("int8", 5, 70))

@@ -153,27 +153,32 @@ def test_the_command_prints_a_line_for_each_kernel(
     probe: MachineCode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = "step:model=llama-3.2-1b,weight=bf16,kv=bf16"
-    for options in ([], ["--json"]):
+    for options in ([], ["--json"], ["--markdown"]):
         with pytest.raises(SystemExit) as ended:
             main(["cuda-build", "--report", spec, *options])
         assert ended.value.code == 0
         out = capsys.readouterr().out
-        if options:
+        if options == ["--markdown"]:
+            table = [line.split(" | ") for line in out.splitlines() if line.startswith("|")]
+            assert [row[0] for row in table].count(f"| `{parse(spec).spec}`") == 2
+            assert table[0][:3] == ["| work", "kernel", "launches"]
+            assert {len(row) for row in table} == {13}
+            assert table[-1][1:4] == [WHOLE, str(4 * 16 + 1 + 3 * 16 + 1), table[-1][3]]
+        elif options:
             found = json.loads(out)
             assert {one["machine"] for one in found} == {"H100 SXM", "H200"}
             assert found[0]["work"] == parse(spec).spec
-            assert {one["issue_cycles"] for one in found} == {4.0, 0.0}  # norms and the like stream nothing
+            streaming = {one["issue_cycles"] for one in found}
+            assert streaming == {4.0, 0.0}  # the copy and the like stream nothing
             assert [one["kernel"] for one in found].count(WHOLE) == 2
         else:
             lines = out.splitlines()
-            assert (
-                len(re.findall(r"^dot_bf16_m1_w2_r4_c1_s6 ", out, re.M)) == 2 * 2
-            )  # gate and up, vocabulary; on either
+            assert len(re.findall(r"^dot_bf16_m1_w4_r4_c1_s3_norm ", out, re.M)) == 2  # on either machine
             assert lines[0] == "H100 SXM, a copy at 3.00 TB/s expected: 79 cycles a KB"
             assert "registers" in lines[1]
             assert lines[2] == parse(spec).spec
-            (norm, _) = re.findall(r"^rms_norm .*", out, re.M)
-            assert norm.split() == ["rms_norm", "33", "-", "64", "4", "50%", "-", "-", "-", "-", "2.9", "-"]
+            (copy, _) = re.findall(r"^copy_floats .*", out, re.M)
+            assert copy.split() == ["copy_floats", "1", "-", "64", "4", "50%", "-", "-", "-", "-", "2.1", "-"]
             assert "predicted, not measured" in out
             assert lines[-1] == "Other GPUs by --target: 8.0, 8.9, 9.0a, 10.0"
 
@@ -193,7 +198,7 @@ def test_without_works_the_copy_stands_first(
     found = json.loads(capsys.readouterr().out)
     assert [(one["machine"], one["work"], one["kernel"]) for one in found] == [
         *(("L4", "copy", f"stream_copy_u{unroll}") for unroll in (2, 4, 8)),
-        ("L4", "linear:n=4096,k=4096,m=1,weight=bf16,act=float", "dot_bf16_m1_w2_r4_c1_s6"),
+        ("L4", "linear:n=4096,k=4096,m=1,weight=bf16,act=float", "dot_bf16_m1_w4_r4_c1_s3"),
     ]
     assert found[0]["cycles"] == pytest.approx(1024 * 58 * 2.04e9 / 270e9)
 
@@ -260,20 +265,26 @@ def test_a_copy_is_counted_outside_of_loops(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_step_is_the_sum_of_its_launches(probe: MachineCode) -> None:
-    work = parse("step:model=llama-3.2-1b,weight=bf16,kv=bf16,context=1024")
-    assert isinstance(work, Step)
-    *parts, whole = predictions(work, H100)
-    layers = work.shape.layers
-    times = {part.kernel.partition("_")[0]: part.launches for part in parts}
-    assert times == {
-        **{"dot": 1, "attention": layers, "combine": layers},
-        **{"copy": 1, "rms": 2 * layers + 1, "append": layers, "silu": layers},
-    }
-    assert (whole.kernel, whole.launches) == (WHOLE, 4 * layers + 1 + 5 * layers + 2 + layers)
-    assert whole.time_s == pytest.approx(sum(part.launches * part.time_s for part in parts))
-    read = work.traffic.weights_bytes + work.traffic.kv_read_bytes
-    assert whole.streamed_bytes == pytest.approx(read, rel=0.01)
-    assert whole.share == pytest.approx(whole.streamed_bytes / 3.0e12 / whole.time_s)
+    """Norms and activations are launches of their own only where tensor cores multiply."""
+    for weight, own in (("bf16", False), ("int8", True)):
+        work = parse(f"step:model=llama-3.2-1b,weight={weight},kv=bf16,context=1024")
+        assert isinstance(work, Step)
+        *parts, whole = predictions(work, H100)
+        layers = work.shape.layers
+        times: dict[str, int] = {}
+        for part in parts:
+            family = part.kernel.partition("_")[0]
+            times[family] = times.get(family, 0) + part.launches
+        assert times == {
+            **{"tensor" if own else "dot": 4 * layers + 1, "attention": layers, "combine": layers},
+            **{"copy": 1, "append": layers},
+            **({"rms": 2 * layers + 1, "silu": layers} if own else {}),
+        }
+        assert (whole.kernel, whole.launches) == (WHOLE, sum(times.values()))
+        assert whole.time_s == pytest.approx(sum(part.launches * part.time_s for part in parts))
+        read = work.traffic.weights_bytes + work.traffic.kv_read_bytes
+        assert whole.streamed_bytes == pytest.approx(read, rel=0.01)
+        assert whole.share == pytest.approx(whole.streamed_bytes / 3.0e12 / whole.time_s)
     (norm,) = (part for part in parts if part.kernel == "rms_norm")
     assert norm.time_s == pytest.approx(SHORTEST_S + 2 * LATENCY_S)
 

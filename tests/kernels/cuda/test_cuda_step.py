@@ -9,6 +9,7 @@ import pytest
 
 from membound.kernels import models
 from membound.kernels.cuda.device.simulated import SimulatedGpu
+from membound.kernels.cuda.step.products import fuses
 from membound.kernels.cuda.step.step import prepare_step, unsupported_step
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import Model
@@ -71,6 +72,23 @@ def test_a_step_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_float_weights(weight: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = f"step:model=small,context=9,batch={batch},kv=bf16,weight={weight}"
     assert step_error(spec, monkeypatch, GQA) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("weight", "batch", "gated", "launches"),
+    [("bf16", 4, True, 8), ("bf16", 1, False, 8), ("bf16", 5, True, 12), ("int8", 1, True, 12)],
+)
+def test_norms_and_activations_take_launches_only_where_tensor_cores_multiply(
+    weight: str, batch: int, gated: bool, launches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one layer: a copy, qkv, append, attention, o, up, down and head; else three norms and an activation more."""
+    monkeypatch.setitem(models.MODELS, "small", replace(GQA, gated=gated))
+    work = parse(f"step:model=small,context=30,batch={batch},kv=bf16,weight={weight}")
+    inputs = make_inputs(work, 6)
+    assert isinstance(work, Step)
+    assert isinstance(inputs, ModelInputs)
+    assert len(prepare_step(SimulatedGpu(), inputs).launches) == launches
+    assert fuses(work) is (launches == 8)
 
 
 def test_a_cache_that_a_prompt_has_left(monkeypatch: pytest.MonkeyPatch) -> None:

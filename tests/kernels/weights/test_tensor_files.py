@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from membound.kernels.models import ModelError, get_model
 from membound.kernels.weights.checkpoint import Checkpoint
+from membound.kernels.weights.tensor_files import TensorFiles
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4f5e\nsize 2471645608\n"
 SHARD, INDEX = "model-00001-of-00002.safetensors", "model.safetensors.index.json"
@@ -124,6 +125,29 @@ def test_an_index_that_names_what_no_file_is_called_is_stale(tmp_path):
         index_of(tmp_path, name)
         with pytest.raises(ModelError, match=r"which is not there, and .* lies beside it"):
             Checkpoint(get_model(folder), "f32", 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (b'["model.norm.weight"]', "was cut short or is damaged"),
+        (b'{"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,[1]]}}', "is damaged"),
+        (
+            b'{"other":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            r"has no tensor model\.norm\.weight, though .*index\.json says",
+        ),
+    ],
+)
+def test_bytes_of_tensors_are_told_of_whole_files_alone(tmp_path, header, says):
+    """An index is believed for names; a header is not before the whole file was checked."""
+    folder_of(tmp_path)
+    (tmp_path / SHARD).write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": SHARD}}))
+    files = TensorFiles(tmp_path)
+    for read in (files.nbytes, files.mapped):
+        with pytest.raises(ModelError, match=says):
+            read("model.norm.weight")
 
 
 def test_an_index_over_the_whole_file_is_fine(tmp_path):

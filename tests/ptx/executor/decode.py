@@ -235,3 +235,5 @@ _MEETINGS: dict[str, Callable[[Program, Instruction], Run]] = {
     "movmatrix": _movmatrix,
     "mma": _mma,
 }
+KNOWN = {*OPERATIONS, *MEMORY_STEPS, *_MEETINGS, "bra", "ret", "exit", "bar", "barrier", "nanosleep"}
+"""Every opcode that has a meaning here; sections.py cites each."""

@@ -4,7 +4,7 @@
 >>> operation.compute(("b32",), a, b, selector)
 
 `kinds(qualifiers)` gives the type of the result, then those of the operands; `compute(qualifiers, *operands)` takes
-NumPy arrays of these types. Each entry cites its section of the PTX ISA 9.0, out of which alone it is written:
+NumPy arrays of these types. sections.py cites the section of the PTX ISA 9.0 out of which alone each entry is written:
 nothing here may be derived from the simulator of membound.kernels.cuda, nor that from this. The ISA leaves open whether
 mul.f32 and add.f32 without a rounding modifier become one fused operation, and how exact approximations are within
 their bounds: here nothing is fused and all is exact, so results agree with hardware within tolerances only.

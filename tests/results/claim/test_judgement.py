@@ -49,6 +49,8 @@ core_clock = partial(worlds.clocks_in, memory=-0.05, core=-0.9)
 pair = partial(worlds.pair_in, decode=1.38, prefill=1.0)
 pair_of_cores = partial(worlds.pair_in, decode=1.0, prefill=1.0)
 pair_of_generations = partial(worlds.pair_in, decode=1.38, prefill=1.4)
+whole_windows = partial(worlds.read_whole_in, doses=worlds.WINDOWS)
+whole_states = partial(worlds.read_whole_in, doses=worlds.STATES)
 wide_attention = partial(worlds.attention_knee_in, query_heads=512)
 
 RIGHT: list[tuple[Experiment, World, str]] = [
@@ -100,6 +102,16 @@ RIGHT: list[tuple[Experiment, World, str]] = [
     (worlds.expert_queries_in, MEMORY, "supported"),
     (worlds.expert_queries_in, COMPUTE, "refuted"),
     (worlds.expert_queries_in, LAUNCH, "inconclusive"),
+    (worlds.shared_heads_in, MEMORY, "supported"),
+    (worlds.shared_heads_in, COMPUTE, "refuted"),
+    (worlds.shared_heads_in, MIXED, "refuted"),
+    (worlds.shared_heads_in, LAUNCH, "inconclusive"),
+    (worlds.states_in, MEMORY, "supported"),
+    (worlds.states_in, LAUNCH, "inconclusive"),
+    (worlds.windows_in, MEMORY, "supported"),
+    (whole_windows, MEMORY, "refuted"),
+    (whole_states, MEMORY, "refuted"),
+    (worlds.short_contexts_in, MEMORY, "inconclusive"),
 ]
 
 
@@ -107,7 +119,14 @@ def label(value: object) -> str:
     if isinstance(value, World):
         return value.law.__name__
     name = value.func.__name__ if isinstance(value, partial) else getattr(value, "__name__", str(value))
-    more = [f"{v}" for v in value.keywords.values()] if isinstance(value, partial) else []
+    more = (
+        [
+            one.arm if isinstance(one := v[0] if isinstance(v, list) else v, worlds.Dose) else f"{v}"
+            for v in value.keywords.values()
+        ]
+        if isinstance(value, partial)
+        else []
+    )
     return "-".join([name, *more])
 
 

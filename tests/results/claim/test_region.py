@@ -169,6 +169,6 @@ def test_the_paragraph_says_how_much_was_disturbed():
 def test_the_paragraph_of_nothing_says_so():
     text = paragraph(replace(CLAIM, observations=()), judge_claim([], REGISTER), [])
     assert text == (
-        "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: 12 not run."
+        "On Test CPU with 2 threads, the verdicts over all experiments, backends and operations are: 13 not run."
     )
     assert "holds" not in text
