@@ -83,6 +83,16 @@ def wrong_field(cls: type[Any], data: Mapping[str, Any]) -> str:
     return f"no field {min(missing)!r}" if missing else ""
 
 
+def fields_of(one: Any) -> dict[str, Any]:
+    """What the fields of a dataclass hold, for a line that is written at once: `dataclasses.asdict` copies each number of a list."""
+    return {name: getattr(one, name) for name in _names(type(one))}  # type: ignore[arg-type]  # as in `wrong_field`
+
+
+@cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
 def is_amount(value: Any) -> bool:
     """Whether it is a number from 0 that arithmetic of all kinds can take."""
     if type(value) is int:

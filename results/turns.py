@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple, Protocol, Self
 
-from membound.results.fields import wrong_field
+from membound.results.fields import fields_of, wrong_field
 
 SHORTEST_S = 1e-12
 """No clock tells less; a rate made from a shorter time would overflow."""
@@ -74,7 +74,7 @@ class StoredTurn:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not as they are by default."""
-        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS.get(name, ())}
+        return {name: value for name, value in fields_of(self).items() if value != _DEFAULTS.get(name, ())}
 
     @classmethod
     def from_fields(cls, data: Mapping[str, Any]) -> Self:

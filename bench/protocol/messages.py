@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from membound.results.fields import read_json, wrong_field
+from membound.results.fields import fields_of, read_json, wrong_field
 
 PROTOCOL = 4
 """Both sides must speak the same: an interpreter of its own may hold another membound."""
@@ -345,7 +345,7 @@ ANSWERS: Mapping[str, type[Any]] = {cls.__name__: cls for cls in Answer.__args__
 
 def encode(message: Command | Answer, number: int) -> str:
     """One line without its end. Raises ValueError where a field is no JSON, as a NaN is not, or far too long."""
-    fields = asdict(message)
+    fields = fields_of(message)
     if wrong := wrong_field(type(message), fields):
         raise ValueError(f"{type(message).__name__}: {wrong}")
     body = {"message": type(message).__name__, "number": number} | fields

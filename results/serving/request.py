@@ -11,10 +11,10 @@ have one time between them: both are kept apart, so that nothing derived from th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from membound.results.fields import wrong_field
+from membound.results.fields import fields_of, wrong_field
 
 OUTCOMES = (
     "ok",
@@ -72,7 +72,7 @@ class Request:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are not as they are by default."""
-        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS.get(name, ())}
+        return {name: value for name, value in fields_of(self).items() if value != _DEFAULTS.get(name, ())}
 
     @classmethod
     def from_fields(cls, data: Mapping[str, Any]) -> Self:

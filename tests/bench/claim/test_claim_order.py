@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import claim_workers
 import pytest
-from claim_workers import REGISTER, Faked, FakeWorker, dying, number_of, planned, run
+from claim_workers import REGISTER, Faked, FakeWorker, dying, number_of, run
 
 from membound.bench.claim.claiming import Claiming
+from membound.bench.claim.plan import ClaimPlan
 from membound.bench.protocol.messages import Answer, AskOffers, Command, MeasureMachine, Offers, Prepare
 from membound.results.claim.judge import judge_claim
 from membound.results.claim.observation import NO_TIME, SKIPPED
+
+FEW_ROUNDS = 5
+"""Of turns: the order is that of processes, whatever each plays."""
+
+
+def planned(folder: Path, *only: int, **more: Any) -> ClaimPlan:
+    return claim_workers.planned(folder, *only, **({"rounds": FEW_ROUNDS} | more))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import fake_workers
 import numpy as np
 import pytest
+from pytest_benchmark import plugin as benchmark_plugin
 from rows import case, ceiling, write
 
 import membound
@@ -26,6 +28,8 @@ from membound.kernels.work import parse
 from membound.results.store import load_rows
 
 pytest_plugins = ["pytester"]
+CPU_INFO = cache(benchmark_plugin.get_cpu_info)
+"""Of this machine: pytest-benchmark starts three processes for it in each session."""
 
 DOC = Path(__file__).parents[3] / "docs/pytest.md"
 CACHE = 1 << 16
@@ -49,6 +53,7 @@ def of(bandwidth_benchmark, spec="{SPEC}"):
 @pytest.fixture(autouse=True)
 def small_cache(monkeypatch):
     """A last-level cache that a few input sets defeat; nobody sleeps, and warming up is one launch."""
+    monkeypatch.setattr(benchmark_plugin, "get_cpu_info", CPU_INFO)
     monkeypatch.setattr(cold_memory, "last_level_cache_bytes", lambda: CACHE)
     monkeypatch.setattr(bandwidth, "last_level_cache_bytes", lambda: CACHE, raising=False)
     monkeypatch.setattr(between, "PAUSE_S", 0.0)
