@@ -48,6 +48,10 @@ MOST = 4
 """Entries of a list, and of an object of free form, that a seed keeps."""
 
 
+OBSERVATIONS = (6, 8, 24)
+"""Of an experiment, in the claim files that hold it: most are read fast, some have doses enough for every figure."""
+
+
 def works() -> list[bytes]:
     """Specs of both suites."""
     return [spec.encode() for spec in (*DEFAULT_WORKS, *DEVICE_WORKS)]
@@ -135,9 +139,10 @@ def claims() -> tuple[bytes, ...]:
     for claim in whole:
         for number in sorted({one.experiment for one in claim.observations}):
             seen = [one for one in claim.observations if one.experiment == number]
-            seen = [replace(one, turns=one.turns[:2], samples_s=one.samples_s[:2]) for one in seen][:24]
-            lines = (claim.meta, *map(_short, claim.ceilings[:4]), *seen)
-            files += ["\n".join(line.to_json() for line in lines).encode()] if seen else []
+            seen = [replace(one, turns=one.turns[:2], samples_s=one.samples_s[:2]) for one in seen]
+            for most in OBSERVATIONS:
+                lines = (claim.meta, *map(_short, claim.ceilings[:4]), *seen[:most])
+                files += ["\n".join(line.to_json() for line in lines).encode()] if seen else []
     return tuple(files)
 
 

@@ -27,7 +27,7 @@ from readers import READERS
 from rich.console import Console
 from sealed_files import other_folder, other_journal, other_plan
 from tables import TABLES
-from target import MEMORY_BYTES, Target, folder, refusing, shown, written
+from target import EXPORTED, MEMORY_BYTES, Target, folder, refusing, shown, written
 
 from membound.bench.claim import map_grid
 from membound.bench.claim.report import judged
@@ -155,14 +155,12 @@ def check_benchmarks(content: bytes) -> None:
 
 
 def check_foreign(content: bytes) -> None:
-    """A file of another tool is refused, or its rows can be stored and, of one in `EXPORTED`, exported."""
+    """A file of another tool is refused, or its rows can be stored and, of one in `EXPORTED`, exported in one of three forms."""
     with refusing(RowError, StoreError):
         rows = load_rows(written("results.txt", content))
         assert [Row.from_json(row.to_json()) for row in rows] == rows
         if shown(content):
-            csv_text(rows)
-            junit_text(rows)
-            openmetrics_text(rows)
+            (csv_text, junit_text, openmetrics_text)[crc32(content) // EXPORTED % 3](rows)
 
 
 @cache

@@ -37,7 +37,13 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     tally, rng = Tally(), random.Random(asked.seed)
     whole, end, number = undisturbed(folder / "whole"), time.monotonic() + 60 * asked.minutes, 0
-    say(whole_s=round(whole.seconds), rows=whole.rows, cases=len(whole.cases), ceilings=len(whole.ceilings))
+    say(
+        whole_s=round(whole.seconds),
+        start_s=round(whole.start_s, 1),
+        rows=whole.rows,
+        cases=len(whole.cases),
+        ceilings=len(whole.ceilings),
+    )
     while tally.kills.total() < asked.kills and time.monotonic() < end:
         Killed(folder / str(number), whole, tally, rng, LAST[number % len(LAST)]).to_its_end()
         number += 1

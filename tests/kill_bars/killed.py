@@ -60,6 +60,8 @@ class Whole:
     """A run that nobody disturbed."""
 
     seconds: float
+    start_s: float
+    """Until it had a file of rows."""
     rows: int
     cases: frozenset[tuple[str, str]]
     ceilings: frozenset[tuple[str, str]]
@@ -88,12 +90,15 @@ def temporary_of(out: Path) -> Path:
 def undisturbed(out: Path) -> Whole:
     """Measure once: how long it takes, and what it has."""
     began, process = time.monotonic(), started(out, *WORKS, "--backends", BACKENDS)
+    while process.poll() is None and not list(out.glob("*.partial")):
+        time.sleep(0.1)
+    start_s = time.monotonic() - began
     printed, _ = process.communicate(timeout=WHOLE_S)
     if process.returncode:
         sys.exit(printed.decode(errors="replace"))
     (path,) = out.glob("*.jsonl")
     rows = load_rows(path)
-    return Whole(time.monotonic() - began, len(rows), _names(rows, "case"), _names(rows, "ceiling"))
+    return Whole(time.monotonic() - began, start_s, len(rows), _names(rows, "case"), _names(rows, "ceiling"))
 
 
 def _names(rows: Sequence[Row], kind: str) -> frozenset[tuple[str, str]]:
@@ -132,7 +137,10 @@ class Killed:
         """`last` is the last signal; those before are KILL. Their moments are uniform over what a whole run takes."""
         self._out, self._whole, self._tally = out, whole, tally
         moments = sorted(rng.uniform(0, whole.seconds) for _ in range(KILLS_A_RUN))
-        lives = (end - begin for begin, end in pairwise((0.0, *moments)))
+        starts = (0.0, *(whole.start_s for _ in moments[1:]))  # which a run that is gone on with takes again
+        lives = (
+            start + end - begin for start, (begin, end) in zip(starts, pairwise((0.0, *moments)), strict=True)
+        )
         self._ends = list(zip((signal.SIGKILL,) * (KILLS_A_RUN - 1) + (last,), lives, strict=True))
         self._rows: list[Row] = []
         self._turns: set[Turn] = set()
