@@ -20,7 +20,7 @@ def budget(**costs_s: dict[int, float]) -> TimeBudget:
 
 def test_the_control_comes_first_then_what_the_claim_says_then_its_edges() -> None:
     *first, experts = DIRECT  # whose kernels take the longest to compile
-    assert (CONTROL, *first, 6, 7, 10, experts, 12, 8, 9) == PREFERENCE
+    assert (CONTROL, *first, 6, 7, 10, experts, 12, 13, 8, 9) == PREFERENCE
     assert sorted(PREFERENCE) == sorted(experiment.id for experiment in load_experiments())
 
 

@@ -27,7 +27,7 @@ SCENE = Scene(300 << 20, 64 << 30, 11.0, 1)
 
 def test_all_experiments_with_the_processes_that_their_rules_need() -> None:
     plan = make_claim_plan([], ["numba:cpu"], OPTIONS, REGISTER, 10**10)
-    assert plan.experiments == tuple(range(1, 13))
+    assert plan.experiments == tuple(range(1, 14))
     assert (plan.processes, plan.time_limit_s, plan.memory_bytes) == (3, TIME_LIMIT_S, 4 * 10**9)
     high = make_claim_plan([4, 1, 4], ["numba:cpu"], replace(OPTIONS, rigor="high"), REGISTER, 10**10)
     assert (high.experiments, high.processes, high.time_limit_s) == ((1, 4), 10, None)
@@ -46,7 +46,7 @@ def test_a_victim_that_runs_on_cores_has_one() -> None:
 def test_every_experiment_of_a_backend_once_in_an_order_of_its_own() -> None:
     plan = make_claim_plan([], ["numba:cpu", "numpy:cpu"], OPTIONS, REGISTER, 10**10)
     orders = [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
-    assert all(sorted(order) == sorted({(n, order[0][1]) for n in range(1, 13)}) for order in orders)
+    assert all(sorted(order) == sorted({(n, order[0][1]) for n in range(1, 14)}) for order in orders)
     assert len({tuple(number for number, _ in order) for order in orders}) == 6
     assert orders == [[c.pair for c in plan.cells(b, r)] for b in plan.backends for r in range(3)]
     assert [c.pair for c in plan.cells("numba:cpu", 3)] == [(8, "numba:cpu")]
@@ -55,7 +55,7 @@ def test_every_experiment_of_a_backend_once_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("only", "changes", "part"),
     [
-        ([13], {}, "experiment 13 is unknown; there are 1 to 12"),
+        ([14], {}, "experiment 14 is unknown; there are 1 to 13"),
         ([0, 3], {}, "experiment 0"),
         ([1], {"rigor": "extreme"}, "rigor='extreme' is unknown"),
         ([1], {"threads": 10_000}, "threads=10000"),

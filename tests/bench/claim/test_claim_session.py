@@ -83,7 +83,7 @@ def test_json_is_all_that_programs_see(capsys: pytest.CaptureFixture[str], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--only", "13"], "experiment 13 is unknown; there are 1 to 12"),
+        (["--only", "14"], "experiment 14 is unknown; there are 1 to 13"),
         (["--only", "one"], "'one' is not the number of an experiment"),
         (["--rigor", "low"], "rigor='low' is unknown"),
         (["--threads", "4096"], "threads=4096 must be from 1 to"),

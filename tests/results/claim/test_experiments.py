@@ -41,23 +41,23 @@ def test_every_threshold_stands_in_a_text():
 
 
 def test_an_unknown_number_is_refused_with_the_ids():
-    with pytest.raises(KeyError, match="no experiment 13; there are 1, 2"):
-        load_experiments()[13]
+    with pytest.raises(KeyError, match="no experiment 14; there are 1, 2"):
+        load_experiments()[14]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("version = 3", "version = 'x'", "version is missing or no int"),
+        ("version = 4", "version = 'x'", "version is missing or no int"),
         ("{rise:.0%}", "{raise:.0%}", "experiment 1: falsified_if names 'raise'"),
         ("id = 2", "id = 3", r"ids are \[1, 3, 3"),
         ("held = ", "hold = ", "experiment 1: held, hold missing or unknown"),
         ("rise = 0.05", "rise = '5'", "experiment 1: a threshold is no number"),
         ("processes = 3, doses = 4 }", "doses = 4 }", "experiment 1: thresholds lack processes"),
         ("factors = { k =", "factors = { k = 3, j =", "experiment 1: factors must name"),
-        ("version = 3", "version = ", "not TOML"),
-        ("version = 3", f"version = {'9' * 5000}", "not TOML: Exceeds the limit"),
-        ("version = 3", "version = true", "version is missing or no int"),
+        ("version = 4", "version = ", "not TOML"),
+        ("version = 4", f"version = {'9' * 5000}", "not TOML: Exceeds the limit"),
+        ("version = 4", "version = true", "version is missing or no int"),
         ("id = 2", "id = 1979-05-27", "experiment 1979-05-27: id is no whole number"),
         ('name = "free compute"', "name = 5", "experiment 1: name is no text"),
         ("arms = {", "arms = 5 # {", "experiment 1: arms must be a table"),
