@@ -1,10 +1,10 @@
-"""Default runs with real processes that are killed at random moments and gone on with: what is lost, doubled, or left alive.
+"""Default runs with real processes, killed at random moments and resumed: what is lost, doubled, or left alive.
 
     python tests/kill_bars --kills 60 --seed 1 --folder build/kills
 
-The first run is left alone: how long it takes, and which cases and ceilings it has, is what the others are held against.
+The first run is left alone: how long it takes, and which cases and ceilings it has, is what the others are compared with.
 Each other run is killed at three moments, uniform over that time: by KILL twice, then by TERM, HUP, INT or KILL, all to the
-harness alone, and gone on with by `membound run --resume latest`. TERM, HUP and INT end a run in order: it may lack cases.
+harness alone, and resumed by `membound run --resume latest`. TERM, HUP and INT end a run in order: it may lack cases.
 Looked for after every kill: rows and turns that were on disk before, processes that the run started (by a mark in their
 environment), files among its temporary ones, and in /dev/shm. Prints a line of JSON for each, and exits with 1 if
 anything was found.

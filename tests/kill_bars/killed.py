@@ -1,4 +1,4 @@
-"""A run that is killed, looked at and gone on with, and what it is held against.
+"""A run that is killed, looked at and resumed, and what it is compared with.
 
 >>> Killed(folder / "0", undisturbed(folder / "whole"), Tally(), Random(1), signal.SIGTERM).to_its_end()
 """
@@ -129,7 +129,7 @@ def once_gone(left: Callable[[], list[str]]) -> list[str]:
 
 
 class Killed:
-    """One run: killed, looked at, gone on with."""
+    """One run: killed, looked at, resumed."""
 
     def __init__(
         self, out: Path, whole: Whole, tally: Tally, rng: random.Random, last: signal.Signals
@@ -137,7 +137,7 @@ class Killed:
         """`last` is the last signal; those before are KILL. Their moments are uniform over what a whole run takes."""
         self._out, self._whole, self._tally = out, whole, tally
         moments = sorted(rng.uniform(0, whole.seconds) for _ in range(KILLS_A_RUN))
-        starts = (0.0, *(whole.start_s for _ in moments[1:]))  # which a run that is gone on with takes again
+        starts = (0.0, *(whole.start_s for _ in moments[1:]))  # which a resumed run takes again
         lives = (
             start + end - begin for start, (begin, end) in zip(starts, pairwise((0.0, *moments)), strict=True)
         )
