@@ -24,6 +24,7 @@ from membound.bench.serving.clocks import NS, Clocks
 from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import RawAnswer
+from membound.bench.serving.stamps import stamps_on
 from membound.bench.serving.unpacking import unpack
 from membound.no_collections import no_collections
 
@@ -64,7 +65,6 @@ class Played:
     connections: int = 0
     stale: int = 0
     """Requests that met a connection which the server had just ended, and went out again on a new one."""
-    kernel_times: bool = True
 
     @property
     def cpu_share(self) -> float:
@@ -126,7 +126,6 @@ class Pool:
     async def _open(self) -> Connection:
         made = await Connection.open(self._endpoint, self._limits, self._rounds)
         self._played.connections += 1
-        self._played.kernel_times &= made.kernel_times
         return made
 
 
@@ -209,26 +208,27 @@ async def play_closed(
 async def _play(
     endpoint: Endpoint, limits: Limits, send: Callable[[Pool, Played], Awaitable[None]], watch: Watch
 ) -> Played:
-    played, clocks = Played(time.monotonic_ns()), Clocks()
-    clocks.sample()
-    pool = Pool(endpoint, limits, played)
-    meter = asyncio.create_task(_measure_lag(played, clocks, watch))
-    _allow_connections()
-    gc.collect()
-    with no_collections():  # one would stop the client for milliseconds in the middle of a stream
-        cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
-        try:
-            await send(pool, played)
-        finally:
-            played.cpu_s = time.process_time() - cpu_s
-            played.wall_s = (time.monotonic_ns() - played.started_ns) / NS
-            meter.cancel()
-            pool.close()
-            clocks.sample()
-            for raw in played.answers:
-                raw.finish("timeout", time.monotonic_ns(), "under way when the run ended")
-                unpack(raw, clocks)
-    return played
+    with stamps_on():
+        played, clocks = Played(time.monotonic_ns()), Clocks()
+        clocks.sample()
+        pool = Pool(endpoint, limits, played)
+        meter = asyncio.create_task(_measure_lag(played, clocks, watch))
+        _allow_connections()
+        gc.collect()
+        with no_collections():  # one would stop the client for milliseconds in the middle of a stream
+            cpu_s, played.started_ns = time.process_time(), time.monotonic_ns()
+            try:
+                await send(pool, played)
+            finally:
+                played.cpu_s = time.process_time() - cpu_s
+                played.wall_s = (time.monotonic_ns() - played.started_ns) / NS
+                meter.cancel()
+                pool.close()
+                clocks.sample()
+                for raw in played.answers:
+                    raw.finish("timeout", time.monotonic_ns(), "under way when the run ended")
+                    unpack(raw, clocks)
+        return played
 
 
 def _allow_connections() -> None:

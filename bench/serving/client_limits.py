@@ -27,6 +27,8 @@ MOST_LATE_S = 0.005
 """From due to sending, 99th percentile."""
 MOST_CPU = 0.8
 """Of one core, which is all that one event loop can have."""
+MOST_UNSTAMPED = 0.01
+"""Share of the reads without the kernel's time, from which on times count as those of reading."""
 MOST_BEHIND = 0.05
 """Share of the chunks that came several a read and had waited for the client: the gaps between them nobody saw."""
 
@@ -41,12 +43,17 @@ def client_facts(played: Played, requests: Sequence[Request], window: Window) ->
         "lag_p99_s": _p99([ns / 1e9 for ns in played.lag_ns]),
         "late_p99_s": _p99(late),
         "cpu_share": played.cpu_share,
-        "kernel_times": played.kernel_times,
+        "kernel_times": _kernel_times(played),
         "coalesced_share": 1 - reads / len(chunks) if chunks else 0.0,
         "behind_share": behind / len(chunks) if chunks else 0.0,
         "connections": played.connections,
         "stale": played.stale,
     }
+
+
+def _kernel_times(played: Played) -> bool:
+    unstamped = sum(one.unstamped for one in played.answers)
+    return unstamped <= MOST_UNSTAMPED * (unstamped + sum(one.stamped for one in played.answers))
 
 
 def _behind(raw: RawAnswer, request: Request) -> int:

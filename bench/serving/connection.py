@@ -6,7 +6,7 @@
 ('complete', 64)
 
 On Linux without TLS each read has the time at which the kernel received its last byte: that a client is busy adds nothing to it.
-Elsewhere it is the time of reading, and `kernel_times` says so. Every wait has a limit.
+Elsewhere it is the time of reading, and such reads are counted as `unstamped`. Every wait has a limit.
 
 Of a chunked answer, which a stream of tokens is, bytes are only kept: HTTP's parser gets them when they end as such an answer
 may end, or when it is over otherwise.
@@ -78,11 +78,6 @@ class Connection:
     def usable(self) -> bool:
         """Whether another request may be sent on it."""
         return not self._wire.ended and self._raw is None
-
-    @property
-    def kernel_times(self) -> bool:
-        """Whether times are the kernel's."""
-        return self._wire.kernel_times
 
     async def ask(self, name: str, body: bytes, due_ns: int) -> RawAnswer:
         """POST `body` and wait for the end of its answer, however that comes."""

@@ -15,11 +15,13 @@ import json
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from membound.bench.serving.clocks import received_ns
 from membound.bench.serving.raw import Read
+from membound.bench.serving.stamps import stamps_on
 from membound.bench.serving.wires import KernelWire
 
 FAULTS = {
@@ -101,6 +103,7 @@ class NullServer:
     _sessions: set[Session] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _socket: socket.socket | None = None
+    _stamps: ExitStack = field(default_factory=ExitStack)
 
     async def open(self, port: int = 0) -> int:
         """Listen on 127.0.0.1; returns the port. Raises OSError."""
@@ -114,6 +117,7 @@ class NullServer:
         listening.listen(4096)
         listening.setblocking(False)
         self._socket = listening
+        self._stamps.enter_context(stamps_on())
         self._start(self._accept(listening))
         if self.script.steps:
             self._start(self._step())
@@ -128,6 +132,7 @@ class NullServer:
             session.close()
         if self._socket is not None:
             self._socket.close()
+        self._stamps.close()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

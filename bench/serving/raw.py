@@ -49,6 +49,9 @@ class RawAnswer:
     """(When, number of the read, bytes of the body), once they are unpacked."""
     late: set[int] = field(default_factory=set)
     """Numbers of the reads that waited for the client for longer than LATE_NS, once they are unpacked."""
+    stamped: int = 0
+    """Reads of which the kernel told when it had them, once they are unpacked."""
+    unstamped: int = 0
     size: int = 0
     """Bytes of all reads."""
     asked_tokens: int | None = None

@@ -36,6 +36,8 @@ def unpack(raw: RawAnswer, clocks: Clocks) -> None:
     into = _Unpacking(raw)
     parser = httptools.HttpResponseParser(into)
     for into.number, (read_ns, stamp, data) in enumerate(raw.reads):
+        raw.stamped += bool(stamp)
+        raw.unstamped += not stamp
         # what comes later came no earlier
         into.at_ns = min(max(clocks.monotonic(stamp, read_ns), into.at_ns), read_ns)
         if read_ns - into.at_ns > LATE_NS:

@@ -15,20 +15,19 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from membound.bench.serving.endpoint import Endpoint
 from membound.bench.serving.raw import Read
+from membound.bench.serving.stamps import CONTROL_BYTES, ask_for_stamps
 
 if TYPE_CHECKING:
     from membound.bench.serving.rounds import Rounds
 
-_SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
 READ_BYTES = 1 << 13
 """Python allocates as much for each read and gives back the rest: from 64 KiB on glibc then tidies its whole heap each time."""
-CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
-"""Room for one struct timespec."""
 
 
 class Wire(asyncio.Protocol):
@@ -54,14 +53,13 @@ class Wire(asyncio.Protocol):
 
 
 class KernelWire(Wire):
-    """A socket of our own, read with the kernel's times."""
-
-    kernel_times = True
+    """A socket of our own, read with the kernel's times where it tells them."""
 
     def __init__(self, sock: socket.socket, rounds: Rounds | None = None) -> None:
         super().__init__()
         self._sock, self._loop, self._rounds = sock, asyncio.get_running_loop(), rounds
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        with suppress(OSError):  # then each is read without
+            ask_for_stamps(sock)
         if rounds is None:
             self._loop.add_reader(sock.fileno(), self._read)
         else:
@@ -125,8 +123,6 @@ class KernelWire(Wire):
 
 class ReadWire(Wire):
     """A connection of the event loop's, TLS included, read with the time of reading."""
-
-    kernel_times = False
 
     def connection_made(self, transport: Any) -> None:
         """Called by the loop."""

@@ -61,6 +61,15 @@ def test_facts_are_shares_of_all_chunks() -> None:
     assert facts["lag_p99_s"] == pytest.approx(0.00298)
 
 
+@pytest.mark.parametrize(("stamped", "unstamped", "told"), [(0, 0, True), (198, 2, True), (197, 3, False)])
+def test_times_are_the_kernels_where_nearly_all_reads_have_one(
+    stamped: int, unstamped: int, told: bool
+) -> None:
+    answers = [RawAnswer(0, stamped=stamped), RawAnswer(0, unstamped=unstamped)]
+    facts = client_facts(Played(0, answers), [request([0]), request([0])], Window(0.0, 2.0))
+    assert facts["kernel_times"] is told
+
+
 def test_a_read_is_late_by_what_lies_between_the_kernels_time_and_its_own() -> None:
     clocks = Clocks()
     clocks._at_ns, clocks._offset_ns = [0], [0]  # both clocks are one
@@ -70,4 +79,5 @@ def test_a_read_is_late_by_what_lies_between_the_kernels_time_and_its_own() -> N
         raw.reads.append((int(read_ms * MS), TIMESPEC.pack(0, int(received_ms * MS)), data))
     unpack(raw, clocks)
     assert raw.late == {1}
+    assert (raw.stamped, raw.unstamped) == (3, 0)
     assert [at for at, _, _ in raw.parts] == [int(9.5 * MS), int(16.5 * MS), int(29.9 * MS)]

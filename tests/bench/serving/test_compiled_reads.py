@@ -41,10 +41,10 @@ from membound.bench.serving.compiled_reads import (
     CompiledReads,
 )
 from membound.bench.serving.raw import MOST_BYTES
+from membound.bench.serving.stamps import ask_for_stamps, stamps_on
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
-SO_TIMESTAMPNS = 35
 SELDOM_NS = 100 * OFTEN_NS
 
 
@@ -73,7 +73,7 @@ class Wires:
             ours.close()
             ours = socket.socket(fileno=at_least)
         ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        ask_for_stamps(ours)
         number = ours.fileno()
         self.theirs[number], self.ours[number] = theirs, ours
         self.reads.add(number)
@@ -97,7 +97,8 @@ class Wires:
 def wires() -> Iterator[Wires]:
     made = Wires()
     made.reads.start()
-    yield made
+    with stamps_on():
+        yield made
     made.reads.stop()
     for one in (*made.theirs.values(), *made.ours.values()):
         one.close()
@@ -157,7 +158,7 @@ def test_times_are_those_of_the_kernel_and_of_the_read(wires: Wires) -> None:
 
 def test_a_socket_without_stamps_has_none(wires: Wires) -> None:
     number = wires.opened()
-    wires.ours[number].setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 0)
+    ask_for_stamps(wires.ours[number], wanted=False)
     wires.comes(number, b"x")
     ((_, stamp, data),) = wires.reads.taken(number)
     assert (stamp, data) == (b"", b"x")

@@ -114,7 +114,7 @@ def test_a_connection_is_used_again_and_never_after_its_end() -> None:
 
 
 def test_times_are_the_kernels_and_a_busy_client_does_not_move_them() -> None:
-    async def do(endpoint: Endpoint) -> tuple[bool, RawAnswer]:
+    async def do(endpoint: Endpoint) -> RawAnswer:
         one = await Connection.open(endpoint, LIMITS)
         task = asyncio.create_task(
             one.ask("completions", json.dumps(COMPLETION).encode(), time.monotonic_ns())
@@ -122,13 +122,14 @@ def test_times_are_the_kernels_and_a_busy_client_does_not_move_them() -> None:
         await asyncio.sleep(0.008)
         raw = await task
         one.close()
-        return one.kernel_times, raw
+        return raw
 
-    kernel, raw = with_server(QUICK, do)
+    raw = with_server(QUICK, do)
     added = [at - json.loads(data)["t_ns"] for at, _, data in events(raw) if b"t_ns" in data]
     assert len(added) == TOKENS
     assert min(added) >= 0, "nothing arrives before it is sent"
-    assert kernel
+    assert raw.stamped
+    assert not raw.unstamped
 
 
 def test_a_whole_that_is_too_long_is_a_timeout() -> None:
