@@ -4,9 +4,9 @@
 >>> with RunWriter(new_run_path(plan.out, run_id)) as writer:
 ...     rows = execute(plan, writer, progress)
 
-Ceilings that do not take turns come first, but in a quick run, whose verdicts rest on those that do. Then replicates: in each, every backend has a process of its own, and the
-works follow each other; for each work all backends are prepared, take turns with the ceilings between them, are
-checked again and released. What does not fit memory together plays in groups.
+Ceilings that do not take turns come first; a quick run leaves out those that no verdict of its works rests on. Then replicates: in
+each, every backend has a process of its own, and the works follow each other; for each work all backends are prepared, take turns
+with the ceilings between them, are checked again and released. What does not fit memory together plays in groups.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def execute(
             list(known),
             with_ceilings={one for one in {row.backend for row in known} if is_complete(known, one)},
             products=_products(plan),
+            gemms=_gemms(plan) if plan.quick else (),
         )
         journal.settle((row.backend, row.replicate, row.work) for row in run.cases)
         for note in plan.notes:
@@ -90,9 +91,19 @@ def _where(plan: Plan) -> dict[str, str]:
 
 def _products(plan: Plan) -> tuple[str, ...]:
     """Formats of the arithmetic that any work of the plan is compared with."""
-    names = {name for cell in plan.cells for work in cell.works for name in compute_ceilings(work)}
+    names = _compute_ceilings(plan)
     formats = {"fma_f32": "f32"} | {f"{kind}_{f}": f for kind in ("dot", "tile") for f in ("bf16", "int8")}
     return tuple(sorted({fmt for name, fmt in formats.items() if name in names}))
+
+
+def _gemms(plan: Plan) -> tuple[str, ...]:
+    """Formats of the square products that any work of the plan is compared with."""
+    found = (name.partition("gemm_") for name in sorted(_compute_ceilings(plan)))
+    return tuple(fmt for _, gemm, fmt in found if gemm)
+
+
+def _compute_ceilings(plan: Plan) -> set[str]:
+    return {name for cell in plan.cells for work in cell.works for name in compute_ceilings(work)}
 
 
 def _run_all(run: Running) -> None:
