@@ -22,6 +22,7 @@ from membound.bench.planning.plan import Cell, Plan
 from membound.bench.protocol.interrupts import deferred
 from membound.bench.protocol.messages import Phase
 from membound.bench.run.apart import is_complete, keep_apart
+from membound.bench.run.case_rows import About, unchecked_row
 from membound.bench.run.journal import Journal
 from membound.bench.run.machine_ceilings import MACHINE, machine_ceilings
 from membound.bench.run.minutes import Minutes
@@ -77,10 +78,24 @@ def execute(
                 _run_all(run)
         except KeyboardInterrupt:
             progress.note(f"interrupted; the {len(run.cases)} cases measured so far are kept")
+            _keep_left(run)
         for row in unwritten_rows(run.rows, run.run_id, plan.threads):
             run.keep(row)
         writer.finish()
     return run.rows
+
+
+def _keep_left(run: Running) -> None:
+    """The turns of an earlier process that was killed, which this one was ended too soon to go on with."""
+    for (backend, replicate, work), turns in list(run.journal.left.items()):
+        row = unchecked_row(
+            About(run.run_id, backend, work, replicate, run.plan.threads, run.plan.seed), turns
+        )
+        known = next((one for one in run.rows if one.backend == backend and one.device), row)
+        row.device, row.versions = known.device, dict(known.versions)
+        row.accelerator, row.memory_ceiling = dict(known.accelerator), known.memory_ceiling
+        run.keep(row)
+        run.journal.settle([(backend, replicate, work)])
 
 
 def _where(plan: Plan) -> dict[str, str]:
