@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -47,6 +48,15 @@ def test_a_kernel_that_knows_no_stamps_is_told_at_once(monkeypatch: pytest.Monke
     with stamps_on() as on:
         assert not on
     assert time.monotonic() - began < MOST_S
+
+
+def test_without_another_open_file_a_load_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "create_server", refused)
+    with stamps_on() as on:
+        assert not on
 
 
 def test_one_that_never_stamps_is_waited_for_that_long_and_nothing_stays_open(
