@@ -94,6 +94,7 @@ def test_what_an_encoding_lacks_becomes_an_escape() -> None:
     assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; | &lt;c&gt; &amp; [d]&#40;e)"
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
 def test_a_name_with_the_end_of_a_line_stays_in_its_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
