@@ -25,8 +25,9 @@ from membound.bench.commands.lazy import LazyCommands
 from membound.bench.commands.options import Debug
 from membound.bench.machine.environment import COMPANY
 from membound.bench.machine.secrets import without_passwords
+from membound.bench.streams import opened
 from membound.errors import MemboundError
-from membound.results.plain_text import visible
+from membound.results.plain_text import in_one_line, visible
 from membound.version import __version__
 
 COMMANDS = {
@@ -103,10 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.pop("NUMBA_DISABLE_JIT", None)  # kernels exist only compiled
     os.environ.pop(COMPANY, None)  # ours to set
-    closed = sys.stdout is None
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, but what is measured is stored all the same
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    closed = opened()
     with _ended_in_order(), warnings.catch_warnings():
         warnings.showwarning = _warn  # type: ignore[assignment]  # it needs the message alone
         status = _status(arguments, debug="--debug" in arguments)
@@ -165,7 +163,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    print(f"membound: {visible(without_passwords(str(message)))}", file=sys.stderr)
+    print(f"membound: {in_one_line(without_passwords(str(message)))}", file=sys.stderr)
 
 
 def _drop_output() -> None:

@@ -4,7 +4,7 @@
 ('torch\\\\x1b[2J', 'a &lt;b&gt;', 'a &lt;b&gt;')
 
 Names, reasons, paths and rows come from strangers. Whatever leaves the package for people goes through here: consoles
-(`views.console.PlainConsole`), lines (`visible`), Markdown (`as_markdown`) and pages (`as_html`).
+(`views.console.PlainConsole`), lines (`visible`), names in them (`in_one_line`), Markdown (`as_markdown`) and pages (`as_html`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def visible(text: str, encoding: str | None = "utf-8") -> str:
     shown = HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
     name = encoding or "utf-8"
     return shown.encode(name, "backslashreplace").decode(name)
+
+
+def in_one_line(text: object, encoding: str | None = "utf-8") -> str:
+    """The same of a name within a line, where the end of a line is shown too: folders and files may have it in theirs."""
+    return visible(str(text), encoding).replace("\n", "\\n")
 
 
 def as_markdown(text: str) -> str:

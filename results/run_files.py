@@ -40,6 +40,13 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
+def no_folder(path: Path) -> str | None:
+    """What stands where a folder was named; None for a folder, or for nothing at all."""
+    if path.is_dir() or not os.path.lexists(path):
+        return None
+    return "it is a link to nothing" if path.is_symlink() and not path.exists() else "it is no folder"
+
+
 def run_files(folder: Path) -> list[Path]:
     """The runs below a folder in order of name, those that were cut short too, without claims. Raises StoreError."""
     return sorted(p for p in regular(files_below(folder)) if not p.name.startswith(CLAIM_PREFIX))
@@ -53,6 +60,8 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
     if any(Path(os.path.realpath(folder)).is_relative_to(tree) for tree in KERNELS):
         raise StoreError(f"{folder} is the kernel's and holds no runs")
+    if why := no_folder(folder):
+        raise StoreError(f"{folder} cannot be searched: {why}")
 
     def refused(error: OSError) -> None:
         warnings.warn(f"{error.filename} is passed by: {error.strerror}", stacklevel=2)
@@ -65,9 +74,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def regular(paths: Iterable[Path]) -> Iterator[Path]:
-    """Those that are files; the others (links to nothing, pipes, devices) are passed by, with a warning."""
+    """Those that are files; the others (links to nothing, pipes, devices) are passed by, with a warning.
+
+    What was removed, or got another name, since it was listed is none of them.
+    """
     for path in paths:
         if path.is_file():
             yield path
-        elif not path.is_dir():
+        elif os.path.lexists(path) and not path.is_dir():
             warnings.warn(f"{path} is passed by: it is no file that could be read", stacklevel=2)

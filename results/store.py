@@ -32,7 +32,7 @@ from membound.results.file_kinds import PARTIAL as PARTIAL
 from membound.results.file_kinds import SUFFIX as SUFFIX
 from membound.results.row import Row, RowError
 from membound.results.run_files import StoreError as StoreError
-from membound.results.run_files import files_of
+from membound.results.run_files import files_of, no_folder
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -60,7 +60,8 @@ def new_run_path(out: Path, run_id: str) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"results folder {out} cannot be made: {error.strerror}") from None
+        why = no_folder(out) if isinstance(error, FileExistsError) else None
+        raise StoreError(f"results folder {out} cannot be made: {why or error.strerror}") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise StoreError(f"results folder {out} is not writable; name another with --out")
     return out / f"{run_id}{SUFFIX}"

@@ -12,16 +12,21 @@ from pathlib import Path
 
 from membound.results.folders import DEFAULT_OUT, FLEETS, PUBLISHED
 from membound.results.row import Row
-from membound.results.run_files import CLAIM_PREFIX, StoreError, regular, run_files
+from membound.results.run_files import CLAIM_PREFIX, StoreError, no_folder, regular, run_files
 from membound.results.store import PARTIAL, SUFFIX, load_rows
 
 
 def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
     """The row files in a folder, including those of runs that were cut short, the latest last. Raises StoreError."""
     try:
-        found = [*out.glob(f"*{SUFFIX}"), *out.glob(f"*{SUFFIX}{PARTIAL}")]
+        why = no_folder(out)
+        # in this order: a run that ends meanwhile has either name
+        listed = [*out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f"*{SUFFIX}")]
     except OSError as error:
-        raise StoreError(f"results folder {out} cannot be read: {error.strerror}") from None
+        why = error.strerror
+    if why:
+        raise StoreError(f"results folder {out} cannot be read: {why}")
+    found = dict.fromkeys(map(_ended, listed))
     return sorted((p for p in regular(found) if not p.name.startswith(CLAIM_PREFIX)), key=_written_at)
 
 
@@ -35,13 +40,16 @@ def find_run(name: str, out: Path = DEFAULT_OUT) -> Path:
     try:
         if Path(name).exists():
             return Path(name)
+        dangling = Path(name).is_symlink()
     except OSError as error:
         raise StoreError(f"no run {name[:60]!r}: it cannot be looked up: {error.strerror}") from None
+    if dangling:
+        raise StoreError(f"no run {name!r}: it is a link to nothing")
     runs = stored_runs(out)
     if not runs:
         raise StoreError(f"no run {name!r}: there are no runs in {out} yet; `membound run` makes one")
     if name == "latest":
-        return next((path for path in reversed(runs) if _holds_rows(path)), runs[-1])
+        return next((path for path in map(_ended, reversed(runs)) if _holds_rows(path)), runs[-1])
     matches = [path for path in runs if path.name.startswith(name)]
     if len(matches) == 1:
         return matches[0]
@@ -78,10 +86,20 @@ def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
     return rows
 
 
+def _ended(path: Path) -> Path:
+    """The last name of a run that has ended since it was listed; else the one it had."""
+    last = path.with_name(path.name.removesuffix(PARTIAL))
+    return path if path.exists() or not last.exists() else last
+
+
 def _holds_rows(path: Path) -> bool:
     """Whether a run has rows: it is finished and not empty, or was cut short after its first one."""
     return path.stat().st_size > 0 if not path.name.endswith(PARTIAL) else bool(load_rows(path))
 
 
 def _written_at(path: Path) -> tuple[int, str]:
-    return path.stat().st_mtime_ns, path.name
+    """When, to sort by; a run that was removed since it was listed is the oldest."""
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except FileNotFoundError:
+        return 0, path.name

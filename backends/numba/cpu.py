@@ -43,6 +43,8 @@ SEVERAL_LACK = {features.WINDOWS, features.CHUNKS, features.SINKS, features.SOFT
 LACKING = {features.PARALLEL, features.GELU}
 FEATURES = features.EVERY - LACKING
 """What a step computes beyond Llama and Qwen."""
+LAYERS = ("default", "safe", "threadsafe", "omp", "tbb")
+"""What Numba may be asked for; its workqueue, on which it falls back too, takes 50 times as long to start a parallel region."""
 MOST_ROWS = 64
 """The most rows of x that the packed matmul is made for; with more, a GEMM is compute-bound."""
 
@@ -63,6 +65,12 @@ class NumbaCpu(Backend):
         """Start Numba's thread pool."""
         if device != "cpu":
             raise BackendUnavailable(f"numba has no device {device!r} here; it has: cpu")
+        asked = str(numba.config.THREADING_LAYER)
+        if asked.lower() not in LAYERS:
+            raise BackendUnavailable(
+                f"NUMBA_THREADING_LAYER={asked} keeps Numba from the threads of OpenMP and of TBB",
+                "unset NUMBA_THREADING_LAYER",
+            )
         try:
             set_threads(threads)
         except ThreadingError as error:

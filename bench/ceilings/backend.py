@@ -8,7 +8,7 @@ launch 1.7e-06 s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -46,11 +46,15 @@ NULL_WARMUP = 50
 
 
 def measure_backend_ceilings(
-    backend: Backend, device: Device, tell: Tell, quick: bool = False
+    backend: Backend,
+    device: Device,
+    tell: Tell,
+    quick: bool = False,
+    formats: Collection[str] = (),
 ) -> Iterator[Ceiling]:
     """The seconds of a null launch, and the best GEMM per format, ``gemm_<format>``, of an opened backend.
 
-    Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
+    Of `formats` alone if any is named. Hot: the operands are used again and again. int8 is with int8 activations. What the backend does not
     support is left out; a wrong product of any size has status "wrong", and what fails that of its failure.
     """
     for work in map(parse, NULL_WORKS):
@@ -61,7 +65,7 @@ def measure_backend_ceilings(
     if "+" in device.id:
         return  # a variant's products are those of the plain device
     sizes = GEMM_SIZES if device.accelerator is None else DEVICE_GEMM_SIZES
-    for fmt in GEMM_FORMATS:
+    for fmt in (known for known in GEMM_FORMATS if not formats or known in formats):
         act = "int8" if fmt == "int8" else "float"
         works = [Linear(n, n, n, fmt, act) for n in (sizes[:1] if quick else sizes)]
         tell(f"{device.id}: gemm_{fmt}")

@@ -19,6 +19,7 @@ from membound.bench.commands.options import (
     console,
     number_within,
     print_json,
+    print_paths,
     print_text,
 )
 from membound.results.folders import DEFAULT_OUT
@@ -102,9 +103,9 @@ def claim(
     else:
         talk.print(claim_view(session.findings))
         talk.print(f"\n{report.paragraph}\n", markup=False, highlight=False)
-    talk.print(f"observations: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    print_paths(talk, "observations", session.path)
     for file in write_reports([report], html, markdown):
-        talk.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+        print_paths(talk, "written", file)
     raise typer.Exit(session.exit_status)
 
 
@@ -139,7 +140,7 @@ def claim_report(
     if into is not None:
         written += write_into(claims, into)
     for file in written:
-        console(stderr=True).print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+        print_paths(console(stderr=True), "written", file)
     if as_json:
         print_json([record(report) for report in claims])
     elif not any((html, markdown, into)):

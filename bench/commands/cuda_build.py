@@ -22,6 +22,7 @@ from membound.bench.commands.options import (
     print_json,
     print_text,
 )
+from membound.results.plain_text import in_one_line
 
 if TYPE_CHECKING:
     from membound.bench.claim.arms import Arm
@@ -140,7 +141,9 @@ def cuda_build(
         print_json([str(path) for path in paths])
     else:
         size = sum(path.stat().st_size for path in paths)
-        print_text(f"{out}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes\n")
+        print_text(
+            f"{in_one_line(out)}: {len(paths) - 1} kernels for compute capability {target}, {size} bytes\n"
+        )
 
 
 def _claimed() -> Iterator[Arm]:

@@ -20,6 +20,7 @@ from membound.bench.commands.options import (
     console,
     number_within,
     print_json,
+    print_paths,
 )
 from membound.results.folders import DEFAULT_OUT
 
@@ -83,5 +84,5 @@ def duel(
         print_json(session.records())
     else:
         talk.print(session.duel_view())
-    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    print_paths(talk, "rows", session.path)
     raise typer.Exit(session.exit_status)

@@ -12,6 +12,7 @@ import typer
 
 from membound.bench.commands.help import Command, Group
 from membound.bench.commands.options import Debug, Json, print_json, print_text
+from membound.results.plain_text import in_one_line
 
 if TYPE_CHECKING:
     from membound.bench.environments.build import State
@@ -43,7 +44,7 @@ def create(
         (state,) = [state for state in states() if state.recipe.name == name]
         print_json(_record(state))
     else:
-        print_text(f"{python}\n")
+        print_text(f"{in_one_line(python)}\n")
 
 
 @app.command("list", cls=Command)

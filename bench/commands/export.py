@@ -13,6 +13,7 @@ import typer
 
 from membound.bench.commands.options import Debug, Json, Out, RunName, print_json, print_text
 from membound.results.folders import DEFAULT_OUT
+from membound.results.plain_text import in_one_line
 
 
 def export(
@@ -49,4 +50,4 @@ def export(
     if as_json:
         print_json({"file": said, "format": name, "rows": len(rows)})
     else:
-        print_text(f"{said}: {name}, {len(rows)} rows\n")
+        print_text(f"{in_one_line(said)}: {name}, {len(rows)} rows\n")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import Debug, Json, Seed, print_json, print_text
+from membound.results.plain_text import in_one_line
 
 
 def export_model(
@@ -38,4 +39,4 @@ def export_model(
     if as_json:
         print_json({"path": str(folder), "bytes": size})
     else:
-        print_text(f"{folder}: {size} bytes of weights\n")
+        print_text(f"{in_one_line(folder)}: {size} bytes of weights\n")

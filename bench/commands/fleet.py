@@ -22,6 +22,7 @@ from membound.bench.commands.options import (
     folder,
     number_within,
     print_json,
+    print_paths,
 )
 from membound.results.folders import FLEETS
 
@@ -188,5 +189,5 @@ def fleet(
         done = fleet_session(ask, where, talk, progress)
     if as_json:
         print_json(done.record())
-    talk.print(f"rows: {done.stored}", soft_wrap=True)
+    print_paths(talk, "rows", done.stored)
     raise typer.Exit(done.exit_status)

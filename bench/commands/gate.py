@@ -23,6 +23,7 @@ from membound.bench.commands.options import (
     console,
     folder,
     print_json,
+    print_paths,
     print_text,
     share,
 )
@@ -139,7 +140,7 @@ def gate(
     if markdown is not None and not to_stdout:
         with whole_file(markdown, replace=True) as scratch:
             scratch.write_text(gate_markdown(verdict), encoding="utf-8")
-    talk.print(f"rows: {', '.join(map(str, verdict.rows))}", markup=False, highlight=False, soft_wrap=True)
+    print_paths(talk, "rows", *verdict.rows)
     if selftest:
         raise typer.Exit(_found(verdict, talk))
     raise typer.Exit(verdict.exit_status)

@@ -12,6 +12,7 @@ import typer
 
 from membound.bench.commands.options import Debug, Json, Out, print_json, print_text
 from membound.results.folders import DEFAULT_OUT
+from membound.results.plain_text import in_one_line
 
 
 def import_(
@@ -41,7 +42,8 @@ def import_(
         print_json(told)
         return
     for one in told:
-        print_text(f"{one['file']}: {one['format']}, {one['rows']} rows in {one['run']}\n")
-        print_text("".join(f"  contradiction: {text}\n" for text in one["contradictions"]))
+        file, run = in_one_line(one["file"]), in_one_line(one["run"])
+        print_text(f"{file}: {one['format']}, {one['rows']} rows in {run}\n")
+        print_text("".join(f"  contradiction: {in_one_line(text)}\n" for text in one["contradictions"]))
         if one["missing"]:
-            print_text(f"  not in the file: {', '.join(one['missing'])}\n")
+            print_text(f"  not in the file: {in_one_line(', '.join(one['missing']))}\n")

@@ -25,6 +25,7 @@ from membound.bench.commands.options import (
     number,
     number_within,
     print_json,
+    print_paths,
 )
 from membound.results.folders import DEFAULT_OUT
 
@@ -241,7 +242,7 @@ def load(
         talk.print(serving_view(near))
     for trouble in done.troubles:
         talk.print(trouble, style="yellow", soft_wrap=True, markup=False, highlight=False)
-    talk.print(f"rows: {done.path}", soft_wrap=True)
+    print_paths(talk, "rows", done.path)
     points = [row for row in rows if row.kind == "serving"]
     failed = bool(done.troubles) or not points
     failed |= any(row.status != "ok" or row.grade == "invalid" for row in points)

@@ -21,6 +21,7 @@ from membound.bench.commands.options import (
     console,
     folder,
     print_json,
+    print_paths,
 )
 from membound.results.folders import NOISE
 
@@ -61,4 +62,4 @@ def noise(
         print_json(noise_records(learnt, pairs, EFFECT))
     else:
         talk.print(noise_view(learnt, pairs, EFFECT))
-    talk.print(f"rows: {path}", markup=False, highlight=False, soft_wrap=True)
+    print_paths(talk, "rows", path)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from membound.results.plain_text import in_one_line, visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -157,18 +159,19 @@ def console(stderr: bool = False) -> Console:
     return PlainConsole(stderr=stderr)
 
 
+def print_paths(talk: Console, what: str, *paths: object) -> None:
+    """One line that says where something is, which no terminal breaks: it is for copying."""
+    talk.print(f"{what}: {', '.join(map(in_one_line, paths))}", soft_wrap=True)
+
+
 def print_text(text: str, err: bool = False) -> None:
     """Finished text on standard output, or standard error, ends of lines included."""
-    from membound.results.plain_text import visible
-
     stream = sys.stderr if err else sys.stdout
     typer.echo(visible(text, stream.encoding), nl=False, err=err)
 
 
 def print_json(value: Any) -> None:
     """JSON and nothing else on standard output."""
-    from membound.results.plain_text import visible
-
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     if visible(text, sys.stdout.encoding) != text:  # JSON has escapes of its own for what cannot be shown
         text = json.dumps(value, indent=2, allow_nan=False)

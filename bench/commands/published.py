@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from membound.bench.commands.options import Debug, Json, console, print_json, print_text
+from membound.results.plain_text import in_one_line
 
 
 def published(
@@ -40,7 +41,7 @@ def published(
     claims = load_reports([place])
     if into is not None:
         for path in renew(place, entries, Path(into)):
-            print_text(f"{path}\n", err=as_json)
+            print_text(f"{in_one_line(path)}\n", err=as_json)
     if as_json:
         print_json(
             {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from membound.bench.commands.options import Debug, Json, Out, console, print_json, print_text
+from membound.bench.commands.options import Debug, Json, Out, console, print_json, print_paths, print_text
 from membound.results.folders import DEFAULT_OUT
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def report(
     written += write_pngs(found, png) if png is not None else []
     written += write_markdown(found, rows, markdown)[:1] if markdown is not None else []
     for file in written:
-        console(stderr=True).print(f"written: {file}", soft_wrap=True)
+        print_paths(console(stderr=True), "written", file)
     if as_json:
         print_json(_record(found))
     elif not written:

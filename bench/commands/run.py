@@ -24,6 +24,7 @@ from membound.bench.commands.options import (
     number_within,
     numbers,
     print_json,
+    print_paths,
 )
 from membound.results.folders import DEFAULT_OUT
 
@@ -153,5 +154,5 @@ def run(
         print_json(session.records())
     else:
         talk.print(session.view())
-    talk.print(f"rows: {session.path}", markup=False, highlight=False, soft_wrap=True)
+    print_paths(talk, "rows", session.path)
     raise typer.Exit(session.exit_status)

@@ -23,6 +23,7 @@ from membound.bench.commands.options import (
     folder,
     number_within,
     print_json,
+    print_paths,
 )
 from membound.results.folders import SOAKS
 
@@ -93,5 +94,5 @@ def soak(
         print_json(done.record())
     else:
         talk.print(soak_view(done.passes, done.findings, untold(done.passes)))
-    talk.print(f"rows: {done.folder}", soft_wrap=True)
+    print_paths(talk, "rows", done.folder)
     raise typer.Exit(done.exit_status)

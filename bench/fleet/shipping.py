@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,32 @@ def _compiled(root: Path) -> Path | None:
     if not source.is_dir() or not 0 < size_of(source) <= MOST_KERNELS_BYTES:
         return None
     part = root / COMPILED
-    shutil.copytree(source, part / source.name, ignore=shutil.ignore_patterns("lock"))
+    _copy_kernels(source, part / source.name)
+    if not part.is_dir():
+        return None
     (part / OF).write_text(json.dumps(_processor()), encoding="utf-8")
     return part
 
 
+def _copy_kernels(source: Path, target: Path) -> None:
+    """Copy what is there. Runs beside this one put kernels there and remove damaged ones; a user may remove them all."""
+    for where, _, names in os.walk(source):
+        folder = target / Path(where).relative_to(source)
+        folder.mkdir(parents=True)
+        for name in names:
+            if name != "lock":
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(Path(where) / name, folder / name)
+
+
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum((Path(where) / name).stat().st_size for where, _, names in os.walk(folder) for name in names)
+    """Bytes of all files below a folder; one that is removed meanwhile has none."""
+    size = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += (Path(where) / name).stat().st_size
+    return size
 
 
 def _processor() -> list[object]:

@@ -268,6 +268,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _drop_old(folder: Path) -> None:
-    finished = sorted(folder.glob(f"*/{MARKER}"), key=lambda path: path.stat().st_mtime)
+    finished = sorted(folder.glob(f"*/{MARKER}"), key=_written_at)
     for marker in finished[:-KEPT]:
         shutil.rmtree(marker.parent, ignore_errors=True)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another gate, which tidies up at the same time, was quicker
+        return 0.0

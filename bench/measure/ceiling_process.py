@@ -66,6 +66,7 @@ class CeilingProcess:
     failure: Failure | None = None
     starts: int = 0
     _worker: Worker | None = None
+    _opening: bool = False
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> CeilingProcess:
@@ -84,8 +85,15 @@ class CeilingProcess:
         """Process id of the worker; None before the first turn and after its end."""
         return None if self._worker is None else self._worker.pid
 
+    def begin(self) -> None:
+        """Have it start, and do not wait for it. What goes wrong is told by its first turn, which tries again."""
+        try:
+            self._start()
+        except BROKEN:
+            self._end()
+
     def get_ready(self) -> None:
-        """Start it before its first turn, where there is time for that. What goes wrong is told by that turn, which tries again."""
+        """The same, and wait until it has started."""
         try:
             self._running()
         except (*BROKEN, FailedError):
@@ -119,26 +127,42 @@ class CeilingProcess:
         return Moment(time.perf_counter())
 
     def _running(self) -> Worker:
-        if self._worker is None:
-            self.starts += 1
-            worker = Worker(self.setting.threads, *((self.python,) if self.python else ()))
-            self._worker = self._stack.enter_context(worker)
-            worker.greet()
+        worker = self._worker or self._start()
+        if self._opening:
             limit_s = self.setting.timeouts.other_s
             if self.backend:
-                opening = Open(self.backend, 0, self.setting.memory_bytes, self.setting.reference_dir)
-                self._ask(worker, opening, Opened, limit_s)
+                self._ask(worker, None, Opened, limit_s)
                 opened = self._ask(worker, OpenDeviceCeiling(dict(self.variants)), CeilingOpened, limit_s)
             else:
-                opened = self._ask(worker, OpenCeiling(list(self.products)), CeilingOpened, limit_s)
-            self.units = opened.units
-        return self._worker
+                opened = self._ask(worker, None, CeilingOpened, limit_s)
+            self._opening, self.units = False, opened.units
+        return worker
 
-    def _ask(self, worker: Worker, command: Command, expected: type[Expected], limit_s: float) -> Expected:
+    def _start(self) -> Worker:
+        setting = self.setting
+        self.starts += 1
+        self._opening = True
+        worker = Worker(setting.threads, *((self.python,) if self.python else ()))
+        self._worker = self._stack.enter_context(worker)
+        worker.greet()
+        opening: Command = OpenCeiling(list(self.products))
+        if self.backend:
+            opening = Open(self.backend, 0, setting.memory_bytes, setting.reference_dir)
+        worker.post(opening, setting.timeouts.other_s)
+        return worker
+
+    def _ask(
+        self, worker: Worker, command: Command | None, expected: type[Expected], limit_s: float
+    ) -> Expected:
+        """The answer to a command; None is the one that was sent last."""
+
         def phase(seen: Phase) -> None:
             self.on_phase("ceilings", seen.name)
 
-        answer = worker.ask(command, limit_s, phase)
+        if command is None:
+            answer = worker.answered(limit_s, phase)
+        else:
+            answer = worker.ask(command, limit_s, phase)
         if isinstance(answer, Failed):
             raise FailedError(Failure(answer.status, answer.reason))
         if not isinstance(answer, expected):

@@ -170,7 +170,7 @@ class Station:
         try:
             with self._watching([]):
                 found += measure_device_ceilings(backend, device, command.quick, tell)
-                found += measure_backend_ceilings(backend, device, tell, command.quick)
+                found += measure_backend_ceilings(backend, device, tell, command.quick, command.formats)
         except Exception as error:  # the boundary around a runtime: what was found before it failed is kept
             failure = failure_of(error)
             of = {"backend": device.id}

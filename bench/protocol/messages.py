@@ -97,6 +97,8 @@ class MeasureBackend:
     """What the opened backend can do at most, launch overhead included. Answer: Ceilings."""
 
     quick: bool
+    formats: list[str] = field(default_factory=list)
+    """Of the square products to measure; all if none is named."""
 
 
 @dataclass(frozen=True, slots=True)

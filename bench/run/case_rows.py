@@ -20,6 +20,8 @@ from membound.kernels.work import parse
 from membound.results.row import EXCHANGED, Row
 from membound.results.turns import StoredTurn
 
+UNCHECKED = "its process was killed, and the run ended before its last output could be checked"
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -72,6 +74,13 @@ def failed_row(about: About, failure: Failure, turns: Sequence[StoredTurn] = ())
     row.status, row.reason, row.turns = failure.status, failure.reason, list(turns)
     if failure.status == "wrong":
         row.error = failure.error
+    return row
+
+
+def unchecked_row(about: About, turns: Sequence[StoredTurn]) -> Row:
+    """A case of a killed process that no other went on with: nobody checked its last output, so that it is set aside."""
+    row = blank_row(about)
+    row.turns, row.grade, row.grade_reasons = list(turns), "invalid", [UNCHECKED]
     return row
 
 

@@ -4,9 +4,9 @@
 >>> with RunWriter(new_run_path(plan.out, run_id)) as writer:
 ...     rows = execute(plan, writer, progress)
 
-Ceilings that do not take turns come first, but in a quick run, whose verdicts rest on those that do. Then replicates: in each, every backend has a process of its own, and the
-works follow each other; for each work all backends are prepared, take turns with the ceilings between them, are
-checked again and released. What does not fit memory together plays in groups.
+Ceilings that do not take turns come first; a quick run leaves out those that no verdict of its works rests on. Then replicates: in
+each, every backend has a process of its own, and the works follow each other; for each work all backends are prepared, take turns
+with the ceilings between them, are checked again and released. What does not fit memory together plays in groups.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from membound.bench.planning.plan import Cell, Plan
 from membound.bench.protocol.interrupts import deferred
 from membound.bench.protocol.messages import Phase
 from membound.bench.run.apart import is_complete, keep_apart
+from membound.bench.run.case_rows import About, unchecked_row
 from membound.bench.run.journal import Journal
 from membound.bench.run.machine_ceilings import MACHINE, machine_ceilings
 from membound.bench.run.minutes import Minutes
@@ -66,6 +67,7 @@ def execute(
             list(known),
             with_ceilings={one for one in {row.backend for row in known} if is_complete(known, one)},
             products=_products(plan),
+            gemms=_gemms(plan) if plan.quick else (),
         )
         journal.settle((row.backend, row.replicate, row.work) for row in run.cases)
         for note in plan.notes:
@@ -76,10 +78,24 @@ def execute(
                 _run_all(run)
         except KeyboardInterrupt:
             progress.note(f"interrupted; the {len(run.cases)} cases measured so far are kept")
+            _keep_left(run)
         for row in unwritten_rows(run.rows, run.run_id, plan.threads):
             run.keep(row)
         writer.finish()
     return run.rows
+
+
+def _keep_left(run: Running) -> None:
+    """The turns of an earlier process that was killed, which this one was ended too soon to go on with."""
+    for (backend, replicate, work), turns in list(run.journal.left.items()):
+        row = unchecked_row(
+            About(run.run_id, backend, work, replicate, run.plan.threads, run.plan.seed), turns
+        )
+        known = next((one for one in run.rows if one.backend == backend and one.device), row)
+        row.device, row.versions = known.device, dict(known.versions)
+        row.accelerator, row.memory_ceiling = dict(known.accelerator), known.memory_ceiling
+        run.keep(row)
+        run.journal.settle([(backend, replicate, work)])
 
 
 def _where(plan: Plan) -> dict[str, str]:
@@ -90,9 +106,19 @@ def _where(plan: Plan) -> dict[str, str]:
 
 def _products(plan: Plan) -> tuple[str, ...]:
     """Formats of the arithmetic that any work of the plan is compared with."""
-    names = {name for cell in plan.cells for work in cell.works for name in compute_ceilings(work)}
+    names = _compute_ceilings(plan)
     formats = {"fma_f32": "f32"} | {f"{kind}_{f}": f for kind in ("dot", "tile") for f in ("bf16", "int8")}
     return tuple(sorted({fmt for name, fmt in formats.items() if name in names}))
+
+
+def _gemms(plan: Plan) -> tuple[str, ...]:
+    """Formats of the square products that any work of the plan is compared with."""
+    found = (name.partition("gemm_") for name in sorted(_compute_ceilings(plan)))
+    return tuple(fmt for _, gemm, fmt in found if gemm)
+
+
+def _compute_ceilings(plan: Plan) -> set[str]:
+    return {name for cell in plan.cells for work in cell.works for name in compute_ceilings(work)}
 
 
 def _run_all(run: Running) -> None:

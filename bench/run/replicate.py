@@ -35,26 +35,17 @@ from membound.bench.run.apart import FAILED, keep_apart
 from membound.bench.run.case_rows import About, blank_row, failed_row, measured_row
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
+from membound.bench.run.room import FREE_SHARE, expected_bytes
 from membound.bench.run.running import Running
 from membound.bench.run.sharing import Sharing, pays, shareable_bytes
-from membound.kernels.slots import SET_BYTES
-from membound.kernels.work import Work, held_bytes, parse
+from membound.kernels.work import Work, parse
 from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 
-COPIES = 3
-"""Runtimes hold a work up to this many times while they prepare it: as given, as packed, as exported."""
-FREE_SHARE = 0.9
-"""Part of the free memory that the next contestant may be thought to take."""
+CPU = "cpu"
 DEVICE_QUEUE_S = 0.5
 """An accelerator's counters run beside a queue of launches this long: their grain is some tens of milliseconds."""
-
-
-def expected_bytes(work: Work, memory_bytes: int) -> int:
-    """What a contestant may take before one has been seen: `COPIES` of the work, or all its input sets if they are more."""
-    slots = slots_for(work, None, memory_bytes)
-    return max(COPIES * held_bytes(work, 1), held_bytes(work, slots) + slots * SET_BYTES)
 
 
 class Replicate:
@@ -91,18 +82,20 @@ class Replicate:
 
     def open_all(self) -> None:
         """Start every process, those of the ceilings too; the first time, measure what each backend can do at most."""
+        known = self._run.with_ceilings
         for backend in self._backends:
             self._start(backend)
         for backend in self._backends:
             self._begin(backend)
-        for backend in self._backends:
-            if self._opened(backend) is None:
-                continue
-            if self._run.plan.ceilings and backend not in self._run.with_ceilings:
-                self._run.with_ceilings.add(backend)
+        self._begin_ceilings()
+        opened = [backend for backend in self._backends if self._opened(backend) is not None]
+        for one in self._ceilings.values():
+            one.get_ready()
+        for backend in opened if self._run.plan.ceilings else ():
+            if backend not in known:
+                known.add(backend)
                 self._measure_backend(backend)
-        if self._run.plan.ceilings:
-            self._make_ceilings()
+        self._make_ceilings()
 
     def _start(self, backend: str) -> None:
         python = self._run.plan.python_for(backend)
@@ -150,7 +143,7 @@ class Replicate:
         run, process = self._run, self._processes[backend]
         limit_s = run.timeouts.other_s
         try:
-            command = MeasureBackend(run.plan.rigor != "high")
+            command = MeasureBackend(run.plan.rigor != "high", list(run.gemms))
             answer = process.ask(command, Ceilings, limit_s, "measuring its ceilings")
         except FailedError as error:
             run.keep(self._failed_ceilings(backend, error.failure))
@@ -160,27 +153,33 @@ class Replicate:
             keep_apart(run, ceiling_rows(answer, run.run_id, backend, self.number, run.plan.threads))
 
     def _failed_ceilings(self, backend: str, failure: Failure) -> Row:
-        run = self._run
-        return failed_ceilings(
-            run.run_id, backend, self.number, run.plan.threads, failure.status, failure.reason
-        )
+        about = (self._run.run_id, backend, self.number, self._run.plan.threads)
+        return failed_ceilings(*about, failure.status, failure.reason)
 
     def _make_ceilings(self) -> None:
-        """A process for the ceilings of each device that takes part; it starts now, and not in the time of a work."""
+        """A process for the ceilings of each device that takes part; they play now, and not first in the time of a work."""
         run = self._run
-        for device in dict.fromkeys(map(device_class, self._backends)):
-            one = CeilingProcess(
-                self._setting, traffic=self._traffic, note=run.progress.note, on_phase=run.on_phase
-            )
-            if device == "cpu":
-                one.products = run.products
-            elif found := fastest_limits(run.rows, device, self._links(device)):
+        others = set(map(device_class, self._backends)) - {CPU} if run.plan.ceilings else ()
+        for device in sorted(others):
+            if found := fastest_limits(run.rows, device, self._links(device)):
+                one = self._ceiling_process(device)
                 one.backend, one.variants = found
                 one.python = run.plan.python_for(one.backend) or ""
-            else:
-                continue
-            self._ceilings[device] = self._stack.enter_context(one)
+        for one in self._ceilings.values():
             one.take_turn()
+
+    def _begin_ceilings(self) -> None:
+        """The processor's need nothing of the backends' and may start beside them."""
+        if self._run.plan.ceilings and CPU in map(device_class, self._backends):
+            one = self._ceiling_process(CPU)
+            one.products = self._run.products
+            one.begin()
+
+    def _ceiling_process(self, device: str) -> CeilingProcess:
+        note, on_phase = self._run.progress.note, self._run.on_phase
+        one = CeilingProcess(self._setting, traffic=self._traffic, note=note, on_phase=on_phase)
+        self._ceilings[device] = self._stack.enter_context(one)
+        return one
 
     def _links(self, device: str) -> list[str]:
         """What the cases on a device are bound by: its memory, or a link to it."""

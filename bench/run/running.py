@@ -39,6 +39,8 @@ class Running:
     """Backends whose own ceilings were measured or tried."""
     products: tuple[str, ...] = ()
     """Formats whose arithmetic peaks take turns."""
+    gemms: tuple[str, ...] = ()
+    """Formats whose square products are measured through each backend; all if none is named."""
     skipped: int = 0
     said: set[str] = field(default_factory=set)
     """Notes that are worth one line in a run, however often they hold."""

@@ -14,6 +14,7 @@ on load, a newer schema is refused. Their names are ``claim-<run>.jsonl``, and r
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ def load_claims(paths: Iterable[Path]) -> Iterator[tuple[Path, Claim]]:
 def load_claim(path: Path) -> Claim:
     """Read a claim file. Raises ObservationError with file and line, StoreError if it cannot be read."""
     if not path.is_file():
-        raise StoreError(f"no such claim file: {path}")
+        there = os.path.lexists(path)
+        raise StoreError(
+            f"{path} is no file that could hold a claim" if there else f"no such claim file: {path}"
+        )
     lines = list(parsed_lines(path, _parsed, ObservationError))
     first, rest = (lines[0], lines[1:]) if lines else (None, [])
     if not isinstance(first, ClaimMeta):

@@ -21,6 +21,7 @@ from membound.results.views.table import (
     LEGEND,
     failure,
     lost_ceilings,
+    machine_of,
     used_ceilings,
     work_size,
 )
@@ -39,16 +40,7 @@ def run_markdown(rows: Sequence[Row]) -> str:
 
 
 def _run(rows: list[Row]) -> Iterator[str]:
-    machine = as_markdown(
-        next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
-    )
-    threads = max(r.threads for r in rows)
-    yield from (
-        f"### {as_markdown(rows[0].run_id)}",
-        "",
-        f"{machine}, {threads} thread{'s' * (threads != 1)}",
-        "",
-    )
+    yield from (f"### {as_markdown(rows[0].run_id)}", "", as_markdown(machine_of(rows)), "")
     cases = records(summarize(rows))
     limits = list(used_ceilings(rows, cases))
     cases = [markdown_record(x) for x in cases]

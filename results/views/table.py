@@ -53,12 +53,17 @@ def run_view(rows: Sequence[Row], ceilings: bool = False, steps: Sequence[Row] =
     return Group(*parts)
 
 
-def _run(rows: list[Row], ceilings: bool, steps: Sequence[Row]) -> list[RenderableType]:
-    lines = records(summarize(rows))
+def machine_of(rows: Sequence[Row]) -> str:
+    """The processor of a run and its threads, which rows of other tools do not have."""
     machine = next((str(r.machine["cpu"]) for r in rows if r.machine.get("cpu")), "unknown machine")
     threads = max(r.threads for r in rows)
-    title = f"run {rows[0].run_id}, {machine}, {threads} thread{'s' * (threads != 1)}"
-    parts: list[RenderableType] = [Text(title, style="bold"), Text()]
+    return f"{machine}, {threads} thread{'s' * (threads != 1)}" if threads else machine
+
+
+def _run(rows: list[Row], ceilings: bool, steps: Sequence[Row]) -> list[RenderableType]:
+    lines = records(summarize(rows))
+    title = Text(f"run {rows[0].run_id}, {machine_of(rows)}", style="bold")
+    parts: list[RenderableType] = [title, Text()]
     parts += _ceilings(rows) if ceilings else _used_ceilings(rows, lines)
     width = min(WIDEST_BACKEND, max((len(line["backend"]) for line in lines), default=0))
     works = dict.fromkeys(line["work"] for line in lines)

@@ -245,6 +245,7 @@ class Killed:
                       ceilings=sorted(whole.ceilings ^ _names(rows, "ceiling")))  # fmt: skip
         else:
             tally.whole += 1
-        few = [name for name in whole.cases if sum(c[::2] == name for c in cases) < 3]
+        ok = {(row.backend, row.work) for row in rows if row.kind == "case" and row.status == "ok"}
+        few = [name for name in whole.cases & ok if sum(c[::2] == name for c in cases) < 3]
         if status != 130 and few:
             tally.bad("fewer than three processes", cases=few)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from rows import case, write
 
 from membound.backends import registry
 from membound.bench import cli
+from membound.results import stored_runs
 from membound.results.row import RowError
-from membound.results.store import StoreError, load_rows
+from membound.results.store import StoreError, load_rows, new_run_path
 from membound.results.stored_runs import find_run, rows_of
 
 
@@ -49,11 +51,72 @@ def test_with_nothing_but_killed_runs_the_latest_is_one_of_them(tmp_path):
         rows_of("latest", tmp_path)
 
 
+def test_a_run_that_ends_while_it_is_looked_for_is_found(tmp_path, monkeypatch):
+    """It gets its last name between any two looks: nobody warns of it, and no older run is taken for the latest."""
+    stored(tmp_path, "a.jsonl", [case()], 1)
+    glob, written_at = Path.glob, stored_runs._written_at
+
+    def end():
+        (tmp_path / "b.jsonl.partial").rename(tmp_path / "b.jsonl")
+
+    def globbed(folder, pattern):
+        found = list(glob(folder, pattern))
+        if pattern.endswith("partial"):
+            end()
+        return iter(found)
+
+    def looked_at(path):
+        found = written_at(path)
+        if path.name.endswith("partial"):
+            end()
+        return found
+
+    for place, name, changed in ((Path, "glob", globbed), (stored_runs, "_written_at", looked_at)):
+        stored(tmp_path, "b.jsonl.partial", [case()], 2)
+        (tmp_path / "b.jsonl").unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, changed)
+            assert find_run("latest", tmp_path) == tmp_path / "b.jsonl"
+
+
+def test_a_run_that_is_removed_while_it_is_looked_for_is_not_the_latest(tmp_path, monkeypatch):
+    kept = stored(tmp_path, "a.jsonl", [case()], 1)
+    gone = stored(tmp_path, "b.jsonl", [case()], 2)
+    ended = stored_runs._ended
+
+    def removed(path):
+        gone.unlink(missing_ok=True)
+        return ended(path)
+
+    monkeypatch.setattr(stored_runs, "_ended", removed)
+    assert find_run("latest", tmp_path) == kept
+
+
 def test_a_name_too_long_for_a_file_is_no_run(tmp_path):
     for ask in (lambda name: find_run(name, tmp_path), load_rows):
         with pytest.raises(StoreError, match=r"no .*run.*: File name too long$") as raised:
             ask("n" * 300)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("loop", "it is a link to nothing"), ("gone", "it is a link to nothing"),
+                      ("file", "it is no folder"), ("pipe", "it is no folder")]
+)  # fmt: skip
+def test_what_stands_where_a_folder_was_named_is_said(tmp_path, name, why):
+    """ "there are no runs in loop yet" and "File exists" led nobody to the link, or to the disk that is not there."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("/nowhere/at/all")
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    out = tmp_path / name
+    with pytest.raises(StoreError, match=f"results folder {out} cannot be read: {why}"):
+        find_run("latest", out)
+    with pytest.raises(StoreError, match=f"results folder {out} cannot be made: {why}"):
+        new_run_path(out, "a")
+    if why.endswith("nothing"):
+        with pytest.raises(StoreError, match="it is a link to nothing"):
+            find_run(str(out), tmp_path)
 
 
 LONG = "n" * 300

@@ -124,3 +124,14 @@ def test_a_slow_threading_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(BackendUnavailable, match="libgomp1") as refused:
         NumbaCpu().open("cpu", 1)
     assert isinstance(refused.value.__context__, ThreadingError)
+
+
+@pytest.mark.parametrize("asked", ["workqueue", "forksafe", "nonsense"])
+def test_a_threading_layer_that_was_asked_for_is_not_blamed_on_the_machine(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """Before, it was OpenMP that was said to be missing, or a ValueError of Numba's."""
+    monkeypatch.setattr("numba.config.THREADING_LAYER", asked)
+    with pytest.raises(BackendUnavailable, match=f"^NUMBA_THREADING_LAYER={asked} keeps") as refused:
+        NumbaCpu().open("cpu", 1)
+    assert refused.value.remedy == "unset NUMBA_THREADING_LAYER"

@@ -190,6 +190,8 @@ def test_a_backend_has_its_launch_overhead_and_its_products(monkeypatch: pytest.
     device = backend.open("cpu", 2)
     found = {c.name: c for c in of_backend.measure_backend_ceilings(backend, device, lambda _: None)}
     assert list(found) == ["launch", "gemm_f32", "gemm_bf16", "gemm_f16"]
+    named = of_backend.measure_backend_ceilings(backend, device, lambda _: None, formats=["int8", "bf16"])
+    assert [c.name for c in named] == ["launch", "gemm_bf16"]
     launch, f32, bf16, f16 = found.values()
     assert launch.unit == "s"
     assert launch.value == median(launch.samples)

@@ -96,6 +96,11 @@ def test_a_file_of_rows_or_none_is_no_claim_file(tmp_path):
         load_claim(write(tmp_path / "b.jsonl", []))
     with pytest.raises(StoreError, match="no such claim file"):
         load_claim(tmp_path / "c.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="pipe is no file that could hold a claim"):
+        load_claim(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="pipe cannot be searched: it is no folder"):
+        claim_files(tmp_path / "pipe")
 
 
 def test_every_flipped_bit_of_a_claim_is_noticed(tmp_path):

@@ -17,7 +17,7 @@ from observations import meta, seen
 from rows import write
 
 from membound.bench import cli
-from membound.results.plain_text import as_markdown, visible
+from membound.results.plain_text import as_markdown, in_one_line, visible
 from membound.results.views.console import PlainConsole
 
 DROPPED = str.maketrans("", "", "\a\b\v\f\r")
@@ -92,6 +92,28 @@ def test_what_an_encoding_lacks_becomes_an_escape() -> None:
     assert visible("\u00e4\u2013", "ascii") == r"\xe4\u2013"
     assert visible("tab\tand\nline") == "tab\tand\nline"
     assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; | &lt;c&gt; &amp; [d]&#40;e)"
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_name_with_the_end_of_a_line_stays_in_its_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What follows it would stand alone: a CI system takes `::error::` at the start of a line for a command of its own."""
+    assert in_one_line("a\n::error::b\x1b") == r"a\n::error::b\x1b"
+    runs = folder / "new\n::error::line"
+    runs.mkdir()
+    path = write(runs / "a.jsonl", rows_of("x"))
+    (runs / "pipe\n::error::.jsonl").symlink_to("nothing")
+    for arguments in (
+        ("export", str(path), str(runs / "a.csv")),
+        ("import", str(path), "--out", str(runs / "imported"), "--json"),
+        ("report", str(runs), "--html", str(runs / "a.html")),
+    ):
+        status, out = called(capsys, *arguments)
+        assert status in (0, 2), out
+        assert not any(line.startswith("::") for line in out.split("\n")), out
+    assert r"new\n::error::line/pipe\n::error::.jsonl is passed by" in out
+    assert rf"written: {folder}/new\n::error::line/a.html" in out
 
 
 @pytest.mark.parametrize("options", [(), ("--markdown",), ("--json",), ("--ceilings",)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -166,3 +167,28 @@ def test_too_many_kernels_are_not_sent(cache, monkeypatch):
     monkeypatch.setattr(shipping, "MOST_KERNELS_BYTES", 5)
     with shipment(None) as parts:
         assert len(parts) == 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_kernels_that_are_removed_while_they_are_sent_are_not_sent(cache, monkeypatch, whole):
+    """A run beside this one takes a damaged one away, or the user the whole folder: both failed with FileNotFoundError."""
+    goes = cache / "kernels/0123/membound.kernels.cpu.stream"
+    (goes / "write.nbi").write_bytes(b"more")
+    walk = os.walk
+
+    def meanwhile(folder):
+        for found in walk(folder):
+            if found[0] == str(goes):
+                (goes / "read.nbi").unlink(missing_ok=True)
+            yield found
+
+    assert shipping.size_of(cache / "kernels") == len(b"machine code" + b"more")
+    monkeypatch.setattr(os, "walk", meanwhile)
+    assert shipping.size_of(cache / "kernels") == len(b"more")
+    (goes / "read.nbi").write_bytes(b"machine code")
+    if whole:
+        monkeypatch.setattr(shipping, "size_of", lambda folder: shutil.rmtree(folder) or 16)
+    with shipment(None) as parts:
+        sent = sorted(path.name for part in parts[2:] for path in part.rglob("*.nbi"))
+    assert sent == ([] if whole else ["write.nbi"])
+    assert len(parts) == (2 if whole else 3)

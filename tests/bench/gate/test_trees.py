@@ -208,6 +208,23 @@ def test_only_the_last_environments_are_kept(repository, monkeypatch):
     assert second.python.exists()
 
 
+def test_of_two_gates_that_tidy_up_at_once_neither_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "KEPT", 1)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / trees.MARKER).touch()
+    glob = Path.glob
+
+    def globbed(folder, pattern):
+        found = list(glob(folder, pattern))
+        (tmp_path / "a" / trees.MARKER).unlink()
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", globbed)
+    trees._drop_old(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_the_interpreter_passes_arguments_and_variables_on(tmp_path, monkeypatch):
     monkeypatch.setenv("GOES", "1")
     script = interpreter_script(sys.executable, {"SET": "two words; $HOME"}, ("GOES",))

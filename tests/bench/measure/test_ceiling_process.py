@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,28 @@ def test_it_starts_with_the_first_turn_and_goes_on_in_the_same_process(tmp_path:
         assert one.seen_variants == {"read": "4 streams"}
         assert traffic.bytes == 5 + 2 * 10_000_000
         assert one.failure is None
+
+
+def test_begun_before_it_is_the_same_process_that_takes_the_first_turn(tmp_path: Path) -> None:
+    with ceilings(backend(tmp_path), products=("f32",)) as (one, notes):
+        one.begin()
+        pid = one.pid
+        assert (one.starts, one.units) == (1, {})
+        one.get_ready()
+        assert one.units == {"read": "bytes/s", "fma_f32": "FLOP/s"}
+        one.take_turn()
+        assert pid is not None
+        assert (one.pid, one.starts, notes) == (pid, 1, [])
+
+
+def test_one_that_dies_after_it_was_begun_is_started_again(tmp_path: Path) -> None:
+    with ceilings(backend(tmp_path)) as (one, _):
+        one.begin()
+        begun = one.pid
+        assert begun is not None
+        os.kill(begun, signal.SIGKILL)
+        assert one.take_turn().rates == {"read": 4e10}
+        assert (one.pid != begun, one.starts, one.failure) == (True, 2, None)
 
 
 ECHO = "reply('Failed', number, status='error', reason=json.dumps(command)); continue"

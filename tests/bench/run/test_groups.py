@@ -12,6 +12,7 @@ from small_runs import cases, executed, planned
 from membound.bench.measure.rounds import Pace
 from membound.bench.protocol import messages as m
 from membound.bench.run import replicate
+from membound.bench.run.room import COPIES, FREE_SHARE, expected_bytes
 from membound.kernels.slots import SET_BYTES
 from membound.kernels.work import parse
 from membound.results.stats import records, summarize
@@ -52,7 +53,7 @@ def free(monkeypatch: pytest.MonkeyPatch, workers: Workers, room: int, size: int
 def test_where_memory_is_short_groups_play_and_everybody_has_all_turns(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, room: int, sizes: list[int]
 ) -> None:
-    one = replicate.expected_bytes(parse(WORK), 10**9) / replicate.FREE_SHARE
+    one = expected_bytes(parse(WORK), 10**9) / FREE_SHARE
     free(monkeypatch, workers, int(room * one) + 100, int(one))
     rows, heard = executed(tmp_path, planned(BACKENDS, [WORK], replicates=1, ceilings=True))
     played = {row.backend: row for row in cases(rows)}
@@ -73,11 +74,11 @@ def test_what_is_expected_covers_the_input_sets_of_a_small_work_and_the_copies_o
     """Before, 8 MB were expected of a product that then took 100 MB: in a container of 512 MB the kernel ended a process."""
     small, large = (parse(f"linear:n={n},k=1024,weight=f32") for n in (1024, 65536))
     room = 10**9
-    assert replicate.expected_bytes(small, room) == 25 * (small.footprint_bytes + SET_BYTES) > 100 * 10**6
-    assert replicate.expected_bytes(small, 10**7) == replicate.COPIES * small.footprint_bytes
-    assert replicate.expected_bytes(large, room) == replicate.COPIES * large.footprint_bytes
+    assert expected_bytes(small, room) == 25 * (small.footprint_bytes + SET_BYTES) > 100 * 10**6
+    assert expected_bytes(small, 10**7) == COPIES * small.footprint_bytes
+    assert expected_bytes(large, room) == COPIES * large.footprint_bytes
     model = parse("step:model=tiny")
-    assert replicate.expected_bytes(model, room) == replicate.COPIES * model.footprint_bytes
+    assert expected_bytes(model, room) == COPIES * model.footprint_bytes
 
 
 def test_what_was_seen_to_be_smaller_than_thought_joins_the_next_time(
@@ -85,8 +86,8 @@ def test_what_was_seen_to_be_smaller_than_thought_joins_the_next_time(
 ) -> None:
     """Before a work has been prepared, all its input sets are expected; it took one."""
     workers.acts = lambda worker, c: prepared(c.work, slots=1) if isinstance(c, m.Prepare) else None
-    expected = replicate.expected_bytes(parse(WORK), 10**9)
-    free(monkeypatch, workers, int(1.1 * expected / replicate.FREE_SHARE), expected // 2)
+    expected = expected_bytes(parse(WORK), 10**9)
+    free(monkeypatch, workers, int(1.1 * expected / FREE_SHARE), expected // 2)
     executed(tmp_path, planned(BACKENDS[:2], [WORK], replicates=2))
     assert [len(group) for group in groups(workers)] == [1, 1, 2]
 

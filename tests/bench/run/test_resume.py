@@ -23,9 +23,11 @@ from membound.bench.planning.plan import Options, make_plan
 from membound.bench.planning.suites import PlanError
 from membound.bench.protocol import messages as m
 from membound.bench.run import resume
-from membound.bench.run.journal import Journal
+from membound.bench.run.case_rows import UNCHECKED
+from membound.bench.run.journal import Journal, journal_of
 from membound.bench.run.progress import Silent
 from membound.bench.run.resume import check_resumable, find_cut, keep_plan, partial_of, remaining
+from membound.results.stats import records, summarize
 from membound.results.store import RunWriter, StoreError, load_rows
 from membound.results.turns import StoredTurn
 
@@ -242,6 +244,39 @@ def test_turns_of_a_killed_process_belong_to_the_case_that_goes_on(tmp_path, pla
         assert {t.process for t in fresh} == {1}
         assert {t.process for t in rows[1, work].turns} == {0}
     assert list(tmp_path.iterdir()) == [cut]
+
+
+def test_turns_that_an_interrupted_run_did_not_come_to_are_kept_and_set_aside(plan, cut, workers):
+    """Ctrl-C while the process that would go on with them starts; the case has two processes that count."""
+
+    def acts(worker, command):
+        if isinstance(command, m.Open):
+            raise KeyboardInterrupt
+
+    workers.acts = acts
+    turns = [
+        StoredTurn(n, 1.0, 9.0, 1, before={"read": 1e9}, after={"read": 2e9}, disturbance=0.0)
+        for n in range(3)
+    ]
+    write(partial_of(cut), [turned_case(plan, n, WORKS[0], [1e9, 2e9]) for n in range(2)])
+    with suppress(ZeroDivisionError), Journal(cut) as journal:
+        for turn in turns:
+            journal.add(NAME, 2, WORKS[0], turn)
+        raise ZeroDivisionError
+    rows = api.go_on(plan, cut, Silent())
+    assert load_rows(cut) == rows
+    (kept,) = (r for r in rows if r.kind == "case" and r.replicate == 2)
+    assert (kept.status, kept.turns, kept.error) == ("ok", turns, None)
+    assert (kept.grade, kept.grade_reasons) == ("invalid", [UNCHECKED])
+    assert (kept.device, kept.versions) == (rows[0].device, rows[0].versions)
+    (line,) = records(summarize(rows))
+    assert (line["status"], line["time_s"], line["replicates"], line["replicates_aside"]) == (
+        "ok",
+        0.01,
+        2,
+        1,
+    )
+    assert not journal_of(cut).exists()
 
 
 def test_turns_of_a_case_that_cannot_go_on_are_kept_with_its_failure(plan, cut, workers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_a_backends_own_ceilings_are_measured_once_and_their_crash_costs_no_case
         (BACKENDS[1], "launch", "ok", "", 1e-6),
     ]
     assert [r.status for r in cases(rows)] == ["ok"] * 12
-    assert len(workers.said(m.MeasureBackend)) == 2
+    assert workers.said(m.MeasureBackend) == [m.MeasureBackend(True)] * 2, "products of every format"
     assert workers.said(m.MeasureMachine) == [m.MeasureMachine(True)]
 
 
@@ -165,9 +166,23 @@ def test_a_quick_run_rests_on_the_ceilings_that_take_turns(tmp_path: Path, worke
         *((name, "cpu") for name in ("read", "fma_f32")),
         *(("launch", backend) for backend in BACKENDS),
     }
+    assert workers.said(m.MeasureBackend) == [m.MeasureBackend(True, ["bf16", "f32"])] * 2, (
+        "no work has another format"
+    )
     assert all(t.ceiling("read") for r in cases(rows) for t in r.turns)
     lines = records(summarize(rows))
     assert all(line["mbu"] > 0 and line["verdict"] for line in lines)
+
+
+def test_nothing_is_timed_while_a_runtime_is_still_being_imported(tmp_path: Path, workers: Workers) -> None:
+    executed(tmp_path, planned(ceilings=True))
+    for backend in BACKENDS:
+        assert len(workers.said(m.Open, backend)) == 3
+    log = [type(command) for _, command in workers.log]
+    first = log.index(m.MeasureBackend)
+    opening = {m.Open: len(BACKENDS), m.OpenCeiling: 1}
+    assert Counter(kind for kind in log[:first] if kind in opening) == opening
+    assert m.TakeCeilingTurn not in log[:first]
 
 
 def test_without_ceilings_none_is_measured(tmp_path: Path, workers: Workers) -> None:

@@ -20,6 +20,7 @@ from small_runs import executed, planned
 from membound.bench.protocol import messages as m
 from membound.bench.protocol.process import KILLED
 from membound.bench.run import replicate
+from membound.bench.run.room import FREE_SHARE, expected_bytes
 from membound.bench.run.sharing import NO_ROOM, pays, shareable_bytes
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.array_file import FIRST
@@ -144,7 +145,7 @@ def test_why_a_backend_did_not_share_is_said_once(tmp_path: Path, workers: Worke
 # What has no room
 
 
-ONE = replicate.expected_bytes(parse(LARGE), GB) / replicate.FREE_SHARE
+ONE = expected_bytes(parse(LARGE), GB) / FREE_SHARE
 """Free memory in which a backend fits. What is shared, all input sets, takes nearly as much."""
 
 
@@ -215,7 +216,7 @@ def test_those_that_prepare_at_once_share_where_there_is_room_beside_them_all(
     need = 3 * size.slots * size.footprint_bytes + beside * shareable_bytes(parse(LARGE), 33)
 
     def available() -> int:
-        return 1 << 40 if len(workers.said(m.Prepare)) < 3 else int((need + 2 * FIRST) / replicate.FREE_SHARE)
+        return 1 << 40 if len(workers.said(m.Prepare)) < 3 else int((need + 2 * FIRST) / FREE_SHARE)
 
     monkeypatch.setattr(replicate, "available_memory_bytes", available)
     _, heard = executed(tmp_path, planned(BACKENDS, [LARGE], replicates=2))

@@ -50,3 +50,10 @@ def test_a_run_without_ceilings_or_machine_is_shown():
     text = run_markdown([case(machine={})])
     assert "unknown machine, 2 threads" in text
     assert "ceiling |" not in text
+
+
+def test_threads_that_nobody_told_are_not_none_at_all():
+    """Files of other tools do not say: "0 threads" stood there."""
+    shown = run_markdown([case(threads=0)])
+    assert "Test CPU\n" in shown
+    assert "threads" not in shown.partition("backend")[0]

@@ -206,3 +206,10 @@ def test_bytes_that_are_those_of_the_work_are_no_note(share, note):
     row.stored_bytes = int(share * row.bytes)
     (line,) = records(summarize([row]))
     assert [text for text in notes(line) if "streams" in text] == note
+
+
+def test_threads_that_nobody_told_are_not_none_at_all():
+    """Files of other tools do not say: "0 threads" stood there."""
+    shown = text(run_view([case(threads=0)]))
+    assert "Test CPU\n" in shown
+    assert "threads" not in shown.partition("backend")[0]

@@ -1,0 +1,22 @@
+"""How much memory a contestant may take, before one has been seen.
+
+>>> expected_bytes(parse("linear:n=4096,k=4096,m=1,weight=bf16"), memory_bytes=1 << 30) <= FREE_SHARE * available_memory_bytes()
+True
+"""
+
+from __future__ import annotations
+
+from membound.bench.measure.cold_memory import slots_for
+from membound.kernels.slots import SET_BYTES
+from membound.kernels.work import Work, held_bytes
+
+COPIES = 3
+"""Runtimes hold a work up to this many times while they prepare it: as given, as packed, as exported."""
+FREE_SHARE = 0.9
+"""Part of the free memory that the next contestant may be thought to take."""
+
+
+def expected_bytes(work: Work, memory_bytes: int) -> int:
+    """`COPIES` of the work, or all its input sets if they are more."""
+    slots = slots_for(work, None, memory_bytes)
+    return max(COPIES * held_bytes(work, 1), held_bytes(work, slots) + slots * SET_BYTES)
