@@ -15,15 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
-from membound.kernels.onnx_file.decoder import OnnxDecoder
-from membound.kernels.onnx_file.feeds import cache_values, small_feeds
-from membound.kernels.onnx_file.numbers import Array
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import (
     LATENT_DIM,
@@ -43,6 +41,12 @@ from membound.kernels.weights.generate import normal, random_cache, random_weigh
 from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.states import State, random_state
+
+if TYPE_CHECKING:
+    from membound.kernels.onnx_file.decoder import (
+        OnnxDecoder,
+    )  # every process imports this module, few open a file
+    from membound.kernels.onnx_file.numbers import Array
 
 __all__ = [
     "AttentionInputs",
@@ -278,10 +282,14 @@ class OnnxInputs:
 
     def small(self) -> dict[str, Array]:
         """Tokens, masks and positions by the names of the file's inputs, in the types that it declares."""
+        from membound.kernels.onnx_file.feeds import small_feeds
+
         return small_feeds(self.decoder, self.work.batch, self.work.context, self.seed)
 
     def cache(self, index: int) -> Array:
         """What `decoder.caches[index]` holds before the step, bfloat16 as its bits; made anew at each call."""
+        from membound.kernels.onnx_file.feeds import cache_values
+
         return cache_values(self.decoder.caches[index], self.work.batch, self.work.context, self.seed)
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from membound.kernels.dose_models import DOSES
-from membound.kernels.gguf_model import read_gguf
 from membound.kernels.model import Model, ModelError, model_of
-from membound.kernels.model_folder import read_folder
 from membound.kernels.published import SHAPES
 
 GGUF = ".gguf"
@@ -62,8 +60,12 @@ def get_model(name: str) -> Model:
         why = error.strerror if isinstance(error, OSError) else error
         raise ModelError(f"model folder {name[:60]!r} cannot be looked up: {why}") from None
     if is_folder:
+        from membound.kernels.model_folder import read_folder
+
         return read_folder(Path(name))
     if name.endswith(GGUF) and Path(name).is_file():
+        from membound.kernels.gguf_model import read_gguf
+
         return read_gguf(Path(name))
     raise ModelError(
         f"unknown model {name!r}; known: {', '.join((*MODELS, *PUBLISHED, *DOSES))}, or a folder with config.json, or a file in GGUF"

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from membound.kernels.model import ModelError
-from membound.kernels.onnx_file.count import Bill, bill_of
-from membound.kernels.onnx_file.decoder import MOST_PLACES
 from membound.kernels.operations import SpecError, Traffic, check_positive, spec_of
+
+if TYPE_CHECKING:  # every process imports this module, few open a file
+    from membound.kernels.onnx_file.count import Bill
 
 FILLED_IN = ("weight", "kv", "act", "content")
 """Keys that follow from the file; one that is given must be right."""
@@ -44,6 +45,9 @@ class OnnxStep:
     kind: ClassVar[str] = "onnx"
 
     def __post_init__(self) -> None:
+        from membound.kernels.onnx_file.count import bill_of
+        from membound.kernels.onnx_file.decoder import MOST_PLACES
+
         check_positive(self, "batch", "context")
         if self.batch * self.context > MOST_PLACES:
             raise SpecError(

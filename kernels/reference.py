@@ -45,7 +45,6 @@ from membound.kernels.inputs import (
 )
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
-from membound.kernels.onnx_reference import onnx_step
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.products import linear as linear
 from membound.kernels.products import quantize_rows as quantize_rows
@@ -80,6 +79,8 @@ def compute(inputs: Inputs, slot: int) -> F64:
     if isinstance(inputs, ExpertInputs):
         return experts(inputs, slot)
     if isinstance(inputs, OnnxInputs):
+        from membound.kernels.onnx_reference import onnx_step
+
         return onnx_step(inputs)
     return step(inputs) if isinstance(inputs.work, Step) else prefill(inputs)
 

@@ -22,8 +22,6 @@ from membound.kernels.inputs import (
     ModelInputs,
     OnnxInputs,
 )
-from membound.kernels.onnx_file.count import ROUTED_SEED
-from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_step import OnnxStep
 from membound.kernels.operations import LATENT_DIM, DecodeAttention, LatentAttention, Linear
 from membound.kernels.own_routes import index_choice, own_routes
@@ -63,6 +61,9 @@ def make_inputs(
         q = np.float32(gain) * normal(rng, work.batch, *several, work.q_heads, dim)
         return AttentionInputs(work, seed, slots, q, take)
     if isinstance(work, OnnxStep):
+        from membound.kernels.onnx_file.count import ROUTED_SEED
+        from membound.kernels.onnx_file.opened import open_decoder
+
         decoder = open_decoder(Path(work.file))
         return OnnxInputs(work, decoder, ROUTED_SEED if work.bill.routed else seed)
     if isinstance(work, RoutedExperts):

@@ -3,13 +3,15 @@
 >>> random_weight("int8", n=8, k=32, stream=stream_of(seed=1, index=0)).values.dtype
 dtype('int8')
 
-A weight's variance is near 1/k. What draws the numbers is compiled (draws.py), and imported with the first of them:
-workers that probe or ask need no Numba, whose import takes as long as all the rest of theirs.
+A weight's variance is near 1/k. What draws the numbers is compiled (draws.py), and imported once there are many of them:
+workers that probe, ask or run small works need no Numba, whose import takes as long as all the rest of theirs.
 """
 
 from __future__ import annotations
 
-from math import log2, sqrt
+import sys
+from math import log2, prod, sqrt
+from types import ModuleType
 from typing import cast
 
 import numpy as np
@@ -31,6 +33,9 @@ from membound.kernels.weights.making import SHARED, Take, make_here
 # A cache's last key is 2² times as long, so that in some heads nearly all attention is on it and a
 # context that is one token short shows at any length.
 LAST_KEY_DOUBLINGS = 2
+
+FEW = 1 << 22
+"""Numbers that a process draws without Numba at most: NumPy takes 0.05 to 0.2 s for them, Numba's import 0.4 s."""
 
 ZERO_POINTS = (6, 11)
 """Zero points of int4 lie from the first to below the second: those of trained groups are near the middle of 0..15."""
@@ -58,10 +63,8 @@ def _draw_weight(fmt: str, n: int, k: int, stream: int, gain: int) -> list[Array
         return [codes, _scales(rng, (-(-n // FORMATS[fmt].rows), k // group), spread)]
     if fmt == "q8_0":
         return [random_int8((n, k), stream), _scales(rng, (n, k // group), spread / 127).astype(np.float16)]
-    from membound.kernels.weights.draws import fill_bytes
-
     values = np.empty((n, k // 2), np.uint8)
-    fill_bytes(values.reshape(-1), stream)
+    _draws(values.size).fill_bytes(values.reshape(-1), stream)
     if fmt == "mxfp4":
         middle = EXPONENT_BIAS + round(log2(spread / E2M1[-1]))
         return [values, rng.integers(middle - 1, middle + 2, (n, k // group), np.uint8)]
@@ -109,29 +112,42 @@ def _draw_cache(fmt: str, shape: tuple[int, int, int, int], stream: int) -> list
     return [k, v]
 
 
+_drawn = 0
+
+
+def _draws(count: int) -> ModuleType:
+    """What draws so many numbers more, with the same bits either way."""
+    global _drawn
+    _drawn += count
+    if _drawn <= FEW and "membound.kernels.weights.draws" not in sys.modules:
+        from membound.kernels.weights import few_draws
+
+        return few_draws
+    from membound.kernels.weights import draws
+
+    return draws
+
+
 def random_int8(shape: tuple[int, ...], stream: int) -> npt.NDArray[np.int8]:
     """Uniform on -127..127 (−128 is drawn as −127: symmetric formats never hold it)."""
-    from membound.kernels.weights.draws import fill_int8
-
     values = np.empty(shape, np.int8)
-    fill_int8(values.reshape(-1), stream)
+    _draws(values.size).fill_int8(values.reshape(-1), stream)
     return values
 
 
 def _random_floats(fmt: str, shape: tuple[int, ...], stream: int, exponent: int) -> Array:
     """Values within ±2^exponent."""
-    from membound.kernels.weights.draws import fill_bf16, fill_f16, fill_f32, fill_fp8
-
+    draws = _draws(prod(shape))
     if fmt == "f32":
         out32 = np.empty(shape, np.float32)
-        fill_f32(out32.reshape(-1), stream, np.float32(2.0**exponent))
+        draws.fill_f32(out32.reshape(-1), stream, np.float32(2.0**exponent))
         return out32
     if fmt == "fp8":
         codes = np.empty(shape, np.uint8)
-        fill_fp8(codes.reshape(-1), stream, np.int32(exponent))
+        draws.fill_fp8(codes.reshape(-1), stream, np.int32(exponent))
         return codes
     bits = np.empty(shape, np.uint16)
-    fill = fill_bf16 if fmt == "bf16" else fill_f16
+    fill = draws.fill_bf16 if fmt == "bf16" else draws.fill_f16
     fill(bits.reshape(-1), stream, np.int32(exponent))
     return bits if fmt == "bf16" else bits.view(np.float16)
 

@@ -277,9 +277,16 @@ def test_import_help_and_the_catalogue_load_nothing_that_is_slow(arguments, tmp_
     assert not {name.partition(".")[0] for name in loaded} & {*RUNTIMES, *SLOW}
 
 
-def test_a_worker_has_no_compiler_before_it_draws_numbers_or_opens_a_backend_of_it(tmp_path):
+def test_a_worker_has_no_compiler_before_it_draws_many_numbers_or_opens_a_backend_of_it(tmp_path):
     """A command starts one for each runtime to look for devices, and Numba takes as long to import as all the rest."""
-    loaded = loaded_by("import membound.bench.measure.gated, membound.bench.measure.station", tmp_path)
+    code = (
+        "import membound.bench.measure.gated, membound.bench.measure.station\n"
+        "from membound.kernels.reference import compute\n"
+        "from membound.kernels.seeded import make_inputs\n"
+        "from membound.kernels.work import parse\n"
+        "assert compute(make_inputs(parse('step:model=tiny,context=9,weight=int4g32'), 1), 0).any()"
+    )
+    loaded = loaded_by(code, tmp_path)
     assert "membound.kernels.weights.generate" in loaded
     assert not {"numba", "llvmlite", "scipy", "pandas"} & loaded
 

@@ -6,7 +6,7 @@ import pytest
 
 from membound.kernels.seeded import make_inputs
 from membound.kernels.slots import SET_BYTES, slots_to_defeat
-from membound.kernels.weights import fp8
+from membound.kernels.weights import draws, few_draws, fp8, generate
 from membound.kernels.weights.draws import (
     BLOCK,
     fill_bf16,
@@ -71,6 +71,37 @@ def test_odd_sizes_are_filled(size):
     assert (out.max(0) > 0).all()
 
 
+NUMBERS = {
+    "bytes": (np.uint8, ()),
+    "int8": (np.int8, ()),
+    "f32": (np.float32, (np.float32(0.25),)),
+    "bf16": (np.uint16, (np.int32(-3),)),
+    "f16": (np.uint16, (np.int32(-3),)),
+    "fp8": (np.uint8, (np.int32(-1),)),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_drawn_without_a_compiler_are_the_same_to_the_bit(kind):
+    dtype, more = NUMBERS[kind]
+    for size in (1, 7, 8, 9, 1000, 2 * BLOCK + 5):
+        for seed in (0, 12345, (1 << 63) - 1):
+            few, many = np.empty(size, dtype), np.empty(size, dtype)
+            getattr(few_draws, f"fill_{kind}")(few, seed, *more)
+            getattr(draws, f"fill_{kind}")(many, seed, *more)
+            assert few.tobytes() == many.tobytes(), (size, seed)
+
+
+def test_many_numbers_are_drawn_by_what_is_compiled(monkeypatch):
+    monkeypatch.setattr(generate, "_drawn", 0)
+    monkeypatch.delitem(sys.modules, draws.__name__)
+    assert generate._draws(generate.FEW) is few_draws
+    monkeypatch.setitem(sys.modules, draws.__name__, draws)
+    assert generate._draws(1) is draws
+    monkeypatch.setattr(generate, "_drawn", 0)
+    assert generate._draws(1) is draws  # which is there already
+
+
 def float_bits(word, mantissa_bits, top):
     """As `fill_bf16` and the like are documented: the low half of a word is sign, coin tosses, mantissa."""
     r = word & 0xFFFFFFFF
@@ -123,6 +154,7 @@ def digest(threads):
     code = f"""
 import zlib, numba
 numba.set_num_threads({threads})
+import membound.kernels.weights.draws  # which draws then, however few they are
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
 for weight in ("f32", "bf16", "f16", "int8", "int4g32"):
