@@ -123,6 +123,8 @@ def _status(arguments: list[str], debug: bool) -> int:
         return 130
     except UsageError as error:
         return _refuse(error.format_message(), debug)
+    except MemoryError:
+        return _refuse("there is not enough memory for this; what was measured before is kept", debug)
     except BrokenPipeError:
         _drop_output()  # the reader went away, as `| head` does
         return 1
