@@ -27,9 +27,7 @@ class Lossy(io.FileIO):
 
 def opened() -> bool:
     """Open what is closed, on nothing, and have standard error lose what it cannot take. True if standard output was closed."""
-    for number in range(
-        3
-    ):  # else the next files that are opened get these numbers, with all that is printed to them
+    for number in range(3):  # else the next files to be opened get these numbers, and all that is printed
         try:
             os.fstat(number)
         except OSError:
@@ -38,11 +36,12 @@ def opened() -> bool:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, but what is measured is stored all the same
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    if sys.stderr is sys.__stderr__:
+    ours, replaced = sys.__stderr__, sys.stderr is not sys.__stderr__
+    if ours is not None and not replaced:
         sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(Lossy(sys.stderr.fileno(), "w", closefd=False)),
-            encoding=sys.stderr.encoding,
-            errors=sys.stderr.errors,
+            io.BufferedWriter(Lossy(ours.fileno(), "w", closefd=False)),
+            encoding=ours.encoding,
+            errors=ours.errors,
             line_buffering=True,
             write_through=True,
         )

@@ -8,6 +8,7 @@ Bytes and FLOPs are the sums over the bill.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -36,8 +37,46 @@ __all__ = ["CACHES", "Operation", "Prefill", "Step"]
 CACHES = ("random", "prompt")
 
 
+class _ModelWork(ABC):
+    """What a step and a prompt have in common: a model that tokens pass, and the sums over its bill."""
+
+    __slots__ = ()
+    _model: Model
+    _stored: Stored | None
+
+    @property
+    def spec(self) -> str:
+        """The text that `parse` turns back into this work."""
+        return spec_of(self)
+
+    @property
+    def shape(self) -> Model:
+        """The model as it was when the work was made, with as many layers as are run."""
+        return self._model
+
+    @property
+    def stored(self) -> Stored | None:
+        """With weight=stored, what the model's files hold; else None."""
+        return self._stored
+
+    @property
+    @abstractmethod
+    def operations(self) -> tuple[Operation, ...]:
+        """The bill, an operation a line."""
+
+    @property
+    def flops(self) -> int:
+        """The sum over `operations`."""
+        return sum(op.count * op.flops for op in self.operations)
+
+    @property
+    def traffic(self) -> Traffic:
+        """The sum over `operations`."""
+        return total(self.operations)
+
+
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(_ModelWork):
     """A whole decode step: `queries` new tokens for each of `batch` sequences that hold `context` tokens.
 
     Norms, QKV, RoPE, cache append from position `context` on, attention over the tokens up to each one's own, output
@@ -88,39 +127,14 @@ class Step:
             )
 
     @property
-    def spec(self) -> str:
-        """The text that `parse` turns back into this work."""
-        return spec_of(self)
-
-    @property
     def rows(self) -> int:
         """Tokens that pass the matrices of layers at once."""
         return self.batch * self.queries
 
     @property
-    def shape(self) -> Model:
-        """The model as it was when the work was made, with as many layers as are run."""
-        return self._model
-
-    @property
-    def stored(self) -> Stored | None:
-        """With weight=stored, what the model's files hold; else None."""
-        return self._stored
-
-    @property
     def operations(self) -> tuple[Operation, ...]:
         """The step's bill, an operation a line."""
         return step_operations(self, self.context, self.queries)
-
-    @property
-    def flops(self) -> int:
-        """The sum over `operations`."""
-        return sum(op.count * op.flops for op in self.operations)
-
-    @property
-    def traffic(self) -> Traffic:
-        """The sum over `operations`."""
-        return total(self.operations)
 
     @property
     def footprint_bytes(self) -> int:
@@ -136,7 +150,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
+class Prefill(_ModelWork):
     """The compute-bound counterpart: `tokens` prompt tokens of `batch` sequences through the model at once.
 
     Causal attention, cache written, logits for the last token of each sequence only. `distinct` as for a step, over all tokens.
@@ -166,39 +180,14 @@ class Prefill:
         _check_model(self)
 
     @property
-    def spec(self) -> str:
-        """The text that `parse` turns back into this work."""
-        return spec_of(self)
-
-    @property
     def rows(self) -> int:
         """Tokens that pass the matrices of layers at once."""
         return self.batch * self.tokens
 
     @property
-    def shape(self) -> Model:
-        """The model as it was when the work was made, with as many layers as are run."""
-        return self._model
-
-    @property
-    def stored(self) -> Stored | None:
-        """With weight=stored, what the model's files hold; else None."""
-        return self._stored
-
-    @property
     def operations(self) -> tuple[Operation, ...]:
         """The prompt's bill, an operation a line."""
         return prompt_operations(self, self.tokens)
-
-    @property
-    def flops(self) -> int:
-        """The sum over `operations`."""
-        return sum(op.count * op.flops for op in self.operations)
-
-    @property
-    def traffic(self) -> Traffic:
-        """The sum over `operations`."""
-        return total(self.operations)
 
     @property
     def footprint_bytes(self) -> int:

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 _SO_TIMESTAMPNS = 35  # Linux: asm-generic/socket.h; Python has no name for it
 CONTROL_BYTES = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 64
@@ -30,21 +30,22 @@ def ask_for_stamps(sock: socket.socket, wanted: bool = True) -> None:
 @contextmanager
 def stamps_on() -> Iterator[bool]:
     """Keep them on meanwhile: whether they are. Waits until they are, for MOST_S at most."""
+    with ExitStack() as stack:
+        try:
+            on = _switched_on(stack)
+        except OSError:  # no such option, no loopback, no more open files: times are those of reading then
+            on = False
+        yield on
+
+
+def _switched_on(stack: ExitStack) -> bool:
     if sys.platform != "linux":
-        yield False
-        return
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    with theirs, ours:
-        yield _await_stamp(theirs, ours)
-
-
-def _await_stamp(theirs: socket.socket, ours: socket.socket) -> bool:
-    try:
-        ask_for_stamps(ours)
-    except OSError:
         return False
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = stack.enter_context(socket.create_connection(server.getsockname()))
+        ours, _ = server.accept()
+    stack.enter_context(ours)
+    ask_for_stamps(ours)
     end = time.monotonic() + MOST_S
     while time.monotonic() < end:
         theirs.sendall(b"x")

@@ -13,7 +13,6 @@ from xdist.scheduler import LoadScopeScheduling
 MOST_PROCESSES = 4
 """Each loads torch and Numba, and runs its kernels on two threads."""
 FEW_LONG_TESTS = (
-    "tests/kernels/cpu/test_attention.py",
     "tests/kernels/cpu/test_instruction_sets.py",
     "tests/backends/numba/test_numba_gpu.py",
 )

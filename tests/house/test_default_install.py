@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ print(json.dumps({
 """
 
 
+@cache
 def others() -> list[str]:
     """Top-level modules of installed packages that the project's dependencies do not bring."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from membound.bench.cli import main
+from membound.kernels.cuda.machine import KB, machines
+from membound.kernels.cuda.prediction import PRODUCT, SMOOTHNESS, START_S, cycles_of_product
+from membound.kernels.work import Linear, parse
 from membound.results.report.markdown import replaced
 
 PAGE = Path(__file__).parents[2] / "docs/gpu.md"
@@ -105,6 +108,18 @@ def test_what_is_called_less_than_a_half_is_less() -> None:
     ]
     assert "on an H200 both are below a half" in " ".join(PAGE.read_text().split())
     assert all(float(share) < 0.5 for share in shares)
+
+
+def test_what_fewer_instructions_could_gain_ends_where_the_tensor_cores_are_the_limit() -> None:
+    work, machine = parse(f"{LARGE}64,weight=int4g32"), machines("9.0a")[0]
+    assert isinstance(work, Linear)
+    of_weights = work.m * 2 * KB  # multiply-adds for each KB of two weights a byte
+    tensor = of_weights / PRODUCT * cycles_of_product(machine)
+    assert cell(H100, f"{LARGE}64,weight=int4g32", "tensor", "tensor") == f"{tensor:.0f}"
+    memory_s = (work.traffic.weights_bytes + work.traffic.scales_bytes) / machine.copy_bytes_per_s
+    slower = (1 + (tensor / machine.cycles_per_kb) ** SMOOTHNESS) ** (1 / SMOOTHNESS)
+    most = memory_s / (memory_s * slower + START_S)
+    assert f"fewer instructions would, up to {most:.2f}," in " ".join(PAGE.read_text().split())
 
 
 if __name__ == "__main__":

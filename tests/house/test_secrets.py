@@ -34,7 +34,7 @@ TEST = """
 import numpy as np
 
 def test_product(bandwidth_benchmark):
-    inputs = bandwidth_benchmark.inputs("linear:n=64,k=64,m=1,weight=f32")
+    inputs = bandwidth_benchmark.inputs("linear:n=1024,k=1024,m=1,weight=f32")  # few of them are more than a cache
     sets = [(inputs.x, inputs.weight(slot).values.T) for slot in range(inputs.slots)]
     bandwidth_benchmark(np.matmul, sets, inputs=inputs)
 """
@@ -114,7 +114,7 @@ def leaks(printed: str, seen: set[str], folder: Path, home: str) -> list[str]:
 
 def test_a_run_stores_and_prints_no_key(planted: dict[str, str], tmp_path: Path) -> None:
     work = "linear:n=64,k=64,m=1,weight=f32"
-    asked = ["-b", "numpy", "--quick", "--no-ceilings", "--out", f"key={ARGUMENT}"]
+    asked = ["-b", "numpy", "--quick", "--no-ceilings", "--replicates", "1", "--out", f"key={ARGUMENT}"]
     command = [sys.executable, "-m", "membound", "run", work, *asked]
     status, printed, seen = watched(command, tmp_path, planted)
     assert status == 0, printed

@@ -49,24 +49,31 @@ def called(*arguments: str) -> Called:
     return Called(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", SECRET)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(self_check, "CHECK_S", 0.2)
     monkeypatch.setattr(self_check, "TOKENS", 4)
 
 
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
 def loaded(tmp_path: Path, url: str, *more: str) -> Called:
     return called("load", "--url", url, *SHORT, "--out", str(tmp_path), *more)
 
 
-@pytest.fixture
-def two_runs(tmp_path: Path) -> list[Path]:
-    with null_server(Script(0.02, 0.005)) as url:
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files that nobody changes."""
+    folder = tmp_path_factory.mktemp("two-runs")
+    with pytest.MonkeyPatch.context() as patch, null_server(Script(0.02, 0.005)) as url:
+        install(patch)
         for _ in range(2):
-            assert loaded(tmp_path, url, "--rate", "20").exit_code in (0, 1)
-    return sorted(tmp_path.glob("*.jsonl"))
+            assert loaded(folder, url, "--rate", "20").exit_code in (0, 1)
+    return sorted(folder.glob("*.jsonl"))
 
 
 def test_a_load_prints_its_table_and_keeps_its_rows(tmp_path: Path) -> None:
@@ -103,7 +110,7 @@ def test_a_search_plays_points_until_it_has_a_rate(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path], tmp_path: Path) -> None:
+def test_stored_points_are_shown_compared_and_loaded(two_runs: list[Path]) -> None:
     shown = called("show", str(two_runs[0]))
     assert "first token, from due" in shown.stdout
     assert "×best" not in shown.stdout

@@ -264,14 +264,15 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_each_input_is_drawn_once_a_replicate(fakes: Path) -> None:
+@pytest.mark.parametrize("replicates", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_each_input_is_drawn_once_a_replicate(fakes: Path, replicates: int) -> None:
     backends = ["draws:cpu", "draws:cpu+twin", "draws:cpu+third"]
-    plan = planned(backends, [LARGE], replicates=2, reference_dir=fakes / "reference")
+    plan = planned(backends, [LARGE], replicates=replicates, reference_dir=fakes / "reference")
     rows, heard = executed(fakes, plan)
-    assert [row.status for row in rows] == ["ok"] * 6
+    assert [row.status for row in rows] == ["ok"] * 3 * replicates
     drawn = Counter((fakes / "draws").read_text().split())
     assert len(drawn) == 33
-    assert set(drawn.values()) == {2}
+    assert set(drawn.values()) == {replicates}
     assert heard.notes == []
     assert not [name for name in open_files() if "memfd" in name]
     assert list((fakes / "tmp").iterdir()) == []

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from membound.bench.serving import compiled_reads
+from membound.bench.serving import compiled_reads, stamps
 from membound.bench.serving.compiled_reads import (
     APART_NS,
     BYTES,
@@ -94,10 +94,12 @@ class Wires:
 
 
 @pytest.fixture
-def wires() -> Iterator[Wires]:
+def wires(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wires]:
+    monkeypatch.setattr(stamps, "MOST_S", 20.0)
     made = Wires()
     made.reads.start()
-    with stamps_on():
+    with stamps_on() as on:
+        assert on
         yield made
     made.reads.stop()
     for one in (*made.theirs.values(), *made.ours.values()):

@@ -15,7 +15,7 @@ from membound.kernels.cpu.attention.decode import attend, attention_kernel, flat
 from membound.kernels.cpu.matmul.grouping import Grouping, grouping
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
 from membound.kernels.stored_cache import last_tokens
-from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.formats import KVCache, to_bf16
 from membound.kernels.weights.generate import random_cache
 
 rng = np.random.default_rng()  # fresh inputs at every run
@@ -71,7 +71,7 @@ def worst_error(kv: str, group: int, dim: int, contexts: tuple[int, ...] = CONTE
 
 GROUPS = [(3, 64), (7, 64), (8, 128), (16, 64)]
 QUICK = ("bf16", 7, 64)
-"""Each of the others compiles a kernel for as long, and is a slow test; f32 and int8 come with groups of four."""
+"""Plain pytest compiles one kernel that widens the cache, whose method most formats have, and int8's in groups of four."""
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_groups_of_query_heads(kv: str, group: int, dim: int) -> None:
 @pytest.mark.parametrize(
     "kv",
     [
-        "f32",
+        pytest.param("f32", marks=pytest.mark.slow),
         pytest.param("int8", marks=pytest.mark.instruction_set),
         *(pytest.param(kv, marks=[pytest.mark.instruction_set, pytest.mark.slow]) for kv in ("bf16", "f16")),
     ],
@@ -136,23 +136,24 @@ def test_the_method_follows_format_and_head_size() -> None:
     assert Grouping("f32", 2, "float").rows * 2 == LANES
 
 
-def test_scores_of_any_size_do_not_overflow() -> None:
+@pytest.mark.parametrize("kv", [pytest.param("f32", marks=pytest.mark.slow), "bf16"])
+def test_scores_of_any_size_do_not_overflow(kv: str) -> None:
     """Scores of ±1e5 are one-hot; equal scores average; peaks that rise block by block keep their share."""
-    cache = make_cache("f32", 1, 1, 600, 128)
+    cache = make_cache(kv, 1, 1, 600, 128)
     for q in (1e4 * queries(1, 4, 128), np.zeros((1, 4, 128), np.float32)):
         error = reference.relative_error(run(q, cache, 2), reference.decode_attention(q, cache))
         assert error < 1e-4
     rising = np.linspace(-5, 5, 600, dtype=np.float32)[None, None, :, None] * np.ones(128, np.float32)
     q = np.ones((1, 4, 128), np.float32)
-    risen = KVCache("f32", rising, cache.v)
+    risen = KVCache(kv, rising if kv == "f32" else to_bf16(rising), cache.v)
     assert reference.relative_error(run(q, risen, 1), reference.decode_attention(q, risen)) < 1e-4
 
 
 @pytest.mark.parametrize(
     ("kv", "one"),
     [
-        ("f32", np.float32(1)),
-        pytest.param("bf16", np.uint16(0x3F80), marks=pytest.mark.slow),
+        pytest.param("f32", np.float32(1), marks=pytest.mark.slow),
+        ("bf16", np.uint16(0x3F80)),
         pytest.param("f16", np.float16(1), marks=pytest.mark.slow),
     ],
 )

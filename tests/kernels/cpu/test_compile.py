@@ -1,13 +1,15 @@
-"""Compiled kernels: cached on disk under a hash of their sources, found again, watched while compiling."""
+"""Compiled kernels: cached on disk under a hash of their sources, found again, made again if damaged, watched while compiling."""
 
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ names = []
 with watch_compilation(names.append):
     out = np.zeros(4, np.float32)
     fill_f32(out, 1, np.float32(1))
-print(out.any(), names)
+print(out.tobytes().hex(), *names)
 """
 
 VARIANTS = """
@@ -87,19 +89,71 @@ def test_kernels_take_turns_at_their_cache() -> None:
     assert type(kernel._cache._cache_file) is compile_module.CacheFile
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    assert run(tmp_path) == "True ['fill_f32']"
-    assert run(tmp_path) == "True []"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that one process has filled, and the numbers that its kernel computed."""
+    cache = tmp_path_factory.mktemp("whole") / "cache"
+    numbers, *compiled = run(cache).split()
+    assert any(bytes.fromhex(numbers))
+    assert compiled == ["fill_f32"]
+    return cache, numbers
 
 
-def test_another_place_of_the_package_compiles_nothing_either(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing(whole: tuple[Path, str]) -> None:
+    cache, numbers = whole
+    assert run(cache) == numbers
+
+
+def test_another_place_of_the_package_compiles_nothing_either(
+    tmp_path: Path, whole: tuple[Path, str]
+) -> None:
     """An installation, or a node that was sent the package, loads what a checkout with the same sources has compiled."""
-    assert run(tmp_path / "cache").strip() != "True []"
+    cache, numbers = whole
     copy = tmp_path / "elsewhere/membound"
     left_out = shutil.ignore_patterns("published", "__pycache__")
     shutil.copytree(Path(membound.__file__).parent, copy, ignore=left_out, copy_function=shutil.copyfile)
     first = f"import sys; sys.path.insert(0, {str(copy.parent)!r}); import membound; assert 'elsewhere' in membound.__file__\n"
-    assert run(tmp_path / "cache", first + PROGRAM).strip() == "True []"
+    assert run(cache, first + PROGRAM) == numbers
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    at = random.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :]
+
+
+def scrambled(content: bytes) -> bytes:
+    return random.randbytes(len(content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        ("nbi", flipped),
+        *(
+            pytest.param(*damage, marks=pytest.mark.slow)
+            for damage in (("nbi", emptied), ("nbc", flipped), ("nbc", halved), ("nbc", scrambled))
+        ),
+    ],
+)
+def test_damaged_files_are_noticed_and_made_again(
+    tmp_path: Path, whole: tuple[Path, str], damage: Callable[[bytes], bytes], kind: str
+) -> None:
+    undamaged, numbers = whole
+    shutil.copytree(undamaged, tmp_path / "cache")
+    files = list((tmp_path / "cache").rglob(f"*.{kind}"))
+    assert files
+    for path in files:
+        path.write_bytes(damage(path.read_bytes()))
+    assert run(tmp_path / "cache").split() == [numbers, "fill_f32"], "it was compiled again"
+    assert run(tmp_path / "cache") == numbers, "and kept"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numba
@@ -17,12 +18,17 @@ pytestmark = pytest.mark.instruction_set
 RNG = np.random.default_rng()
 
 
-def write(kv: str, x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+@cache
+def writer(kv: str) -> Any:
     @numba.njit
     def compiled(x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
         store_row(kv, x, out, at, scales, scale_at)
 
-    compiled(x, out, at, scales, scale_at)
+    return compiled
+
+
+def write(kv: str, x: Any, out: Any, at: int, scales: Any, scale_at: int) -> None:
+    writer(kv)(x, out, at, scales, scale_at)
 
 
 @pytest.mark.parametrize("width", [1, 15, 64, 333])

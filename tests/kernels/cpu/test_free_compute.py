@@ -39,7 +39,7 @@ def error_of(work: Work, fmas: int, threads: int = 2) -> float:
 
 
 @pytest.mark.instruction_set
-@pytest.mark.parametrize("fmt", ["f32", "bf16"])
+@pytest.mark.parametrize("fmt", ["f32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("n", "k"), [(515, 1100), (37, 131), (9, 3), (256, 64)])
 def test_products_stay_what_they_are_at_any_dose(fmt: str, n: int, k: int) -> None:
     for fmas in (0, 1, 7):

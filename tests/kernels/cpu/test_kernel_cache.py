@@ -1,15 +1,13 @@
-"""The kernel cache: damaged files are made again, a folder of others is refused, none at all is no fault."""
+"""The folder of the kernel cache: one of others is refused, none at all is no fault, and neither is one without locks."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import random
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +19,6 @@ from membound.kernels.cpu import kernel_cache
 from membound.kernels.cpu.kernel_cache import CacheRefused, cache_base, cache_folder, private_folder
 from membound.results.store import RunWriter, StoreError, load_rows
 
-PROGRAM = """
-import numpy as np
-from membound.kernels.cpu.watching import watch_compilation
-from membound.kernels.weights.draws import fill_f32
-names = []
-with watch_compilation(names.append):
-    out = np.zeros(4, np.float32)
-    fill_f32(out, 1, np.float32(1))
-print(out.tobytes().hex(), len(names))
-"""
-
-
-def run(cache: Path, program: str = PROGRAM) -> list[str]:
-    environment = os.environ | {"MEMBOUND_CACHE_DIR": str(cache)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
-
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
@@ -47,60 +26,6 @@ def forgotten() -> Iterator[None]:
     cache_folder.cache_clear()
     yield
     cache_folder.cache_clear()
-
-
-# Damage
-
-
-def emptied(content: bytes) -> bytes:
-    return b""
-
-
-def halved(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def flipped(content: bytes) -> bytes:
-    at = random.randrange(len(content))
-    return content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :]
-
-
-def scrambled(content: bytes) -> bytes:
-    return random.randbytes(len(content))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A cache that nothing has happened to, and the numbers that its kernel computed."""
-    cache = tmp_path_factory.mktemp("whole") / "cache"
-    numbers, compiled = run(cache)
-    assert int(compiled) > 0
-    return cache, numbers
-
-
-@pytest.mark.parametrize(
-    ("kind", "damage"),
-    [
-        ("nbi", flipped),
-        *(
-            pytest.param(*damage, marks=pytest.mark.slow)
-            for damage in (("nbi", emptied), ("nbc", flipped), ("nbc", halved), ("nbc", scrambled))
-        ),
-    ],
-)
-def test_damaged_files_are_noticed_and_made_again(
-    tmp_path: Path, whole: tuple[Path, str], damage: Callable[[bytes], bytes], kind: str
-) -> None:
-    undamaged, numbers = whole
-    shutil.copytree(undamaged, tmp_path / "cache")
-    files = list((tmp_path / "cache").rglob(f"*.{kind}"))
-    assert files
-    for path in files:
-        path.write_bytes(damage(path.read_bytes()))
-    again, compiled = run(tmp_path / "cache")
-    assert again == numbers
-    assert int(compiled) > 0, "it was compiled again"
-    assert run(tmp_path / "cache") == [numbers, "0"], "and kept"
 
 
 # Folders of others
