@@ -179,7 +179,8 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    line = visible(without_passwords(" ".join(message.split())))
+    one = " ".join(part.strip() for part in message.strip().split("\n"))  # spaces in names stay as they are
+    line = visible(without_passwords(one))
     print(f"membound: {line}{_without_folder()}", file=sys.stderr)
     return BAD_INPUT
 
