@@ -123,6 +123,8 @@ def _status(arguments: list[str], debug: bool) -> int:
         return 130
     except UsageError as error:
         return _refuse(error.format_message(), debug)
+    except MemoryError:
+        return _refuse("there is not enough memory for this; what was measured before is kept", debug)
     except BrokenPipeError:
         _drop_output()  # the reader went away, as `| head` does
         return 1
@@ -177,7 +179,8 @@ def _refuse(message: str, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    line = visible(without_passwords(" ".join(message.split())))
+    one = " ".join(part.strip() for part in message.strip().split("\n"))  # spaces in names stay as they are
+    line = visible(without_passwords(one))
     print(f"membound: {line}{_without_folder()}", file=sys.stderr)
     return BAD_INPUT
 

@@ -21,7 +21,7 @@ def stored_runs(out: Path = DEFAULT_OUT) -> list[Path]:
     try:
         why = no_folder(out)
         # in this order: a run that ends meanwhile has either name
-        listed = [*out.glob(f"*{SUFFIX}{PARTIAL}"), *out.glob(f"*{SUFFIX}")]
+        listed = [] if why else [*_named(out, SUFFIX + PARTIAL), *_named(out, SUFFIX)]
     except OSError as error:
         why = error.strerror
     if why:
@@ -84,6 +84,14 @@ def rows_of(name: str, out: Path = DEFAULT_OUT) -> list[Row]:
     if not rows:
         raise StoreError(f"{path} holds no rows")
     return rows
+
+
+def _named(folder: Path, end: str) -> list[Path]:
+    """What has a name with that end. Raises OSError where glob would say that there is nothing: nobody may look."""
+    try:
+        return [folder / name for name in os.listdir(folder) if name.endswith(end)]
+    except FileNotFoundError:
+        return []
 
 
 def _ended(path: Path) -> Path:

@@ -44,7 +44,10 @@ def parse(text: str) -> Settings:
         section, _, name = key.rpartition(".")
         if not equals or section not in ("global", "install", ":env:"):
             continue
-        values = _unquoted(value).split()
+        text = _unquoted(value).strip()
+        values = [text] if name in SINGLE else text.split()  # a bundle's path may have spaces
+        if not text:  # pip ignores empty ones
+            continue
         before = [] if name in SINGLE else found.get(name, [])
         found[name] = list(dict.fromkeys([*before, *values]))
     return found

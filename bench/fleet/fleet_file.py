@@ -24,6 +24,7 @@ from membound.results.checksum import unsealed
 from membound.results.fields import read_json, short, wrong_field
 from membound.results.row import Row, RowError
 from membound.results.store import PARTIAL, SUFFIX, RunWriter, StoreError, parsed_lines
+from membound.results.stored_runs import stored_runs
 from membound.version import __version__
 
 ASKED = ".fleet"
@@ -127,7 +128,7 @@ def rows_of(one: Assignment, lines: Sequence[bytes]) -> list[Row]:
 
 def find_fleet(name: str, out: Path) -> tuple[Path, Ask, list[Assignment]]:
     """The fleet in `out` that `name` means, ``latest`` or how it begins, as far as it came. Raises StoreError, FleetError, RowError."""
-    cut = sorted(out.glob(f"*{SUFFIX}{PARTIAL}"))
+    cut = sorted(path for path in stored_runs(out) if path.name.endswith(PARTIAL))
     cut = [path for path in cut if asked_path(_finished(path)).is_file()]
     found = cut[-1:] if name == "latest" else [one for one in cut if one.name.startswith(Path(name).name)]
     if len(found) != 1:

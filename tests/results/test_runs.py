@@ -10,6 +10,7 @@ from rows import case, write
 
 from membound.backends import registry
 from membound.bench import cli
+from membound.bench.run.resume import find_cut
 from membound.results import stored_runs
 from membound.results.row import RowError
 from membound.results.store import StoreError, load_rows, new_run_path
@@ -54,16 +55,16 @@ def test_with_nothing_but_killed_runs_the_latest_is_one_of_them(tmp_path):
 def test_a_run_that_ends_while_it_is_looked_for_is_found(tmp_path, monkeypatch):
     """It gets its last name between any two looks: nobody warns of it, and no older run is taken for the latest."""
     stored(tmp_path, "a.jsonl", [case()], 1)
-    glob, written_at = Path.glob, stored_runs._written_at
+    named, written_at = stored_runs._named, stored_runs._written_at
 
     def end():
         (tmp_path / "b.jsonl.partial").rename(tmp_path / "b.jsonl")
 
-    def globbed(folder, pattern):
-        found = list(glob(folder, pattern))
-        if pattern.endswith("partial"):
+    def listed(folder, ending):
+        found = named(folder, ending)
+        if ending.endswith("partial"):
             end()
-        return iter(found)
+        return found
 
     def looked_at(path):
         found = written_at(path)
@@ -71,11 +72,11 @@ def test_a_run_that_ends_while_it_is_looked_for_is_found(tmp_path, monkeypatch):
             end()
         return found
 
-    for place, name, changed in ((Path, "glob", globbed), (stored_runs, "_written_at", looked_at)):
+    for name, changed in (("_named", listed), ("_written_at", looked_at)):
         stored(tmp_path, "b.jsonl.partial", [case()], 2)
         (tmp_path / "b.jsonl").unlink(missing_ok=True)
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, changed)
+            patch.setattr(stored_runs, name, changed)
             assert find_run("latest", tmp_path) == tmp_path / "b.jsonl"
 
 
@@ -117,6 +118,24 @@ def test_what_stands_where_a_folder_was_named_is_said(tmp_path, name, why):
     if why.endswith("nothing"):
         with pytest.raises(StoreError, match="it is a link to nothing"):
             find_run(str(out), tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(tmp_path, monkeypatch):
+    """ "there are no runs in it yet" was said, and "there is nothing to resume"."""
+    stored(tmp_path, "runs/a.jsonl", [case()], 1)
+    tmp_path.chmod(0o755)
+    (tmp_path / "runs").chmod(0)
+    monkeypatch.chdir(tmp_path)
+    user = os.geteuid()
+    try:
+        if not user:
+            os.seteuid(65534)  # root may read everything
+        for ask in (find_run, find_cut):
+            with pytest.raises(StoreError, match=r"^results folder runs cannot be read: Permission denied$"):
+                ask("latest", Path("runs"))
+    finally:
+        os.seteuid(user)
+        (tmp_path / "runs").chmod(0o700)
 
 
 LONG = "n" * 300

@@ -573,3 +573,22 @@ def test_a_deleted_current_folder_is_named(tmp_path, command):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("; the current folder was deleted: change to one that is there\n")
+
+
+def test_a_command_that_runs_out_of_memory_says_so(tmp_path):
+    """A traceback and status 1 before. The file has holes: it takes no room on the disk."""
+    path, huge = write(tmp_path / "a.jsonl", [case()]), tmp_path / "b.jsonl"
+    with huge.open("wb") as file:
+        file.truncate(1 << 30)
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom membound.bench import cli\n"
+        f"cli._status(['show', {str(path)!r}], False)\n"  # which imports all that it takes
+        "taken = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)\n"
+        f"cli.main(['show', {str(huge)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "membound: there is not enough memory for this; what was measured before is kept\n",
+    )

@@ -79,6 +79,16 @@ def test_errors_are_one_line_whatever_was_typed(capsys: pytest.CaptureFixture[st
         assert visible(out) == out
 
 
+def test_a_name_in_an_error_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several spaces one was left, and a tab became one."""
+    assert called(capsys, "show", "two  spaces\tand a tab") == (
+        2,
+        "membound: no run 'two  spaces\\tand a tab': there are no runs in results/runs yet; `membound run` makes one\n",
+    )
+    status, out = called(capsys, "export", "a  b\tc", "x.csv", "--out", "d  e")
+    assert (status, "there are no runs in d  e yet" in out) == (2, True)
+
+
 def test_a_console_shows_text_and_keeps_its_own_control_of_the_terminal() -> None:
     file = io.StringIO()
     console = PlainConsole(file=file, force_terminal=True, width=200, color_system=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from membound.bench.environments.package_index import parse, pip_settings, uv_arguments, uv_environment
 
 PRINTED = """:env:.cert='/env/ca.pem'
@@ -50,3 +52,12 @@ def test_uv_trusts_what_pip_trusts():
 def test_variables_of_pip_are_read(monkeypatch):
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://cpu.example/whl")
     assert "https://cpu.example/whl" in pip_settings()["extra-index-url"]
+
+
+@pytest.mark.parametrize("line", ["no-index=''", "cert=", "cert='  '", "index-url=''"])
+def test_an_empty_setting_is_none_as_pip_has_it(line: str) -> None:
+    """PIP_CERT= in a container's variables ended `env create` in a traceback."""
+    settings = parse(f"global.cert='/a b/c.pem'\n:env:.{line}\n")
+    assert settings == {"cert": ["/a b/c.pem"]}
+    assert uv_arguments(settings) == []
+    assert uv_environment(settings, {}) == {"UV_NATIVE_TLS": "1", "SSL_CERT_FILE": "/a b/c.pem"}

@@ -187,3 +187,17 @@ def test_every_file_that_a_compiled_one_imports_is_hashed_too() -> None:
             if path.with_suffix("").is_dir():  # `from package import module`: its files are hashed one by one
                 continue
             assert path in sources, f"{source.name} imports {path.name}, of which the cache knows nothing"
+
+
+def test_kernels_are_compiled_though_numba_was_told_not_to() -> None:
+    """Before, there was "no backend to measure" with NUMBA_DISABLE_JIT=1 in the environment, and `duel` ended in a traceback."""
+    code = (
+        "import os\nfrom membound.kernels.cpu import compile\nprint(type(compile._thread_numbers).__name__)\n"
+        "from membound.bench import cli\ntry:\n cli.main(['--version'])\nexcept SystemExit:\n"
+        " print('NUMBA_DISABLE_JIT' in os.environ)"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kind, _, left = done.stdout.split("\n")[:3]
+    assert (kind, left) == ("CPUDispatcher", "False")
