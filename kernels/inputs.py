@@ -42,10 +42,8 @@ from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.states import State, random_state
 
-if TYPE_CHECKING:
-    from membound.kernels.onnx_file.decoder import (
-        OnnxDecoder,
-    )  # every process imports this module, few open a file
+if TYPE_CHECKING:  # every process imports this module, few open a file
+    from membound.kernels.onnx_file.decoder import OnnxDecoder
     from membound.kernels.onnx_file.numbers import Array
 
 __all__ = [
