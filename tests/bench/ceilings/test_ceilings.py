@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from membound.backends.api import Backend, Device
+from membound.backends.api import Accelerator, Backend, Device
 from membound.bench.ceilings import backend as of_backend
 from membound.bench.ceilings import cpu as ceilings
 from membound.bench.ceilings import patterns, rotating
@@ -22,7 +22,7 @@ from membound.kernels.cpu.instruments import stream
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import BF16_DOT
 from membound.kernels.inputs import Inputs
-from membound.kernels.work import Linear, Work
+from membound.kernels.work import Linear, Work, parse
 
 LEVELS = {"l1_bytes": 64 << 10, "l2_bytes": 256 << 10, "l3_bytes": 4 << 20}
 
@@ -275,6 +275,54 @@ def test_a_failing_launch_leaves_the_products(monkeypatch: pytest.MonkeyPatch) -
     found = {c.name: c for c in of_backend.measure_backend_ceilings(Weak(), Device("x:cpu", "x", 1), print)}
     assert (found["launch"].status, found["launch"].reason) == ("error", "RuntimeError: one row is too few")
     assert found["gemm_f32"].status == "ok"
+
+
+class OfHalves(Half):
+    """Leaves the first of the null works to others."""
+
+    def supports(self, work: Work) -> str | None:
+        return None if isinstance(work, Linear) and work.weight == "f16" else "halves only"
+
+
+class AttentionOnly(Half):
+    """Has none of their products."""
+
+    def supports(self, work: Work) -> str | None:
+        return "no products" if isinstance(work, Linear) else None
+
+    def prepare(self, work: Work, inputs: Inputs) -> None:
+        assert work.spec.startswith("attention:context=16,")
+
+
+@pytest.mark.parametrize(
+    ("backend", "id", "found"),
+    [
+        (Half(), "x:gpu:0", {"launch": 32, "gemm_f32": 48, "gemm_bf16": 48, "gemm_f16": 48}),
+        (Half(), "x:gpu:0+graph", {"launch": 32}),
+        (OfHalves(), "x:gpu:0", {"gemm_f16": 48}),
+    ],
+    ids=["plain", "variant", "none-of-them"],
+)
+def test_on_an_accelerator_launches_stay_small_and_products_are_larger(
+    backend: Half, id: str, found: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_backend, "GEMM_SIZES", (16,))
+    monkeypatch.setattr(of_backend, "DEVICE_GEMM_SIZES", (48,))
+    monkeypatch.setattr(of_backend, "GEMM_SECONDS", 0.0)
+    device = Device(id, "x", 1, accelerator=Accelerator(1 << 30, 1 << 20))
+    ceilings = list(of_backend.measure_backend_ceilings(backend, device, lambda _: None))
+    assert [c.name for c in ceilings] == list(found)
+    for ceiling in ceilings:
+        work = parse(ceiling.config["work"])
+        assert isinstance(work, Linear)
+        assert (work.n, ceiling.config["backend"]) == (found[ceiling.name], id)
+
+
+def test_the_first_null_work_that_is_supported_is_launched() -> None:
+    device = Device("x:gpu:0", "x", 1)
+    (launch,) = of_backend.measure_backend_ceilings(AttentionOnly(), device, lambda _: None)
+    assert (launch.name, launch.status, len(launch.samples)) == ("launch", "ok", of_backend.NULL_SAMPLES)
+    assert launch.config["work"].startswith("attention:context=16,")
 
 
 # As they are told
