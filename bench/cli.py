@@ -78,6 +78,8 @@ app = typer.Typer(
 )
 
 BAD_INPUT = 2
+NO_THREAD = "can't start new thread"
+"""Python's words where the system gives a process no more threads."""
 
 # Typer brings its own click or uses an installed one, by version; either way BadParameter's grandparent is the root error.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -125,6 +127,12 @@ def _status(arguments: list[str], debug: bool) -> int:
         return _refuse(error.format_message(), debug)
     except MemoryError:
         return _refuse("there is not enough memory for this; what was measured before is kept", debug)
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        return _refuse(
+            "no more threads can be started: raise `ulimit -u`, or the limit of a container", debug
+        )
     except BrokenPipeError:
         _drop_output()  # the reader went away, as `| head` does
         return 1

@@ -6,6 +6,7 @@ Failure(status='unavailable', reason='no device; pip install one', error=None)
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 
@@ -34,6 +35,12 @@ OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """How runtimes say that memory ran out, in classes of their own: most raise a RuntimeError."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WHERE_FULL = (
+    "; what is full is the folder for compiled kernels or the one for temporary files: "
+    "MEMBOUND_CACHE_DIR and TMPDIR name others"
+)
+"""What a backend writes to; the error itself seldom says where."""
 
 
 class WrongAnswerError(Exception):
@@ -81,7 +88,8 @@ def failure_of(error: BaseException) -> Failure:
         if isinstance(error, cls):
             return Failure(status, said(error))
     memory = isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_text(error)[:SEARCHED])
-    return Failure("oom" if memory else "error", one_line(error))
+    full = isinstance(error, OSError) and error.errno in FULL
+    return Failure("oom" if memory else "error", (one_line(error) + WHERE_FULL * full)[:LONGEST_REASON])
 
 
 def lacked_memory(failure: Failure) -> bool:

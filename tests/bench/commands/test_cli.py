@@ -592,3 +592,15 @@ def test_a_command_that_runs_out_of_memory_says_so(tmp_path):
         2,
         "membound: there is not enough memory for this; what was measured before is kept\n",
     )
+
+
+def test_a_command_that_gets_no_more_threads_says_so(tmp_path):
+    """A traceback and status 1 under `ulimit -u 5`, which root is free of: here no thread has room for its stack."""
+    code = (
+        "import threading\nfrom membound.bench import cli\nthreading.stack_size(1 << 46)\n"
+        f"cli.main(['list', '--out', {str(tmp_path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("membound: no more threads can be started: raise `ulimit -u`")
+    assert done.stderr.count("\n") == 1

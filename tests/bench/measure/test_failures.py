@@ -65,6 +65,19 @@ def test_every_class_has_its_status_and_one_line(error: BaseException, status: s
     assert failure.status in STATUSES
 
 
+def test_a_full_disk_is_told_with_what_helps() -> None:
+    """By a real one: "No space left on device" alone did not say that it is the kernels' cache that has no room."""
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space") as raised:
+        full.write(b"machine code")
+    failure = failure_of(raised.value)
+    assert failure.status == "error"
+    assert failure.reason.startswith(
+        "OSError: [Errno 28] No space left on device; what is full is the folder"
+    )
+    assert failure.reason.endswith("MEMBOUND_CACHE_DIR and TMPDIR name others")
+    assert failure_of(OSError(errno.EIO, "x")).reason == "OSError: [Errno 5] x"
+
+
 def test_only_a_wrong_answer_carries_an_error() -> None:
     size = float(np.random.default_rng().random())
     assert failure_of(WrongAnswerError("far off", size)) == Failure("wrong", "far off", size)
