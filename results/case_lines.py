@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from math import inf
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
-from msgspec import DecodeError, Raw, Struct
+from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder
 
 from membound.results.checksum import seal_of
+from membound.results.fields import LARGEST_WHOLE
 from membound.results.process import Process, Shared, interned, median_of, shared_of
 from membound.results.row import missed_reference
 from membound.results.strict_line import read_strictly
@@ -48,7 +49,7 @@ class Line(Struct, gc=False):
     work: str
     status: str
     reason: str
-    replicate: int
+    replicate: Annotated[int, Meta(ge=0, le=LARGEST_WHOLE)]
     threads: int
     device: str
     grade: str
@@ -92,9 +93,18 @@ class CaseLines:
             return None
         times = times_of(read.turns, read.samples_s)
         parts = (
-            *(read.schema_version, read.run_id, read.backend, read.work, read.threads),
-            *(read.status, read.reason, read.grade, read.device),
-            *(bytes(read.accelerator), bytes(read.config), bytes(read.machine)),
+            read.schema_version,
+            read.run_id,
+            read.backend,
+            read.work,
+            read.threads,
+            read.status,
+            read.reason,
+            read.grade,
+            read.device,
+            bytes(read.accelerator),
+            bytes(read.config),
+            bytes(read.machine),
             missed_reference(read.error, read.tolerance),
         )
         return Process(

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from membound.results.fields import LARGEST_WHOLE
 from membound.results.row import GRADES, SCHEMA_VERSION, Row, missed_reference
 from membound.results.turns import NO_ROUNDS, SHORTEST_S, Rounds, StoredTurn, usable_times
 
@@ -102,8 +103,10 @@ def of_fields(stored: Mapping[str, Any], turns: bool, content: int) -> Process:
     """The process of a row as JSON has it. Raises KeyError, TypeError, ValueError where a field that it uses is not one."""
     played = [StoredTurn(**turn) for turn in stored.get("turns") or ()]
     times = usable_times(played) if played else stored["samples_s"]
-    if times and not min(times) >= SHORTEST_S:
+    if not all(time >= SHORTEST_S for time in times):
         raise ValueError(f"a time of {min(times)} s")
+    if type(stored["replicate"]) is not int or not 0 <= stored["replicate"] <= LARGEST_WHOLE:
+        raise ValueError(f"a replicate that is no number of one: {stored['replicate']!r:.40}")
     return Process(
         shared_of(stored, missed_reference(stored.get("error"), stored.get("tolerance"))),
         stored["replicate"],

@@ -15,6 +15,7 @@ from zlib import crc32
 from membound.results.case_lines import played_in, rounds_of, times_of
 from membound.results.exchange import parquet
 from membound.results.exchange.row_table import HINTS
+from membound.results.fields import LARGEST_WHOLE
 from membound.results.process import (
     Process,
     Shared,
@@ -119,6 +120,8 @@ def _process(kept: _Kept, cells: Cells, own: Cells, turns: bool) -> Process:
     """Raises KeyError, TypeError, ValueError."""
     replicate, error, tolerance, samples, played = own
     shared, text = kept.of(cells, missed_reference(error, tolerance))
+    if not 0 <= replicate <= LARGEST_WHOLE:
+        raise ValueError(f"a replicate that is no number of one: {replicate}")
     samples, played = samples.encode(), played.encode()
     content = crc32(b"".join((text, repr(own[: len(SINGLE)]).encode(), samples, played)))
     try:

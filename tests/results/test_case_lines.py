@@ -135,6 +135,7 @@ def test_a_line_that_no_row_has_is_read_as_reading_it_whole_does(stored):
         ({"samples_s": [float("inf")]}, "JSON is malformed"),
         ({"samples_s": ["x"]}, "Expected `float`, got `str`"),
         ({"replicate": True}, "Expected `int`, got `bool`"),
+        ({"replicate": 2**70}, "Expected `int` <= "),
         ({"machine": None}, "no object"),
         ({"accelerator": None}, "no object"),
         ({"turns": [{"round": 1}]}, "missing required field `time_s`"),

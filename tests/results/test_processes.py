@@ -9,6 +9,7 @@ from rows import case, ceiling, run_rows, write
 
 from membound.results import processes, reader_processes
 from membound.results.case_lines import CaseLines
+from membound.results.checksum import sealed
 from membound.results.exchange import parquet
 from membound.results.exchange.exports import export
 from membound.results.process import condensed, usable_processes
@@ -172,3 +173,11 @@ def test_the_processes_that_count_are_those_of_the_summary():
     for group in groups:
         found = usable_processes([condensed(row) for row in group])
         assert [one.shared.grade for one in found] == [row.grade for row in usable(group)]
+
+
+@pytest.mark.parametrize("replicate", [2**70, -1, "1", None])
+def test_a_replicate_that_is_no_number_of_one_is_refused_with_its_line(tmp_path, replicate):
+    text = json.dumps(json.loads(case().to_json()) | {"replicate": replicate}, separators=(",", ":"))
+    (tmp_path / "a.jsonl").write_bytes(sealed(text.encode()) + b"\n")
+    with pytest.raises(RowError, match="line 1: "):
+        list(processes_of(tmp_path / "a.jsonl"))
