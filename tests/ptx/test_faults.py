@@ -113,6 +113,32 @@ def test_overwriting_what_others_read_needs_an_order_too() -> None:
     execute(body + "bar.sync 0;" + again)
 
 
+def test_a_lane_may_not_overwrite_what_others_read_with_it() -> None:
+    read, write = "ld.shared.u32 %r3, [%rd6];", "setp.eq.s32 %p1, %r1, 31;\n @%p1 st.shared.u32 [%rd6], %r1;"
+    with pytest.raises(PtxError, match="thread 31 writes what was read by several"):
+        execute(read + write, threads=32)
+    execute(read + "bar.warp.sync -1;" + write, threads=32)
+
+
+@pytest.mark.parametrize(
+    ("body", "race"),
+    [
+        ("@%p1 bar.sync 0;\n @%p1 st.global.u32 [%rd5], %r1;\n @!%p1 ld.global.u32 %r3, [%rd5];", True),
+        ("@!%p1 bar.sync 0;\n ld.global.u32 %r3, [%rd5];\n @!%p1 st.global.u32 [%rd5], %r1;", True),
+        ("@%p1 ld.global.u32 %r3, [%rd5];\n @%p1 st.global.u32 [%rd5], %r1;", False),
+        ("ld.global.u32 %r3, [%rd5];\n @%p1 st.global.u32 [%rd5+512], %r1;", False),
+    ],
+    ids=["behind-a-barrier", "read-by-both", "of-one-block", "elsewhere"],
+)
+def test_no_barrier_orders_two_blocks(body: str, race: bool) -> None:
+    first = "mov.u32 %r5, %ctaid.x;\n setp.eq.s32 %p1, %r5, 0;\n"
+    if race:
+        with pytest.raises(PtxError, match=RACE.replace(r"\d+", r"(\d+|several)")):
+            execute(first + body, blocks=2)
+    else:
+        execute(first + body, blocks=2)
+
+
 @pytest.mark.parametrize(
     ("body", "match"),
     [

@@ -72,13 +72,16 @@ def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):
 
 
 def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_path):
-    assert run("linear:n=4096,k=4096,m=1,weight=bf16", "--out", tmp_path, "--claim")[0] == 0
+    """With those of the works that are named: a GPU runs them with extra arithmetic too."""
+    named = ("linear:n=4096,k=4096,m=1,weight=bf16", "attention:q_heads=8,kv_heads=2,kv=f16,page=64")
+    assert run(*named, "--out", tmp_path, "--claim")[0] == 0
     names = {path.stem for path in tmp_path.glob("*.cubin")}
     loaded = {name for name in names if name.endswith("_loaded")}
     assert {name.partition("_m1")[0] for name in loaded} == {
         "dot_f32",
         "dot_bf16",
         "attention_bf16_d128_g1_p0_w4_loaded",
+        "attention_f16_d128_g4_p64_w4_loaded",
     }
     assert {"attention_int8_d128_g4_p0_w4", "fma_f32", "tile_bf16", "combine_d128"} <= names
     assert {f"co_runner_{trade}_t1024" for trade in ("idle", "bandwidth", "fma")} <= names

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from executor.copies import LATE, Copies
 from executor.exchange import LANES
 from executor.memory import GlobalMemory, SharedMemory
+from executor.memory_steps import smallest_access
 from executor.program import Program, PtxError
 from executor.warp import Step, Warp
 
@@ -26,7 +27,7 @@ _TICK_NS = 1024
 
 @dataclass(slots=True)
 class Block:
-    """What the threads of one block have in common; `epoch` counts its barriers, `first_thread` names its threads."""
+    """What the threads of one block have in common; `epoch` counts its barriers, `number` is its place in the launch."""
 
     name: str
     position: Size
@@ -36,7 +37,7 @@ class Block:
     shared: SharedMemory
     parameters: dict[str, int]
     copies: list[Copies]
-    first_thread: int
+    number: int
     epoch: int = 0
     clock_ns: int = 0
     warps: list[Warp] = field(default_factory=list)
@@ -83,12 +84,13 @@ def launch(
         index = next((i for i, known in enumerate(arrays) if known is argument), len(arrays))
         arrays[index:] = arrays[index:] or [argument]
         values[name] = GlobalMemory.base(index)
-    memory = GlobalMemory(arrays, races)
+    grain = smallest_access(program)
+    memory = GlobalMemory(arrays, races, grain)
     with np.errstate(all="ignore"):
         for number, (z, y, x) in enumerate(np.ndindex(grid[2], grid[1], grid[0])):
-            shared = SharedMemory.of(max(1, program.shared_bytes), races)
+            shared = SharedMemory.of(max(1, program.shared_bytes), races, grain)
             copies = [Copies(memory, shared, mode) for _ in range(threads // LANES)]
             name = f"{program.name}, block {x}, {y}, {z}"
-            block = Block(name, (x, y, z), grid, threads, memory, shared, values, copies, number * threads)
+            block = Block(name, (x, y, z), grid, threads, memory, shared, values, copies, number)
             block.warps = [Warp.of(block, first, program, steps) for first in range(0, threads, LANES)]
             block.run(backwards=mode != LATE)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from executor.memory import GlobalMemory, SharedMemory, Who
+import numpy as np
+from executor.history import Who
+from executor.memory import GlobalMemory, SharedMemory
 from executor.numbers import Lanes
 
 EARLY, LATE = "early", "late"
@@ -19,45 +21,65 @@ EARLY, LATE = "early", "late"
 
 @dataclass(slots=True)
 class Copy:
-    """Sixteen bytes of one lane: where they go, what they are, and whose they are."""
+    """A word of each of some lanes: where it goes and what it is, and the number of its group among that lane's."""
 
-    at: Lanes
-    values: Lanes
-    who: Who
+    places: Lanes
+    words: Lanes
+    lanes: Lanes
+    groups: Lanes
+
+    def of(self, mask: Lanes) -> Copy:
+        """What some of these lanes copy."""
+        return Copy(self.places[mask], self.words[mask], self.lanes[mask], self.groups[mask])
 
 
 @dataclass(slots=True)
 class Copies:
-    """The groups of a warp, lane by lane: the last of each is still open."""
+    """What a warp has started and not waited for; `closed` counts the groups of each lane that are."""
 
     memory: GlobalMemory
     shared: SharedMemory
     mode: str
-    groups: list[list[list[Copy]]] = field(default_factory=lambda: [[[]] for _ in range(32)])
+    closed: Lanes = field(default_factory=lambda: np.zeros(32, np.int64))
+    started: list[Copy] = field(default_factory=list)
 
     def start(self, target: Lanes, source: Lanes, size: int, who: Who, lanes: Lanes) -> None:
         """cp.async of `size` bytes for each of the `lanes`."""
-        values = self.memory.load(source, size, who)
-        at = self.shared.place(target, size, who)
-        if self.shared.buffer.history is not None:
-            self.shared.buffer.history.note(at, who, write=True)
-        self.shared.under_way[at] = True
+        words = self.memory.load(source, size, who)
+        buffer = self.shared.buffer
+        places = buffer.place(target, size, who)
+        if buffer.history is not None:
+            at = buffer.grains(places, size)
+            buffer.history.write(at, who)
+            self.shared.under_way[at] = True
         if self.mode == EARLY:
-            self.shared.buffer.content[at] = values
-        for row, lane in enumerate(lanes):
-            self.groups[lane][-1].append(Copy(at[row : row + 1], values[row : row + 1], who))
+            buffer.words(size)[places] = words
+        if self.mode == LATE or buffer.history is not None:
+            self.started.append(Copy(places, words, lanes, self.closed[lanes]))
 
     def commit(self, lanes: Lanes) -> None:
         """cp.async.commit_group."""
-        for lane in lanes:
-            self.groups[lane].append([])
+        self.closed[lanes] += 1
 
     def wait(self, pending: int, lanes: Lanes) -> None:
         """cp.async.wait_group: closed groups land, but for the `pending` most recent ones."""
-        for lane in lanes:
-            groups = self.groups[lane]
-            while len(groups) - 1 > pending:
-                for copy in groups.pop(0):
-                    self.shared.under_way[copy.at] = False
-                    if self.mode == LATE:
-                        self.shared.buffer.content[copy.at] = copy.values
+        first_kept = np.zeros(32, np.int64)
+        first_kept[lanes] = self.closed[lanes] - pending
+        kept = []
+        for copy in self.started:
+            lands = copy.groups < first_kept[copy.lanes]
+            if lands.all():
+                self._land(copy)
+            elif lands.any():
+                self._land(copy.of(lands))
+                kept.append(copy.of(~lands))
+            else:
+                kept.append(copy)
+        self.started = kept
+
+    def _land(self, copy: Copy) -> None:
+        buffer, size = self.shared.buffer, copy.words.dtype.itemsize
+        if buffer.history is not None:
+            self.shared.under_way[buffer.grains(copy.places, size)] = False
+        if self.mode == LATE:
+            buffer.words(size)[copy.places] = copy.words

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from executor.exchange import LANES, check_mma, multiply, shuffle, transpose
 from executor.memory_steps import MEMORY_STEPS
-from executor.numbers import Lanes, bits, dtype, raw
+from executor.numbers import Lanes, bits, dtype
 from executor.operations import OPERATIONS
 from executor.program import Instruction, Program, PtxError, vector
-from executor.warp import BARRIER, BRANCH, EXIT, MEET, PLAIN, Step, Warp, nothing
+from executor.warp import BARRIER, BRANCH, EVERY, EXIT, MEET, PLAIN, Step, Warp, nothing
 
 Reader = Callable[[Warp], Lanes]
 Writer = Callable[[Warp, Lanes, Lanes], None]
 Run = Callable[[Warp, Lanes], None]
 
+_HELD = {1: np.dtype(bool), **{width: np.dtype(f"u{width // 8}") for width in (16, 32, 64)}}
+"""How registers are held, by their bits."""
 _LANE = np.arange(LANES, dtype=np.uint32)
 _WHOLE_WARP = np.uint32(0xFFFFFFFF)
 _SPECIAL: dict[str, Callable[[Warp], Any]] = {
@@ -90,6 +92,8 @@ def reader(program: Program, text: str, kind: str) -> Reader:
         return _predicate(text[1:], negated=True)
     if text in program.registers:
         width = program.registers[text]
+        if width == bits(kind) and wanted == _HELD[width]:
+            return lambda warp: warp.registers[text]
         if width == bits(kind):
             return lambda warp: warp.registers[text].view(wanted)
         if width < bits(kind):
@@ -122,12 +126,20 @@ def writer(program: Program, text: str, kind: str) -> Writer:
     if text == "_":
         return lambda warp, values, mask: None
     width = program.registers[text]
-    if width == bits(kind):
-        return lambda warp, values, mask: warp.write(text, raw(values), mask)
     if width < bits(kind):
         raise PtxError(f"{text} of {width} bits is written as {kind}")
-    wide = f"{'i' if kind[0] == 's' else 'u'}{width // 8}"
-    return lambda warp, values, mask: warp.write(text, raw(values.astype(wide)), mask)
+    held, wide = _HELD[width], np.dtype(f"{'i' if kind[0] == 's' else 'u'}{max(width // 8, 1)}")
+    is_wider = width > bits(kind)
+
+    def write(warp: Warp, values: Lanes, mask: Lanes) -> None:
+        if is_wider:
+            values = values.astype(wide)
+        if values.dtype != held:
+            values = values.view(held)
+        registers = warp.registers
+        registers[text] = values if mask is EVERY else np.where(mask, values, registers[text])
+
+    return write
 
 
 # Between registers
@@ -142,10 +154,13 @@ def _compute(program: Program, instruction: Instruction) -> Run:
     readers = [reader(program, text, kind) for text, kind in zip(sources, kinds, strict=True)]
     write, compute = writer(program, target, result), operation.compute
 
-    def run(warp: Warp, mask: Lanes) -> None:
-        write(warp, compute(qualifiers, *(read(warp) for read in readers)), mask)
-
-    return run
+    if len(readers) == 1:
+        (only,) = readers
+        return lambda warp, mask: write(warp, compute(qualifiers, only(warp)), mask)
+    if len(readers) == 2:
+        first, second = readers
+        return lambda warp, mask: write(warp, compute(qualifiers, first(warp), second(warp)), mask)
+    return lambda warp, mask: write(warp, compute(qualifiers, *[read(warp) for read in readers]), mask)
 
 
 def _pack(program: Program, instruction: Instruction) -> Run:
@@ -159,8 +174,8 @@ def _pack(program: Program, instruction: Instruction) -> Run:
 
         def unpack(warp: Warp, mask: Lanes) -> None:
             parts = np.ascontiguousarray(read(warp)).view(dtype(part)).reshape(LANES, -1)
-            for i, write in enumerate(writers):
-                write(warp, parts[:, i].copy(), mask)
+            for write, values in zip(writers, parts.T.copy(), strict=True):
+                write(warp, values, mask)
 
         return unpack
     readers, write = [reader(program, name, part) for name in source], writer(program, target[0], kind)

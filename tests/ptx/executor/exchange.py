@@ -9,6 +9,7 @@ llama.cpp (ggml/src/ggml-cuda/mma.cuh), whose fallback without the instruction m
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from executor.numbers import Lanes, halves, joined, of_bf16, of_f16
@@ -21,7 +22,15 @@ _GROUP, _IN_GROUP = _LANE >> 2, _LANE % 4
 
 def shuffle(mode: str, a: Lanes, b: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
     """Each lane's a of the lane that mode, b and c name, and whether there is one: the ISA's pseudocode, line by line."""
-    offset, clamp, segment = (x.astype(np.int64) for x in (b & 31, c & 31, c >> 8 & 31))
+    source, inside = _source(mode, b.tobytes(), c.tobytes())
+    return a[source], inside
+
+
+@cache
+def _source(mode: str, b: bytes, c: bytes) -> tuple[Lanes, Lanes]:
+    """The lane that each is given from, itself where there is none; and where there is one."""
+    offsets, limits = (np.frombuffer(x, np.uint32).astype(np.int64) for x in (b, c))
+    offset, clamp, segment = offsets & 31, limits & 31, limits >> 8 & 31
     most = (_LANE & segment) | (clamp & ~segment)
     least = _LANE & segment
     source = {
@@ -31,7 +40,7 @@ def shuffle(mode: str, a: Lanes, b: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
         "idx": least | (offset & ~segment),
     }[mode]
     inside = source >= most if mode == "up" else source <= most
-    return a[np.where(inside, source, _LANE)], inside
+    return np.where(inside, source, _LANE), inside
 
 
 def transpose(a: Lanes) -> Lanes:
@@ -66,13 +75,24 @@ def multiply(kind: str, a: Fragments, b: Fragments, c: Fragments) -> Fragments:
     """mma.m16n8k16, D = A·B + C, float32 sums. The order of additions is unspecified: here float64, rounded once."""
     wide: Callable[[Lanes], Lanes] = {"bf16": of_bf16, "f16": of_f16}[kind]
     left, right, sums = np.empty((16, 16)), np.empty((16, 8)), np.empty((16, 8))
-    for i in range(8):
-        left[place_of_a(i)] = wide(halves(a[i // 2])[i % 2])
-    for i in range(4):
-        right[place_of_b(i)] = wide(halves(b[i // 2])[i % 2])
-        sums[place_of_c(i)] = c[i].view(np.float32)
+    left.reshape(-1)[_places(place_of_a, 8, 16)] = wide(_numbers(a))
+    right.reshape(-1)[_places(place_of_b, 4, 8)] = wide(_numbers(b))
+    where = _places(place_of_c, 4, 8)
+    sums.reshape(-1)[where] = np.concatenate(c).view(np.float32).reshape(4, LANES)
     product = (sums + left @ right).astype(np.float32)
-    return [product[place_of_c(i)].view(np.uint32) for i in range(4)]
+    return list(product.reshape(-1)[where].view(np.uint32))
+
+
+def _numbers(words: Fragments) -> Lanes:
+    """[numbers, lanes] of 16 bits, two of each word, the first in its low bits."""
+    low, high = halves(np.concatenate(words).reshape(-1, LANES))
+    return np.stack([low, high], axis=1).reshape(-1, LANES)
+
+
+@cache
+def _places(place: Callable[[int], tuple[Lanes, Lanes]], count: int, columns: int) -> Lanes:
+    """[numbers, lanes]: where in a matrix, row by row, each number of a fragment lies."""
+    return np.stack([row * columns + column for row, column in map(place, range(count))])
 
 
 def check_mma(qualifiers: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ The text is that which nvJitLink assembles: after link-time optimisation. It is 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 from executor.block import launch
 from executor.copies import LATE
 from executor.decode import decode
+from executor.operations import OPERATIONS, Operation
 from executor.program import Program, parse
+from executor.warp import Step
 
 from membound.kernels.cuda.compile import Kernel, compile_ptx
 from membound.kernels.cuda.device.gpu import Grid, Launch, blocks, check_count, dtype_of
@@ -27,13 +30,26 @@ TARGET = "9.0a"
 
 @cache
 def text_of(kernel: Kernel) -> str:
-    """What a kernel became."""
-    return compile_ptx(kernel, TARGET, linked=True)
+    """What a kernel became. Collecting garbage meanwhile would walk again and again through all that Numba keeps."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return compile_ptx(kernel, TARGET, linked=True)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def program_of(kernel: Kernel) -> Program:
     """The same, taken apart."""
     return parse(text_of(kernel))
+
+
+@cache
+def steps_of(kernel: Kernel, meanings: tuple[tuple[str, Operation], ...]) -> tuple[Step, ...]:
+    """And decoded, with these entries of OPERATIONS."""
+    assert meanings == tuple(OPERATIONS.items())
+    return decode(program_of(kernel))
 
 
 class PtxGpu(SimulatedGpu):
@@ -56,7 +72,7 @@ class _PtxLaunch:
     def __init__(self, gpu: PtxGpu, kernel: Kernel, grid: tuple[int, int, int], arguments: list[Any]) -> None:
         self._gpu, self._kernel, self._grid, self._arguments = gpu, kernel, grid, arguments
         self._program = program_of(kernel)
-        self._steps = decode(self._program)
+        self._steps = steps_of(kernel, tuple(OPERATIONS.items()))
 
     def start(self) -> None:
         """Run it to its end."""

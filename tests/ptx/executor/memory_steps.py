@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from executor.numbers import Lanes, dtype, raw
 from executor.program import Instruction, Program, PtxError, vector
-from executor.warp import Warp
+from executor.warp import EVERY, Warp
 
 SHARED_WINDOW = 1 << 60
 """Where shared memory begins among generic addresses (cvta)."""
@@ -34,8 +34,10 @@ def _address(program: Program, text: str, kind: str, reader: Make) -> Callable[[
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise PtxError(f"{text} is no address that is known here")
-    base, offset = reader(program, match[1], kind), np.int64(match[2] or 0)
-    return lambda warp: (base(warp).astype(np.int64) + offset).astype(np.uint64)
+    base, offset = reader(program, match[1], kind), np.uint64(int(match[2] or 0) % (1 << 64))
+    if kind != "u64":
+        return lambda warp: base(warp).astype(np.uint64) + offset
+    return lambda warp: base(warp) + offset if offset else base(warp)
 
 
 def _space(instruction: Instruction) -> str:
@@ -64,20 +66,23 @@ def _load(program: Program, instruction: Instruction, reader: Make, writer: Make
     writers = [writer(program, name, kind) for name in targets]
     if space == "param":
         return _parameter(instruction, kind, writers[0])
-    size, constant = dtype(kind).itemsize * len(targets), "nc" in instruction.qualifiers
+    element, constant = dtype(kind), "nc" in instruction.qualifiers
+    size = element.itemsize * len(targets)
     place = _address(program, instruction.operands[1], _width(program, instruction.operands[1]), reader)
 
     def run(warp: Warp, mask: Lanes) -> None:
-        shared, addresses = _in_shared(space, place(warp)[mask])
-        who = warp.who(mask)
+        addresses, who = place(warp), warp.who(mask)
+        shared, addresses = _in_shared(space, addresses if mask is EVERY else addresses[mask])
         if shared:
-            found = warp.block.shared.load(addresses, size, who)
+            words = warp.block.shared.load(addresses, size, who)
         else:
-            found = warp.block.memory.load(addresses, size, who, constant)
-        values = np.zeros((len(mask), len(targets)), dtype(kind))
-        values[mask] = np.ascontiguousarray(found).view(dtype(kind))
-        for i, write in enumerate(writers):
-            write(warp, values[:, i].copy(), mask)
+            words = warp.block.memory.load(addresses, size, who, constant)
+        found = words.view(element).reshape(-1, len(targets))
+        if mask is not EVERY:
+            values = np.zeros((len(mask), len(targets)), element)
+            values[mask], found = found, values
+        for write, value in zip(writers, np.ascontiguousarray(found.T), strict=True):
+            write(warp, value, mask)
 
     return run
 
@@ -98,13 +103,15 @@ def _store(program: Program, instruction: Instruction, reader: Make, writer: Mak
     space, kind = _space(instruction), instruction.qualifiers[-1]
     place = _address(program, instruction.operands[0], _width(program, instruction.operands[0]), reader)
     readers = [reader(program, name, kind) for name in vector(instruction.operands[1])]
+    word = f"V{dtype(kind).itemsize * len(readers)}"
 
     def run(warp: Warp, mask: Lanes) -> None:
-        shared, addresses = _in_shared(space, place(warp)[mask])
-        values = np.stack([raw(read(warp))[mask] for read in readers], axis=1)
-        content = np.ascontiguousarray(values).view(np.uint8)
+        addresses = place(warp)
+        shared, addresses = _in_shared(space, addresses if mask is EVERY else addresses[mask])
+        values = np.stack([raw(read(warp)) for read in readers], axis=1)
+        content = values if mask is EVERY else values[mask]
         memory = warp.block.shared if shared else warp.block.memory
-        memory.store(addresses, content, warp.who(mask))
+        memory.store(addresses, content.view(word)[:, 0], warp.who(mask))
 
     return run
 
@@ -133,9 +140,24 @@ def _copy(program: Program, instruction: Instruction, reader: Make, writer: Make
 
     def run(warp: Warp, mask: Lanes) -> None:
         copies = warp.block.copies[warp.first // 32]
-        copies.start(target(warp)[mask], source(warp)[mask], 16, warp.who(mask), np.flatnonzero(mask))
+        to, of = target(warp), source(warp)
+        if mask is not EVERY:
+            to, of = to[mask], of[mask]
+        copies.start(to, of, 16, warp.who(mask), np.flatnonzero(mask))
 
     return run
+
+
+def smallest_access(program: Program) -> int:
+    """Bytes of the smallest load or store of global or shared memory; copies have sixteen."""
+    return min(
+        (
+            dtype(one.qualifiers[-1]).itemsize * len(vector(one.operands[one.opcode == "st"]))
+            for one in program.instructions
+            if one.opcode in ("ld", "st") and _space(one) != "param"
+        ),
+        default=16,
+    )
 
 
 MEMORY_STEPS: dict[str, Callable[[Program, Instruction, Make, Make], Run]] = {

@@ -45,7 +45,10 @@ def raw(values: Lanes) -> Lanes:
 
 def flushed(values: Lanes) -> Lanes:
     """Subnormal float32 as zeros of their sign: .ftz."""
-    return np.where(np.abs(values) < _LEAST_NORMAL, np.copysign(np.float32(0), values), values)
+    small = np.abs(values) < _LEAST_NORMAL
+    if not np.count_nonzero(small):
+        return values
+    return np.where(small, np.copysign(np.float32(0), values), values)
 
 
 def halves(words: Lanes) -> tuple[Lanes, Lanes]:
@@ -82,10 +85,19 @@ def to_bf16(values: Lanes) -> Lanes:
 
 def _to_odd(values: Lanes) -> Lanes:
     """float64 as float32, rounded to odd, so that a second rounding falls as one of the exact value would."""
+    if values.dtype == np.float32:
+        return values
     near = values.astype(np.float32)
     even = near.view(np.uint32) & np.uint32(1) == 0
     toward = np.where(values > near, np.float32(np.inf), np.float32(-np.inf))
     return np.where((near != values) & even & np.isfinite(near), np.nextafter(near, toward), near)
+
+
+def _may_round_twice(total: Lanes) -> Lanes:
+    """Where a float64 lies in the middle between two float32, so that it matters from where it was rounded; or below
+    the normal ones, whose middles are elsewhere. What is no finite number is neither."""
+    is_middle = total.view(np.int64) & 0x1FFFFFFF == 0x10000000
+    return is_middle | (np.abs(total) < _LEAST_NORMAL)
 
 
 def _e4m3_values() -> npt.NDArray[np.float32]:
@@ -124,8 +136,12 @@ def fused(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
     """
     product, third = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
     total = product + third
+    if not np.count_nonzero(_may_round_twice(total)):
+        return total.astype(np.float32)
     lost_first = total - product
     lost = (product - (total - lost_first)) + (third - lost_first)
+    if not np.count_nonzero(lost):
+        return total.astype(np.float32)
     word = total.view(np.int64)
     toward = np.where((lost > 0) == (total > 0), 1, -1)
     odd = np.where((lost != 0) & np.isfinite(lost) & (word & 1 == 0), word + toward, word)

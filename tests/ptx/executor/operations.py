@@ -56,7 +56,7 @@ def _floating(q: Qualifiers) -> bool:
 
 def _ftz(q: Qualifiers, *values: Lanes) -> tuple[Lanes, ...]:
     """.ftz flushes subnormal inputs, and results by `_result`, to zero of their sign (Floating Point Instructions)."""
-    return tuple(flushed(v) if "ftz" in q else v for v in values)
+    return tuple(flushed(v) for v in values) if "ftz" in q else values
 
 
 def _result(q: Qualifiers, value: Lanes) -> Lanes:
@@ -66,9 +66,9 @@ def _result(q: Qualifiers, value: Lanes) -> Lanes:
 def _pairs(q: Qualifiers, compute: Callable[..., Lanes], *words: Lanes) -> Lanes:
     """A .f16x2 or .bf16x2 instruction: the same on low and on high halves, rounded to nearest even."""
     wide, narrow = (of_f16, to_f16) if q[-1] == "f16x2" else (of_bf16, to_bf16)
-    split = [halves(word) for word in words]
-    low, high = (compute(*(wide(part[side]) for part in split)) for side in (0, 1))
-    return joined(narrow(low), narrow(high))
+    numbers = [wide(np.concatenate(halves(word))) for word in words]
+    low, high = narrow(compute(*numbers)).reshape(2, -1)
+    return joined(low, high)
 
 
 # Integer Arithmetic Instructions and Floating Point Instructions: add, sub, mul, fma, mad, min, max, neg, abs
@@ -187,6 +187,9 @@ def _setp(q: Qualifiers, a: Lanes, b: Lanes, c: Lanes | None = None) -> Lanes:
     name = _UNSIGNED_NAMES.get(q[0], q[0])
     if _floating(q):
         a, b = _ftz(q, a, b)
+        if name in ("lt", "le", "gt", "ge", "eq"):  # false of a NaN as it is
+            found = _COMPARE[name](a, b)
+            return found if c is None else _COMBINE[q[1]](found, c)
         unordered = np.isnan(a) | np.isnan(b)
         if name in ("num", "nan"):
             found = unordered == (name == "nan")
@@ -212,11 +215,15 @@ def _bitwise(pick: Any) -> Callable[..., Lanes]:
 
 
 def _lop3(q: Qualifiers, a: Lanes, b: Lanes, c: Lanes, table: Lanes) -> Lanes:
-    """lop3: bit i of the table is the result for (a, b, c) = the bits of i, a the highest."""
+    """lop3: bit i of the table, an immediate, is the result for (a, b, c) = the bits of i, a the highest."""
+    bit = int(table[0])
+    if np.count_nonzero(table != table[0]):
+        raise PtxError("lop3: the table is no immediate")
+    of_a, of_b, of_c = (~a, a), (~b, b), (~c, c)
     found = np.zeros_like(a)
     for i in range(8):
-        chosen = (a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c)
-        found |= np.where(table >> np.uint32(i) & np.uint32(1), chosen, np.uint32(0))
+        if bit >> i & 1:
+            found |= of_a[i >> 2] & of_b[i >> 1 & 1] & of_c[i & 1]
     return found
 
 
@@ -225,6 +232,8 @@ def _shift(left: bool) -> Callable[..., Lanes]:
 
     def compute(q: Qualifiers, a: Lanes, by: Lanes) -> Lanes:
         width = bits(q[-1])
+        if int(np.maximum.reduce(by)) < width:
+            return a << by.astype(a.dtype) if left else a >> by.astype(a.dtype)
         within = np.minimum(by, width - 1).astype(a.dtype)
         moved = a << within if left else a >> within
         beyond = np.zeros_like(a) if left or q[-1][0] != "s" else a >> dtype(q[-1]).type(width - 1)
@@ -244,18 +253,20 @@ def _shf(q: Qualifiers, a: Lanes, b: Lanes, by: Lanes) -> Lanes:
 # Data Movement and Conversion Instructions: mov, selp, prmt, cvt
 
 
+_NIBBLES = 4 * np.arange(4, dtype=np.uint32)
+
+
 def _prmt(q: Qualifiers, a: Lanes, b: Lanes, selector: Lanes) -> Lanes:
     """Permute bytes of {b, a}, numbered from the lowest of a; a nibble's high bit replicates that byte's sign."""
     if len(q) != 1:
         raise PtxError(f"prmt.{'.'.join(q)}: only the generic form is known here")
-    both = b.astype(np.uint64) << np.uint64(32) | a
-    found = np.zeros_like(a)
-    for i in range(4):
-        nibble = (selector >> np.uint32(4 * i) & np.uint32(15)).astype(np.uint64)
-        byte = both >> (nibble & np.uint64(7)) * np.uint64(8) & np.uint64(255)
-        byte = np.where(nibble & np.uint64(8), np.where(byte & np.uint64(128), 255, 0), byte)
-        found |= byte.astype(np.uint32) << np.uint32(8 * i)
-    return found
+    both = np.concatenate([a, b]).view(np.uint8).reshape(2, -1, 4)
+    nibbles = selector[:, None] >> _NIBBLES & np.uint32(15)
+    number = nibbles & np.uint32(7)
+    found = both[number >> np.uint32(2), np.arange(len(a))[:, None], number & np.uint32(3)]
+    if np.count_nonzero(sign := nibbles >= 8):
+        found = np.where(sign, np.where(found & np.uint8(128), np.uint8(255), np.uint8(0)), found)
+    return np.ascontiguousarray(found).view(np.uint32)[:, 0]
 
 
 def _cvt_kinds(q: Qualifiers) -> tuple[str, ...]:

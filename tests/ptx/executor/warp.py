@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from executor.exchange import LANES
-from executor.memory import Who
+from executor.history import Who, time_of
 from executor.numbers import Lanes
 from executor.program import Program, PtxError
 
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from executor.block import Block
 
 PLAIN, BRANCH, EXIT, MEET, BARRIER = "plain", "branch", "exit", "meet", "barrier"
+EVERY = np.ones(LANES, bool)
+"""The mask of all lanes: no other array is true for all of them."""
 _GARBAGE = {1: np.True_, 16: np.uint16(0xDEAD), 32: np.uint32(0xFFC0DEAD), 64: np.uint64(0xDEADBEEFFFC0DEAD)}
 """What registers hold before they are written: as a float32 a NaN, as an address none."""
+_UNWRITTEN = {width: np.full(LANES, garbage) for width, garbage in _GARBAGE.items()}
+for _shared in (EVERY, *_UNWRITTEN.values()):
+    _shared.setflags(write=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,15 @@ class Fragment:
 
 @dataclass(slots=True)
 class Warp:
-    """One warp of a block. `first` is the number of its lane 0 in the block."""
+    """One warp of a block. `first` is the number of its lane 0 in the block; `threads` are its lanes in the grid."""
 
     block: Block
     first: int
+    threads: Lanes
     steps: tuple[Step, ...]
     registers: dict[str, Lanes]
-    fragments: list[Fragment] = field(default_factory=lambda: [Fragment(0, np.ones(LANES, bool))])
-    alive: Lanes = field(default_factory=lambda: np.ones(LANES, bool))
+    fragments: list[Fragment] = field(default_factory=lambda: [Fragment(0, EVERY)])
+    alive: Lanes = field(default_factory=lambda: EVERY)
     epoch: int = 0
     text: str = ""
     """The instruction at hand."""
@@ -66,8 +72,8 @@ class Warp:
     @classmethod
     def of(cls, block: Block, first: int, program: Program, steps: tuple[Step, ...]) -> Warp:
         """A warp at its beginning, its registers garbage."""
-        held = {name: np.full(LANES, _GARBAGE[width]) for name, width in program.registers.items()}
-        return cls(block, first, steps, held)
+        held = {name: _UNWRITTEN[width] for name, width in program.registers.items()}
+        return cls(block, first, block.number * block.threads + first + np.arange(LANES), steps, held)
 
     @property
     def where(self) -> str:
@@ -76,12 +82,8 @@ class Warp:
 
     def who(self, mask: Lanes) -> Who:
         """The lanes of a mask as those who touch memory."""
-        threads = self.block.first_thread + self.first + np.flatnonzero(mask)
-        return Who(threads, self.block.epoch, self.epoch, self.where)
-
-    def write(self, name: str, values: Lanes, mask: Lanes) -> None:
-        """A register of the lanes of a mask."""
-        self.registers[name] = values if mask.all() else np.where(mask, values, self.registers[name])
+        now = time_of(self.block.number, self.block.epoch, self.epoch)
+        return Who(self.threads if mask is EVERY else self.threads[mask], now, self)
 
     def run(self) -> bool:
         """Go on to the end or to a barrier of the block; whether it is at a barrier."""
@@ -103,6 +105,8 @@ class Warp:
     def _meet(self) -> Fragment:
         """All fragments wait: they must be one, of all lanes."""
         places = {fragment.place for fragment in self.fragments}
+        if len(places) == 1 and self.fragments[0].mask is EVERY:
+            return self.fragments[0]
         texts = "; ".join(sorted(f"{self.steps[place].text} (instruction {place})" for place in places))
         if len(places) > 1:
             raise PtxError(f"{self._name()}: lanes of a warp wait apart: {texts}")
@@ -114,16 +118,21 @@ class Warp:
     def _advance(self, fragment: Fragment) -> None:
         """One fragment, the one furthest behind, until it waits, branches, ends, or comes to where others are."""
         others = {other.place for other in self.fragments if other is not fragment}
-        while fragment.mask.any():
+        while True:
             step = self.steps[fragment.place]
-            if step.kind in (MEET, BARRIER) and self._skips(fragment, step):
-                fragment.place += 1
-                continue
             if step.kind in (MEET, BARRIER):
-                fragment.waits = True
-                return
+                if self._skips(fragment, step):
+                    fragment.place += 1
+                    continue
+                if step.kind == BARRIER or fragment.mask is not EVERY:
+                    fragment.waits = True
+                    return
             self._execute(fragment)
-            if step.kind != PLAIN or fragment.place in others:
+            if (
+                step.kind == EXIT
+                or (step.kind == BRANCH and len(self.fragments) > 1)
+                or fragment.place in others
+            ):
                 break
         self._merge()
 
@@ -132,14 +141,15 @@ class Warp:
         if step.guard is None:
             return False
         holds = step.guard(self)[fragment.mask]
-        if holds.any() and not holds.all():
+        count = np.count_nonzero(holds)
+        if 0 < count < len(holds):
             raise PtxError(f"{self._name()}: {step.text}: its guard holds for some lanes only")
-        return not holds.any()
+        return count == 0
 
     def _execute(self, fragment: Fragment) -> None:
         step, mask = self.steps[fragment.place], fragment.mask
         self.text = step.text
-        taken = mask & step.guard(self) if step.guard is not None else mask
+        taken = mask if step.guard is None else _of_lanes(mask & step.guard(self))
         fragment.waits = False
         if step.kind == BRANCH:
             self._branch(fragment, step.target, taken)
@@ -147,34 +157,40 @@ class Warp:
         if step.kind == EXIT:
             self.alive = self.alive & ~taken
             fragment.mask = mask & ~taken
-        elif taken.any():
+        elif taken is EVERY or np.count_nonzero(taken):
             step.run(self, taken)
             self.epoch += step.kind == MEET
         fragment.place += 1
 
     def _branch(self, fragment: Fragment, target: int, taken: Lanes) -> None:
         rest = fragment.mask & ~taken
-        if not rest.any():
+        if not np.count_nonzero(rest):
             fragment.place = target
             return
-        fragment.place, fragment.mask = fragment.place + 1, rest
-        if taken.any():
+        fragment.place += 1
+        if np.count_nonzero(taken):
+            fragment.mask = rest
             self.fragments.append(Fragment(target, taken))
 
     def _merge(self) -> None:
         """Fragments at the same place become one; those without lanes go."""
         together: dict[int, Fragment] = {}
         for fragment in self.fragments:
-            if not fragment.mask.any():
+            if not np.count_nonzero(fragment.mask):
                 continue
             known = together.setdefault(fragment.place, fragment)
             if known is not fragment:
-                known.mask = known.mask | fragment.mask
+                known.mask = _of_lanes(known.mask | fragment.mask)
                 known.waits = known.waits and fragment.waits
         self.fragments = list(together.values())
 
     def _name(self) -> str:
         return f"{self.block.name}, warp {self.first // LANES}"
+
+
+def _of_lanes(mask: Lanes) -> Lanes:
+    """That mask; of all lanes, the one that says so."""
+    return EVERY if np.count_nonzero(mask) == LANES else mask
 
 
 def nothing(_warp: Warp, _mask: Any) -> None:
