@@ -305,7 +305,7 @@ def test_torch_that_is_only_opened_loads_nothing_that_compiles(tmp_path):
 def test_a_command_imports_no_other_command(tmp_path):
     loaded = loaded_by(COMMAND, tmp_path, "hardware", "a100")
     places = {name.removeprefix("membound.bench.") for name in loaded if name.startswith("membound.bench.")}
-    shared = {"cli", "commands.help", "commands.lazy", "commands.options", "commands.plain_values"}
+    shared = {"cli", "streams", "commands.help", "commands.lazy", "commands.options", "commands.plain_values"}
     no_password_is_shown = {"machine", "machine.environment", "machine.secrets"}
     assert places - {"commands"} == shared | no_password_is_shown | {"commands.hardware"}
 

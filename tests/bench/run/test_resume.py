@@ -357,12 +357,8 @@ def test_what_was_repeated_is_not_repeated_again(plan, cut, workers):
 def test_runs_killed_at_random_points_come_to_their_end(tmp_path):
     """SIGKILL before, within and after rows, again and again; each case is there once, and nothing was lost."""
     seed = str(os.getpid())
-    done = subprocess.run(
-        [sys.executable, str(FAKES / "killed_runs.py"), str(tmp_path), seed, "6"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    driver = [sys.executable, str(FAKES / "killed_runs.py"), str(tmp_path), seed, "6"]
+    done = subprocess.run(driver, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"seed {seed}: {done.stderr}"
     assert int(done.stdout) >= 6
 
