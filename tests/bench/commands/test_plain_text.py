@@ -101,9 +101,8 @@ def test_a_console_shows_text_and_keeps_its_own_control_of_the_terminal() -> Non
 def test_what_an_encoding_lacks_becomes_an_escape() -> None:
     assert visible("\u00e4\u2013", "ascii") == r"\xe4\u2013"
     assert visible("tab\tand\nline") == "tab\tand\nline"
-    assert (
-        visible("a\x1b[2Jb\x9bc\u202ed\re\ud800") == r"a\x1b[2Jb\x9bc\u202ed\re\ud800"
-    )  # by itself it proves nothing
+    steering = "a\x1b[2Jb\x9bc\u202ed\re\ud800"
+    assert visible(steering) == r"a\x1b[2Jb\x9bc\u202ed\re\ud800"
     assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; | &lt;c&gt; &amp; [d]&#40;e)"
 
 
