@@ -102,7 +102,8 @@ def claim(
         print_json(record(report) | {"file": str(session.path)})
     else:
         talk.print(claim_view(session.findings))
-        talk.print(f"\n{report.paragraph}\n", markup=False, highlight=False)
+        for line in ("", report.paragraph, ""):
+            talk.print(line)
     print_paths(talk, "observations", session.path)
     for file in write_reports([report], html, markdown):
         print_paths(talk, "written", file)

@@ -52,5 +52,7 @@ def _list_models(names: list[str], as_json: bool) -> None:
     if as_json:
         print_json({"models": [one.as_json() for one in facts]})
         return
+    talk = console()
     for number, one in enumerate(facts):
-        console().print(*([""] if number else []), *one.lines(), sep="\n", soft_wrap=False)
+        for line in (*([""] if number else []), *one.lines()):
+            talk.print(line, soft_wrap=False)

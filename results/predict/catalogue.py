@@ -215,7 +215,7 @@ def _device(path: Path, key: str, line: Any, sources: dict[str, Source], own: So
 def _text(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise HardwareError(f"{where}: {name} = {short(value)} is not text")
-    return value
+    return " ".join(value.split("\n"))
 
 
 def _texts(where: str, name: str, value: Any) -> tuple[str, ...]:

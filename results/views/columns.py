@@ -9,6 +9,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from membound.results.plain_text import in_one_line
+
 WIDTH = 80
 
 
@@ -17,7 +19,7 @@ def columns(header: Sequence[str], lines: Sequence[Sequence[str]], aligned: str)
 
     Two spaces stand between columns, or one where two would make it wider than WIDTH.
     """
-    table = [header, *lines]
+    table = [header, *([in_one_line(cell) for cell in line] for line in lines)]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     return [

@@ -148,8 +148,10 @@ def _work(lines: list[dict[str, Any]], width: int) -> list[RenderableType]:
     if not timed and not failed:
         return []
     spec, size = lines[0]["work"], work_size(lines[0])
-    gap = "  " if len(spec) + 2 + len(size) <= NARROW else "\n"
-    parts: list[RenderableType] = [Text.assemble((spec, "bold"), gap if size else "", (size, "dim"))]
+    heading = [Text(spec, style="bold")] + ([Text(size, style="dim")] if size else [])
+    if len(spec) + 2 + len(size) <= NARROW:
+        heading = [Text("  ").join(heading)]
+    parts: list[RenderableType] = [*heading]
     if timed:
         parts.append(Timed(timed, width))
     parts += [Text(f"{x['backend']} {failure(x)}", style="red") for x in failed]

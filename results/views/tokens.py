@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from membound.results.plain_text import in_one_line
 from membound.results.row import Row
 from membound.results.views.columns import columns
 
@@ -28,7 +29,7 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
     for work in dict.fromkeys(row.work for row in chose):
         own = {row.backend: row for row in reversed([row for row in chose if row.work == work])}
         table = [_line(own[backend]) for backend in reversed(own)]
-        yield work
+        yield in_one_line(work)
         yield from (f"  {line}" for line in columns(["backend", "first tokens", "error"], table, "<<<"))
         yield f"  {_agreement([_tokens(row) for row in own.values()])}"
         yield ""

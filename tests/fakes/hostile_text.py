@@ -24,6 +24,8 @@ HOSTILE = [
     "=1+1",
     "\u00e4\u4e2d\U0001f480",
 ]
+HEADING = "# heading"
+"""What would stand on a line of its own if the ends of lines in names were obeyed."""
 TAGS = ("<script", "<img", "</details>\n#", "](http")
 
 

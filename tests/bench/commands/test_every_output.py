@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from fleet_rows import fleet_rows
-from hostile_text import HOSTILE, TAGS, rows_of
+from hostile_text import HEADING, HOSTILE, TAGS, rows_of
 from observations import meta, seen
 from report_rows import report_rows
 from rows import write
@@ -199,6 +199,7 @@ def test_no_output_obeys_what_a_file_says(
         for said in (out, err):
             assert visible(said) == said, (arguments, "something steers a terminal")
             said.encode()
+            assert not any(line.lstrip().startswith(HEADING) for line in said.split("\n")), (arguments, said)
         if "--json" in arguments and status == 0:
             json.loads(out)
         if "--markdown" in arguments:

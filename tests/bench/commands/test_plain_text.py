@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from hostile_text import HOSTILE, STEERING, TAGS, rows_of
 from observations import meta, seen
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from rows import write
 
 from membound.bench import cli
@@ -66,7 +69,7 @@ def test_no_output_obeys_what_a_row_says(
     elif "--markdown" in options:
         assert not any(tag in out for tag in TAGS)
     else:
-        assert "".join(visible(text.translate(DROPPED)).split()) in "".join(out.split()), "it is shown"
+        assert "".join(in_one_line(text.translate(DROPPED)).split()) in "".join(out.split()), "it is shown"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -96,6 +99,26 @@ def test_a_console_shows_text_and_keeps_its_own_control_of_the_terminal() -> Non
     assert visible(STEERING.translate(DROPPED)) in file.getvalue()
     console.show_cursor(False)
     assert "\x1b[?25l" in file.getvalue()
+
+
+def test_the_end_of_a_line_in_a_text_begins_no_line() -> None:
+    """In a string, a title, a cell, and a styled cell, whose width is measured before it is rendered."""
+    name = "a\nerror: b"
+    table = Table("backend", name, box=None, title=name)
+    table.add_row(name, "1")
+    table.add_row(Text(name, style="bold"), Text.assemble("x", (name, "red")))
+    console = PlainConsole(file=io.StringIO(), width=60, color_system=None)
+    console.print(name)
+    console.print(Group(Text("two\nlines", style="red"), table))
+    shown = console.file.getvalue().split("\n")
+    assert [line.strip() for line in shown if line.strip()] == [
+        r"a\nerror: b",
+        r"two\nlines",
+        r"a\nerror: b",
+        r"backend      a\nerror: b",
+        r"a\nerror: b  1",
+        r"a\nerror: b  xa\nerror: b",
+    ]
 
 
 def test_what_an_encoding_lacks_becomes_an_escape() -> None:
