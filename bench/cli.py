@@ -127,17 +127,17 @@ def _status(arguments: list[str], debug: bool) -> int:
         return _refuse(error.format_message(), debug)
     except MemoryError:
         return _refuse("there is not enough memory for this; what was measured before is kept", debug)
-    except RuntimeError as error:
-        if NO_THREAD not in str(error):
-            raise
-        return _refuse(
-            "no more threads can be started: raise `ulimit -u`, or the limit of a container", debug
-        )
     except BrokenPipeError:
         _drop_output()  # the reader went away, as `| head` does
         return 1
     except MemboundError as error:
         return _refuse(str(error), debug)
+    except RuntimeError as error:  # of which some of ours are, above
+        if NO_THREAD not in str(error):
+            raise
+        return _refuse(
+            "no more threads can be started: raise `ulimit -u`, or the limit of a container", debug
+        )
     except OSError as error:
         if error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror or error}", debug)

@@ -1,7 +1,7 @@
 """How much memory a contestant may take, before one has been seen.
 
->>> expected_bytes(parse("linear:n=4096,k=4096,m=1,weight=bf16"), memory_bytes=1 << 30) <= FREE_SHARE * available_memory_bytes()
-True
+>>> expected_bytes(work, memory_bytes=1 << 30)
+1073741824
 """
 
 from __future__ import annotations

@@ -73,7 +73,10 @@ def test_the_suite_for_accelerators_is_built_by_default(run, tmp_path):
 
 def test_the_kernels_of_the_claim_are_built_where_they_are_asked_for(run, tmp_path):
     """With those of the works that are named: a GPU runs them with extra arithmetic too."""
-    named = ("linear:n=4096,k=4096,m=1,weight=bf16", "attention:q_heads=8,kv_heads=2,kv=f16,page=64")
+    named = (
+        "linear:n=4096,k=4096,m=1,weight=bf16",
+        "attention:context=64,q_heads=8,kv_heads=2,kv=f16,page=64",
+    )
     assert run(*named, "--out", tmp_path, "--claim")[0] == 0
     names = {path.stem for path in tmp_path.glob("*.cubin")}
     loaded = {name for name in names if name.endswith("_loaded")}
