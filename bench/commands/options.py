@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from membound.results.plain_text import in_one_line, visible
+from membound.results.plain_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,7 +161,7 @@ def console(stderr: bool = False) -> Console:
 
 def print_paths(talk: Console, what: str, *paths: object) -> None:
     """One line that says where something is, which no terminal breaks: it is for copying."""
-    talk.print(f"{what}: {', '.join(map(in_one_line, paths))}", soft_wrap=True)
+    talk.print(f"{what}: {', '.join(map(str, paths))}", soft_wrap=True)
 
 
 def print_text(text: str, err: bool = False) -> None:

@@ -20,7 +20,6 @@ from membound.bench.machine.placement import NAME, placed, placement_of, placeme
 from membound.bench.planning.choice import OptionError, choose_backends
 from membound.bench.planning.plan import Options
 from membound.bench.run.session import Session, run_session
-from membound.results.plain_text import in_one_line
 from membound.results.roofline import device_class
 from membound.results.scaling.together import Together, together_of
 from membound.results.views.together import together_records, together_view
@@ -133,7 +132,7 @@ def devices_session(
                 threads = default_threads() if one.placement else options.threads
             chosen = replace(options, threads=threads, placement=one.placement, beside=others)
             session = run_session(works, one.backends, chosen, talk, progress)
-            talk.print(f"rows: {in_one_line(session.path)}", soft_wrap=True)
+            talk.print(f"rows: {session.path}", soft_wrap=True)
             done.append(session)
             if session.interrupted:
                 return DevicesSession(tuple(done))

@@ -34,6 +34,7 @@ from membound.bench.protocol.process import WorkerTimeoutError, WorkerUnavailabl
 from membound.bench.run.apart import FAILED, keep_apart
 from membound.bench.run.case_rows import About, blank_row, failed_row, measured_row
 from membound.bench.run.ceiling_rows import ceiling_rows, failed_ceilings, turned_rows
+from membound.bench.run.machine_ceilings import MACHINE
 from membound.bench.run.neighbours import due_ceilings, fastest_limits, moments_of
 from membound.bench.run.room import FREE_SHARE, expected_bytes
 from membound.bench.run.running import Running
@@ -43,7 +44,6 @@ from membound.results.roofline import device_class
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 
-CPU = "cpu"
 DEVICE_QUEUE_S = 0.5
 """An accelerator's counters run beside a queue of launches this long: their grain is some tens of milliseconds."""
 
@@ -159,7 +159,7 @@ class Replicate:
     def _make_ceilings(self) -> None:
         """A process for the ceilings of each device that takes part; they play now, and not first in the time of a work."""
         run = self._run
-        others = set(map(device_class, self._backends)) - {CPU} if run.plan.ceilings else ()
+        others = set(map(device_class, self._backends)) - {MACHINE} if run.plan.ceilings else ()
         for device in sorted(others):
             if found := fastest_limits(run.rows, device, self._links(device)):
                 one = self._ceiling_process(device)
@@ -170,8 +170,8 @@ class Replicate:
 
     def _begin_ceilings(self) -> None:
         """The processor's need nothing of the backends' and may start beside them."""
-        if self._run.plan.ceilings and CPU in map(device_class, self._backends):
-            one = self._ceiling_process(CPU)
+        if self._run.plan.ceilings and MACHINE in map(device_class, self._backends):
+            one = self._ceiling_process(MACHINE)
             one.products = self._run.products
             one.begin()
 

@@ -1,7 +1,7 @@
 """How much memory a contestant may take, before one has been seen.
 
->>> expected_bytes(work, memory_bytes=1 << 30)
-1073741824
+>>> expected_bytes(work, memory_bytes=0) == COPIES * held_bytes(work, 1)     # no room for several input sets
+True
 """
 
 from __future__ import annotations

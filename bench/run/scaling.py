@@ -20,7 +20,6 @@ from membound.bench.machine.placement import placed, placement_of, placements
 from membound.bench.planning.choice import OptionError
 from membound.bench.planning.plan import Options
 from membound.bench.run.session import Session, run_session
-from membound.results.plain_text import in_one_line
 from membound.results.scaling.curve import Curve, curves_of
 from membound.results.views.scaling import scaling_records, scaling_view
 
@@ -72,7 +71,7 @@ def scaling_session(
             f"run {number} of {len(points)}: {threads} thread{'s' * (threads != 1)}{where}", soft_wrap=True
         )
         one = run_session(works, backends, replace(options, threads=threads, placement=place), talk, progress)
-        talk.print(f"rows: {in_one_line(one.path)}", soft_wrap=True)
+        talk.print(f"rows: {one.path}", soft_wrap=True)
         done.append(one)
         if one.interrupted:
             break

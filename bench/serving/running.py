@@ -31,7 +31,6 @@ from membound.bench.serving.point_rows import absent_row
 from membound.bench.serving.schedule import LoadError
 from membound.bench.serving.session import prepare, run_load
 from membound.bench.serving.steps import measure_steps
-from membound.results.plain_text import in_one_line
 from membound.results.row import Row
 from membound.results.store import new_run_id, new_run_path
 
@@ -185,9 +184,7 @@ class _Playing:
         def told(facts: Mapping[str, Any]) -> None:
             self._ceilings_of(engine, facts)
 
-        talk.print(
-            f"starting {engine.name} with {engine.served.name}; its log is {in_one_line(log)}", soft_wrap=True
-        )
+        talk.print(f"starting {engine.name} with {engine.served.name}; its log is {log}", soft_wrap=True)
         with engine.serving(self.load, log, told) as server:
             talk.print(f"ready after {server.ready_s:.0f} s", soft_wrap=True)
             yield server

@@ -116,7 +116,7 @@ _drawn = 0
 
 
 def _draws(count: int) -> ModuleType:
-    """What draws so many numbers more, with the same bits either way."""
+    """What draws the next `count` numbers, with the same bits either way."""
     global _drawn
     _drawn += count
     if _drawn <= FEW and "membound.kernels.weights.draws" not in sys.modules:
