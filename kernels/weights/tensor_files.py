@@ -157,7 +157,7 @@ class TensorFiles:
         path = self.file(name)
         try:
             return self._open(path).get_slice(name)
-        except SafetensorError:
+        except (SafetensorError, UnicodeEncodeError):  # no file holds a lone surrogate
             raise ModelError(f"{path} has no tensor {name}, though {self.listing} says so") from None
 
     def _open(self, path: Path) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from membound.results.claim.finding import TooLittle
 from membound.results.claim.inference import Floats
 from membound.results.claim.observation import Observation
 from membound.results.shares import middle
@@ -43,6 +44,24 @@ class Panel:
         """Geometric mean over processes, [dose]."""
         mean: Floats = np.exp(np.nanmean(self.ln_time, axis=0))
         return mean
+
+    @property
+    def ln_flops(self) -> Floats:
+        """[dose]. Raises TooLittle where a dose computes nothing."""
+        self._computing()
+        logs: Floats = np.log(self.flops)
+        return logs
+
+    @property
+    def ln_compute_s(self) -> Floats:
+        """[dose], ln of `compute_s`. Raises TooLittle where a dose computes nothing."""
+        self._computing()
+        logs: Floats = np.log(self.compute_s)
+        return logs
+
+    def _computing(self) -> None:
+        if not self.flops.all():
+            raise TooLittle("an observation computed nothing")
 
     def complete(self, least: int = 0) -> Panel:
         """Only the processes that have every dose or, if they are fewer than `least`, only the doses that all have."""

@@ -42,7 +42,7 @@ def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     if panel.compute_s[-1] < panel.memory_s[-1]:
         raise TooLittle(f"no k beyond the ridge, which is at k = {ridge:.1f}")
     rise = plateau(panel.ln_time[:, flat] - panel.ln_time[:, :1], limits["rise"])
-    bend = knee(np.log(panel.flops), panel.ln_time).map(
+    bend = knee(panel.ln_flops, panel.ln_time).map(
         lambda ln: float(np.interp(np.exp(ln), panel.flops, panel.doses, right=np.inf))
     )
     explained = float(panel.memory_s[0] / panel.mean_s[0])
@@ -114,7 +114,7 @@ def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     below = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)
     above = panel.at(panel.compute_s >= panel.memory_s / limits["below"])
     require(experiment, len(below.processes), len(below.doses))
-    slope = elasticity(np.log(below.flops), below.ln_time)
+    slope = elasticity(below.ln_flops, below.ln_time)
     explained = float(below.memory_s[0] / below.mean_s[0])
     figures = [
         estimated("d ln t / d ln FLOPs below the knee", slope),
@@ -123,7 +123,7 @@ def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     ]
     beyond = ""
     if len(above.doses) > 1:
-        steep = elasticity(np.log(above.flops), above.ln_time)
+        steep = elasticity(above.ln_flops, above.ln_time)
         figures.insert(1, estimated("d ln t / d ln FLOPs above the knee", steep))
         beyond = f", above it {span(steep)}"
     text = f"elasticity with FLOPs below the knee {span(slope)}{beyond}"
@@ -142,7 +142,7 @@ def counterexamples(experiment: Experiment, seen: Sequence[Observation]) -> Ruli
     panel = panel_of(seen, lambda one: one.number("dose")).complete(experiment.processes)
     require(experiment, len(panel.processes), len(panel.doses))
     limits = experiment.thresholds
-    slope = elasticity(np.log(panel.flops), panel.ln_time)
+    slope = elasticity(panel.ln_flops, panel.ln_time)
     memory = float(panel.memory_s[-1] / panel.mean_s[-1])
     compute = float(panel.compute_s[-1] / panel.mean_s[-1])
     if np.isnan(memory):

@@ -93,7 +93,7 @@ def _linear(experiment: Experiment, panel: Panel, predicted: float) -> Ruling:
 
 def _attention(experiment: Experiment, panel: Panel) -> Ruling:
     most = experiment.thresholds["attention"]
-    shares = [mean(np.log(panel.compute_s[at]) - panel.ln_time[:, at]) for at in range(len(panel.doses))]
+    shares = [mean(panel.ln_compute_s[at] - panel.ln_time[:, at]) for at in range(len(panel.doses))]
     top = max(shares, key=lambda share: share.value).map(lambda ln: float(np.exp(ln)))
     slope = elasticity(np.log(panel.moved_bytes), panel.ln_time)
     explained = float(panel.memory_s[0] / panel.mean_s[0])

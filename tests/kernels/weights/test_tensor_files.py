@@ -306,3 +306,11 @@ def test_numbers_are_read_again_only_if_a_file_changed(tmp_path, monkeypatch):
     os.utime(tmp_path / "model.safetensors", ns=(1, 1))
     Checkpoint(get_model(folder), "f32", 1).check_numbers()
     assert len(read) == 2 * once
+
+
+def test_a_name_that_no_file_can_hold_is_not_in_one(tmp_path):
+    folder_of(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / SHARD)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"\ud800": SHARD}}))
+    with pytest.raises(ModelError, match=r"has no tensor \ud800, though .*index\.json says so"):
+        TensorFiles(tmp_path).nbytes("\ud800")

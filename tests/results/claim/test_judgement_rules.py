@@ -95,6 +95,15 @@ def test_without_ceilings_nothing_is_decided():
     assert found.sentence == "Not decided: no ceiling of memory or of the arithmetic was measured."
 
 
+@pytest.mark.parametrize("world", [worlds.flop_dose_in, worlds.attention_knee_in, worlds.counterexamples_in])
+def test_observations_that_computed_nothing_decide_nothing(world):
+    (found,) = judged([replace(o, flops=0) for o in world(WORLD, 1)])
+    assert (found.verdict, found.sentence) == (
+        "inconclusive",
+        "Not decided: an observation computed nothing.",
+    )
+
+
 def test_a_missing_factor_is_named():
     (found,) = judged([replace(o, factors={}) for o in worlds.flop_dose_in(WORLD, 1)])
     assert found.verdict == "inconclusive"
