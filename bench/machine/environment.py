@@ -43,7 +43,9 @@ team on one core, and every parallel region takes a whole time slice (8 ms measu
 COMPANY = "MEMBOUND_COMPANY"
 """Variable of workers beside which others are meant to run, on other cores: see `run.companion`. Nobody else may set it: with
 it, what others do is no disturbance."""
-SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT)}
+SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT), "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
+"""Set alike in all workers. torch.compile keeps its precompiled header not in its cache but in the folder for temporary files, which
+each worker has of its own: every process compiled it anew, for 8 s (torch 2.13), though all of its kernels were there."""
 TELLING = re.compile(
     r"(NUMBA|OMP|KMP|GOMP|LIBOMP|MKL|VML|OPENBLAS|BLIS|BLAS|GOTO|TBB|TORCH|TORCHDYNAMO|TORCHINDUCTOR|AOTINDUCTOR|TRITON|PYTORCH"
     r"|ATEN|XNNPACK|ONEDNN|DNNL|ACL|ORT|OPENVINO|VLLM|FLASHINFER|XFORMERS|TOKENIZERS|RAYON|LLAMA|GGML|NPY|MKLDNN|ROCBLAS|HIPBLASLT"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from membound.backends.background import Background
 from membound.backends.pytorch import linear as torch_linear
 from membound.backends.pytorch import variants as torch_variants
 from membound.backends.pytorch.backend import PyTorch
+from membound.bench.machine.environment import worker_environment
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import MODELS, Model
@@ -353,3 +358,17 @@ def test_compiled_works_match_the_reference() -> None:
     check("cpu+compile", "linear:n=37,k=96,weight=int4g32", seed=2)
     check("cpu+compile", f"{ATTENTION.format(77, 6, 2, 24, 3)},kv=bf16", seed=3)
     check("cpu+compile", "step:context=33,model=tiny,batch=2,weight=f32,kv=f32", seed=4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(n.endswith("+compile") for n in PyTorch.devices()), reason="needs a C++ compiler")
+def test_nothing_is_compiled_into_a_workers_own_temporary_folder(tmp_path: Path) -> None:
+    """It goes with the worker, and what was compiled there would be compiled again in every process."""
+    script = "import torch; print(float(torch.compile(lambda x: (x * 2 + 1).sum())(torch.ones(1000))))"
+    (own := tmp_path / "own").mkdir()
+    there = {"TMPDIR": str(own), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kept")}
+    environment = worker_environment(1, os.environ) | there
+    told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True)
+    assert float(told.stdout) == 3000
+    assert list((tmp_path / "kept").rglob("*.so"))
+    assert not [path for path in own.rglob("*") if path.is_file()]

@@ -37,6 +37,7 @@ def test_thread_counts_are_set_and_spinning_policies_are_not() -> None:
     assert (got["OMP_NUM_THREADS"], got["NUMBA_NUM_THREADS"], got["MKL_NUM_THREADS"]) == ("3", "3", "3")
     assert not set(POLICY_VARIABLES) & set(got)
     assert got["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+    assert got["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] == "0"
 
 
 # A conversation
