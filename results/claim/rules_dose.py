@@ -41,6 +41,8 @@ def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
         raise TooLittle(f"no k up to {limits['plateau']:.0%} of the ridge, which is at k = {ridge:.1f}")
     if panel.compute_s[-1] < panel.memory_s[-1]:
         raise TooLittle(f"no k beyond the ridge, which is at k = {ridge:.1f}")
+    if (np.diff(panel.flops) <= 0).any():
+        raise TooLittle("more multiply-adds an element are not more FLOPs")
     rise = plateau(panel.ln_time[:, flat] - panel.ln_time[:, :1], limits["rise"])
     bend = knee(panel.ln_flops, panel.ln_time).map(
         lambda ln: float(np.interp(np.exp(ln), panel.flops, panel.doses, right=np.inf))

@@ -104,6 +104,16 @@ def test_observations_that_computed_nothing_decide_nothing(world):
     )
 
 
+def test_a_dose_that_computes_no_more_is_none():
+    (found,) = judged(
+        [replace(o, flops=10**12) if o.factors["k"] == 0 else o for o in worlds.free_compute_in(WORLD, 1)]
+    )
+    assert (found.verdict, found.sentence) == (
+        "inconclusive",
+        "Not decided: more multiply-adds an element are not more FLOPs.",
+    )
+
+
 def test_a_missing_factor_is_named():
     (found,) = judged([replace(o, factors={}) for o in worlds.flop_dose_in(WORLD, 1)])
     assert found.verdict == "inconclusive"
