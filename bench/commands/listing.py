@@ -1,6 +1,7 @@
 """`membound list`: what there is to measure with.
 
 membound list --json
+membound list --models
 membound list --model deepseek-v3 --model models/my-gemma
 """
 
@@ -24,6 +25,12 @@ def list_(
             help="What a model is, by name, folder or .onnx file, what a token streams of it, and whether it runs here. Repeatable.",
         ),
     ] = None,
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models", help="Models alone, with their parameters in all and as a token streams them."
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -31,8 +38,15 @@ def list_(
 
     A backend that is not there is listed with the reason and, where one helps, the command to install it.
     """
+    if models and model:
+        raise typer.BadParameter(
+            "goes without --model, which says more of those that it names", param_hint="--models"
+        )
     if model:
-        _list_models(model, as_json)
+        _tell_models(model, as_json)
+        return
+    if models:
+        _list_models(as_json)
         return
     from membound.bench.planning.choice import check_threads, parse_pythons
     from membound.bench.planning.inventory import Inventory, inventory_view
@@ -44,7 +58,16 @@ def list_(
         console().print(inventory_view(inventory))
 
 
-def _list_models(names: list[str], as_json: bool) -> None:
+def _list_models(as_json: bool) -> None:
+    from membound.bench.planning.inventory import models_as_json, models_view
+
+    if as_json:
+        print_json({"models": models_as_json()})
+    else:
+        console().print(models_view())
+
+
+def _tell_models(names: list[str], as_json: bool) -> None:
     from membound.bench.planning.file_facts import SUFFIX, FileFacts
     from membound.bench.planning.model_facts import ModelFacts
 

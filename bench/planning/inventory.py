@@ -51,7 +51,7 @@ class Inventory:
         """backends, models and ceilings, each a list of objects; sizes in bytes."""
         return {
             "backends": [asdict(device) for device in self.devices],
-            "models": [_as_json(name) for name in (*MODELS, *PUBLISHED)],
+            "models": models_as_json(),
             "ceilings": [
                 {"name": row.work, "backend": row.backend, "value": value, "unit": row.unit, "run": self.run}
                 for value, row in self.ceilings
@@ -61,7 +61,7 @@ class Inventory:
 
 def inventory_view(inventory: Inventory) -> Group:
     """The inventory for people."""
-    parts: list[RenderableType] = [_devices(inventory), Text(), _models(), Text()]
+    parts: list[RenderableType] = [_devices(inventory), Text(), models_view(), Text()]
     if not inventory.ceilings:
         return Group(*parts, Text("ceilings: none known yet; `membound run` measures them"))
     table = _table("ceiling", "measured", "through")
@@ -92,19 +92,31 @@ def _as_json(name: str) -> dict[str, Any]:
     return numbers
 
 
-def _models() -> Table:
-    table = _table("model", "1e9 parameters", "streamed a token", "layers", "hidden", "heads (KV)", "in bf16")
+def models_as_json() -> list[dict[str, Any]]:
+    """Every model that has a name here."""
+    return [_as_json(name) for name in (*MODELS, *PUBLISHED)]
+
+
+def models_view() -> Group:
+    """The same for people."""
+    table = _table("model", "in all", "a token", "layers", "hidden", "heads (KV)", "in bf16")
+    table.columns[0].no_wrap = True  # it is there to be copied
     for m in (get_model(name) for name in (*MODELS, *PUBLISHED)):
         table.add_row(
             m.name,
-            f"{m.decoder.parameters / 1e9:.3g}",
-            f"{m.parameters / 1e9:.3g}",
+            _billions(m.decoder.parameters),
+            _billions(m.parameters),
             str(m.layers),
             str(m.hidden),
             f"{m.q_heads} ({m.kv_heads})",
             amount(2 * m.decoder.parameters, "B"),
         )
-    return table
+    told = "1e9 parameters, in all and as a token streams them; more by --model NAME"
+    return Group(table, Text(told, style="dim"))
+
+
+def _billions(parameters: int) -> str:
+    return f"{parameters / 1e9:.4g}" if parameters >= 1e12 else f"{parameters / 1e9:.3g}"
 
 
 def _table(*columns: str) -> Table:

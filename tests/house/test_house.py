@@ -20,7 +20,6 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 MOST_LINES = 400
 LONG = {
-    "tests/bench/commands/test_cli.py": "every command with every kind of bad input",
     "tests/kernels/onnx_file/test_operators.py": "every operator of an ONNX file against a runtime's",
     "tests/kernels/test_reference.py": "every operation of the reference against a second way to compute it",
 }
