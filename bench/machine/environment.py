@@ -43,7 +43,15 @@ team on one core, and every parallel region takes a whole time slice (8 ms measu
 COMPANY = "MEMBOUND_COMPANY"
 """Variable of workers beside which others are meant to run, on other cores: see `run.companion`. Nobody else may set it: with
 it, what others do is no disturbance."""
-SET = {"GOMP_SPINCOUNT": str(SPIN_COUNT), "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
+BLAS_TIMEOUT = 20
+"""A waiting thread of OpenBLAS spins for 2 to the power of this many ticks of the processor's clock before it sleeps, half a
+millisecond. By its own choice it spun for 110 ms after each of NumPy's turns, beyond the read ceiling that comes next: that
+was a tenth lower than the one before, in every run of an AMD Milan, and NumPy's share so much the higher."""
+SET = {
+    "GOMP_SPINCOUNT": str(SPIN_COUNT),
+    "OPENBLAS_THREAD_TIMEOUT": str(BLAS_TIMEOUT),
+    "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+}
 """Set alike in all workers. torch.compile keeps its precompiled header not in its cache but in the folder for temporary files, which
 each worker has of its own: every process compiled it anew, for 8 s (torch 2.13), though all of its kernels were there."""
 TELLING = re.compile(

@@ -11,7 +11,13 @@ import pytest
 from impostors import HELLO, impostor, shell
 from processes import LATE_S, SOON_S, gone, started
 
-from membound.bench.machine.environment import POLICY_VARIABLES, SPIN_COUNT, recorded, worker_environment
+from membound.bench.machine.environment import (
+    BLAS_TIMEOUT,
+    POLICY_VARIABLES,
+    SPIN_COUNT,
+    recorded,
+    worker_environment,
+)
 from membound.bench.protocol.messages import (
     PROTOCOL,
     AskOffers,
@@ -37,6 +43,7 @@ def test_thread_counts_are_set_and_spinning_policies_are_not() -> None:
     assert (got["OMP_NUM_THREADS"], got["NUMBA_NUM_THREADS"], got["MKL_NUM_THREADS"]) == ("3", "3", "3")
     assert not set(POLICY_VARIABLES) & set(got)
     assert got["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+    assert got["OPENBLAS_THREAD_TIMEOUT"] == str(BLAS_TIMEOUT)
     assert got["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] == "0"
 
 
