@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from membound.results.aftermath import ceiling_fall
 from membound.results.frame import frame
 from membound.results.intervals import interval
 from membound.results.ranks import predicted_s
@@ -83,6 +84,7 @@ COLUMNS = {
     "energy_j": "energy of the device a launch, joules",
     "energy_per_token_j": "energy of the device a token of a step, joules",
     "above_ceiling": "faster than the measured ceilings allow, beyond their slack",
+    "ceiling_fall": "by which share memory_ceiling is lower right after its turns than right before; None where that may be chance",
     "error": "worst relative root mean square error against the float64 reference",
     "tolerance": "largest error that passes",
     "verdict": "memory, compute, overhead, cache or inconclusive; None without a time",
@@ -319,6 +321,7 @@ def _figures(case: _Case, times: Spread | None, bounds: Spread | None) -> dict[s
         "of_bound_ci": share_ci,
         "device_of_bound": middle(s.device_of_bound for s in shares),
         **_energy(used, first),
+        "ceiling_fall": ceiling_fall((turn for row in used for turn in row.turns), first.memory_ceiling),
         "above_ceiling": of_bound is not None and of_bound > 1 + CEILING_SLACK,
         "verdict": verdict.name,
         "verdict_reason": verdict.why,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from membound.results.intervals import FEWEST
 from membound.results.report.cases import ABSENT, DISTURBED, Place, ShownCase, latest
 from membound.results.row import Row
-from membound.results.views.sentences import how_near, moved_bandwidth, who_is_fastest
+from membound.results.views.sentences import how_near, left_running, moved_bandwidth, who_is_fastest
 from membound.results.views.table import disturbed_by, doubtful_verdicts, lost_ceilings
 
 NO_SHARES = (
@@ -106,9 +106,7 @@ def _doubts(
     unchecked = sum(one.line["error"] is None for one in here)
     if unchecked:
         yield f"The output of {unchecked} {of} was not checked against the reference."
-    moved = moved_bandwidth([one.line for one in here])
-    if moved:
-        yield moved
+    yield from filter(None, (tell([one.line for one in here]) for tell in (left_running, moved_bandwidth)))
     yield from _in_other_runs(here, everything)
 
 

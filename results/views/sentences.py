@@ -31,7 +31,7 @@ Line = dict[str, Any]
 
 
 def sentences(lines: Sequence[Line]) -> Iterator[str]:
-    """Up to four sentences on the cases of one run (records of `summarize`); none if nothing was measured."""
+    """Up to five sentences on the cases of one run (records of `summarize`); none if nothing was measured."""
     timed = [line for line in lines if line["time_s"] is not None]
     works = list(dict.fromkeys(line["work"] for line in timed))
     if not works:
@@ -42,9 +42,7 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
     if any(line["of_bound"] is not None for line in fastest):
         near, bounds = how_near(fastest)
         yield " ".join(filter(None, (near, bounds)))
-    moved = moved_bandwidth(timed)
-    if moved:
-        yield moved
+    yield from filter(None, (moved_bandwidth(timed), left_running(timed)))
     yield _next(timed)
 
 
@@ -134,6 +132,18 @@ def moved_bandwidth(timed: Sequence[Line]) -> str:
             )
             return f"{what} moved {span}: {rest}."
     return ""
+
+
+def left_running(timed: Sequence[Line]) -> str:
+    """Which backends go on with something after their turns, going by the ceilings; '' if none does."""
+    falls = {line["backend"]: float(line["ceiling_fall"]) for line in timed if line["ceiling_fall"]}
+    if not falls:
+        return ""
+    by = " and ".join(f"{backend} ({percent(fall)})" for backend, fall in falls.items())
+    return (
+        f"The ceiling was lower right after turns of {by} than right before them: something went on there, and "
+        "shares are too high by about half of that."
+    )
 
 
 def _next(timed: Sequence[Line]) -> str:

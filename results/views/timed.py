@@ -93,6 +93,8 @@ def notes(line: dict[str, Any]) -> Iterator[str]:
         yield str(line["validity"])
     if line["above_ceiling"]:
         yield "above ceiling"
+    if line["ceiling_fall"]:
+        yield f"ceiling {percent(line['ceiling_fall'])} lower after it"
     if line["stored_bytes"] and round(line["stored_bytes"] / line["bytes"], 1) != 1.0:
         yield f"streams {line['stored_bytes'] / line['bytes']:.2g}× bytes"
     if line["device_time_s"]:

@@ -8,6 +8,7 @@ from rows import LINEAR, case, ceiling
 
 from membound.results.stats import records, summarize
 from membound.results.turns import StoredTurn
+from membound.results.views.markdown import run_markdown
 from membound.results.views.sentences import sentences
 
 OTHER = "linear:n=8192,k=4096,m=1,weight=bf16,act=float"
@@ -89,3 +90,15 @@ def test_benchmarks_of_others_get_no_advice_on_options_of_ours():
 def test_an_older_run_says_how_wrong_its_shares_may_be():
     rows = [case(), case("beta:cpu"), ceiling("read", 20e9, "bytes/s"), ceiling("read", 10e9, "bytes/s")]
     assert any("up to 2.00 times too low" in sentence for sentence in said(rows))
+
+
+def test_who_leaves_something_running_is_named():
+    rows = run({"alpha:cpu": 1.0, "beta:cpu": 2.0})
+    for row in rows:
+        if row.backend == "beta:cpu":
+            row.turns = [replace(t, after={"read": 0.7 * t.before["read"]}) for t in row.turns]
+    (told,) = (sentence for sentence in said(rows) if "right after" in sentence)
+    assert told.startswith(
+        "The ceiling was lower right after turns of beta:cpu (30%) than right before them:"
+    )
+    assert run_markdown(rows).count("ceiling 30% lower after it") == 1
