@@ -208,17 +208,22 @@ def _sigmoid_alone(config: Config, counted: Router) -> Router:
 
 def _deepseek_v2(config: Config, counted: Router) -> Router:
     made = replace(counted, normalised=False, group_best=1)
-    limited = config.fields.get("topk_method") == "group_limited_greedy"
-    found = _grouped(config, made, 1, 1, 1.0)
-    return found if limited else replace(found, groups=1, groups_chosen=1)
+    if config.fields.get("topk_method") == "group_limited_greedy":
+        return _grouped(config, made, 1, 1, 1.0)
+    return replace(made, factor=config.real("routed_scaling_factor", 1.0))
 
 
 def _grouped(config: Config, router: Router, groups: int, chosen: int, factor: float) -> Router:
     known = config.fields
     groups = config.count("n_group") if known.get("n_group") is not None else groups
     chosen = config.count("topk_group") if known.get("topk_group") is not None else chosen
-    if config.count("n_routed_experts") % groups or chosen > groups:
+    size, rest = divmod(config.count("n_routed_experts"), groups)
+    if rest or chosen > groups:
         raise config.bad("n_group", "a divisor of n_routed_experts, and topk_group no larger")
+    if groups > 1 and size < router.group_best:
+        raise config.bad("n_group", f"groups of {router.group_best} experts or more, by which they are compared")
+    if config.count("num_experts_per_tok") > chosen * size:
+        raise config.bad("num_experts_per_tok", f"{chosen * size} at most, which {chosen} of {groups} groups hold")
     factor = config.real("routed_scaling_factor", factor)
     return replace(router, groups=groups, groups_chosen=chosen, factor=factor)
 

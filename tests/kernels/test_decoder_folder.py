@@ -241,3 +241,21 @@ def test_a_folder_is_predicted_under_its_name(tmp_path: Path) -> None:
     work = ServedStep(str(tmp_path), context=10, kv="bf16")
     assert work.cache_bytes == 4 * 2 * 2 * 16 * 11 * 2
     assert work.shape.experts
+
+
+@pytest.mark.parametrize(
+    ("groups", "chosen", "said"),
+    [
+        (4, 1, "num_experts_per_tok=3 must be 2 at most, which 1 of 4 groups hold"),
+        (8, 4, "n_group=8"),
+        (4, 2, ""),
+        (1, 1, ""),
+    ],
+)
+def test_groups_hold_the_experts_that_a_token_takes(
+    groups: int, chosen: int, said: str, tmp_path: Path
+) -> None:
+    config = next(case["config"] for case in CASES if case["config"]["model_type"] == "deepseek_v3")
+    assert (config["n_routed_experts"], config["num_experts_per_tok"]) == (8, 3)
+    found = decoder(tmp_path, **config | {"n_group": groups, "topk_group": chosen})
+    assert (said in found.not_known) if said else not found.not_known
