@@ -67,7 +67,7 @@ def test_a_folder_that_others_may_write_is_refused(
     folder.chmod(mode)
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(base))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["run", "linear:n=8,k=32,m=1,weight=f32", "--quick"])
+        cli.main(["list"])
     _, err = capsys.readouterr()
     assert ended.value.code == 2
     assert err.count("\n") == 1
@@ -157,6 +157,15 @@ def test_what_others_may_not_enter_is_out_of_their_reach(anywhere: Path) -> None
     folder.parent.chmod(0o777)
     assert refusal(folder) == ""
     (anywhere / "closed").chmod(0o711)
+    assert f"may write to {folder.parent}," in refusal(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_others_have_closed_they_may_open(anywhere: Path) -> None:
+    folder = private_folder(anywhere / "theirs" / "open" / "cache")
+    folder.parent.chmod(0o777)
+    assert refusal(folder) == ""
+    os.chown(anywhere / "theirs", 65534, 65534)
     assert f"may write to {folder.parent}," in refusal(folder)
 
 
