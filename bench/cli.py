@@ -11,11 +11,13 @@ modules inside the commands.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +82,7 @@ app = typer.Typer(
 BAD_INPUT = 2
 NO_THREAD = "can't start new thread"
 """Python's words where the system gives a process no more threads."""
+NO_MORE_THREADS = "no more threads can be started: raise `ulimit -u`, or the limit of a container"
 
 # Typer brings its own click or uses an installed one, by version; either way BadParameter's grandparent is the root error.
 UsageError: type[Any] = typer.BadParameter.__mro__[2]
@@ -121,6 +124,8 @@ def _status(arguments: list[str], debug: bool) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
+        if not _threads_start():  # OpenBLAS then sends its own process what Ctrl-C does
+            return _refuse(NO_MORE_THREADS, debug)
         print("membound: interrupted", file=sys.stderr)
         return 130
     except UsageError as error:
@@ -135,12 +140,12 @@ def _status(arguments: list[str], debug: bool) -> int:
     except RuntimeError as error:  # of which some of ours are, above
         if NO_THREAD not in str(error):
             raise
-        return _refuse(
-            "no more threads can be started: raise `ulimit -u`, or the limit of a container", debug
-        )
+        return _refuse(NO_MORE_THREADS, debug)
     except OSError as error:
         if error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror or error}", debug)
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == 0:
+            return _refuse("no file may be written: raise `ulimit -f`", debug)
         if "temporary directory" in str(error):
             return _refuse(f"{error.strerror}; set TMPDIR to a folder that can be written", debug)
         _drop_output()
@@ -156,6 +161,16 @@ def _done(arguments: list[str]) -> int:
     except typer.Exit as ended:
         return ended.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _threads_start() -> bool:
+    one = Thread(target=int)
+    try:
+        one.start()
+    except RuntimeError:
+        return False
+    one.join()
+    return True
 
 
 @contextmanager

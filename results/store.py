@@ -61,7 +61,9 @@ def new_run_path(out: Path, run_id: str) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         why = no_folder(out) if isinstance(error, FileExistsError) else None
-        raise StoreError(f"results folder {out} cannot be made: {why or error.strerror}") from None
+        raise StoreError(
+            f"results folder {out} cannot be made: {why or error.strerror}; name another with --out"
+        ) from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise StoreError(f"results folder {out} is not writable; name another with --out")
     return out / f"{run_id}{SUFFIX}"

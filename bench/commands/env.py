@@ -68,7 +68,7 @@ def _record(state: State) -> dict[str, Any]:
         "made": state.made,
         "problem": state.problem,
         "remedy": state.remedy,
-        "python": str(one.python),
+        "python": state.python,
         "packages": state.packages,
     }
 
@@ -76,7 +76,7 @@ def _record(state: State) -> dict[str, Any]:
 def _told(state: State) -> str:
     """One line: what it holds and where, or why it cannot be used and what would help."""
     if not state.made:
-        return f"not made; {state.remedy}"
+        return "; ".join(filter(None, ("not made", state.problem, state.remedy)))
     if state.problem:
         return f"cannot be used: {state.problem}; {state.remedy}"
     held = [f"{name} {state.packages[name]}" for name in state.recipe.shown if name in state.packages]

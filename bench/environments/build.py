@@ -43,6 +43,8 @@ UV = Path(__file__).parent / "uv.txt"
 HASHED = ("--require-hashes", "--no-deps")
 VENV = ("-m", "venv")
 CHECK = "import membound.bench.worker, membound.bench.measure.station"
+NO_HOME = "this user has no home folder"
+NAME_ONE = "set MEMBOUND_ENVIRONMENTS to a folder of your own"
 
 
 class EnvironmentFailed(MemboundError):
@@ -81,7 +83,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """An environment as found: absent, broken (with `problem`), or usable with its `packages`."""
+    """An environment as found: absent (with `problem` if none could be there), broken (likewise), or usable with its `packages`."""
 
     recipe: Recipe
     made: bool
@@ -93,14 +95,28 @@ class State:
         """The command that would help, or ''."""
         if self.made and not self.problem:
             return ""
+        if self.problem == NO_HOME:
+            return NAME_ONE
         return f"membound env create {self.recipe.name}" + (" --force" if self.made else "")
+
+    @property
+    def python(self) -> str:
+        """Where its interpreter is or would be, or ''."""
+        return "" if self.problem == NO_HOME else str(self.recipe.python)
 
 
 def home() -> Path:
-    """The folder of all environments: $MEMBOUND_ENVIRONMENTS, or one in the user's data folder."""
-    named = os.environ.get("MEMBOUND_ENVIRONMENTS")
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(named) if named else Path(data) / "membound" / "environments"
+    """The folder of all environments: $MEMBOUND_ENVIRONMENTS, or one in the user's data folder.
+
+    Raises EnvironmentFailed if there is neither.
+    """
+    if named := os.environ.get("MEMBOUND_ENVIRONMENTS"):
+        return Path(named)
+    try:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # a container's user without HOME and an entry in /etc/passwd
+        raise EnvironmentFailed(f"{NO_HOME}: {NAME_ONE}") from None
+    return Path(data) / "membound" / "environments"
 
 
 def recipes() -> tuple[Recipe, ...]:
@@ -130,7 +146,11 @@ def states() -> tuple[State, ...]:
 
 
 def _state(one: Recipe) -> State:
-    if not one.folder.exists():
+    try:
+        folder = one.folder
+    except EnvironmentFailed:
+        return State(one, False, NO_HOME, {})
+    if not os.path.exists(folder):  # Path's method raises where the home of another user may not be read
         return State(one, False, "", {})
     problem = _problem(one)
     packages = {d.name: d.version for site in _sites(one) for d in distributions(path=[str(site)])}

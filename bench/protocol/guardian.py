@@ -165,6 +165,7 @@ def _dismiss(watching: subprocess.Popen[bytes]) -> None:
     with suppress(OSError):
         watching.stdin.close()
         select.select([watching.stdout], [], [], FAREWELL_S)
+    watching.stdout.close()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import secrets
 import select
 import signal
@@ -24,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
@@ -54,6 +56,9 @@ MOST_WAITING = 2 * MOST_LINE
 """Bytes of memory that lines may take until they are asked for."""
 MOST_PHASES = 100_000
 KILLED = "killed from outside; most likely by the kernel because memory ran out"
+NO_CPU_TIME = "all of the CPU time that it may take, see `ulimit -t`, was spent"
+ALMOST = 0.9
+"""The kernel ends a process by ticks of its clock, and tells afterwards what it really ran."""
 
 
 class WorkerUnavailableError(Exception):
@@ -77,7 +82,7 @@ class Worker:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._waiting_bytes, self._counting = 0, threading.Lock()
         self._flooded = False
-        self._number = 0
+        self._number, self._spent_s = 0, 0.0
         self._unanswered: set[int] = set()
 
     def __enter__(self) -> Worker:
@@ -244,6 +249,9 @@ class Worker:
 
         A child that it forked may hold the pipe open, so the end of the pipe is not waited for in full.
         """
+        with suppress(OSError):  # if somebody else has asked how it ended
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._spent_s = _cpu_s(self.pid)
         self._process.wait()
         self._end_group()
         self._reader.join(timeout=PIPE_GRACE_S)
@@ -265,7 +273,11 @@ class Worker:
             )
             return WorkerUnavailableError(f"{self._python} cannot run a worker: {words or silent}")
         how = _signal_name(-status) if status < 0 else f"exit status {status}"
-        if status == -signal.SIGKILL:
+        allowed_s = resource.getrlimit(resource.RLIMIT_CPU)[1]  # a worker's is the harness's
+        spent = allowed_s != resource.RLIM_INFINITY and self._spent_s > ALMOST * allowed_s
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and spent):
+            how += f" ({NO_CPU_TIME})"
+        elif status == -signal.SIGKILL:
             how += f" ({KILLED})"
         return WorkerDiedError(f"{how}: {words}" if words else how)
 
@@ -287,6 +299,14 @@ def _protocol_of(line: str) -> int | None:
         return None
     protocol = body.get("protocol")
     return protocol if type(protocol) is int else None
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process that has ended and was not asked for yet: proc_pid_stat(5), fields 14 and 15."""
+    fields = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    )
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _signal_name(number: int) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console
 from membound.bench.protocol.messages import COMPILING
 from membound.bench.run.live import Live
 from membound.bench.run.scope import Scope
+from membound.kernels.cpu.kernel_cache import unkept_base
 from membound.results.row import Row
 from membound.results.turns import StoredTurn
 from membound.results.wording import duration, short
@@ -119,7 +120,8 @@ class Lines:
         if phase.startswith(COMPILING):
             if (backend, work) not in self._compiled:
                 self._compiled.add((backend, work))
-                self._say(f"{text}: compiling kernels (kept for later runs)")
+                kept = " (kept for later runs)" if unkept_base() is None else ""
+                self._say(f"{text}: compiling kernels{kept}")
         elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._say(f"{text}: {phase.removeprefix(f'{backend}: ')}")
 

@@ -121,7 +121,10 @@ def test_missing_paths_and_taken_names_are_one_line(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_told_before_a_run(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    with pytest.raises(StoreError, match=r"results folder .*file/runs cannot be made: Not a directory"):
+    with pytest.raises(
+        StoreError,
+        match=r"results folder .*file/runs cannot be made: Not a directory; name another with --out",
+    ):
         new_run_path(blocked / "runs", "r")
     assert new_run_path(tmp_path / "a/b", "r") == tmp_path / "a/b/r.jsonl"
     if os.geteuid():

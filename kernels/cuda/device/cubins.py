@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.cpu.kernel_cache import cache_folder
+from membound.kernels.cpu.kernel_cache import cache_folder, private_folder
 from membound.kernels.cuda.compile import CompileError, Kernel, compile_cubin
 
 SOURCES = Path(__file__).resolve().parent.parent
@@ -66,8 +66,7 @@ def find(kernel: Kernel, target: str) -> bytes:
         return carried
     key = json.dumps([source_hash(), target, compiler_versions()], sort_keys=True)
     kept = (
-        cache_folder().parents[1]
-        / "cubins"
+        private_folder(cache_folder().parents[1] / "cubins")
         / hashlib.sha256(key.encode()).hexdigest()[:16]
         / f"{kernel.name}.cubin"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import sys
 from importlib.metadata import distribution, distributions
@@ -261,6 +262,45 @@ def test_a_broken_environment_says_what_is_wrong_and_what_helps(home, capsys, ho
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{ENGINE}:")]
     assert problem in line
     assert line.endswith(state.remedy)
+
+
+# No home
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A container's user: no HOME and no entry in /etc/passwd."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "XDG_DATA_HOME", "MEMBOUND_ENVIRONMENTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_a_user_without_a_home_has_no_environments_and_is_told_how_to_have_some(homeless, capsys):
+    assert setup.parse_pythons(()) == {}
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["env", "list", "--json"])
+    records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+    assert (ended.value.code, records[ENGINE]["made"], records[ENGINE]["python"]) == (0, False, "")
+    assert records[ENGINE]["problem"] == "this user has no home folder"
+    assert records[ENGINE]["remedy"] == "set MEMBOUND_ENVIRONMENTS to a folder of your own"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["env", "create", ENGINE])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert "this user has no home folder: set MEMBOUND_ENVIRONMENTS" in err
+
+
+def test_a_home_that_cannot_be_looked_into_holds_no_environments(monkeypatch):
+    monkeypatch.delenv("MEMBOUND_ENVIRONMENTS", raising=False)
+    monkeypatch.setenv(
+        "XDG_DATA_HOME", f"/{'x' * 300}"
+    )  # the system refuses it, as it does others' homes to all but root
+    assert not any(state.made for state in states())
+    assert setup.parse_pythons(()) == {}
 
 
 # The command

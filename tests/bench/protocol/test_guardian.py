@@ -169,3 +169,11 @@ def test_only_those_that_carry_the_mark_are_ended() -> None:
     finally:
         another.kill()
         another.wait()
+
+
+def test_a_harness_that_ends_leaves_no_file_open() -> None:
+    code = "from membound.bench.protocol.guardian import scratch_folder; scratch_folder()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code], capture_output=True, check=True
+    )
+    assert done.stderr == b""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +112,38 @@ def test_every_signal_that_ends_a_worker_is_named(tmp_path: Path, monkeypatch: p
         name = known.get(number, f"signal {number}")
         if number == signal.SIGKILL:
             name += " (killed from outside; most likely by the kernel because memory ran out)"
+        if number == signal.SIGXCPU:
+            name += " (all of the CPU time that it may take, see `ulimit -t`, was spent)"
         assert str(raised.value) == f"{name}: about to die"
+
+
+LIMITED = """
+import resource, sys, time
+from membound.bench.protocol.messages import Release
+from membound.bench.protocol.process import Worker, WorkerDiedError
+most_s = int(time.process_time()) + 2
+resource.setrlimit(resource.RLIMIT_CPU, (most_s, most_s))
+with Worker(1, sys.argv[1]) as worker:
+    worker.greet()
+    try:
+        worker.ask(Release(0), 60.0)
+    except WorkerDiedError as error:
+        print(error)
+"""
+"""A harness with a limit of CPU time, which its worker has too."""
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("while :; do :; done", "all of the CPU time that it may take, see `ulimit -t`, was spent"),
+        ("kill -KILL $$", "killed from outside; most likely by the kernel because memory ran out"),
+    ],
+)
+def test_a_limit_of_cpu_time_is_no_lack_of_memory(tmp_path: Path, ending: str, why: str) -> None:
+    python = shell(tmp_path, "ulimit -c 0", HELLO, "read line", ending)
+    done = subprocess.run([sys.executable, "-c", LIMITED, python], capture_output=True, text=True, check=True)
+    assert done.stdout == f"SIGKILL ({why})\n"
 
 
 @pytest.mark.parametrize(

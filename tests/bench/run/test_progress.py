@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from membound.bench.run.execute import execute
 from membound.bench.run.live import Live
 from membound.bench.run.progress import Lines, Reporter, Silent, progress_on
 from membound.bench.run.scope import Scope, scope_of
+from membound.kernels.cpu import kernel_cache
 from membound.results.store import RunWriter
 from membound.results.turns import StoredTurn
 
@@ -102,6 +104,15 @@ def test_compiling_is_told_once_for_each_backend_and_work(now: list[float]) -> N
         "[0/4] alpha:cpu linear n=64 k=64 m=1 f32: compiling kernels (kept for later runs)",
         "[0/4] ceilings: compiling kernels (kept for later runs)",
     ]
+
+
+def test_kernels_that_go_with_the_run_are_not_called_kept(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_cache, "_UNKEPT", [Path("of-this-run")])
+    page = Page()
+    Lines(page).phase("ceilings", "compiling read")
+    assert page.lines == ["[0/0] ceilings: compiling kernels"]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ import pytest
 
 from membound.bench import cli
 from membound.kernels.cpu import kernel_cache
-from membound.kernels.cpu.kernel_cache import CacheRefused, cache_base, cache_folder, private_folder
+from membound.kernels.cpu.kernel_cache import (
+    RUNTIMES,
+    CacheRefused,
+    cache_base,
+    cache_folder,
+    private_folder,
+    runtime_caches,
+)
 from membound.results.store import RunWriter, StoreError, load_rows
 
 
@@ -39,7 +48,8 @@ def test_folders_are_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytes
     finally:
         os.umask(before)
     assert folder.parent == tmp_path / "a" / "b" / "kernels"
-    assert {path.stat().st_mode & 0o777 for path in (folder.parent, folder.parents[1])} == {0o700}
+    assert folder.is_dir()
+    assert {path.stat().st_mode & 0o777 for path in (folder, *list(folder.parents)[:3])} == {0o700}
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
@@ -57,7 +67,7 @@ def test_a_folder_that_others_may_write_is_refused(
     folder.chmod(mode)
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(base))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["run", "linear:n=8,k=32,m=1,weight=f32", "--quick"])
+        cli.main(["list"])
     _, err = capsys.readouterr()
     assert ended.value.code == 2
     assert err.count("\n") == 1
@@ -71,6 +81,128 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(base))
     with pytest.raises(CacheRefused, match="belongs to user 65534"):
         cache_folder()
+
+
+# What leads there
+
+
+@pytest.fixture
+def anywhere() -> Iterator[Path]:
+    """A folder that others may enter, as they may not enter pytest's."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def refusal(path: Path) -> str:
+    """What is said of a cache folder there, or ''."""
+    try:
+        assert private_folder(path) == path
+    except CacheRefused as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"), [(0o755, False), (0o777, True), (0o757, True), (0o1777, False), (0o700, False)]
+)
+def test_nobody_may_put_another_in_its_place(anywhere: Path, mode: int, refused: bool) -> None:
+    private_folder(anywhere / "open")
+    for above in ("open", "open/mine"):
+        (anywhere / "open").chmod(0o755)
+        folder = private_folder(anywhere / above / "cache")
+        (anywhere / "open").chmod(mode)
+        told = refusal(folder)
+        assert bool(told) == refused
+        if refused:
+            assert f"may write to {anywhere / 'open'}, and what lies there is run as code" in told
+            assert f"the place of the cache folder {folder}," in told
+
+
+@pytest.mark.parametrize("group", [12345, 0, os.geteuid()])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to any group")
+def test_a_group_is_others_unless_it_is_this_users_alone(anywhere: Path, group: int) -> None:
+    folder = private_folder(anywhere / "open" / "cache")
+    os.chown(anywhere / "open", -1, group)
+    (anywhere / "open").chmod(0o775)
+    assert bool(refusal(folder)) == (group == 12345)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_the_owner_of_what_lies_in_a_sticky_folder_may_rename_it(anywhere: Path) -> None:
+    folder = private_folder(anywhere / "sticky" / "theirs" / "cache")
+    (anywhere / "sticky").chmod(0o1777)
+    assert refusal(folder) == ""
+    os.chown(anywhere / "sticky" / "theirs", 65534, 65534)
+    assert f"may write to {anywhere / 'sticky'}," in refusal(folder)
+
+
+def test_a_link_is_as_safe_as_where_it_lies_and_where_it_leads(anywhere: Path) -> None:
+    mine, shared = private_folder(anywhere / "mine"), private_folder(anywhere / "shared")
+    for name, to in (("far", shared / "cache"), ("near", Path("../shared/cache"))):
+        (mine / name).symlink_to(to)
+    (shared / "link").symlink_to(mine)
+    private_folder(shared / "cache")
+    for mode, refused in ((0o755, False), (0o777, True), (0o1777, False)):
+        shared.chmod(mode)
+        for path in (mine / "far", mine / "near", shared / "link" / "cache"):
+            assert (f"may write to {shared}," in refusal(path)) == refused, path
+    (shared / "cache").chmod(0o777)
+    assert f"others may write to the cache folder {mine / 'far'}," in refusal(mine / "far")
+
+
+def test_what_others_may_not_enter_is_out_of_their_reach(anywhere: Path) -> None:
+    folder = private_folder(anywhere / "closed" / "open" / "cache")
+    folder.parent.chmod(0o777)
+    assert refusal(folder) == ""
+    (anywhere / "closed").chmod(0o711)
+    assert f"may write to {folder.parent}," in refusal(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_others_have_closed_they_may_open(anywhere: Path) -> None:
+    folder = private_folder(anywhere / "theirs" / "open" / "cache")
+    folder.parent.chmod(0o777)
+    assert refusal(folder) == ""
+    os.chown(anywhere / "theirs", 65534, 65534)
+    assert f"may write to {folder.parent}," in refusal(folder)
+
+
+def test_one_for_this_run_alone_is_held_to_the_same(anywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    anywhere.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(anywhere))
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", "/proc/none")
+    with pytest.raises(CacheRefused, match=f"may write to {anywhere},"):
+        cache_base()
+    assert os.environ["MEMBOUND_CACHE_DIR"] == "/proc/none"
+
+
+# Runtimes'
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("TORCHINDUCTOR_CACHE_DIR", "torchinductor"), ("TRITON_CACHE_DIR", "triton")]
+)
+def test_caches_of_runtimes_are_held_to_the_same(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    for one in RUNTIMES:
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(anywhere / "cache"))
+    assert runtime_caches()[variable] == str(anywhere / "cache" / name)
+    monkeypatch.setenv(variable, "")
+    assert runtime_caches()[variable] == str(anywhere / "cache" / name), "an empty variable names nothing"
+    (anywhere / "cache" / name).chmod(0o777)
+    with pytest.raises(CacheRefused, match=f"may write to the cache folder {anywhere / 'cache' / name},"):
+        runtime_caches()
+    monkeypatch.setenv(variable, str(anywhere / "own"))
+    assert variable not in runtime_caches()
+    private_folder(anywhere / "own").chmod(0o777)
+    with pytest.raises(
+        CacheRefused, match=f"may write to the cache folder {anywhere / 'own'}.*or set {variable} to a folder"
+    ):
+        runtime_caches()
 
 
 # None at all

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from membound.kernels.cpu.kernel_cache import CacheRefused
 from membound.kernels.cuda.compile import Kernel, cuda
 from membound.kernels.cuda.device import cubins
 
@@ -49,6 +50,14 @@ def test_a_damaged_file_of_the_cache_is_compiled_again(compiled, tmp_path, harm)
     (path,) = (tmp_path / "cache/cubins").glob("*/fill.cubin")
     path.write_bytes(harm(path.read_bytes()))
     assert cubins.find(FILL, "9.0a") == cubins.find(FILL, "9.0a") == b"fill for 9.0a, 2"
+
+
+def test_a_cache_that_others_may_write_is_refused(compiled, tmp_path):
+    cubins.find(FILL, "9.0a")
+    assert (tmp_path / "cache/cubins").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "cache/cubins").chmod(0o777)
+    with pytest.raises(CacheRefused, match=f"may write to the cache folder {tmp_path / 'cache/cubins'},"):
+        cubins.find(FILL, "9.0a")
 
 
 def test_other_sources_or_another_compiler_mean_other_code(compiled, monkeypatch):
