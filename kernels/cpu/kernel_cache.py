@@ -24,6 +24,8 @@ from pathlib import Path
 from membound.errors import MemboundError
 
 VARIABLE = "MEMBOUND_CACHE_DIR"
+TRUSTED = "MEMBOUND_CACHE_TRUSTED"
+"""1: nobody else works where folders above the cache are open to all, as volumes of a container are."""
 KERNELS = Path(__file__).resolve().parent.parent
 PRIVATE = 0o700
 OTHERS_MAY_WRITE = 0o022
@@ -123,10 +125,10 @@ def refuse_others(path: Path, variable: str = VARIABLE) -> None:
             raise CacheRefused(
                 f"others may write to the cache folder {path}, {code}: empty it and `chmod go-w` it, or {remedy}"
             )
-    if (open_to_others := _replaceable(path)) is not None:
+    if os.environ.get(TRUSTED) != "1" and (open_to_others := _replaceable(path)) is not None:
         raise CacheRefused(
             f"others may put another in the place of the cache folder {path}, since they may write to {open_to_others}, "
-            f"{code}: `chmod go-w` or `chmod +t` that, or {remedy}"
+            f"{code}: `chmod go-w` or `chmod +t` that, {remedy}, or {TRUSTED}=1 where nobody else works, as in a container"
         )
 
 

@@ -120,6 +120,17 @@ def test_nobody_may_put_another_in_its_place(anywhere: Path, mode: int, refused:
             assert f"the place of the cache folder {folder}," in told
 
 
+def test_whoever_is_alone_may_say_so(anywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume of a container is root's and open to all, which a user there cannot change."""
+    folder = private_folder(anywhere / "open" / "cache")
+    (anywhere / "open").chmod(0o777)
+    assert "or MEMBOUND_CACHE_TRUSTED=1 where nobody else works" in refusal(folder)
+    monkeypatch.setenv("MEMBOUND_CACHE_TRUSTED", "1")
+    assert refusal(folder) == ""
+    folder.chmod(0o777)
+    assert "others may write to the cache folder" in refusal(folder)
+
+
 @pytest.mark.parametrize("group", [12345, 0, os.geteuid()])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to any group")
 def test_a_group_is_others_unless_it_is_this_users_alone(anywhere: Path, group: int) -> None:
