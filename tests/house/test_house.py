@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,10 @@ def test_no_test_has_an_address_in_its_name(request):
     assert not [
         item.nodeid for item in request.session.items if re.search(r"\bat 0x[0-9a-f]{6}", item.nodeid)
     ]
+
+
+def test_helpers_of_tests_have_names_of_their_own() -> None:
+    """They are imported by name from several folders, so that one would hide the other."""
+    folders = PROJECT["tool"]["pytest"]["ini_options"]["pythonpath"]
+    names = Counter(path.name for folder in folders for path in (ROOT / folder).glob("*.py"))
+    assert not [name for name, count in names.items() if count > 1 and name != "conftest.py"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import fake_workers
 import pytest
-from command_line import ELSEWHERE, HERE, found
+from cli_calls import ELSEWHERE, HERE, found
 
 from membound.bench import api, cli
 from membound.bench.planning import choice as setup

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import SPEC
+from cli_calls import SPEC
 from rows import case, write
 
 import membound

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import HERE, SPEC, found
+from cli_calls import HERE, SPEC, found
 
 from membound.results.store import load_rows
 

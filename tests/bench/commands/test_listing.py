@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from command_line import HERE
+from cli_calls import HERE
 from rows import case, run_rows, write
 
 from membound.kernels.models import MODELS, PUBLISHED, get_model

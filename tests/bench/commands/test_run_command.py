@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command_line import ELSEWHERE, FIGURES, HERE, SPEC
+from cli_calls import ELSEWHERE, FIGURES, HERE, SPEC
 
 from membound.bench.planning import choice as setup
 

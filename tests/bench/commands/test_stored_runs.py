@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from command_line import FIGURES
+from cli_calls import FIGURES
 from rows import LINEAR, MACHINE, case, run_rows, write
 
 from membound.results.row import SCHEMA_VERSION
