@@ -15,13 +15,14 @@ from math import exp, sqrt
 import numpy as np
 
 from membound.results.turns import StoredTurn
+from membound.results.verdict import CEILING_SLACK
 
 FEWEST_TURNS = 13
 """Of fewer not even falls alone are beyond Z."""
 Z = 3.09
 """One contestant of a thousand without an aftermath is thought to have one (one-sided)."""
-LEAST_FALL = 0.05
-"""A smaller one is no worse than what a ceiling is known to: `verdict.CEILING_SLACK`."""
+LEAST_FALL = CEILING_SLACK
+"""No ceiling is known better than that."""
 
 
 def ceiling_fall(turns: Iterable[StoredTurn], name: str) -> float | None:

@@ -46,7 +46,7 @@ it, what others do is no disturbance."""
 BLAS_TIMEOUT = 20
 """A waiting thread of OpenBLAS spins for 2 to the power of this many ticks of the processor's clock before it sleeps, half a
 millisecond. By its own choice it spun for 110 ms after each of NumPy's turns, beyond the read ceiling that comes next: that
-was a tenth lower than the one before, in every run of an AMD Milan, and NumPy's share so much the higher."""
+was 3 to 16 % lower than the one before in four runs of an AMD Milan (medians), and NumPy's share higher by half of that."""
 SET = {
     "GOMP_SPINCOUNT": str(SPIN_COUNT),
     "OPENBLAS_THREAD_TIMEOUT": str(BLAS_TIMEOUT),

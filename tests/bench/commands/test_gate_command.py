@@ -14,7 +14,6 @@ from typing import ClassVar
 import pytest
 from rows import case, write
 
-from membound.bench import cli
 from membound.bench.gate import session
 from membound.bench.gate.source import Commands
 from membound.bench.machine.fingerprint import fingerprint
@@ -34,25 +33,10 @@ open(sys.argv[2], "w").write(json.dumps({"benchmarks": found, "machine_info": {}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "bench.py").write_text(BENCHMARK)
-    return tmp_path
-
-
-@pytest.fixture
-def membound_(capsys):
-    """Run the command; returns (status, stdout, stderr)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return call
+def folder(folder, monkeypatch):
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(folder / "cache"))
+    (folder / "bench.py").write_text(BENCHMARK)
+    return folder
 
 
 def command(factor, *names):
