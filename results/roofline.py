@@ -7,12 +7,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from membound.results.row import Row
 from membound.spec_text import settings
+
+SHARED = re.compile(r"tp[1-9][0-9]*")
+"""The variant of a device that shares a step with those after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,14 @@ class Limits:
 
 @lru_cache(1 << 10)
 def device_class(backend: str) -> str:
-    """The hardware behind ``backend:device+variant#label``: ``cpu``, ``cuda:0``; what two backends may share."""
-    device = backend.partition("#")[0].partition(":")[2] or "cpu"
-    kind, _, index = device.partition("+")[0].partition(":")
-    return kind if kind == "cpu" else f"{kind}:{index or 0}"
+    """The hardware behind ``backend:device+variant#label``: ``cpu``, ``cuda:0``; what two backends may share.
+
+    Accelerators that share a step are another device than the first of them: ``cuda:0+tp2``.
+    """
+    device, *variants = (backend.partition("#")[0].partition(":")[2] or "cpu").split("+")
+    kind, _, index = device.partition(":")
+    ranks = "".join(f"+{variant}" for variant in variants if SHARED.fullmatch(variant))
+    return kind if kind == "cpu" else f"{kind}:{index or 0}{ranks}"
 
 
 @lru_cache(1 << 10)

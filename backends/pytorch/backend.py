@@ -86,24 +86,36 @@ class PyTorch(Backend):
         torch = import_torch()
         base, *variants = device.split("+")
         self._variants = Variants.parse(variants, on_cpu=base == "cpu")
-        if self._variants.ranks > 1:
-            from membound.backends.pytorch.parallel import Parallel, check_ranks
-
-            check_ranks(self._variants.ranks, threads)
-            self._parallel = Parallel(self._variants.ranks, threads)
         torch.set_num_threads(threads)
         self._device = check_device(base)
         self._facts = None if self._on_cpu else describe(self._device)
-        if self._on_cpu and self._parallel is None:  # ranks count theirs
+        name = cpu_name() if self._on_cpu else accelerator_name(self._device)
+        if self._variants.ranks > 1:
+            name = self._open_parallel(name, threads)
+        elif self._on_cpu:  # ranks count theirs
             check_torch_threads("torch")
         return Device(
             id=f"torch:{device}",
-            name=cpu_name() if self._on_cpu else accelerator_name(self._device),
+            name=name,
             threads=torch.get_num_threads(),
             versions={"torch": str(torch.__version__)},
             accelerator=self._facts,
             memory_ceiling=LINK if self._variants.offload else "read",
         )
+
+    def _open_parallel(self, name: str, threads: int) -> str:
+        """The name of all devices together."""
+        from membound.backends.pytorch import parallel
+
+        ranks = self._variants.ranks
+        if self._facts is None:
+            parallel.check_threads(ranks, threads)
+            self._parallel = parallel.Parallel(ranks, threads, link=parallel.link_of(self._device))
+            return name
+        devices = parallel.accelerators_of(self._device, ranks)
+        self._parallel = parallel.Parallel(ranks, threads, devices, parallel.link_of(self._device))
+        self._facts = parallel.all_of(self._facts, ranks)
+        return f"{ranks} × {name}"
 
     @property
     def _on_cpu(self) -> bool:
@@ -317,8 +329,8 @@ class PyTorch(Backend):
             torch.accelerator.synchronize(self._device)
 
     def mark(self) -> object | None:
-        """An event on the accelerator's stream; the CPU has no clock of its own."""
-        return None if self._on_cpu else timed_event(self._device)
+        """An event on the accelerator's stream; the CPU has no clock of its own, nor have several accelerators."""
+        return None if self._on_cpu or self._parallel is not None else timed_event(self._device)
 
     def elapsed_s(self, start: object, end: object) -> float:
         """Seconds between two events."""
@@ -333,7 +345,7 @@ class PyTorch(Backend):
     def limits(self, quick: bool) -> Iterator[Limit]:
         """Memory, cache, link and matrix units of an accelerator, which variants would only measure again; the link between ranks."""
         if self._parallel is not None:
-            yield from self._parallel.limits()
+            yield from self._parallel.limits(quick)
         elif self._facts is not None and self._variants.plain:
             from membound.backends.pytorch.limits import limits
 

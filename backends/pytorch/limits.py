@@ -11,6 +11,7 @@ never zeros, so that sums are exact and the power drawn is that of data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -143,6 +144,14 @@ def _gemms(device: str, size: int) -> Iterator[Limit]:
     except RuntimeError:  # no fp8 matrix units: the compute capability is below 8.9
         return
     yield _product("gemm_fp8", x, w, fp8, "_scaled_mm, e4m3")
+
+
+def products(device: str, quick: bool) -> Iterator[Limit]:
+    """Square products in the formats that a backend measures with works of its own, for those who have none."""
+    size = QUICK_GEMM_SIZE if quick else GEMM_SIZE
+    for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)):
+        x, w = (_values(size * size, device).to(dtype).view(size, size) for _ in range(2))
+        yield _product(f"gemm_{name}", x, w, partial(torch.matmul, x, w.t()), "matmul")
 
 
 def _product(name: str, x: Tensor, w: Tensor, run: Callable[[], Tensor], variant: str) -> Limit:

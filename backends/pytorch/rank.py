@@ -11,17 +11,31 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from membound.backends.pytorch.ranks import Begin, Failure, Fetch, Launch, Prepare, Reduce
+from membound.backends.pytorch.ranks import (
+    Begin,
+    CheckLimit,
+    Failure,
+    Fetch,
+    Launch,
+    NextLimit,
+    Prepare,
+    Reduce,
+    RunLimit,
+)
 
 if TYPE_CHECKING:
     import torch
 
+    from membound.backends.api import Limit
     from membound.backends.pytorch.shared_step import SharedStep
+    from membound.backends.pytorch.stopwatch import Stopwatch
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LONGEST = 500
@@ -62,17 +76,39 @@ class _Rank:
         from membound.backends.running_threads import check_torch_threads
 
         torch.set_num_threads(begin.threads)
-        check_torch_threads("torch")
+        self._begin = begin
+        if self._on_cpu:
+            check_torch_threads("torch")
+        else:
+            torch.accelerator.set_device_index(torch.device(begin.device).index)
         distributed.init_process_group(
-            "gloo",
+            begin.link,
             init_method=Path(begin.store).as_uri(),
             rank=begin.rank,
             world_size=begin.count,
             timeout=timedelta(seconds=begin.limit_s),
         )
-        self._begin = begin
+        self._exchanging = self._stopwatch()
         self._decoder: SharedStep | None = None
         self._logits: torch.Tensor | None = None
+        self._limits: dict[int, Iterator[Limit]] = {}
+        self._made: dict[int, Limit] = {}
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._begin.device == "cpu"
+
+    def _stopwatch(self) -> Stopwatch:
+        from membound.backends.pytorch.stopwatch import device_stopwatch, host_stopwatch
+
+        return host_stopwatch() if self._on_cpu else device_stopwatch(self._begin.device)
+
+    def _wait(self) -> None:
+        """For the accelerator; the CPU is done already."""
+        if not self._on_cpu:
+            import torch
+
+            torch.accelerator.synchronize()
 
     def do(self, command: Any) -> Any:
         """What is asked."""
@@ -83,7 +119,13 @@ class _Rank:
         if isinstance(command, Reduce):
             return self._reduce(command)
         if isinstance(command, Fetch):
-            return None if self._logits is None else self._logits.numpy()
+            return None if self._logits is None else self._logits.cpu().numpy()
+        if isinstance(command, NextLimit):
+            return self._next_limit(command)
+        if isinstance(command, RunLimit):
+            return self._run_limit(command)
+        if isinstance(command, CheckLimit):
+            return self._made[command.series].check()
         raise AssertionError(f"{type(command).__name__} is no command")
 
     def _prepare(self, command: Prepare) -> int:
@@ -94,15 +136,17 @@ class _Rank:
         from membound.kernels.work import parse
 
         self._decoder, self._logits = None, None
+        self._made.clear()
+        self._limits.clear()
         inputs = make_inputs(
             parse(command.work), command.seed, folder=Path(command.folder) if command.folder else None
         )
         if not isinstance(inputs, ModelInputs):
             raise AssertionError(f"{type(inputs).__name__} is no ModelInputs")
         begin = self._begin
-        self._decoder = SharedStep(
-            rank_inputs(inputs, begin.rank, begin.count), begin.rank, begin.count, begin.threads
-        )
+        part = rank_inputs(inputs, begin.rank, begin.count)
+        about = (begin.rank, begin.count, begin.threads, begin.device, self._exchanging)
+        self._decoder = SharedStep(part, *about)
         return self._decoder.stored_bytes
 
     def _launch(self) -> tuple[float, float]:
@@ -110,24 +154,53 @@ class _Rank:
             raise AssertionError("launch before prepare")
         start = time.perf_counter()
         self._logits = self._decoder.run()
-        seconds, exchanging = time.perf_counter() - start, self._decoder.exchange_s
+        self._wait()
+        seconds, exchanging = time.perf_counter() - start, self._exchanging.seconds()
         return seconds - exchanging, exchanging
 
     def _reduce(self, command: Reduce) -> tuple[list[float], float]:
         import torch
         from torch import distributed
 
-        values = torch.ones(max(1, command.bytes // 4))
-        distributed.barrier()
+        values = torch.ones(max(1, command.bytes // 4), device=self._begin.device)
+        together = torch.zeros(1, device=self._begin.device)
+        distributed.all_reduce(together)  # whoever comes early waits here
+        self._wait()
         times: list[float] = []
         given = 0.0
         for number in range(command.times):
-            start = time.perf_counter()
-            distributed.all_reduce(values)
-            times.append(time.perf_counter() - start)
+            stopwatch = self._stopwatch()
+            with stopwatch:
+                distributed.all_reduce(values)
+            self._wait()
+            times.append(stopwatch.seconds())
             given = given if number else float(values[-1])
             values.fill_(1.0)
         return times, given
+
+    def _next_limit(self, command: NextLimit) -> tuple[str, float, str, dict[str, Any]] | None:
+        """Of the accelerator: all ranks make the same ones in the same order."""
+        from membound.backends.pytorch.device import describe
+        from membound.backends.pytorch.limits import limits, products
+
+        device, series = self._begin.device, command.series
+        if series not in self._limits:
+            facts = describe(device)
+            self._limits[series] = chain(
+                limits(device, facts, command.quick), products(device, command.quick)
+            )
+        self._made.pop(series, None)  # its tensors are freed before the next one's are made
+        limit = next(self._limits[series], None)
+        if limit is None:
+            del self._limits[series]
+            return None
+        self._made[series] = limit
+        return limit.name, limit.amount, limit.unit, limit.config
+
+    def _run_limit(self, command: RunLimit) -> None:
+        for number in range(command.first, command.first + command.times):
+            self._made[command.series].launch(number)
+        self._wait()
 
 
 if __name__ == "__main__":

@@ -36,18 +36,22 @@ TURN_S, LAUNCHES = 45.0, 20.0
 CLOSE_S = 5.0
 GRACE_S = 2.0
 """When one rank has failed, the others may have ended or hang: they are waited for so long, to name who is to blame."""
+GLOO = "gloo"
+"""By which ranks on processors talk."""
 LATE = "imed out"
 """In gloo's message that another rank did not come to an exchange."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Join the others, who meet at `store`. `limit_s`: how long an exchange may take."""
+    """Join the others, who meet at `store` and talk by `link`, a name of torch.distributed. `limit_s`: how long an exchange may take."""
 
     rank: int
     count: int
     threads: int
     cpus: tuple[int, ...]
+    device: str
+    link: str
     store: str
     limit_s: float
 
@@ -79,13 +83,45 @@ class Reduce:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class NextLimit:
+    """Make the next of a device's ceilings; a new series begins with the first. Answer: its name, amount, unit and config; None after the last."""
+
+    series: int
+    quick: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimit:
+    """Drive the device to that ceiling so many times, and wait for it."""
+
+    series: int
+    first: int
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLimit:
+    """Whether what it gave is right."""
+
+    series: int
+
+
 class Ranks:
-    """Processes of one count and of `threads` each. Leaves none behind once it is closed."""
+    """Processes, each of `threads` and, on accelerators, with a device of its own. Leaves none behind once it is closed."""
 
     def __init__(
-        self, count: int, threads: int, first_s: float = FIRST_S, turn_s: float = TURN_S, python: str = ""
+        self,
+        count: int,
+        threads: int,
+        first_s: float = FIRST_S,
+        turn_s: float = TURN_S,
+        python: str = "",
+        devices: Sequence[str] = (),
+        link: str = GLOO,
     ) -> None:
         self.count, self.threads = count, threads
+        self._devices, self._link = devices, link
         self._first_s, self._turn_s, self._longest_s = first_s, turn_s, 0.0
         self._python = python or sys.executable
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -105,8 +141,12 @@ class Ranks:
         cpus = sorted(os.sched_getaffinity(0))
         try:
             for rank in range(self.count):
-                own = tuple(cpus[rank * self.threads : (rank + 1) * self.threads])
-                self._start_one(Begin(rank, self.count, self.threads, own, store, self._turn_s))
+                if self._devices:
+                    own, device = tuple(cpus), self._devices[rank]
+                else:
+                    own, device = tuple(cpus[rank * self.threads : (rank + 1) * self.threads]), "cpu"
+                about = (rank, self.count, self.threads, own, device, self._link, store, self._turn_s)
+                self._start_one(Begin(*about))
             self._open += 1
             self.collect(self._first_s)
         except BaseException:
@@ -244,8 +284,8 @@ class Failure:
 
 
 def loopback() -> dict[str, str]:
-    """What has gloo listen on the loopback interface alone. Raises BackendUnavailable if there is none."""
+    """What has gloo and NCCL listen on the loopback interface alone. Raises BackendUnavailable if there is none."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if not names:
         raise BackendUnavailable("ranks talk over the loopback interface, and there is none")
-    return {"GLOO_SOCKET_IFNAME": names[0]}
+    return dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), names[0])

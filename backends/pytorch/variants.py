@@ -52,7 +52,7 @@ class Variants:
     def parse(cls, names: Sequence[str], on_cpu: bool) -> Variants:
         """From the words after the plus signs. Raises BackendUnavailable on what is unknown or not possible."""
         if any(SHARED.fullmatch(name) for name in names):
-            return cls._shared(names, on_cpu)
+            return cls._shared(names)
         for name in names:
             if name not in NAMES:
                 raise BackendUnavailable(f"unknown variant {name!r}; known: {', '.join(NAMES)}, tp2 and more")
@@ -72,13 +72,11 @@ class Variants:
         return cls(forms[0] if forms else "grouped", *words)
 
     @classmethod
-    def _shared(cls, names: Sequence[str], on_cpu: bool) -> Variants:
+    def _shared(cls, names: Sequence[str]) -> Variants:
         """A step that ranks share."""
         match = SHARED.fullmatch(names[0])
         if match is None or len(names) > 1:
             raise BackendUnavailable(f"variants {'+'.join(names)} do not go together")
-        if not on_cpu:
-            raise BackendUnavailable(f"the variant {names[0]} is for the CPU, not for accelerators")
         return cls(ranks=int(match[1]))
 
     def without_experts(self, on_cpu: bool) -> str | None:

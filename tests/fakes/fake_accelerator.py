@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from membound.backends.api import Accelerator
 from membound.backends.pytorch import backend as pytorch
+from membound.backends.pytorch import parallel
 from membound.backends.pytorch.backend import PyTorch
 
 FACTS = Accelerator(1 << 30, 1 << 16, 132, "9.0", "0000:04:00.0")
@@ -23,7 +26,7 @@ class FakeEvent:
     log: list[str]
     ticks = 0
 
-    def __init__(self, name: str = "event") -> None:
+    def __init__(self, name: str = "event", enable_timing: bool = False) -> None:
         self.name = name
 
     def record(self, stream: Any = None) -> None:
@@ -67,3 +70,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytorch, "timed_event", event)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: FakeStream())
+
+
+def install_ranks(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The same for ranks, which are processes of their own and talk by gloo: PyTorch().open("fake:0+tp2", 2) now works."""
+    install(monkeypatch)
+    monkeypatch.setattr(parallel, "accelerators_of", lambda first, ranks: ["cpu"] * ranks)
+    monkeypatch.setattr(parallel, "DEVICE_BYTES", 1 << 20)
+    rank = Path(__file__).with_name("fake_accelerator_rank.py")
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{rank}" "$4"  # after -P -m MODULE\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
