@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from membound.bench.machine.own_processes import others_among
 from membound.bench.machine.reading import CountersUnavailableError, Reading
 
 
@@ -48,14 +49,16 @@ class Amd:
             uncorrected_errors=self._ask(
                 lambda: int(lib.amdsmi_get_gpu_total_ecc_count(handle)["uncorrectable_count"])
             ),
-            others=self._ask(lambda: len(lib.amdsmi_get_gpu_process_list(handle)) - 1),
+            others=self._ask(
+                lambda: others_among(tuple(one["pid"] for one in lib.amdsmi_get_gpu_process_list(handle)))
+            ),
         )
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The answer, or None if this device or driver does not give it."""
         try:
             value = question()
-        except (self._library.AmdSmiException, KeyError, ValueError):
+        except (self._library.AmdSmiException, KeyError, TypeError, ValueError):
             return None
         return None if value == "N/A" else value
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from membound.bench.machine.own_processes import others_among
 from membound.bench.machine.reading import CountersUnavailableError, Reading
 
 THROTTLES = {
@@ -91,12 +92,9 @@ class Nvidia:
         return None if status is None else status.violationTime / 1e9
 
     def _others(self) -> int | None:
-        """The number of other compute processes. This one uses the device, so the list cannot be empty; if it is, None.
-
-        They are counted and not looked up: in a container the list has the host's process ids.
-        """
+        """The number of compute processes of others. This one uses the device, so the list cannot be empty; if it is, None."""
         found = self._ask(lambda: self._library.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        return len(found) - 1 if found else None
+        return others_among(tuple(one.pid for one in found)) if found else None
 
 
 def nvml_errors(library: Any) -> tuple[type[Exception], ...]:

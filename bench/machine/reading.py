@@ -15,7 +15,7 @@ class Reading:
     """One moment. Energy and the seconds below its clocks are running totals; None is unknown.
 
     `throttle` names what holds the clocks down at this moment, empty if nothing does. `others` counts
-    processes on the device beside this one.
+    processes on the device that are not of this run.
     """
 
     wall_s: float
@@ -41,7 +41,7 @@ class Counters(Protocol):
         ...
 
     def read(self) -> Reading | None:
-        """All counters; under a millisecond. None where there is no accelerator."""
+        """All counters; under a millisecond but where a process has come or gone. None where there is no accelerator."""
         ...
 
 

@@ -58,7 +58,7 @@ def test_nvidias_counters_in_our_units(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (before.memory_clock_hz, before.power_w, before.energy_j) == (2.6e9, 350.5, 1000.0)
     assert (before.throttle, before.power_limited_s, before.others) == ((), 5.0, 0)
     library.state |= {"energy": 1_250_000, "reasons": 0x4 | 0x40, "violations": {0: 5_500_000_000, 1: 0}}
-    library.state |= {"processes": [1, 2, 3], "errors": 2}
+    library.state |= {"processes": [SimpleNamespace(pid=2**30 + one) for one in range(3)], "errors": 2}
     after = counters.read()
     got = device_delta(Reading(**_fields(before, wall_s=10.0)), Reading(**_fields(after, wall_s=12.0)))
     assert got["device_energy_j"] == 250.0
@@ -224,8 +224,8 @@ class FakeAmdSmi(ModuleType):
     def amdsmi_get_gpu_total_ecc_count(self, handle: str) -> dict[str, Any]:
         raise self.AmdSmiException("not supported")
 
-    def amdsmi_get_gpu_process_list(self, handle: str) -> list[int]:
-        return [1, 2]
+    def amdsmi_get_gpu_process_list(self, handle: str) -> list[dict[str, Any]]:
+        return [{"pid": one, "mem": 0} for one in (2**30, 2**30 + 1)]
 
     def amdsmi_get_gpu_driver_info(self, handle: str) -> dict[str, Any]:
         return {"driver_version": "6.8.5"}
