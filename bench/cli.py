@@ -29,7 +29,7 @@ from membound.bench.machine.environment import COMPANY
 from membound.bench.machine.secrets import without_passwords
 from membound.bench.streams import opened
 from membound.errors import MemboundError
-from membound.results.plain_text import in_one_line, visible
+from membound.results.plain_text import in_one_line, printable
 from membound.version import __version__
 
 COMMANDS = {
@@ -188,7 +188,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    print(f"membound: {in_one_line(without_passwords(str(message)))}", file=sys.stderr)
+    print(f"membound: {printable(in_one_line(without_passwords(str(message))))}", file=sys.stderr)
 
 
 def _drop_output() -> None:
@@ -203,7 +203,7 @@ def _refuse(message: str, debug: bool) -> int:
 
         traceback.print_exc()
     one = " ".join(part.strip() for part in message.strip().split("\n"))  # spaces in names stay as they are
-    line = visible(without_passwords(one))
+    line = printable(without_passwords(one))
     print(f"membound: {line}{_without_folder()}", file=sys.stderr)
     return BAD_INPUT
 

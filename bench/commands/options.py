@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from membound.results.plain_text import visible
+from membound.results.plain_text import printable, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -167,7 +167,7 @@ def print_paths(talk: Console, what: str, *paths: object) -> None:
 def print_text(text: str, err: bool = False) -> None:
     """Finished text on standard output, or standard error, ends of lines included."""
     stream = sys.stderr if err else sys.stdout
-    typer.echo(visible(text, stream.encoding), nl=False, err=err)
+    typer.echo(printable(text, stream.encoding), nl=False, err=err)
 
 
 def print_json(value: Any) -> None:

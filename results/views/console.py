@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from membound.results.plain_text import visible
+from membound.results.plain_text import printable
 
 
 class PlainConsole(Console):
@@ -42,7 +42,7 @@ class PlainConsole(Console):
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         """What goes to the file; segments with `control` are rich's own and move the cursor."""
         return super()._render_buffer(
-            s if s.control else Segment(visible(s.text, self.encoding), s.style) for s in buffer
+            s if s.control else Segment(printable(s.text, self.encoding), s.style) for s in buffer
         )
 
 

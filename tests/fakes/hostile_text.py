@@ -22,6 +22,8 @@ HOSTILE = [
     "\n# heading\n</details>",
     "half \udc80 of a character",
     "=1+1",
+    "a reason so long that its line is broken before a word: ::error file=x.py,line=1::y",
+    "##[error]z",
     "\u00e4\u4e2d\U0001f480",
 ]
 HEADING = "# heading"

@@ -20,7 +20,7 @@ from rich.text import Text
 from rows import write
 
 from membound.bench import cli
-from membound.results.plain_text import as_markdown, in_one_line, visible
+from membound.results.plain_text import COMMAND, as_markdown, in_one_line, printable, visible
 from membound.results.views.console import PlainConsole
 
 DROPPED = str.maketrans("", "", "\a\b\v\f\r")
@@ -69,7 +69,9 @@ def test_no_output_obeys_what_a_row_says(
     elif "--markdown" in options:
         assert not any(tag in out for tag in TAGS)
     else:
-        assert "".join(in_one_line(text.translate(DROPPED)).split()) in "".join(out.split()), "it is shown"
+        assert not any(COMMAND.match(line.strip()) for line in out.split("\n"))
+        shown = "".join(in_one_line(text.translate(DROPPED)).split())
+        assert shown in "".join(out.split()).replace(r"\x3a:", "::").replace(r"\x23#", "##"), "it is shown"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -129,6 +131,20 @@ def test_what_an_encoding_lacks_becomes_an_escape() -> None:
     assert as_markdown("a\n`b` | <c> & [d](e)") == "a &#96;b&#96; | &lt;c&gt; &amp; [d]&#40;e)"
 
 
+@pytest.mark.parametrize(
+    "text", ["::error::x", "::Warning file=a.py,line=1::", "##vso[task.x]y", "##[group]"]
+)
+def test_what_ci_systems_obey_is_escaped_wherever_a_line_may_be_broken(text: str) -> None:
+    file = io.StringIO()
+    PlainConsole(file=file, width=40).print(f"{'a' * 40}{text}")
+    assert file.getvalue().startswith(f"{'a' * 40}\n\\x{ord(text[0]):x}")
+
+
+def test_names_in_c_are_no_commands() -> None:
+    for text in ("at::native::error", "std::vector::debugger", "::1", "## heading", "::error"):
+        assert printable(text) == text
+
+
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_a_name_with_the_end_of_a_line_stays_in_its_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
@@ -147,8 +163,8 @@ def test_a_name_with_the_end_of_a_line_stays_in_its_line(
         status, out = called(capsys, *arguments)
         assert status in (0, 2), out
         assert not any(line.startswith("::") for line in out.split("\n")), out
-    assert r"new\n::error::line/pipe\n::error::.jsonl is passed by" in out
-    assert rf"written: {folder}/new\n::error::line/a.html" in out
+    assert r"new\n\x3a:error::line/pipe\n\x3a:error::.jsonl is passed by" in out
+    assert rf"written: {folder}/new\n\x3a:error::line/a.html" in out
 
 
 @pytest.mark.parametrize("options", [(), ("--markdown",), ("--json",), ("--ceilings",)])
