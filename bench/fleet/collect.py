@@ -135,6 +135,7 @@ class Collector:
                 one.state, one.since = "starting", time.monotonic()
                 one.doing = f"waits for {one.node.cpus:g} processors of its node"
                 one.tries += 1
+                one.beside = self._beside(one)
                 share = (
                     len({a.device for a in self.assigned if a.node.id == one.node.id})
                     if self.ask.together
@@ -143,6 +144,14 @@ class Collector:
                 self.cluster.start(one, self._order(one), share)
                 self.file.note(one)
                 self._ask(one)
+
+    def _beside(self, one: Assignment) -> str:
+        """Others of its machine that are to be measured at once with it."""
+        if not self.ask.together:
+            return ""
+        others = [a for a in self.assigned if a.machine == one.machine and not a.is_over]
+        names = dict.fromkeys(f"{a.node.name} {a.device}" for a in others)
+        return ", ".join(name for name in names if name != f"{one.node.name} {one.device}")
 
     def _order(self, one: Assignment) -> Order:
         """What a suite is to do, with the rows that an earlier try has handed over."""

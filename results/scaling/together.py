@@ -15,13 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from membound.results.fleet.device_run import READS, Figure, device_runs
+from membound.results.fleet.device_run import BESIDE, READS, Figure, device_runs
 from membound.results.intervals import ratio_interval, sums_ratio_interval
 from membound.results.row import Row
 from membound.results.scaling.curve import PLACEMENT
-
-BESIDE = "beside"
-"""Entry of a row's `machine`: what else was busy."""
 
 
 @dataclass(frozen=True, slots=True)
