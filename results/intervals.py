@@ -11,7 +11,7 @@ cases of the run tell how far processes lie apart as well (`spreads.py`), which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import exp, fsum, log, sqrt
 from statistics import fmean, median
 
 from scipy.special import stdtrit
@@ -47,15 +47,34 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
 
     The ratio of the medians lies in it. None with fewer than FEWEST values on a side.
     """
-    if min(len(numerators), len(denominators)) < FEWEST:
+    return sums_ratio_interval([numerators], [denominators])
+
+
+def sums_ratio_interval(
+    numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]]
+) -> tuple[float, float] | None:
+    """The same of one sum of typical values over another, each known by several values of its own.
+
+    Errors of a sum's logarithm are those of its terms by their parts of it (to first order), with Welch's and Satterthwaite's degrees
+    of freedom over all terms. None with fewer than FEWEST values of a term.
+    """
+    if min(map(len, (*numerators, *denominators))) < FEWEST:
         return None
-    a, b = ([log(value) for value in side] for side in (numerators, denominators))
-    parts = [variance_of(side) / len(side) for side in (a, b)]
+    middles, parts, counts = [], [], []
+    for terms in (numerators, denominators):
+        logs = [[log(value) for value in values] for values in terms]
+        largest = max(map(fmean, logs))
+        shares = [exp(fmean(some) - largest) for some in logs]
+        middles.append(largest + log(fsum(shares)))
+        for some, share in zip(logs, shares, strict=True):
+            parts.append((share / fsum(shares)) ** 2 * variance_of(some) / len(some))
+            counts.append(len(some))
     spread = sum(parts)
-    weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-    freedom = spread**2 / weights if weights > 0 else len(a) + len(b) - 2
+    weights = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    freedom = spread**2 / weights if weights > 0 else sum(counts) - len(counts)
     half = _quantile(freedom) * sqrt(spread)
-    return _around(fmean(a) - fmean(b), half, float(median(numerators)) / float(median(denominators)))
+    medians = (fsum(map(median, terms)) for terms in (numerators, denominators))
+    return _around(middles[0] - middles[1], half, next(medians) / next(medians))
 
 
 def _around(middle: float, half: float, median: float) -> tuple[float, float]:

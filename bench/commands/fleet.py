@@ -171,6 +171,12 @@ def fleet(
         command=command_line(["membound", *sys.argv[1:]]),
     )
     where = Where(address, out, wheel, Patience(silent, wait, wait))
+    if resume is not None:
+        chosen = (works, backends, suite != "quick", nodes, every_device, together, repeat != 1, replicates)
+        if any((*chosen, threads, seed != 1, not ceilings, python, environment, installed, dry_run)):
+            raise typer.BadParameter(
+                "--resume finishes a fleet as it was asked for: leave out works, and options that say what to measure"
+            )
     if dry_run:
         plan = planned(ask, where)
         if as_json:
@@ -180,10 +186,6 @@ def fleet(
                 talk.print(line, soft_wrap=True)
         return
     if resume is not None:
-        if works or backends:
-            raise typer.BadParameter(
-                "--resume finishes a fleet as it was asked for: leave out works and backends"
-            )
         done = resumed_session(resume, where, talk, progress)
     else:
         done = fleet_session(ask, where, talk, progress)

@@ -53,6 +53,8 @@ class Assignment:
     tries: int = 0
     since: float = 0.0
     """When it was last heard of, by time.monotonic."""
+    beside: str = ""
+    """Nodes and devices of its machine that are measured meanwhile."""
 
     @property
     def is_over(self) -> bool:

@@ -129,20 +129,25 @@ class Collector:
     def _start_due(self) -> None:
         """Start the next suite of each machine that is free."""
         busy = {one.machine for one in self._calls.values()}
+        near = self._by_machine() if self.ask.together else {}
         for one in self.assigned:
             if one.state == "waiting" and (self.ask.together or one.machine not in busy):
                 busy.add(one.machine)
                 one.state, one.since = "starting", time.monotonic()
                 one.doing = f"waits for {one.node.cpus:g} processors of its node"
                 one.tries += 1
-                share = (
-                    len({a.device for a in self.assigned if a.node.id == one.node.id})
-                    if self.ask.together
-                    else 1
-                )
+                others = near.get(one.machine, [one])
+                one.beside = _beside(one, others)
+                share = len({other.device for other in others if other.node.id == one.node.id})
                 self.cluster.start(one, self._order(one), share)
                 self.file.note(one)
                 self._ask(one)
+
+    def _by_machine(self) -> dict[str, list[Assignment]]:
+        found: dict[str, list[Assignment]] = {}
+        for one in self.assigned:
+            found.setdefault(one.machine, []).append(one)
+        return found
 
     def _order(self, one: Assignment) -> Order:
         """What a suite is to do, with the rows that an earlier try has handed over."""
@@ -286,3 +291,9 @@ class Collector:
                 dead = self._owed.pop(next(iter(self._owed)))
                 self.assigned += new
                 self.view.note(f"{new[0].node.name} is measured in the place of {dead.node.name}, which died")
+
+
+def _beside(one: Assignment, of_machine: Sequence[Assignment]) -> str:
+    """Others of its machine that are to be measured at once with it."""
+    names = dict.fromkeys(f"{a.node.name} {a.device}" for a in of_machine if not a.is_over)
+    return ", ".join(name for name in names if name != f"{one.node.name} {one.device}")

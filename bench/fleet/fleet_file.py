@@ -79,7 +79,8 @@ class FleetFile:
         """Store rows of several assignments, all of them at once, and count them. Raises StoreError."""
         for one, rows in batch:
             for row in rows:
-                row.machine |= {"node": one.node.name} | ({"rack": one.node.rack} if one.node.rack else {})
+                told = {"rack": one.node.rack, "beside": one.beside}
+                row.machine |= {"node": one.node.name} | {name: text for name, text in told.items() if text}
         if stored := [row for _, rows in batch for row in rows]:
             self._writer.append(*stored)
         for one, rows in batch:

@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,17 @@ def shipment(wheel: Path | None) -> Iterator[list[Path]]:
 
 
 def _of_this(root: Path) -> list[Path]:
-    """The running package and its metadata, which name the backends."""
+    """The running package and its metadata, which name the backends. Raises FleetError where it is not installed."""
     package, info = root / "membound", root / f"membound-{__version__}.dist-info"
     source = Path(membound.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__", "published"))
     info.mkdir()
-    here = distribution("membound")
+    try:
+        here = distribution("membound")
+    except PackageNotFoundError:
+        raise FleetError(
+            f"membound runs from {source} and is not installed, so there are no backends to send: pip install it, or give --wheel"
+        ) from None
     for name in METADATA:
         (info / name).write_text(here.read_text(name) or "", encoding="utf-8")
     return [package, info]

@@ -68,7 +68,7 @@ class Pace:
 
     def left_s(self, assigned: Sequence[Assignment]) -> float | None:
         """Seconds left if the cases to come take as long as those so far did; None before the first ones."""
-        got, planned = sum(len(a.got) for a in assigned), sum(planned_of(a, assigned) for a in assigned)
+        got, planned = progress_of(assigned)
         if not got:
             return None
         if self._first_done is None:
@@ -77,18 +77,27 @@ class Pace:
         return since / more * max(planned - got, 0) if more else None
 
 
-def planned_of(one: Assignment, assigned: Sequence[Assignment]) -> int:
-    """Cases of a suite; as many as another one has if it has no plan yet."""
-    if one.cases or one.is_over:
-        return len(one.cases)
-    return next((len(other.cases) for other in assigned if other.cases), 0)
+def likely_cases(assigned: Sequence[Assignment]) -> int:
+    """Cases of a suite that has no plan yet: as many as the first one that has; 0 before that."""
+    return next((len(one.cases) for one in assigned if one.cases), 0)
+
+
+def planned_of(one: Assignment, likely: int) -> int:
+    """Cases of a suite, by its plan or by `likely_cases`, which is asked once for all of them: a fleet may have ten thousand."""
+    return len(one.cases) if one.cases or one.is_over else likely
+
+
+def progress_of(assigned: Sequence[Assignment]) -> tuple[int, int]:
+    """Cases of all suites that are there, and that are planned."""
+    likely = likely_cases(assigned)
+    return sum(len(one.got) for one in assigned), sum(planned_of(one, likely) for one in assigned)
 
 
 def summary(assigned: Sequence[Assignment], pace: Pace) -> str:
     """All of it in one line."""
     states = Counter(one.state for one in assigned)
     parts = [", ".join(f"{states[state]} {state}" for state in STATES if states[state])]
-    got, planned = sum(len(a.got) for a in assigned), sum(planned_of(a, assigned) for a in assigned)
+    got, planned = progress_of(assigned)
     parts.append(f"{got} of {planned or '?'} cases")
     parts.append(f"{pace.rows_per_s():.2g} rows/s")
     left = pace.left_s(assigned)
@@ -182,9 +191,10 @@ class Live:
         table.add_column("at", ratio=1, no_wrap=True, overflow="ellipsis")
         room = max(1, height - 5)
         shown = sorted(assigned, key=lambda one: ORDER[one.state])[:room]
+        likely = likely_cases(assigned)
         for one in shown:
             style = {"failed": "red", "done": "dim"}.get(one.state, "")
-            cases = f"{len(one.got)}/{planned_of(one, assigned) or '?'}"
+            cases = f"{len(one.got)}/{planned_of(one, likely) or '?'}"
             silent = time.monotonic() - one.since
             late = f"nothing for {silent:.0f} s: " if one.state in STATES[1:3] and silent > SLOW_S else ""
             table.add_row(one.node.name, one.device, one.state, cases, Text(late + one.doing), style=style)

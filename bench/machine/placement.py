@@ -117,13 +117,23 @@ def placed(name: str) -> Iterator[None]:
     except OSError as error:
         raise PlacementError(f"placement {placement.name} cannot be had: {error.strerror}") from None
     try:
-        if placement.memory_nodes:
-            _bind(placement.memory_nodes, placement.name)
+        with _bound_memory(placement):
+            yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _bound_memory(placement: Placement) -> Iterator[None]:
+    """The memory of its nodes alone, if it names any. Raises PlacementError."""
+    if not placement.memory_nodes:
+        yield
+        return
+    _bind(placement.memory_nodes, placement.name)
+    try:
         yield
     finally:
-        if placement.memory_nodes:
-            _bind((), placement.name)
-        os.sched_setaffinity(0, before)
+        _bind((), placement.name)
 
 
 def nodes_with_memory(sys: Path = SYS) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from membound.bench.planning.plan import Options
 from membound.bench.run.session import Session, run_session
 from membound.results.roofline import device_class
 from membound.results.scaling.together import Together, together_of
-from membound.results.views.together import together_records, together_view
+from membound.results.views.together import together_records, together_view, whole_records
 
 ALL = "all"
 CPU = "cpu"
@@ -68,6 +68,7 @@ class DevicesSession:
         return {
             "runs": [str(one.path) for one in self.sessions],
             "devices": together_records(self.found),
+            "all": whole_records(self.found),
             "cases": [line for one in self.sessions for line in one.records()],
         }
 

@@ -23,6 +23,8 @@ from membound.results.row import IN_TURN, Row
 
 NODE, RACK = "node", "rack"
 """Entries of a row's `machine` that say where it was measured."""
+BESIDE = "beside"
+"""Entry that names what else was busy."""
 BANDWIDTH = "bytes/s"
 READS = ("read", "copy", "triad")
 """Bandwidths of memory; those of caches say nothing about it, and links are named by the rows that run into them."""
@@ -53,7 +55,7 @@ NOT_TOLD = (NODE, RACK, "environment", "isa")
 
 
 class Make(NamedTuple):
-    """What two devices must have alike to be compared: the hardware, and the software that measured it."""
+    """What two devices must have alike to be compared: the hardware, the software that measured it, and company."""
 
     device: str
     """The hardware's own name; of a processor also its family, model and cores, since guests see a maker's name alone."""
@@ -61,6 +63,8 @@ class Make(NamedTuple):
     python: str
     isa: str
     """Instruction sets that kernels are written for, with spaces between them."""
+    beside: str = ""
+    """``others`` where other devices of its machine were busy, whichever they were; else ''."""
 
 
 NO_MAKE = Make("", "", "", "")
@@ -209,6 +213,7 @@ def _make(row: Row) -> Make:
         row.versions.get("membound", ""),
         str(machine.get("python") or ""),
         " ".join(map(str, isa)) if isinstance(isa, list) else "",
+        "others" if machine.get(BESIDE) else "",
     )
 
 

@@ -6,7 +6,7 @@
 ('node0', 0.83, (0.81, 0.85))
 
 The interval is Student's (Welch) over processes. The devices of a figure together: the sum of their rates together over the
-sum of their rates alone.
+sum of their rates alone, with the interval of both sums.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from membound.results.fleet.device_run import READS, Figure, device_runs
-from membound.results.intervals import ratio_interval
+from membound.results.fleet.device_run import BESIDE, READS, Figure, device_runs
+from membound.results.intervals import ratio_interval, sums_ratio_interval
 from membound.results.row import Row
 from membound.results.scaling.curve import PLACEMENT
-
-BESIDE = "beside"
-"""Entry of a row's `machine`: what else was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +78,8 @@ def _work(figure: Figure) -> str:
 def whole(devices: Sequence[Together]) -> float:
     """All devices of one figure: the sum of their rates together over that of their rates alone."""
     return sum(median(one.together) for one in devices) / sum(median(one.alone) for one in devices)
+
+
+def whole_ci(devices: Sequence[Together]) -> tuple[float, float] | None:
+    """Its 95 % interval, over the processes of all devices; None with fewer than three of one on a side."""
+    return sums_ratio_interval([one.together for one in devices], [one.alone for one in devices])

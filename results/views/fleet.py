@@ -29,7 +29,7 @@ HEADINGS = ("figure", "devices", "median", "paper", "±", "slowest", "fastest", 
 LEGEND = (
     "median: of the devices' rates, GB/s where bytes are known. paper: of the bandwidth that the catalogue has for the device. "
     "±: robust spread over devices. slowest, fastest: shares of the median. from: the smallest difference from the median that "
-    "is called an outlier here. Devices of another make (hardware, membound, Python, instruction sets) are never mixed."
+    "is called an outlier here. Devices of another make (hardware, membound, Python, instruction sets; alone or not) are never mixed."
 )
 
 
@@ -130,6 +130,7 @@ def group_title(group: Group) -> str:
     words += [f"membound {make.membound}"] if make.membound else []
     words += [f"Python {make.python}"] if make.python else []
     words += [f"up to {make.isa.split()[-1]}"] if make.isa else []
+    words += [f"beside {make.beside}"] if make.beside else []
     words += [f"catalogue: {group.catalogue}"] if group.catalogue else []
     words += [f"too few to tell outliers: it takes {FEWEST}"] if not group.figures else []
     return ", ".join(words)

@@ -16,12 +16,14 @@ from rich.text import Text
 
 from membound.results.fleet.device_run import BANDWIDTH
 from membound.results.scaling.curve import FEWEST_COUNTS, Curve, Point
+from membound.results.scaling.remote import Remote, remotes_of
 from membound.results.stats import plain
 from membound.results.views.timed import number_column
 from membound.results.wording import amount, gigabytes_per_s, percent, short
 
 ANYWHERE = "anywhere"
 """The placement of runs that name none: the system's choice."""
+NO_INTERVAL = " (no interval: it takes three processes)"
 LEGEND = (
     "GB/s: the median over processes, ±: half of its 95 % interval. of linear: of the rate with the fewest threads, times the "
     "threads; of best: of the highest rate of any placement. Counts and placements were measured one after the other."
@@ -44,7 +46,7 @@ def title(curve: Curve) -> str:
 
 
 def sentences(curves: Sequence[Curve]) -> Iterator[str]:
-    """Where each placement saturates."""
+    """Where each placement saturates, and what remote memory gives of what local memory does."""
     for one in curves:
         where = f"{one.placement or ANYWHERE}: " if len(curves) > 1 or one.placement else ""
         if len(one.points) < FEWEST_COUNTS:
@@ -53,12 +55,17 @@ def sentences(curves: Sequence[Curve]) -> Iterator[str]:
         elif (knee := one.knee) is None:
             yield f"{where}no knee was found up to {one.points[-1].threads} threads"
         else:
-            within = (
-                f" ({knee.ci[0]:.2g} to {knee.ci[1]:.2g})"
-                if knee.ci
-                else " (no interval: it takes three processes)"
-            )
+            within = f" ({knee.ci[0]:.2g} to {knee.ci[1]:.2g})" if knee.ci else NO_INTERVAL
             yield f"{where}saturates at {knee.threads:.2g} threads{within}"
+    last = {one.placement: one for one in remotes_of(curves)}  # of each the most threads
+    yield from map(_remote, last.values())
+
+
+def _remote(one: Remote) -> str:
+    """What is left of a rate with memory elsewhere."""
+    threads = f"{one.threads} thread{'s' * (one.threads != 1)}"
+    within = f" ({percent(one.ci[0])} to {percent(one.ci[1])})" if one.ci else NO_INTERVAL
+    return f"{one.placement}: {percent(one.share)} of the rate of {one.local} with {threads}{within}"
 
 
 def _table(curves: Sequence[Curve]) -> Table:
@@ -91,6 +98,7 @@ def _cells(curve: Curve, point: Point, best: float) -> list[str]:
 
 def scaling_records(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     """The curves as JSON can hold them."""
+    remote = {(one.machine, one.figure, one.placement, one.threads): one for one in remotes_of(curves)}
     return [
         plain(
             {
@@ -108,6 +116,7 @@ def scaling_records(curves: Sequence[Curve]) -> list[dict[str, Any]]:
                         "of_linear": one.of_linear(point)[0],
                         "of_linear_ci": one.of_linear(point)[1],
                     }
+                    | _of_local(remote.get((one.machine, one.figure, one.placement, point.threads)))
                     for point in one.points
                 ],
                 "knee": None if one.knee is None else {"threads": one.knee.threads, "ci": one.knee.ci},
@@ -115,3 +124,8 @@ def scaling_records(curves: Sequence[Curve]) -> list[dict[str, Any]]:
         )
         for one in curves
     ]
+
+
+def _of_local(one: Remote | None) -> dict[str, Any]:
+    """Of a point with remote memory: its rate over that with local memory. Others have no such fields."""
+    return {} if one is None else {"of_local": one.share, "of_local_ci": one.ci}

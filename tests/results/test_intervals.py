@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from membound.results import intervals
-from membound.results.intervals import CONFIDENCE, FEWEST, interval, ratio_interval
+from membound.results.intervals import CONFIDENCE, FEWEST, interval, ratio_interval, sums_ratio_interval
 
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 18: 2.101}
 """Student's t, two-sided 95 %, by degrees of freedom: any table has it."""
@@ -54,6 +54,28 @@ def test_a_ratio_of_independent_sides_is_inside_as_often(
     slack = 0.01 if min(left, right) > 2 else 0.05
     assert hits / TRIES > CONFIDENCE - rounds(CONFIDENCE) - 0.01
     assert hits / TRIES < CONFIDENCE + rounds(CONFIDENCE) + slack
+
+
+@pytest.mark.parametrize(("rates", "processes"), [((1.0, 1.0), 3), ((1.0, 0.2, 3.0), 3), ((1.0, 4.0), 8)])
+def test_a_ratio_of_sums_is_inside_as_often(rates: tuple[float, ...], processes: int) -> None:
+    rng = np.random.default_rng(SEED)
+    hits = 0
+    for _ in range(TRIES):
+        alone = [np.exp(rng.normal(np.log(rate), 0.05, processes)).tolist() for rate in rates]
+        together = [np.exp(rng.normal(np.log(0.8 * rate), 0.1, processes)).tolist() for rate in rates]
+        found = sums_ratio_interval(together, alone)
+        assert found is not None
+        hits += found[0] <= 0.8 <= found[1]
+    assert CONFIDENCE - rounds(CONFIDENCE) - 0.01 < hits / TRIES < CONFIDENCE + rounds(CONFIDENCE) + 0.01
+
+
+def test_a_sum_that_one_term_makes_up_has_the_interval_of_that_term() -> None:
+    a, b, tiny = [1.0, 1.1, 0.95], [2.0, 2.1, 2.2], [1e-12, 9e-12, 2e-12]
+    found, expected = sums_ratio_interval([a, tiny], [b, tiny]), ratio_interval(a, b)
+    assert found is not None
+    assert expected is not None
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert sums_ratio_interval([a, tiny[:2]], [b, tiny]) is None
 
 
 @pytest.mark.parametrize("processes", [3, 4, 5, 10])

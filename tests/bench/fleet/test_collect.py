@@ -12,6 +12,7 @@ from membound.bench.fleet.assignment import assignments
 from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.fleet_file import FleetFile, find_fleet
 from membound.bench.fleet.order import ALL
+from membound.results.fleet.device_run import device_runs
 from membound.results.store import load_rows
 
 
@@ -254,4 +255,42 @@ def test_together_suites_of_one_machine_run_at_once(path, monkeypatch):
     with FleetFile(path, ASK) as file:
         driver = replace(collector(monkeypatch, world, file, suites), ask=replace(ASK, together=True))
         driver.run()
+        file.is_whole = True
     assert world.most_running == 2
+    rows = load_rows(path)
+    assert {(r.machine["node"], r.machine["beside"]) for r in rows} == {
+        ("host", "host#2 all"),
+        ("host#2", "host all"),
+    }
+    assert {one.make.beside for one in device_runs(rows)} == {"others"}
+
+
+def test_devices_of_a_node_that_are_measured_together_share_it(path, monkeypatch):
+    """Three of one node, and one of another machine, twice each: passes of a device are not beside each other."""
+    one, other = node(1), node(2)
+    devices = {one.id: ("cpu", "cuda:0", "cuda:1"), other.id: ("cpu",)}
+    suites = assignments(FLEET, [one, other], devices, {n.id: n.id for n in (one, other)}, 2)
+    world, shares = World([one, other]), {}
+    start = world.start
+
+    def started(suite, order, share):
+        shares[suite.node.name, suite.device] = (share, suite.beside)
+        start(suite, order, share)
+
+    world.start = started
+    with FleetFile(path, ASK) as file:
+        replace(collector(monkeypatch, world, file, suites), ask=replace(ASK, together=True)).run()
+    assert shares == {
+        ("host", "cpu"): (3, "host cuda:0, host cuda:1"),
+        ("host", "cuda:0"): (3, "host cpu, host cuda:1"),
+        ("host", "cuda:1"): (3, "host cpu, host cuda:0"),
+        ("host#2", "cpu"): (1, ""),
+    }
+
+
+def test_who_is_alone_on_its_machine_has_nobody_beside_it(path, monkeypatch):
+    world, suites = World([node(1), node(2)]), assigned(2)
+    with FleetFile(path, ASK) as file:
+        replace(collector(monkeypatch, world, file, suites), ask=replace(ASK, together=True)).run()
+        file.is_whole = True
+    assert all("beside" not in row.machine for row in load_rows(path))

@@ -41,7 +41,7 @@ def fleet(tmp_path, monkeypatch, capsys):
             ["--resume", "latest"],
             "'latest' names 0 of the fleets in results/fleets that were cut short: none",
         ),
-        (["--resume", "latest", "linear:n=8,k=32"], "leave out works and backends"),
+        (["--resume", "latest", "linear:n=8,k=32"], "leave out works, and options that say what to measure"),
         (["--out", ""], "it is empty; name a folder"),
     ],
 )
@@ -50,6 +50,35 @@ def test_what_is_wrong_is_said_in_one_line(fleet, arguments, message):
     assert status == 2
     assert len(err.splitlines()) == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "--suite full",
+            "--nodes 2",
+            "--every-device",
+            "--together",
+            "--repeat 2",
+            "--replicates 1",
+            "--threads 1",
+        ),
+        *(
+            "--seed 2",
+            "--no-ceilings",
+            "--backends numba",
+            "--python x=y",
+            "--environment vllm",
+            "--installed",
+        ),
+        "--dry-run",
+    ],
+)
+def test_a_fleet_that_is_resumed_takes_no_option_that_it_would_not_heed(fleet, option):
+    status, err = fleet("--resume", "latest", *option.split())
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "--resume finishes a fleet as it was asked for" in err
 
 
 def test_a_folder_that_cannot_be_made_is_said_first(fleet, tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,18 @@ def test_what_is_sent_is_an_installation(cache, tmp_path):
         assert int(count) >= 6
         assert not list(parts[0].rglob("__pycache__"))
     assert not parts[0].exists()
+
+
+def test_a_membound_that_is_not_installed_is_one_line(monkeypatch):
+    def nowhere(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(shipping, "distribution", nowhere)
+    with (
+        pytest.raises(FleetError, match="is not installed, so there are no backends to send: pip install it"),
+        shipment(None),
+    ):
+        pass
 
 
 def test_a_driver_that_is_killed_leaves_nothing_of_it(tmp_path):

@@ -10,7 +10,7 @@ from fleets import CASES, assigned
 from rich.console import Console
 
 from membound.bench.fleet import view
-from membound.bench.fleet.view import Lines, Live, Pace, stragglers, summary, view_on
+from membound.bench.fleet.view import Lines, Live, Pace, progress_of, stragglers, summary, view_on
 
 
 @pytest.fixture
@@ -48,6 +48,33 @@ def test_time_left_goes_by_the_cases_after_the_first(suites, monkeypatch):
     suites[1].got = set(CASES)  # two more cases in ten seconds, six to come
     assert pace.left_s(suites) == pytest.approx(30.0)
     assert summary(suites, pace).endswith("0:30 left")
+
+
+class Counted(list):
+    """Suites that count how often they are gone through."""
+
+    rounds = 0
+
+    def __iter__(self):
+        self.rounds += 1
+        return super().__iter__()
+
+
+def test_a_fleet_without_plans_is_gone_through_as_often_however_large_it_is():
+    """Each suite looked for another one with a plan: ten thousand of them, all at their start, took five seconds to draw."""
+    rounds = set()
+    for count in (3, 300):
+        made = Counted(assigned(count))
+        line = summary(made, Pace())
+        assert line.startswith(f"{count} waiting · 0 of ? cases · ")
+        rounds.add(made.rounds)
+    assert len(rounds) == 1
+
+
+def test_suites_without_a_plan_count_as_many_cases_as_one_that_has_it(suites):
+    assert progress_of(suites) == (4, 12)
+    suites[3].cases = ()  # it failed, and nobody knows of what
+    assert progress_of(suites) == (4, 9)
 
 
 def test_stragglers_are_named_with_what_they_wait_for(suites):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from membound.bench.machine import placement
 from membound.bench.machine.fingerprint import default_threads, pick_cpus
 from membound.bench.machine.placement import Placement, PlacementError, placed, placement_of, placements
 
@@ -108,8 +109,6 @@ def test_what_is_started_meanwhile_runs_there_and_afterwards_everything_is_as_be
 
 def test_memory_is_bound_for_what_is_started_and_freed_afterwards(monkeypatch):
     """To node 0, which every machine has; /proc/self/numa_maps names the policy of a mapping."""
-    from membound.bench.machine import placement
-
     cpus = tuple(os.sched_getaffinity(0))
     monkeypatch.setattr(placement, "placement_of", lambda name: Placement(name, cpus, (0,)))
     asked = [sys.executable, "-c", "print(open('/proc/self/numa_maps').read())"]
@@ -124,3 +123,76 @@ def test_memory_is_bound_for_what_is_started_and_freed_afterwards(monkeypatch):
     outside = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert "bind:0" in inside
     assert "bind:0" not in outside
+
+
+class Kernel:
+    """Notes what a thread asks for instead of doing it: CPUs, and calls with the nodes whose bits are set in their mask."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sys: Path, refuses: bool = False) -> None:
+        self.cpus: list[tuple[int, ...]] = []
+        self.calls: list[tuple[int, int, list[int], int]] = []
+        self._refuses = refuses
+        real = placement.placement_of
+        monkeypatch.setattr(placement, "placement_of", lambda name: real(name, sys, EIGHT))
+        monkeypatch.setattr(placement.os, "sched_setaffinity", lambda _, cpus: self.cpus.append(tuple(cpus)))
+        monkeypatch.setattr(placement.os, "sched_getaffinity", lambda _: EIGHT)
+        monkeypatch.setattr(placement.ctypes, "CDLL", lambda *_, **__: self)
+        monkeypatch.setattr(placement.ctypes, "get_errno", lambda: 1)
+
+    def syscall(self, number, mode, mask, bits):
+        """As that of libc: 0, or -1 where it is refused."""
+        size = placement.WORD_BITS
+        set_ = [node for node in range(bits - 1) if mask[node // size] >> node % size & 1] if mask else []
+        self.calls.append((number, mode, set_, bits))
+        return -1 if self._refuses and set_ else 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cpus", "nodes"),
+    [
+        ("node0", (0, 1, 4, 5), [0]),
+        ("node0:node1", (0, 1, 4, 5), [1]),
+        ("node1:node0", (2, 3, 6, 7), [0]),
+        ("socket1:node2", (2, 3, 6, 7), [2]),
+        ("cpus0+2", (0, 2), [0, 1]),
+    ],
+)
+def test_the_kernel_is_asked_for_the_nodes_of_the_name_and_then_for_its_own_choice(
+    two, monkeypatch, name, cpus, nodes
+):
+    """On a machine of one node a wrong one could not be seen."""
+    monkeypatch.setattr(placement.platform, "machine", lambda: "x86_64")
+    kernel = Kernel(monkeypatch, two)
+    with placed(name):
+        assert kernel.calls == [(238, placement.BIND, nodes, placement.MOST_NODES + 1)]
+        assert kernel.cpus == [cpus]
+    assert kernel.calls[1:] == [(238, placement.DEFAULT, [], 0)]
+    assert kernel.cpus[1:] == [tuple(EIGHT)]
+
+
+def test_nodes_beyond_the_first_word_of_the_mask_are_themselves(tmp_path, monkeypatch):
+    monkeypatch.setattr(placement.platform, "machine", lambda: "aarch64")
+    kernel = Kernel(monkeypatch, machine(tmp_path, {0: "0-1", 65: "2-3", 127: "4-7"}, "0,65,127"))
+    with placed("node65"), placed("node0:node127"):
+        pass
+    assert [(number, nodes) for number, _, nodes, _ in kernel.calls[:2]] == [(237, [65]), (237, [127])]
+
+
+def test_memory_that_the_kernel_refuses_is_told_and_cpus_are_given_back(two, monkeypatch):
+    monkeypatch.setattr(placement.platform, "machine", lambda: "x86_64")
+    kernel = Kernel(monkeypatch, two, refuses=True)
+    refused = pytest.raises(
+        PlacementError, match="node0:node1: its memory cannot be had: Operation not permitted"
+    )
+    with refused, placed("node0:node1"):
+        raise AssertionError("nothing is measured with memory elsewhere")
+    assert kernel.cpus == [(0, 1, 4, 5), tuple(EIGHT)]
+
+
+def test_a_machine_whose_call_is_not_known_is_refused_before_anything_is_measured(two, monkeypatch):
+    monkeypatch.setattr(placement.platform, "machine", lambda: "sparc64")
+    kernel = Kernel(monkeypatch, two)
+    refused = pytest.raises(PlacementError, match="how memory is placed on sparc64 is not known; use numactl")
+    with refused, placed("node0:node1"):
+        raise AssertionError("nothing is measured with memory elsewhere")
+    assert kernel.cpus[-1] == tuple(EIGHT)

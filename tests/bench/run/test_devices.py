@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,8 @@ from membound.bench.run import companion, devices
 from membound.bench.run.companion import CompanionError, companions
 from membound.bench.run.devices import Place, places_of
 from membound.bench.run.session import Session
-from membound.results.scaling.together import together_of, whole
-from membound.results.views.together import together_records
+from membound.results.scaling.together import together_of, whole, whole_ci
+from membound.results.views.together import whole_records
 
 NODES = {"node0": (0, 1), "node1": (2, 3), "cpus1": (1,)}
 
@@ -121,7 +122,20 @@ def test_each_is_measured_alone_and_then_beside_the_others(machine, monkeypatch)
     low, high = done.found[0].ci
     assert low < 0.8 < high < 0.85
     assert whole(done.found[:2]) == pytest.approx(0.8)
-    assert together_records(done.found)[0]["efficiency"] == pytest.approx(0.8)
+    low, high = whole_ci(done.found[:2])
+    assert 0.75 < low < 0.8 < high < 0.85
+    record = done.record()
+    assert record["devices"][0]["efficiency"] == pytest.approx(0.8)
+    assert [(one["devices"], one["work"].split()[1]) for one in record["all"]] == [
+        (["node0", "node1"], work) for work in (done.found[0].work.split()[1], "read")
+    ]
+    read = record["all"][1]
+    assert (read["alone"], read["together"]) == (pytest.approx(2e10), pytest.approx(1.6e10))
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(done.view())
+    shown = [line.split() for line in console.export_text().splitlines() if line.startswith("all ")]
+    assert [line[:4] for line in shown][1] == ["all", "20.0", "16.0", "80%"]
+    assert all("–" in line[4] and len(line[4]) > 1 for line in shown)
     assert done.exit_status == 0
 
 
@@ -144,6 +158,7 @@ def test_devices_of_a_kind_stand_below_one_work():
         ("gpu:1", "gpu"),
     ]
     assert [one.ci for one in found] == [None] * 4
+    assert [one["ci"] for one in whole_records(found)] == [None] * 2
 
 
 # Companions

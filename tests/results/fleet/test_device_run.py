@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fleet_rows import fleet_rows
 from rows import MACHINE, case, ceiling, failed
 
@@ -72,6 +73,47 @@ def test_what_differs_is_told_with_what_is_usual():
         "device_throttle": ("heat", "none", "11 of 12"),
         "device_memory_clock_ratio": ("0.8", "1", "median of 12"),
     }  # and neither its serial number nor its rack
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "odd", "told"),
+    [
+        (
+            "bios",
+            "Maker 2.1 2026-01-02",
+            "Maker 1.0 2024-05-06",
+            ("Maker 1.0 2024-05-06", "Maker 2.1 2026-01-02"),
+        ),
+        ("kernel", "6.8", "6.5", ("6.5", "6.8")),
+        ("huge_pages", "madvise", "never", ("never", "madvise")),
+        ("numa_nodes", 2, 1, ("1", "2")),
+        ("governor", "performance", "powersave", ("powersave", "performance")),
+        ("hypervisor", False, True, ("on", "off")),
+        ("memory_bytes", 512 << 30, 448 << 30, ("448 GiB", "512 GiB")),
+        ("environment", {}, {"MALLOC_ARENA_MAX": "1"}, ("1", "not told")),
+    ],
+)
+def test_what_a_machine_is_set_to_is_told(name, usual, odd, told):
+    rows = fleet_rows(12)
+    for row in rows:
+        row.machine = row.machine | {name: odd if row.machine["node"] == "node-04" else usual}
+    runs = last_runs(device_runs(rows))
+    (slow,) = [one for one in runs if one.node == "node-04"]
+    found = [
+        one for one in differences(slow, [one for one in runs if one.rates]) if one.field.startswith(name)
+    ]
+    assert [(one.value, one.usual) for one in found] == [told]
+
+
+@pytest.mark.parametrize(
+    "name", ["frequency_hz", "device_clock_hz", "device_uncorrected_errors", "steal_fraction"]
+)
+def test_clocks_errors_and_steal_are_told(name):
+    runs = [one for one in device_runs(fleet_rows(12)) if one.rates]
+    for number, one in enumerate(runs):
+        one.counters[name] = [100.0 + 0.1 * (number % 5)]
+    runs[3].counters[name] = [160.0]
+    assert [(one.field, one.value, one.usual) for one in differences(runs[3], runs)] == [(name, "160", "100")]
 
 
 def test_a_counter_is_told_only_if_it_is_far_out():

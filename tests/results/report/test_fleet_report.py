@@ -75,6 +75,20 @@ def test_days_are_drawn_where_there_are_several():
     assert "3 days are too few to tell changes" in figure.caption
 
 
+def test_a_fleet_that_falls_on_a_day_says_so_and_one_that_stays_says_that():
+    days = [f"2026-11-{day:02}" for day in range(1, 13)]
+    fallen = dict.fromkeys(range(10), 0.9)
+    rows = [
+        row for day in days for row in fleet_rows(10, slow=fallen if day > "2026-11-06" else {}, days=[day])
+    ]
+    captions = [
+        {one.name: one for one in fleet_figures(drawing_library(), fleet_of(some)[0])}["fleet-days-1"].caption
+        for some in (rows, fleet_rows(10, days=days))
+    ]
+    assert captions[0].endswith("The median is 90% of what it was from 2026-11-07 on.")
+    assert captions[1].endswith("No change is found.")
+
+
 @pytest.mark.parametrize(
     ("share", "name"),
     [(0.5, "below 90 %"), (0.95, "90 % to 97 %"), (1.0, "97 % to 103 %"), (1.2, "above 110 %")],

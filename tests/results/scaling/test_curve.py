@@ -88,6 +88,9 @@ def test_curves_are_told_apart_by_placement_and_figure():
     assert ci[0] < share < ci[1]
     assert local.knee.threads == pytest.approx(2.5, rel=0.01)
     assert list(sentences([local, remote]))[1].startswith("node0:node1: saturates at 2.5 threads (2.")
+    assert list(sentences([local, remote]))[2:] == [
+        "node0:node1: 50% of the rate of node0 with 8 threads (49% to 51%)"
+    ]
     record = scaling_records(curves)[0]
     assert record["points"][1]["of_linear"] == pytest.approx(1.0)
     assert record["knee"]["threads"] == pytest.approx(2.5, rel=0.01)

@@ -51,6 +51,18 @@ def test_a_clean_fleet_says_so_and_a_small_one_that_nothing_can_be_told():
     assert "too few to tell outliers: it takes 8" in " ".join(small.split())
 
 
+def test_devices_that_were_measured_together_are_not_set_beside_those_that_were_alone():
+    """Of nine devices each, half as fast together: neither is an outlier of the other."""
+    busy = {n: f"busy-{n}" for n in range(9)}
+    alone, together = fleet_rows(9), fleet_rows(9, slow=dict.fromkeys(busy, 0.5), names=busy)
+    for row in together:
+        row.machine = row.machine | {"beside": f"{row.machine['node']} cuda:1"}
+    found = compare_fleet(device_runs([*alone, *together]), NOTHING)
+    assert (len(found.groups), found.outliers) == (2, ())
+    assert sorted(group.make.beside for group in found.groups) == ["", "others"]
+    assert "Python 3.12.3, up to avx2, beside others" in " ".join(printed(found).split())
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_nodes_are_text(text):
     found = compared(slow={4: 0.9}, names={4: text})
