@@ -26,9 +26,10 @@ from membound.kernels.work import (
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
 LACKING = {features.PARALLEL, features.GELU}
-FEATURES = features.EVERY - LACKING | {features.GATED, features.UNGATED}
+NEWER = {features.DELTAS, features.MAMBAS, features.GATED, features.NO_MLP, features.UNGATED}
+FEATURES = features.EVERY - LACKING | NEWER
 """What a model computes beyond Llama and Qwen."""
-STEPS_ALONE = {features.DELTAS, features.MAMBAS, features.NO_MLP, features.INDEXES}
+STEPS_ALONE = {features.INDEXES}
 """What decode steps have besides, and prompts do not."""
 
 
