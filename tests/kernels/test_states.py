@@ -73,11 +73,14 @@ def test_a_step_reads_and_writes_as_much_of_a_state_at_any_context() -> None:
     [("tiny-delta", 6 * 24 * 20 + 2 * (2 * 48 + 120)), ("tiny-mamba", 6 * 20 * 24 + 3 * (120 + 96))],
 )
 def test_a_prompt_writes_the_states_that_it_leaves_behind(name: str, left: int) -> None:
-    prompt, step = (parse(f"{kind}:model={name},batch=2") for kind in ("prefill", "step"))
-    (state,), (token,) = ([one for one in work.operations if one.name == "state"] for work in (prompt, step))
-    assert state.count == token.count == 3
-    assert state.traffic.total_bytes == state.traffic.kv_written_bytes == 2 * 4 * left
-    assert state.flops == 512 * token.flops
+    prompt, step = (
+        [one for one in parse(f"{kind}:model={name},batch=2").operations if one.name == "state"]
+        for kind in ("prefill", "step")
+    )
+    assert sum(one.count for one in prompt) == 3
+    for state, token in zip(prompt, step, strict=True):
+        assert state.traffic.total_bytes == state.traffic.kv_written_bytes == 2 * 4 * left
+        assert (state.count, state.flops) == (token.count, 512 * token.flops)
 
 
 def test_what_a_state_held_and_the_gate_of_attention_change_the_answer() -> None:
