@@ -18,6 +18,7 @@ from membound.kernels.work import (
     LatentAttention,
     Linear,
     OnnxStep,
+    Prefill,
     RoutedExperts,
     Step,
     Work,
@@ -70,6 +71,12 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
         return reason
     if isinstance(work, Step) and has_index(work.shape.decoder) and (variants.compiled or variants.offload):
         return "attention with an indexer runs as it is, without torch.compile and offload"
+    if (
+        isinstance(work, Prefill)
+        and any(work.shape.decoder.state_bytes)
+        and (variants.compiled or variants.graph)
+    ):
+        return "prompts with states run chunk by chunk as they are, without torch.compile and graphs"
     routed = not isinstance(work, Linear) and work.distinct > 0
     if routed and (reason := variants.without_experts(device == "cpu")):
         return reason

@@ -11,6 +11,8 @@ from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.mamba_layer import CachedMamba
 from membound.backends.pytorch.state_layer import CachedDelta
 from membound.backends.pytorch.state_prompt import CHUNK, PromptDelta, PromptMamba
+from membound.backends.pytorch.support import unsupported
+from membound.backends.pytorch.variants import Variants
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.recurrence import mix
 from membound.kernels.reference import compute, relative_error, tolerance
@@ -153,3 +155,16 @@ def test_a_prompt_of_a_model_with_an_index_is_refused_by_name() -> None:
     assert PyTorch().supports(parse("prefill:model=tiny-index,tokens=8")) == (
         "tiny-index asks for attention with an indexer, which it lacks"
     )
+
+
+def test_a_prompt_with_states_is_not_compiled() -> None:
+    """Its graph would grow with its chunks, hundreds of them in a long prompt."""
+    for name, reason in (
+        (
+            "tiny-delta",
+            "prompts with states run chunk by chunk as they are, without torch.compile and graphs",
+        ),
+        ("tiny", None),
+    ):
+        work = parse(f"prefill:model={name},tokens=8")
+        assert unsupported(work, Variants(compiled=True), "cpu") == reason
