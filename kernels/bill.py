@@ -89,7 +89,11 @@ def step_operations(work: ModelWork, context: int, queries: int = 1) -> tuple[Op
 
 def prompt_operations(work: ModelWork, tokens: int) -> tuple[Operation, ...]:
     """The bill of a prompt of `tokens` tokens a sequence."""
-    return (*_products(work, work.batch * tokens, work.batch), *_causal_attention(work, tokens))
+    return (
+        *_products(work, work.batch * tokens, work.batch),
+        *_causal_attention(work, tokens),
+        *_prompt_states(work, tokens),
+    )
 
 
 def total(operations: tuple[Operation, ...]) -> Traffic:
@@ -255,6 +259,14 @@ def _states(work: ModelWork) -> Iterator[Operation]:
             read, written = state_bytes(layer.mixer)
             traffic = Traffic(kv_read_bytes=work.batch * read, kv_written_bytes=work.batch * written)
             yield Operation("state", count, traffic, work.batch * layer.mixer.token_flops)
+
+
+def _prompt_states(work: ModelWork, tokens: int) -> Iterator[Operation]:
+    """States that a prompt leaves behind, with the tokens that the convolution goes over next; none is read."""
+    for layer, count in work.shape.decoder.kinds.items():
+        if isinstance(layer.mixer, GatedDelta | Mamba2):
+            traffic = Traffic(kv_written_bytes=work.batch * state_bytes(layer.mixer)[0])
+            yield Operation("state", count, traffic, work.batch * tokens * layer.mixer.token_flops)
 
 
 def _indexes(work: ModelWork, context: int) -> Iterator[Operation]:

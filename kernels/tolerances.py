@@ -14,6 +14,7 @@ from membound.kernels.work import (
     LatentAttention,
     Linear,
     OnnxStep,
+    Prefill,
     RoutedExperts,
     Work,
 )
@@ -56,6 +57,9 @@ ONNX_TOLERANCE = {name: LINEAR_TOLERANCE[name] for name in ("f16", "bf16", "int8
 """Of an exported decoder, by the format of its weights, as of a step."""
 EXPERT_ROOM = 2
 """Two products, an activation and a sum follow each other: bfloat16 everywhere gives 0.0038 to 0.0048, twice what one product gives."""
+EMPTY_STATE_ROOM = 2
+"""Behind an empty state the first tokens' answers are sums of few terms, of which the norm of a head keeps the direction alone: bfloat16
+everywhere gives 0.006 to 0.010 · sqrt(1 + layers) with gated DeltaNet, 0.004 to 0.007 with Mamba-2, in steps 0.002 (`dose-delta`, `dose-mamba`)."""
 INT8_ACT_STEP_TOLERANCE = (
     0.055  # gated activations have long tails: seven bits give 0.04 to 0.05·sqrt(1 + layers)
 )
@@ -82,4 +86,6 @@ def tolerance(work: Work) -> float:
         one = INT8_ACT_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
         return EXPERT_ROOM * one
     linears = INT8_ACT_STEP_TOLERANCE if work.act == "int8" else LINEAR_TOLERANCE[work.weight]
-    return max(linears, ATTENTION_TOLERANCE[work.kv]) * sqrt(1 + work.shape.layers)
+    empty = isinstance(work, Prefill) and any(work.shape.decoder.state_bytes)
+    worst = max(linears, ATTENTION_TOLERANCE[work.kv]) * (EMPTY_STATE_ROOM if empty else 1)
+    return worst * sqrt(1 + work.shape.layers)

@@ -40,6 +40,7 @@ from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.backends.pytorch.mamba_layer import CachedMamba, MambaHalf
 from membound.backends.pytorch.routed_layer import RoutedHalf
 from membound.backends.pytorch.state_layer import CachedDelta, DeltaHalf
+from membound.backends.pytorch.state_prompt import PromptDelta, PromptMamba
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model
@@ -323,10 +324,8 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
 
     def make(index: int) -> nn.Module:
         kind = model.decoder.layers[index]
-        if isinstance(kind.mixer, GatedDelta):
-            return CachedDelta(kind.mixer, inputs.state(index), inputs.layer(index).vectors)
-        if isinstance(kind.mixer, Mamba2):
-            return CachedMamba(kind.mixer, inputs.state(index), inputs.layer(index).vectors)
+        if isinstance(kind.mixer, GatedDelta | Mamba2):
+            return _with_state(inputs, index, kind.mixer)
         mixer = kind.attention
         table = tables[mixer.rope]
         if isinstance(mixer, Latent):
@@ -344,6 +343,19 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
         return CausalAttention(mixer, empty, table, sinks, model.norm_eps)
 
     return make
+
+
+def _with_state(inputs: ModelInputs, index: int, mixer: GatedDelta | Mamba2) -> nn.Module:
+    """What a state answers: to the new token of a step, or to a prompt, before which it is empty."""
+    vectors = inputs.layer(index).vectors
+    if isinstance(inputs.work, Step):
+        state = inputs.state(index)
+        if isinstance(mixer, GatedDelta):
+            return CachedDelta(mixer, state, vectors)
+        return CachedMamba(mixer, state, vectors)
+    if isinstance(mixer, GatedDelta):
+        return PromptDelta(mixer, vectors, inputs.work.batch)
+    return PromptMamba(mixer, vectors, inputs.work.batch)
 
 
 def _indexed(inputs: ModelInputs, index: int, mixer: Latent, table: RopeTable, form: str) -> IndexedLatent:

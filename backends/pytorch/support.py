@@ -18,6 +18,7 @@ from membound.kernels.work import (
     LatentAttention,
     Linear,
     OnnxStep,
+    Prefill,
     RoutedExperts,
     Step,
     Work,
@@ -26,9 +27,10 @@ from membound.kernels.work import (
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
 LACKING = {features.PARALLEL, features.GELU}
-FEATURES = features.EVERY - LACKING | {features.GATED, features.UNGATED}
+NEWER = {features.DELTAS, features.MAMBAS, features.GATED, features.NO_MLP, features.UNGATED}
+FEATURES = features.EVERY - LACKING | NEWER
 """What a model computes beyond Llama and Qwen."""
-STEPS_ALONE = {features.DELTAS, features.MAMBAS, features.NO_MLP, features.INDEXES}
+STEPS_ALONE = {features.INDEXES}
 """What decode steps have besides, and prompts do not."""
 
 
@@ -69,6 +71,12 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
         return reason
     if isinstance(work, Step) and has_index(work.shape.decoder) and (variants.compiled or variants.offload):
         return "attention with an indexer runs as it is, without torch.compile and offload"
+    if (
+        isinstance(work, Prefill)
+        and any(work.shape.decoder.state_bytes)
+        and (variants.compiled or variants.graph)
+    ):
+        return "prompts with states run chunk by chunk as they are, without torch.compile and graphs"
     routed = not isinstance(work, Linear) and work.distinct > 0
     if routed and (reason := variants.without_experts(device == "cpu")):
         return reason

@@ -1,4 +1,4 @@
-"""Steps from folders of models with states, on the backends that run them, against the float64 reference."""
+"""Steps and prompts from folders of models with states, on the backends that run them, against the float64 reference."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ def test_torch_runs_a_folder_in_bf16(tmp_path: Path) -> None:
     (case,) = (one for one in HYBRIDS if one["config"]["model_type"] == "qwen3_5_text")
     inputs = step_of(case, tmp_path, "bf16")
     assert ran(PyTorch(), inputs) < tolerance(inputs.work)
+
+
+def test_torch_runs_a_prompt_of_a_folder(tmp_path: Path) -> None:
+    (case,) = (one for one in HYBRIDS if one["config"]["model_type"] == "qwen3_5_text")
+    folder = routed_folder(case, tmp_path)
+    inputs = make_inputs(parse(f"prefill:model={folder},batch=2,tokens=70,weight=f32,kv=f32"), seed=3)
+    assert isinstance(inputs, ModelInputs)
+    assert ran(PyTorch(), inputs) < 1e-5
 
 
 @pytest.mark.slow  # compiles a whole step

@@ -68,6 +68,21 @@ def test_a_step_reads_and_writes_as_much_of_a_state_at_any_context() -> None:
     assert long.footprint_bytes - short.footprint_bytes == 800 * token
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("tiny-delta", 6 * 24 * 20 + 2 * (2 * 48 + 120)), ("tiny-mamba", 6 * 20 * 24 + 3 * (120 + 96))],
+)
+def test_a_prompt_writes_the_states_that_it_leaves_behind(name: str, left: int) -> None:
+    prompt, step = (
+        [one for one in parse(f"{kind}:model={name},batch=2").operations if one.name == "state"]
+        for kind in ("prefill", "step")
+    )
+    assert sum(one.count for one in prompt) == 3
+    for state, token in zip(prompt, step, strict=True):
+        assert state.traffic.total_bytes == state.traffic.kv_written_bytes == 2 * 4 * left
+        assert (state.count, state.flops) == (token.count, 512 * token.flops)
+
+
 def test_what_a_state_held_and_the_gate_of_attention_change_the_answer() -> None:
     inputs = make_inputs(parse("step:model=tiny-delta,context=5,weight=f32,kv=f32"), seed=2)
     again = make_inputs(parse("step:model=tiny-delta,context=5,weight=f32,kv=f32"), seed=2)
