@@ -105,16 +105,22 @@ class PyTorch(Backend):
 
     def _open_parallel(self, name: str, threads: int) -> str:
         """The name of all devices together."""
-        from membound.backends.pytorch import parallel
+        from membound.backends.pytorch.parallel import (
+            Parallel,
+            accelerators_of,
+            all_of,
+            check_threads,
+            link_of,
+        )
 
         ranks = self._variants.ranks
         if self._facts is None:
-            parallel.check_threads(ranks, threads)
-            self._parallel = parallel.Parallel(ranks, threads, link=parallel.link_of(self._device))
+            check_threads(ranks, threads)
+            self._parallel = Parallel(ranks, threads, link=link_of(self._device))
             return name
-        devices = parallel.accelerators_of(self._device, ranks)
-        self._parallel = parallel.Parallel(ranks, threads, devices, parallel.link_of(self._device))
-        self._facts = parallel.all_of(self._facts, ranks)
+        devices = accelerators_of(self._device, ranks)
+        self._parallel = Parallel(ranks, threads, devices, link_of(self._device))
+        self._facts = all_of(self._facts, ranks)
         return f"{ranks} × {name}"
 
     @property

@@ -1,5 +1,6 @@
 """States that do not grow over a whole prompt, in torch: the gated delta rule and Mamba-2 of tokens that follow each other.
 
+>>> from membound.backends.pytorch.state_layer import DeltaHalf
 >>> half = DeltaHalf(mixer, weights, make_linear, rows=512, eps=1e-6)
 >>> y = half(normed, PromptDelta(mixer, weights.vectors, batch=1))                  # [512, hidden] float32 -> the same
 

@@ -22,6 +22,8 @@ DEVICE_SHARE = 0.5
 BURST_BYTES = 96 << 20
 """Small works get this many bytes in input sets, so that a burst of them lasts about `turns.BURST_S`."""
 MOST_SLOTS = 33
+COPIES = 3
+"""Runtimes hold a work up to this many times while they prepare it: as given, as packed, as exported."""
 
 
 @dataclass(slots=True)
@@ -96,7 +98,8 @@ def slots_for(work: Work, device: Device | None, memory_bytes: int) -> int:
     """Input sets of a contestant: one model, or two sets and more, so that a burst finds each one cold.
 
     On an accelerator all sets together defeat its cache. On the CPU a burst's worth is enough: before a set is used
-    again, the turns of others and the warm-up have moved `ROTATION` caches, or `ColdMemory` does.
+    again, the turns of others and the warm-up have moved `ROTATION` caches, or `ColdMemory` does. Where memory is
+    scarce they are so few that `COPIES` of each fit it.
     """
     cache, room = cache_and_room(device, memory_bytes)
     if isinstance(work, Step | Prefill | OnnxStep):
@@ -104,4 +107,4 @@ def slots_for(work: Work, device: Device | None, memory_bytes: int) -> int:
     if device is not None and device.accelerator is not None:
         return slots_to_defeat(work, cache, room)
     wanted = min(MOST_SLOTS, max(2, ceil(BURST_BYTES / work.footprint_bytes) + 1))
-    return fitting_slots(work, wanted, room)
+    return fitting_slots(work, wanted, room // COPIES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from membound.bench.measure.cold_memory import COPIES
 from membound.errors import MemboundError
 from membound.kernels.model import ModelError
 from membound.kernels.work import OnnxStep, Prefill, Step, Work, held_bytes, parse
@@ -61,8 +62,6 @@ DEVICE_QUICK_WORKS = (
     "step:model=llama-3-8b,context=1024,weight=bf16,kv=bf16,layers=2",
 )
 
-COPIES = 3
-"""Runtimes hold up to this many copies of a work while they prepare it: as given, as packed, as exported."""
 DEVICE_SHARE = 0.6
 """Share of an accelerator's memory that a work of its suite may take."""
 

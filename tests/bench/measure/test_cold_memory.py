@@ -14,6 +14,7 @@ from membound.bench.ceilings.patterns import CeilingError
 from membound.bench.measure import cold_memory as module
 from membound.bench.measure.cold_memory import (
     BURST_BYTES,
+    COPIES,
     MOST_SLOTS,
     ColdMemory,
     cache_and_room,
@@ -127,10 +128,10 @@ def test_a_small_work_has_a_bursts_worth_of_sets_and_one_to_warm_up_on() -> None
 
 def test_a_large_work_has_two_sets_and_all_stay_within_memory() -> None:
     work = Linear(n=8192, k=8192, weight="f32")
-    assert slots_for(work, CPU, 1 << 40) == 2
+    assert slots_for(work, CPU, 1 << 40) == slots_for(work, CPU, 2 * work.footprint_bytes) == 2
     small = Linear(n=128, k=1024, weight="f32")
     for fitting in (2, 5, 32, 33, 34, 100):
-        room = fitting * (small.footprint_bytes + SET_BYTES)
+        room = COPIES * fitting * (small.footprint_bytes + SET_BYTES)
         assert slots_for(small, CPU, room) == min(fitting, MOST_SLOTS)
     assert slots_for(small, CPU, small.footprint_bytes) == 2, "less than two cannot rotate"
     assert slots_for(small, None, 1 << 40) == MOST_SLOTS
@@ -144,7 +145,8 @@ def test_a_tiny_work_takes_no_memory_to_speak_of(device: Device, spec: str) -> N
     sets = slots_for(work, device, 40 << 30)
     assert sets == (MOST_SLOTS if device is CPU else MOST_SETS)
     assert sets * (work.footprint_bytes + SET_BYTES) < 300 << 20
-    assert slots_for(work, device, 10 * SET_BYTES) == 9, "their own cost counts in a small budget"
+    room = 10 * SET_BYTES * (COPIES if device is CPU else 1)
+    assert slots_for(work, device, room) == 9, "their own cost counts in a small budget"
 
 
 @pytest.mark.parametrize("device", [CPU, gpu(80 << 30, 50 << 20)])
@@ -177,7 +179,7 @@ def test_input_sets_of_experts_share_memory_and_fit_it() -> None:
     wanted = slots_for(work, CPU, 1 << 40)
     assert wanted == MOST_SLOTS
     room = held_bytes(work, 16) + (16 + 1) * SET_BYTES
-    assert slots_for(work, CPU, room) == 16
+    assert slots_for(work, CPU, COPIES * room) == 16
     assert held_bytes(work, 16) < 1.1 * held_bytes(work, 1)
     large = RoutedExperts(hidden=2048, width=768, batch=8)
     assert slots_for(large, CPU, 1 << 40) == 2
