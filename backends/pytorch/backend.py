@@ -90,8 +90,11 @@ class PyTorch(Backend):
         self._device = check_device(base)
         self._facts = None if self._on_cpu else describe(self._device)
         name = cpu_name() if self._on_cpu else accelerator_name(self._device)
-        if self._variants.ranks > 1:
-            name = self._open_parallel(name, threads)
+        if (ranks := self._variants.ranks) > 1:
+            from membound.backends.pytorch.parallel import parallel_of
+
+            self._parallel, self._facts = parallel_of(ranks, threads, self._device, self._facts)
+            name = name if self._facts is None else f"{ranks} × {name}"
         elif self._on_cpu:  # ranks count theirs
             check_torch_threads("torch")
         return Device(
@@ -102,26 +105,6 @@ class PyTorch(Backend):
             accelerator=self._facts,
             memory_ceiling=LINK if self._variants.offload else "read",
         )
-
-    def _open_parallel(self, name: str, threads: int) -> str:
-        """The name of all devices together."""
-        from membound.backends.pytorch.parallel import (
-            Parallel,
-            accelerators_of,
-            all_of,
-            check_threads,
-            link_of,
-        )
-
-        ranks = self._variants.ranks
-        if self._facts is None:
-            check_threads(ranks, threads)
-            self._parallel = Parallel(ranks, threads, link=link_of(self._device))
-            return name
-        devices = accelerators_of(self._device, ranks)
-        self._parallel = Parallel(ranks, threads, devices, link_of(self._device))
-        self._facts = all_of(self._facts, ranks)
-        return f"{ranks} × {name}"
 
     @property
     def _on_cpu(self) -> bool:

@@ -216,3 +216,14 @@ class Parallel:
     def close(self) -> None:
         """End the ranks."""
         self.ranks.close()
+
+
+def parallel_of(
+    ranks: int, threads: int, device: str, facts: Accelerator | None
+) -> tuple[Parallel, Accelerator | None]:
+    """The ranks of a device, and all accelerators that they take as one. Raises BackendUnavailable."""
+    if facts is None:
+        check_threads(ranks, threads)
+        return Parallel(ranks, threads, link=link_of(device)), None
+    devices = accelerators_of(device, ranks)
+    return Parallel(ranks, threads, devices, link_of(device)), all_of(facts, ranks)
