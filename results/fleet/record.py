@@ -13,6 +13,7 @@ from typing import Any
 from membound.results.fleet.device_run import DeviceRun, Figure
 from membound.results.fleet.outliers import ALL, ALPHA, LEAST, Deviation, FleetComparison, Group, Outlier
 from membound.results.fleet.robust import FEWEST
+from membound.results.fleet.sustained import sustained
 from membound.results.stats import plain
 
 
@@ -70,6 +71,11 @@ def _group(group: Group) -> dict[str, Any]:
                 "least": one.least,
             }
             for one in group.figures
+        ],
+        "sustained": [
+            _named(one.figure)
+            | {"devices": one.devices, "total": one.total, "unit": one.figure.unit, "ci": one.ci}
+            for one in sustained(group.runs)
         ],
         "members": [
             _place(run) | {"shares": _shares(group.shares.get((run.node, run.device), {}))}

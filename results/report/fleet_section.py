@@ -21,6 +21,7 @@ from membound.results.views.fleet import (
     headline,
     outlier_lines,
     remarks,
+    sustained_lines,
 )
 
 MOST_DEVICES = 5000
@@ -39,6 +40,7 @@ def fleet_section(fleet: ShownFleet) -> Iterator[str]:
     yield from (f"<p class=note>{as_html(line)}</p>" for line in remarks(found))
     for number, group in enumerate(found.groups, 1):
         yield f"<h3>{as_html(group_title(group))}</h3>"
+        yield from (f"<p>{as_html(line)}</p>" for line in sustained_lines(group))
         if group.figures:
             columns = [Column(HEADINGS[0], WIDE), *(Column(name, NUMBER) for name in HEADINGS[1:])]
             lines = [Line([Cell(text) for text in figure_cells(one)]) for one in group.figures]

@@ -14,9 +14,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from membound.results.fleet.device_run import DeviceRun, Figure
+from membound.results.fleet.device_run import READS, DeviceRun, Figure
 from membound.results.fleet.outliers import ALPHA, Deviation, FleetComparison, FleetFigure, Group, Outlier
 from membound.results.fleet.robust import FEWEST
+from membound.results.fleet.sustained import sustained
 from membound.results.plain_text import as_markdown, visible
 from membound.results.roofline import device_class
 from membound.results.views.markdown import LEFT, RIGHT, table_lines
@@ -42,6 +43,7 @@ def fleet_view(found: FleetComparison) -> Lines:
     parts += [Text(visible(line)) for line in remarks(found)]
     for group in found.groups:
         parts += [Text(), Text(visible(group_title(group)), style="bold")]
+        parts += [Text(line) for line in sustained_lines(group)]
         if group.figures:
             parts.append(_table(group.figures))
     return Lines(*parts, Text(), Text(LEGEND, style="dim"))
@@ -56,6 +58,7 @@ def fleet_markdown(found: FleetComparison) -> str:
     lines += ["", *(f"{as_markdown(line)}\n" for line in remarks(found))]
     for group in found.groups:
         lines += [f"### {as_markdown(group_title(group))}", ""]
+        lines += [f"{line}\n" for line in sustained_lines(group)]
         if group.figures:
             cells = ([as_markdown(cell) for cell in figure_cells(one)] for one in group.figures)
             lines += table_lines(HEADINGS, (LEFT, *(RIGHT,) * 7), cells)
@@ -134,6 +137,15 @@ def group_title(group: Group) -> str:
     words += [f"catalogue: {group.catalogue}"] if group.catalogue else []
     words += [f"too few to tell outliers: it takes {FEWEST}"] if not group.figures else []
     return ", ".join(words)
+
+
+def sustained_lines(group: Group) -> Iterator[str]:
+    """What all devices of the make read in a second, by the read ceiling of their memory."""
+    how = "each beside others of its machine" if group.make.beside else "each alone on its machine"
+    for one in sustained(group.runs):
+        if one.figure.work == READS[0]:
+            between = f" ({amount(one.ci[0], 'B/s')} to {amount(one.ci[1], 'B/s')})" if one.ci else ""
+            yield f"In all they read {amount(one.total, 'B/s')}{between}: {one.devices} devices, {how}."
 
 
 def figure_cells(one: FleetFigure) -> list[str]:

@@ -84,6 +84,9 @@ def test_json_has_the_rule_every_share_and_the_differences():
     (group,) = record["groups"]
     assert group["devices"] == len(group["members"]) == 12
     assert [one["work"] for one in group["figures"]][:2] == ["all figures", "read"]
+    read = group["sustained"][0]
+    assert (read["work"], read["devices"], read["unit"]) == ("read", 12, "bytes/s")
+    assert read["ci"][0] <= read["total"] <= read["ci"][1]
     member = next(one for one in group["members"] if one["node"] == "node-04")
     assert member["rack"] == "r1"
     assert {one["work"] for one in member["shares"]} == {one["work"] for one in group["figures"]}
@@ -96,5 +99,7 @@ def test_json_has_the_rule_every_share_and_the_differences():
 def test_markdown_has_the_tables():
     text = fleet_markdown(compared(slow={4: 0.9}))
     assert "**1 outlier of 12 devices.**" in text
+    assert "In all they read " in text
+    assert text.index("In all they read ") < text.index("| figure |")
     assert "| figure | devices | median | paper | ± | slowest | fastest | from |" in text
     assert "| cuda:0 read | 12 | 998.0 |" in text
