@@ -47,7 +47,7 @@ class Ask:
         """What nodes are asked for their devices by, where each is a suite of its own."""
         return self.order("", ALL) if self.every_device else None
 
-    def order(self, run_id: str, device: str, known: tuple[bytes, ...] = ()) -> Order:
+    def order(self, run_id: str, device: str, known: tuple[bytes, ...] = (), beside: str = "") -> Order:
         """The part of one suite."""
         options = Options(
             threads=self.threads,
@@ -66,6 +66,7 @@ class Ask:
             tuple(self.pythons),
             tuple(self.environments),
             known,
+            beside,
         )
 
 

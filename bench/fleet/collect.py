@@ -152,7 +152,7 @@ class Collector:
     def _order(self, one: Assignment) -> Order:
         """What a suite is to do, with the rows that an earlier try has handed over."""
         known = tuple(known_lines(self.file.path, one)) if one.rows else ()
-        return self.ask.order(one.run_id, one.device, known)
+        return self.ask.order(one.run_id, one.device, known, one.beside)
 
     def _ask(self, one: Assignment) -> None:
         self._calls[self.cluster.ask(one, ASK_S)] = one

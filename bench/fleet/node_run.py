@@ -23,6 +23,7 @@ from membound.bench.fleet.survey import ordinary_priority
 from membound.bench.planning.choice import choose_backends
 from membound.bench.planning.plan import Options, Plan
 from membound.bench.planning.suites import PlanError
+from membound.bench.run.companion import meant_beside
 from membound.bench.run.progress import Silent
 from membound.bench.run.resume import find_cut, keep_plan
 from membound.errors import MemboundError
@@ -75,7 +76,8 @@ class NodeRun:
         failed = ""
         ordinary_priority()
         try:
-            self._measure()
+            with meant_beside(self._order.beside):
+                self._measure()
         except (MemboundError, OSError) as error:
             failed = " ".join(str(error).split())
         except Exception as error:  # a boundary: the other nodes are measured

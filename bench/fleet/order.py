@@ -23,7 +23,8 @@ class Order:
     """A suite for one node: `device` is ALL or a class of devices such as ``cuda:1``.
 
     `pythons` are the texts of --python, which are looked up there; environments that are named and not there are made.
-    `known` are the lines that an earlier try handed over, in case that the node has lost its file.
+    `known` are the lines that an earlier try handed over, in case that the node has lost its file. `beside` names other
+    suites of its machine that are measured at once.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class Order:
     pythons: tuple[str, ...]
     environments: tuple[str, ...] = ()
     known: tuple[bytes, ...] = field(default=(), repr=False)
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,16 +42,34 @@ class CompanionError(MemboundError, RuntimeError):
     """A companion could not be started; the message has its last words."""
 
 
+_meant: list[str] = []
+"""Others that somebody else keeps busy."""
+
+
+@contextmanager
+def meant_beside(names: str) -> Iterator[None]:
+    """Let workers of this process know of company that it did not start: other suites of a fleet. '' is none."""
+    before = list(_meant)
+    _meant[:] = [names] if names else []
+    try:
+        yield
+    finally:
+        _meant[:] = before
+
+
 @contextmanager
 def companions(names: Sequence[str]) -> Iterator[None]:
-    """Keep each of them busy until the block ends; without any, workers know of no company. Raises CompanionError."""
+    """Keep each of them busy until the block ends; without any, workers know of no company but that which is `meant_beside`.
+
+    Raises CompanionError.
+    """
     with ExitStack() as stack:
         started = [stack.enter_context(_companion(name)) for name in names]
         for name, (process, errors) in zip(names, started, strict=True):
             _await_ready(name, process, errors)
         before = os.environ.pop(COMPANY, None)
-        if names:
-            os.environ[COMPANY] = ", ".join(names)
+        if told := (*names, *_meant):
+            os.environ[COMPANY] = ", ".join(told)
         try:
             yield
         finally:

@@ -275,6 +275,7 @@ def test_devices_of_a_node_that_are_measured_together_share_it(path, monkeypatch
 
     def started(suite, order, share):
         shares[suite.node.name, suite.device] = (share, suite.beside)
+        assert order.beside == suite.beside
         start(suite, order, share)
 
     world.start = started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from membound.bench.fleet import node_run
 from membound.bench.fleet.node_file import NodeFile, node_folder
 from membound.bench.fleet.node_run import NodeRun
 from membound.bench.fleet.order import ALL
+from membound.bench.machine.environment import COMPANY
 from membound.bench.planning import choice
 from membound.bench.planning.probe import Found
 from membound.bench.protocol import messages as m
@@ -55,6 +57,21 @@ def test_a_suite_is_a_run_whose_name_was_given():
     assert sorted(work for _, _, work in last.cases) == sorted(SPECS)
     run.forget()
     assert list(node_folder().iterdir()) == []
+
+
+def test_workers_hear_of_the_suites_beside_theirs(here):
+    heard = set()
+
+    def acts(worker, command):
+        heard.add(os.environ.get(COMPANY))
+        return None
+
+    here.acts = acts
+    all_of(NodeRun(replace(order(), beside="node-2 cpu")))
+    assert heard == {"node-2 cpu"}
+    heard.clear()
+    all_of(NodeRun(replace(order(), run_id=f"{RUN}2")))
+    assert heard == {None}
 
 
 def test_what_was_not_taken_is_handed_over_by_the_next_try():

@@ -21,7 +21,7 @@ from membound.bench.measure.turns import Watch
 from membound.bench.planning.choice import OptionError
 from membound.bench.planning.plan import Options
 from membound.bench.run import companion, devices
-from membound.bench.run.companion import CompanionError, companions
+from membound.bench.run.companion import CompanionError, companions, meant_beside
 from membound.bench.run.devices import Place, places_of
 from membound.bench.run.session import Session
 from membound.results.scaling.together import together_of, whole, whole_ci
@@ -227,6 +227,18 @@ def test_without_names_none_are_started_and_no_worker_hears_of_any(monkeypatch):
     with companions([]):
         assert COMPANY not in os.environ
     assert os.environ[COMPANY] == "somebody's"
+
+
+def test_workers_hear_of_company_that_another_suite_is(monkeypatch):
+    monkeypatch.delenv(COMPANY, raising=False)
+    with meant_beside("node-2 cpu"):
+        with companions([]):
+            assert os.environ[COMPANY] == "node-2 cpu"
+        with meant_beside(""), companions([]):
+            assert COMPANY not in os.environ
+        assert COMPANY not in os.environ
+    with companions([]):
+        assert COMPANY not in os.environ
 
 
 def test_a_command_does_not_believe_that_it_has_company(monkeypatch):
