@@ -18,6 +18,7 @@ from membound.bench.fleet.ask import Ask, check
 from membound.bench.fleet.assignment import Assignment, Node
 from membound.bench.fleet.cluster import Cluster, connected
 from membound.bench.fleet.collect import Collector, Patience
+from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.fleet_file import FleetFile, find_fleet
 from membound.bench.fleet.found import Found, find_nodes, survey_all
 from membound.bench.fleet.shipping import shipment
@@ -102,6 +103,10 @@ def fleet_session(ask: Ask, where: Where, talk: Console, progress: Console) -> F
 def resumed_session(name: str, where: Where, talk: Console, progress: Console) -> Fleet:
     """Go on with a fleet that was cut short. Raises FleetError, StoreError, RowError, and as `fleet_session` for what was asked."""
     path, ask, assigned = find_fleet(name, where.out)
+    if where.wheel is not None and ask.installed:
+        raise FleetError(
+            f"{path.name} was begun with --installed: --resume sends no wheel, leave out --wheel"
+        )
     check(ask)
     left = [one for one in assigned if not one.is_over]
     talk.print(

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from membound.bench.fleet import collect, session
 from membound.bench.fleet.collect import Patience
+from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.fleet_file import RunWriter
 from membound.bench.fleet.found import Found
 from membound.bench.fleet.order import Facts
@@ -131,6 +132,17 @@ def test_what_was_interrupted_goes_on_on_nodes_that_ray_knows_by_other_ids(fleet
     assert [one.node.id for one in done.assigned] == ["0a", "0b"]
     assert "2 of 2 suites are left" in fleet.said.file.getvalue()
     assert [path.name for path in fleet.out.iterdir()] == [done.path.name]
+
+
+def test_a_fleet_that_sends_nothing_takes_no_wheel_when_it_goes_on(fleet):
+    interrupting(fleet.world, 4)
+    cut = fleet.begin(installed=True)
+    fleet.where = replace(fleet.where, wheel=fleet.out / "membound.whl")
+    with pytest.raises(
+        FleetError, match=rf"^{cut.path.name} was begun with --installed: .* leave out --wheel$"
+    ):
+        fleet.go_on()
+    assert len(load_rows(cut.stored)) == 2
 
 
 def test_a_host_that_comes_back_is_another_node_and_a_spare_that_cannot_is_left_out(fleet):
