@@ -94,12 +94,12 @@ def estimated(name: str, estimate: Estimate, unit: str = "") -> Figure:
     return Figure(name, estimate.value, estimate.low, estimate.high, unit)
 
 
-def require(experiment: Experiment, processes: int, doses: int) -> None:
-    """Raises TooLittle if there are fewer processes or doses than the experiment asks for."""
+def require(experiment: Experiment, processes: int, doses: int, which: str = "were measured") -> None:
+    """Raises TooLittle if there are fewer processes or doses than the experiment asks for. `which` says what counts of these."""
     if processes < experiment.processes:
         raise TooLittle(f"{processes} of {experiment.processes} processes measured every dose")
     if doses < experiment.doses:
-        raise TooLittle(f"{doses} of {experiment.doses} doses were measured")
+        raise TooLittle(f"{doses} of {experiment.doses} doses {which}")
 
 
 def span(estimate: Estimate) -> str:

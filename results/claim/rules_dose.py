@@ -27,6 +27,9 @@ from membound.results.claim.observation import Observation
 FORMAT_ARMS = ("kv_format", "weight_format")
 """Arms of the byte dose that refute nothing, since formats change the arithmetic too."""
 
+FAR = "lie far enough below the ridge"
+"""Of doses whose FLOPs / peak is well below their bytes / bandwidth."""
+
 
 def free_compute(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     """1: extra multiply-adds on each loaded element cost no time up to half the ridge."""
@@ -115,7 +118,7 @@ def flop_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     _ceilings(panel)
     below = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)
     above = panel.at(panel.compute_s >= panel.memory_s / limits["below"])
-    require(experiment, len(below.processes), len(below.doses))
+    require(experiment, len(below.processes), len(below.doses), FAR)
     slope = elasticity(below.ln_flops, below.ln_time)
     explained = float(below.memory_s[0] / below.mean_s[0])
     figures = [
@@ -168,7 +171,7 @@ def expert_dose(experiment: Experiment, seen: Sequence[Observation]) -> Ruling:
     limits = experiment.thresholds
     _ceilings(panel)
     panel = panel.at(panel.compute_s <= limits["below"] * panel.memory_s)
-    require(experiment, len(panel.processes), len(panel.doses))
+    require(experiment, len(panel.processes), len(panel.doses), FAR)
     slope = elasticity(np.log(panel.moved_bytes), panel.ln_time)
     explained = float(panel.memory_s[-1] / panel.mean_s[-1])
     figures = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isinf
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def _told(panel: Panel, meet: float, flat: Plateau | None, bend: Estimate | None
         said.append(f"time rises over bytes by {percent(flat.largest.map(lambda r: r - 1))} below the ridge")
     if bend is not None:
         said.append(f"by {percent(bend)} beyond it")
-    return f"{', '.join(said)}; the ceilings meet at s = {meet:.1f}"
+    where = "meet nowhere" if isinf(meet) else f"meet at s = {meet:.1f}"
+    return f"{', '.join(said)}; the ceilings {where}"
 
 
 def _figures(
@@ -88,7 +90,7 @@ def _figures(
     found = [
         Figure("time a token at the most queries, of that at one", time, unit="%"),
         Figure("bytes a token at the most queries, of those at one", moved, unit="%"),
-        Figure("queries at which the ceilings meet", meet, unit="s"),
+        Figure("queries at which the ceilings meet", meet, unit="queries"),
         Figure("bytes / bandwidth of the time of one query", explained, unit="%"),
     ]
     if flat is not None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from membound.results.claim.finding import Figure, Finding
 from membound.results.wording import duration, rate
 
-DOSES = ("k", "m", "batch")
+DOSES = ("k", "m", "batch", "queries")
 """Units that are the names of doses."""
 
 

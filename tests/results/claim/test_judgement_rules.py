@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from membound.results.claim.experiments import load_experiments
 from membound.results.claim.finding import VERDICTS, Figure
 from membound.results.claim.judge import judge_claim
 from membound.results.claim.region import fitted_launch_s
+from membound.results.views.claim import figure_text
 
 REGISTER = load_experiments()
 WORLD = World(processes=4)
@@ -87,6 +89,25 @@ def test_missing_doses_are_named(kept, sentence):
     some = [o for o in worlds.free_compute_in(WORLD, 1) if kept(o.factors["k"])]
     (found,) = judged(some)
     assert (found.verdict, found.sentence) == ("inconclusive", f"Not decided: {sentence}.")
+
+
+def test_doses_that_do_not_count_are_told_from_those_that_were_not_measured():
+    """Of 8, 16, 32 and 64 experts the peak leaves two well below the ridge."""
+    slow = [
+        replace(o, compute_flops_per_s=202e6 / (0.5 * 24 * 3.15e6 / o.read_bytes_per_s))
+        for o in worlds.expert_dose_in(WORLD, 1)
+    ]
+    (found,) = judged(slow)
+    assert found.sentence == "Not decided: 2 of 3 doses lie far enough below the ridge."
+
+
+def test_ceilings_that_never_meet_are_said_so():
+    """Of experts, as many queries bring as many bytes."""
+    (found,) = judged(worlds.expert_queries_in(WORLD, 1))
+    assert found.sentence.endswith("the ceilings meet nowhere.")
+    assert figure_text(found.figure("queries at which the ceilings meet")) == "none"
+    (dense,) = judged(worlds.dense_queries_in(WORLD, 1))
+    assert re.fullmatch(r"queries = [\d.]+", figure_text(dense.figure("queries at which the ceilings meet")))
 
 
 def test_without_ceilings_nothing_is_decided():
