@@ -136,7 +136,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-HYBRID = ("deepseek_v32", "glm_moe_dsa", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h", "granitemoehybrid")
+HYBRID = (
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+    "nemotron_h",
+    "granitemoehybrid",
+)
 
 
 class Doubled:
