@@ -203,7 +203,8 @@ def _granite_state(config: Config, state: Mamba2) -> Mamba2:
         raise config.bad("hidden_act", "'silu', which is what states compute")
     if limit is None:
         return state
-    least, most = limit if isinstance(limit, list) and len(limit) == 2 else (None, None)
+    both: list[Any] = limit if isinstance(limit, list) and len(limit) == 2 else [None, None]
+    least, most = both
     real = isinstance(least, int | float) and not isinstance(least, bool)
     if not real or not 0 <= least <= sys.float_info.max or most not in (inf, {"__float__": "Infinity"}):
         raise config.bad("time_step_limit", "[least, Infinity]: no time step is too long here")
