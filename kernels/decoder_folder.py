@@ -17,6 +17,7 @@ from typing import Any
 from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
+from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
 
@@ -117,6 +118,8 @@ def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int,
     elif isinstance(mixer, Attention):
         seen = WINDOWED if mixer.window else CHUNKED if mixer.chunk else FULL
         mixer = arithmetic.read_attention(config, mixer, seen, index)
+    elif isinstance(mixer, Mamba2):
+        mixer = arithmetic.read_state(config, mixer)
     if isinstance(mlp, Experts):
         shared = replace(mlp.shared, activation=activation) if mlp.shared else None
         router = arithmetic.router(config, mlp.router) if arithmetic.router else mlp.router

@@ -9,12 +9,14 @@ number by number (tests/kernels/test_forward.py). A family that is not here is c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 from membound.kernels.config_json import Config
+from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Latent, Router
 from membound.kernels.rope_fields import mscale, read_rope, rope_block
@@ -35,7 +37,7 @@ class Arithmetic:
     """How a model_type computes. Names are those of fields of config.json, with the value where a file lacks them.
 
     activation: without a field, what `Mlp` calls it. turning: the part of a head that RoPE turns. attention: what else an attention computes, given its kind of layer and index.
-    router: what a router computes. gains: fields of `Decoder`. residual: the field that the halves of a layer are multiplied by.
+    state: what else a state of Mamba-2 computes. router: what a router computes. gains: fields of `Decoder`. residual: the field that the halves of a layer are multiplied by.
     """
 
     norm: str = "rms"
@@ -46,6 +48,7 @@ class Arithmetic:
     neighbours: bool = False
     attention: Callable[[Config, Attention, str, int], Attention] | None = None
     latent: Callable[[Config, Latent], Latent] | None = None
+    state: Callable[[Config, Mamba2], Mamba2] | None = None
     router: Callable[[Config, Router], Router] | None = None
     gains: Callable[[Config], Mapping[str, float]] | None = None
     residual: str = ""
@@ -73,6 +76,10 @@ class Arithmetic:
         if self.latent is None:
             raise ModelError(f"{config.path}: latent attention of this family is not known here")
         return self.latent(config, counted)
+
+    def read_state(self, config: Config, counted: Mamba2) -> Mamba2:
+        """A state of Mamba-2 with what it computes."""
+        return self.state(config, counted) if self.state else counted
 
 
 def optional(config: Config, name: str, default: float) -> float:
@@ -114,6 +121,15 @@ def _gemma3(config: Config, attention: Attention, layer: str, index: int) -> Att
 
 def _granite(config: Config, attention: Attention, layer: str, index: int) -> Attention:
     return replace(attention, scale=config.real("attention_multiplier", 1.0))
+
+
+def _granite_hybrid(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    """Positions are told by RoPE where position_embedding_type says so, else by the states between."""
+    kind = config.fields.get("position_embedding_type")
+    if kind not in (None, "nope", "rope"):
+        raise config.bad("position_embedding_type", "'rope', 'nope' or null")
+    scaled = _granite(config, attention, layer, index)
+    return scaled if kind == "rope" else replace(scaled, rope=None)
 
 
 def without_rope(config: Config, index: int) -> bool:
@@ -175,6 +191,24 @@ def _deepseek(config: Config, latent: Latent) -> Latent:
     if rope.scaling is not None and block.fields.get("mscale_all_dim"):
         scale *= mscale(block.real("factor"), block.real("mscale_all_dim")) ** 2
     return replace(latent, rope=rope, scale=scale)
+
+
+# States
+
+
+def _granite_state(config: Config, state: Mamba2) -> Mamba2:
+    """Time steps have a least length and none at most; hidden_act stands behind the convolution too, whose own is SiLU."""
+    act, limit = config.fields.get("hidden_act"), config.fields.get("time_step_limit")
+    if act is not None and ACTIVATIONS.get(str(act)) != "silu":
+        raise config.bad("hidden_act", "'silu', which is what states compute")
+    if limit is None:
+        return state
+    both: list[Any] = limit if isinstance(limit, list) and len(limit) == 2 else [None, None]
+    least, most = both
+    real = isinstance(least, int | float) and not isinstance(least, bool)
+    if not real or not 0 <= least <= sys.float_info.max or most not in (inf, {"__float__": "Infinity"}):
+        raise config.bad("time_step_limit", "[least, Infinity]: no time step is too long here")
+    return replace(state, least_step=float(least))
 
 
 # Routers
@@ -259,6 +293,7 @@ _GRANITE: dict[str, Any] = {
     "gains": _granite_gains,
     "residual": "residual_multiplier",
 }
+_GRANITE_HYBRID = _GRANITE | {"attention": _granite_hybrid, "state": _granite_state}
 _EPS_5 = ("rms_norm_eps", 1e-5)
 _GLM = Arithmetic(eps=("rms_norm_eps", 0.00000015625), turning=0.5, neighbours=True)
 
@@ -283,6 +318,7 @@ ARITHMETIC = {
     "glm4_moe": Arithmetic(eps=_EPS_5, turning=0.5, router=_sigmoid(1, 1, 1.0)),
     "gpt_oss": Arithmetic(eps=_EPS_5, theta=150000.0, attention=_gpt_oss, activation=("", "clamped")),
     "granitemoe": Arithmetic(**_GRANITE),
+    "granitemoehybrid": Arithmetic(**_GRANITE_HYBRID),
     "llama4_text": Arithmetic(
         eps=_EPS_5, theta=500000.0, neighbours=True, attention=_llama4, router=_llama4_router
     ),

@@ -3,7 +3,7 @@
 >>> rows_of(Attention(16, 2, 256, gated=True), "qwen3_next", "out_gate")
 Rows(module='self_attn.q_proj', stored=8192, first=256, run=256, period=512)
 
-Sources: huggingface/transformers, models/qwen3_next, models/qwen3_5 and models/nemotron_h, modeling_*.py, version 5.
+Sources: huggingface/transformers, models/qwen3_next, models/qwen3_5, models/nemotron_h and models/granitemoehybrid, modeling_*.py, version 5.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from membound.kernels.parts import Attention, Layer, Mixer
 
 NEMOTRON = "nemotron_h"
 """Its layers are two blocks, each a `mixer` behind a `norm`."""
+GRANITE = "granitemoehybrid"
+"""Its states are `mamba` where Nemotron-H's are a `mixer`."""
 KEY_HEADS_TOGETHER = ("qwen3_next",)
 """Families in whose files what goes into a state lies by key heads; others have q, k and v one behind the other."""
 DELTA_VECTORS = {
@@ -25,14 +27,14 @@ DELTA_VECTORS = {
     "state_norm": "linear_attn.norm.weight",
 }
 MAMBA_VECTORS = {
-    "conv": "mixer.conv1d.weight",
-    "conv_bias": "mixer.conv1d.bias",
-    "log_decay": "mixer.A_log",
-    "dt_bias": "mixer.dt_bias",
-    "skip": "mixer.D",
-    "state_norm": "mixer.norm.weight",
-    "into_bias": "mixer.in_proj.bias",
-    "o_bias": "mixer.out_proj.bias",
+    "conv": "conv1d.weight",
+    "conv_bias": "conv1d.bias",
+    "log_decay": "A_log",
+    "dt_bias": "dt_bias",
+    "skip": "D",
+    "state_norm": "norm.weight",
+    "into_bias": "in_proj.bias",
+    "o_bias": "out_proj.bias",
 }
 
 
@@ -50,7 +52,7 @@ class Rows:
 def rows_of(mixer: Mixer, family: str, name: str) -> Rows | None:
     """Where a matrix of a mixer lies; None for one that is a tensor of its own under a usual name."""
     if isinstance(mixer, Mamba2):
-        return _of_mamba(mixer, name)
+        return _of_mamba(mixer, _mamba(family), name)
     if isinstance(mixer, GatedDelta):
         return (
             _by_key_heads(mixer, name) if family in KEY_HEADS_TOGETHER else _one_behind_another(mixer, name)
@@ -61,12 +63,16 @@ def rows_of(mixer: Mixer, family: str, name: str) -> Rows | None:
     return None
 
 
-def _of_mamba(mixer: Mamba2, name: str) -> Rows:
+def _mamba(family: str) -> str:
+    return "mamba" if family == GRANITE else "mixer"
+
+
+def _of_mamba(mixer: Mamba2, block: str, name: str) -> Rows:
     shapes = {each: n for each, (n, _) in mixer.matrices(1).items() if each != "o"}
     if name == "o":
-        return Rows("mixer.out_proj")
+        return Rows(f"{block}.out_proj")
     first, stored = sum(list(shapes.values())[: list(shapes).index(name)]), sum(shapes.values())
-    return Rows("mixer.in_proj", stored, first, shapes[name], shapes[name])
+    return Rows(f"{block}.in_proj", stored, first, shapes[name], shapes[name])
 
 
 def _one_behind_another(mixer: GatedDelta, name: str) -> Rows:
@@ -90,10 +96,11 @@ def _by_key_heads(mixer: GatedDelta, name: str) -> Rows:
     return Rows("linear_attn.in_proj_qkvz", mixer.key_heads * period, first, runs[name], period)
 
 
-def vector_of(mixer: Mixer, name: str) -> str | None:
+def vector_of(mixer: Mixer, family: str, name: str) -> str | None:
     """The tensor of a state's vector within its layer; None for any other."""
-    names = {GatedDelta: DELTA_VECTORS, Mamba2: MAMBA_VECTORS}.get(type(mixer), {})
-    return names.get(name)
+    if isinstance(mixer, Mamba2) and name in MAMBA_VECTORS:
+        return f"{_mamba(family)}.{MAMBA_VECTORS[name]}"
+    return DELTA_VECTORS.get(name) if isinstance(mixer, GatedDelta) else None
 
 
 def vector_shape(mixer: Mixer, name: str, width: int) -> tuple[int, ...]:

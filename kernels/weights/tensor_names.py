@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.model import Model
 from membound.kernels.parts import Experts, Latent
-from membound.kernels.weights.hybrid_names import NEMOTRON, blocks_of, rows_of, vector_of
+from membound.kernels.weights.hybrid_names import GRANITE, NEMOTRON, blocks_of, rows_of, vector_of
 
 MATRICES = {
     "q": "self_attn.q_proj",
@@ -43,13 +43,16 @@ VECTORS = {
 LATENT_QUERIES = "self_attn.q_a_layernorm"
 """The norm of queries in latent attention."""
 _QKV, _GATE_UP = ("self_attn.qkv_proj", ("q", "k", "v")), ("mlp.gate_up_proj", ("gate", "up"))
+_SHARED_INTO = "shared_mlp.input_linear"
+"""Granite's gate and up, of an MLP that all tokens take, alone or beside experts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a family differs: matrices that are one tensor, the names of norms, what is added to a stored norm."""
+    """Where a family differs: matrices that are one tensor, what others are called, the names of norms, what is added to a stored norm."""
 
     fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    matrices: Mapping[str, str] = field(default_factory=dict)
     vectors: Mapping[str, str] = field(default_factory=dict)
     plus: float = 0.0
 
@@ -69,6 +72,10 @@ FAMILIES = {
     "glm4": Stored(
         fused=(_GATE_UP,),
         vectors={"attention_out_norm": "post_self_attn_layernorm", "mlp_out_norm": "post_mlp_layernorm"},
+    ),
+    GRANITE: Stored(
+        fused=tuple((_SHARED_INTO, names) for names in (("gate", "up"), ("shared.gate", "shared.up"))),
+        matrices=dict.fromkeys(("down", "shared.down"), "shared_mlp.output_linear"),
     ),
     "olmo2": Stored(
         vectors={
@@ -113,12 +120,15 @@ class Routed:
 
 ROUTED = {
     "gpt_oss": Routed(routers=("router",), columns=True, in_turns=True),
-    "granitemoe": Routed(
-        blocks=("block_sparse_moe",),
-        routers=("router.layer", "router"),
-        stacked=(
-            ("input_linear.weight", "output_linear.weight"),
-            ("experts.gate_up_proj", "experts.down_proj"),
+    **dict.fromkeys(
+        ("granitemoe", GRANITE),
+        Routed(
+            blocks=("block_sparse_moe",),
+            routers=("router.layer", "router"),
+            stacked=(
+                ("input_linear.weight", "output_linear.weight"),
+                ("experts.gate_up_proj", "experts.down_proj"),
+            ),
         ),
     ),
     "llama4_text": Routed(blocks=("feed_forward",), routers=("router",), columns=True),
@@ -226,6 +236,8 @@ class TensorNames:
 
     def _module(self, name: str) -> str:
         """What a matrix is called within its layer."""
+        if name in self._stored.matrices:
+            return self._stored.matrices[name]
         own = name.removeprefix("shared.")
         module = MATRICES[own].removeprefix("mlp.")
         if own != name:
@@ -248,7 +260,7 @@ class TensorNames:
         if name == "sinks":
             return f"{self._layer(index)}self_attn.sinks"
         mixer = self._model.decoder.layers[index].mixer
-        if (own := vector_of(mixer, name)) is not None:
+        if (own := vector_of(mixer, self._family, name)) is not None:
             return f"{self._layer(index)}{own}"
         if self._nemotron and name in ("attention_norm", "mlp_norm"):
             return f"{self._layer(index, int(name == 'mlp_norm'))}norm.weight"

@@ -59,8 +59,9 @@ def test_torch_runs_a_folder_in_bf16(tmp_path: Path) -> None:
     assert ran(PyTorch(), inputs) < tolerance(inputs.work)
 
 
-def test_torch_runs_a_prompt_of_a_folder(tmp_path: Path) -> None:
-    (case,) = (one for one in HYBRIDS if one["config"]["model_type"] == "qwen3_5_text")
+@pytest.mark.parametrize("kind", ["qwen3_5_text", "granitemoehybrid"])
+def test_torch_runs_a_prompt_of_a_folder(kind: str, tmp_path: Path) -> None:
+    case = next(one for one in HYBRIDS if one["config"]["model_type"] == kind)
     folder = routed_folder(case, tmp_path)
     inputs = make_inputs(parse(f"prefill:model={folder},batch=2,tokens=70,weight=f32,kv=f32"), seed=3)
     assert isinstance(inputs, ModelInputs)

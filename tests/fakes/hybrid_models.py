@@ -36,6 +36,13 @@ def nemotron(name: str, mlp: Mlp | Experts, mamba: Mamba2) -> Decoder:
     return Decoder(name, 96, 301, (state, alone, full, state))
 
 
+def granite(name: str, mlp: Mlp | Experts) -> Decoder:
+    """Gated halves behind states, what comes out of each multiplied by less than one."""
+    state = Layer(MAMBA, mlp, residual=0.22)
+    full = Layer(Attention(6, 2, 32, rope=None, scale=0.1), mlp, residual=0.22)
+    return Decoder(name, 96, 301, (state, full, state), embedding_gain=12.0, logit_gain=1 / 6)
+
+
 def indexed(name: str, mlp: Mlp | Experts) -> Decoder:
     """The third layer takes the tokens that the second one selects."""
     latent = Latent(3, 28, 40, nope_dim=20, rope_dim=12, value_dim=18, index=Indexer(5, 20, 9))
@@ -49,6 +56,8 @@ INDEXED = {"tiny-index": indexed("tiny-index", Mlp(72)), "tiny-index-moe": index
 MAMBAS = {
     "tiny-mamba": nemotron("tiny-mamba", PLAIN, MAMBA),
     "tiny-mamba-moe": nemotron("tiny-mamba-moe", UNGATED, replace(MAMBA, bias=True, least_step=0.3)),
+    "tiny-granite-h": granite("tiny-granite-h", Mlp(72)),
+    "tiny-granite-h-moe": granite("tiny-granite-h-moe", Experts(8, 3, Mlp(40), Mlp(72))),
 }
 HYBRID = {"tiny-delta": hybrid("tiny-delta", Mlp(72)), "tiny-delta-moe": hybrid("tiny-delta-moe", MIXTURE)}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ NEMOTRON = ROUTED | {
     "n_groups": 2, "conv_kernel": 4, "n_routed_experts": 8, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 40,
     "routed_scaling_factor": 2.5, "time_step_min": 0.4,
 }  # fmt: skip
+GRANITE_HYBRID = GRANITE | {
+    "layer_types": ["mamba", "attention", "attention", "mamba"], "shared_intermediate_size": 40, "mamba_n_heads": 6, "mamba_d_head": "auto",
+    "mamba_d_state": 10, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_n_groups": 2, "mamba_chunk_size": 8, "head_dim": None,
+}  # fmt: skip
 INDEX = {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 6}
 V3 = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -107,6 +112,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt_oss", ROUTED | WINDOW | {"num_local_experts": 8} | rope(
         "yarn", rope_theta=150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0, original_max_position_embeddings=16, truncate=False)),
     ("granitemoe", ROUTED | GRANITE | {"num_local_experts": 8, "head_dim": None} | rope()),
+    ("granitemoehybrid", GRANITE_HYBRID | {
+        "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "nope", "tie_word_embeddings": True}),
+    ("granitemoehybrid", GRANITE_HYBRID | ROUTED | {
+        "layer_types": ["attention", "mamba", "mamba", "attention"], "num_local_experts": 8, "intermediate_size": 32, "mamba_d_head": 16,
+        "mamba_n_groups": 3, "mamba_conv_bias": False, "mamba_proj_bias": True, "attention_bias": True, "time_step_limit": [0.4, inf],
+        "position_embedding_type": "rope"} | rope()),
     ("llama4_text", {
         "num_local_experts": 8, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 80,
         "attention_chunk_size": 8, "use_qk_norm": True, "no_rope_layers": [1, 1, 1, 0], "floor_scale": 4, "attn_scale": 0.5,
@@ -125,7 +136,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-HYBRID = ("deepseek_v32", "glm_moe_dsa", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h")
+HYBRID = (
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+    "nemotron_h",
+    "granitemoehybrid",
+)
 
 
 class Doubled:

@@ -20,8 +20,10 @@ pytestmark = pytest.mark.usefixtures("hybrid_models")
 __all__ = ["hybrid_models"]
 
 
-@pytest.mark.slow  # each compiles a whole step
-@pytest.mark.parametrize("name", ["tiny-delta-moe", "tiny-mamba", "tiny-mamba-moe"])
+@pytest.mark.slow  # all but Granite's compile a whole step; theirs is the one before
+@pytest.mark.parametrize(
+    "name", ["tiny-delta-moe", "tiny-mamba", "tiny-granite-h", "tiny-mamba-moe", "tiny-granite-h-moe"]
+)
 def test_a_step_is_the_reference_and_so_is_the_state_behind_it(name: str) -> None:
     set_threads(2)
     inputs = make_inputs(parse(f"step:model={name},batch=2,context=13,weight=f32,kv=f32"), seed=4)

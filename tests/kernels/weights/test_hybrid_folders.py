@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 from transformers_answers import CASES, holds_states, routed_folder
 
 from membound.kernels.inputs import ModelInputs
+from membound.kernels.mixers import Mamba2
+from membound.kernels.mlps import size_of
 from membound.kernels.models import ModelError, get_model
 from membound.kernels.own_routes import own_routes
+from membound.kernels.parts import Attention, Experts
 from membound.kernels.reference import compute, relative_error
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
@@ -48,6 +53,19 @@ def test_a_step_of_a_folder_reads_its_states_and_is_computed(case: dict[str, Any
     assert any(one.name == "state" for one in work.operations)
 
 
+@named
+def test_the_bytes_of_a_step_are_those_of_the_folder_s_tensors(case: dict[str, Any], tmp_path: Path) -> None:
+    """Each number once, but those of an embedding that is not the LM head as well, and of experts that no row takes."""
+    work = parse(f"step:model={routed_folder(case, tmp_path)},context=6,weight=f32,kv=f32")
+    hidden, decoder = case["config"]["hidden_size"], work.shape.decoder
+    left = 0 if decoder.tied else case["config"]["vocab_size"] * hidden
+    for layer in decoder.layers:
+        if isinstance(layer.mlp, Experts):
+            left += (layer.mlp.count - layer.mlp.chosen) * size_of(layer.mlp.matrices(hidden))
+    numbers = sum(prod(shape) for shape in case["tensors"].values())
+    assert work.traffic.weights_bytes == 4 * (numbers - left)
+
+
 @pytest.mark.parametrize("kind", ["qwen3_next", "nemotron_h"])
 def test_a_folder_chooses_its_experts_itself(kind: str, tmp_path: Path) -> None:
     folder = routed_folder(by_kind(kind), tmp_path)
@@ -60,9 +78,17 @@ def test_a_folder_chooses_its_experts_itself(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("qwen3_next", "qkvzba"), ("qwen3_5_text", "qkvz"), ("nemotron_h", "zx")]
+    ("kind", "names"),
+    [
+        ("qwen3_next", [*"qkvzba"]),
+        ("qwen3_5_text", [*"qkvz"]),
+        ("nemotron_h", [*"zx"]),
+        ("granitemoehybrid", ["z", "dt", "gate", "up"]),
+    ],
 )
-def test_matrices_that_share_a_tensor_are_quantised_apart(kind: str, names: str, tmp_path: Path) -> None:
+def test_matrices_that_share_a_tensor_are_quantised_apart(
+    kind: str, names: list[str], tmp_path: Path
+) -> None:
     model = get_model(routed_folder(by_kind(kind), tmp_path))
     plain, made = (Checkpoint(model, weight, seed=1).layer(0).matrices for weight in ("f32", "int8"))
     for name in names:
@@ -77,6 +103,8 @@ def test_matrices_that_share_a_tensor_are_quantised_apart(kind: str, names: str,
         ("qwen3_5_text", "model.layers.2.linear_attn.in_proj_z.weight"),
         ("nemotron_h", "backbone.layers.0.mixer.conv1d.weight"),
         ("nemotron_h", "backbone.norm_f.weight"),
+        ("granitemoehybrid", "model.layers.0.mamba.D"),
+        ("granitemoehybrid", "model.layers.1.shared_mlp.input_linear.weight"),
     ],
 )
 def test_what_is_missing_is_named(kind: str, drop: str, tmp_path: Path) -> None:
@@ -93,3 +121,57 @@ def test_layers_that_guess_ahead_are_passed_by_and_a_tensor_without_a_place_is_n
     folder = routed_folder(by_kind("nemotron_h"), tmp_path / "b", lambda tensors: tensors.update(more))
     with pytest.raises(ModelError, match=r"layers.1.mixer.conv1d.weight is a tensor that is not supported"):
         Checkpoint(get_model(folder), "f32", seed=1)
+
+
+# Granite
+
+
+def granite(path: Path, **change: Any) -> str:
+    """The folder of the dense hybrid, with other fields."""
+    case = by_kind("granitemoehybrid")
+    return routed_folder(case | {"config": case["config"] | change}, path)
+
+
+def test_multipliers_and_the_least_time_step_are_read(tmp_path: Path) -> None:
+    """Transformers writes infinity as an object."""
+    for number, most in enumerate((inf, {"__float__": "Infinity"})):
+        found = get_model(granite(tmp_path / str(number), time_step_limit=[0.25, most])).decoder
+        state, attention = found.layers[0].mixer, found.layers[1].mixer
+        assert isinstance(state, Mamba2)
+        assert isinstance(attention, Attention)
+        assert (state.least_step, state.groups, attention.scale, attention.rope) == (0.25, 2, 0.1, None)
+        assert (found.embedding_gain, found.logit_gain) == (12, 1 / 6)
+        assert {layer.residual for layer in found.layers} == {0.22}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"position_embedding_type": "alibi"},
+            "position_embedding_type='alibi' must be 'rope', 'nope' or null",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' must be 'silu', which is what states compute"),
+        ({"time_step_limit": [0, 0.1]}, r"time_step_limit=[0, 0.1] must be [least, Infinity]"),
+        ({"time_step_limit": [-1, inf]}, "time_step_limit=[-1, inf] must be [least, Infinity]"),
+        ({"time_step_limit": "none"}, "time_step_limit='none' must be [least, Infinity]"),
+        ({"layer_types": ["mamba"] * 4}, "a model without any attention is counted and not run here"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "is not supported; supported: float weights"),
+    ],
+)
+def test_what_is_not_run_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        get_model(granite(tmp_path, **change))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_attention_alone_is_a_model_too(tmp_path: Path) -> None:
+    """As granite-4.0-micro is, whose model_type is that of the hybrids."""
+    case = by_kind("granitemoehybrid")
+    config = case["config"] | {"layer_types": ["attention"] * 4, "position_embedding_type": "rope"}
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    decoder = get_model(str(tmp_path)).decoder
+    assert {type(layer.mixer) for layer in decoder.layers} == {Attention}
+    assert decoder.layers[0].mixer.rope is not None
+    assert any(decoder.state_bytes) is False
