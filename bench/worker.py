@@ -14,6 +14,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from membound.bench.machine.fingerprint import pick_cpus
@@ -35,6 +37,8 @@ from membound.bench.protocol.messages import (
 SLOWDOWN = "MEMBOUND_SLOWDOWN"
 COUNTS = "MEMBOUND_COUNT_ALLOCATIONS"
 """Variables that `membound gate` sets in the interpreters that it writes: see `measure.gated`."""
+NUMBA_FILE = ".numba_config.yaml"
+"""Numba takes it from the current folder, as often as it compiles, for what its variables would say."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -44,6 +48,8 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     threads = int(arguments[0])
     os.sched_setaffinity(0, pick_cpus(threads))
+    if Path(NUMBA_FILE).exists():
+        without_numba_file()
 
     def say(answer: Answer, number: int) -> None:
         answers.write(encode(answer, number) + "\n")
@@ -70,6 +76,15 @@ def main(arguments: list[str]) -> int:
     finally:
         station.close()
     return 0
+
+
+def without_numba_file() -> None:
+    """Have Numba do without the settings of the current folder: they would say anew what workers unset, and no row would."""
+    with suppress(ImportError):  # the interpreter of a backend that does without Numba
+        from numba.core import config
+
+        config._config_fname = os.devnull  # which is no file to Numba
+        config.reload_config()
 
 
 def _answer(station: Any, command: Any) -> Answer:
