@@ -354,3 +354,48 @@ def test_an_interpreter_may_be_named_by_its_environment(home, nothing_installed)
     ):
         setup.parse_pythons(["onnxruntime=nowhere"])
     assert os.access(python, os.X_OK)
+
+
+# Others who may write
+
+
+@pytest.mark.parametrize("where", ["vllm", "vllm/bin", "vllm/lib/python*/site-packages", "."])
+def test_an_environment_that_others_may_write_to_is_not_run(anywhere, nothing_installed, monkeypatch, where):
+    """A planted interpreter would run as this user, whom nobody asked."""
+    home = anywhere / "environments"
+    monkeypatch.setenv("MEMBOUND_ENVIRONMENTS", str(home))
+    monkeypatch.setattr(environments, "VENV", ("-m", "venv", "--without-pip"))
+    python = made(ENGINE)
+    assert interpreters() == {ENGINE: str(python)}
+    (open_one,) = anywhere.glob(f"environments/{where}")
+    python.unlink()
+    python.write_text(f"#!/bin/sh\ntouch {home / 'ran'}\n")
+    python.chmod(0o755)
+    open_one.chmod(0o777)
+    (state,) = [state for state in states() if state.recipe.name == ENGINE]
+    assert state.problem.startswith(
+        f"others may write to {open_one.resolve()}, and what lies there is run as code"
+    )
+    with pytest.raises(EnvironmentFailed, match="environment vllm cannot be used: others may write to"):
+        setup.parse_pythons([])
+    assert not (home / "ran").exists()
+    open_one.chmod(0o1777 if where == "." else 0o755)
+    assert interpreters() == {ENGINE: str(python)}
+    monkeypatch.setenv("MEMBOUND_CACHE_TRUSTED", "1")
+    open_one.chmod(0o777)
+    assert interpreters() == {ENGINE: str(python)}
+
+
+def test_what_is_made_is_not_open_to_others(anywhere, nothing_installed, monkeypatch):
+    home = anywhere / "environments"
+    monkeypatch.setenv("MEMBOUND_ENVIRONMENTS", str(home))
+    monkeypatch.setattr(environments, "VENV", ("-m", "venv", "--without-pip"))
+    before = os.umask(0)
+    try:
+        made(ENGINE)
+        assert os.umask(0) == 0, "the user's umask is as it was"
+    finally:
+        os.umask(before)
+    (state,) = [state for state in states() if state.recipe.name == ENGINE]
+    assert state.problem == ""
+    assert home.stat().st_mode & 0o022 == 0
