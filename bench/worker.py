@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,12 +32,11 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
+from membound.kernels.cpu.settings_file import SETTINGS_FILE, ignore_settings_file
 
 SLOWDOWN = "MEMBOUND_SLOWDOWN"
 COUNTS = "MEMBOUND_COUNT_ALLOCATIONS"
 """Variables that `membound gate` sets in the interpreters that it writes: see `measure.gated`."""
-NUMBA_FILE = ".numba_config.yaml"
-"""Numba takes it from the current folder, as often as it compiles, for what its variables would say."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -48,8 +46,8 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     threads = int(arguments[0])
     os.sched_setaffinity(0, pick_cpus(threads))
-    if Path(NUMBA_FILE).exists():
-        without_numba_file()
+    if Path(SETTINGS_FILE).exists():
+        ignore_settings_file()
 
     def say(answer: Answer, number: int) -> None:
         answers.write(encode(answer, number) + "\n")
@@ -76,15 +74,6 @@ def main(arguments: list[str]) -> int:
     finally:
         station.close()
     return 0
-
-
-def without_numba_file() -> None:
-    """Have Numba do without the settings of the current folder: they would say anew what workers unset, and no row would."""
-    with suppress(ImportError):  # the interpreter of a backend that does without Numba
-        from numba.core import config
-
-        config._config_fname = os.devnull  # which is no file to Numba
-        config.reload_config()
 
 
 def _answer(station: Any, command: Any) -> Answer:
