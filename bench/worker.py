@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from membound.bench.machine.fingerprint import pick_cpus
@@ -31,6 +32,7 @@ from membound.bench.protocol.messages import (
     decode,
     encode,
 )
+from membound.kernels.cpu.settings_file import SETTINGS_FILE, ignore_settings_file
 
 SLOWDOWN = "MEMBOUND_SLOWDOWN"
 COUNTS = "MEMBOUND_COUNT_ALLOCATIONS"
@@ -44,6 +46,8 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     threads = int(arguments[0])
     os.sched_setaffinity(0, pick_cpus(threads))
+    if Path(SETTINGS_FILE).exists():
+        ignore_settings_file()
 
     def say(answer: Answer, number: int) -> None:
         answers.write(encode(answer, number) + "\n")

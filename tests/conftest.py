@@ -7,8 +7,10 @@ and then nothing else is. They run on the physical cores, tests on two at most.
 import gc
 import importlib.util
 import os
+import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +231,12 @@ def workers(monkeypatch: pytest.MonkeyPatch):
     import fake_workers
 
     return fake_workers.install(monkeypatch)
+
+
+@pytest.fixture
+def anywhere() -> Iterator[Path]:
+    """A folder that others may enter, as they may not enter pytest's."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

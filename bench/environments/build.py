@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution, distributions
 from pathlib import Path
@@ -28,6 +28,7 @@ from membound.backends import api
 from membound.bench.environments.package_index import pip_settings, uv_arguments, uv_environment
 from membound.bench.machine.secrets import without_secrets
 from membound.errors import MemboundError
+from membound.kernels.cpu.kernel_cache import open_to_others
 
 Tell = Callable[[str], None]
 
@@ -43,6 +44,9 @@ UV = Path(__file__).parent / "uv.txt"
 HASHED = ("--require-hashes", "--no-deps")
 VENV = ("-m", "venv")
 CHECK = "import membound.bench.worker, membound.bench.measure.station"
+OPEN = "others may write to "
+MASK = 0o022
+"""What others may not do in an environment, whatever the user's umask."""
 NO_HOME = "this user has no home folder"
 NAME_ONE = "set MEMBOUND_ENVIRONMENTS to a folder of your own"
 
@@ -159,6 +163,8 @@ def _state(one: Recipe) -> State:
 
 def _problem(one: Recipe) -> str:
     """Why a folder cannot be used as an environment, or ''."""
+    if (found := _open_to_others(one)) is not None:
+        return f"{OPEN}{found}, and what lies there is run as code: `chmod go-w` it"
     if not (one.folder / MARKER).is_file():
         return "it was not finished"
     if not (one.python.is_file() and os.access(one.python, os.X_OK)):
@@ -169,16 +175,27 @@ def _problem(one: Recipe) -> str:
     return ""
 
 
+def _open_to_others(one: Recipe) -> Path | None:
+    """A folder of the environment, or above it, whose files others may replace, or None."""
+    ways = (one.folder / MARKER, one.python, *(site / "membound" for site in _sites(one)))
+    for way in ways:
+        with suppress(OSError):  # it leads nowhere
+            if (found := open_to_others(way)) is not None:
+                return found
+    return None
+
+
 def interpreters() -> dict[str, str]:
     """From backend to interpreter, for each environment that was made and has the name of its backend.
 
     Broken ones are included: asking such an interpreter gives the reason, which using another in its place would not.
+    Raises EnvironmentFailed for one that others may write to: it is not asked.
     """
-    return {
-        s.recipe.backend: str(s.recipe.python)
-        for s in states()
-        if s.made and s.recipe.name == s.recipe.backend
-    }
+    found = [s for s in states() if s.made and s.recipe.name == s.recipe.backend]
+    for state in found:
+        if state.problem.startswith(OPEN):
+            raise EnvironmentFailed(f"environment {state.recipe.name} cannot be used: {state.problem}")
+    return {s.recipe.backend: str(s.recipe.python) for s in found}
 
 
 def remedy_for(python: str) -> tuple[str, str]:
@@ -198,12 +215,16 @@ def create(one: Recipe, force: bool, tell: Tell) -> Path:
     _restore(one)
     if one.folder.exists() and not force:
         raise EnvironmentFailed(f"{one.folder} is there already; --force makes it anew")
+    before = os.umask(MASK)
+    os.umask(before | MASK)
     try:
         one.folder.parent.mkdir(parents=True, exist_ok=True)
         with _kept_aside(one):
             _build(one, tell)
     except OSError as error:
         raise EnvironmentFailed(f"{one.folder} cannot be made: {error.strerror}") from None
+    finally:
+        os.umask(before)
     return one.python
 
 

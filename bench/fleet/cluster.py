@@ -28,6 +28,7 @@ from membound.bench.fleet.assignment import Assignment, Node
 from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.holder import Holder
 from membound.bench.fleet.order import Order
+from membound.bench.protocol import guardian
 
 NAMESPACE = "membound"
 PORT = re.compile("[0-9]{1,5}")
@@ -60,6 +61,8 @@ SETTINGS, SETTINGS_BYTES = 4, 9
 """A frame of HTTP/2 begins with nine bytes, of which the fourth says its kind."""
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, SETTINGS, 0, 0, 0, 0, 0))
 """What a client begins with: the preface, and no settings of its own."""
+LONGEST_FOLDER = 107 - len("/session_2026-11-30_18-25-00_000000_0000000/sockets/plasma_store.0")
+"""Bytes of the name of a folder for Ray's sockets, whose own names have 107 at most (unix(7))."""
 LOCAL_STORE_BYTES = 80 << 20
 """Ray's own least is 75 MiB; results of a fleet pass by the object store."""
 
@@ -216,6 +219,7 @@ def connected(address: str, parts: Sequence[Path]) -> Iterator[Cluster]:
     settings["runtime_env"] = {"env_vars": VISIBLE} | ({"py_modules": list(map(str, parts))} if parts else {})
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
+        settings |= _own_folder()
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     try:
         with warnings.catch_warnings(action="ignore"):  # which say in many words what the error does
@@ -230,6 +234,17 @@ def connected(address: str, parts: Sequence[Path]) -> Iterator[Cluster]:
             ray.kill(holder)
     finally:
         ray.shutdown()
+
+
+def _own_folder() -> dict[str, str]:
+    """Where Ray keeps what it sends to processes, of a cluster of this machine: its own choice is /tmp/ray, which all may write to.
+
+    RAY_TMPDIR names another; Ray's choice stays where the name would be too long for the sockets that it makes there.
+    """
+    if os.environ.get("RAY_TMPDIR"):
+        return {}
+    folder = guardian.scratch_folder() / "ray"  # Ray lets all write to it, and nobody else comes there
+    return {"_temp_dir": str(folder)} if len(os.fsencode(folder)) <= LONGEST_FOLDER else {}
 
 
 def _imported() -> Any:

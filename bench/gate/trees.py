@@ -190,7 +190,7 @@ def _link(site_folder: Path, tree: Path) -> None:
     lines = [str(tree / "src"), *(f"import site; site.addsitedir({name!r})" for name in _site_folders())]
     # in the locale's encoding, as `site` reads it
     (site_folder / "membound-gate.pth").write_text("\n".join(lines) + "\n")
-    project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = _groups(tree)
     info = site_folder / "membound-0.dist-info"
     info.mkdir()
     version = re.search(r'__version__ = "([^"]+)"', _version_file(tree))
@@ -198,11 +198,25 @@ def _link(site_folder: Path, tree: Path) -> None:
         f"Metadata-Version: 2.1\nName: membound\nVersion: {version[1] if version else '0'}\n",
         encoding="utf-8",
     )
-    groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
     lines = []
     for group, points in groups.items():
         lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _groups(tree: Path) -> dict[str, dict[str, str]]:
+    """Entry points by group, as the tree's pyproject.toml has them. Raises GateError."""
+    try:
+        project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
+        return {
+            str(group): {str(name): str(point) for name, point in points.items()}
+            for group, points in groups.items()
+        }
+    except OSError as error:
+        raise GateError(f"pyproject.toml of the commit cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise GateError(f"pyproject.toml of the commit names no entry points: {error}") from None
 
 
 def _version_file(tree: Path) -> str:
@@ -222,9 +236,13 @@ def _write_interpreter(home: Path, commit: Commit) -> None:
 def _checked(home: Path, commit: Commit) -> dict[str, Any]:
     """What the interpreter says of its membound, which must be that of the commit."""
     said = _run([str(home / INTERPRETER), "-P", "-c", CHECK], f"{commit} cannot be imported")
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    if not str(found["package"]).startswith(str(home)):
-        raise GateError(f"the environment of {commit} imports {found['package']}, which is another membound")
+    try:
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        package = str(found["package"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise GateError(f"{commit} prints something when it is imported, or ends: {_last(said)}") from None
+    if not package.startswith(str(home)):
+        raise GateError(f"the environment of {commit} imports {package}, which is another membound")
     return found
 
 

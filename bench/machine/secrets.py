@@ -13,11 +13,20 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-WORDS = "KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH"
+WORDS = "KEY|TOKEN|SECRET|PASS(?:W|PHRASE)|(?<![A-Z])PASS(?![A-Z])|CREDENTIAL|AUTH|COOKIE|BEARER|(?<=[_-])PWD"
 SECRET = re.compile(WORDS, re.IGNORECASE)
 """Names of variables and options whose value nobody else should see."""
 USER = re.compile(r"(:/{1,2})[^/\s'\"]*@")
 """Of an address; one that was taken for a path has one stroke left."""
+QUERY = re.compile(
+    rf"(?<=[?&])(?!tokens=)(?=[\w.-]*(?:{WORDS}|SIGNATURE=|(?<![\w.-])SIG=))([\w.-]+=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+"""What an address asks with, as those that are signed do: ``?token=…``, ``&X-Amz-Signature=…``, ``&sig=…``."""
+HEADER = re.compile(
+    r"((?:authorization|api-key|cookie)['\"]?: *['\"]?(?:(?:bearer|basic|token) +)?)[^\s'\"]+", re.IGNORECASE
+)
+"""Of an HTTP request, as texts of others repeat it."""
 ASSIGNMENT = re.compile(rf"(?<![\w.-])(?!tokens=)(?=[\w.-]*(?:{WORDS}))([\w.-]+=)\S+", re.IGNORECASE)
 """``api_key=…`` within an argument; ``tokens=`` is the length of a prompt."""
 WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)+")
@@ -28,7 +37,9 @@ SHORTEST = 6
 
 
 def without_passwords(text: str) -> str:
-    """The text with stars for the user and the password of each address in it."""
+    """The text with stars for the user and the password of each address in it, for keys that it asks with, or a header has."""
+    for found in (QUERY, HEADER):
+        text = found.sub(rf"\g<1>{STARS}", text)
     return USER.sub(rf"\g<1>{STARS}@", text)
 
 

@@ -64,7 +64,7 @@ def check_threads(threads: int | None) -> int:
 def parse_pythons(texts: Iterable[str]) -> dict[str, str]:
     """From backend to interpreter. ``BACKEND=PATH`` takes precedence over the environment that was made for a backend.
 
-    PATH may be the name of an environment that was made. Raises OptionError, UnknownBackend.
+    PATH may be the name of an environment that was made. Raises OptionError, UnknownBackend, EnvironmentFailed.
     """
     pythons, made = interpreters(), {s.recipe.name: str(s.recipe.python) for s in states() if s.made}
     for text in texts:

@@ -52,6 +52,8 @@ PIPE_GRACE_S = 2.0
 START_S = 120.0
 """How long an interpreter may take to import the worker module: it is slow from a cold network drive."""
 CLOSE_S = 10.0
+OVERSLEPT_S = 0.5
+"""A wait that ended this much too late tells that this process was stopped."""
 MOST_WAITING = 2 * MOST_LINE
 """Bytes of memory that lines may take until they are asked for."""
 MOST_PHASES = 100_000
@@ -215,12 +217,7 @@ class Worker:
             line = line[os.write(pipe, line) :]
 
     def _next(self, limit_s: float, spoke: bool) -> str:
-        try:
-            if limit_s <= 0:
-                raise queue.Empty
-            line = self._lines.get(timeout=limit_s)
-        except queue.Empty:
-            raise WorkerTimeoutError(f"silent for {limit_s:.0f} s") from None
+        line = self._waited(limit_s)
         if self._flooded:
             raise WorkerDiedError(
                 f"it flooded the pipe: more than {MOST_LINE >> 20} MiB without an answer in it"
@@ -230,6 +227,20 @@ class Worker:
         with self._counting:
             self._waiting_bytes -= sys.getsizeof(line)
         return line
+
+    def _waited(self, limit_s: float) -> str | None:
+        """The next line. Raises WorkerTimeoutError.
+
+        If this process was stopped meanwhile (Ctrl-Z, a container that was paused), nobody knows how long the worker was
+        silent: it may have been stopped too, and what it said may not have been read yet. So it has the limit once more.
+        """
+        while limit_s > 0:
+            began = time.monotonic()
+            with suppress(queue.Empty):
+                return self._lines.get(timeout=limit_s)
+            if time.monotonic() - began < limit_s + OVERSLEPT_S:
+                break
+        raise WorkerTimeoutError(f"silent for {limit_s:.0f} s")
 
     def _read(self) -> None:
         """Hand whole lines over as they come; stop where one, or all that wait, are longer than any answer."""

@@ -10,6 +10,7 @@ refused. Those who own a folder above it are trusted.
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
 import shutil
@@ -32,6 +33,13 @@ OTHERS_MAY_WRITE = 0o022
 OTHERS_MAY_ENTER = 0o011
 RUNTIMES = {"TORCHINDUCTOR_CACHE_DIR": "torchinductor", "TRITON_CACHE_DIR": "triton"}
 """Caches of code that runtimes keep in a shared folder for temporary files, under a name that anybody can guess."""
+OTHERS = (
+    *("CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE", "NUMBA_CACHE_DIR", "PYTHONPYCACHEPREFIX"),
+    *("PYTORCH_KERNEL_CACHE_PATH", "TORCH_EXTENSIONS_DIR", "TRITON_HOME", "VLLM_CACHE_ROOT"),
+)
+"""Where more of them are, and Python's own, if the user has said so; else they lie in the home folder."""
+MOST_LINKS = 40
+"""That Linux follows on the way to a file."""
 
 _UNKEPT: list[Path] = []
 """The folder that this process made for itself."""
@@ -96,7 +104,7 @@ def runtime_caches() -> dict[str, str]:
     Raises CacheRefused, for what the user has set too.
     """
     base = cache_folder().parents[1]
-    for name in RUNTIMES:
+    for name in (*RUNTIMES, *OTHERS):
         if chosen := os.environ.get(name):
             refuse_others(Path(chosen), name)
     return {
@@ -125,11 +133,19 @@ def refuse_others(path: Path, variable: str = VARIABLE) -> None:
             raise CacheRefused(
                 f"others may write to the cache folder {path}, {code}: empty it and `chmod go-w` it, or {remedy}"
             )
-    if os.environ.get(TRUSTED) != "1" and (open_to_others := _replaceable(path)) is not None:
+    if (found_open := open_to_others(path)) is not None:
         raise CacheRefused(
-            f"others may put another in the place of the cache folder {path}, since they may write to {open_to_others}, "
+            f"others may put another in the place of the cache folder {path}, since they may write to {found_open}, "
             f"{code}: `chmod go-w` or `chmod +t` that, {remedy}, or {TRUSTED}=1 where nobody else works, as in a container"
         )
+
+
+def open_to_others(path: Path) -> Path | None:
+    """A folder in which others may put another in the place of what leads to `path`, or None; MEMBOUND_CACHE_TRUSTED trusts them.
+
+    Raises OSError.
+    """
+    return None if os.environ.get(TRUSTED) == "1" else _replaceable(path)
 
 
 def _make(path: Path) -> None:
@@ -170,7 +186,7 @@ def _others_may_write(folder: os.stat_result) -> bool:
 
 def _steps(path: Path) -> Iterator[tuple[Path, Path, bool]]:
     """Each (folder, what is in it) on the way to `path`, links followed, and whether a link has just led there."""
-    here, ahead, linked = Path("/"), [*path.absolute().parts[:0:-1]], False
+    here, ahead, linked, links = Path("/"), [*path.absolute().parts[:0:-1]], False, 0
     while ahead:
         name = ahead.pop()
         if name == "..":
@@ -182,6 +198,8 @@ def _steps(path: Path) -> Iterator[tuple[Path, Path, bool]]:
         yield here, child, linked
         linked = child.is_symlink()
         if linked:
+            if (links := links + 1) > MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
             to = child.readlink()
             here = Path("/") if to.is_absolute() else here
             ahead += [part for part in to.parts[::-1] if part != "/"]

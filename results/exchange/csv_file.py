@@ -17,7 +17,8 @@ from membound.results.plain_text import visible
 from membound.results.row import Row
 from membound.results.stats import COLUMNS, records, summarize
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""With the full-width forms of the first four, which spreadsheets of some locales take for them."""
 ENDS = ("_low", "_high")
 INTERVALS = tuple(name for name in COLUMNS if name.endswith(("_ci_s", "_ci")))
 

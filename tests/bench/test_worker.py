@@ -180,3 +180,28 @@ def test_what_is_no_command_is_refused_with_a_reason(folder: Path, line: str) ->
     assert done.returncode == 1
     assert len(said) == 1, "the greeting alone"
     assert f"ProtocolError: {line!r} is no message" in done.stderr.strip().splitlines()[-1]
+
+
+SETTINGS = """
+import io, sys
+from membound.bench.worker import main
+sys.stdin = io.StringIO()
+main(["1"])
+from numba.core import config
+config.reload_config()  # as before each kernel that is compiled
+print(int(config.OPT), config.LOOP_VECTORIZE, config.BOUNDSCHECK, file=sys.stderr)
+"""
+
+
+def test_numbas_settings_of_the_current_folder_are_not_taken(tmp_path: Path) -> None:
+    """Which Numba reads again whenever it compiles; kernels would be as slow as they say, and no row would."""
+    (tmp_path / ".numba_config.yaml").write_text("opt: '1'\nloop_vectorize: 0\nboundscheck: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SETTINGS],
+        cwd=tmp_path,
+        env=worker_environment(1, os.environ | {"NUMBA_BOUNDSCHECK": "1"}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "3 1 None\n"

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.cpu.kernel_cache import cache_folder, private_folder
+from membound.kernels.cpu.kernel_cache import cache_folder, open_to_others, private_folder
 from membound.kernels.cuda.compile import CompileError, Kernel, compile_cubin
 
 SOURCES = Path(__file__).resolve().parent.parent
@@ -62,6 +62,10 @@ def find(kernel: Kernel, target: str) -> bytes:
     Raises CubinError if the carried code is not of these sources, CompileError if nothing can be compiled.
     """
     folder = os.environ.get(VARIABLE)
+    if folder and (found := open_to_others(Path(folder) / MANIFEST)) is not None:
+        raise CubinError(
+            f"others may write to {found}, and {VARIABLE} names code: `chmod go-w` it, or unset {VARIABLE}"
+        )
     if folder and (carried := read(Path(folder), target).get(kernel.name)):
         return carried
     key = json.dumps([source_hash(), target, compiler_versions()], sort_keys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from membound.bench.fleet import cluster
 from membound.bench.fleet.assignment import Node
 from membound.bench.fleet.cluster import Cluster, check_address, connected, last_line, needs, node_of, why_not
 from membound.bench.fleet.fleet_error import FleetError
+from membound.bench.protocol import guardian
 
 GPU_NODE = Node("1f", "gpu-07", "", 96.0, 8.0, "node:10.0.0.7")
 
@@ -26,6 +28,19 @@ def test_a_suite_takes_the_whole_node():
         "num_gpus": 8.0,
         "resources": {"node:10.0.0.7": 1.0},
     }
+
+
+def test_a_cluster_of_this_machine_keeps_its_files_where_nobody_else_comes(monkeypatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(cluster, "LONGEST_FOLDER", 1000)
+    folder = Path(cluster._own_folder()["_temp_dir"])
+    assert folder.parent == guardian.scratch_folder()
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(cluster, "LONGEST_FOLDER", len(str(folder)) - 1)
+    assert cluster._own_folder() == {}, "a socket there would have too long a name"
+    monkeypatch.setattr(cluster, "LONGEST_FOLDER", len(str(folder)))
+    monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
+    assert cluster._own_folder() == {}
 
 
 def test_suites_that_run_together_share_it():

@@ -87,6 +87,30 @@ def test_without_a_repository_there_are_no_commits(tmp_path):
             ask()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("pyproject.toml", "[project", "names no entry points"),
+        ("pyproject.toml", "[tool]", "names no entry points"),
+        ("pyproject.toml", "project = 1", "names no entry points"),
+        ("pyproject.toml", '[project.entry-points]\nmine = "m:B"', "names no entry points"),
+        ("pyproject.toml", None, "cannot be read: No such file"),
+        (
+            "src/membound/__init__.py",
+            "import atexit\natexit.register(print, 'bye')",
+            "prints something.*: bye",
+        ),
+        ("src/membound/__init__.py", "import os\nos._exit(0)", "prints something.*: no reason given"),
+    ],
+)
+def test_a_commit_that_no_environment_can_be_made_for_is_refused(repository, name, text, said):
+    (repository / name).unlink()
+    if text is not None:
+        (repository / name).write_text(text)
+    with pytest.raises(GateError, match=said):
+        built(working_tree(repository), repository, None, lambda _: None)
+
+
 def test_the_working_tree_is_taken_with_its_changes(repository):
     assert working_tree(repository).hash == resolve("HEAD", repository).hash
     (repository / "src/membound/__init__.py").write_text("changed = True\n")

@@ -65,6 +65,37 @@ def test_signals_that_end_a_process_by_default_still_do() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGTERM
 
 
+STOPPED = """
+import sys
+from pathlib import Path
+from impostors import impostor
+from membound.bench.protocol.messages import Release
+from membound.bench.protocol.process import Worker
+
+python = impostor(Path(sys.argv[1]), '''
+    import time
+    hello()
+    for command in commands():
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(1.2)
+        os.kill(os.getppid(), signal.SIGCONT)
+        time.sleep(0.1)
+        reply("Done", command["number"])
+''')
+with Worker(1, python) as worker:
+    worker.greet()
+    print(worker.ask(Release(0), 0.5))
+"""
+
+
+def test_a_harness_that_was_stopped_takes_no_worker_for_silent(tmp_path: Path) -> None:
+    """Ctrl-Z, and a container that is paused: the limit has passed when it goes on, and what was said is not read yet."""
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FAKES), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("Done()\n", "")
+
+
 IN_A_CLASS = """
 import sys
 from membound.bench import cli

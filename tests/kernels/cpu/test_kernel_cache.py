@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -84,15 +83,6 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 # What leads there
-
-
-@pytest.fixture
-def anywhere() -> Iterator[Path]:
-    """A folder that others may enter, as they may not enter pytest's."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def refusal(path: Path) -> str:
@@ -213,6 +203,28 @@ def test_caches_of_runtimes_are_held_to_the_same(
     with pytest.raises(
         CacheRefused, match=f"may write to the cache folder {anywhere / 'own'}.*or set {variable} to a folder"
     ):
+        runtime_caches()
+
+
+@pytest.mark.parametrize(
+    "variable", ["VLLM_CACHE_ROOT", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH", "TORCH_EXTENSIONS_DIR"]
+)
+def test_other_folders_of_code_that_the_user_names_are_looked_at(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(anywhere / "cache"))
+    monkeypatch.setenv(variable, str(private_folder(anywhere / "own")))
+    assert variable not in runtime_caches()
+    (anywhere / "own").chmod(0o777)
+    with pytest.raises(CacheRefused, match=f"{anywhere / 'own'}.*or set {variable} to a folder"):
+        runtime_caches()
+
+
+def test_a_link_to_itself_is_followed_no_further(anywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (anywhere / "loop").symlink_to("loop")
+    monkeypatch.setenv("MEMBOUND_CACHE_DIR", str(anywhere / "cache"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(anywhere / "loop"))
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
         runtime_caches()
 
 

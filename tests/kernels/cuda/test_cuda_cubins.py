@@ -122,6 +122,18 @@ def test_code_that_is_not_of_this_checkout_is_refused(compiled, monkeypatch, tmp
     assert "membound cuda-build" in str(caught.value)
 
 
+def test_carried_code_that_others_may_replace_is_refused(compiled, monkeypatch, anywhere):
+    cubins.write([FILL], "9.0a", anywhere / "carried")
+    monkeypatch.setenv(cubins.VARIABLE, str(anywhere / "carried"))
+    (anywhere / "carried").chmod(0o777)
+    with pytest.raises(
+        cubins.CubinError, match=f"others may write to {anywhere / 'carried'}, and MEMBOUND_CUBINS"
+    ):
+        cubins.find(FILL, "9.0a")
+    (anywhere / "carried").chmod(0o755)
+    assert cubins.find(FILL, "9.0a") == b"fill for 9.0a, 1"
+
+
 def change(folder, **values):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
