@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.results.exchange.document import Document
+from membound.results.exchange.moment import moment_of
 from membound.results.row import SUMMARY, Row, RowError
 from membound.spec_text import quoted
 
@@ -138,7 +139,7 @@ def _case(path: Path, content: Mapping[str, Any], found: Any, where: str) -> Row
         "backend": f"{_text(found, 'name', where).replace(':', '-')}:cpu",
         "work": f"custom:name={quoted(_text(found, 'fullname', where))}",
         "device": processor,
-        "started_at": _text(content, "datetime"),
+        "started_at": moment_of(_text(content, "datetime")),
         "launches": stats.get("iterations") or 1,
         "samples_s": samples,
         "config": note,
