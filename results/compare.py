@@ -10,6 +10,7 @@ threads on the same kind of machine. A ratio is B's time over A's: below 1, B is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -50,6 +51,8 @@ COLUMNS = {
 }
 """Columns of `compare` and what they hold."""
 BY = ("run", "backend", "device")
+DEVICE = re.compile(r":[^+#]*")
+"""Of a backend, the first that matches: ``:cuda:0`` of ``torch:cuda:0+compile``."""
 LATER = ("bios",)
 """Entries of a machine's fingerprint that older rows lack: unknown, and so no difference."""
 
@@ -129,8 +132,9 @@ def compare_by(rows: Measured, by: str) -> Comparison:
         raise CompareError(f"there is only one {by} to compare: {names[0] if names else 'none at all'}")
     if by == "run":
         return compare_runs(*sides.values())
+    joined = _of_devices if by == "device" else _of_two
     found = [
-        _of_two(sides[names[0]], sides[name], f"{names[0]} and {name} share no work with as many threads")
+        joined(sides[names[0]], sides[name], f"{names[0]} and {name} share no work with as many threads")
         for name in names[1:]
     ]
     return Comparison(
@@ -152,6 +156,33 @@ def _of_two(a: Sequence[Process], b: Sequence[Process], nothing: str) -> Compari
     if not left.keys() & right.keys():
         raise CompareError(nothing + _nearest(left, right))
     return _comparison([(left, right)], "")
+
+
+def _of_devices(a: Sequence[Process], b: Sequence[Process], nothing: str) -> Comparison:
+    """Two lists joined on backend, but for its device, work and threads; where each side has one backend, on the latter two."""
+    left, right = (_by_name(side) for side in (a, b))
+    one, other = _only(left), _only(right)
+    same = {other[of]: one[of] for of in one.keys() & other.keys()}
+    right = {same.get(key, key): some for key, some in right.items()}
+    if not left.keys() & right.keys():
+        raise CompareError(nothing + _nearest(left, right))
+    return _comparison([(left, right)], "")
+
+
+def _by_name(processes: Iterable[Process]) -> dict[Case, list[Process]]:
+    """As `_by_case`, of backends without their device: ``torch+compile`` for ``torch:cuda:0+compile`` and ``torch:cpu+compile``."""
+    groups: dict[Case, list[Process]] = {}
+    for (backend, work, threads), some in _by_case(processes).items():
+        groups.setdefault((DEVICE.sub("", backend, count=1), work, threads), []).extend(some)
+    return groups
+
+
+def _only(groups: Iterable[Case]) -> dict[tuple[str, int], Case]:
+    """The case of each work, with its threads, that one backend alone ran."""
+    found: dict[tuple[str, int], list[Case]] = {}
+    for case in groups:
+        found.setdefault(case[1:], []).append(case)
+    return {of: cases[0] for of, cases in found.items() if len(cases) == 1}
 
 
 def _processes(rows: Measured) -> Iterable[Process]:

@@ -116,7 +116,10 @@ def _of_part(path: Path, lines: CaseLines, part: tuple[int, int]) -> Iterator[Pr
     with path.open("rb", buffering=BUFFER_BYTES) as file:
         if at:
             file.seek(at - 1)
-            at += len(file.readline()) - 1  # the rest of a line that began in the part before
+            # The rest of a line that began in a part before, no further than this part: it may be as long as the file.
+            at += len(file.readline(end - at + 1)) - 1
+            if at >= end:
+                return
         for line in file:
             if at >= end:
                 return

@@ -43,7 +43,7 @@ def import_(
         return
     for one in told:
         file, run = in_one_line(one["file"]), in_one_line(one["run"])
-        print_text(f"{file}: {one['format']}, {one['rows']} rows in {run}\n")
+        print_text(f"{file}: {one['format']}, {one['rows']} row{'s' * (one['rows'] != 1)} in {run}\n")
         print_text("".join(f"  contradiction: {in_one_line(text)}\n" for text in one["contradictions"]))
         if one["missing"]:
             print_text(f"  not in the file: {in_one_line(', '.join(one['missing']))}\n")

@@ -105,7 +105,7 @@ class SideCommand:
                 process.wait()
             if status not in self.accepted:
                 said = without_secrets(_last_words(err) or _last_words(out))
-                raise GateError(f"{self.option} ended with status {status}: {said}")
+                raise GateError(f"{self.option} ended with status {status}: {said or 'it printed nothing'}")
             out.seek(0)
             return out.read()
 

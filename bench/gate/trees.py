@@ -79,7 +79,7 @@ def resolve(ref: str, folder: Path) -> Commit:
     """The commit that a name means in the repository around `folder`. Raises GateError."""
     found = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if found.returncode or not ref:
-        _root(folder)
+        _root(folder, f"{ref!r} is no file with rows, and ")
         raise GateError(
             f"{ref!r} is no commit of this repository, and no file with rows; a shallow clone lacks commits: git fetch them"
         )
@@ -269,10 +269,11 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         raise GateError(f"git cannot be run: {error.strerror}") from None
 
 
-def _root(folder: Path) -> Path:
+def _root(folder: Path, before: str = "") -> Path:
+    """The repository around a folder. Raises GateError; `before` stands before its words."""
     found = _git(folder, "rev-parse", "--show-toplevel")
     if found.returncode:
-        raise GateError(f"{folder.resolve()} is in no git repository, so it has no commits to gate")
+        raise GateError(f"{before}{folder.resolve()} is in no git repository, so it has no commits to gate")
     return Path(found.stdout.strip())
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import Source, number_of, scale_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.exchange.request_metrics import Load, mean_of
 from membound.results.row import Row, RowError
 
@@ -82,7 +83,7 @@ def genai_perf_rows(source: Source) -> list[Row]:
 
 
 def _summary(source: Source, found: Mapping[str, Any], tool: str) -> list[Row]:
-    source.started_at = str(found.get("start_time") or "")
+    source.started_at = moment_of(found.get("start_time"))
     load = _load(source, found, tool)
     rows = []
     for name, metric in NAMES.items():
@@ -162,8 +163,9 @@ def lines_rows(source: Source) -> list[Row]:
         output_tokens=mean_of(lengths["output_sequence_length"]),
         failed=len(measured) - len(good),
     )
-    rows = [load.latency(metric, found) for name, metric in NAMES.items() if (found := _values(good, name))]
     starts = [time_of(one["metadata"]["request_start_ns"], "request_start_ns") for one in good]
+    source.started_at = moment_of(min(starts) * 1e-9)
+    rows = [load.latency(metric, found) for name, metric in NAMES.items() if (found := _values(good, name))]
     ends = [time_of(one["metadata"]["request_end_ns"], "request_end_ns") for one in good]
     duration_s = (max(ends) - min(starts)) * 1e-9
     return [*rows, *load.rates(duration_s, len(good), sum(lengths["output_sequence_length"]))]

@@ -13,6 +13,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import Source, custom, number_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.exchange.sql_rows import rows_of_sql
 from membound.results.row import Row, RowError
 
@@ -60,7 +61,7 @@ def _operation(source: Source, one: Mapping[str, Any]) -> Row:
         note=f"mean of {runs:g} runs" if samples and runs else "",
         **values,
     )
-    row.started_at = str(one.get("test_time") or "")
+    row.started_at = moment_of(one.get("test_time"))
     return row
 
 

@@ -53,7 +53,7 @@ class Import:
 
 
 def _pytest_rows(source: Source) -> list[Row]:
-    return pytest_benchmark.rows_from(source.document.path)
+    return pytest_benchmark.rows_from(source.document.path, source.document.run_id)
 
 
 FORMATS = (

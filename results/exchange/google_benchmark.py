@@ -13,6 +13,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import Source, custom, number_of, scale_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.row import Row
 
 REAL = ("/real_time", "/manual_time")
@@ -36,7 +37,7 @@ def recognises(document: Document) -> bool:
 def rows_of(source: Source) -> list[Row]:
     """A row for each repetition of a benchmark, or for its median where the file holds only aggregates."""
     context = source.document.content["context"]
-    source.started_at = str(context.get("date") or "")
+    source.started_at = moment_of(context.get("date"))
     if context.get("library_build_type") == "debug":
         source.contradiction(
             "the library was built for debugging, which its own warning calls no measurement"

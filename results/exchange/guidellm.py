@@ -15,6 +15,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import Source, number_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.exchange.request_metrics import Load
 from membound.results.row import Row
 
@@ -52,6 +53,7 @@ def rows_of(source: Source) -> list[Row]:
 
 
 def _benchmark(source: Source, one: dict[str, Any]) -> list[Row]:
+    source.started_at = moment_of(one.get("start_time"))
     metrics, totals = one["metrics"], one["metrics"]["request_totals"]
     requests = _requests(one)
     config = one.get("config") or one.get("args") or {}

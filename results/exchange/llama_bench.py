@@ -15,6 +15,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import TOLERANCE, Source, custom, number_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.exchange.sql_rows import rows_of_sql
 from membound.results.row import Row, RowError
 
@@ -78,7 +79,7 @@ def _test(source: Source, one: Mapping[str, Any], varied: list[str]) -> Row:
         versions={"llama.cpp": str(one["build_commit"])},
         **_size(one, prompt, decodes),
     )
-    row.started_at = str(one.get("test_time") or "")
+    row.started_at = moment_of(one.get("test_time"))
     if doubt := _rate_doubt(one, tokens):
         row.config["contradictions"] = [*row.config.get("contradictions", []), doubt]
     return row

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from membound.results.exchange.document import Document
+from membound.results.exchange.moment import moment_of
 from membound.results.row import SUMMARY, Row, RowError
 from membound.spec_text import quoted
 
@@ -56,8 +57,10 @@ def recognises(document: Document) -> bool:
     return document.has("benchmarks") and (document.has("machine_info") or document.has(KEY))
 
 
-def rows_from(path: Path) -> list[Row]:
+def rows_from(path: Path, run_id: str | None = None) -> list[Row]:
     """The rows of a file: ceilings first, then a case for each benchmark.
+
+    `run_id` is that of benchmarks of other fixtures, which name no run; the file's name unless given.
 
     Raises RowError, which names the file and what is wrong with it, and OSError if it cannot be read.
     """
@@ -70,7 +73,8 @@ def rows_from(path: Path) -> list[Row]:
     try:
         ceilings = [_row(stored) for stored in _object(content, KEY, "the file").get("ceilings") or ()]
         cases = [
-            _case(path, content, found, f"benchmarks[{i}]") for i, found in enumerate(content["benchmarks"])
+            _case(run_id or path.stem, content, found, f"benchmarks[{i}]")
+            for i, found in enumerate(content["benchmarks"])
         ]
     except RowError as error:
         raise RowError(f"{path}: {error}") from None
@@ -120,7 +124,7 @@ def _samples(stats: Mapping[str, Any], where: str) -> tuple[list[float], dict[st
     }
 
 
-def _case(path: Path, content: Mapping[str, Any], found: Any, where: str) -> Row:
+def _case(run_id: str, content: Mapping[str, Any], found: Any, where: str) -> Row:
     """One benchmark, with the raw samples if the file has them, else with their statistics. Raises RowError."""
     stats = _object(found, "stats", where)
     stored = _object(found, "extra_info", where).get(KEY)
@@ -134,11 +138,11 @@ def _case(path: Path, content: Mapping[str, Any], found: Any, where: str) -> Row
     cpu = _object(_object(content, "machine_info", "the file"), "cpu", "machine_info")
     processor = _text(cpu, "brand_raw") or _text(cpu, "brand")  # so called before version 3.4
     stored = {
-        **asdict(Row(path.stem, "case", "", "", "ok")),
+        **asdict(Row(run_id, "case", "", "", "ok")),
         "backend": f"{_text(found, 'name', where).replace(':', '-')}:cpu",
         "work": f"custom:name={quoted(_text(found, 'fullname', where))}",
         "device": processor,
-        "started_at": _text(content, "datetime"),
+        "started_at": moment_of(_text(content, "datetime")),
         "launches": stats.get("iterations") or 1,
         "samples_s": samples,
         "config": note,

@@ -12,6 +12,7 @@ from typing import Any
 
 from membound.results.exchange.document import Document
 from membound.results.exchange.measurement import Source, number_of, time_of
+from membound.results.exchange.moment import moment_of
 from membound.results.exchange.request_metrics import Load
 from membound.results.row import Row, RowError
 
@@ -44,7 +45,7 @@ def serve_rows(source: Source) -> list[Row]:
     """A row for each latency and throughput."""
     found = source.document.content
     raw = samples_of(found)
-    source.started_at = str(found.get("date") or "")
+    source.started_at = moment_of(found.get("date"))
     completed, failed = found["completed"], found.get("failed") or 0
     if found.get("num_prompts") not in (None, completed + failed):
         source.contradiction(

@@ -20,6 +20,8 @@ LEVEL = 1.005
 """A lead below this is none."""
 FEW = 3
 """This many works are named, more are counted."""
+FOREIGN = ("custom", "request", "llama", "ggml", "model")
+"""Kinds of works that other tools ran (results/exchange)."""
 WHAT_BOUNDS = {
     "memory": "memory bandwidth",
     "compute": "arithmetic",
@@ -48,7 +50,7 @@ def sentences(lines: Sequence[Line]) -> Iterator[str]:
 
 def _is_foreign(work: str) -> bool:
     """Whether it is a benchmark of somebody else's, which membound measures nothing of."""
-    return work.startswith("custom:")
+    return work.partition(":")[0] in FOREIGN
 
 
 def _fastest(lines: Sequence[Line]) -> Line:
@@ -59,7 +61,9 @@ def who_is_fastest(fastest: Sequence[Line], timed: Sequence[Line]) -> str:
     """Which backend is fastest where, and by how much over the next one."""
     backends = list(dict.fromkeys(line["backend"] for line in timed))
     if len(backends) == 1:
-        return f"Only {backends[0]} was measured: name more with --backends to compare."
+        foreign = all(_is_foreign(line["work"]) for line in timed)
+        more = ", so there is nothing to compare" if foreign else ": name more with --backends to compare"
+        return f"Only {backends[0]} was measured{more}."
     if len(timed) == len(fastest):
         return "No work was measured on two backends, so there is nothing to compare."
     wins: dict[str, list[Line]] = {}
@@ -150,6 +154,8 @@ def _next(timed: Sequence[Line]) -> str:
     """What to do next, the most needed thing first."""
     if all(line["mbu"] is None for line in timed):
         foreign = all(_is_foreign(line["work"]) for line in timed)
+        if foreign and not any(line["bytes"] for line in timed):
+            return "The file does not say how many bytes were moved, so there are no shares and no verdicts."
         remedy = "import the file with --ceilings" if foreign else "leave out --no-ceilings"
         return f"Without ceilings there are no shares and no verdicts: {remedy}."
     doubtful = [line for line in timed if line["verdict"] == "inconclusive"]

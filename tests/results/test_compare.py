@@ -230,14 +230,44 @@ def test_several_runs_are_compared_with_the_first():
 )
 def test_everything_can_be_compared_by_a_field(by, sides):
     rows = [case(), case("beta:cpu"), case("alpha:gpu", device="Test GPU")]
-    if by == "device":
-        rows = rows[::2]
     if not sides:
         with pytest.raises(CompareError, match="there is only one run to compare: run-a"):
             compare_by(rows, by)
         return
     lines = records(compare_by(rows, by).table)
     assert [(x["backend_a"], x["backend_b"]) for x in lines] == sides
+
+
+def test_devices_are_compared_backend_by_backend():
+    def on(device, number):
+        return [
+            case(f"{backend}:{number}{variant}", device=device, samples=[time])
+            for backend, variant, time in (("torch", "", 1.0), ("torch", "+compile", 2.0), ("own", "", 3.0))
+        ]
+
+    rows = [*on("GPU A", "cuda:0"), *on("GPU B", "cuda:1")[:2], case("other:cuda:1", device="GPU B")]
+    found = compare_by(rows, "device")
+    assert [(x["backend_a"], x["backend_b"], x["time_ratio"]) for x in records(found.table)] == [
+        ("torch:cuda:0", "torch:cuda:1", 1.0),
+        ("torch:cuda:0+compile", "torch:cuda:1+compile", 1.0),
+    ]
+    assert [(x["side"], x["backend"], x["why"]) for x in records(found.without_partner)] == [
+        ("A", "own:cuda:0", "backend: own against torch"),
+        ("B", "other:cuda:1", "backend: other against torch"),
+    ]
+
+
+def test_devices_with_one_backend_each_are_compared_whichever_that_is():
+    (only,) = records(
+        compare_by([case("own:cpu"), case("torch:cuda:0", device="GPU", samples=[0.5])], "device").table
+    )
+    assert (only["backend_a"], only["backend_b"]) == ("own:cpu", "torch:cuda:0")
+
+
+def test_cards_of_one_name_are_one_device():
+    cards = [case(f"torch:cuda:{n}", device="GPU", samples=[1.0 + n], replicate=n) for n in range(3)]
+    (only,) = records(compare_by([case("torch:cpu"), *cards], "device").table)
+    assert (only["replicates_b"], only["time_b_s"]) == (3, 2.0)
 
 
 def test_files_of_other_tools_that_name_no_machine_are_compared_with_a_doubt():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 from rows import case, ceiling, run_rows, write
@@ -127,6 +129,34 @@ def test_every_line_is_in_one_part_whatever_their_size(tmp_path):
             lines = CaseLines(turns=False, known={})
             found = [one.replicate for part in parts for one in processes._of_part(path, lines, part)]
             assert found == list(range(6)), step
+
+
+class Counted(io.FileIO):
+    """A file that counts what is read of it."""
+
+    bytes_read = 0
+
+    def readinto(self, buffer):
+        count = super().readinto(buffer)
+        Counted.bytes_read += count
+        return count
+
+
+def test_a_line_as_long_as_the_file_is_read_once(tmp_path, monkeypatch):
+    path = stored(tmp_path / "a.jsonl", [case()])
+    with path.open("ab") as file:
+        file.write(bytes(200_000))
+    size = path.stat().st_size
+    monkeypatch.setattr(processes, "BUFFER_BYTES", 512)
+    monkeypatch.setattr(
+        Path, "open", lambda self, mode, buffering: io.BufferedReader(Counted(self), buffering)
+    )
+    lines = CaseLines(turns=False, known={})
+    parts = [(at, min(at + 2000, size)) for at in range(0, size, 2000)]
+    assert [len(list(processes._of_part(path, lines, part))) for part in parts] == [1] + [0] * (
+        len(parts) - 1
+    )
+    assert Counted.bytes_read <= 3 * size
 
 
 def test_a_torn_last_line_is_dropped_and_any_other_refused(tmp_path):

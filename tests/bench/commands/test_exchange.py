@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,54 @@ def test_a_folder_that_cannot_be_written_is_refused(called):
     status, out, err = called("import", FILES / "aiperf.json", "--out", "file/runs")
     assert (status, out) == (2, "")
     assert "results folder file/runs cannot be made: Not a directory" in err
+
+
+@contextmanager
+def as_anyone():
+    """Whoever runs the tests, unless that is root, who may read and write everywhere: then nobody."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    "line", ["export a.jsonl {}/a.csv", "export a.jsonl {}/a.db", "import other.json --out {}"]
+)
+def test_what_must_not_be_written_is_refused(called, tmp_path, line):
+    write(Path("a.jsonl"), run_rows())
+    shutil.copy(FILES / "aiperf.json", "other.json")
+    Path("open").mkdir()
+    assert called(*line.format("open").split())[0] == 0  # which imports whatever nobody may not
+    Path("closed").mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    with as_anyone():
+        status, out, err = called(*line.format("closed").split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "Permission denied" in err or "nothing can be written into" in err
+    assert list(Path("closed").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["show {}", "compare {} b.jsonl", "import {}", "report {}", "export {} a.csv"]
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "other.json"])
+def test_what_must_not_be_read_is_refused(called, tmp_path, line, name):
+    write(Path("a.jsonl"), run_rows())
+    shutil.copy(FILES / "aiperf.json", "other.json")
+    write(Path("b.jsonl"), run_rows("run-b"))
+    called(*line.format(name).split())  # which imports whatever nobody may not
+    Path("a.csv").unlink(missing_ok=True)
+    Path(name).chmod(0)
+    tmp_path.chmod(0o777)
+    with as_anyone():
+        status, out, err = called(*line.format(name).split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"membound: {name}")
+    assert err.endswith(": Permission denied\n")
+    assert not Path("a.csv").exists()
 
 
 @pytest.mark.parametrize("bytes_left", [1, 300])

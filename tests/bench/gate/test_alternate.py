@@ -98,7 +98,7 @@ def test_what_was_suspected_alone_is_kept_of_a_second_stage(tmp_path):
         ("a 'b", "cannot be split into words"),
         ("/no/such/program", "/no/such/program cannot be started: No such file or directory"),
         ("'nul\0byte'", "cannot be started"),
-        ("false", "--head-command ended with status 1"),
+        ("false", "--head-command ended with status 1: it printed nothing"),
         ("sh -c 'echo it broke here >&2; exit 7'", "ended with status 7: it broke here"),
         ("sh -c 'echo said on stdout; exit 3'", "ended with status 3: said on stdout"),
         ("sh -c 'kill -9 $$'", "ended with status -9"),

@@ -82,9 +82,12 @@ def test_what_is_no_commit_is_refused(repository, name):
 
 
 def test_without_a_repository_there_are_no_commits(tmp_path):
-    for ask in (lambda: resolve("main", tmp_path), lambda: working_tree(tmp_path)):
-        with pytest.raises(GateError, match="is in no git repository"):
-            ask()
+    with pytest.raises(
+        GateError, match=r"^'old.jsonl' is no file with rows, and /.* is in no git repository"
+    ):
+        resolve("old.jsonl", tmp_path)
+    with pytest.raises(GateError, match=r"^/.* is in no git repository"):
+        working_tree(tmp_path)
 
 
 @pytest.mark.parametrize(

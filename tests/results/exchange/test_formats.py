@@ -261,15 +261,17 @@ def test_a_device_that_no_file_names_stays_unknown():
         }
 
 
-def test_two_files_of_one_name_are_two_runs(tmp_path):
-    found = json.loads((FILES / "vllm-serve.json").read_text())
-    ids = set()
+@pytest.mark.parametrize("name", ["vllm-serve.json", "pytest-benchmark.json"])
+def test_two_files_of_one_name_are_two_runs(tmp_path, name):
+    found = json.loads((FILES / name).read_text())
+    ids = []
     for folder, label in (("a", "one"), ("b", "two")):
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / "result.json"
         path.write_text(json.dumps(found | {"label": label}))
-        ids.add(read_foreign(path).run_id)
-    assert len(ids) == 2
+        ids.append(read_foreign(path).run_id)
+        assert {row.run_id for row in read_foreign(path).rows} == {ids[-1]}
+    assert ids[0] != ids[1]
 
 
 def llama_test(tmp_path, **fields):

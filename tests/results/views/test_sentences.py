@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from rows import LINEAR, case, ceiling
 
 from membound.results.stats import records, summarize
 from membound.results.turns import StoredTurn
 from membound.results.views.markdown import run_markdown
-from membound.results.views.sentences import sentences
+from membound.results.views.sentences import sentences, who_is_fastest
 
 OTHER = "linear:n=8192,k=4096,m=1,weight=bf16,act=float"
 
@@ -82,9 +83,21 @@ def test_works_that_one_backend_each_ran_are_not_compared():
 
 
 def test_benchmarks_of_others_get_no_advice_on_options_of_ours():
-    foreign = [case(f"test_{name}:cpu", f"custom:name={name}", bytes=0, flops=0) for name in ("a", "b")]
+    foreign = [case(f"test_{name}:cpu", f"custom:name={name}", bytes=8, flops=0) for name in ("a", "b")]
     (only,) = said(foreign)
     assert only == "Without ceilings there are no shares and no verdicts: import the file with --ceilings."
+
+
+@pytest.mark.parametrize("work", ["request:metric=request_latency", "custom:name=a"])
+def test_what_holds_no_bytes_is_not_asked_for_ceilings(work):
+    rows = [case("tool:unknown", work, bytes=0, flops=0, run_id=run) for run in ("a", "b")]
+    assert said(rows)[-1] == (
+        "The file does not say how many bytes were moved, so there are no shares and no verdicts."
+    )
+    lines = records(summarize(rows))
+    assert (
+        who_is_fastest(lines[:1], lines) == "Only tool:unknown was measured, so there is nothing to compare."
+    )
 
 
 def test_an_older_run_says_how_wrong_its_shares_may_be():
