@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from membound.deadline import Deadline
 from membound.errors import BackendUnavailable, ProcessEnded, ProcessSilent
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -188,10 +189,12 @@ class Ranks:
         began, step = time.monotonic(), not limit_s
         if step:
             limit_s = self._turn_s + LAUNCHES * self._longest_s if self._longest_s else self._first_s
-        until, failed = began + limit_s, ""
+        deadline, failed = Deadline(limit_s), ""
         answers: dict[int, Any] = {}
         while waiting := [rank for rank in range(self.count) if rank not in answers]:
-            ready = wait([self._links[rank] for rank in waiting], max(0.0, until - time.monotonic()))
+            ready = wait([self._links[rank] for rank in waiting], deadline.pause())
+            if not ready and deadline.left() > 0:
+                continue
             if not ready and failed and LATE not in failed:
                 break
             if not ready:
@@ -203,7 +206,7 @@ class Ranks:
                 except (EOFError, OSError):
                     self._fail(self._ended(rank))
                 if isinstance(answers[rank], Failure) and not failed:
-                    failed, until = answers[rank].text, min(until, time.monotonic() + GRACE_S)
+                    failed, deadline = answers[rank].text, Deadline(min(deadline.left(), GRACE_S))
         for rank, answer in sorted(answers.items()):
             if isinstance(answer, Failure):
                 self._fail(answer.raised(f"rank {rank} of {self.count}"))

@@ -22,6 +22,7 @@ from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.fleet_file import FleetFile, known_lines, rows_of
 from membound.bench.fleet.order import Case, Handed, Order
 from membound.bench.fleet.view import View
+from membound.deadline import Deadline
 from membound.results.row import Row, RowError
 
 ASK_S = 15.0
@@ -270,9 +271,9 @@ class Collector:
     def _await_room(self) -> None:
         """Wait until a suite could start. Raises FleetError if others hold all processors for too long."""
         needed = min((one.node.cpus for one in self.assigned if not one.is_over), default=0.0)
-        until = time.monotonic() + self.patience.start_s
+        deadline = Deadline(self.patience.start_s)
         while (free := self.cluster.free_cpus()) < (1 if self.ask.together else needed):
-            if time.monotonic() > until:
+            if deadline.left() <= 0:
                 raise FleetError(
                     f"no node becomes free: a suite needs all {needed:g} processors that Ray counts on its node, and "
                     f"{free:g} are free in the whole cluster; end what holds them (ray status), or --wait longer"

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from membound.bench.fleet.assignment import Assignment, Node, assignments
 from membound.bench.fleet.cluster import Cluster
 from membound.bench.fleet.fleet_error import FleetError
 from membound.bench.fleet.order import ALL, Facts, Order
+from membound.deadline import Deadline
 from membound.version import __version__
 
 SURVEY_S = 180.0
@@ -100,9 +100,9 @@ def survey_all(
     asked = {cluster.survey(node, order): node for node in nodes}
     facts: dict[str, Facts] = {}
     left_out: list[tuple[Node, str]] = []
-    until = time.monotonic() + SURVEY_S
-    while asked and time.monotonic() < until:
-        for reference in cluster.ready(list(asked), until - time.monotonic()):
+    deadline = Deadline(SURVEY_S)
+    while asked and deadline.left() > 0:
+        for reference in cluster.ready(list(asked), deadline.pause()):
             node = asked.pop(reference)
             came, why = cluster.result(reference)
             if why := why or _unfit(came):

@@ -59,6 +59,7 @@ TELLING = re.compile(
     r"|ATEN|XNNPACK|ONEDNN|DNNL|ACL|ORT|OPENVINO|VLLM|FLASHINFER|XFORMERS|TOKENIZERS|RAYON|LLAMA|GGML|NPY|MKLDNN|ROCBLAS|HIPBLASLT"
     r"|MIOPEN|CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|UCX|HIP|ROCR|HSA|AMD|GPU|ROCM|ZE|SYCL|MALLOC|GLIBC|TCMALLOC|JEMALLOC|MIMALLOC)_\w+"
     r"|LD_(PRELOAD|AUDIT|BIND_NOW|BIND_NOT|DYNAMIC_WEAK|PROFILE)|(_RJEM_)?MALLOC_CONF|UV_THREADPOOL_SIZE"
+    r"|THP_MEM_ALLOC_ENABLE|LRU_CACHE_CAPACITY"  # of torch on arm64
     r"|PYTHON(MALLOC|MALLOCSTATS|OPTIMIZE|DEVMODE|ASYNCIODEBUG|TRACEMALLOC|FAULTHANDLER|DEBUG|PROFILEIMPORTTIME|_GIL|_JIT|_CPU_COUNT"
     r"|_CONTEXT_AWARE_WARNINGS|_PERF_JIT_SUPPORT|PERFSUPPORT)"
 )
@@ -67,6 +68,8 @@ FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
 """Where something lies is no setting, and names a machine's folders."""
 SWITCH = re.compile(r"[0-9]{1,6}|true|false|yes|no|on|off", re.IGNORECASE)
 """What no folder is called: under such a name it is a setting all the same, as in TORCHINDUCTOR_FX_GRAPH_CACHE=0."""
+LIBRARIES, CHOSEN = "LD_LIBRARY_PATH", "set"
+"""May choose another BLAS, or OpenMP, than a runtime brings: that it is set is told, and no folders of the machine."""
 MOST_VALUE = 200
 
 
@@ -79,7 +82,8 @@ def worker_environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
 def recorded(base: Mapping[str, str]) -> dict[str, str]:
     """What of an environment reaches the runtimes of workers and may change figures, for their rows. No secrets."""
     handled = {*THREAD_VARIABLES, *POLICY_VARIABLES, *SET}
-    return {
+    found = {LIBRARIES: CHOSEN} if base.get(LIBRARIES) else {}
+    return found | {
         name: without_secrets(base[name], base)[:MOST_VALUE]
         for name in sorted(base)
         if TELLING.fullmatch(name)

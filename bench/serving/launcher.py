@@ -37,6 +37,7 @@ from membound.bench.serving.connection import Connection, Limits
 from membound.bench.serving.endpoint import API, Endpoint
 from membound.bench.serving.raw import RawAnswer
 from membound.bench.serving.schedule import LoadError
+from membound.deadline import Deadline
 from membound.kernels.cpu.kernel_cache import runtime_caches
 
 LOOPBACK = "127.0.0.1"
@@ -129,7 +130,7 @@ def launched(launch: Launch) -> Iterator[Server]:
         process = _start(launch, settings, log.fileno(), key, mark)
         server: Server | None = None
         try:
-            port, facts = _ready(launch, settings, process, key, started, begin)
+            port, facts = _ready(launch, settings, process, key, begin)
             endpoint = Endpoint(LOOPBACK, port, key=key)
             took_s = time.monotonic() - started
             server = Server(launch.name, endpoint, settings.name, facts, took_s, launch.log, process, begin)
@@ -169,12 +170,12 @@ def _ready(
     settings: Settings,
     process: subprocess.Popen[bytes],
     key: str,
-    started: float,
     log_begin: int,
 ) -> tuple[int, dict[str, Any]]:
     """Its port and facts, once it has told them and answers. Raises ServerFailed."""
     port, facts = 0, dict[str, Any]()
-    while time.monotonic() - started < launch.ready_s:
+    deadline = Deadline(launch.ready_s)
+    while deadline.left() > 0:
         if (status := process.poll()) is not None:
             raise ServerFailed(
                 f"{launch.name} did not start: {_death(status, launch.log, log_begin)}; its log is {launch.log}"

@@ -14,7 +14,7 @@ from sources import parsed
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("kernels", "backends", "results", "bench")
-LEAVES = ("errors", "no_collections", "spec_text", "version")
+LEAVES = ("deadline", "errors", "no_collections", "spec_text", "version")
 """Modules of the package that import nothing of it."""
 
 ALLOWED = {
@@ -22,7 +22,7 @@ ALLOWED = {
         *("membound.errors", "membound.kernels", "membound.no_collections", "membound.spec_text"),
         *("numpy", "numba", "llvmlite"),
     },
-    "backends": {"membound.backends", "membound.errors", "membound.kernels"},
+    "backends": {"membound.backends", "membound.deadline", "membound.errors", "membound.kernels"},
     "results": {
         "membound.errors",
         "membound.results",
@@ -34,7 +34,8 @@ ALLOWED = {
     },
     "bench": {
         *("membound", "membound.backends", "membound.bench", "membound.kernels", "membound.results"),
-        *("membound.errors", "membound.no_collections", "membound.spec_text", "membound.version"),
+        *("membound.deadline", "membound.errors", "membound.no_collections", "membound.spec_text"),
+        "membound.version",
         *("numpy", "pandas", "psutil", "rich", "scipy", "typer"),
     },
 }

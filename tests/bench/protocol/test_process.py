@@ -341,6 +341,8 @@ def test_what_changes_figures_is_in_the_row_and_no_secret_is() -> None:
             "GLOO_SOCKET_IFNAME": "lo",
             "LD_BIND_NOW": "1",
             "ROCM_PATH": "/opt/rocm",
+            "LD_LIBRARY_PATH": "/opt/mkl/lib",
+            "THP_MEM_ALLOC_ENABLE": "1",
         },
     }
     assert recorded(base) == {
@@ -348,6 +350,7 @@ def test_what_changes_figures_is_in_the_row_and_no_secret_is() -> None:
         **{"PYTHONDEVMODE": "1", "PYTHONASYNCIODEBUG": "1", "PYTHONTRACEMALLOC": "5"},
         **{"RAYON_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "LD_BIND_NOW": "1"},
         "GGML_VK": "x" * 200,
+        **{"LD_LIBRARY_PATH": "set", "THP_MEM_ALLOC_ENABLE": "1"},
         "LD_PRELOAD": "/lib/libjemalloc.so",
         "OMP_STACKSIZE": "1G",
         "ORT_DISABLE_X": "1",
