@@ -9,6 +9,7 @@ what no backend can have is an error of the work at hand, before it can end the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -16,6 +17,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+import psutil
 
 from membound.backends.api import Accelerator, Backend, Device, Limit
 from membound.bench.measure.failures import FigureError
@@ -63,7 +65,21 @@ def helpers(backend: Backend) -> tuple[int, ...]:
     told = backend.helpers()
     if isinstance(told, str) or not isinstance(told, Iterable):
         raise FigureError(f"helpers() is {_short(told)}, not a list of process numbers")
-    return tuple(_count(pid, "a number of helpers()") for pid in islice(told, MOST_DEVICES))
+    found = tuple(_count(pid, "a number of helpers()") for pid in islice(told, MOST_DEVICES))
+    for pid in found:
+        if not _started_here(pid):
+            raise FigureError(f"helpers() names process {pid}, which the backend's process did not start")
+    return found
+
+
+def _started_here(pid: int) -> bool:
+    """Whether a process is a child of this one, or a child of one; one that has ended may have been."""
+    try:
+        return any(parent.pid == os.getpid() for parent in psutil.Process(pid).parents())
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def settings(backend: Backend) -> dict[str, Any]:

@@ -50,6 +50,8 @@ LIES: dict[str, tuple[str, Any]] = {
     "exchanged_numpy": ("exchanged_bytes", np.int64(77)),
     "helpers_text": ("helpers", "all of them"),
     "helpers_names": ("helpers", ["init"]),
+    "helpers_strangers": ("helpers", [1]),
+    "helpers_itself": ("helpers", [os.getpid()]),
     "stored_numpy": ("stored_bytes", np.int64(12345)),
     "stored_unsigned": ("stored_bytes", np.uint8(255)),
     "settings_numpy": (

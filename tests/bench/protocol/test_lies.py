@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,25 @@ def test_exchanged_bytes_in_numpys_numbers_are_bytes(folder: Path) -> None:
     [
         ("helpers_text", "helpers() is 'all of them', not a list of process numbers"),
         ("helpers_names", "a number of helpers() is 'init', not a whole number from 0"),
+        ("helpers_strangers", "helpers() names process 1, which the backend's process did not start"),
     ],
 )
-def test_helpers_that_are_no_processes_cost_their_work_alone(folder: Path, lie: str, reason: str) -> None:
+def test_helpers_that_are_no_processes_or_others_cost_their_work_alone(
+    folder: Path, lie: str, reason: str
+) -> None:
     worker = opened(f"liar:cpu+{lie}", folder)
     ask(worker, Prepare(0, ODDEST), Prepared)
     assert failed(worker, TakeTurn(0)) == ("error", reason)
+    goes_on(worker)
+
+
+def test_a_worker_is_no_helper_of_its_own(folder: Path) -> None:
+    """Its time would count twice."""
+    worker = opened("liar:cpu+helpers_itself", folder)
+    ask(worker, Prepare(0, ODDEST), Prepared)
+    status, reason = failed(worker, TakeTurn(0))
+    assert status == "error"
+    assert re.fullmatch(r"helpers\(\) names process \d+, which the backend's process did not start", reason)
     goes_on(worker)
 
 
