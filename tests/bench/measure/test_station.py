@@ -15,6 +15,7 @@ from local_workers import CACHE, ODD, ODDEST, LocalWorker, ask, failed, opened, 
 
 from membound.backends import registry
 from membound.bench.measure.cold_backend import FITTING_LAUNCHES
+from membound.bench.measure.cold_memory import COPIES, MOST_SLOTS
 from membound.bench.protocol.messages import (
     AskOffers,
     Check,
@@ -32,6 +33,7 @@ from membound.bench.protocol.messages import (
 )
 from membound.kernels import reference
 from membound.kernels.seeded import make_inputs
+from membound.kernels.slots import SET_BYTES
 from membound.kernels.work import parse
 
 
@@ -49,16 +51,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_right_backend_goes_all_the_way(folder: Path) -> None:
     seed = int(np.random.default_rng().integers(1 << 31))
     worker, phases = LocalWorker(1), list[Phase]()
-    device = worker.ask(opening("ok:cpu", folder, seed=seed), 0.0)
+    memory = COPIES * MOST_SLOTS * (parse(ODD).footprint_bytes + SET_BYTES)
+    device = worker.ask(opening("ok:cpu", folder, seed=seed, memory_bytes=memory), 0.0)
     assert isinstance(device, Opened)
     assert (device.device, device.accelerator, device.memory_ceiling) == ("a fake processor", {}, "read")
     assert (device.versions["fake"], device.versions["numpy"]) == ("1.2", np.__version__)
     work = parse(ODD)
     prepared = worker.ask(Prepare(4, ODD), 0.0, phases.append)
     assert isinstance(prepared, Prepared)
-    assert prepared.slots == 33
+    assert prepared.slots == MOST_SLOTS
     assert prepared.footprint_bytes == work.footprint_bytes
-    assert prepared.working_set_bytes == 33 * work.footprint_bytes
+    assert prepared.working_set_bytes == MOST_SLOTS * work.footprint_bytes
     assert 0 <= prepared.error < prepared.tolerance == reference.tolerance(work)
     assert 1 <= prepared.launches <= 32
     assert min(prepared.first_s, prepared.launch_s, prepared.prepare_s) > 0
