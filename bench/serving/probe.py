@@ -77,6 +77,10 @@ async def _model(endpoint: Endpoint, wanted: str, limits: Limits) -> tuple[str, 
         models = {str(one["id"]): one.get("max_model_len") for one in listed}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         models = {}
+    if models and not (
+        models := {name: most for name, most in models.items() if not _has_key(endpoint, name)}
+    ):
+        raise LoadError(f"{endpoint.url} gives its model the key for a name, which must not be stored")
     if not models and raw.end != "complete":
         raise LoadError(f"{endpoint.url} gives no answer: {raw.end}: {raw.why}")
     if not models:
@@ -92,6 +96,10 @@ async def _model(endpoint: Endpoint, wanted: str, limits: Limits) -> tuple[str, 
     name = wanted or next(iter(models))
     longest = models[name]
     return name, longest if type(longest) is int and longest > 0 else None
+
+
+def _has_key(endpoint: Endpoint, text: str) -> bool:
+    return bool(endpoint.key) and endpoint.key in text
 
 
 async def _once(endpoint: Endpoint, method: str, path: str, data: bytes, limits: Limits) -> RawAnswer:
