@@ -93,6 +93,7 @@ def prompt_operations(work: ModelWork, tokens: int) -> tuple[Operation, ...]:
         *_products(work, work.batch * tokens, work.batch),
         *_causal_attention(work, tokens),
         *_prompt_states(work, tokens),
+        *_prompt_indexes(work, tokens),
     )
 
 
@@ -281,6 +282,17 @@ def _indexes(work: ModelWork, context: int) -> Iterator[Operation]:
                 kv_written_bytes=work.batch * (values + scales),
             )
             yield Operation("index", count, traffic, work.batch * (context + 1) * index.pair_flops)
+
+
+def _prompt_indexes(work: ModelWork, tokens: int) -> Iterator[Operation]:
+    """Scores of each token for those before it and itself; keys are written and read once, as a cache is."""
+    for layer, count in work.shape.decoder.kinds.items():
+        index = layer.mixer.index if isinstance(layer.mixer, Latent) else None
+        if index is not None and not index.shared:
+            keys = work.batch * tokens * sum(KV_FORMATS[work.kv].matrix_bytes(1, index.head_dim))
+            pairs = work.batch * tokens * (tokens + 1) // 2
+            traffic = Traffic(kv_written_bytes=keys, kv_read_bytes=keys)
+            yield Operation("index", count, traffic, pairs * index.pair_flops)
 
 
 def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:

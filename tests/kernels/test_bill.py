@@ -86,3 +86,21 @@ def test_the_filled_in_number_stands_in_the_spec() -> None:
         "step:model=qwen3-30b-a3b,batch=8,context=1024,weight=bf16,kv=bf16,act=float,distinct=52"
     )
     assert "distinct" not in parse("step:model=tiny").spec
+
+
+@pytest.mark.parametrize(
+    "model", ["deepseek-v3", "deepseek-v3.2", "glm-5", "dose-index", "qwen3.5-9b", "nemotron-3-nano-30b-a3b"]
+)
+def test_a_prompt_s_bill_has_all_that_its_tokens_do_with_each_other(model: str) -> None:
+    work = parse(f"prefill:model={model},tokens=3000,batch=2")
+    of_tokens = [o for o in work.operations if o.name.partition(" ")[0] in ("attention", "index", "state")]
+    assert sum(o.count * o.flops for o in of_tokens) == 2 * work.shape.decoder.prompt_attention_flops(3000)
+
+
+def test_keys_of_an_index_are_written_and_read_once_by_a_prompt() -> None:
+    """DeepSeek-V3.2: 61 layers, a key of 128 numbers for each token, 64 heads, whose scores are weighted."""
+    work = parse("prefill:model=deepseek-v3.2,tokens=100,kv=bf16")
+    lines = [o for o in work.operations if o.name == "index"]
+    assert sum(o.count for o in lines) == 61
+    assert {(o.traffic.kv_read_bytes, o.traffic.kv_written_bytes) for o in lines} == {(25_600, 25_600)}
+    assert {o.flops for o in lines} == {5050 * 2 * 64 * (128 + 1)}
