@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from membound.kernels.bill import Operation, prompt_operations, step_operations, token_bytes, total
 from membound.kernels.layer_tensors import matrices_of, routed_part
+from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model, ModelError
 from membound.kernels.models import get_model
 from membound.kernels.operations import (
@@ -299,14 +300,25 @@ def _idle_bytes(work: Step | Prefill) -> int:
     return idle
 
 
+def _beyond_dense(model: Model) -> list[str]:
+    """What its layers have that dense ones have not."""
+    kinds = model.decoder.kinds
+    has = {
+        "experts": any(isinstance(one.mlp, Experts) for one in kinds),
+        "latent attention": any(isinstance(one.mixer, Latent) for one in kinds),
+        "states": any(isinstance(one.mixer, GatedDelta | Mamba2) for one in kinds),
+    }
+    return [name for name, found in has.items() if found] or ["layers without an MLP"]
+
+
 def _stored_of(work: Step | Prefill, model: Model) -> Stored:
     """What the model's files hold. Raises SpecError."""
     if not model.folder:
         raise SpecError(f"{work.kind}: weight={STORED} goes with a folder; {work.model} is built in")
     if not model.dense:
         raise SpecError(
-            f"{work.kind}: weight={STORED} goes with dense models; experts and latent attention of {work.model} are read in another "
-            "format: weight=bf16, weight=int8 and others"
+            f"{work.kind}: weight={STORED} goes with dense models; {' and '.join(_beyond_dense(model))} of {work.model} are read in "
+            "another format: weight=bf16, weight=int8 and others"
         )
     from membound.kernels.weights.checkpoint import Checkpoint
 

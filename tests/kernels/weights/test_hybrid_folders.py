@@ -22,7 +22,7 @@ from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.weights.formats import dequantize, quantize
 from membound.kernels.weights.tensor_names import Place
-from membound.kernels.work import parse
+from membound.kernels.work import SpecError, parse
 
 HYBRIDS = [case for case in CASES if holds_states(case)]
 named = pytest.mark.parametrize("case", HYBRIDS, ids=[case["config"]["model_type"] for case in HYBRIDS])
@@ -175,3 +175,8 @@ def test_a_folder_of_attention_alone_is_a_model_too(tmp_path: Path) -> None:
     assert {type(layer.mixer) for layer in decoder.layers} == {Attention}
     assert decoder.layers[0].mixer.rope is not None
     assert any(decoder.state_bytes) is False
+
+
+def test_stored_formats_of_states_are_refused_by_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"weight=stored goes with dense models; states of \S+ are read in"):
+        parse(f"step:model={granite(tmp_path)},context=9,weight=stored")

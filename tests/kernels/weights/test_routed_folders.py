@@ -66,7 +66,9 @@ def test_a_step_reads_the_experts_that_one_row_takes(tmp_path: Path) -> None:
         parse(f"step:model={folder},context=9,batch=2")
     with pytest.raises(SpecError, match=r"which experts 5 rows take between them"):
         parse(f"prefill:model={folder},tokens=5")
-    with pytest.raises(SpecError, match=r"weight=stored goes with dense models"):
+    with pytest.raises(
+        SpecError, match=r"weight=stored goes with dense models; experts of \S+ are read in another"
+    ):
         parse(f"step:model={folder},context=9,weight=stored")
 
 
