@@ -94,7 +94,7 @@ class NextLimit:
 
 @dataclass(frozen=True, slots=True)
 class RunLimit:
-    """Drive the device to that ceiling so many times, and wait for it."""
+    """Drive the device to that ceiling `times` times, and wait for it."""
 
     series: int
     first: int

@@ -69,7 +69,7 @@ FOLDERS = re.compile(r".*_(HOME|PATH|DIR|ROOT|CACHE)")
 SWITCH = re.compile(r"[0-9]{1,6}|true|false|yes|no|on|off", re.IGNORECASE)
 """What no folder is called: under such a name it is a setting all the same, as in TORCHINDUCTOR_FX_GRAPH_CACHE=0."""
 LIBRARIES, CHOSEN = "LD_LIBRARY_PATH", "set"
-"""May choose another BLAS, or OpenMP, than a runtime brings: that it is set is told, and no folders of the machine."""
+"""May choose another BLAS, or OpenMP, than a runtime brings. Rows say that it is set, and name no folders of the machine."""
 MOST_VALUE = 200
 
 

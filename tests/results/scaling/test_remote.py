@@ -1,4 +1,4 @@
-"""Remote memory against local: which placements are set beside which, by how much they differ, and where nothing is told."""
+"""Remote memory against local: which placements are compared, by how much they differ, and where nothing can be said."""
 
 from __future__ import annotations
 
