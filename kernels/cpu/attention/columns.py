@@ -3,7 +3,7 @@
     column = make_column(g)                           # column(d): where element d stands
 
 A vector of bfloat16 becomes two of float32 by a shift (its even places) and a mask (its odd ones), without moving a number from
-lane to lane; int8 values are interleaved row by row. Queries are put into that order once, sums are taken out of it once.
+lane to lane; int8 values and pairs of bfloat16 are interleaved row by row. Queries are put into that order once, sums are taken out of it once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from membound.kernels.cpu.simd.features import LANES
 @cache
 def make_column(g: Grouping) -> Any:
     """column(d): where element d of a head stands in its sums, and of `halves` in its query."""
-    return {"integer": _interleaved, "halves": _halves}.get(g.method, _as_stored)
+    return {"integer": _interleaved, "pairs": _interleaved, "halves": _halves}.get(g.method, _as_stored)
 
 
 @linked

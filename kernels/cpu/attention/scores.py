@@ -20,7 +20,7 @@ from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import absolute, fma_tile, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32, to_f32
-from membound.kernels.cpu.simd.dot_products import dot_s16_tile
+from membound.kernels.cpu.simd.dot_products import dot_tile
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.lanes import max_lanes, sums_vector
 from membound.kernels.cpu.simd.loads import (
@@ -32,7 +32,7 @@ from membound.kernels.cpu.simd.loads import (
     load_words_each,
     widen_at,
 )
-from membound.kernels.cpu.simd.stores import store, store_int16
+from membound.kernels.cpu.simd.stores import store, store_bf16, store_int16
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each, row_starts
 from membound.kernels.cpu.simd.vectors import splat, zeros, zeros_i32
 
@@ -70,7 +70,22 @@ def make_prepare(g: Grouping) -> Any:
             for d in range(dim):
                 query[h * width + column(d)] = q[at + h * dim + d] * scale
 
-    return _prepare_words(g) if g.method == "integer" else prepare
+    return {"integer": _prepare_words, "pairs": _prepare_pairs}.get(g.method, lambda _: prepare)(g)
+
+
+def _prepare_pairs(g: Grouping) -> Any:
+    """Queries as bfloat16."""
+    HEADS = g.heads
+
+    @linked
+    def prepare(q: Any, at: Any, group: Any, dim: Any, query: Any, factors: Any) -> None:
+        words, scale = query.view(np.uint16), splat(np.float32(_LOG2_E / np.sqrt(dim)))
+        for i in range(group * dim, chunks_of(group, HEADS) * HEADS * dim):
+            words[i] = 0
+        for d in range(0, group * dim, LANES):
+            store_bf16(words, d, multiply(load(q, at + d, "f32"), scale))
+
+    return prepare
 
 
 def _prepare_words(g: Grouping) -> Any:
@@ -104,7 +119,10 @@ def _prepare_words(g: Grouping) -> Any:
 def make_scores(g: Grouping) -> Any:
     """score(query, factors, k, k_scales, at, scales_at, group, dim, begin, end, stride, last, scores)."""
     return hide_padding(
-        g, {"float": _float, "halves": _halves, "integer": _integer, "scalar": _scalar}[g.method](g)
+        g,
+        {"float": _float, "halves": _halves, "pairs": _pairs, "integer": _integer, "scalar": _scalar}[
+            g.method
+        ](g),
     )
 
 
@@ -183,6 +201,32 @@ def _halves(g: Grouping) -> Any:
     return fill
 
 
+def _pairs(g: Grouping) -> Any:
+    """Two products a lane, of the cache as it lies and a query in bfloat16."""
+    ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
+    NUMBERS = 2 * LANES
+
+    @linked
+    def fill(
+        query: Any, factors: Any, k: Any, k_scales: Any, at: Any, scales_at: Any, group: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, scores: Any,
+    ) -> None:  # fmt: skip
+        chunks = chunks_of(group, HEADS)
+        words = query.view(np.uint16)
+        for t in range(begin, end):
+            rows = row_starts(t, stride, last, ROWS, at, dim)
+            for c in range(chunks):
+                heads = far_starts(c * HEADS * dim, dim, HEADS)
+                sums = zeros(LANES)
+                for d in range(0, dim, NUMBERS):
+                    if AHEAD and c == 0 and d % LINE == 0:
+                        prefetch_each(k, rows, d + AHEAD)
+                    sums = dot_tile(sums, load_bytes_each(k, rows, d), load_bytes_each(words, heads, d))
+                store(scores, (c * (end - begin) + t - begin) * LANES, sums_vector(sums))
+
+    return fill
+
+
 def _integer(g: Grouping) -> Any:
     ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
     WORDS = 2 * LANES
@@ -203,7 +247,7 @@ def _integer(g: Grouping) -> Any:
                 for d in range(0, dim, WORDS):
                     if AHEAD and c == 0 and d % LINE == 0:
                         prefetch_each(k, rows, d + AHEAD)
-                    sums = dot_s16_tile(sums, load_words_each(k, rows, d), load_bytes_each(words, heads, d))
+                    sums = dot_tile(sums, load_words_each(k, rows, d), load_bytes_each(words, heads, d))
                 score = multiply(to_f32(sums_vector(sums)), load(factors, c * LANES, "f32"))
                 store(scores, (c * (end - begin) + t - begin) * LANES, multiply(score, scales))
 

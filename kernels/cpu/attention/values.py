@@ -20,7 +20,7 @@ from membound.kernels.cpu.attention.scores import padded_width
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.grouping import Grouping
 from membound.kernels.cpu.simd.arithmetic import divide, fma_tile, maximum, multiply
-from membound.kernels.cpu.simd.conversions import round_i32, to_f32_tile
+from membound.kernels.cpu.simd.conversions import pair_bf16, round_i32, to_f32_tile
 from membound.kernels.cpu.simd.dot_products import weigh_words
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.lanes import fold_lanes, interleave_words, pair_lanes
@@ -28,6 +28,7 @@ from membound.kernels.cpu.simd.loads import (
     broadcast_next,
     gather_lanes,
     load,
+    load_bytes_each,
     load_grid,
     load_halves_next,
     load_next,
@@ -49,7 +50,9 @@ first-level cache while their columns are walked, and no sum can overflow."""
 @cache
 def make_values(g: Grouping) -> Any:
     """add_values(weights, v, v_scales, at, scales_at, chunks, dim, begin, end, stride, last, sums, worth)."""
-    return {"float": _float, "halves": _float, "integer": _integer, "scalar": _scalar}[g.method](g)
+    return {"float": _float, "halves": _float, "pairs": _pairs, "integer": _integer, "scalar": _scalar}[
+        g.method
+    ](g)
 
 
 def _float(g: Grouping) -> Any:
@@ -131,6 +134,36 @@ def _make_scale_weights(g: Grouping) -> Any:
                 store(weights, place, multiply(load(weights, place, "f32"), scales))
 
     return scale_weights
+
+
+def _pairs(g: Grouping) -> Any:
+    """Two tokens a lane: weights are rounded to bfloat16, sums are float32 as ever."""
+    ROWS, HEADS, LINE, AHEAD = g.rows, g.heads, g.line, g.ahead
+    NUMBERS, PAIR = 2 * LANES, 2 * g.heads
+
+    @linked
+    def add_values(
+        weights: Any, v: Any, v_scales: Any, at: Any, scales_at: Any, chunks: Any, dim: Any,
+        begin: Any, end: Any, stride: Any, last: Any, sums: Any, worth: Any,
+    ) -> None:  # fmt: skip
+        none = splat(np.float32(0))
+        for place in range(0, chunks * (end - begin) * LANES, LANES):
+            store(weights, place, pair_lanes(pair_bf16(load(weights, place, "f32"), none, 0), HEADS))
+        for first in range(begin, end, STEPS):
+            final = min(first + STEPS, end)
+            for c in range(chunks):
+                for d in range(0, dim, NUMBERS):
+                    tile = load_grid(sums, c * HEADS * dim + d, dim, HEADS, 2)
+                    for t in range(first, final):
+                        rows = row_starts(t, stride, last, ROWS, at, dim)
+                        if AHEAD and c == 0 and d % LINE == 0:
+                            prefetch_each(v, rows, d + AHEAD)
+                        pairs = interleave_words(load_bytes_each(v, rows, d))
+                        place = (c * (end - begin) + t - begin) * LANES
+                        tile = weigh_words(tile, weights, place, PAIR, pairs, 2)
+                    store_grid(sums, c * HEADS * dim + d, dim, LANES, tile, HEADS)
+
+    return add_values
 
 
 def _integer(g: Grouping) -> Any:

@@ -19,6 +19,7 @@ from membound.kernels.cpu.simd.ir import (
     _VF,
     _VI,
     _W,
+    F32,
     _address,
     _broadcast,
     _call,
@@ -227,16 +228,22 @@ def _dot2(builder: Any, acc: Any, a: Any, b: Any) -> Any:
     return builder.add(acc, builder.add(low, builder.mul(*(builder.ashr(v, half) for v in (a, b)))))
 
 
+def _dot_into(acc: Any) -> Any:
+    """What adds two products a lane to such sums."""
+    return _dot_bf16 if acc.dtype == F32 else _dot2
+
+
 @intrinsic
-def dot_s16_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
-    """acc[i·len(columns) + j] += dot(rows[i], columns[j]) of int16 pairs, into int32."""
+def dot_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
+    """acc[i·len(columns) + j] += dot(rows[i], columns[j]) of int16 pairs into int32, or of bfloat16 pairs into float32."""
+    dot = _dot_into(acc)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         sums = _unpack(builder, args[0], acc.count)
         left, right = _unpack(builder, args[1], rows.count), _unpack(builder, args[2], columns.count)
         for place in range(acc.count):
             i, j = divmod(place, columns.count)
-            sums[place] = _dot2(builder, sums[place], left[i], right[j])
+            sums[place] = dot(builder, sums[place], left[i], right[j])
         return context.make_tuple(builder, sig.return_type, sums)
 
     if acc.count != rows.count * columns.count:
@@ -246,10 +253,11 @@ def dot_s16_tile(typing: Any, acc: Any, rows: Any, columns: Any) -> Any:
 
 @intrinsic
 def weigh_words(typing: Any, acc: Any, array: Any, index: Any, step: Any, pairs: Any, columns: Any) -> Any:
-    """acc[i·columns + j] + Σ dot2(array[index + p·step + i], pairs[p·columns + j]): int16 in pairs, int32 sums.
+    """acc[i·columns + j] + Σ dot(array[index + p·step + i], pairs[p·columns + j]), of pairs as in `dot_tile`.
 
-    The array is of 32 bits; each of its numbers, two int16, meets all lanes of a vector.
+    The array is of 32 bits; each of its numbers, a pair, meets all lanes of a vector.
     """
+    dot = _dot_into(acc)
     apart, n = literal_value(step), literal_value(columns)
     if apart is None or n is None:
         return None
@@ -262,7 +270,7 @@ def weigh_words(typing: Any, acc: Any, array: Any, index: Any, step: Any, pairs:
                 word = builder.load(builder.gep(pointer, [_I(p * apart + i)]), align=4)
                 weights = _broadcast(builder, word)
                 for j in range(n):
-                    sums[i * n + j] = _dot2(builder, sums[i * n + j], weights, right[p * n + j])
+                    sums[i * n + j] = dot(builder, sums[i * n + j], weights, right[p * n + j])
         return context.make_tuple(builder, sig.return_type, sums)
 
     return acc(acc, array, types.intp, step, pairs, columns), codegen

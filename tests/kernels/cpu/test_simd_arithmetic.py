@@ -41,6 +41,7 @@ from membound.kernels.cpu.simd.dot_products import (
     dot_bf16_broadcast,
     dot_nibbles,
     dot_s8_broadcast,
+    dot_tile,
     dot_u8_broadcast,
     weigh_words,
 )
@@ -49,7 +50,7 @@ from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
 from membound.kernels.cpu.simd.loads import load, load_bytes, load_next, load_tile
 from membound.kernels.cpu.simd.stores import store, store_tile
 from membound.kernels.cpu.simd.streams import far_starts
-from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros_i32
+from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros, zeros_i32
 from membound.kernels.weights.formats import from_bf16, to_bf16
 
 pytestmark = pytest.mark.instruction_set
@@ -249,6 +250,32 @@ def test_pairs_of_words_are_weighed() -> None:
     left = np.stack([left[1:4], left[6:9]])  # pair, row, word
     right = pairs.astype(np.int32).reshape(2, 2, LANES, 2)
     np.testing.assert_array_equal(y, acc + np.einsum("piw,pjlw->ijl", left, right).ravel())
+
+
+@pytest.mark.skipif(not BF16_DOT, reason="no AVX512-BF16")
+def test_pairs_of_bfloat16_meet_and_are_weighed() -> None:
+    @probe
+    def meet(out: Any, a: Any, b: Any, c: Any) -> None:
+        rows, columns = load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))
+        store_tile(out, 0, dot_tile(load_tile(c, 0, zeros(6)), rows, columns))
+
+    @probe
+    def weigh(out: Any, weights: Any, pairs: Any, c: Any) -> None:
+        columns = load_tile(pairs, 0, zeros_i32(4))
+        store_tile(out, 0, weigh_words(load_tile(c, 0, zeros(6)), weights, 1, 5, columns, 2))
+
+    a, b, w, p = (to_bf16(floats(2 * n)) for n in (2 * LANES, 3 * LANES, 9, 4 * LANES))
+    c = floats(6 * LANES)
+    left, right = (from_bf16(v).astype(float).reshape(-1, LANES, 2) for v in (a, b))
+    y = result(meet, a.view(np.int32), b.view(np.int32), c, count=6 * LANES)
+    np.testing.assert_allclose(y, c + np.einsum("ilq,jlq->ijl", left, right).ravel(), rtol=1e-5, atol=1e-5)
+    weights, columns = (
+        from_bf16(w).astype(float).reshape(9, 2),
+        from_bf16(p).astype(float).reshape(2, 2, LANES, 2),
+    )
+    expected = c + np.einsum("piw,pjlw->ijl", np.stack([weights[1:4], weights[6:9]]), columns).ravel()
+    y = result(weigh, w.view(np.int32), p.view(np.int32), c, count=6 * LANES)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_dot_products_of_nibbles_are_exact_at_the_extremes() -> None:

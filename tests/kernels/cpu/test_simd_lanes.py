@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simd_probes import floats, ints, probe, result, rng, signed
 
-from membound.kernels.cpu.simd.dot_products import dot_s16_tile
+from membound.kernels.cpu.simd.dot_products import dot_tile
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.lanes import any_above, fold_lanes, interleave_words, pair_lanes, sums_vector
 from membound.kernels.cpu.simd.loads import (
@@ -123,7 +123,7 @@ def test_words_and_their_dot_products() -> None:
     @probe
     def dots(out: Any, a: Any, b: Any, c: Any) -> None:
         rows, columns = load_tile(a, 0, zeros_i32(2)), load_tile(b, 0, zeros_i32(3))
-        store_tile(out, 0, dot_s16_tile(load_tile(c, 0, zeros_i32(6)), rows, columns))
+        store_tile(out, 0, dot_tile(load_tile(c, 0, zeros_i32(6)), rows, columns))
 
     small = signed(3 * LANES + 10)
     y = result(words, small, count=2 * LANES, dtype=np.int32).view(np.int16)
