@@ -26,7 +26,7 @@ from membound.kernels.cpu.simd.cells import add_outer
 from membound.kernels.cpu.simd.conversions import pair_bf16
 from membound.kernels.cpu.simd.features import LANES, REGISTERS
 from membound.kernels.cpu.simd.lines import aligned_floats
-from membound.kernels.cpu.simd.loads import load, load_each, load_grid, load_part
+from membound.kernels.cpu.simd.loads import load, load_bytes, load_each, load_grid, load_part
 from membound.kernels.cpu.simd.stores import store, store_bf16, store_grid
 from membound.kernels.cpu.simd.streams import far_starts, prefetch
 from membound.kernels.cpu.simd.vectors import splat, zeros
@@ -184,15 +184,17 @@ def _copy_floats(g: Grouping) -> Any:
 
 
 def _copy_pairs(g: Grouping) -> Any:
-    """Like `_copy_floats`, as pairs of bfloat16: neighbours of a row."""
-    KV = g.kv
+    """Like `_copy_floats`, as pairs of bfloat16: neighbours of a row, which in such a cache lie so already."""
+    KV, STORED = g.kv, g.kv == "bf16"
 
     @linked
     def copy(k: Any, at: Any, dim: Any, t: Any, used: Any, panel: Any) -> None:
-        words = panel.view(np.uint16)
+        words, whole = panel.view(np.uint16), dim // (2 * LANES) * 2 * LANES if STORED else 0
         for token in range(t, t + STEP):
             start = at + min(token, used - 1) * dim
-            for d in range(0, dim, 2 * LANES):
+            for d in range(0, whole, 2 * LANES):
+                store(panel, d // 2 * BLOCK + token * LANES, load_bytes(k, start + d))
+            for d in range(whole, dim, 2 * LANES):
                 for half in range(d, d + 2 * LANES, LANES):
                     place = d * BLOCK + 2 * token * LANES + half - d
                     rest = min(LANES, max(0, dim - half))
@@ -214,7 +216,7 @@ def make_values(g: Grouping) -> Any:
         used: Any, padded: Any, space: Any, sums: Any,
     ) -> None:  # fmt: skip
         chunks, width = chunks_of(rows, LANES), padded_width(value_dim)
-        panel, cells = space.values, padded
+        panel, cells, ahead = space.values, padded, at + padded * dim
         if SCALED:
             scale_tokens(space.scores, v_scales, scales_at, chunks, used, padded)
         if PAIRS:
@@ -228,27 +230,35 @@ def make_values(g: Grouping) -> Any:
                 copy_floats(v, at, dim, t, used, panel)
         for d in range(0, width - LANES, 2 * LANES):
             for r in range(0, rows, ROWS):
-                two(space.scores, r, padded, cells, panel, d, width, sums)
+                two(space.scores, r, padded, cells, panel, d, width, v, ahead, dim, sums)
         if width // LANES % 2:
             for r in range(0, rows, ROWS):
-                one(space.scores, r, padded, cells, panel, width - LANES, width, sums)
+                one(space.scores, r, padded, cells, panel, width - LANES, width, v, ahead, dim, sums)
 
     return add_values
 
 
 def _value_tile(g: Grouping, vectors: int) -> Any:
-    """Sums of ROWS rows from `r` on times `vectors` vectors of columns from `d` on."""
-    KIND, VECTORS = g.method, vectors
+    """Sums of ROWS rows from `r` on times `vectors` vectors of columns from `d` on.
+
+    The first rows ask meanwhile for these columns of the next block's values, from element `ahead` on: rows of few queries
+    take as long as memory takes for them.
+    """
+    KIND, VECTORS, ASKS = g.method, vectors, g.method == "pairs" and vectors == 2
     TILE = BLOCK // 2 if g.method == "pairs" else BLOCK
 
     @linked
     def tile(
-        weights: Any, r: Any, padded: Any, cells: Any, panel: Any, d: Any, width: Any, sums: Any
-    ) -> None:
+        weights: Any, r: Any, padded: Any, cells: Any, panel: Any, d: Any, width: Any,
+        v: Any, ahead: Any, dim: Any, sums: Any,
+    ) -> None:  # fmt: skip
         place = r // LANES * padded * LANES + r % LANES
         starts = far_starts(d * TILE, LANES * TILE, VECTORS)
         acc = load_grid(sums, r * width + d, width, ROWS, VECTORS)
         for t in range(cells):
+            if ASKS and r == 0:
+                prefetch(v, ahead + 2 * t * dim + d)
+                prefetch(v, ahead + (2 * t + 1) * dim + d)
             columns = load_each(panel, starts, t * LANES, "f32")
             acc = add_outer(acc, columns, weights, place + t * LANES, 1, KIND)
         store_grid(sums, r * width + d, width, LANES, acc, ROWS)
