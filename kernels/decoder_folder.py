@@ -17,7 +17,7 @@ from typing import Any
 from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
-from membound.kernels.family_defaults import DEFAULTS
+from membound.kernels.family_defaults import ALIASES, DEFAULTS
 from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
@@ -131,7 +131,10 @@ def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int,
 
 
 def text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The fields of what writes text, those above it where it is silent, and what is left out."""
+    """The fields of what writes text, those above it where it is silent, and what is left out.
+
+    Whether the LM head is the embedding is said above it, if it is said there.
+    """
     senses = [name.removesuffix("_config") for name in SENSES if fields.get(name)]
     left_out = " and ".join(senses)
     for name in NESTED:
@@ -140,17 +143,20 @@ def text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
             continue
         if not isinstance(inner, dict):
             raise ModelError(f"{path}: {name}={inner!r:.60} must be a JSON object")
-        above: dict[str, Any] = {
-            key: fields[key] for key in ("model_type", "tie_word_embeddings", "vocab_size") if key in fields
-        }
-        return above | inner, left_out
+        above: dict[str, Any] = {key: fields[key] for key in ("model_type", "vocab_size") if key in fields}
+        tied = "tie_word_embeddings"
+        return above | inner | ({tied: fields[tied]} if fields.get(tied) is not None else {}), left_out
     return fields, left_out
 
 
 def defaults_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """What Transformers takes for the fields of a text part that are left out."""
+    """What Transformers takes for the fields of a text part that are left out, and those that it has under another name."""
     name = str(fields.get("model_type"))
-    known = {**DEFAULTS.get(TEXT_TYPES.get(name, name), {}), **DEFAULTS.get(name, {})}
+    family = TEXT_TYPES.get(name, name)
+    known = {**DEFAULTS.get(family, {}), **DEFAULTS.get(name, {})}
+    known |= {
+        own: fields[other] for other, own in ALIASES.get(family, {}).items() if fields.get(other) is not None
+    }
     return {key: value for key, value in known.items() if key not in fields}
 
 

@@ -231,7 +231,7 @@ FAMILIES = {
         bias_flag="qkv_bias",
         flagged="qkv",
         kind=even_switched,
-        mixture=qwen,
+        mixture=qwen(shared=True),
     ),
     "qwen3": Family(
         head_norm="head",
@@ -242,16 +242,16 @@ FAMILIES = {
         kind=switched,
         head_norm="head",
         bias_flag="attention_bias",
-        mixture=qwen,
+        mixture=qwen(shared=False),
     ),
     "qwen3_5_moe_text": replace(
         _QWEN3_5,
-        mixture=qwen,
+        mixture=qwen(shared=True),
     ),
     "qwen3_5_text": _QWEN3_5,
     "qwen3_next": replace(
         _QWEN3_5,
-        mixture=qwen,
+        mixture=qwen(shared=True),
     ),
     "seed_oss": Family(
         bias_flag="attention_bias",

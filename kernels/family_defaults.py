@@ -43,6 +43,28 @@ _DELTA_MOE = _DELTA | {
     "shared_expert_intermediate_size": 512,
 }
 
+_BY_LOCAL = {"num_local_experts": "n_routed_experts"}
+_LOCAL = {"num_experts": "num_local_experts"}
+_NAMED = {"num_local_experts": "num_experts"}
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "deepseek_v2": {"num_experts": "n_routed_experts"},
+    "deepseek_v3": _BY_LOCAL,
+    "deepseek_v32": _BY_LOCAL,
+    "dots1": _BY_LOCAL,
+    "ernie4_5_moe": {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
+    "glm4_moe": _BY_LOCAL,
+    "glm4_moe_lite": _BY_LOCAL,
+    "glm_moe_dsa": _BY_LOCAL,
+    "gpt_oss": _LOCAL,
+    "mimo_v2_flash": _BY_LOCAL,
+    "minimax_m2": _LOCAL,
+    "mixtral": _LOCAL,
+    "nemotron_h": _BY_LOCAL,
+    "olmoe": _NAMED,
+    "qwen3_moe": _NAMED,
+    "solar_open": _BY_LOCAL,
+}
+"""By model_type, other names under which Transformers takes a field, and the one that is read here."""
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cohere": {"tie_word_embeddings": True},
     "cohere2": {"tie_word_embeddings": True, "sliding_window": 4096},

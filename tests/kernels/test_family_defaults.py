@@ -12,7 +12,7 @@ from membound.kernels.decoder_folder import read_decoder
 from membound.kernels.families import FAMILIES
 from membound.kernels.family_defaults import DEFAULTS
 from membound.kernels.model import ModelError
-from membound.kernels.parts import Attention
+from membound.kernels.parts import Attention, Experts
 
 SILENT = [
     json.loads(line) for line in (Path(__file__).parent / "data/silent.jsonl").read_text("utf-8").splitlines()
@@ -75,3 +75,30 @@ def test_a_window_that_a_family_has_not_is_refused(kind: str, tmp_path: Path) ->
     listed = ["sliding_attention"] * 4
     with pytest.raises(ModelError, match="layer_types has sliding_attention, which its model_type has not"):
         windows(tmp_path, model_type=kind, layer_types=listed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("qwen3_moe", "num_local_experts"), ("deepseek_v3", "num_local_experts"), ("mixtral", "num_experts")],
+)
+def test_a_count_of_experts_is_read_under_its_other_name(kind: str, name: str, tmp_path: Path) -> None:
+    """Transformers 5 saves Qwen3-MoE's num_experts as num_local_experts."""
+    fields = SIZES | {
+        "model_type": kind,
+        "num_hidden_layers": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(fields | {name: 10}), "utf-8")
+    mlp = read_decoder(tmp_path).layers[-1].mlp
+    assert isinstance(mlp, Experts)
+    assert mlp.count == 10
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_the_head_of_a_text_part_is_tied_as_is_said_above_it(above: bool, tmp_path: Path) -> None:
+    """Of Mistral 3 and Qwen3-VL-MoE, Transformers 5 saves the opposite within the text part."""
+    text = SIZES | {"model_type": "mistral", "num_hidden_layers": 4, "tie_word_embeddings": not above}
+    nested = {"model_type": "mistral3", "text_config": text, "tie_word_embeddings": above}
+    (tmp_path / "config.json").write_text(json.dumps(nested), "utf-8")
+    assert read_decoder(tmp_path).tied is above
