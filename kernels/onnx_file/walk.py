@@ -59,13 +59,19 @@ class Walked:
 
 
 def walk(
-    file: OnnxFile, feeds: Mapping[str, Array], numbers: bool, known: frozenset[str] = frozenset()
+    file: OnnxFile,
+    feeds: Mapping[str, Array],
+    numbers: bool,
+    known: frozenset[str] = frozenset(),
+    widths: bool = False,
 ) -> Walked:
     """Go through the file's operators with these inputs. `known`: the inputs whose numbers a walk through shapes may use.
 
+    `widths`: for the shapes of outputs alone; experts are passed by then, whichever a router would choose.
+
     Raises ModelError that names the operator, and NumbersNeeded.
     """
-    one = _Walk(numbers, Tally())
+    one = _Walk(numbers, Tally(), widths)
     scope = _Scope(dict(feeds), set(feeds) if numbers else set(known), {})
     try:
         with np.errstate(all="ignore"):
@@ -118,6 +124,7 @@ class _Scope:
 class _Walk:
     numbers: bool
     tally: Tally
+    widths: bool = False
 
     def run(self, graph: Graph, scope: _Scope) -> dict[str, Array]:
         """The outputs of a graph or branch. Raises ModelError, NumbersNeeded."""
@@ -169,9 +176,12 @@ class _Walk:
         known = [not name or name in scope.known for name in node.inputs]
         origins = [scope.origins.get(name, ()) for name in node.inputs]
         call = Call(node, inputs, known, origins, self.tally, self.numbers)
-        operator.reads(call)
         sure = operator.by_shape or all(known)
-        outputs = operator.compute(call) if self.numbers or sure else _followed(call, operator)
+        if self.widths and node.title in EXPERTS:
+            outputs: Sequence[Array | None] = [ghost(call.get(0).shape)]
+        else:
+            operator.reads(call)
+            outputs = operator.compute(call) if self.numbers or sure else _followed(call, operator)
         through = _passed_on(node, origins) if operator.through else ()
         for name, value in zip(node.outputs, outputs, strict=False):
             if name and value is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,20 @@ def test_of_experts_those_that_the_router_chooses_are_read(tmp_path: Path) -> No
     many = bill_of(tmp_path / "moe" / "model.onnx", 32, 100)
     more = bill_of(tmp_path / "plain" / "model.onnx", 32, 100)
     assert many.weights_bytes - more.weights_bytes == 4 * HIDDEN * 6 + 6 * one
+
+
+@pytest.mark.parametrize("model", [onnx_decoders.gqa_model, onnx_decoders.plain_model, experts_model])
+def test_caches_whose_width_only_has_a_name_are_as_wide_as_the_new_rows(
+    model: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
+    """onnxruntime-genai's builder writes kv_cache_dim, of mixtures of experts too."""
+    named = model()
+    for value in (*named.graph.input, *named.graph.output):
+        if value.name.startswith(("past", "present")):
+            value.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    told, found = bill(model(), tmp_path / "told"), bill(named, tmp_path / "named")
+    assert replace(found, content="") == replace(told, content="")
+    assert found.kv_read_bytes
 
 
 def test_an_operator_whose_reading_cannot_be_counted_is_refused_by_name(tmp_path: Path) -> None:
