@@ -137,6 +137,39 @@ def test_a_quantised_matrix_is_followed_to_what_is_stored(tmp_path: Path) -> Non
     assert more_bytes(nodes, arrays, tmp_path) == HIDDEN * HIDDEN + 4 * HIDDEN + HIDDEN
 
 
+@pytest.mark.parametrize(("block", "act"), [(16, "int8"), (0, "float")])
+def test_a_product_with_dequantised_blocks_of_four_bits_is_one_of_integers(
+    block: int, act: str, tmp_path: Path
+) -> None:
+    """ONNX Runtime makes a MatMulNBits of accuracy level 4 of it; scales of columns it multiplies as floats."""
+    model = with_nodes(
+        [
+            helper.make_node(
+                "DequantizeLinear", ["m", "m.s"], ["wide"], axis=1 - bool(block), block_size=block
+            ),
+            helper.make_node("MatMul", ["y", "wide"], ["z"]),
+        ],
+        {"m.s": np.ones((HIDDEN // block, HIDDEN) if block else HIDDEN, np.float32)},
+    )
+    packed = bytes(HIDDEN * HIDDEN // 2)
+    model.graph.initializer.append(helper.make_tensor("m", TensorProto.INT4, SQUARE.shape, packed, raw=True))
+    assert bill(model, tmp_path).act == act
+
+
+def test_operators_in_another_order_than_they_run_in_are_put_in_order(tmp_path: Path) -> None:
+    """Converters to float16 put the casts of inputs behind all others, and runtimes take such files."""
+    model = onnx_decoders.gqa_model()
+    told = bill(model, tmp_path / "told")
+    backwards = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(backwards)
+    assert replace(bill(model, tmp_path / "backwards"), content="") == replace(told, content="")
+    first = model.graph.node[0]
+    first.input[0] = first.output[0]
+    with pytest.raises(ModelError, match=r"'.*' is used before any operator makes it, and is no input$"):
+        bill(model, tmp_path / "circle")
+
+
 def test_a_gather_reads_the_distinct_rows_of_its_ids(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["extra", "two_of_them"], ["rows"]),
