@@ -17,9 +17,11 @@ from typing import Any
 from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
+from membound.kernels.family_defaults import ALIASES, DEFAULTS
 from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
+from membound.kernels.window_fields import CHUNKED, FULL, WINDOWED, listed, never
 
 NESTED = ("text_config", "llm_config", "language_config")
 """Where a model that sees or hears keeps the part that writes text."""
@@ -42,7 +44,6 @@ TEXT_TYPES = {
     "qwen3_vl_moe_text": "qwen3_moe",
 }
 """model_types whose text part is another family's."""
-WINDOWED, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
 
 
 def read_decoder(folder: Path) -> Decoder:
@@ -51,8 +52,7 @@ def read_decoder(folder: Path) -> Decoder:
     fields, left_out = text_part(path, read_config(path))
     kind = _family(path, fields)
     family = FAMILIES[kind]
-    known = {name: value for name, value in family.defaults.items() if name not in fields}
-    config = Config(path, fields | known)
+    config = Config(path, fields | defaults_of(fields))
     for name in family.refused:
         if config.flag(name):
             raise ModelError(f"{path}: {name}=true is not supported")
@@ -131,7 +131,10 @@ def _computing(config: Config, arithmetic: Arithmetic, layer: Layer, index: int,
 
 
 def text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The fields of what writes text, those above it where it is silent, and what is left out."""
+    """The fields of what writes text, those above it where it is silent, and what is left out.
+
+    Whether the LM head is the embedding is said above it, if it is said there.
+    """
     senses = [name.removesuffix("_config") for name in SENSES if fields.get(name)]
     left_out = " and ".join(senses)
     for name in NESTED:
@@ -140,11 +143,21 @@ def text_part(path: Path, fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
             continue
         if not isinstance(inner, dict):
             raise ModelError(f"{path}: {name}={inner!r:.60} must be a JSON object")
-        above: dict[str, Any] = {
-            key: fields[key] for key in ("model_type", "tie_word_embeddings", "vocab_size") if key in fields
-        }
-        return above | inner, left_out
+        above: dict[str, Any] = {key: fields[key] for key in ("model_type", "vocab_size") if key in fields}
+        tied = "tie_word_embeddings"
+        return above | inner | ({tied: fields[tied]} if fields.get(tied) is not None else {}), left_out
     return fields, left_out
+
+
+def defaults_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """What Transformers takes for the fields of a text part that are left out, and those that it has under another name."""
+    name = str(fields.get("model_type"))
+    family = TEXT_TYPES.get(name, name)
+    known = {**DEFAULTS.get(family, {}), **DEFAULTS.get(name, {})}
+    known |= {
+        own: fields[other] for other, own in ALIASES.get(family, {}).items() if fields.get(other) is not None
+    }
+    return {key: value for key, value in known.items() if key not in fields}
 
 
 def _family(path: Path, fields: dict[str, Any]) -> str:
@@ -226,17 +239,11 @@ def _kind(config: Config, family: Family, index: int) -> str:
         return family.kind(config, index)
     if family.state:
         return FULL
-    listed = config.fields.get("layer_types")
-    if listed is not None and family.full_every != 1:
-        count = config.count("num_hidden_layers")
-        if not isinstance(listed, list) or len(listed) != count:
-            raise config.bad("layer_types", f"a list with one kind for each of num_hidden_layers={count}")
-        if listed[index] not in (WINDOWED, CHUNKED, FULL):
-            raise ModelError(
-                f"{config.path}: layer_types has {listed[index]!r:.60}, which is not supported; supported: "
-                f"{FULL}, {WINDOWED}, {CHUNKED}"
-            )
-        return str(listed[index])
+    if not family.full_every and not family.late_windows:
+        return never(config, index)
+    given = listed(config, index) if family.full_every != 1 else None
+    if given is not None:
+        return given
     if family.chunked:
         whole = config.fields["attention_chunk_size"] is None or not (index + 1) % family.full_every
         return FULL if whole else CHUNKED
@@ -252,7 +259,7 @@ def _kind(config: Config, family: Family, index: int) -> str:
 def _pattern(config: Config, family: Family) -> int:
     """Of how many layers the last one sees all."""
     given = config.fields.get("sliding_window_pattern")
-    if family.full_every <= 1 or given is None:
+    if not family.patterned or given is None:
         return family.full_every
     if isinstance(given, str) and given.strip("L") == "G":  # EXAONE writes LLLG
         return len(given)

@@ -20,6 +20,7 @@ from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Latent, Router
 from membound.kernels.rope_fields import mscale, read_rope, rope_block
+from membound.kernels.window_fields import without_rope
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -130,17 +131,6 @@ def _granite_hybrid(config: Config, attention: Attention, layer: str, index: int
         raise config.bad("position_embedding_type", "'rope', 'nope' or null")
     scaled = _granite(config, attention, layer, index)
     return scaled if kind == "rope" else replace(scaled, rope=None)
-
-
-def without_rope(config: Config, index: int) -> bool:
-    """Layers that no_rope_layers marks with 0, or every no_rope_layer_interval-th, tell no positions."""
-    listed = config.fields.get("no_rope_layers")
-    if not listed:
-        name = "no_rope_layer_interval"
-        return not (index + 1) % (config.count(name) if name in config.fields else 4)
-    if not isinstance(listed, list) or len(listed) != config.count("num_hidden_layers"):
-        raise config.bad("no_rope_layers", "a list with 0 or 1 for each layer")
-    return not listed[index]
 
 
 def _smollm3(config: Config, attention: Attention, layer: str, index: int) -> Attention:

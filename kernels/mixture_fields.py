@@ -1,6 +1,6 @@
 """The experts of a layer as a config.json describes them, by family.
 
->>> qwen(Config(path, fields), index=0).count
+>>> qwen(shared=False)(Config(path, fields), index=0).count
 128
 
 `families` says which of them a model_type has. Sources: huggingface/transformers, models/*/modeling_*.py, version 5.
@@ -58,17 +58,21 @@ def every_layer(
     return mixture
 
 
-def qwen(config: Config, index: int) -> Experts | None:
-    """Qwen2-MoE and Qwen3-MoE: some layers may be dense."""
-    if index in (listed(config, "mlp_only_layers") or ()) or (index + 1) % config.count(
-        "decoder_sparse_step"
-    ):
-        return None
-    count = "num_experts" if "num_experts" in config.fields else "num_local_experts"
-    wide = "shared_expert_intermediate_size"
-    shared = Mlp(config.count(wide)) if config.fields.get(wide) else None
-    expert = Mlp(config.count("moe_intermediate_size"))
-    return mixture_of(config, count, "num_experts_per_tok", expert, shared, shared_gate=shared is not None)
+def qwen(shared: bool) -> Mixture:
+    """Qwen's: some layers may be dense. `shared`: an MLP that all tokens take, with a gate of its own."""
+
+    def mixture(config: Config, index: int) -> Experts | None:
+        dense = index in (listed(config, "mlp_only_layers") or ())
+        if dense or (index + 1) % config.count("decoder_sparse_step"):
+            return None
+        wide = "shared_expert_intermediate_size"
+        common = Mlp(config.count(wide)) if shared and config.fields.get(wide) else None
+        expert = Mlp(config.count("moe_intermediate_size"))
+        return mixture_of(
+            config, "num_experts", "num_experts_per_tok", expert, common, shared_gate=common is not None
+        )
+
+    return mixture
 
 
 def deepseek(router: Router, dense: bool = True) -> Mixture:

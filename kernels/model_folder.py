@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS, Config, read_config
-from membound.kernels.decoder_folder import NESTED, TEXT_TYPES, WINDOWED, read_decoder, text_part, why_counted
+from membound.kernels.decoder_folder import (
+    NESTED,
+    TEXT_TYPES,
+    defaults_of,
+    read_decoder,
+    text_part,
+    why_counted,
+)
 from membound.kernels.families import FAMILIES
 from membound.kernels.family_arithmetic import ARITHMETIC
 from membound.kernels.model import Model, ModelError, model_of
@@ -24,6 +31,7 @@ from membound.kernels.parts import Attention
 from membound.kernels.rope import Llama3Scaling, Rope
 from membound.kernels.rope_fields import read_rope, rope_block
 from membound.kernels.weights.stored.quantization import scheme_of
+from membound.kernels.window_fields import WINDOWED
 
 CONTENT_DIGITS = 12
 LONGEST_HEADER = 100_000_000
@@ -57,10 +65,16 @@ _WINDOW, _LATE_LAYERS = 4096, 28
 """sliding_window and max_window_layers of Mistral, Qwen2 and Qwen3 where the file lacks them."""
 _TEXT = [name for name, family in TEXT_TYPES.items() if family in ARITHMETIC]
 _CODE = {
-    kind: f"modeling_deepseek.Deepseek{version}ForCausalLM"
-    for kind, version in (("deepseek_v2", "V2"), ("deepseek_v3", "V3"), ("kimi_k2", "V3"))
-} | {"minimax_m2": "modeling_minimax_m2.MiniMaxM2ForCausalLM"}
-"""Code that published folders name and that Transformers has taken in since."""
+    "deepseek_v2": "modeling_deepseek.DeepseekV2ForCausalLM",
+    "deepseek_v3": "modeling_deepseek.DeepseekV3ForCausalLM",
+    "kimi_k2": "modeling_deepseek.DeepseekV3ForCausalLM",
+    "kimi_k25": "modeling_kimi_k25.KimiK25ForConditionalGeneration",
+    "mimo": "modeling_mimo.MiMoForCausalLM",
+    "minimax_m2": "modeling_minimax_m2.MiniMaxM2ForCausalLM",
+    "nemotron_h": "modeling_nemotron_h.NemotronHForCausalLM",
+    "phi3": "modeling_phi3.Phi3ForCausalLM",
+}
+"""Code that published folders name and that Transformers has taken in since, or whose text part it has."""
 
 _ONLY: dict[str, tuple[Any, str]] = {
     "hidden_act": ("silu", "silu"),
@@ -129,7 +143,8 @@ def read_folder(folder: Path) -> Model:
 def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     """The model of a family that is known by its parts alone."""
     path = folder / "config.json"
-    config, kind = Config(path, fields), text_part(path, fields)[0].get("model_type")
+    text = text_part(path, fields)[0]
+    config, kind = Config(path, fields), text.get("model_type")
     if not isinstance(kind, str) or TEXT_TYPES.get(kind, kind) not in FAMILIES:
         supported = ", ".join((*ARITHMETIC, *_TEXT))
         raise ModelError(f"{path}: model_type {kind!r:.60} is not supported; supported: {supported}")
@@ -139,12 +154,14 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     named = fields.get("architectures")
     if named is not None and not (isinstance(named, list) and len(named) == 1 and _writes_text(named[0])):
         raise _refusal(config, "architectures", ": one that ends in ForCausalLM or ForConditionalGeneration")
-    _refuse_code(config)
+    for part in (fields, text):
+        _refuse_code(Config(path, part))
     decoder = read_decoder(folder)
     if not decoder.not_known and (why := why_counted(decoder)):
         raise ModelError(f"{path}: {why}")
     model = model_of(decoder, _content(folder, fields))
-    return _checked(path, model)
+    assumed = (f"{name}={value}" for name, value in defaults_of(text).items() if type(value) is int)
+    return _checked(path, replace(model, assumed=tuple(assumed)))
 
 
 def _is_read(kind: str, name: str, value: Any) -> bool:
@@ -250,8 +267,8 @@ def _refuse_code(config: Config) -> None:
     """Raises ModelError where the model is a program in its folder, but for those of `_CODE`. A tokenizer may be one."""
     code = config.fields.get("auto_map")
     known = _CODE.get(str(config.fields.get("model_type")))
-    if known and isinstance(code, dict) and code.get("AutoModelForCausalLM") == known:
-        return
+    if known and isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).split("--")[-1] == known:
+        return  # what stands before -- is the repository that a copy came from
     if code and not (isinstance(code, dict) and not any(str(key).startswith("AutoModel") for key in code)):
         raise _refusal(
             config, "auto_map", ": models that Transformers computes itself, not code beside the weights"

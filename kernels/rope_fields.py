@@ -18,9 +18,9 @@ from membound.kernels.rope import LinearScaling, Llama3Scaling, LongRopeScaling,
 
 BLOCKS = ("rope_parameters", "rope_scaling")
 """The block's name since Transformers 5, and before."""
-KNOWN = {
+KNOWN: dict[str, tuple[str, ...]] = {
     "default": (),
-    "mrope": ("mrope_section", "mrope_interleaved"),
+    "mrope": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": (
@@ -32,8 +32,10 @@ KNOWN = {
         *("short_mscale", "long_mscale"),
     ),
 }
-"""Kinds of scaling with their settings. mrope tells places in an image; in a text it is as without."""
+"""Kinds of scaling with their settings."""
 ALWAYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+PLACES = ("mrope_section", "mrope_interleaved")
+"""Settings beside any kind that tell places in an image; a text is as without."""
 
 
 def read_rope(
@@ -99,7 +101,7 @@ def _scaling(config: Config, block: Config, pairs: int) -> Scaling | None:
             f"{config.path}: RoPE scaling {kind!r:.60} is not supported; supported: {', '.join(KNOWN)}"
         )
     for name, value in block.fields.items():
-        if name not in (*ALWAYS, *KNOWN[kind]) and value is not None:
+        if name not in (*ALWAYS, *PLACES, *KNOWN[kind]) and value is not None:
             raise ModelError(
                 f"{config.path}: RoPE setting {name}={value!r:.60} is not supported; {kind} has "
                 f"{', '.join((*ALWAYS, *KNOWN[kind]))}"

@@ -20,7 +20,7 @@ import numpy as np
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.decoder import Cache, OnnxDecoder
 from membound.kernels.onnx_file.feeds import cache_values, shape_feeds, small_feeds
-from membound.kernels.onnx_file.graph import Graph, Node, OnnxFile, graphs_of
+from membound.kernels.onnx_file.graph import Graph, OnnxFile, graphs_of
 from membound.kernels.onnx_file.numbers import Array
 from membound.kernels.onnx_file.opened import open_decoder
 from membound.kernels.onnx_file.operators import NumbersNeeded
@@ -130,11 +130,7 @@ def _made(file: OnnxFile, decoder: OnnxDecoder, tally: Tally, batch: int, contex
     for one in stored:
         if one.name in tally.reads and one.name not in tally.scales:
             formats[FORMATS.get(one.kind.name, one.kind.name)] += tally.reads[one.name]
-    act = (
-        "int8"
-        if any(_quantises(node) for graph in graphs_of(file.graph) for node in graph.nodes)
-        else "float"
-    )
+    act = "int8" if any(_quantises(graph) for graph in graphs_of(file.graph)) else "float"
     weight = formats.most_common(1)[0][0] if formats else ""
     if not weight:
         raise ModelError(f"{file.path} reads no weights: it is no decoder")
@@ -168,12 +164,25 @@ def _token_bytes(cache: Cache, batch: int) -> int:
     return cache.declared.kind.bytes_of(numbers)
 
 
-def _quantises(node: Node) -> bool:
-    """Whether a product of it is one of integers on a processor."""
-    if node.op in INTEGER_PRODUCTS:
-        return True
-    level = node.attributes.get("accuracy_level", 0)
-    return node.op in ("MatMulNBits", "QMoE") and bool(level == QUANTISED_LEVEL)
+def _quantises(graph: Graph) -> bool:
+    """Whether a product in it is one of integers on a processor.
+
+    ONNX Runtime makes a MatMulNBits of `QUANTISED_LEVEL` of a product with a matrix of four bits dequantised in blocks (1.31, x86).
+    """
+    blocks = {
+        node.outputs[0]
+        for node in graph.nodes
+        if node.op == "DequantizeLinear"
+        and node.attributes.get("block_size")
+        and (stored := graph.stored.get(node.inputs[0])) is not None
+        and stored.kind.bits == 4
+    }
+    return any(
+        node.op in INTEGER_PRODUCTS
+        or (node.op in ("MatMulNBits", "QMoE") and node.attributes.get("accuracy_level") == QUANTISED_LEVEL)
+        or (node.op == "MatMul" and node.inputs[1] in blocks)
+        for node in graph.nodes
+    )
 
 
 def _packs_four(graph: Graph) -> bool:

@@ -32,6 +32,8 @@ CACHE_FORMATS = {"float": "f32", "float16": "f16", "bfloat16": "bf16"}
 _CACHE = re.compile(r"(?:past|cache)")
 _PART = re.compile(r"(?:^|[._])(k|key|v|value)s?(?=$|[._])")
 _NUMBER = re.compile(r"\d+")
+_PAIR = re.compile(r"past_key_values[._](\d+)[._]([01])")
+"""A layer's keys (0) and values (1), as torch.onnx.export names what it was given as pairs."""
 _PRESENT = re.compile(r"present|past|cache|new")
 SCATTER, GROUP_QUERY = "TensorScatter", "GroupQueryAttention"
 
@@ -181,7 +183,7 @@ def decoder_of(file: OnnxFile) -> OnnxDecoder:
             raise ModelError(f"{file.path} has {name!r:.60} of type {one.kind.name}, which it cannot be")
     if not {IDS, EMBEDDINGS} & {role_of(name) for name in inputs}:
         raise ModelError(f"{file.path} has neither {IDS} nor {EMBEDDINGS} among its inputs")
-    logits = _logits(file)
+    logits = _logits(file, caches)
     return OnnxDecoder(file, inputs, caches, logits.name, _vocabulary(file, inputs, logits))
 
 
@@ -210,13 +212,16 @@ def _cache(file: OnnxFile, one: Declared) -> Cache:
     axis = free[0] if free else len(one.dims) - 2
     fixed = one.dims[axis]
     part = "key" if _PART.findall(one.name)[-1].startswith("k") else "value"
+    layer = int(_NUMBER.findall(one.name)[-1])
+    if pair := _PAIR.fullmatch(one.name):
+        layer, part = int(pair[1]), "value" if int(pair[2]) else "key"
     window, present = _kept(file.graph, one.name)
     if not window and free and "sliding" in str(fixed):
         raise ModelError(
             f"{file.path} has the window-sized cache {one.name!r:.60}, and no operator says how wide it is"
         )
     capacity = fixed if isinstance(fixed, int) and not window else 0
-    return Cache(one, int(_NUMBER.findall(one.name)[-1]), part, axis, capacity, window, present)
+    return Cache(one, layer, part, axis, capacity, window, present)
 
 
 def _kept(graph: Graph, name: str) -> tuple[int, str]:
@@ -249,18 +254,22 @@ def _window(readers: Iterable[Node], name: str) -> int:
     return 0
 
 
-def _logits(file: OnnxFile) -> Declared:
-    """The output that is checked: the one of that name, or the only one that is no cache. Raises ModelError."""
+def _logits(file: OnnxFile, caches: Iterable[Cache]) -> Declared:
+    """The output that is checked: of that name, or the only one that no name or no shape makes a cache. Raises ModelError."""
     outputs = file.graph.outputs
-    named = [one for one in outputs if one.name == LOGITS] or [
-        one for one in outputs if not _PRESENT.search(one.name) and one.kind.is_float
-    ]
-    if len(named) != 1 or not named[0].kind.is_float:
-        raise ModelError(
-            f"{file.path} has no output {LOGITS!r}, and not one other output alone that is no cache: "
-            f"{', '.join(one.name for one in outputs):.100}"
-        )
-    return named[0]
+    cached = {len(cache.declared.dims) for cache in caches}
+    named = (
+        [one for one in outputs if one.name == LOGITS],
+        [one for one in outputs if not _PRESENT.search(one.name) and one.kind.is_float],
+        [one for one in outputs if len(one.dims) not in cached and one.kind.is_float],
+    )
+    for found in named:
+        if len(found) == 1 and found[0].kind.is_float:
+            return found[0]
+    raise ModelError(
+        f"{file.path} has no output {LOGITS!r}, and not one other output alone that is no cache: "
+        f"{', '.join(one.name for one in outputs):.100}"
+    )
 
 
 def _vocabulary(file: OnnxFile, inputs: dict[str, Declared], logits: Declared) -> int:

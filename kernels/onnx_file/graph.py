@@ -10,8 +10,9 @@ Nothing here knows protobuf. Numbers stay in the file until `Stored.load`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,43 @@ def graphs_of(graph: Graph) -> Iterator[Graph]:
         for value in node.attributes.values():
             if isinstance(value, Graph):
                 yield from graphs_of(value)
+
+
+def used_inside(node: Node) -> Iterator[str]:
+    """Names that the branches of an If use, those that they make themselves too."""
+    for value in node.attributes.values():
+        if isinstance(value, Graph):
+            for inner in value.nodes:
+                yield from inner.inputs
+                yield from used_inside(inner)
+            yield from (one.name for one in value.outputs)
+
+
+def in_order(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The operators such that each comes after what it reads, as near to their own order as that allows.
+
+    ONNX wants files so, and runtimes take others. Those that wait for each other, or make one name twice, are left where they are.
+    """
+    made_by = {name: place for place, node in enumerate(nodes) for name in node.outputs if name}
+    waits: list[set[int]] = [
+        {made_by[name] for name in (*node.inputs, *used_inside(node)) if name in made_by} - {place}
+        for place, node in enumerate(nodes)
+    ]
+    twice = sum(map(bool, (name for node in nodes for name in node.outputs))) > len(made_by)
+    if twice or all(max(before, default=-1) < place for place, before in enumerate(waits)):
+        return tuple(nodes)
+    awaited: dict[int, list[int]] = {}
+    for place, before in enumerate(waits):
+        for other in before:
+            awaited.setdefault(other, []).append(place)
+    ready, found = [place for place, before in enumerate(waits) if not before], list[int]()
+    while ready:
+        found.append(place := heappop(ready))
+        for other in awaited.get(place, ()):
+            waits[other].discard(place)
+            if not waits[other]:
+                heappush(ready, other)
+    return tuple(nodes[place] for place in found) if len(found) == len(nodes) else tuple(nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,8 @@ def _shape(call: Call) -> list[Array]:
 def _concat(call: Call) -> list[Array]:
     values, axis = [call.get(i) for i in range(len(call.inputs))], call.whole("axis")
     if not (call.numbers or all(call.known)):
-        shape = list(values[0].shape)
-        shape[axis] = sum(value.shape[axis] for value in values)
+        shape = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
+        shape[axis] = sum(value.shape[axis] for value in values)  # a cache of unknown width is 1 wide
         return [ghost(shape, values[0].dtype)]
     return [np.concatenate(values, axis)]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.decoder import GROUP_QUERY, Cache, OnnxDecoder, decoder_of
 from membound.kernels.onnx_file.feeds import shape_feeds
-from membound.kernels.onnx_file.graph import OnnxFile
+from membound.kernels.onnx_file.graph import Node, OnnxFile
 from membound.kernels.onnx_file.operators import NumbersNeeded
 from membound.kernels.onnx_file.read import read
 from membound.kernels.onnx_file.walk import check_operators, walk
@@ -29,7 +29,8 @@ def open_decoder(path: Path) -> OnnxDecoder:
     if not any(_unknown(cache) for cache in decoder.caches):
         return decoder
     try:
-        found = walk(file, shape_feeds(decoder, 1, 1), numbers=False, known=frozenset(decoder.inputs)).outputs
+        feeds, known = shape_feeds(decoder, 1, 1), frozenset(decoder.inputs)
+        found = walk(file, feeds, numbers=False, known=known, widths=True).outputs
     except NumbersNeeded as error:
         raise ModelError(
             f"{path} does not say how wide its caches are, and {error} hides it: export fixed sizes"
@@ -50,13 +51,19 @@ def _sized(file: OnnxFile, cache: Cache, sizes: dict[str, tuple[int, ...]]) -> C
     if not unknown:
         return cache
     for node in file.graph.nodes:
-        if node.op == GROUP_QUERY and cache.name in node.inputs[3:5]:
-            present = (*node.outputs, "", "", "")[1 + node.inputs[3:5].index(cache.name)]
-            if present in sizes:
-                dims = list(cache.declared.dims)
-                for axis in unknown:
-                    dims[axis] = sizes[present][axis]
-                return replace(cache, declared=replace(cache.declared, dims=tuple(dims)))
+        present = _made_of(node, cache.name)
+        if present in sizes:
+            dims = list(cache.declared.dims)
+            for axis in unknown:
+                dims[axis] = sizes[present][axis]
+            return replace(cache, declared=replace(cache.declared, dims=tuple(dims)))
     raise ModelError(
         f"{file.path} does not say how wide {cache.name!r:.60} is: export it with fixed sizes of heads"
     )
+
+
+def _made_of(node: Node, cache: str) -> str:
+    """The cache that an operator gives back, longer by the new rows; '' where it does not read this one."""
+    if node.op == GROUP_QUERY and cache in node.inputs[3:5]:
+        return (*node.outputs, "", "", "")[1 + node.inputs[3:5].index(cache)]
+    return node.outputs[0] if node.op == "Concat" and node.inputs[0] == cache else ""

@@ -20,7 +20,7 @@ import numpy as np
 
 from membound.kernels.config_json import LFS_POINTER, pointer_error
 from membound.kernels.model import ModelError
-from membound.kernels.onnx_file.graph import CONTRIB, Declared, Graph, Node, OnnxFile, Stored
+from membound.kernels.onnx_file.graph import CONTRIB, Declared, Graph, Node, OnnxFile, Stored, in_order
 from membound.kernels.onnx_file.numbers import KINDS, Kind
 
 CONTENT_DIGITS = 12
@@ -133,7 +133,7 @@ class _Reader:
             if tensor.name in stored:
                 self._refuse(f"has two tensors of the name {tensor.name!r:.60}")
             stored[tensor.name] = self._stored(tensor.name, tensor)
-        nodes = tuple(self._nodes(graph.node, stored))
+        nodes = in_order(tuple(self._nodes(graph.node, stored)))
         inputs = tuple(self._declared(one) for one in graph.input if one.name not in stored)
         return Graph(nodes, stored, inputs, tuple(self._declared(one) for one in graph.output))
 

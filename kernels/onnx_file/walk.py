@@ -9,7 +9,7 @@ or of whose bytes nothing is known, is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from membound.kernels.model import ModelError
 from membound.kernels.onnx_file.attention import ATTENTION
 from membound.kernels.onnx_file.elementwise import ELEMENTWISE
 from membound.kernels.onnx_file.experts import EXPERTS
-from membound.kernels.onnx_file.graph import Graph, Node, OnnxFile, Stored, graphs_of
+from membound.kernels.onnx_file.graph import Graph, Node, OnnxFile, Stored, graphs_of, used_inside
 from membound.kernels.onnx_file.moving import MOVING
 from membound.kernels.onnx_file.norms import NORMS
 from membound.kernels.onnx_file.numbers import Array
@@ -59,13 +59,19 @@ class Walked:
 
 
 def walk(
-    file: OnnxFile, feeds: Mapping[str, Array], numbers: bool, known: frozenset[str] = frozenset()
+    file: OnnxFile,
+    feeds: Mapping[str, Array],
+    numbers: bool,
+    known: frozenset[str] = frozenset(),
+    widths: bool = False,
 ) -> Walked:
     """Go through the file's operators with these inputs. `known`: the inputs whose numbers a walk through shapes may use.
 
+    `widths`: for the shapes of outputs alone; experts are passed by then, whichever a router would choose.
+
     Raises ModelError that names the operator, and NumbersNeeded.
     """
-    one = _Walk(numbers, Tally())
+    one = _Walk(numbers, Tally(), widths)
     scope = _Scope(dict(feeds), set(feeds) if numbers else set(known), {})
     try:
         with np.errstate(all="ignore"):
@@ -118,6 +124,7 @@ class _Scope:
 class _Walk:
     numbers: bool
     tally: Tally
+    widths: bool = False
 
     def run(self, graph: Graph, scope: _Scope) -> dict[str, Array]:
         """The outputs of a graph or branch. Raises ModelError, NumbersNeeded."""
@@ -139,7 +146,8 @@ class _Walk:
                 OSError,
                 MemoryError,
             ) as error:
-                told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                first = str(error).splitlines()[0] if str(error) else ""
+                told = first if isinstance(error, ModelError) else f"{type(error).__name__}: {first}"
                 raise ModelError(
                     f"the operator {node.title} {node.name!r:.60} cannot be followed: {told:.200}"
                 ) from None
@@ -169,9 +177,12 @@ class _Walk:
         known = [not name or name in scope.known for name in node.inputs]
         origins = [scope.origins.get(name, ()) for name in node.inputs]
         call = Call(node, inputs, known, origins, self.tally, self.numbers)
-        operator.reads(call)
         sure = operator.by_shape or all(known)
-        outputs = operator.compute(call) if self.numbers or sure else _followed(call, operator)
+        if self.widths and node.title in EXPERTS:
+            outputs: Sequence[Array | None] = [ghost(call.get(0).shape)]
+        else:
+            operator.reads(call)
+            outputs = operator.compute(call) if self.numbers or sure else _followed(call, operator)
         through = _passed_on(node, origins) if operator.through else ()
         for name, value in zip(node.outputs, outputs, strict=False):
             if name and value is not None:
@@ -234,7 +245,7 @@ def _last_uses(graph: Graph) -> dict[int, list[str]]:
     """Names by the place of the last operator that uses them; outputs have none."""
     last: dict[str, int] = {}
     for place, node in enumerate(graph.nodes):
-        for name in (*node.inputs, *_used_inside(node), *node.outputs):
+        for name in (*node.inputs, *used_inside(node), *node.outputs):
             last[name] = place
     for one in graph.outputs:
         last.pop(one.name, None)
@@ -242,13 +253,3 @@ def _last_uses(graph: Graph) -> dict[int, list[str]]:
     for name, place in last.items():
         found.setdefault(place, []).append(name)
     return found
-
-
-def _used_inside(node: Node) -> Iterator[str]:
-    """Names that the branches of an If use, those that they make themselves too."""
-    for value in node.attributes.values():
-        if isinstance(value, Graph):
-            for inner in value.nodes:
-                yield from inner.inputs
-                yield from _used_inside(inner)
-            yield from (one.name for one in value.outputs)

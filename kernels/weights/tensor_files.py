@@ -10,6 +10,7 @@ it is instead.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from math import isfinite
 from os.path import isfile
@@ -39,12 +40,15 @@ NUMPY = {
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PACKED = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight.absmax")
 """What stands beside or in place of a matrix that is stored quantised: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes."""
+SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
 OTHER_WEIGHTS = (
+    "*-of-*.safetensors",
+    "consolidated*.safetensors",
+    "*.gguf",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "consolidated.safetensors",
-    "*.gguf",
     "*.bin",
+    "*.safetensors",
 )
 """Weights in other forms than `SINGLE` and `INDEX`, by file, the telling ones first."""
 
@@ -245,8 +249,19 @@ def _instead(folder: Path) -> str:
     for path in (folder / SINGLE, folder / INDEX):
         if path.is_symlink():
             return f": {path.name} is a link to nothing ({path.readlink()}): download it again"
-    other = next((path.name for pattern in OTHER_WEIGHTS for path in sorted(folder.glob(pattern))), "")
-    return f"; it has {other}, which membound does not read: save the model as safetensors" if other else ""
+    other = next((path for pattern in OTHER_WEIGHTS for path in sorted(folder.glob(pattern))), None)
+    if other is None:
+        return ""
+    remedy = ": save the model as safetensors"
+    if other.suffix == ".gguf":
+        remedy = f": a GGUF file is named itself, model={other}"
+    elif other.name.startswith("consolidated"):
+        remedy = ", with names of its maker's: save the model by Transformers"
+    elif SHARD.fullmatch(other.name):
+        remedy = f", a shard that no {INDEX} names: the download is incomplete"
+    elif other.suffix == ".safetensors":
+        remedy = f": call it {SINGLE} if that is the whole model"
+    return f"; it has {other.name}{remedy}"
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:

@@ -126,6 +126,27 @@ def test_code_for_the_tokenizer_alone_is_no_code_of_the_model(tmp_path):
     assert get_model(folder).hidden == 128
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("phi3", "modeling_phi3.Phi3ForCausalLM"),
+        ("phi3", "microsoft/Phi-3.5-mini-instruct--modeling_phi3.Phi3ForCausalLM"),
+        ("mimo", "modeling_mimo.MiMoForCausalLM"),
+    ],
+)
+def test_published_code_that_transformers_has_taken_in_is_no_reason(tmp_path, kind, code):
+    named = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": code}
+    folder = write(tmp_path, **PLAIN | {"model_type": kind, "num_key_value_heads": 2, "auto_map": named})
+    assert get_model(folder).hidden == 128
+
+
+def test_code_of_a_text_part_is_refused_too(tmp_path):
+    text = PLAIN | {"model_type": "qwen3_vl_text", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
+    folder = write(tmp_path, model_type="qwen3_vl", text_config=text)
+    with pytest.raises(SpecError, match=r"auto_map=.*own\.Model.* is not supported"):
+        parse(f"step:model={folder}")
+
+
 def test_layers_are_not_cut_where_a_kind_would_be_lost(tmp_path):
     late = {
         "sliding_window": 40,
@@ -165,6 +186,20 @@ def test_rope_is_read_as_transformers_reads_it(tmp_path):
     linear = {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}
     folder = write(tmp_path, **PLAIN | linear)
     assert get_model(folder).decoder.layers[0].mixer.rope == Rope(scaling=LinearScaling(2.0))
+
+
+@pytest.mark.parametrize("kind", ["default", "mrope", "yarn"])
+def test_places_in_an_image_turn_no_text(tmp_path, kind):
+    """Qwen3-VL and Qwen3.5 write mrope_interleaved beside rope_type default."""
+    plain = {"rope_type": kind, "rope_theta": 5e6, "factor": 4.0, "original_max_position_embeddings": 8}
+    block = plain if kind == "yarn" else {"rope_type": kind, "rope_theta": 5e6}
+    places = {"mrope_section": [8, 4, 4], "mrope_interleaved": True}
+    text = PLAIN | {"model_type": "qwen3_vl_text", "num_key_value_heads": 2, "head_dim": 32}
+    ropes = [
+        get_model(write(tmp_path, model_type="qwen3_vl", text_config=text | {"rope_parameters": rope}))
+        for rope in (block, block | places)
+    ]
+    assert ropes[0].decoder.layers == ropes[1].decoder.layers
 
 
 def test_a_text_part_within_a_folder_is_a_model(tmp_path):

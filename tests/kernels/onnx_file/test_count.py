@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,39 @@ def test_a_quantised_matrix_is_followed_to_what_is_stored(tmp_path: Path) -> Non
     assert more_bytes(nodes, arrays, tmp_path) == HIDDEN * HIDDEN + 4 * HIDDEN + HIDDEN
 
 
+@pytest.mark.parametrize(("block", "act"), [(16, "int8"), (0, "float")])
+def test_a_product_with_dequantised_blocks_of_four_bits_is_one_of_integers(
+    block: int, act: str, tmp_path: Path
+) -> None:
+    """ONNX Runtime makes a MatMulNBits of accuracy level 4 of it; scales of columns it multiplies as floats."""
+    model = with_nodes(
+        [
+            helper.make_node(
+                "DequantizeLinear", ["m", "m.s"], ["wide"], axis=1 - bool(block), block_size=block
+            ),
+            helper.make_node("MatMul", ["y", "wide"], ["z"]),
+        ],
+        {"m.s": np.ones((HIDDEN // block, HIDDEN) if block else HIDDEN, np.float32)},
+    )
+    packed = bytes(HIDDEN * HIDDEN // 2)
+    model.graph.initializer.append(helper.make_tensor("m", TensorProto.INT4, SQUARE.shape, packed, raw=True))
+    assert bill(model, tmp_path).act == act
+
+
+def test_operators_in_another_order_than_they_run_in_are_put_in_order(tmp_path: Path) -> None:
+    """Converters to float16 put the casts of inputs behind all others, and runtimes take such files."""
+    model = onnx_decoders.gqa_model()
+    told = bill(model, tmp_path / "told")
+    backwards = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(backwards)
+    assert replace(bill(model, tmp_path / "backwards"), content="") == replace(told, content="")
+    first = model.graph.node[0]
+    first.input[0] = first.output[0]
+    with pytest.raises(ModelError, match=r"'.*' is used before any operator makes it, and is no input$"):
+        bill(model, tmp_path / "circle")
+
+
 def test_a_gather_reads_the_distinct_rows_of_its_ids(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["extra", "two_of_them"], ["rows"]),
@@ -238,6 +273,20 @@ def test_of_experts_those_that_the_router_chooses_are_read(tmp_path: Path) -> No
     many = bill_of(tmp_path / "moe" / "model.onnx", 32, 100)
     more = bill_of(tmp_path / "plain" / "model.onnx", 32, 100)
     assert many.weights_bytes - more.weights_bytes == 4 * HIDDEN * 6 + 6 * one
+
+
+@pytest.mark.parametrize("model", [onnx_decoders.gqa_model, onnx_decoders.plain_model, experts_model])
+def test_caches_whose_width_only_has_a_name_are_as_wide_as_the_new_rows(
+    model: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
+    """onnxruntime-genai's builder writes kv_cache_dim, of mixtures of experts too."""
+    named = model()
+    for value in (*named.graph.input, *named.graph.output):
+        if value.name.startswith(("past", "present")):
+            value.type.tensor_type.shape.dim[3].dim_param = "kv_cache_dim"
+    told, found = bill(model(), tmp_path / "told"), bill(named, tmp_path / "named")
+    assert replace(found, content="") == replace(told, content="")
+    assert found.kv_read_bytes
 
 
 def test_an_operator_whose_reading_cannot_be_counted_is_refused_by_name(tmp_path: Path) -> None:

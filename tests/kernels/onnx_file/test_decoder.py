@@ -58,6 +58,8 @@ def test_tokens_masks_and_caches(tmp_path: Path) -> None:
         ("key_cache.5", 5, "key"),
         ("v_cache_5", 5, "value"),
         ("past.4.value", 4, "value"),
+        ("past_key_values_7_0", 7, "key"),
+        ("past_key_values_7_1", 7, "value"),
     ],
 )
 def test_names_of_caches(name: str, layer: int, part: str, tmp_path: Path) -> None:
@@ -65,6 +67,20 @@ def test_names_of_caches(name: str, layer: int, part: str, tmp_path: Path) -> No
     model.graph.input.append(declared(name, TensorProto.FLOAT, ["b", 1, "past_length", 16]))
     cache = next(c for c in decoder(model, tmp_path).caches if c.name == name)
     assert (cache.layer, cache.part) == (layer, part)
+
+
+def test_logits_without_their_name_are_what_has_not_the_shape_of_a_cache(tmp_path: Path) -> None:
+    """torch.onnx.export calls outputs linear_14 and cat_7 unless it is given names."""
+    model = onnx_decoders.plain_model()
+    names = {one.name: f"cat_{place}" for place, one in enumerate(model.graph.output)}
+    for one in model.graph.output:
+        one.name = names[one.name]
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            node.output[place] = names.get(name, name)
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    assert decoder(model, tmp_path).logits == names["logits"]
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,23 @@ def pointer_index(path):
         ),
         (
             only("pytorch_model.bin"),
-            r"has no model\.safetensors .*; it has pytorch_model\.bin, which membound does not read",
+            r"has no model\.safetensors .*; it has pytorch_model\.bin: save the model as safetensors",
         ),
         (
             only("model-q4.gguf"),
-            r"; it has model-q4\.gguf, which membound does not read: save the model as safetensors",
+            r"; it has model-q4\.gguf: a GGUF file is named itself, model=.*/model-q4\.gguf$",
+        ),
+        (
+            only("consolidated.safetensors"),
+            r"; it has consolidated\.safetensors, with names of its maker's: save the model by Transformers$",
+        ),
+        (
+            only("model-00001-of-00002.safetensors"),
+            rf"; it has model-00001-of-00002\.safetensors, a shard that no {INDEX} names: the download is incomplete$",
+        ),
+        (
+            only("weights.safetensors"),
+            r"; it has weights\.safetensors: call it model\.safetensors if that is the whole model$",
         ),
         (
             stale_index,
