@@ -18,6 +18,7 @@ from membound.kernels.config_json import MOST_LAYERS, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
 from membound.kernels.family_defaults import ALIASES, DEFAULTS
+from membound.kernels.mixer_fields import head_dim_of
 from membound.kernels.mixers import Mamba2
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
@@ -56,11 +57,10 @@ def read_decoder(folder: Path) -> Decoder:
     for name in family.refused:
         if config.flag(name):
             raise ModelError(f"{path}: {name}=true is not supported")
-    hidden = config.count("hidden_size")
-    layers = family.layers(config) if family.layers else _layers(config, family, hidden)
+    layers = family.layers(config) if family.layers else _layers(config, family)
     counted = Decoder(
         name=str(folder),
-        hidden=hidden,
+        hidden=config.count("hidden_size"),
         vocab=config.count("vocab_size"),
         layers=layers,
         tied=config.flag("tie_word_embeddings"),
@@ -171,17 +171,17 @@ def _family(path: Path, fields: dict[str, Any]) -> str:
     return kind
 
 
-def _layers(config: Config, family: Family, hidden: int) -> tuple[Layer, ...]:
+def _layers(config: Config, family: Family) -> tuple[Layer, ...]:
     count = config.count("num_hidden_layers")
     if count > MOST_LAYERS:
         raise config.bad("num_hidden_layers", f"{MOST_LAYERS} at most")
-    return tuple(_layer(config, family, hidden, index) for index in range(count))
+    return tuple(_layer(config, family, index) for index in range(count))
 
 
-def _layer(config: Config, family: Family, hidden: int, index: int) -> Layer:
+def _layer(config: Config, family: Family, index: int) -> Layer:
     mixer: Mixer | None = family.state(config, index) if family.state else None
     if mixer is None:
-        mixer = _latent(config, family, index) if family.latent else _attention(config, family, hidden, index)
+        mixer = _latent(config, family, index) if family.latent else _attention(config, family, index)
     mixture = family.mixture(config, index) if family.mixture else None
     bias = bool(family.mlp_bias_flag) and config.flag(family.mlp_bias_flag)
     mlp = mixture or Mlp(config.count(family.dense_width), family.gated, bias)
@@ -201,28 +201,20 @@ def _latent(config: Config, family: Family, index: int) -> Latent:
     return family.index(config, latent, index) if family.index else latent
 
 
-def _attention(config: Config, family: Family, hidden: int, index: int) -> Attention:
+def _attention(config: Config, family: Family, index: int) -> Attention:
     q_heads = config.count("num_attention_heads")
     kv_heads = (
         q_heads if config.fields.get("num_key_value_heads") is None else config.count("num_key_value_heads")
     )
     if q_heads % kv_heads:
         raise config.bad("num_attention_heads", f"a multiple of num_key_value_heads={kv_heads}")
-    if config.fields.get("head_dim") is not None:
-        head_dim = config.count("head_dim")
-    elif hidden % q_heads:
-        raise config.bad(
-            "hidden_size", f"a multiple of num_attention_heads={q_heads} where there is no head_dim"
-        )
-    else:
-        head_dim = hidden // q_heads
     kind = _kind(config, family, index)
     flagged = family.flagged if family.bias_flag and config.flag(family.bias_flag) else ""
     normed = not family.head_norm_flag or config.flag(family.head_norm_flag)
     attention = Attention(
         q_heads,
         kv_heads,
-        head_dim,
+        head_dim_of(config, q_heads),
         window=config.count("sliding_window") if kind == WINDOWED else 0,
         chunk=config.count("attention_chunk_size") if kind == CHUNKED else 0,
         biases=family.biases or flagged,

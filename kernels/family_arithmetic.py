@@ -309,6 +309,7 @@ ARITHMETIC = {
     "gpt_oss": Arithmetic(eps=_EPS_5, theta=150000.0, attention=_gpt_oss, activation=("", "clamped")),
     "granitemoe": Arithmetic(**_GRANITE),
     "granitemoehybrid": Arithmetic(**_GRANITE_HYBRID),
+    "granitemoeshared": Arithmetic(**_GRANITE),
     "llama4_text": Arithmetic(
         eps=_EPS_5, theta=500000.0, neighbours=True, attention=_llama4, router=_llama4_router
     ),

@@ -1,9 +1,9 @@
 """Which tokens attention with an indexer sees, in float64 (DeepSeek-V3.2, GLM-5).
 
->>> left_out(normed, mixer, np.arange(20), 20, product, vectors).shape        # [B, T, T], True where a token is not selected
+>>> left_out(normed, mixer, np.arange(20), 20, product, vectors, "bf16").shape        # [B, T, T], True where a token is not selected
 
 Scores of a token for another: the sum over heads of a weight times relu(query · key), scaled; the largest `chosen` of those up to its own
-place are seen. Source: huggingface/transformers, models/deepseek_v32 and models/glm_moe_dsa, version 5.24, which leave out DeepSeek's
+place are seen, or all where they are no more than that. Source: huggingface/transformers, models/deepseek_v32 and models/glm_moe_dsa, version 5.24, which leave out DeepSeek's
 FP8 and its Hadamard transform, as both are of no concern to the choice in exact numbers.
 """
 
@@ -19,10 +19,14 @@ import numpy.typing as npt
 from membound.kernels.forward import F64, LATENT_EPS, Product, Vectors, layer_norm, rms_norm
 from membound.kernels.mixers import Latent
 from membound.kernels.rope import turn
-from membound.kernels.stored_cache import widened
+from membound.kernels.stored_cache import store_rows, widened
 from membound.kernels.weights.formats import KVCache
 
 I64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Packed = npt.NDArray[np.uint8]
+"""Of flags, eight in a byte along the last axis."""
+QUERY_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +66,27 @@ def left_out(
     length: int,
     product: Product,
     vectors: Vectors,
-) -> npt.NDArray[np.bool_]:
-    """Of normed x [B·T, hidden], whose tokens are all that there are: which each does not select, [B, T, T]."""
+    kv: str,
+) -> Flags:
+    """Of normed x [B·T, hidden], whose tokens are all that there are: which each does not select, [B, T, T].
+
+    Keys are what a cache of the format `kv` holds of them.
+    """
     made, tokens = index_heads(x, mixer, positions, length, product, vectors), len(positions)
-    near = np.maximum(made.q @ made.k.transpose(0, 1, 3, 2), 0)
-    scores = (made.weights[..., None] * near).sum(1)  # their scales are the same for all tokens
-    scores[:, np.triu_indices(tokens, 1)[0], np.triu_indices(tokens, 1)[1]] = -inf
-    seen = _largest(scores, mixer)
-    away = np.ones(scores.shape, np.bool_)
-    np.put_along_axis(away, seen, False, -1)
+    keys = store_rows(made.k, kv, made.k.shape[-1])
+    away = np.ones((len(made.q), tokens, tokens), np.bool_)
+    for b in range(len(made.q)):
+        k = widened(keys, b, 0)[0]
+        for start in range(0, tokens, QUERY_BLOCK):
+            end = min(start + QUERY_BLOCK, tokens)
+            near = np.maximum(made.q[b, :, start:end] @ k[:end].T, 0)
+            scores = np.einsum(
+                "ht,hts->ts", made.weights[b, :, start:end], near
+            )  # scaled alike for all tokens
+            later = np.arange(end) > np.arange(start, end)[:, None]
+            scores[later] = -inf
+            np.put_along_axis(away[b, start:end], _largest(scores, mixer), False, -1)
+            away[b, start:end, :end] |= later
     return away
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,8 +197,8 @@ class ModelInputs:
     plan: RoutePlan | None = None
     own_routes: Callable[[ModelInputs], Sequence[I64]] | None = None
     held_routes: list[I64] = field(default_factory=list, repr=False)
-    index_choice: Callable[[ModelInputs], Sequence[I64]] | None = None
-    held_choice: list[I64] = field(default_factory=list, repr=False)
+    index_choice: Callable[[ModelInputs], Sequence[npt.NDArray[Any]]] | None = None
+    held_choice: list[npt.NDArray[Any]] = field(default_factory=list, repr=False)
 
     def routes(self, index: int) -> I64:
         """The experts of each row in layer `index`, [rows, chosen]: as planned, or as the model's own router chooses them."""
@@ -248,10 +248,17 @@ class ModelInputs:
         )
 
     def selection(self, index: int) -> I64:
-        """The cached tokens that layer `index` sees by an index, [batch, chosen] in their order; the new one has number `context`."""
-        if self.index_choice is None:
+        """The cached tokens that layer `index` of a step sees by an index, [batch, chosen] in their order; the new one has number `context`."""
+        if self.index_choice is None or not isinstance(self.work, Step):
             raise AssertionError("no layer has an index")
         return self.index_choice(self)[index]
+
+    def seen(self, index: int) -> npt.NDArray[np.bool_]:
+        """Which tokens of a prompt each one sees by an index in layer `index`, [batch, tokens, tokens]."""
+        if self.index_choice is None or isinstance(self.work, Step):
+            raise AssertionError("no layer has an index")
+        packed = self.index_choice(self)[index]
+        return np.unpackbits(packed, axis=-1, count=self.work.tokens).view(np.bool_)
 
     def state(self, index: int) -> State:
         """What layer `index`, whose mixer has a state, holds of all sequences before the step."""

@@ -24,6 +24,18 @@ BLOCKS = {
 """What Nemotron-H's files call a block, by letter in older ones."""
 
 
+def head_dim_of(config: Config, q_heads: int) -> int:
+    """The width of a head: head_dim, or the query heads' shares of the hidden state. Raises ModelError."""
+    if config.fields.get("head_dim") is not None:
+        return config.count("head_dim")
+    hidden = config.count("hidden_size")
+    if hidden % q_heads:
+        raise config.bad(
+            "hidden_size", f"a multiple of num_attention_heads={q_heads} where there is no head_dim"
+        )
+    return hidden // q_heads
+
+
 def gated_delta(config: Config, index: int) -> GatedDelta | None:
     """Qwen3-Next's and Qwen3.5's: three of four layers, or those that layer_types names."""
     kinds = config.fields.get("layer_types")
@@ -223,11 +235,8 @@ def _granite_attention(config: Config) -> Attention:
     kv_heads = config.count("num_key_value_heads") if given else q_heads
     if q_heads % kv_heads:
         raise config.bad("num_attention_heads", f"a multiple of num_key_value_heads={kv_heads}")
-    hidden = config.count("hidden_size")
-    if hidden % q_heads:
-        raise config.bad("hidden_size", f"a multiple of num_attention_heads={q_heads}")
     biases = "qkvo" if config.flag("attention_bias") else ""
-    return Attention(q_heads, kv_heads, hidden // q_heads, biases=biases, rope=None)
+    return Attention(q_heads, kv_heads, head_dim_of(config, q_heads), biases=biases, rope=None)
 
 
 # MiMo-V2-Flash

@@ -5,7 +5,7 @@
 
 Sources: Transformers' defaults of qwen3_next (Qwen3-Next-80B-A3B), qwen3_5_text (Qwen3.5-9B), deepseek_v32, glm_moe_dsa (GLM-5),
 mimo_v2_flash, nemotron_h and phimoe, which are the published config.json; patterns of layers and Nemotron-3-Nano's widths from
-the config.json published with each, Ministral-3-14B's likewise.
+the config.json published with each, Ministral-3-14B's likewise; of Granite 4.0 from model cards, config.json and GGUF metadata.
 """
 
 from __future__ import annotations
@@ -57,6 +57,16 @@ def _indexed(
     mixture = Experts(256, 8, Mlp(2048), Mlp(2048), router=router)
     layers = (Layer(mixer, Mlp(dense)),) * 3 + (Layer(mixer, mixture),) * (count - 3)
     return Decoder(name, hidden, vocab, layers, eps=1e-6)
+
+
+def _granite(name: str, hidden: int, attention: Attention, heads: int, mlp: Mlp | Experts) -> Decoder:
+    """40 layers, of which the sixth and every tenth after it has attention without RoPE; scores are divided by the width of a head."""
+    state = Layer(Mamba2(heads, 64, 128), mlp, residual=0.22)
+    full = Layer(replace(attention, rope=None, scale=1 / attention.head_dim), mlp, residual=0.22)
+    layers = tuple(full if index % 10 == 5 else state for index in range(40))
+    return Decoder(
+        name, hidden, 100352, layers, tied=True, eps=1e-5, embedding_gain=12.0, logit_gain=256 / hidden
+    )
 
 
 def _mimo_v2_flash() -> Decoder:
@@ -118,6 +128,9 @@ HYBRIDS = {
             "glm-5", (6144, 78, 154880), Latent(64, 2048, nope_dim=192, value_dim=256), 12288, 32,
             replace(SIGMOID, factor=2.5),
         ),
+        _granite("granite-4.0-h-micro", 2048, Attention(32, 8, 64), 64, Mlp(8192)),
+        _granite("granite-4.0-h-tiny", 1536, Attention(12, 4, 128), 48, Experts(64, 6, Mlp(512), Mlp(1024))),
+        _granite("granite-4.0-h-small", 4096, Attention(32, 8, 128), 128, Experts(72, 10, Mlp(768), Mlp(1536))),
         _mimo_v2_flash(),
         _ministral(),
         _phi_moe(),

@@ -34,7 +34,7 @@ from membound.kernels.forward import (
     softcapped,
     temperatures,
 )
-from membound.kernels.indexing import I64, index_heads, left_out, rows_of, selected
+from membound.kernels.indexing import I64, Flags, Packed, index_heads, left_out, rows_of, selected
 from membound.kernels.inputs import (
     AttentionInputs,
     ExpertInputs,
@@ -209,17 +209,27 @@ def _bends(mixer: Attention | Latent, layer: LayerWeights) -> dict[str, Any]:
     return cap | ({"sinks": layer.vectors["sinks"]} if mixer.sinks else {})
 
 
-def prefill(inputs: ModelInputs) -> F64:
-    """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence."""
+def prefill(inputs: ModelInputs, selections: list[Packed] | None = None) -> F64:
+    """Logits [batch, vocab] of each sequence's last token; x is [batch·tokens, hidden], sequence by sequence. `selections`: as in `run_tokens`."""
     work, x = inputs.work, inputs.x.astype(np.float64)
     if isinstance(work, Step):
         raise AssertionError("a Step is no prompt")
-    x = run_tokens(inputs, x, np.arange(work.tokens), lambda index, new: new)
+    x = run_tokens(inputs, x, np.arange(work.tokens), lambda index, new: new, selections)
     return logits(inputs, x[work.tokens - 1 :: work.tokens])
 
 
-def run_tokens(inputs: ModelInputs, x: F64, positions: npt.NDArray[Any], hold: Hold) -> F64:
-    """x [B·T, hidden] at `positions` [T], which follow each other, through all layers."""
+def run_tokens(
+    inputs: ModelInputs,
+    x: F64,
+    positions: npt.NDArray[Any],
+    hold: Hold,
+    selections: list[Packed] | None = None,
+) -> F64:
+    """x [B·T, hidden] at `positions` [T], which follow each other, through all layers.
+
+    What each layer's tokens see by an index is added to `selections`, as packed bits of [B, T, T].
+    """
+    unseen = None
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
         if isinstance(kind.mixer, GatedDelta | Mamba2):
@@ -228,23 +238,32 @@ def run_tokens(inputs: ModelInputs, x: F64, positions: npt.NDArray[Any], hold: H
             continue
         q, new = project(inputs, kind, layer, x, positions)
         cache = hold(index, new)
-        unseen, sinks = _unseen(inputs, kind, layer, x, positions), layer.vectors.get("sinks")
+        unseen, sinks = _unseen(inputs, kind, layer, x, positions, unseen), layer.vectors.get("sinks")
+        if unseen is not None and selections is not None:
+            selections.append(np.packbits(~unseen, -1))
         attended = causal_attention(q, cache, int(positions[0]), kind.attention, sinks, unseen=unseen)
         x = finish_layer(inputs, kind, layer, x, attended)
     return x
 
 
 def _unseen(
-    inputs: ModelInputs, kind: Layer, layer: LayerWeights, x: F64, positions: npt.NDArray[Any]
-) -> npt.NDArray[np.bool_] | None:
-    """Which tokens of a prompt an index leaves out, if the layer has one."""
+    inputs: ModelInputs,
+    kind: Layer,
+    layer: LayerWeights,
+    x: F64,
+    positions: npt.NDArray[Any],
+    before: Flags | None,
+) -> Flags | None:
+    """Which tokens of a prompt an index leaves out: those of the last layer before where this one has none of its own. None without."""
     if not isinstance(kind.mixer, Latent) or kind.mixer.index is None:
         return None
+    if kind.mixer.index.shared:
+        return before
     if positions[0]:
         raise AssertionError("tokens behind others, whose keys of the index are not kept")
     decoder, product = inputs.model.decoder, partial(_product, layer, inputs.work.act)
     normed = norm(decoder, layer, "attention_norm", x)
-    return left_out(normed, kind.mixer, positions, length_of(inputs), product, layer.vectors)
+    return left_out(normed, kind.mixer, positions, length_of(inputs), product, layer.vectors, inputs.work.kv)
 
 
 def length_of(inputs: ModelInputs) -> int:

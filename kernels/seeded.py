@@ -86,9 +86,9 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         random = RandomSource(work.shape, work.weight, seed, 1 if prompted else STEP_QUERY_GAIN, take)
         plan = _plan(work, seed)
         source = PlantedSource(random, plan) if plan else random
+    choice = index_choice if has_index(work.shape.decoder) else None
     if not prompted:
         x = source.hidden_states(work.rows)
-        choice = index_choice if has_index(work.shape.decoder) else None
         return ModelInputs(
             work, work.shape, seed, x, source,
             folder=folder, take=take, plan=plan, own_routes=own, index_choice=choice,
@@ -110,6 +110,7 @@ def _model_inputs(work: Step | Prefill, seed: int, folder: Path | None, take: Ta
         prompt_caches=held_caches,
         plan=plan,
         own_routes=own,
+        index_choice=choice,
     )
     return replace(inputs, x=inputs.embedded(seen))
 

@@ -10,21 +10,26 @@ are stored. The arithmetic is that of `membound.kernels.forward.latent_heads`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
+from dataclasses import replace
+from math import inf, sqrt
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from membound.backends.pytorch.attention import RopeTable, causal_mask, latent
+from membound.backends.pytorch.attention import RopeTable, causal_mask, latent, make_cache
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.kernels.forward import LATENT_EPS
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.parts import Latent
 from membound.kernels.weights.formats import F32, Weight, dequantize
 from membound.kernels.weights.layers import LayerWeights
+from membound.kernels.work import Step
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
+BLOCK_NUMBERS = 1 << 24
+"""Products of queries and keys of an index that are held at once: 64 MB."""
 
 
 class LatentHalf(nn.Module):
@@ -136,16 +141,81 @@ class IndexedLatent(nn.Module):
 
     def _select(self, keys: Tensor, q: Tensor, k: Tensor, weight: Tensor) -> Tensor:
         """The tokens of the largest scores [B, n]."""
-        queries = torch.unflatten(q, -1, (self.index.heads, -1))
-        both = torch.cat((queries, k[:, None]), 1)
-        turning, still = torch.split(
-            both, [self.mixer.rope_dim, self.index.head_dim - self.mixer.rope_dim], -1
-        )
-        both = torch.cat((self.index_rope(turning), still), -1).to(keys.dtype)
+        both = _index_turned(self.index_rope, q, k, self.mixer).to(keys.dtype)
         keys[:, 0, -1] = both[:, -1]
         near = torch.relu(both[:, :-1] @ keys[:, 0].transpose(1, 2)).float()
         scores = (weight[:, None] @ near)[:, 0]
         return scores.topk(self.chosen.shape[-1], -1).indices
+
+
+class CausalIndexed(nn.Module):
+    """All tokens of a prompt, each of which sees those that an index selects: writes the cache [B, 1, tokens, width], then reads it.
+
+    Scores and their order are computed; who sees whom says `seen` [B, tokens, tokens], which the reference selected: None where that
+    is every earlier token. Without `keys` [B, 1, tokens, D] the layer takes another's choice. Pairs that are not seen are masked.
+    """
+
+    cache: Tensor
+    keys: Tensor | None
+    mask: Tensor | None
+    places: Tensor
+
+    def __init__(
+        self, mixer: Latent, cache: Tensor, keys: Tensor | None, seen: Tensor | None, ropes: tuple[RopeTable, RopeTable]
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if mixer.index is None:
+            raise AssertionError("no index")
+        self.register_buffer("cache", cache)
+        self.register_buffer("keys", keys)
+        self.register_buffer("mask", None if seen is None else seen[:, None])
+        self.register_buffer("places", torch.arange(cache.shape[2]))
+        self.mixer, self.index, (self.rope, self.index_rope) = mixer, mixer.index, ropes
+        self.block = max(1, BLOCK_NUMBERS // (cache.shape[0] * mixer.index.heads * cache.shape[2]))
+
+    def forward(self, heads: Tensor, *made: Tensor) -> Tensor:
+        """Heads [B · tokens, Hq + 1, width] before RoPE, and what `IndexProducts` makes -> [B · tokens, Hq · rank] in the cache's dtype."""
+        if self.keys is not None:
+            self.select(self.keys, *made)
+        return _causal(self.rope, heads, self.mixer, self.cache, self.mask)
+
+    def select(self, keys: Tensor, q: Tensor, k: Tensor, weight: Tensor) -> list[Tensor]:
+        """The tokens of the largest scores, [B, rows, n] of one block of rows after the other; a row's own are first if it sees fewer."""
+        batch, _, tokens, _ = self.cache.shape
+        q, k, weight = (each.view(batch, tokens, -1) for each in (q, k, weight))
+        both = _index_turned(self.index_rope, q, k, self.mixer).to(keys.dtype)
+        keys.copy_(both[:, None, :, -1])
+        chosen = []
+        for start in range(0, tokens, self.block):
+            end = min(start + self.block, tokens)
+            rows = both[:, start:end, :-1].flatten(1, 2) @ keys[:, 0, :end].transpose(1, 2)
+            near = torch.relu(torch.unflatten(rows, 1, (end - start, -1))).float()
+            scores = (weight[:, start:end, None] @ near)[:, :, 0]
+            later = self.places[:end] > self.places[start:end, None]
+            chosen.append(scores.masked_fill(later, -inf).topk(min(self.index.chosen, end), -1).indices)
+        return chosen
+
+
+def make_indexed(
+    inputs: ModelInputs, index: int, table: RopeTable, form: str
+) -> IndexedLatent | CausalIndexed:
+    """Attention of a layer that sees selected tokens, by an index of its own or another's choice, over a step or a prompt."""
+    work, mixer = inputs.work, inputs.model.decoder.layers[index].mixer
+    if not isinstance(mixer, Latent) or mixer.index is None:
+        raise AssertionError("no index")
+    own = mixer.index
+    places = range(work.context, work.context + 1) if isinstance(work, Step) else range(work.tokens)
+    ropes = table, RopeTable(replace(mixer.rope, neighbours=own.neighbours), mixer.rope_dim, places)
+    if isinstance(work, Step):
+        keys = None if own.shared else make_cache(inputs.index_keys(index), 1)[0]
+        chosen = torch.from_numpy(inputs.selection(index))
+        return IndexedLatent(mixer, make_cache(inputs.cache(index), 1)[0], keys, chosen, ropes, form)
+    cache, keys = (
+        torch.zeros(work.batch, 1, work.tokens, n, dtype=FLOATS[work.kv])
+        for n in (mixer.token_numbers, own.head_dim)
+    )
+    seen = torch.from_numpy(inputs.seen(index)) if work.tokens > own.chosen else None
+    return CausalIndexed(mixer, cache, None if own.shared else keys, seen, ropes)
 
 
 class CachedLatent(nn.Module):
@@ -188,18 +258,32 @@ class CausalLatent(nn.Module):
 
     def forward(self, heads: Tensor) -> Tensor:
         """Heads [B · tokens, Hq + 1, width], sequence by sequence -> [B · tokens, Hq · rank] in the cache's dtype."""
-        batch, _, tokens, width = self.cache.shape
-        turned = _turned(self.rope, heads.view(batch, tokens, -1, width), self.mixer).transpose(1, 2)
-        self.cache.copy_(turned[:, -1:])
-        q = turned[:, :-1].to(self.cache.dtype)
-        k = self.cache.expand(-1, q.shape[1], -1, -1)
-        y = functional.scaled_dot_product_attention(q, k, k, is_causal=True, scale=scale_of(self.mixer))
-        return y[..., : self.mixer.kv_rank].transpose(1, 2).reshape(batch * tokens, -1)
+        return _causal(self.rope, heads, self.mixer, self.cache)
 
 
 def scale_of(mixer: Latent) -> float:
     """What scores are multiplied by."""
     return mixer.scale or 1 / sqrt(mixer.nope_dim + mixer.rope_dim)
+
+
+def _causal(
+    rope: RopeTable, heads: Tensor, mixer: Latent, cache: Tensor, seen: Tensor | None = None
+) -> Tensor:
+    """Writes the cache of a prompt and reads it: each token up to its own place, or those of `seen` [B, 1, tokens, tokens]."""
+    batch, _, tokens, width = cache.shape
+    turned = _turned(rope, heads.view(batch, tokens, -1, width), mixer).transpose(1, 2)
+    cache.copy_(turned[:, -1:])
+    q = turned[:, :-1].to(cache.dtype)
+    k = cache.expand(-1, q.shape[1], -1, -1)
+    y = functional.scaled_dot_product_attention(q, k, k, seen, is_causal=seen is None, scale=scale_of(mixer))
+    return y[..., : mixer.kv_rank].transpose(1, 2).reshape(batch * tokens, -1)
+
+
+def _index_turned(rope: RopeTable, q: Tensor, k: Tensor, mixer: Latent) -> Tensor:
+    """Queries [..., heads · D] and keys [..., D] of an index as heads [..., heads + 1, D], whose first columns turn, float32."""
+    both = torch.unflatten(torch.cat((q, k), -1), -1, (-1, k.shape[-1]))
+    turning, still = torch.split(both, [mixer.rope_dim, k.shape[-1] - mixer.rope_dim], -1)
+    return torch.cat((rope(turning), still), -1)
 
 
 def _turned(rope: RopeTable, heads: Tensor, mixer: Latent) -> Tensor:

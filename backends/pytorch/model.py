@@ -19,7 +19,6 @@ Imported only where torch is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,7 @@ from membound.backends.pytorch.attention import (
     RopeTable,
     make_cache,
 )
-from membound.backends.pytorch.latent_layer import CachedLatent, CausalLatent, IndexedLatent, LatentHalf
+from membound.backends.pytorch.latent_layer import CachedLatent, CausalLatent, LatentHalf, make_indexed
 from membound.backends.pytorch.linear import FLOATS, FormatLinear, as_tensor
 from membound.backends.pytorch.mamba_layer import CachedMamba, MambaHalf
 from membound.backends.pytorch.routed_layer import RoutedHalf
@@ -329,8 +328,8 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
         mixer = kind.attention
         table = tables[mixer.rope]
         if isinstance(mixer, Latent):
-            if queries and mixer.index is not None:
-                return _indexed(inputs, index, mixer, table, form)
+            if mixer.index is not None:
+                return make_indexed(inputs, index, table, form)
             if queries:
                 cached = make_cache(inputs.cache(index), queries)[0]
                 return CachedLatent(mixer, cached, table, form, queries)
@@ -356,18 +355,6 @@ def _with_state(inputs: ModelInputs, index: int, mixer: GatedDelta | Mamba2) -> 
     if isinstance(mixer, GatedDelta):
         return PromptDelta(mixer, vectors, inputs.work.batch)
     return PromptMamba(mixer, vectors, inputs.work.batch)
-
-
-def _indexed(inputs: ModelInputs, index: int, mixer: Latent, table: RopeTable, form: str) -> IndexedLatent:
-    """Attention of a layer that sees selected tokens, by an index of its own or another's choice."""
-    work, own = inputs.work, mixer.index
-    if own is None or not isinstance(work, Step):
-        raise AssertionError("no index")
-    place = range(work.context, work.context + 1)
-    turned = RopeTable(replace(mixer.rope, neighbours=own.neighbours), mixer.rope_dim, place)
-    keys = None if own.shared else make_cache(inputs.index_keys(index), 1)[0]
-    chosen = torch.from_numpy(inputs.selection(index))
-    return IndexedLatent(mixer, make_cache(inputs.cache(index), 1)[0], keys, chosen, (table, turned), form)
 
 
 def _turning_width(mixer: Attention | Latent) -> int:

@@ -27,11 +27,16 @@ from membound.kernels.work import (
 OFFLOADED = ("f32", "bf16", "f16", "int8")
 """Weights whose layout is the same in host memory and on every device."""
 LACKING = {features.PARALLEL, features.GELU}
-NEWER = {features.DELTAS, features.MAMBAS, features.GATED, features.NO_MLP, features.UNGATED}
+NEWER = {
+    features.DELTAS,
+    features.MAMBAS,
+    features.INDEXES,
+    features.GATED,
+    features.NO_MLP,
+    features.UNGATED,
+}
 FEATURES = features.EVERY - LACKING | NEWER
 """What a model computes beyond Llama and Qwen."""
-STEPS_ALONE = {features.INDEXES}
-"""What decode steps have besides, and prompts do not."""
 
 
 def unsupported(work: Work, variants: Variants, device: str) -> str | None:
@@ -66,10 +71,10 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
     if isinstance(work, DecodeAttention | LatentAttention):
         return None
     has = FEATURES if form == "grouped" else FEATURES - {features.SOFTCAPS, features.SINKS}
-    has = has | STEPS_ALONE if isinstance(work, Step) else has
     if not isinstance(work, Linear) and (reason := missing(work, has)):
         return reason
-    if isinstance(work, Step) and has_index(work.shape.decoder) and (variants.compiled or variants.offload):
+    indexed = not isinstance(work, Linear) and has_index(work.shape.decoder)
+    if indexed and (variants.compiled or variants.offload):
         return "attention with an indexer runs as it is, without torch.compile and offload"
     if (
         isinstance(work, Prefill)

@@ -64,13 +64,15 @@ SHAPES: tuple[Work, ...] = (
     Step("llama-3.2-1b"),
     Step("qwen3-30b-a3b", layers=1),
     Step("deepseek-v2", layers=2),
+    Step("qwen3.5-9b", layers=4),
     Prefill("llama-3.2-1b"),
     Prefill("qwen3-30b-a3b", layers=1),
     Prefill("deepseek-v2", layers=2),
+    Prefill("qwen3.5-9b", layers=4),
     OnnxStep(str(EXAMPLE)),
 )
-"""A work of each kind, whole models dense, with experts and with latent attention, of sizes that nothing refuses: what is asked
-about are formats."""
+"""A work of each kind, whole models dense, with experts, with latent attention and with states, of sizes that nothing refuses: what
+is asked about are formats."""
 VALUES: dict[str, tuple[Any, ...]] = {
     "weight": tuple(FORMATS),
     "act": ACTS,
@@ -97,7 +99,11 @@ def title_of(shape: Work) -> str:
         return shape.kind
     decoder = shape.shape.decoder
     latent = isinstance(decoder.layers[0].mixer, Latent)
-    there = {"experts": shape.distinct > 0, "latent attention": latent}
+    there = {
+        "experts": shape.distinct > 0,
+        "latent attention": latent,
+        "states": any(decoder.state_bytes),
+    }
     return ", ".join([shape.kind, *(name for name, so in there.items() if so)])
 
 

@@ -73,9 +73,12 @@ FAMILIES = {
         fused=(_GATE_UP,),
         vectors={"attention_out_norm": "post_self_attn_layernorm", "mlp_out_norm": "post_mlp_layernorm"},
     ),
-    GRANITE: Stored(
-        fused=tuple((_SHARED_INTO, names) for names in (("gate", "up"), ("shared.gate", "shared.up"))),
-        matrices=dict.fromkeys(("down", "shared.down"), "shared_mlp.output_linear"),
+    **dict.fromkeys(
+        (GRANITE, "granitemoeshared"),
+        Stored(
+            fused=tuple((_SHARED_INTO, names) for names in (("gate", "up"), ("shared.gate", "shared.up"))),
+            matrices=dict.fromkeys(("down", "shared.down"), "shared_mlp.output_linear"),
+        ),
     ),
     "olmo2": Stored(
         vectors={
@@ -121,7 +124,7 @@ class Routed:
 ROUTED = {
     "gpt_oss": Routed(routers=("router",), columns=True, in_turns=True),
     **dict.fromkeys(
-        ("granitemoe", GRANITE),
+        ("granitemoe", GRANITE, "granitemoeshared"),
         Routed(
             blocks=("block_sparse_moe",),
             routers=("router.layer", "router"),

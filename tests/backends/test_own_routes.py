@@ -25,6 +25,7 @@ KINDS = (
     "deepseek_v3",
     "glm4_moe",
     "granitemoe",
+    "granitemoeshared",
     "llama4_text",
 )
 CHOSEN = {"llama4_text": 1}

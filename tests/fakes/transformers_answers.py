@@ -77,7 +77,7 @@ def _as_published(kind: str, name: str, values: F32) -> dict[str, F32]:
         return {f"{inner}.experts.{n}.{part}.weight": np.ascontiguousarray(v) for n, v in enumerate(values)}
     if kind in ("mixtral", "minimax_m2"):
         layer, name = (text.replace(".mlp", ".block_sparse_moe") for text in (layer, name))
-    if kind in ("granitemoe", "granitemoehybrid"):
+    if kind in ("granitemoe", "granitemoehybrid", "granitemoeshared"):
         names = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}
         return {f"{layer}.{names[part]}.weight" if part else name.replace("router", "router.layer"): values}
     if not part or kind in ("gpt_oss", "llama4_text"):

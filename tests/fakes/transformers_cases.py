@@ -2,7 +2,7 @@
 
     python tests/fakes/transformers_cases.py tests/kernels/data/forward.jsonl
 
-In an environment with transformers 5.19 (of hybrid models 5.24) and torch, such as that of vLLM. Each line: config.json, the tensors with their shapes (their
+In an environment with transformers 5.19 (of hybrid models and granitemoeshared 5.24) and torch, such as that of vLLM. Each line: config.json, the tensors with their shapes (their
 numbers follow from their names: `named_tensors`), tokens, and the logits of the last of them.
 """
 
@@ -115,9 +115,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("granitemoehybrid", GRANITE_HYBRID | {
         "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "nope", "tie_word_embeddings": True}),
     ("granitemoehybrid", GRANITE_HYBRID | ROUTED | {
-        "layer_types": ["attention", "mamba", "mamba", "attention"], "num_local_experts": 8, "intermediate_size": 32, "mamba_d_head": 16,
+        "num_hidden_layers": 3, "layer_types": ["attention", "mamba", "attention"], "num_local_experts": 8, "intermediate_size": 32, "mamba_d_head": 16,
         "mamba_n_groups": 3, "mamba_conv_bias": False, "mamba_proj_bias": True, "attention_bias": True, "time_step_limit": [0.4, inf],
-        "position_embedding_type": "rope"} | rope()),
+        "head_dim": 16, "position_embedding_type": "rope"} | rope()),
+    ("granitemoeshared", ROUTED | GRANITE | {
+        "num_hidden_layers": 2, "num_local_experts": 8, "shared_intermediate_size": 40, "intermediate_size": 32, "attention_bias": True} | rope()),
     ("llama4_text", {
         "num_local_experts": 8, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 80,
         "attention_chunk_size": 8, "use_qk_norm": True, "no_rope_layers": [1, 1, 1, 0], "floor_scale": 4, "attn_scale": 0.5,
@@ -136,7 +138,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-HYBRID = (
+DOUBLED = (
     "deepseek_v32",
     "glm_moe_dsa",
     "qwen3_next",
@@ -144,6 +146,7 @@ HYBRID = (
     "qwen3_5_moe_text",
     "nemotron_h",
     "granitemoehybrid",
+    "granitemoeshared",
 )
 
 
@@ -173,7 +176,7 @@ def case(kind: str, more: dict[str, Any]) -> dict[str, Any]:
     config = CONFIG_MAPPING[kind](**json.loads(json.dumps(fields)), pad_token_id=0)
     config._attn_implementation = config._experts_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double().eval()
-    if kind in HYBRID:
+    if kind in DOUBLED:
         torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign,assignment]
         double(model)
     model.config._experts_implementation = "eager"

@@ -180,6 +180,12 @@ def mlp_of(kind: Layer, tensors: dict[str, F32]) -> dict[str, F32]:
     for old in ("shared_expert.", "shared_experts."):
         if kind.mlp.shared and f"{old}up_proj.weight" in inner:
             found |= plain(inner, old, "shared.")
+    if (
+        kind.mlp.shared and "shared_mlp.input_linear.weight" in tensors
+    ):  # Granite's, gate and up one behind the other
+        halves = np.split(tensors["shared_mlp.input_linear.weight"], 2)
+        found |= {f"shared.{name}": half for name, half in zip(("gate", "up"), halves, strict=True)}
+        found["shared.down"] = tensors["shared_mlp.output_linear.weight"]
     if kind.mlp.shared_gate:
         found["shared_gate"] = inner["shared_expert_gate.weight"][0]
     for expert in range(kind.mlp.count):

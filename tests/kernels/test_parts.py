@@ -119,6 +119,9 @@ PUBLISHED = {
     "glm-5": (744, 41.8),
     "gpt-oss-20b": (20.9, 3.6),
     "gpt-oss-120b": (116.8, 5.1),
+    "granite-4.0-h-micro": (3.19, 3.19),
+    "granite-4.0-h-small": (32.2, 9),
+    "granite-4.0-h-tiny": (6.94, 1.47),
     "kimi-k2": (1026.4, 32),
     "llama-3.1-405b": (405.9, 405.9),
     "llama-3.2-3b": (3.21, 3.21),
@@ -170,6 +173,9 @@ COUNTED = {
 """What Transformers 5.24 makes of a published config.json on the meta device: parameters, and the corrections of routers, which files
 hold too; and where that file lies. MiniMax-M2.5 has M2's shapes."""
 SAID = {
+    "granite-4.0-h-micro": "https://ollama.com/sam860/granite-4.0 (3.2; widths and layers: huggingface.co/anuj6316/granite, config.json)",
+    "granite-4.0-h-small": "https://hf.kigml.com/deucebucket/Granite-4.0-H-Small-Cerebellum-GGUF (32 and 9; layers, experts)",
+    "granite-4.0-h-tiny": "https://ollama.com/library/granite4:tiny-h/blobs/9811e90b0eec (widths; IBM says 7 and 1)",
     "glm-5": "https://glennklockwood.com/garden/GLM-5 (744 and 40, from the technical report)",
     "mimo-v2-flash": "https://crafiq.ai/models/language/xiaomi-mimo-v2-flash-reasoning (309 and 15)",
     "ministral-3-14b": "https://apxml.com/models/ministral-3-14b (13.5 besides vision; 40 layers, 5120, 16384)",
@@ -179,6 +185,15 @@ SAID = {
     "qwen3-next-80b-a3b": "https://aiportalx.com/alibaba/qwen3-next-80b-a3b (80 and 3)",
 }
 """Where the rounded totals of the newest models in `PUBLISHED` are said."""
+
+
+STORED_GIB = {"granite-4.0-h-tiny": 12.925, "granite-4.0-h-small": 59.99}
+"""What their published safetensors take, in 2³⁰ bytes of bfloat16."""
+
+
+@pytest.mark.parametrize("name", STORED_GIB)
+def test_granite_s_hybrids_are_as_large_as_their_files(name: str) -> None:
+    assert 2 * shape_of(name).parameters / 2**30 == pytest.approx(STORED_GIB[name], abs=0.005)
 
 
 def test_the_newest_models_are_counted_from_their_own_files_or_have_a_source() -> None:

@@ -1,16 +1,23 @@
-"""Steps of models whose attention sees selected tokens, in torch, against the float64 reference."""
+"""Steps and prompts of models whose attention sees selected tokens, in torch, against the float64 reference."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hybrid_models import INDEXED, hybrid_models
+from torch import Tensor
 
 from membound.backends.pytorch.backend import PyTorch
-from membound.backends.pytorch.latent_layer import IndexedLatent
+from membound.backends.pytorch.latent_layer import CausalIndexed, IndexedLatent
+from membound.backends.pytorch.support import unsupported
+from membound.backends.pytorch.variants import Variants
+from membound.kernels import indexing, models, own_routes
 from membound.kernels.inputs import ModelInputs
+from membound.kernels.mixers import Indexer, Latent
 from membound.kernels.operations import SpecError
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
@@ -75,9 +82,114 @@ def test_a_step_reads_every_key_and_the_rows_that_are_selected() -> None:
     assert long.footprint_bytes - short.footprint_bytes == 3 * 800 * (3 * 20 + 4 * 52) * 2
 
 
+@pytest.mark.parametrize("name", INDEXED)
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 40), (3, 23), (2, 10), (1, 9), (2, 5), (1, 1)])
+def test_a_prompt_in_float32_is_the_reference(name: str, batch: int, tokens: int) -> None:
+    """The index selects 9: prompts are longer, one longer, as long and shorter."""
+    error, inputs, backend = run(f"prefill:model={name},batch={batch},tokens={tokens},weight=f32,kv=f32")
+    backend.close()
+    assert error < 1e-5
+    seen = [inputs.seen(index) for index in range(4)]
+    counts = np.broadcast_to(np.minimum(np.arange(tokens) + 1, 9), (batch, tokens))
+    assert all(np.array_equal(one.sum(-1), counts) for one in seen)
+    assert not any(np.triu(one, 1).any() for one in seen)
+    assert np.array_equal(seen[1], seen[2])
+    assert tokens < 11 or not np.array_equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("weight", ["bf16", "f16"])
+def test_a_prompt_in_other_formats_keeps_the_tolerance(weight: str) -> None:
+    spec = f"prefill:model=tiny-index-moe,batch=2,tokens=40,weight={weight},kv={weight}"
+    error, _, backend = run(spec)
+    backend.close()
+    assert error < tolerance(parse(spec))
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_prompt_sees_other_tokens_than_one_without_an_index(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared above depends on the choice."""
+    whole = INDEXED[name]
+    layers = tuple(replace(one, mixer=replace(one.mixer, index=None)) for one in whole.layers)
+    spec = "prefill:model={},batch=2,tokens=40,weight=f32,kv=f32"
+    chosen = compute(make_inputs(parse(spec.format(name)), seed=4), 0)
+    monkeypatch.setitem(models.SHAPES, "tiny-whole", replace(whole, name="tiny-whole", layers=layers))
+    assert relative_error(compute(make_inputs(parse(spec.format("tiny-whole")), seed=4), 0), chosen) > 0.05
+
+
+@pytest.mark.parametrize("block", [7, 16, 64])
+def test_a_prompt_s_own_choice_is_that_of_the_reference_in_float32(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, inputs, backend = run("prefill:model=tiny-index,batch=2,tokens=40,weight=f32,kv=f32")
+    layers = [one for one in backend._decoder.modules() if isinstance(one, CausalIndexed)]
+    own: dict[int, np.ndarray] = {}
+    select = CausalIndexed.select
+
+    def told(layer: CausalIndexed, *made: Tensor) -> list[Tensor]:
+        chosen, seen, first = select(layer, *made), np.zeros((2, 40, 40), np.bool_), 0
+        for ids in chosen:
+            rows = seen[:, first : first + ids.shape[1]]
+            np.put_along_axis(rows, ids.numpy(), True, -1)
+            first += ids.shape[1]
+        own[layers.index(layer)] = np.tril(seen)  # behind fewer than 9 tokens later ones fill a choice up
+        return chosen
+
+    monkeypatch.setattr(CausalIndexed, "select", told)
+    for layer in layers:
+        layer.block = block
+    backend.launch(0)
+    assert sorted(own) == [0, 1, 3]
+    for index, seen in own.items():  # two tokens of nearly equal scores may be swapped
+        assert np.count_nonzero(seen != inputs.seen(index)) <= 2
+    keys = [one.keys for one in layers]
+    assert keys[2] is None
+    assert all(one.abs().amax(-1).min() > 0 for one in keys if one is not None)
+    backend.close()
+
+
+def test_which_tokens_a_prompt_s_index_selects_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One head of one column without RoPE: scores are the products with earlier keys, as the cache holds them."""
+    mixer = Latent(1, 1, rope_dim=0, index=Indexer(1, 1, 2))
+    keys = np.array([0.5, -3.0, 2.001, 2.0, 2.002])
+    made = {"q_down": np.ones(5), "index_q": np.ones(5), "index_k": keys, "index_weights": np.ones(5)}
+    vectors = {"q_norm": np.ones(1), "index_k_norm": np.ones(1), "index_k_norm_bias": np.zeros(1)}
+
+    def seen(kv: str) -> list[list[int]]:
+        away = indexing.left_out(
+            np.ones((5, 1)), mixer, np.arange(5), 5, lambda name, x: made[name][:, None], vectors, kv
+        )
+        return [np.flatnonzero(~row).tolist() for row in away[0]]
+
+    monkeypatch.setattr(indexing, "layer_norm", lambda x, *rest: x)
+    assert seen("f32") == [[0], [0, 1], [0, 2], [2, 3], [2, 4]]
+    assert seen("bf16") == [
+        [0],
+        [0, 1],
+        [0, 2],
+        [2, 3],
+        [2, 3],
+    ]  # all three are 2 then, and the first are taken
+
+
+def test_the_choice_of_a_prompt_is_kept_for_other_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = parse("prefill:model=tiny-index,batch=2,tokens=21,weight=f32,kv=f32")
+    first = make_inputs(work, seed=4, folder=tmp_path).seen(3)
+    monkeypatch.setattr(own_routes, "prefill", None)
+    assert np.array_equal(make_inputs(work, seed=4, folder=tmp_path).seen(3), first)
+    with pytest.raises(TypeError):
+        make_inputs(work, seed=5, folder=tmp_path).seen(3)
+
+
 def test_what_is_not_run_is_one_line() -> None:
-    assert PyTorch().supports(parse("prefill:model=tiny-index,tokens=8")) == (
-        "tiny-index asks for attention with an indexer, which it lacks"
-    )
+    for kind in ("step", "prefill"):
+        work = parse(f"{kind}:model=tiny-index")
+        assert unsupported(work, Variants(compiled=True), "cpu") == (
+            "attention with an indexer runs as it is, without torch.compile and offload"
+        )
+        assert unsupported(work, Variants(), "cpu") is None
     with pytest.raises(SpecError, match=r"tiny-index has an index, whose keys are random: cache=random"):
         parse("step:model=tiny-index,context=5,cache=prompt")

@@ -151,12 +151,6 @@ def test_keys_that_are_all_alike_lose_no_digits() -> None:
     assert relative_error(layer.state_after.numpy(), after.matrices) < 1e-5
 
 
-def test_a_prompt_of_a_model_with_an_index_is_refused_by_name() -> None:
-    assert PyTorch().supports(parse("prefill:model=tiny-index,tokens=8")) == (
-        "tiny-index asks for attention with an indexer, which it lacks"
-    )
-
-
 def test_a_prompt_with_states_is_not_compiled() -> None:
     """Its graph would grow with its chunks, hundreds of them in a long prompt."""
     for name, reason in (

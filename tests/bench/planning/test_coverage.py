@@ -67,13 +67,14 @@ def test_every_kind_in_every_format_is_asked_about_once() -> None:
         assert {(w.weight, w.act) for w in works if w.kind == kind} == pairs  # type: ignore[union-attr]
     for kind in ("attention", "mla", "step", "prefill"):
         assert {w.kv for w in works if w.kind == kind} == set(KV_FORMATS)  # type: ignore[union-attr]
-    assert len([w for w in works if w.kind == "step"]) == len(pairs) * len(KV_FORMATS) * 2 * 2 * 3
-    assert len([w for w in works if w.kind == "prefill"]) == len(pairs) * len(KV_FORMATS) * 3
+    each = len(pairs) * len(KV_FORMATS)
+    assert len([w for w in works if w.kind == "step"]) == each * (2 * 2 * 3 + 1)
+    assert len([w for w in works if w.kind == "prefill"]) == each * 4
     assert len([w for w in works if w.kind == "mla"]) == len(KV_FORMATS) * 2
 
 
 def test_tables_of_models_say_what_these_hold() -> None:
-    models = ["", ", experts", ", experts, latent attention"]
+    models = ["", ", experts", ", experts, latent attention", ", states"]
     assert [title_of(shape) for shape in SHAPES if shape.kind == "step"] == [f"step{m}" for m in models]
     assert [title_of(shape) for shape in SHAPES if shape.kind == "prefill"] == [f"prefill{m}" for m in models]
 

@@ -98,7 +98,7 @@ def test_a_folder_says_why_it_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
         ),
         (
             "nope",
-            "unknown model 'nope': it is none of the 74 names in docs/prediction.md, nor a folder with config",
+            "unknown model 'nope': it is none of the 77 names in docs/prediction.md, nor a folder with config",
         ),
     ],
 )

@@ -144,9 +144,20 @@ def test_multipliers_and_the_least_time_step_are_read(tmp_path: Path) -> None:
         assert {layer.residual for layer in found.layers} == {0.22}
 
 
+def test_heads_are_as_wide_as_the_file_says_or_share_the_hidden_state(tmp_path: Path) -> None:
+    for number, (given, width) in enumerate((({"head_dim": 20}, 20), ({"head_dim": None}, 12), ({}, 12))):
+        attention = get_model(granite(tmp_path / str(number), **given)).decoder.layers[1].mixer
+        assert isinstance(attention, Attention)
+        assert (attention.head_dim, attention.matrices(48)["o"]) == (width, (48, 4 * width))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (
+            {"num_attention_heads": 10, "num_key_value_heads": 2},
+            "hidden_size=48 must be a multiple of num_attention_heads=10 where there is no head_dim",
+        ),
         (
             {"position_embedding_type": "alibi"},
             "position_embedding_type='alibi' must be 'rope', 'nope' or null",
