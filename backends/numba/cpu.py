@@ -90,8 +90,8 @@ class NumbaCpu(Backend):
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step | Prefill) and (reason := _lacks(work)):
             return reason
-        if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
-            return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
+        if isinstance(work, Step) and work.stored is not None and (reason := work.stored.of_one_format()):
+            return reason
         if isinstance(work, Prefill) and work.stored:
             return "prompts take no weights as they are stored"
         if isinstance(work, Prefill) and not work.shape.dense and work.batch > MOST_ROWS:

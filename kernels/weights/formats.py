@@ -11,12 +11,14 @@ Caches store fp8 besides (`membound.kernels.weights.fp8`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from membound.errors import Unsupported
 from membound.kernels.weights import fp8, ggml, grouped
 
 F32 = npt.NDArray[np.float32]
@@ -230,6 +232,17 @@ def _dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64]) -> F32:
     return grouped.scaled(q - np.repeat(zeros, found.group, axis=1), scales)
 
 
+def common_order(weights: Sequence[Weight]) -> npt.NDArray[np.int32] | None:
+    """The order in which the columns of matrices with the same input lie; None: in their places. Raises Unsupported where orders differ."""
+    if all(weight.order is None for weight in weights):
+        return None
+    in_place = np.arange(weights[0].k, dtype=np.int32)
+    orders = [in_place if weight.order is None else weight.order.view(np.int32) for weight in weights]
+    if any(not np.array_equal(order, orders[0]) for order in orders):
+        raise Unsupported("matrices of the same input have their columns in orders that differ")
+    return orders[0]
+
+
 def in_kernel_format(weight: Weight) -> Weight:
     """The same numbers in the order of the kernels, and scales that rows share for each of them."""
     found = FORMATS[weight.format]
@@ -241,6 +254,14 @@ def in_kernel_format(weight: Weight) -> Weight:
     if weight.format == "q4_0":
         return replace(weight, format=found.same_as, values=ggml.neighbours(values))
     return replace(weight, format=found.same_as, scales=np.repeat(scales, found.rows, axis=0)[: weight.n])
+
+
+def rows_of(weight: Weight, slices: Iterable[slice]) -> Weight:
+    """Some rows of a weight as a matrix of their own, in the format of the kernels, in which rows share no scale."""
+    held = in_kernel_format(weight)
+    rows = np.concatenate([np.arange(held.n)[one] for one in slices])
+    scales, zeros = (None if array is None else array[rows] for array in (held.scales, held.zeros))
+    return replace(held, n=len(rows), values=held.values[rows], scales=scales, zeros=zeros)
 
 
 def kernel_format(fmt: str) -> str:
