@@ -165,7 +165,8 @@ def damaged_scale(name, scale):
 @pytest.mark.parametrize(
     ("fields", "edit", "text"),
     [
-        ({"expert_count": 8}, None, r"llama\.expert_count=8 is not supported"),
+        ({"expert_count": 8}, None, r"llama\.expert_used_count=None must be a positive whole number up to 8"),
+        ({"expert_count": 8, "expert_used_count": 2}, None, r"has no tensor model\.layers\.0\.mlp\.gate\.weight"),
         ({"rope.scaling.type": "yarn"}, None, r"llama\.rope\.scaling\.type='yarn' is not supported"),
         ({"rope.dimension_count": 16}, None, r"rope\.dimension_count=16 is not supported; supported: 32"),
         ({"block_count": 1 << 31}, None, r"llama\.block_count=2147483648 must be a positive whole number up to 4096"),
@@ -199,7 +200,7 @@ def test_files_that_do_not_go_with_each_other(file, fields, edit, text):
         (lambda b: b"version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer"),
         (lambda b: b[:4] + struct.pack(">I", 3) + b[8:], r"GGUF version 50331648 is not supported"),
         (lambda b: b[:16] + struct.pack("<Q", 1 << 60) + b[24:], r"cannot be read: "),
-        (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3"),
+        (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3, qwen3moe"),
         (lambda b: gguf({"general.architecture": 3}, {}), r"general\.architecture=3 must be a text"),
         (lambda b: gguf({"general.architecture": "llama", "general.alignment": 0}, {}), r"general\.alignment=0 must be"),
     ],

@@ -10,7 +10,7 @@ The architecture "llama" rotates pairs (2i, 2i + 1) of a head, membound (i, i + 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.gguf_header import KINDS, NAMES, Entry, Kind, read_header
+from membound.kernels.layer_tensors import routed_part
 from membound.kernels.model import Model, ModelError
 from membound.kernels.weights import ggml
 from membound.kernels.weights.formats import F32, Weight, dequantize, from_bf16
@@ -37,7 +38,10 @@ PARTS = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
 }
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+"""Tensors that hold a matrix of all experts of a layer, one behind the other."""
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -77,8 +81,12 @@ class GgufTensors:
         self._header = read_header(path)
         self._model = model
         self._pairs = model.scheme == Gguf("llama")
+        experts = routed_part(model.decoder)
         self._entries = {
-            _name(name): one for name, one in self._header.tensors.items() if name not in LEFT_OUT
+            ours: one
+            for name, entry in self._header.tensors.items()
+            if name not in LEFT_OUT
+            for ours, one in _named(name, entry, experts.count if experts else 0)
         }
 
     def names(self) -> tuple[str, ...]:
@@ -218,13 +226,20 @@ class GgufMatrices:
         return FORMATS[kind]
 
 
-def _name(name: str) -> str:
-    """Hugging Face's name of a tensor; its own where there is none."""
+def _named(name: str, entry: Entry, experts: int) -> Iterator[tuple[str, Entry]]:
+    """A tensor under Hugging Face's name, or its own where there is none; of one that holds as many experts each of theirs."""
     found = LAYER.fullmatch(name)
     if found is None:
-        return WHOLE.get(name, name)
+        yield WHOLE.get(name, name), entry
+        return
     part, _, end = found[2].rpartition(".")
-    return f"model.layers.{found[1]}.{PARTS.get(part, part)}.{end}"
+    if part not in EXPERTS or len(entry.shape) != 3 or entry.shape[0] != experts:
+        yield f"model.layers.{found[1]}.{PARTS.get(part, part)}.{end}", entry
+        return
+    each = entry.nbytes // experts
+    for number in range(experts):
+        one = Entry(entry.shape[1:], entry.number, entry.offset + number * each, each)
+        yield f"model.layers.{found[1]}.mlp.experts.{number}.{EXPERTS[part]}.{end}", one
 
 
 def _floats(stored: npt.NDArray[np.uint8], kind: str) -> F32:
