@@ -8,11 +8,14 @@ from checkpoints import CONFIG
 from gguf_files import (
     F32,
     Q4_0,
+    Q4_K,
+    Q6_K,
     Q8_0,
     fields_of,
     floats,
     in_pairs,
     name_of,
+    random_blocks,
     write_gguf,
 )
 
@@ -28,7 +31,7 @@ from membound.kernels.weights.formats import dequantize, quantize
 from membound.kernels.work import parse
 
 COUNT, WIDTH, HIDDEN = 6, 256, 256
-TYPES = {"q8_0": Q8_0, "q4_0": Q4_0}
+TYPES = {"q8_0": Q8_0, "q4_0": Q4_0, "q4_k": Q4_K, "q6_k": Q6_K}
 COMMON = {
     "expert_count": COUNT,
     "expert_used_count": 2,
@@ -46,7 +49,14 @@ def q8_0(name):
 
 
 def q4_0(name):
-    return "q4_0"
+    """As llama.cpp writes it: the LM head in Q6_K."""
+    return "q6_k" if name == "lm_head.weight" else "q4_0"
+
+
+def q4_k_m(name):
+    """As llama.cpp writes it: the LM head and in some layers v and down in Q6_K."""
+    mixed = name == "lm_head.weight" or (".0." in name and ("v_proj" in name or "down_proj" in name))
+    return "q6_k" if mixed else "q4_k"
 
 
 def shapes_of(architecture):
@@ -69,8 +79,12 @@ def shapes_of(architecture):
 def stored(rng, fmt, shape, heads):
     """(the bytes of a random tensor, what they mean); rows of that many heads as the architecture "llama" has them."""
     n, k = int(np.prod(shape[:-1])), shape[-1]
-    made = quantize(rng.standard_normal((n, k)).astype(np.float32) / np.float32(8), fmt)
-    rows, meant = ggml.blocks(made.values, made.scales), dequantize(made)
+    if fmt in ggml.WIDENED:
+        rows = random_blocks(rng, TYPES[fmt], n, k)
+        meant = ggml.WIDENED[fmt](rows)
+    else:
+        made = quantize(rng.standard_normal((n, k)).astype(np.float32) / np.float32(8), fmt)
+        rows, meant = ggml.blocks(made.values, made.scales), dequantize(made)
     return (in_pairs(rows, heads) if heads else rows).tobytes(), meant.reshape(shape)
 
 
@@ -99,7 +113,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", FIELDS)
-@pytest.mark.parametrize("types", [q8_0, q4_0])
+@pytest.mark.parametrize("types", [q8_0, q4_0, q4_k_m])
 def test_each_expert_is_its_part_of_what_is_stacked(file, types, architecture):
     path, meant = file(types, architecture)
     source = Checkpoint(get_model(path), "stored", seed=1)
@@ -115,7 +129,7 @@ def test_each_expert_is_its_part_of_what_is_stacked(file, types, architecture):
         assert np.array_equal(matrices["router"].values, meant[f"{of}mlp.gate.weight"])
 
 
-@pytest.mark.parametrize(("types", "architecture"), [(q4_0, "llama"), (q8_0, "qwen3moe")])
+@pytest.mark.parametrize(("types", "architecture"), [(q4_0, "llama"), (q4_k_m, "qwen3moe")])
 def test_bytes_are_those_of_the_experts_that_are_read(file, types, architecture):
     path, _ = file(types, architecture)
     work, header = parse(f"step:model={path},context=8,weight=stored"), read_header(Path(path))
@@ -134,6 +148,8 @@ def test_bytes_are_those_of_the_experts_that_are_read(file, types, architecture)
     [
         (q8_0, "llama", "float"),
         (q4_0, "qwen3moe", "int8"),
+        (q4_k_m, "qwen3moe", "float"),
+        (q4_k_m, "llama", "float"),
     ],
 )
 def test_a_step_over_a_file_with_experts(file, types, architecture, act):

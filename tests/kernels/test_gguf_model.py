@@ -124,6 +124,22 @@ def super_blocks(kind, size):
     return rows
 
 
+@pytest.mark.slow
+def test_super_blocks_are_multiplied_beside_blocks(file):
+    rows = super_blocks(Q6_K, 210)
+    path, _ = file(
+        "q8_0",
+        edit=lambda tensors: tensors.update({"blk.1.ffn_down.weight": (Q6_K, (128, 256), rows.tobytes())}),
+    )
+    inputs = make_inputs(parse(f"step:model={path},context=5,weight=stored,kv=f32"), seed=3)
+    backend = NumbaCpu()
+    backend.open("cpu", threads=2)
+    assert backend.supports(inputs.work) is None
+    backend.prepare(inputs.work, inputs)
+    backend.launch(0)
+    assert relative_error(backend.output(), compute(inputs, 0)) < 1e-5
+
+
 def test_super_blocks_are_read_and_multiplied_in_another_format(file):
     rows = super_blocks(Q4_K, 144)
 
@@ -134,10 +150,16 @@ def test_super_blocks_are_read_and_multiplied_in_another_format(file):
     path, _ = file("q8_0", edit=edit)
     found = Checkpoint(get_model(path), "f32", seed=1).layer(1).matrices["down"].values
     assert np.array_equal(found, widen_q4_k(rows))
-    with pytest.raises(
-        SpecError, match=r"down_proj\.weight is stored as Q4_K, in which no kernel multiplies"
-    ):
-        parse(f"step:model={path},weight=stored")
+    work = parse(f"step:model={path},context=5,weight=stored,kv=f32")
+    assert (work.stored.formats, work.stored.layers[0]["down"].format) == (("q8_0", "q4_k"), "q4_k")
+    assert (
+        work.stored.layers[1]["down"].values_bytes + work.stored.layers[1]["down"].scales_bytes == rows.size
+    )
+    several = parse(f"step:model={path},context=5,batch=2,weight=stored,kv=f32")
+    assert NumbaCpu().supports(several) == (
+        "the matrices of a layer are stored in q8_0, q4_k: the kernels take one row by several formats, with act=float and zero "
+        "points in groups of one size"
+    )
 
 
 def test_a_scaled_rope_is_recognised_by_its_factors(file):

@@ -15,8 +15,8 @@ from membound.kernels.cpu.experts.blocks import block_recipes, sizes_of
 from membound.kernels.cpu.experts.layer_experts import LayerBuffers, LayerSizes
 from membound.kernels.cpu.experts.router import rule_of
 from membound.kernels.cpu.experts.routes import I64, empty_blocks
-from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows
-from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.matmul.pack import aligned_bytes, pack, pack_rows, packed_bytes
+from membound.kernels.cpu.matmul.recipe import choose, mixed_format
 from membound.kernels.cpu.step.routed_step import Routed
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.layer_tensors import ROUTER, routed_part
@@ -75,16 +75,20 @@ class RoutedLayers:
     @property
     def read_bytes(self) -> int:
         """Packed bytes of the experts of the plan and of all routers."""
-        expert = sum(self._expert_sizes())
+        experts = sum(sum(self._expert_sizes(index)) for index in self._places)
         if self._orders.shape[1]:
-            expert += self._orders.itemsize * (self._decoder.hidden + self._part.expert.width)
-        return len(self._places) * (self._work.distinct * expert + self._router_size)
+            columns = self._decoder.hidden + self._part.expert.width
+            experts += len(self._places) * self._orders.itemsize * columns
+        return self._work.distinct * experts + len(self._places) * self._router_size
 
-    def _expert_sizes(self) -> tuple[int, int]:
-        """Bytes of gate and up, packed as one, and of down."""
+    def _expert_sizes(self, index: int) -> tuple[int, int]:
+        """Bytes of gate and up, packed as one, and of down of an expert of layer `index`."""
         recipe, hidden, width = self._recipes[0], self._decoder.hidden, self._part.expert.width
-        into = len(self._into) * width
-        return _aligned(recipe.matrix_bytes(into, hidden)), _aligned(recipe.matrix_bytes(hidden, width))
+        stored = None if self._work.stored is None else self._work.stored.experts[index]
+        formats = {} if stored is None else {name: one.format for name, one in stored.one}
+        into = [(formats.get(name, recipe.format), width) for name in self._into]
+        down = [(formats.get("down", recipe.format), hidden)]
+        return _aligned(packed_bytes(recipe, into, hidden)), _aligned(packed_bytes(recipe, down, width))
 
     @property
     def _into(self) -> tuple[str, ...]:
@@ -93,11 +97,13 @@ class RoutedLayers:
 
     def _lay_out(self, first_byte: int) -> None:
         layers, count = len(self._decoder.layers), self._part.count
-        gate_up, down = self._expert_sizes()
         self._starts = np.zeros((layers, count, 2), np.int64)
-        experts = np.arange(len(self._places) * count, dtype=np.int64).reshape(-1, count) * (gate_up + down)
-        self._starts[self._places] = np.stack([experts, experts + gate_up], -1) + first_byte
-        self.arena_bytes = len(self._places) * count * (gate_up + down)
+        self.arena_bytes = 0
+        for index in self._places:
+            gate_up, down = self._expert_sizes(index)
+            experts = first_byte + self.arena_bytes + np.arange(count, dtype=np.int64) * (gate_up + down)
+            self._starts[index] = np.stack([experts, experts + gate_up], -1)
+            self.arena_bytes += count * (gate_up + down)
         self._router_size = _aligned(self._router_recipe.matrix_bytes(count, self._decoder.hidden))
         self._router_starts = np.zeros(layers, np.int64)
         self._router_starts[self._places] = np.arange(len(self._places)) * self._router_size
@@ -107,7 +113,7 @@ class RoutedLayers:
         """The experts and the router of layer `index`; nothing of a layer without any."""
         if index not in self._places:
             return
-        gate_up, down = self._expert_sizes()
+        gate_up, down = self._expert_sizes(index)
         for number in range(self._part.count):
             first, second = self._starts[index, number]
             pair = [matrices[f"expert{number}.{name}"] for name in self._into]
@@ -211,8 +217,7 @@ def _format_of(work: Step | Prefill) -> str:
     """The format of a model's experts."""
     if work.stored is None:
         return work.weight
-    (stored,) = work.stored.expert_formats
-    return stored
+    return mixed_format(work.stored.expert_formats)
 
 
 def _aligned(size: int) -> int:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.matmul.grouping import grouping
-from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
-from membound.kernels.cpu.matmul.recipe import Recipe, choose
+from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows, packed_bytes
+from membound.kernels.cpu.matmul.recipe import Recipe, choose, mixed_format
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
 from membound.kernels.features import tokens_of
 from membound.kernels.forward import temperatures
@@ -99,7 +99,12 @@ class PackedMatrices:
     def __init__(self, inputs: ModelInputs, recipe: Recipe, head: Recipe, positions: range) -> None:
         model = inputs.model
         self.shapes = _layer_matrices(model)
-        sizes = [recipe.matrix_bytes(m.n, m.k) for m in self.shapes] * model.layers
+        rows = {name: n for name, (n, _) in model.layer_matrices.items()}
+        sizes = [
+            stored_bytes(inputs.work, recipe, index, [(name, rows[name]) for name in m.names], m.k)
+            for index in range(model.layers)
+            for m in self.shapes
+        ]
         sizes.append(head.matrix_bytes(model.vocab, model.hidden))
         aligned = [-(-size // 64) * 64 for size in sizes]
         self.starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
@@ -271,9 +276,18 @@ def recipes_of(work: Step | Prefill, rows: int, head_rows: int) -> tuple[Recipe,
     """How what every token meets in layers is multiplied by `rows`, and how the LM head is by `head_rows`."""
     if work.stored is None:
         return choose(work.weight, work.act, rows), choose(work.weight, work.act, head_rows)
-    (layers,), head = work.stored.formats, work.stored.head.format
+    head = work.stored.head.format
     act = work.act if head in INTEGER_FORMATS else "float"
-    return choose(layers, work.act, rows), choose(head, act, head_rows)
+    return choose(mixed_format(work.stored.formats), work.act, rows), choose(head, act, head_rows)
+
+
+def stored_bytes(
+    work: Step | Prefill, recipe: Recipe, index: int, shapes: Sequence[tuple[str, int]], k: int
+) -> int:
+    """Packed bytes of matrices of layer `index` that share an input, of which `shapes` has names and rows."""
+    held = None if work.stored is None else work.stored.layers[index]
+    formats = [recipe.format if held is None else held[name].format for name, _ in shapes]
+    return packed_bytes(recipe, [(fmt, n) for fmt, (_, n) in zip(formats, shapes, strict=True)], k)
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:

@@ -24,6 +24,7 @@ from membound.kernels.cpu.step.packed_model import (
     positions_of,
     recipes_of,
     sizes_of,
+    stored_bytes,
 )
 from membound.kernels.cpu.step.routed_step import FIXED, Routed, routed_step_kernel
 from membound.kernels.cpu.step.step import Buffers
@@ -148,12 +149,21 @@ class RoutedWeights:
         """Where each matrix begins, [layers + 1, FIXED], and where the last of them ends."""
         model, at = self._inputs.model, 0
         self.starts = np.zeros((model.layers + 1, FIXED), np.int64)
+        self._sizes = np.zeros_like(self.starts)
         for index, shapes in enumerate(self._shapes):
             for slot, (n, k) in enumerate(shapes):
                 self.starts[index, slot] = at
-                at += -(-self.recipe.matrix_bytes(n, k) // LINE) * LINE if n else 0
+                self._sizes[index, slot] = self._slot_bytes(index, slot, k) if n else 0
+                at += -(-int(self._sizes[index, slot]) // LINE) * LINE
         self.starts[model.layers] = at
         self._end = at + -(-self.head.matrix_bytes(model.vocab, model.hidden) // LINE) * LINE
+
+    def _slot_bytes(self, index: int, slot: int, k: int) -> int:
+        """Packed bytes of a slot that has matrices."""
+        layer, work = self._inputs.model.decoder.layers[index], self._inputs.work
+        shapes = matrices_of(layer, self._inputs.model.hidden)
+        named = [(name, shapes[name][0]) for name in slots_of(layer)[slot]]
+        return stored_bytes(work, self.recipe, index, named, k)
 
     def _pack(self, orders: Orders) -> list[Mapping[str, F32]]:
         """Every matrix into the arena, a layer at a time; the vectors of all layers, and to `orders` four rows for each.
@@ -168,8 +178,8 @@ class RoutedWeights:
             groups = [[weights.matrices[name] for name in names] for names in slots_of(layer)]
             for slot, matrices in enumerate(groups):
                 if matrices:
-                    at, (n, k) = self.starts[index, slot], self._shapes[index][slot]
-                    pack_rows(matrices, self.recipe, self.arena[at : at + self.recipe.matrix_bytes(n, k)])
+                    at = self.starts[index, slot]
+                    pack_rows(matrices, self.recipe, self.arena[at : at + self._sizes[index, slot]])
             ordered = isinstance(layer.mixer, Attention) and not layer.mixer.gated
             if not ordered and any(weight.order is not None for group in groups[:3] for weight in group):
                 raise Unsupported(

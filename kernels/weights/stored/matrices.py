@@ -1,6 +1,6 @@
 """The matrices of a folder as its files hold them: which are quantised, their bytes, their numbers.
 
->>> stored = StoredMatrices(TensorFiles(folder), scheme)
+>>> stored = StoredMatrices(TensorFiles(folder), scheme, "model.embed_tokens.weight")
 >>> stored.describe("model.layers.0.self_attn.q_proj.weight", 4096, 4096)
 StoredMatrix(format='int4g128z', values_bytes=8388608, scales_bytes=344064)
 """

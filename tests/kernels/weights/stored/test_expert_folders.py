@@ -229,7 +229,17 @@ def test_orders_that_differ_between_gate_and_up_are_refused(tmp_path):
         backend.prepare(work, make_inputs(work, seed=3))
 
 
-def test_formats_that_differ_among_experts_are_named(tmp_path):
+@pytest.mark.slow
+def test_a_step_over_several_formats(tmp_path):
+    """Down of experts, and o of attention, in 16 bits beside int4 in columns of an order of their own."""
+    write_experts(tmp_path, "mixtral", "packed_ordered", kept=("w2", "o_proj", "layers.1.self_attn.v_proj"))
+    error, work, _ = ran(f"step:model={tmp_path},context=5,weight=stored,kv=f32")
+    assert (work.stored.formats, work.stored.expert_formats) == (("int4g32", "f16"),) * 2
+    assert error < 1e-5
+
+
+def test_formats_that_differ_are_named_where_they_are_not_multiplied(tmp_path):
     write_experts(tmp_path, "mixtral", "awq", kept=("w2",))
     work = parse(f"step:model={tmp_path},context=5,weight=stored")
-    assert NumbaCpu().supports(work) == "experts are stored in int4g32z, f16: the kernels take one format"
+    assert NumbaCpu().supports(work) is None
+    assert work.stored.of_one_format() == "experts are stored in int4g32z, f16: the kernels take one format"

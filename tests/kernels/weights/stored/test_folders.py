@@ -208,7 +208,9 @@ def test_a_module_that_is_ignored_is_float_and_says_so(tmp_path):
     path.write_text(json.dumps(fields))
     work = parse(f"step:model={tmp_path},context=8,weight=stored")
     assert work.stored.formats == ("f16", "int4g32")
-    assert re.search("stored in f16, int4g32: the kernels take one", NumbaCpu().supports(work))
+    assert NumbaCpu().supports(work) is None
+    several = parse(f"step:model={tmp_path},context=8,batch=2,weight=stored")
+    assert re.search("stored in f16, int4g32: the kernels take one row", NumbaCpu().supports(several))
 
 
 @pytest.mark.parametrize(
