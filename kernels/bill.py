@@ -21,7 +21,7 @@ from membound.kernels.operations import ACTIVATION_BYTES, Linear, Traffic, kv_to
 from membound.kernels.parts import Experts, Latent
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
-from membound.kernels.weights.stored.matrices import Stored, StoredMatrix
+from membound.kernels.weights.stored.matrices import Stored, StoredExperts, StoredMatrix
 
 VECTOR_BYTES = 4
 
@@ -142,9 +142,13 @@ def _layer_products(work: ModelWork, rows: int) -> Iterator[Operation]:
 
 
 def _stored_products(work: ModelWork, stored: Stored, rows: int) -> Iterator[Operation]:
-    for name, (n, k) in work.shape.layer_matrices.items():
-        for matrix, count in Counter(layer[name] for layer in stored.layers).items():
-            yield _product(name, count, Linear(n, k, rows, "f32"), matrix)
+    counts = Counter[tuple[str, tuple[int, int], StoredMatrix]]()
+    for layer, held in zip(work.shape.decoder.layers, stored.layers, strict=True):
+        counts.update(
+            (name, shape, held[name]) for name, shape in matrices_of(layer, work.shape.hidden).items()
+        )
+    for (name, (n, k), matrix), count in counts.items():
+        yield _product(name, count, Linear(n, k, rows, "f32"), matrix)
 
 
 def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None) -> Operation:
@@ -157,11 +161,15 @@ def _product(name: str, count: int, linear: Linear, matrix: StoredMatrix | None)
 
 def _experts(work: ModelWork, rows: int) -> Iterator[Operation]:
     """A router and the experts that it chooses, with their biases; those without a gate have two matrices of an `experts` work's three."""
-    counts = Counter[Experts]()
-    for layer, count in work.shape.decoder.kinds.items():
-        if isinstance(layer.mlp, Experts):
-            counts[layer.mlp] += count
-    for experts, count in counts.items():
+    layers = work.shape.decoder.layers
+    held = work.stored.experts if work.stored is not None else (None,) * len(layers)
+    counts = Counter[tuple[Experts, StoredExperts | None]](
+        (layer.mlp, own) for layer, own in zip(layers, held, strict=True) if isinstance(layer.mlp, Experts)
+    )
+    for (experts, own), count in counts.items():
+        if own is not None:
+            yield _stored_experts(work, experts, own, count, rows)
+            continue
         one = routed_experts(work, experts, rows)
         biases = VECTOR_BYTES * work.distinct * experts.expert.vectors(work.shape.hidden)
         traffic, flops = one.traffic + Traffic(weights_bytes=biases), one.flops
@@ -174,6 +182,24 @@ def _experts(work: ModelWork, rows: int) -> Iterator[Operation]:
             )
             flops -= 2 * one.batch * one.chosen * one.width * one.hidden
         yield Operation("experts", count, traffic, flops)
+
+
+def _stored_experts(
+    work: ModelWork, experts: Experts, own: StoredExperts, count: int, rows: int
+) -> Operation:
+    """A line for a router and the experts that it chooses as they lie in a file; their biases are float32."""
+    width, biases = experts.expert.width, experts.expert.vectors(work.shape.hidden)
+    values, scales = own.expert_bytes
+    one = RoutedExperts(
+        work.shape.hidden, width, experts.count, experts.chosen, rows, "f32", distinct=work.distinct
+    )
+    traffic = replace(
+        one.traffic,
+        weights_bytes=work.distinct * (values + VECTOR_BYTES * biases) + own.router.values_bytes,
+        scales_bytes=work.distinct * scales + own.router.scales_bytes,
+    )
+    flops = one.flops - (3 - len(own.one)) * 2 * rows * experts.chosen * width * work.shape.hidden
+    return Operation("experts", count, traffic, flops)
 
 
 def _vectors(work: ModelWork) -> Iterator[Operation]:

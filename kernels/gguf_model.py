@@ -15,7 +15,8 @@ import numpy as np
 
 from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS
 from membound.kernels.gguf_header import Header, read_header
-from membound.kernels.model import Model, ModelError
+from membound.kernels.model import Model, ModelError, model_of
+from membound.kernels.parts import Experts, Mlp, Router
 from membound.kernels.rope import Llama3Scaling, Rope
 from membound.kernels.weights.stored.gguf import Gguf
 
@@ -27,17 +28,23 @@ LLAMA3_ROPES = ((8.0, 1.0, 4.0, 8192.0), (32.0, 1.0, 4.0, 8192.0))
 
 @dataclass(frozen=True, slots=True)
 class _Architecture:
-    """What an architecture of llama.cpp's has besides RMSNorm, RoPE, grouped heads and a gated MLP."""
+    """What an architecture of llama.cpp's has besides RMSNorm, RoPE, grouped heads and a gated MLP.
+
+    experts: whether it may have them in place of the MLP, Mixtral among Llama's; its router's shares add up to 1.
+    """
 
     qkv_bias: bool = False
     qk_norm: bool = False
+    experts: bool = False
 
 
 ARCHITECTURES = {
-    "llama": _Architecture(),
+    "llama": _Architecture(experts=True),
     "qwen2": _Architecture(qkv_bias=True),
     "qwen3": _Architecture(qk_norm=True),
+    "qwen3moe": _Architecture(qk_norm=True, experts=True),
 }
+MOST_EXPERTS = 4096
 
 
 def read_gguf(path: Path) -> Model:
@@ -49,7 +56,7 @@ def read_gguf(path: Path) -> Model:
         raise ModelError(
             f"{path}: architecture {name!r:.60} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
-    _refuse(header, name)
+    _refuse(header, name, kind)
     hidden, heads = header.count(f"{name}.embedding_length"), header.count(f"{name}.attention.head_count")
     head_dim = header.count(f"{name}.attention.key_length", hidden // heads)
     kv_heads = header.count(f"{name}.attention.head_count_kv", heads)
@@ -85,12 +92,29 @@ def read_gguf(path: Path) -> Model:
         scheme=Gguf(name),
         content=header.digest[:CONTENT_DIGITS],
     )
-    return replace(model, rope_scaling=_rope_scaling(header, model))
+    model = replace(model, rope_scaling=_rope_scaling(header, model))
+    experts = _experts(header, name) if header.fields.get(f"{name}.expert_count") else None
+    if experts is None:
+        return model
+    layers = tuple(replace(layer, mlp=experts) for layer in model.decoder.layers)
+    whole = model_of(replace(model.decoder, layers=layers), model.content)
+    return replace(whole, scheme=model.scheme)
 
 
-def _refuse(header: Header, name: str) -> None:
+def _experts(header: Header, name: str) -> Experts:
+    """The experts that all layers have. Raises ModelError."""
+    count = header.count(f"{name}.expert_count", most=MOST_EXPERTS)
+    chosen = header.count(f"{name}.expert_used_count", most=count)
+    width = header.count(f"{name}.expert_feed_forward_length", header.count(f"{name}.feed_forward_length"))
+    return Experts(count, chosen, Mlp(width), router=Router(normalised=True))
+
+
+def _refuse(header: Header, name: str, kind: _Architecture) -> None:
     """Raises ModelError for metadata that change the arithmetic in a way that is not computed here."""
-    for field, only in (("expert_count", 0), ("rope.scaling.type", "none"), ("attention.sliding_window", 0)):
+    only_dense = () if kind.experts else (("expert_count", 0),)
+    shared = (("expert_shared_count", 0), ("expert_group_count", 0), ("expert_gating_func", 1))
+    others = (("rope.scaling.type", "none"), ("attention.sliding_window", 0))
+    for field, only in (*only_dense, *shared, *others):
         value = header.fields.get(f"{name}.{field}", only)
         if value != only:
             raise ModelError(f"{header.path}: {name}.{field}={value!r:.60} is not supported")

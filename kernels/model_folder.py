@@ -88,10 +88,7 @@ _ONLY: dict[str, tuple[Any, str]] = {
 }
 """Fields of config.json that change the arithmetic: the one value that is computed, and what is supported."""
 
-_FLOATS: tuple[Any, str] = ({}, "float weights in this family, which membound quantises itself")
 _ANYWHERE = {
-    "quantization_config": _FLOATS,
-    "compression_config": _FLOATS,
     "is_encoder_decoder": _ONLY["is_encoder_decoder"],
     "add_cross_attention": _ONLY["add_cross_attention"],
 }
@@ -149,7 +146,7 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
         supported = ", ".join((*ARITHMETIC, *_TEXT))
         raise ModelError(f"{path}: model_type {kind!r:.60} is not supported; supported: {supported}")
     for name, (only, supported) in _ANYWHERE.items():
-        if fields.get(name) is not None and fields[name] != only and not _is_read(kind, name, fields[name]):
+        if fields.get(name) is not None and fields[name] != only:
             raise _refusal(config, name, f": {supported}")
     named = fields.get("architectures")
     if named is not None and not (isinstance(named, list) and len(named) == 1 and _writes_text(named[0])):
@@ -159,15 +156,15 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     decoder = read_decoder(folder)
     if not decoder.not_known and (why := why_counted(decoder)):
         raise ModelError(f"{path}: {why}")
-    model = model_of(decoder, _content(folder, fields))
+    scheme = None if _own_experts(kind, fields.get("quantization_config")) else scheme_of(path, fields)
     assumed = (f"{name}={value}" for name, value in defaults_of(text).items() if type(value) is int)
-    return _checked(path, replace(model, assumed=tuple(assumed)))
+    model = replace(model_of(decoder, _content(folder, fields)), scheme=scheme, assumed=tuple(assumed))
+    return _checked(path, model)
 
 
-def _is_read(kind: str, name: str, value: Any) -> bool:
-    """Whether a family's own quantisation is read: gpt-oss' experts in MXFP4."""
-    quantised = kind == "gpt_oss" and name == "quantization_config" and isinstance(value, dict)
-    return quantised and value.get("quant_method") == "mxfp4"
+def _own_experts(kind: str, quantised: Any) -> bool:
+    """Whether a family's own quantisation is meant, which its tensors show: gpt-oss' experts in MXFP4."""
+    return kind == "gpt_oss" and isinstance(quantised, dict) and quantised.get("quant_method") == "mxfp4"
 
 
 def _checked(path: Path, model: Model) -> Model:

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from membound.kernels.bill import Operation, prompt_operations, step_operations, token_bytes, total
 from membound.kernels.layer_tensors import matrices_of, routed_part
-from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.model import Model, ModelError
 from membound.kernels.models import get_model
 from membound.kernels.operations import (
@@ -291,6 +290,10 @@ def _distinct_of(work: Step | Prefill, decoder: Decoder, rows: int) -> int:
 def _idle_bytes(work: Step | Prefill) -> int:
     """Bytes of experts that no row takes."""
     decoder, found = work.shape.decoder, FORMATS.get(work.weight)
+    if work.stored is not None:
+        experts = routed_part(decoder)
+        each = sum(sum(own.expert_bytes) for own in work.stored.experts if own)
+        return (experts.count - work.distinct) * each if experts else 0
     idle = 0
     for layer, count in decoder.kinds.items():
         if isinstance(layer.mlp, Experts) and found is not None:
@@ -300,33 +303,17 @@ def _idle_bytes(work: Step | Prefill) -> int:
     return idle
 
 
-def _beyond_dense(model: Model) -> list[str]:
-    """What its layers have that dense ones have not."""
-    kinds = model.decoder.kinds
-    has = {
-        "experts": any(isinstance(one.mlp, Experts) for one in kinds),
-        "latent attention": any(isinstance(one.mixer, Latent) for one in kinds),
-        "states": any(isinstance(one.mixer, GatedDelta | Mamba2) for one in kinds),
-    }
-    return [name for name, found in has.items() if found] or ["layers without an MLP"]
-
-
 def _stored_of(work: Step | Prefill, model: Model) -> Stored:
     """What the model's files hold. Raises SpecError."""
     if not model.folder:
         raise SpecError(f"{work.kind}: weight={STORED} goes with a folder; {work.model} is built in")
-    if not model.dense:
-        raise SpecError(
-            f"{work.kind}: weight={STORED} goes with dense models; {' and '.join(_beyond_dense(model))} of {work.model} are read in "
-            "another format: weight=bf16, weight=int8 and others"
-        )
     from membound.kernels.weights.checkpoint import Checkpoint
 
     try:
         stored = Checkpoint(model, STORED, seed=0).stored()
     except ModelError as error:
         raise SpecError(f"{work.kind}: {error}") from None
-    floats = [name for name in stored.formats if name not in INTEGER_FORMATS]
+    floats = [name for name in (*stored.formats, *stored.expert_formats) if name not in INTEGER_FORMATS]
     if work.act == "int8" and floats:
         raise SpecError(
             f"{work.kind}: act=int8 goes with integer weights, and {work.model} stores {', '.join(floats)}"

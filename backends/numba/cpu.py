@@ -20,13 +20,16 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.matmul.grouping import CACHES
+from membound.kernels.cpu.matmul.recipe import MOST_STREAMED
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, summed_columns
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.mixers import GatedDelta
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.routing import OWN_ROUTES, experts_read
-from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.formats import KVCache, kernel_format
+from membound.kernels.weights.stored.matrices import Stored
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -90,8 +93,8 @@ class NumbaCpu(Backend):
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step | Prefill) and (reason := _lacks(work)):
             return reason
-        if isinstance(work, Step) and work.stored is not None and len(work.stored.formats) > 1:
-            return f"the matrices of a layer are stored in {', '.join(work.stored.formats)}: the kernels take one format"
+        if isinstance(work, Step) and work.stored is not None and (reason := _not_stored(work, work.stored)):
+            return reason
         if isinstance(work, Prefill) and work.stored:
             return "prompts take no weights as they are stored"
         if isinstance(work, Prefill) and not work.shape.dense and work.batch > MOST_ROWS:
@@ -319,6 +322,25 @@ def _lacks(work: Step | Prefill) -> str | None:
     if work.queries > 1 and (reason := missing(work, FEATURES - SEVERAL_LACK)):
         return f"with several queries a sequence, {reason}"
     return None
+
+
+def _not_stored(work: Step, stored: Stored) -> str | None:
+    """Why matrices are not multiplied as they are stored, or None."""
+    parted = [one for one in stored.all_formats if one in SUPER_BLOCKS]
+    if parted and work.rows > MOST_STREAMED:
+        return f"the kernels take up to {MOST_STREAMED} rows by {', '.join(parted)} weights, not {work.rows}"
+    reason = stored.of_one_format()
+    if reason is None or (work.rows == 1 and work.act == "float" and _mixable(stored)):
+        return None
+    what = "one row by several formats, with act=float and zero points in groups of one size"
+    return f"{reason.partition(':')[0]}: the kernels take {what}"
+
+
+def _mixable(stored: Stored) -> bool:
+    """Whether x is prepared for all formats alike."""
+    every = (stored.formats, stored.expert_formats)
+    sums = [{summed_columns(kernel_format(one)) for one in formats} - {0} for formats in every]
+    return all(len(widths) <= 1 for widths in sums)
 
 
 def _has_states(work: Step | Prefill) -> bool:

@@ -21,7 +21,14 @@ from torch.nn import functional
 
 from membound.backends.background import Background
 from membound.backends.pytorch.device import has_operator
-from membound.kernels.weights.formats import F32, FORMATS, Weight, in_kernel_format, kernel_format
+from membound.kernels.weights.formats import (
+    F32,
+    FORMATS,
+    Weight,
+    common_order,
+    in_kernel_format,
+    kernel_format,
+)
 from membound.kernels.weights.grouped import unpack_int4
 
 FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -47,11 +54,22 @@ class FormatLinear(nn.Module):
     activation: torch.dtype
     stored_bytes: int
     bias: Tensor | None
+    order: Tensor | None
 
     def __init__(self, n: int, k: int, bias: Tensor | None) -> None:
         super().__init__()
         self.n, self.k = n, k
         self.register_buffer("bias", bias)
+        self.register_buffer("order", None)
+
+    def keep_order(self, order: npt.NDArray[np.int32]) -> None:
+        """Take the columns of x in that order, in which those of the matrix lie."""
+        self.order = torch.from_numpy(order.astype(np.int32))
+        self.stored_bytes += self.order.nbytes
+
+    def in_order(self, x: Tensor) -> Tensor:
+        """The columns of x as those of the matrix lie."""
+        return x if self.order is None else x[..., self.order]
 
     def add_bias(self, y: Tensor) -> Tensor:
         """Y [rows, n] plus the bias, if there is one."""
@@ -122,7 +140,7 @@ class Int4WeightLinear(FormatLinear):
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] bfloat16 -> y [rows, n] bfloat16."""
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x, self.packed, self.group, self.scales_and_zeros
+            self.in_order(x), self.packed, self.group, self.scales_and_zeros
         )
         return self.add_bias(y[:, : self.n])
 
@@ -154,7 +172,9 @@ class Int4TileLinear(FormatLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] bfloat16 -> y [rows, n] bfloat16."""
-        y: Tensor = torch.ops.aten._weight_int4pack_mm(x, self.packed, self.group, self.scales_and_zeros)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm(
+            self.in_order(x), self.packed, self.group, self.scales_and_zeros
+        )
         return self.add_bias(y[:, : self.n])
 
 
@@ -214,7 +234,9 @@ class Int4DynamicLinear(FormatLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, k] float32 -> y [rows, n] float32."""
-        y: Tensor = torch.ops.aten._dyn_quant_matmul_4bit(x, self.packed, self.group, self.k, self.n)
+        y: Tensor = torch.ops.aten._dyn_quant_matmul_4bit(
+            self.in_order(x), self.packed, self.group, self.k, self.n
+        )
         return y
 
 
@@ -229,7 +251,8 @@ def make_linear(
     """The module for matrices of one format that share their input, stacked to one: y [rows, sum of n].
 
     `rows` is the number of rows that x will have, and `device` is where the module goes. They decide between
-    engines and do not change what is computed. With a `background` a module is ready only when that has ended.
+    engines and do not change what is computed. With a `background` a module is ready only when that has ended. Raises Unsupported
+    where the matrices have their columns in orders that differ.
     """
     weights = [in_kernel_format(w) for w in weights]
     fmt = weights[0].format
@@ -242,10 +265,15 @@ def make_linear(
         if act == "int8":
             return Int8DynamicLinear(values, scales, bias_tensor, rows, background)
         return Int8WeightLinear(values, scales, bias_tensor)
+    made: FormatLinear
     if device != "cpu":
-        return Int4TileLinear(values, scales, FORMATS[fmt].group, bias_tensor, device)
-    kind = Int4DynamicLinear if act == "int8" else Int4WeightLinear
-    return kind(values, scales, FORMATS[fmt].group, bias_tensor)
+        made = Int4TileLinear(values, scales, FORMATS[fmt].group, bias_tensor, device)
+    else:
+        kind = Int4DynamicLinear if act == "int8" else Int4WeightLinear
+        made = kind(values, scales, FORMATS[fmt].group, bias_tensor)
+    if (order := common_order(weights)) is not None:
+        made.keep_order(order)
+    return made
 
 
 def linear_unsupported(weight: str, act: str, widths: Sequence[int], device: str) -> str | None:

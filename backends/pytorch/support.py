@@ -13,6 +13,7 @@ from membound.kernels import features, split
 from membound.kernels.features import missing
 from membound.kernels.layer_tensors import row_lengths
 from membound.kernels.steps import has_index
+from membound.kernels.weights.formats import INTEGER_FORMATS
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -88,12 +89,15 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
     if variants.compiled and work.act == "int8":
         return "torch.compile cannot trace torch's packed int8 weights"
     widths = [work.k] if isinstance(work, Linear) else row_lengths(work.shape.decoder)
-    reason = linear_unsupported(work.weight, work.act, widths, device)
-    if (
-        reason is None
-        and not isinstance(work, Linear)
-        and work.kv == "bf16"
-        and work.weight in ("f32", "f16")
-    ):
-        return f"torch reads a bf16 cache with bf16 queries: less exact than {work.weight} weights ask for"
-    return reason
+    stored = None if isinstance(work, Linear) else work.stored
+    if stored is not None and (isinstance(work, Prefill) or (reason := stored.of_one_format())):
+        return "prompts take no weights as they are stored" if isinstance(work, Prefill) else reason
+    formats = (work.weight,) if stored is None else stored.all_formats
+    for one in formats:
+        act = work.act if one in INTEGER_FORMATS else "float"
+        if reason := linear_unsupported(one, act, widths, device):
+            return reason
+    exact = next((one for one in formats if one in ("f32", "f16")), None)
+    if exact is not None and not isinstance(work, Linear) and work.kv == "bf16":
+        return f"torch reads a bf16 cache with bf16 queries: less exact than {exact} weights ask for"
+    return None

@@ -93,7 +93,7 @@ class ModelFacts:
             yield f"not run here: {self.not_run}"
             yield f"predicted: membound predict step:model={self.model} --on h100"
         else:
-            quantised = self.stored is not None and self.stored.title != "floats" and not shape.experts
+            quantised = self.stored is not None and self.stored.title != "floats"
             as_stored = ",weight=stored" if quantised else ""
             name = (
                 self.model if shape.folder else shape.name

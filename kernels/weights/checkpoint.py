@@ -11,9 +11,10 @@ thousand rows at a time, and stored in the format of the work. Nothing is downlo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from math import isfinite, prod
+from math import isfinite, nan, prod
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from membound.kernels.layer_tensors import ROUTER, expert_matrices, matrices_of
 from membound.kernels.model import Model, ModelError
 from membound.kernels.parts import Experts
-from membound.kernels.weights.expert_tensors import ExpertTensors
+from membound.kernels.weights.expert_tensors import SCALES, ExpertTensors
 from membound.kernels.weights.formats import (
     F32,
     FORMATS,
@@ -30,6 +31,7 @@ from membound.kernels.weights.formats import (
     Weight,
     dequantize,
     quantize,
+    rows_of,
     weight_layout,
 )
 from membound.kernels.weights.generate import prompt_tokens
@@ -37,7 +39,7 @@ from membound.kernels.weights.hybrid_names import vector_shape
 from membound.kernels.weights.layers import I64, LayerWeights, MadeMatrices
 from membound.kernels.weights.making import Take, make_here
 from membound.kernels.weights.stored.gguf import Gguf, GgufMatrices, GgufTensors
-from membound.kernels.weights.stored.matrices import Stored, StoredMatrices
+from membound.kernels.weights.stored.matrices import Stored, StoredMatrices, StoredMatrix
 from membound.kernels.weights.stored.scheme import Scheme
 from membound.kernels.weights.tensor_files import TensorFiles
 from membound.kernels.weights.tensor_names import PREDICTED, Place, TensorNames
@@ -46,6 +48,9 @@ CHUNK_ELEMENTS = 1 << 22
 
 BUFFERS = (".rotary_emb.inv_freq", ".self_attn.masked_bias")
 """Ends of names that old versions of Transformers stored and that follow from config.json."""
+SHARED_GATE = "shared_gate"
+NO_EXPONENT = 255
+"""The exponent of MXFP4 that is no number."""
 LARGEST_F16, LARGEST_BF16 = 65504.0, (2 - 2**-7) * 2.0**127
 LARGEST_STORED = {
     "f16": LARGEST_F16,
@@ -74,9 +79,8 @@ class Checkpoint:
         self._format = format
         self._seed = seed
         self._take = take
-        self._tensors, self._stored = _opened(model)
-        self._names = TensorNames(model, self._tensors.names())
-        self._experts = ExpertTensors(model, self._tensors, self._names)
+        self._tensors, self._names, self._stored = _opened(model)
+        self._experts = ExpertTensors(model, self._tensors, self._names, self._stored)
         self._head, self._embedding = self._tables()
         assumed = [text for text in model.assumed if "window" not in text]
         for name, shape in self._expected():
@@ -154,6 +158,8 @@ class Checkpoint:
             else:
                 where = f"{self._tensors.file(name)}: {name} holds"
                 largest = self._tensors.largest(name, _rows_at_once(shape))
+                if largest == NO_EXPONENT and self._experts.is_packed(name, SCALES):
+                    largest = nan
             if not isfinite(largest):
                 kind = "NaN (not a number)" if largest != largest else "infinity"
                 raise ModelError(f"{where} {kind}: the file is damaged, or the model was when it was saved")
@@ -190,15 +196,20 @@ class Checkpoint:
     def stored(self) -> Stored:
         """Format and bytes of every matrix that a step streams, as the files hold them."""
         m = self._model
-        layers = tuple(
-            {
-                name: self._stored.describe(self._whole(self._names.matrix(index, name), shape[0]), *shape)
-                for name, shape in m.layer_matrices.items()
-            }
-            for index in range(m.layers)
-        )
+        layers = tuple(self._stored_layer(index) for index in range(m.layers))
+        experts = tuple(self._experts.describe(index) for index in range(m.layers))
         title = "floats" if m.scheme is None else m.scheme.title
-        return Stored(title, layers, self._stored.describe(self._head, m.vocab, m.hidden))
+        return Stored(title, layers, experts, self._stored.describe(self._head, m.vocab, m.hidden))
+
+    def _stored_layer(self, index: int) -> dict[str, StoredMatrix]:
+        """The matrices of layer `index` that every token meets; of several in one tensor each has its rows' part of the bytes."""
+        found, before = {}, Counter[str]()
+        for name, (n, k) in matrices_of(self._model.decoder.layers[index], self._model.hidden).items():
+            place = self._names.matrix(index, name)
+            whole, begin = self._stored.describe(place.tensor, place.stored, k), before[place.tensor]
+            before[place.tensor] += n
+            found[name] = whole.part(begin, begin + n, place.stored)
+        return found
 
     def layer(self, index: int) -> LayerWeights:
         """Weights of layer `index`."""
@@ -226,6 +237,8 @@ class Checkpoint:
         """A matrix of an expert in the work's format."""
         if self._experts.apart(index):
             return self._matrix(Place(self._experts.tensor(index, number, name), 0, n), n, k)
+        if self._format == STORED:
+            return self._experts.weight(index, number, name)
         layout = weight_layout(self._format, n, k)
         of_file = f"{self._tensors.stamps()} layer {index} expert {number} {name} {self._format}"
         make = partial(self._quantised_expert, index, number, name)
@@ -279,21 +292,14 @@ class Checkpoint:
         That takes ten times as long as reading what came of it, in every format.
         """
         if self._format == STORED:
-            return self._stored.read(self._whole(place, n), n, k)
+            held = self._stored.read(place.tensor, place.stored, k)
+            return held if place.stored == n else rows_of(held, place.slices(0, n))
         part = f" from {place.first}" if place.stored != n else ""
         part += f" by {place.run} of {place.period}" if place.run else ""
         of_file = f"{self._tensors.stamps()} {place.tensor}{part} {self._format}"
         layout = weight_layout(self._format, n, k)
         arrays = self._take(of_file, layout, lambda: self._quantised(place, n, k), share=True)
         return Weight(self._format, n, k, *arrays)
-
-    def _whole(self, place: Place, n: int) -> str:
-        """The tensor of a matrix that is all of it. Raises ModelError for one that shares a tensor."""
-        if place.stored != n:
-            raise ModelError(
-                f"{self._tensors.file(place.tensor)}: {place.tensor} is several matrices, which weight={STORED} does not take apart"
-            )
-        return place.tensor
 
     def _quantised(self, place: Place, n: int, k: int) -> list[Array]:
         """The arrays of a `Weight`. Rows that share scales are quantised together, others in chunks."""
@@ -320,15 +326,23 @@ class Checkpoint:
         ]
 
 
-def _opened(model: Model) -> tuple[TensorFiles | GgufTensors, StoredMatrices | GgufMatrices]:
-    """The tensors of a model's folder or file, and the matrices among them."""
+def _opened(
+    model: Model,
+) -> tuple[TensorFiles | GgufTensors, TensorNames, StoredMatrices | GgufMatrices]:
+    """The tensors of a model's folder or file, their names, and the matrices among them."""
     if isinstance(model.scheme, Gguf):
         tensors = GgufTensors(Path(model.folder), model)
-        return tensors, GgufMatrices(tensors)
+        return tensors, TensorNames(model, tensors.names()), GgufMatrices(tensors)
     files = TensorFiles(Path(model.folder))
     if model.scheme is not None and not isinstance(model.scheme, Scheme):
         raise AssertionError(f"{model.scheme.title} is no way to store a folder's matrices")
-    return files, StoredMatrices(files, model.scheme)
+    names = TensorNames(model, files.names())
+    gates = []
+    for index, layer in enumerate(model.decoder.layers):
+        if isinstance(layer.mlp, Experts):
+            gates.append(names.router(index))
+            gates += [names.vector(index, SHARED_GATE)] if layer.mlp.shared_gate else []
+    return files, names, StoredMatrices(files, model.scheme, names.embedding, gates)
 
 
 def _rows_at_once(shape: tuple[int, ...]) -> int:

@@ -1,6 +1,6 @@
 """The experts of a model folder: the tensors that hold them, and the numbers of each.
 
->>> experts = ExpertTensors(model, tensors, names)
+>>> experts = ExpertTensors(model, tensors, names, stored)
 >>> list(experts.expected(0))[0]
 ('model.layers.0.mlp.experts.0.gate_proj.weight', (768, 2048))
 >>> experts.numbers(0, 3, "gate").shape
@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from membound.kernels.layer_tensors import expert_matrices
-from membound.kernels.model import Model
+from membound.kernels.model import Model, ModelError
 from membound.kernels.parts import Experts
-from membound.kernels.weights.formats import F32
+from membound.kernels.weights.formats import F32, FORMATS, Weight, dequantize, quantize
 from membound.kernels.weights.grouped import E2M1_VALUES, EXPONENT_BIAS, MX_GROUP
-from membound.kernels.weights.stored.gguf import GgufTensors
+from membound.kernels.weights.stored.gguf import GgufMatrices, GgufTensors
+from membound.kernels.weights.stored.matrices import PLAIN, StoredExperts, StoredMatrices, StoredMatrix
 from membound.kernels.weights.tensor_files import TensorFiles
 from membound.kernels.weights.tensor_names import TensorNames
 
@@ -35,14 +38,20 @@ BYTES = ("U8",)
 class ExpertTensors:
     """Where the experts of a folder's layers stand, and their numbers as float32."""
 
-    def __init__(self, model: Model, tensors: TensorFiles | GgufTensors, names: TensorNames) -> None:
-        self._model, self._opened, self._names = model, tensors, names
+    def __init__(
+        self,
+        model: Model,
+        tensors: TensorFiles | GgufTensors,
+        names: TensorNames,
+        stored: StoredMatrices | GgufMatrices,
+    ) -> None:
+        self._model, self._opened, self._names, self._stored = model, tensors, names, stored
         self._there = frozenset(tensors.names())
 
     @property
     def _tensors(self) -> TensorFiles:
         if not isinstance(self._opened, TensorFiles):
-            raise AssertionError("files in GGUF hold dense models alone")
+            raise AssertionError("files in GGUF have each matrix of each expert apart")
         return self._opened
 
     def part(self, index: int) -> Experts:
@@ -86,9 +95,9 @@ class ExpertTensors:
         """Whether a stacked tensor is stored as MXFP4."""
         return f"{tensor}{BLOCKS}" in self._there
 
-    def is_packed(self, tensor: str) -> bool:
-        """Whether a tensor holds blocks of MXFP4 or their exponents, which are bytes."""
-        return tensor.endswith((BLOCKS, SCALES))
+    def is_packed(self, tensor: str, *ends: str) -> bool:
+        """Whether a tensor holds blocks of MXFP4 or their exponents, which are bytes, or of these what `ends` say."""
+        return tensor.endswith(ends or (BLOCKS, SCALES))
 
     def check(self, tensor: str, shape: tuple[int, ...], assumed: Sequence[str]) -> None:
         """Raises ModelError unless such a tensor is there with its shape."""
@@ -117,19 +126,74 @@ class ExpertTensors:
 
     def router(self, index: int) -> F32:
         """The router's matrix [count, hidden]."""
-        return self._tensors.float32(self._names.router(index))
+        name, part = self._names.router(index), self.part(index)
+        if self._stored.quantised(name):
+            return dequantize(self._stored.read(name, part.count, self._model.hidden))
+        return self._opened.float32(name)
+
+    def describe(self, index: int) -> StoredExperts | None:
+        """What the files hold of a layer's router and of one of its experts; None of a dense layer.
+
+        Raises ModelError where experts are not alike: which are read is known only once a router has chosen.
+        """
+        part, hidden = self._model.decoder.layers[index].mlp, self._model.hidden
+        if not isinstance(part, Experts):
+            return None
+        shapes = expert_matrices(part, hidden)
+        first = None
+        for number in range(part.count if self.apart(index) else 1):
+            one = tuple((name, self._describe(index, number, name, *shape)) for name, shape in shapes.items())
+            first = first or one
+            if one != first:
+                raise ModelError(
+                    f"{self._opened.listing}: experts 0 and {number} of layer {index} are stored in different formats or sizes, and "
+                    "which are read is known only once the router has chosen: ask for another weight than stored"
+                )
+        return StoredExperts(
+            self._stored.describe(self._names.router(index), part.count, hidden), first or ()
+        )
+
+    def _describe(self, index: int, number: int, name: str, n: int, k: int) -> StoredMatrix:
+        """A matrix of an expert."""
+        if self.apart(index):
+            return self._stored.describe(self.tensor(index, number, name), n, k)
+        tensor = self._stacked_tensor(index, name)
+        if self._in_blocks(tensor):
+            return StoredMatrix("mxfp4", *FORMATS["mxfp4"].matrix_bytes(n, k))
+        fmt = PLAIN[self._tensors.dtype(tensor)]
+        return StoredMatrix(fmt, *FORMATS[fmt].matrix_bytes(n, k))
+
+    def weight(self, index: int, number: int, name: str) -> Weight:
+        """A matrix of a stacked expert as it is stored."""
+        tensor = self._stacked_tensor(index, name)
+        if not self._in_blocks(tensor):
+            return quantize(self.numbers(index, number, name), PLAIN[self._tensors.dtype(tensor)])
+        codes, exponents = (
+            self._of_pair(index, name, self._tensors.mapped(f"{tensor}{part}")[number])
+            for part in (BLOCKS, SCALES)
+        )
+        n, groups = exponents.shape
+        return Weight("mxfp4", n, groups * MX_GROUP, codes.reshape(n, -1), exponents)
+
+    def _stacked_tensor(self, index: int, name: str) -> str:
+        """The tensor of all experts that holds a matrix of theirs."""
+        first, second = self.stacked(index)
+        return second if name == "down" else first
 
     def numbers(self, index: int, number: int, name: str) -> F32:
         """A matrix [n, k] of a stacked expert."""
-        first, second = self.stacked(index)
-        tensor = second if name == "down" else first
+        tensor = self._stacked_tensor(index, name)
         if self._in_blocks(tensor):
             matrix = self._from_blocks(tensor, number)
         else:
             held = self._tensors.float32(tensor, slice(number, number + 1))[0]
             matrix = held.T if self._names.routed.columns else held
+        return self._of_pair(index, name, matrix)
+
+    def _of_pair(self, index: int, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Down's rows, or those of gate or up among the rows of both."""
         whole = name == "down" or not self.part(index).expert.gated
-        return np.ascontiguousarray(matrix if whole else self._half(matrix, name))
+        return np.ascontiguousarray(rows if whole else self._half(rows, name))
 
     def _from_blocks(self, tensor: str, number: int) -> F32:
         """A matrix [n, k] of an expert that is stored as MXFP4."""
@@ -152,9 +216,8 @@ class ExpertTensors:
             found |= {f"expert{number}.{name}_bias": np.ascontiguousarray(own[name]) for name in NAMES}
         return found
 
-    def _half(self, both: F32, name: str) -> F32:
+    def _half(self, both: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """The rows of gate or of up among those of both."""
         if self._names.routed.in_turns:
             return both[NAMES.index(name) :: 2]
-        gate, up = np.split(both, 2)
-        return gate if name == "gate" else up
+        return np.split(both, 2)[NAMES.index(name)]

@@ -11,12 +11,14 @@ Caches store fp8 besides (`membound.kernels.weights.fp8`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from membound.errors import Unsupported
 from membound.kernels.weights import fp8, ggml, grouped
 
 F32 = npt.NDArray[np.float32]
@@ -65,6 +67,12 @@ FORMATS = {
         Format("mxfp4", 4, scale_bytes=1, group=32),
     )
 }
+FILE_FORMATS = {
+    f.name: f
+    for f in (Format("q4_k", 4, scale_bytes=16, group=256), Format("q6_k", 6, scale_bytes=18, group=256))
+}
+"""Formats that files have and works do not ask for: what is quantised to them is quantised by searching for scales."""
+EVERY_FORMAT = FORMATS | FILE_FORMATS
 STORED = "stored"
 """A work's weight format that means: each matrix as the model's folder holds it."""
 INTEGER_FORMATS = ("int8", "int4g32", "int4g128", "int4g32z", "int4g128z", "q8_0", "q4_0")
@@ -94,7 +102,8 @@ class Weight:
 
     values: f32 float32 [n, k]; bf16 uint16 bits [n, k]; f16 float16 [n, k]; int8 int8 [n, k];
     int4 uint8 [n, k/2], low nibble = even k, stored as q+8; q8_0 int8 [n, k]; q4_0 uint8 [n, k/2] in the order of
-    ggml's blocks (`membound.kernels.weights.ggml`); fp8g128 and fp8b128 uint8 codes of e4m3 [n, k]; mxfp4 uint8 codes of e2m1 [n, k/2],
+    ggml's blocks (`membound.kernels.weights.ggml`); q4_k and q6_k uint8 [n, k/256 · bytes of a block], ggml's blocks with their scales;
+    fp8g128 and fp8b128 uint8 codes of e4m3 [n, k]; mxfp4 uint8 codes of e2m1 [n, k/2],
     low nibble = even k.
     scales: int8 float32 [n]; int4, q8_0, q4_0 float16 [n, k/group]; fp8g128 float32 [n, k/128]; fp8b128 float32 [⌈n/128⌉, k/128];
     mxfp4 uint8 exponents [n, k/32], 2^(e−127); else None. W = values · scales.
@@ -204,7 +213,9 @@ def dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64] = slice(None)
 
 def _dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64]) -> F32:
     """Rows with their columns as they lie."""
-    values, found = weight.values[rows], FORMATS[weight.format]
+    values, found = weight.values[rows], EVERY_FORMAT[weight.format]
+    if weight.format in ggml.WIDENED:
+        return ggml.WIDENED[weight.format](values.view(np.uint8))
     if weight.format == "bf16":
         return from_bf16(values.view(np.uint16))
     if weight.format in ("f32", "f16"):
@@ -230,9 +241,20 @@ def _dequantize(weight: Weight, rows: slice | npt.NDArray[np.int64]) -> F32:
     return grouped.scaled(q - np.repeat(zeros, found.group, axis=1), scales)
 
 
+def common_order(weights: Sequence[Weight]) -> npt.NDArray[np.int32] | None:
+    """The order in which the columns of matrices with the same input lie; None: in their places. Raises Unsupported where orders differ."""
+    if all(weight.order is None for weight in weights):
+        return None
+    in_place = np.arange(weights[0].k, dtype=np.int32)
+    orders = [in_place if weight.order is None else weight.order.view(np.int32) for weight in weights]
+    if any(not np.array_equal(order, orders[0]) for order in orders):
+        raise Unsupported("matrices of the same input have their columns in orders that differ")
+    return orders[0]
+
+
 def in_kernel_format(weight: Weight) -> Weight:
     """The same numbers in the order of the kernels, and scales that rows share for each of them."""
-    found = FORMATS[weight.format]
+    found = EVERY_FORMAT[weight.format]
     if not found.same_as:
         return weight
     values, scales = weight.values.view(np.uint8), weight.scales
@@ -241,6 +263,14 @@ def in_kernel_format(weight: Weight) -> Weight:
     if weight.format == "q4_0":
         return replace(weight, format=found.same_as, values=ggml.neighbours(values))
     return replace(weight, format=found.same_as, scales=np.repeat(scales, found.rows, axis=0)[: weight.n])
+
+
+def rows_of(weight: Weight, slices: Iterable[slice]) -> Weight:
+    """Some rows of a weight as a matrix of their own, in the format of the kernels, in which rows share no scale."""
+    held = in_kernel_format(weight)
+    rows = np.concatenate([np.arange(held.n)[one] for one in slices])
+    scales, zeros = (None if array is None else array[rows] for array in (held.scales, held.zeros))
+    return replace(held, n=len(rows), values=held.values[rows], scales=scales, zeros=zeros)
 
 
 def kernel_format(fmt: str) -> str:

@@ -88,29 +88,56 @@ def _inverse(scales: F32) -> F32:
     return np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
 
 
-def widen_q4_k(rows: Bytes) -> F32:
-    """float32 [n, k] of rows of Q4_K: 256 numbers in 144 bytes, eight groups of 32 with a scale and a least value of six bits."""
+def parts_of_q4_k(rows: Bytes) -> tuple[npt.NDArray[np.float16], Bytes, Bytes]:
+    """Of rows of Q4_K, 256 numbers in 144 bytes, eight groups of 32 with a scale and a least value of six bits each.
+
+    float16 [n, blocks, 2], the scale of a block and minus that of its least values; its scales, then its least values [n, blocks, 16];
+    its numbers from 0 to 15 [n, k].
+    """
     parts = rows.reshape(-1, 144)
-    d, least = (
-        np.ascontiguousarray(parts[:, at : at + 2]).view(np.float16).astype(np.float32) for at in (0, 2)
-    )
+    heads = np.ascontiguousarray(parts[:, :4]).view(np.float16) * np.array([1, -1], np.float16)
     first, second, high = (parts[:, at : at + 4] for at in (4, 8, 12))
     scales = np.concatenate([first & 63, (high & 15) | ((first >> 2) & 48)], axis=1)
     leasts = np.concatenate([second & 63, (high >> 4) | ((second >> 2) & 48)], axis=1)
     halves = parts[:, 16:].reshape(-1, 4, 1, BLOCK)
-    q = np.concatenate([halves & 15, halves >> 4], axis=2).reshape(-1, 8, BLOCK).astype(np.float32)
-    widened: F32 = (d * scales)[:, :, None] * q - (least * leasts)[:, :, None]
-    return widened.reshape(len(rows), -1)
+    q = np.concatenate([halves & 15, halves >> 4], axis=2)
+    small = np.concatenate([scales, leasts], axis=1)
+    return heads.reshape(len(rows), -1, 2), small.reshape(len(rows), -1, 16), q.reshape(len(rows), -1)
 
 
-def widen_q6_k(rows: Bytes) -> F32:
-    """float32 [n, k] of rows of Q6_K: 256 numbers in 210 bytes, sixteen groups of 16 with an int8 scale, q from −32 to 31."""
+def parts_of_q6_k(rows: Bytes) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """Of rows of Q6_K, 256 numbers in 210 bytes, sixteen groups of 16 with an int8 scale.
+
+    float16 [n, blocks, 1], the scale of a block; those of its groups [n, blocks, 16]; its numbers from −32 to 31 [n, k].
+    """
     parts = rows.reshape(-1, 210)
     low = parts[:, :128].reshape(-1, 2, 1, 64) >> np.array([0, 4], np.uint8)[:, None]
     high = parts[:, 128:192].reshape(-1, 2, 1, BLOCK) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
     q = (low & 15).reshape(-1, 8, BLOCK) | ((high & 3) << 4).reshape(-1, 8, BLOCK)
-    scales = parts[:, 192:208].view(np.int8).astype(np.float32)
-    d = np.ascontiguousarray(parts[:, 208:]).view(np.float16).astype(np.float32)
-    groups = q.reshape(-1, 16, 16).astype(np.float32) - 32
-    widened: F32 = (d * scales)[:, :, None] * groups
+    scales = np.ascontiguousarray(parts[:, 192:208]).view(np.int8)
+    d = np.ascontiguousarray(parts[:, 208:]).view(np.float16)
+    numbers = q.astype(np.int8) - np.int8(32)
+    return d.reshape(len(rows), -1, 1), scales.reshape(len(rows), -1, 16), numbers.reshape(len(rows), -1)
+
+
+PARTED: dict[str, Callable[[Bytes], Arrays]] = {"q4_k": parts_of_q4_k, "q6_k": parts_of_q6_k}
+
+
+def widen_q4_k(rows: Bytes) -> F32:
+    """float32 [n, k] of rows of Q4_K."""
+    heads, small, q = parts_of_q4_k(rows)
+    d, least = (heads[..., i : i + 1].astype(np.float32) for i in (0, 1))
+    groups = q.reshape(*small.shape[:2], 8, BLOCK).astype(np.float32)
+    widened: F32 = (d * small[..., :8])[..., None] * groups + (least * small[..., 8:])[..., None]
     return widened.reshape(len(rows), -1)
+
+
+def widen_q6_k(rows: Bytes) -> F32:
+    """float32 [n, k] of rows of Q6_K."""
+    d, scales, q = parts_of_q6_k(rows)
+    groups = q.reshape(*scales.shape, 16).astype(np.float32)
+    widened: F32 = (d.astype(np.float32) * scales)[..., None] * groups
+    return widened.reshape(len(rows), -1)
+
+
+WIDENED: dict[str, Callable[[Bytes], F32]] = {"q4_k": widen_q4_k, "q6_k": widen_q6_k}

@@ -24,6 +24,10 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
 
 
@@ -59,6 +63,16 @@ def in_pairs(values, heads):
         h * each + half * (each // 2) + i for h in range(heads) for i in range(each // 2) for half in (0, 1)
     ]
     return values[order]
+
+
+def random_blocks(rng, kind, n, k):
+    """Rows of super-blocks of Q4_K or Q6_K [n, bytes of a row], with scales that make small numbers."""
+    size, scales = {Q4_K: (144, (0, 2)), Q6_K: (210, (208,))}[kind]
+    rows = rng.integers(0, 256, (n * k // 256, size), np.uint8)
+    for at in scales:
+        drawn = (0.0002 + 0.0004 * rng.random(len(rows))).astype(np.float16)
+        rows[:, at : at + 2] = drawn[:, None].view(np.uint8)
+    return rows.reshape(n, -1)
 
 
 def text(value):

@@ -167,7 +167,7 @@ def write_folder(folder, kind, edit=None, seed=5, **config):
             module = f"model.layers.{index}.{block}.{name}_proj"
             del tensors[f"{module}.weight"]
             order = np.random.default_rng([seed, index, *INPUTS.get(name, name).encode()])
-            made, expected[module] = _made(
+            made, expected[module] = make(
                 kind, order, np.random.default_rng([seed, index, *name.encode()]), n, k
             )
             tensors |= {f"{module}.{suffix}": values for suffix, values in made.items()}
@@ -177,8 +177,8 @@ def write_folder(folder, kind, edit=None, seed=5, **config):
     return expected
 
 
-def _made(kind, order, rng, n, k):
-    """Tensors of a module; those that permute columns draw their order first, from a generator that sharers have alike."""
+def make(kind, order, rng, n, k):
+    """Tensors of a module as a kind of `MAKERS`; those that permute columns draw their order first, from a generator that sharers have alike."""
     if not kind.endswith("_ordered"):
         return MAKERS[kind](rng, n, k)
 

@@ -124,6 +124,22 @@ def super_blocks(kind, size):
     return rows
 
 
+@pytest.mark.slow
+def test_super_blocks_are_multiplied_beside_blocks(file):
+    rows = super_blocks(Q6_K, 210)
+    path, _ = file(
+        "q8_0",
+        edit=lambda tensors: tensors.update({"blk.1.ffn_down.weight": (Q6_K, (128, 256), rows.tobytes())}),
+    )
+    inputs = make_inputs(parse(f"step:model={path},context=5,weight=stored,kv=f32"), seed=3)
+    backend = NumbaCpu()
+    backend.open("cpu", threads=2)
+    assert backend.supports(inputs.work) is None
+    backend.prepare(inputs.work, inputs)
+    backend.launch(0)
+    assert relative_error(backend.output(), compute(inputs, 0)) < 1e-5
+
+
 def test_super_blocks_are_read_and_multiplied_in_another_format(file):
     rows = super_blocks(Q4_K, 144)
 
@@ -134,10 +150,16 @@ def test_super_blocks_are_read_and_multiplied_in_another_format(file):
     path, _ = file("q8_0", edit=edit)
     found = Checkpoint(get_model(path), "f32", seed=1).layer(1).matrices["down"].values
     assert np.array_equal(found, widen_q4_k(rows))
-    with pytest.raises(
-        SpecError, match=r"down_proj\.weight is stored as Q4_K, in which no kernel multiplies"
-    ):
-        parse(f"step:model={path},weight=stored")
+    work = parse(f"step:model={path},context=5,weight=stored,kv=f32")
+    assert (work.stored.formats, work.stored.layers[0]["down"].format) == (("q8_0", "q4_k"), "q4_k")
+    assert (
+        work.stored.layers[1]["down"].values_bytes + work.stored.layers[1]["down"].scales_bytes == rows.size
+    )
+    several = parse(f"step:model={path},context=5,batch=2,weight=stored,kv=f32")
+    assert NumbaCpu().supports(several) == (
+        "the matrices of a layer are stored in q8_0, q4_k: the kernels take one row by several formats, with act=float and zero "
+        "points in groups of one size"
+    )
 
 
 def test_a_scaled_rope_is_recognised_by_its_factors(file):
@@ -165,7 +187,8 @@ def damaged_scale(name, scale):
 @pytest.mark.parametrize(
     ("fields", "edit", "text"),
     [
-        ({"expert_count": 8}, None, r"llama\.expert_count=8 is not supported"),
+        ({"expert_count": 8}, None, r"llama\.expert_used_count=None must be a positive whole number up to 8"),
+        ({"expert_count": 8, "expert_used_count": 2}, None, r"has no tensor model\.layers\.0\.mlp\.gate\.weight"),
         ({"rope.scaling.type": "yarn"}, None, r"llama\.rope\.scaling\.type='yarn' is not supported"),
         ({"rope.dimension_count": 16}, None, r"rope\.dimension_count=16 is not supported; supported: 32"),
         ({"block_count": 1 << 31}, None, r"llama\.block_count=2147483648 must be a positive whole number up to 4096"),
@@ -199,7 +222,7 @@ def test_files_that_do_not_go_with_each_other(file, fields, edit, text):
         (lambda b: b"version https://git-lfs.github.com/spec/v1\n", r"is a Git LFS pointer"),
         (lambda b: b[:4] + struct.pack(">I", 3) + b[8:], r"GGUF version 50331648 is not supported"),
         (lambda b: b[:16] + struct.pack("<Q", 1 << 60) + b[24:], r"cannot be read: "),
-        (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3"),
+        (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3, qwen3moe"),
         (lambda b: gguf({"general.architecture": 3}, {}), r"general\.architecture=3 must be a text"),
         (lambda b: gguf({"general.architecture": "llama", "general.alignment": 0}, {}), r"general\.alignment=0 must be"),
     ],

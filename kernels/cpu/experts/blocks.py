@@ -9,7 +9,6 @@ idles however few experts there are, and each streams as many bytes as the other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from numba import prange
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.activations import make_prepare
 from membound.kernels.cpu.matmul.linear import panel_share
+from membound.kernels.cpu.matmul.mixed_panels import by_number, pick_share
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.step.elementwise import activate
 
@@ -58,22 +58,13 @@ def block_recipes(fmt: str, act: str, sizes: str) -> tuple[Recipe, ...]:
 def block_kernels(fmt: str, act: str, sizes: str) -> BlockKernels:
     """The kernels for blocks of these sizes (``1+2``)."""
     recipes = block_recipes(fmt, act, sizes)
-    prepare = _by_size([(r.m, make_prepare(r, shared=False)) for r in recipes], _pick_prepare)
-    share = _by_size([(r.m, panel_share(r)) for r in recipes], _pick_share)
+    prepare = by_number([(r.m, make_prepare(r, shared=False)) for r in recipes], _pick_prepare)
+    share = by_number([(r.m, panel_share(r)) for r in recipes], pick_share)
     return BlockKernels(_gather(prepare), _multiply(recipes[0].panel_rows, share), _activate(prepare))
 
 
-def _by_size(functions: Sequence[tuple[int, Any]], pick: Any) -> Any:
-    """One function that calls that of the size it is given first: a chain of comparisons, compiled."""
-    (_, last), *others = reversed(functions)
-    found = pick(0, last, last)
-    for size, function in others:
-        found = pick(size, function, found)
-    return found
-
-
 def _pick_prepare(SIZE: int, this: Any, others: Any) -> Any:
-    if not SIZE:
+    if others is None:
 
         @linked
         def only(size: Any, x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
@@ -89,29 +80,6 @@ def _pick_prepare(SIZE: int, this: Any, others: Any) -> Any:
             others(size, x, at, stride, k, scratch)
 
     return prepare
-
-
-def _pick_share(SIZE: int, this: Any, others: Any) -> Any:
-    if not SIZE:
-
-        @linked
-        def only(
-            size: Any, w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
-        ) -> None:
-            this(w, at, panels, first, last, k, scratch, y)
-
-        return only
-
-    @linked
-    def share(
-        size: Any, w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
-    ) -> None:
-        if size == SIZE:
-            this(w, at, panels, first, last, k, scratch, y)
-        else:
-            others(size, w, at, panels, first, last, k, scratch, y)
-
-    return share
 
 
 def _gather(prepare: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import prange
 from numba.extending import overload
 
@@ -31,7 +32,8 @@ _CLAMP, _SLOPE, _ONE = np.float32(CLAMP), np.float32(CLAMP_SLOPE), np.float32(1)
 
 class ExpertVectors(NamedTuple):
     """Of a layer: the router's bias and correction [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden];
-    the choice of each row where it is given [rows · chosen].
+    the choice of each row where it is given [rows · chosen]; in which order the columns of gate and up, and of down, lie
+    [experts, 2, widest].
 
     Empty, or without columns, where there are none.
     """
@@ -41,10 +43,11 @@ class ExpertVectors(NamedTuple):
     into: F32
     down: F32
     given: I64
+    orders: npt.NDArray[np.int32]
 
 
 class LayerBuffers(NamedTuple):
-    """Room for one layer. ids and shares [rows · chosen]; scaled and hidden hold a row for each pair of a row and its expert.
+    """Room for one layer. ids and shares [rows · chosen]; placed and hidden hold a row for each pair of a row and its expert.
 
     The others as in `experts.ExpertBuffers`.
     """
@@ -56,7 +59,7 @@ class LayerBuffers(NamedTuple):
     shares: F32
     blocks: Blocks
     kernel_rows: I64
-    scaled: F32
+    placed: F32
     hidden: F32
     gathered: F32
     wide: F32
@@ -121,16 +124,21 @@ def _layer_experts_in_kernels(
             vectors.router, vectors.correction, vectors.given, b.score, b.wish, b.ids, b.shares,
         )  # fmt: skip
         of = group_rows(b.ids, s.rows, s.chosen, s.experts, b.kernel_rows, b.blocks)
-        if rule.on_input:
-            _scale_rows(x, b.shares, s.rows, s.hidden, s.chosen, b.scaled)
+        ordered = vectors.orders.shape[0] > 0
+        placed = rule.on_input or ordered
+        if placed:
+            _place_rows(x, b.ids, b.shares, rule.on_input, vectors.orders, s.hidden, s.chosen, b.placed)
         for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
             read, k, choices = x, s.hidden, s.chosen
             n, y, stride = (2 if s.gated else 1) * s.width, b.wide, s.wide_stride
             if half:
                 read, k, choices = b.hidden, s.width, half
                 n, y, stride = s.hidden, b.narrow, s.narrow_stride
-            elif rule.on_input:
-                read, choices = b.scaled, half + 1
+                if ordered:
+                    _place_pairs(b.hidden, b.ids, vectors.orders, s.width, b.placed)
+                    read = b.placed
+            elif placed:
+                read, choices = b.placed, half + 1
             gather(read, k, choices, b.blocks, of, b.gathered, s.row_stride, b.scratch, s.scratch_stride)
             products(w, starts, half, b.blocks, of, n, k, b.scratch, s.scratch_stride, y, stride, s.threads)
             find_lines(b.blocks, of, stride, (n + ROWS - 1) // ROWS * ROWS, b.lines)
@@ -144,12 +152,29 @@ def _layer_experts_in_kernels(
 
 
 @linked
-def _scale_rows(x: Any, shares: Any, rows: Any, hidden: Any, chosen: Any, out: Any) -> None:
-    """A row of x for each of its choices, times its share."""
-    for pair in range(rows * chosen):
-        row, share = pair // chosen, shares[pair]
-        for i in range(hidden):
-            out[pair * hidden + i] = share * x[row * hidden + i]
+def _place_rows(
+    x: Any, ids: Any, shares: Any, on_input: Any, orders: Any, hidden: Any, chosen: Any, out: Any
+) -> None:
+    """A row of x for each of its choices, times its share where shares multiply what goes in, as the columns of its expert lie."""
+    for pair in range(ids.size):
+        row, share = pair // chosen, shares[pair] if on_input else _ONE
+        from_, into = x[row * hidden :][:hidden], out[pair * hidden :][:hidden]
+        if orders.shape[0]:
+            order = orders[ids[pair], 0]
+            for i in range(hidden):
+                into[i] = share * from_[order[i]]
+        else:
+            for i in range(hidden):
+                into[i] = share * from_[i]
+
+
+@linked
+def _place_pairs(x: Any, ids: Any, orders: Any, width: Any, out: Any) -> None:
+    """The row of each pair as the columns of its expert's down lie."""
+    for pair in range(ids.size):
+        from_, into, order = x[pair * width :][:width], out[pair * width :][:width], orders[ids[pair], 1]
+        for i in range(width):
+            into[i] = from_[order[i]]
 
 
 @linked(parallel=True)

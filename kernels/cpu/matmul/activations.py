@@ -13,7 +13,7 @@ from numba import prange
 
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.cpu.matmul.records import record_of
+from membound.kernels.cpu.matmul.records import record_of, summed_columns
 from membound.kernels.cpu.simd.arithmetic import absolute, add, add_i32, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32
 from membound.kernels.cpu.simd.dot_products import DOT_OFFSET
@@ -31,11 +31,18 @@ COLUMNS = 256
 """Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
 
 
+def _wants(recipe: Recipe) -> tuple[int, int]:
+    """What a format's float kernels want besides the columns of x: sums of them, or zeros behind them."""
+    return summed_columns(recipe.format), COLUMNS_A_LOAD.get(recipe.format, 1)
+
+
 def make_prepare(recipe: Recipe, shared: bool = True) -> Any:
     """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride].
 
     `shared`: by all threads; one that runs within a thread's share of something larger is not.
     """
+    if recipe.mixed:
+        return make_prepare(max(recipe.members, key=_wants), shared)
     if recipe.method == "float":
         return _interleave(recipe, shared)
     if recipe.method == "pairs":
@@ -69,7 +76,7 @@ def _over_rows(recipe: Recipe, one_row: Any, shared: bool) -> Any:
 def _interleave(recipe: Recipe, shared: bool) -> Any:
     M, TOKENS, ROWS = recipe.m, recipe.tokens, recipe.rows
     STEP = COLUMNS_A_LOAD.get(recipe.format, 1)
-    GROUP = FORMATS[recipe.format].group if FORMATS[recipe.format].zeros else 0
+    GROUP = summed_columns(recipe.format)
 
     @linked
     def some_columns(x: Any, at: Any, stride: Any, k: Any, first: Any, last: Any, scratch: Any) -> None:

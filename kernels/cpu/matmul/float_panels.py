@@ -14,7 +14,8 @@ from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
-from membound.kernels.cpu.matmul.records import make_add_group, record_of
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, make_add_group, record_of
+from membound.kernels.cpu.matmul.super_blocks import make_super
 from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_tile
 from membound.kernels.cpu.simd.conversions import bf16_each
 from membound.kernels.cpu.simd.features import LANES
@@ -31,6 +32,10 @@ of x, one thread of a Zen 5; compiled for AVX2 no difference)."""
 
 def make_float(recipe: Recipe) -> Any:
     """A thread's share of a product with a float recipe: see `make_share`."""
+    if recipe.format in SUPER_BLOCKS:
+        if recipe.m > MOST_STREAMED:
+            raise AssertionError(f"{recipe.m} rows of {recipe.format}")
+        return make_share(recipe, make_super)
     if recipe.m > MOST_STREAMED:
         return make_blocks(recipe)
     return make_share(recipe, _record_stream if FORMATS[recipe.format].group else _stream)

@@ -23,6 +23,7 @@ from membound.kernels.cpu.matmul.activations import make_prepare
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.float_panels import make_float
 from membound.kernels.cpu.matmul.integer_panels import make_integer
+from membound.kernels.cpu.matmul.mixed_panels import make_mixed
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.matmul.tile_panels import make_tile
 from membound.kernels.cpu.simd.ir import literal_value
@@ -49,6 +50,8 @@ _prepare = cache(make_prepare)
 @cache
 def panel_share(recipe: Recipe) -> Any:
     """A thread's share of a product, compiled: share(w, at, panels, first, last, k, scratch, y) for panels first…last."""
+    if recipe.mixed:
+        return make_mixed(recipe.panel_rows, [panel_share(one) for one in recipe.members])
     makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
     return makers[recipe.method](recipe)
 

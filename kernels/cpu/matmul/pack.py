@@ -9,6 +9,8 @@ Packing is done once, before anything is timed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numba
@@ -16,14 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from membound.errors import Unsupported
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.cpu.matmul.records import Record, record_of
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, Record, record_of
+from membound.kernels.cpu.matmul.super_blocks import write_super
 from membound.kernels.cpu.simd.ir import FP8_FACTOR
-from membound.kernels.weights.formats import FORMATS, Weight, in_kernel_format
+from membound.kernels.weights.formats import EVERY_FORMAT, Weight, in_kernel_format, kernel_format
 
 Bytes = npt.NDArray[np.uint8]
 _HUGE_PAGE = 2 << 20
+LINE = 64
+HEAD_BYTES = 192
+"""Of matrices of several formats: seven parts at most; six share an input."""
 
 
 def aligned_bytes(size: int) -> Bytes:
@@ -41,6 +48,9 @@ def pack(weight: Weight, recipe: Recipe, arena: Bytes) -> None:
 def pack_rows(weights: Sequence[Weight], recipe: Recipe, arena: Bytes) -> None:
     """Like `pack`, for several matrices of the same k set below each other as one."""
     weights = [in_kernel_format(weight) for weight in weights]
+    if recipe.mixed:
+        _pack_mixed(weights, recipe, arena)
+        return
     k = weights[0].k
     panels = _Panels(recipe, k)
     row = 0
@@ -53,18 +63,59 @@ def pack_rows(weights: Sequence[Weight], recipe: Recipe, arena: Bytes) -> None:
         arena[start : start + 4 * row].view(np.float32)[:] = scales
 
 
+def packed_bytes(recipe: Recipe, parts: Sequence[tuple[str, int]], k: int) -> int:
+    """Bytes of matrices of k columns as `pack_rows` sets them below each other, of which `parts` has formats and rows."""
+    if not recipe.mixed:
+        return recipe.matrix_bytes(sum(n for _, n in parts), k)
+    members = {one.format: one for one in recipe.members}
+    return HEAD_BYTES + sum(_aligned(members[fmt].matrix_bytes(n, k)) for fmt, n in _runs(parts))
+
+
+def _runs(parts: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Formats and rows of neighbours that are packed as one."""
+    kinds = groupby(((kernel_format(fmt), n) for fmt, n in parts), key=itemgetter(0))
+    return [(fmt, sum(n for _, n in group)) for fmt, group in kinds]
+
+
+def _pack_mixed(weights: Sequence[Weight], recipe: Recipe, arena: Bytes) -> None:
+    """Matrices of several formats behind a head (mixed_panels.py). Raises Unsupported where one ends within a panel."""
+    k, formats = weights[0].k, [one.format for one in recipe.members]
+    head = arena[:HEAD_BYTES].view(np.int64)
+    runs = [list(group) for _, group in groupby(weights, key=attrgetter("format"))]
+    place, panel = HEAD_BYTES, 0
+    for number, run in enumerate(runs):
+        member, rows = recipe.members[formats.index(run[0].format)], sum(weight.n for weight in run)
+        if rows % recipe.panel_rows and number < len(runs) - 1:
+            raise Unsupported(
+                f"{rows} rows of {member.format} before others of {runs[number + 1][0].format} fill no whole panels of {recipe.panel_rows}"
+            )
+        size = member.matrix_bytes(rows, k)
+        pack_rows(run, member, arena[place : place + size])
+        panel += member.padded_n(rows) // recipe.panel_rows
+        head[1 + 3 * number : 4 + 3 * number] = formats.index(member.format), panel, place
+        place += _aligned(size)
+    head[0] = len(runs)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // LINE) * LINE
+
+
 class _Panels:
     """Places rows of a matrix into panels: column groups of `together` values stay next to each other."""
 
     def __init__(self, recipe: Recipe, k: int) -> None:
         self.recipe = recipe
         self.panel_bytes = recipe.panel_bytes(k)
-        fmt = FORMATS[recipe.format]
+        fmt = EVERY_FORMAT[recipe.format]
         size = max(1, fmt.bits // 8)
         wide = COLUMNS_A_LOAD.get(recipe.format, 1)
         self.together = {"float": size * wide, "pairs": 4, "integer": 4, "tile": 4}[recipe.method]
 
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
+        if weight.format in SUPER_BLOCKS:
+            write_super(weight.format, weight.values.view(np.uint8), arena, first_row, self.panel_bytes)
+            return
         record = record_of(weight.format)
         if record is not None:
             self._write_records(weight, record, arena, first_row)

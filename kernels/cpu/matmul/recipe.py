@@ -16,12 +16,14 @@ vectors and the broadcast ones must fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, summed_columns
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
-from membound.kernels.weights.formats import FORMATS, kernel_format
+from membound.kernels.weights.formats import EVERY_FORMAT, kernel_format
 
 BLOCK = 128
 """Columns that meet a group of panels before the next. Measured for 64 rows of float32 and float16: 128 beats 64 by
@@ -83,6 +85,16 @@ class Recipe:
     tiles: int
 
     @property
+    def mixed(self) -> bool:
+        """Whether matrices have several formats, which `format` joins by a plus: one row of x, as floats."""
+        return "+" in self.format
+
+    @property
+    def members(self) -> tuple[Recipe, ...]:
+        """A recipe for each format of a mixed one."""
+        return tuple(replace(self, format=one) for one in self.format.split("+"))
+
+    @property
     def rows(self) -> int:
         """Rows of x after padding to whole rounds."""
         return self.tokens * self.tiles
@@ -96,12 +108,12 @@ class Recipe:
     def block(self) -> int:
         """Columns of a block, whole groups of int4; pairs take half the room."""
         columns = SHORT_BLOCK if self.rows <= SHORT_BLOCK_ROWS else BLOCK
-        return max(2 * columns if self.method == "pairs" else columns, FORMATS[self.format].group)
+        return max(2 * columns if self.method == "pairs" else columns, EVERY_FORMAT[self.format].group)
 
     @property
     def integer_block(self) -> int:
         """Columns of a block of an integer kernel with several rounds, whole groups of int4."""
-        return max(4 * BLOCK, FORMATS[self.format].group)
+        return max(4 * BLOCK, EVERY_FORMAT[self.format].group)
 
     @property
     def ahead(self) -> int:
@@ -111,7 +123,7 @@ class Recipe:
         m=16, a thread of a Zen 5: int8 70 %, int4 90 % faster; compiled for AVX2 15 and 47 %.
         """
         if self.method == "integer" and self.tiles > 1:
-            return self.integer_block * LANES * FORMATS[self.format].bits // 8
+            return self.integer_block * LANES * EVERY_FORMAT[self.format].bits // 8
         if not AVX512:
             return 0
         if AMD:
@@ -125,15 +137,17 @@ class Recipe:
     def padded_k(self, k: int) -> int:
         """Columns of W after padding to whole loads."""
         wide = COLUMNS_A_LOAD.get(self.format, 1)
-        tile = 64 // (FORMATS[self.format].bits // 8 or 1)
+        tile = 64 // (EVERY_FORMAT[self.format].bits // 8 or 1)
         step = {"float": wide, "pairs": wide, "integer": 4, "tile": tile}[self.method]
-        if FORMATS[self.format].group:
-            step = FORMATS[self.format].group
+        if EVERY_FORMAT[self.format].group:
+            step = EVERY_FORMAT[self.format].group
         return -(-k // step) * step
 
     def panel_bytes(self, k: int) -> int:
         """Distance between panels."""
-        fmt = FORMATS[self.format]
+        fmt = EVERY_FORMAT[self.format]
+        if self.format in SUPER_BLOCKS:
+            return k // fmt.group * SUPER_BLOCKS[self.format].size + PANEL_PADDING
         size = self.padded_k(k) * self.panel_rows * fmt.bits // 8
         if fmt.group:
             size += self.padded_k(k) // fmt.group * self.panel_rows * fmt.scale_bytes
@@ -146,20 +160,32 @@ class Recipe:
 
     def scratch_bytes(self, k: int) -> int:
         """Bytes of x prepared for the kernel: values, a scale a row, sums a group."""
-        groups = self.padded_k(k) // (FORMATS[self.format].group or self.padded_k(k))
+        if self.mixed:
+            return max(one.scratch_bytes(k) for one in self.members)
+        group = summed_columns(self.format) or EVERY_FORMAT[self.format].group or self.padded_k(k)
+        groups = self.padded_k(k) // group
         return self.rows * (4 * self.padded_k(k) + 64 + 4 + 4 * groups) + 256
+
+
+def mixed_format(formats: Sequence[str]) -> str:
+    """The kernels' format of matrices that are stored in these."""
+    return "+".join(sorted({kernel_format(fmt) for fmt in formats}))
 
 
 @cache
 def choose(fmt: str, act: str, m: int) -> Recipe:
     """The kernel for that format, activation and number of rows on this machine; `format` is that of the kernels."""
+    if "+" in fmt:
+        if act != "float" or m != 1:
+            raise AssertionError(f"{fmt} with {m} rows, {act}")
+        return replace(choose(fmt.partition("+")[0], act, m), format=fmt)
     fmt = kernel_format(fmt)
     if 4 < m <= MOST_TILE_ROWS and (
         (fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)
     ):
         tiles = -(-m // 16)
         return Recipe(fmt, act, m, "tile", 4, 16, tiles)
-    grouped = act == "int8" and FORMATS[fmt].group > 0
+    grouped = act == "int8" and EVERY_FORMAT[fmt].group > 0
     least = 1 if grouped else 2
     tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), grouped))
     tokens = -(-m // tiles)

@@ -82,6 +82,54 @@ def record_of(fmt: str) -> Record | None:
     return Record(found.group, scale, found.zeros, "fp8" if fmt.startswith("fp8") else "int8")
 
 
+@dataclass(frozen=True, slots=True)
+class SuperBlock:
+    """A record of `parts` of `columns` columns, with `leasts` or without; their numbers as those of a `Record`.
+
+    It begins with the scale of each row and, with least values, minus the one of those, as float16; then come, a byte a row, the
+    scales of the parts and their least values; then the numbers. Files have 144 and 210 bytes for 256 numbers, records 148 and 274.
+    """
+
+    parts: int
+    columns: int
+    leasts: bool
+    numbers: Record
+
+    @property
+    def group(self) -> int:
+        """Columns of a record."""
+        return self.parts * self.columns
+
+    @property
+    def head_bytes(self) -> int:
+        """Scales and least values of a record: where its numbers begin."""
+        return LANES * (2 + self.parts) * (2 if self.leasts else 1)
+
+    @property
+    def part_bytes(self) -> int:
+        """Numbers of a part."""
+        return self.numbers.size - self.numbers.head_bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of a record."""
+        return self.head_bytes + self.parts * self.part_bytes
+
+
+SUPER_BLOCKS = {
+    "q4_k": SuperBlock(8, 32, True, Record(32, "f16", False, "nibbles", "unsigned")),
+    "q6_k": SuperBlock(16, 16, False, Record(16, "f16", False, "int8")),
+}
+"""Formats of ggml's whose groups have scales under a scale for all of them."""
+
+
+def summed_columns(fmt: str) -> int:
+    """Columns of x that a format's float kernels want the sums of, for zero points or least values; 0: none."""
+    if fmt in SUPER_BLOCKS:
+        return SUPER_BLOCKS[fmt].columns if SUPER_BLOCKS[fmt].leasts else 0
+    return FORMATS[fmt].group if FORMATS[fmt].zeros else 0
+
+
 def make_add_group(record: Record, tokens: int) -> Any:
     """The inlined function add_group(acc, w, starts, place, x, column): acc + the record whose values begin at `place` times x."""
     GROUP, KIND, MEANING = record.group, record.values, record.meaning

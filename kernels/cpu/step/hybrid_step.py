@@ -33,8 +33,12 @@ class Plain(NamedTuple):
 
 
 @cache
-def hybrid_step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, BLOCKS: str) -> Any:
-    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, BLOCKS as `layer_experts`; '': none.
+def hybrid_step_kernel(
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, EXPERTS: str, BLOCKS: str,
+    LAST_FMT: str, LAST_ACT: str,
+) -> Any:  # fmt: skip
+    """The compiled step for M sequences, cached on disk; HEADS and METHOD as `attend` takes them, EXPERTS and BLOCKS, '' where there are none, as
+    `routed_step_kernel`, LAST_… of the LM head.
 
     run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, states, routed): the LM head begins at the last
     row's first byte. states: `States` beside gated attention, `MambaStates` beside a plain one. routed: `Plain`, or `Routed`.
@@ -50,8 +54,8 @@ def hybrid_step_kernel(FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: 
         for layer in range(s.layers):
             at = starts[layer]
             first(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s, states)
-            second(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
-        head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
+            second(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+        head(LAST_FMT, LAST_ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
     return run
 
@@ -93,7 +97,7 @@ def _mamba_or_plain(
 
 
 def second(
-    FMT: str, ACT: str, M: int, BLOCKS: str, ROWS: int,
+    FMT: str, ACT: str, M: int, EXPERTS: str, BLOCKS: str, ROWS: int,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> None:  # fmt: skip
     """The MLP of a layer, its experts, both or nothing, added to b.x: whether there are experts, the type of `routed` says."""
@@ -102,30 +106,32 @@ def second(
 
 @overload(second, prefer_literal=True, jit_options=LINKED)
 def _second_in_kernels(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> Any:  # fmt: skip
     return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
 
 
 def _mlp_or_nothing(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> None:  # fmt: skip
     width = routed.widths[layer]
     if width:
         norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
-        mlp(FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 0, b, s)
+        mlp(
+            FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
+        )  # fmt: skip
         stride = (s.hidden + ROWS - 1) // ROWS * ROWS
         add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
 
 
 def _routed_or_nothing(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> None:  # fmt: skip
     if routed.widths[layer] > 0 or routed.chooses[layer]:
-        second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+        second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
 
 
 @linked

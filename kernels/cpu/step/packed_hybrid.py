@@ -43,13 +43,14 @@ class PackedHybrid:
         self._states = states_of(inputs, held.small)
         self._arguments = (
             self._x, held.arena, held.starts,
-            gains_of(inputs, held.small, np.zeros((0, 1), np.int32), positions), caches_of(inputs),
+            gains_of(inputs, held.small, held.orders, positions), caches_of(inputs),
             held.buffers, sizes_of(inputs.model, work.batch, positions, threads), self._states,
             held.routed() if blocks else Plain(held.widths),
         )  # fmt: skip
         self._kernel = hybrid_step_kernel(
-            held.recipe.format, held.recipe.act, work.batch, work.kv, *attention_of(work), blocks
-        )
+            held.recipe.format, held.recipe.act, work.batch, work.kv, *attention_of(work),
+            held.expert_format, blocks, held.head.format, held.head.act,
+        )  # fmt: skip
 
     def run(self) -> None:
         """One step. The new token's row of the cache and the states behind it are written anew each time."""

@@ -18,20 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.errors import Unsupported
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.matmul.grouping import grouping
-from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
-from membound.kernels.cpu.matmul.recipe import Recipe, choose
+from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows, packed_bytes
+from membound.kernels.cpu.matmul.recipe import Recipe, choose, mixed_format
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
 from membound.kernels.features import tokens_of
 from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Latent, Mixer, Mlp
-from membound.kernels.weights.formats import F32, INTEGER_FORMATS, KVCache, Weight
-from membound.kernels.work import Step
+from membound.kernels.weights.formats import F32, INTEGER_FORMATS, KVCache, Weight, common_order
+from membound.kernels.work import Prefill, Step
 
 NOTHING = np.zeros(0, np.float32)
 
@@ -63,7 +62,7 @@ class PackedModel:
         if not isinstance(work, Step):
             raise AssertionError(f"{type(work).__name__} is no Step")
         self._work, self._model = work, model
-        self._recipe, self._last = _recipes(work)
+        self._recipe, self._last = recipes_of(work, work.rows, work.rows)
         self._matrices = PackedMatrices(inputs, self._recipe, self._last, positions_of(work))
         self._x = np.ascontiguousarray(inputs.x.reshape(-1))
         self._caches = caches_of(inputs)
@@ -100,13 +99,18 @@ class PackedMatrices:
     def __init__(self, inputs: ModelInputs, recipe: Recipe, head: Recipe, positions: range) -> None:
         model = inputs.model
         self.shapes = _layer_matrices(model)
-        sizes = [recipe.matrix_bytes(m.n, m.k) for m in self.shapes] * model.layers
+        rows = {name: n for name, (n, _) in model.layer_matrices.items()}
+        sizes = [
+            stored_bytes(inputs.work, recipe, index, [(name, rows[name]) for name in m.names], m.k)
+            for index in range(model.layers)
+            for m in self.shapes
+        ]
         sizes.append(head.matrix_bytes(model.vocab, model.hidden))
         aligned = [-(-size // 64) * 64 for size in sizes]
         self.starts = np.concatenate([[0], np.cumsum(aligned)]).astype(np.int64)
         self.arena = aligned_bytes(self.size_bytes)
         small: list[Mapping[str, F32]] = []
-        orders = _Orders(max(m.k for m in self.shapes))
+        orders = Orders(max(m.k for m in self.shapes))
         for place, weights in enumerate(self._groups(inputs, small)):
             start, end = self.starts[place], self.starts[place + 1]
             last = place == len(sizes) - 1
@@ -247,7 +251,7 @@ def _turning_width(mixer: Mixer) -> int:
     return mixer.head_dim if isinstance(mixer, Attention) else 0
 
 
-class _Orders:
+class Orders:
     """Collects the orders in which columns lie, a row for each packed matrix of layers."""
 
     def __init__(self, widest: int) -> None:
@@ -255,30 +259,35 @@ class _Orders:
         self._rows: list[npt.NDArray[np.int32]] = []
         self._any = False
 
-    def add(self, weights: list[Weight]) -> None:
-        """Raises Unsupported where matrices with the same input have orders that differ."""
-        rows = [np.arange(self._widest, dtype=np.int32) for _ in weights]
-        for row, weight in zip(rows, weights, strict=True):
-            if weight.order is not None:
-                self._any = True
-                row[: weight.k] = weight.order
-            if not np.array_equal(row, rows[0]):
-                raise Unsupported("matrices of the same input have their columns in orders that differ")
-        self._rows.append(rows[0])
+    def add(self, weights: Sequence[Weight]) -> None:
+        """The order of matrices with the same input; no matrices have a row too. Raises Unsupported where orders differ."""
+        row = np.arange(self._widest, dtype=np.int32)
+        if (order := common_order(weights)) is not None:
+            self._any = True
+            row[: len(order)] = order
+        self._rows.append(row)
 
     def rows(self) -> npt.NDArray[np.int32]:
         """[matrices, widest]; no rows where every column lies in its place."""
         return np.stack(self._rows) if self._any else np.zeros((0, self._widest), np.int32)
 
 
-def _recipes(work: Step) -> tuple[Recipe, Recipe]:
-    """How the matrices of layers are multiplied, and how the LM head is."""
+def recipes_of(work: Step | Prefill, rows: int, head_rows: int) -> tuple[Recipe, Recipe]:
+    """How what every token meets in layers is multiplied by `rows`, and how the LM head is by `head_rows`."""
     if work.stored is None:
-        recipe = choose(work.weight, work.act, work.rows)
-        return recipe, recipe
-    (layers,), head = work.stored.formats, work.stored.head.format
+        return choose(work.weight, work.act, rows), choose(work.weight, work.act, head_rows)
+    head = work.stored.head.format
     act = work.act if head in INTEGER_FORMATS else "float"
-    return choose(layers, work.act, work.rows), choose(head, act, work.rows)
+    return choose(mixed_format(work.stored.formats), work.act, rows), choose(head, act, head_rows)
+
+
+def stored_bytes(
+    work: Step | Prefill, recipe: Recipe, index: int, shapes: Sequence[tuple[str, int]], k: int
+) -> int:
+    """Packed bytes of matrices of layer `index` that share an input, of which `shapes` has names and rows."""
+    held = None if work.stored is None else work.stored.layers[index]
+    formats = [recipe.format if held is None else held[name].format for name, _ in shapes]
+    return packed_bytes(recipe, [(fmt, n) for fmt, (_, n) in zip(formats, shapes, strict=True)], k)
 
 
 def _stack(rows: Sequence[npt.NDArray[Any]]) -> F32:

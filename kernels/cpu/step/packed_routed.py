@@ -11,27 +11,33 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from membound.errors import Unsupported
 from membound.kernels.cpu.experts.packed_layers import RoutedLayers, blocks_of
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
-from membound.kernels.cpu.matmul.recipe import Recipe, choose
+from membound.kernels.cpu.matmul.recipe import Recipe
 from membound.kernels.cpu.step.packed_latent import PackedLatent
 from membound.kernels.cpu.step.packed_model import (
+    Orders,
     attention_of,
     caches_of,
     gains_of,
     positions_of,
+    recipes_of,
     sizes_of,
+    stored_bytes,
 )
 from membound.kernels.cpu.step.routed_step import FIXED, Routed, routed_step_kernel
 from membound.kernels.cpu.step.step import Buffers
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.mixers import GatedDelta, Mamba2
-from membound.kernels.parts import Latent, Layer, Mlp
+from membound.kernels.parts import Attention, Latent, Layer, Mlp
 from membound.kernels.routing import I64
 from membound.kernels.weights.formats import F32
 from membound.kernels.work import Step
 
+ORDERED = (0, 1, 3, 4)
+"""The slots whose columns may lie in an order of their own, as `Gains.orders` has them."""
 LINE = 64
 """Bytes to which matrices are aligned."""
 Slots = tuple[tuple[str, ...], ...]
@@ -71,24 +77,27 @@ class RoutedWeights:
     """
 
     def __init__(self, inputs: ModelInputs, rows: int, head_rows: int, blocks: str, threads: int) -> None:
-        work = inputs.work
         self._inputs, self._rows = inputs, rows
-        self.recipe, self.head = (
-            choose(work.weight, work.act, rows),
-            choose(work.weight, work.act, head_rows),
-        )
+        self.recipe, self.head = recipes_of(inputs.work, rows, head_rows)
         self._shapes = [self._slot_shapes(layer) for layer in inputs.model.decoder.layers]
         self._lay_out()
         routed = inputs.model.decoder.experts
         self.experts = RoutedLayers(inputs, self._end, rows, blocks, threads) if routed else None
         self.arena = aligned_bytes(self._end + (self.experts.arena_bytes if self.experts else 0))
-        self.small = self._pack()
+        orders = Orders(max(k for shapes in self._shapes for _, k in shapes))
+        self.small = self._pack(orders)
+        self.orders = orders.rows()
         self.latent = PackedLatent(inputs, self.recipe, self.small, rows) if self._is_latent else None
         self.buffers = self._make_buffers()
 
     @property
     def _is_latent(self) -> bool:
         return isinstance(self._inputs.model.decoder.layers[0].mixer, Latent)
+
+    @property
+    def expert_format(self) -> str:
+        """The format of experts; that of all else in a dense model."""
+        return self.recipe.format if self.experts is None else self.experts.format
 
     @property
     def up_format(self) -> str:
@@ -140,25 +149,44 @@ class RoutedWeights:
         """Where each matrix begins, [layers + 1, FIXED], and where the last of them ends."""
         model, at = self._inputs.model, 0
         self.starts = np.zeros((model.layers + 1, FIXED), np.int64)
+        self._sizes = np.zeros_like(self.starts)
         for index, shapes in enumerate(self._shapes):
             for slot, (n, k) in enumerate(shapes):
                 self.starts[index, slot] = at
-                at += -(-self.recipe.matrix_bytes(n, k) // LINE) * LINE if n else 0
+                self._sizes[index, slot] = self._slot_bytes(index, slot, k) if n else 0
+                at += -(-int(self._sizes[index, slot]) // LINE) * LINE
         self.starts[model.layers] = at
         self._end = at + -(-self.head.matrix_bytes(model.vocab, model.hidden) // LINE) * LINE
 
-    def _pack(self) -> list[Mapping[str, F32]]:
-        """Every matrix into the arena, a layer at a time; the vectors of all layers."""
+    def _slot_bytes(self, index: int, slot: int, k: int) -> int:
+        """Packed bytes of a slot that has matrices."""
+        layer, work = self._inputs.model.decoder.layers[index], self._inputs.work
+        shapes = matrices_of(layer, self._inputs.model.hidden)
+        named = [(name, shapes[name][0]) for name in slots_of(layer)[slot]]
+        return stored_bytes(work, self.recipe, index, named, k)
+
+    def _pack(self, orders: Orders) -> list[Mapping[str, F32]]:
+        """Every matrix into the arena, a layer at a time; the vectors of all layers, and to `orders` four rows for each.
+
+        Raises Unsupported for columns in an order of their own beside another mixer than attention.
+        """
         small: list[Mapping[str, F32]] = []
         layers = self._inputs.model.decoder.layers
         for index, layer in enumerate(layers):
             weights = self._inputs.layer(index)
             small.append(weights.vectors)
-            for slot, names in enumerate(slots_of(layer)):
-                if names:
-                    at, (n, k) = self.starts[index, slot], self._shapes[index][slot]
-                    into = self.arena[at : at + self.recipe.matrix_bytes(n, k)]
-                    pack_rows([weights.matrices[name] for name in names], self.recipe, into)
+            groups = [[weights.matrices[name] for name in names] for names in slots_of(layer)]
+            for slot, matrices in enumerate(groups):
+                if matrices:
+                    at = self.starts[index, slot]
+                    pack_rows(matrices, self.recipe, self.arena[at : at + self._sizes[index, slot]])
+            ordered = isinstance(layer.mixer, Attention) and not layer.mixer.gated
+            if not ordered and any(weight.order is not None for group in groups[:3] for weight in group):
+                raise Unsupported(
+                    "columns in an order of their own go with attention that has no gate, no latent rows and no state"
+                )
+            for slot in ORDERED:
+                orders.add(groups[slot])
             if self.experts is not None:
                 self.experts.pack(index, weights.matrices, self.arena)
         head = self.starts[len(layers), 0]
@@ -181,7 +209,7 @@ class RoutedWeights:
         return Buffers(
             rows(model.hidden), rows(model.hidden), out(max(shapes[0][0] for shapes in self._shapes)), rows(attended),
             out(wide), rows(max(1, *(shapes[4][1] for shapes in self._shapes))), out(model.hidden),
-            out(model.vocab, self.head), rows(0), aligned_bytes(scratch),
+            out(model.vocab, self.head), rows(self.orders.shape[1] if len(self.orders) else 0), aligned_bytes(scratch),
         )  # fmt: skip
 
 
@@ -197,15 +225,16 @@ class PackedRouted:
         self._x, positions = np.ascontiguousarray(inputs.x.reshape(-1)), positions_of(work)
         arguments = (
             self._x, held.arena, held.starts,
-            gains_of(inputs, held.small, np.zeros((0, 1), np.int32), positions), caches_of(inputs),
+            gains_of(inputs, held.small, held.orders, positions), caches_of(inputs),
             held.buffers, sizes_of(inputs.model, work.batch, positions, threads), held.routed(),
         )  # fmt: skip
         latent = held.latent
         self._arguments = arguments if latent is None else (*arguments, latent.arguments)
         heads, method = attention_of(work) if latent is None else (0, latent.grouping.method)
         self._kernel = routed_step_kernel(
-            held.recipe.format, held.recipe.act, work.rows, work.kv, heads, method, held.up_format, blocks
-        )
+            held.recipe.format, held.recipe.act, work.rows, work.kv, heads, method, held.up_format,
+            held.expert_format, blocks, held.head.format, held.head.act,
+        )  # fmt: skip
 
     def run(self) -> None:
         """One step. The new tokens' rows of the cache are written anew each time."""

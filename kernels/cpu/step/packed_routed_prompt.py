@@ -47,7 +47,7 @@ class PackedRoutedPrompt:
         sizes = sizes_of(model, work.batch, range(rows), threads)
         arguments = (
             np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
-            gains_of(inputs, held.small, np.zeros((0, 1), np.int32), places), _empty_caches(inputs, len(places)),
+            gains_of(inputs, held.small, held.orders, places), _empty_caches(inputs, len(places)),
             held.buffers, sizes._replace(capacity=len(places), turns=len(places)), held.routed(), self._prompt,
         )  # fmt: skip
         latent = held.latent

@@ -63,7 +63,7 @@ def routed_prompt_kernel(
                             FMT, ACT, M, KV, METHOD, UP, ROWS,
                             layer, arena, at, gains, own, caches, b, buffers, up, shape, here,
                         )  # fmt: skip
-                        second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
+                        second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                         _store(M, prompt, first, place, s.hidden, b.x, layer, routed.ids)
             _load_last(s.sequences, prompt, s.hidden, b.x)
             head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
@@ -83,7 +83,7 @@ def routed_prompt_kernel(
                     here = _at_place(s, first // prompt.tokens, place)
                     _load(M, prompt, first, place, s.hidden, b.x)
                     attention_half(FMT, ACT, M, KV, 0, METHOD, ROWS, layer, arena, at, gains, caches, b, here)
-                    second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
+                    second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                     _store(M, prompt, first, place, s.hidden, b.x, layer, routed.ids)
         _load_last(s.sequences, prompt, s.hidden, b.x)
         head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)

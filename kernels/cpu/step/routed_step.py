@@ -34,7 +34,8 @@ class Routed(NamedTuple):
 
     widths: of the MLP that every row takes, alone or beside experts; 0: there is none. chooses: whether there are experts.
     routers from `router_starts` on; experts [layers, count, 2] in the arena. vectors and shared_gate: a width of 0 where there are
-    none. given: the choice of each row where it is made already, [layers, rows · chosen] or no columns. ids: the last choice, alike.
+    none. given: the choice of each row where it is made already, [layers, rows · chosen] or no columns. orders [layers, experts, 2, widest]: in
+    which order the columns of gate and up, and of down, lie; no experts where all lie in theirs. ids: the last choice, as `given`.
     """
 
     widths: I64
@@ -48,6 +49,7 @@ class Routed(NamedTuple):
     down_bias: F32
     shared_gate: F32
     given: I64
+    orders: npt.NDArray[np.int32]
     ids: I64
     rule: Rule
     buffers: LayerBuffers
@@ -56,9 +58,11 @@ class Routed(NamedTuple):
 
 @cache
 def routed_step_kernel(
-    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, BLOCKS: str
-) -> Any:
-    """The compiled step for M new tokens, cached on disk; HEADS and METHOD as `attend_new` takes them, BLOCKS as `layer_experts`.
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, EXPERTS: str, BLOCKS: str,
+    LAST_FMT: str, LAST_ACT: str,
+) -> Any:  # fmt: skip
+    """The compiled step for M new tokens, cached on disk; HEADS and METHOD as `attend_new` takes them, EXPERTS, their format, and BLOCKS
+    as `layer_experts`, LAST_… of the LM head.
 
     UP: the format of absorbed matrices, and METHOD is that of `attend_rows`; '' without latent attention.
     run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, routed): the LM head begins at the last
@@ -81,8 +85,8 @@ def routed_step_kernel(
                     FMT, ACT, M, KV, METHOD, UP, ROWS,
                     layer, arena, at, gains, own, caches, b, buffers, up, shape, s,
                 )  # fmt: skip
-                second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
-            head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
+                second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+            head(LAST_FMT, LAST_ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
         return run_latent
 
@@ -93,15 +97,15 @@ def routed_step_kernel(
         for layer in range(s.layers):
             at = starts[layer]
             attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
-            second_half(FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
-        head(FMT, ACT, M, arena, starts[s.layers, 0], gains, b, s)
+            second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+        head(LAST_FMT, LAST_ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
     return run
 
 
 @linked
 def second_half(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> None:  # fmt: skip
     """The MLP of a layer, its experts, or both, added to b.x."""
@@ -109,7 +113,9 @@ def second_half(
     norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
     width = routed.widths[layer]
     if width:
-        mlp(FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 0, b, s)
+        mlp(
+            FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
+        )  # fmt: skip
     if routed.chooses[layer]:
         vectors = ExpertVectors(
             routed.router_bias[layer],
@@ -117,9 +123,10 @@ def second_half(
             routed.into_bias[layer],
             routed.down_bias[layer],
             routed.given[layer],
+            routed.orders[layer],
         )
         layer_experts(
-            FMT, ACT, M, BLOCKS, b.normed, routed.routers, routed.router_starts[layer],
+            EXPERTS, ACT, M, BLOCKS, b.normed, routed.routers, routed.router_starts[layer],
             arena, routed.expert_starts[layer], vectors, routed.rule, routed.buffers, routed.sizes,
         )  # fmt: skip
         routed.ids[layer, :] = routed.buffers.ids

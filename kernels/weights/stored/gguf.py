@@ -10,7 +10,7 @@ The architecture "llama" rotates pairs (2i, 2i + 1) of a head, membound (i, i + 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.gguf_header import KINDS, NAMES, Entry, Kind, read_header
+from membound.kernels.layer_tensors import routed_part
 from membound.kernels.model import Model, ModelError
 from membound.kernels.weights import ggml
-from membound.kernels.weights.formats import F32, Weight, dequantize, from_bf16
+from membound.kernels.weights.formats import EVERY_FORMAT, F32, FILE_FORMATS, Weight, dequantize, from_bf16
 from membound.kernels.weights.stored.matrices import StoredMatrix
 
 LAYER = re.compile(r"blk\.(\d+)\.(.+)")
@@ -37,7 +38,10 @@ PARTS = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
 }
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+"""Tensors that hold a matrix of all experts of a layer, one behind the other."""
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -46,15 +50,8 @@ WHOLE = {
 LEFT_OUT = ("rope_freqs.weight",)
 """Tensors that the model's description holds already."""
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-FORMAT_SCALES = {"q8_0": 2, "q4_0": 2}
-"""Bytes of the scale of a block."""
-FORMATS = FLOATS | {"Q8_0": "q8_0", "Q4_0": "q4_0"}
-"""The weight format of each type that kernels multiply by."""
-WIDENED: dict[str, Callable[[npt.NDArray[np.uint8]], F32]] = {
-    "Q4_K": ggml.widen_q4_k,
-    "Q6_K": ggml.widen_q6_k,
-}
-"""Types that are read as float32, and multiplied in another format."""
+FORMATS = FLOATS | {"Q8_0": "q8_0", "Q4_0": "q4_0", "Q4_K": "q4_k", "Q6_K": "q6_k"}
+"""The weight format of each type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,12 @@ class GgufTensors:
         self._header = read_header(path)
         self._model = model
         self._pairs = model.scheme == Gguf("llama")
+        experts = routed_part(model.decoder)
         self._entries = {
-            _name(name): one for name, one in self._header.tensors.items() if name not in LEFT_OUT
+            ours: one
+            for name, entry in self._header.tensors.items()
+            if name not in LEFT_OUT
+            for ours, one in _named(name, entry, experts.count if experts else 0)
         }
 
     def names(self) -> tuple[str, ...]:
@@ -118,8 +119,6 @@ class GgufTensors:
         stored = self._rows(name)[rows]
         if kind.name in FLOATS:
             values = _floats(stored, kind.name)
-        elif kind.name in WIDENED:
-            values = WIDENED[kind.name](stored)
         else:
             values = dequantize(_weight(stored, kind.name))
         return values if len(shape) > 1 else values.reshape(-1)
@@ -136,7 +135,7 @@ class GgufTensors:
         return found
 
     def weight(self, name: str) -> Weight:
-        """A matrix in the format that it is stored in. Raises ModelError for a type that has none."""
+        """A matrix in the format that it is stored in."""
         kind = self.kind(name).name
         stored = self._rows(name)[:]
         if kind in FLOATS:
@@ -196,35 +195,30 @@ class GgufMatrices:
         return False
 
     def describe(self, name: str, n: int, k: int) -> StoredMatrix:
-        """The format and the bytes of a matrix. Raises ModelError where kernels have none for its type."""
-        kind, size = self._tensors.kind(name), self._tensors.nbytes(name)
-        fmt = self._format(name)
-        scales = n * (k // kind.block) * FORMAT_SCALES[fmt] if fmt in FORMAT_SCALES else 0
+        """The format and the bytes of a matrix."""
+        fmt, size = FORMATS[self._tensors.kind(name).name], self._tensors.nbytes(name)
+        scales = EVERY_FORMAT[fmt].matrix_bytes(n, k)[1]
         return StoredMatrix(fmt, size - scales, scales)
 
     def read(self, name: str, n: int, k: int) -> Weight:
-        """A matrix as it is stored, or as float32 where kernels have no format for its type."""
-        if self._tensors.kind(name).name in WIDENED:
-            return Weight("f32", n, k, self._tensors.float32(name))
+        """A matrix as it is stored."""
         return self._tensors.weight(name)
 
-    def _format(self, name: str) -> str:
-        kind = self._tensors.kind(name).name
-        if kind not in FORMATS:
-            raise ModelError(
-                f"{self._tensors.listing}: {name} is stored as {kind}, in which no kernel multiplies: ask for another weight "
-                "than stored, as which it is quantised anew"
-            )
-        return FORMATS[kind]
 
-
-def _name(name: str) -> str:
-    """Hugging Face's name of a tensor; its own where there is none."""
+def _named(name: str, entry: Entry, experts: int) -> Iterator[tuple[str, Entry]]:
+    """A tensor under Hugging Face's name, or its own where there is none; of one that holds as many experts each of theirs."""
     found = LAYER.fullmatch(name)
     if found is None:
-        return WHOLE.get(name, name)
+        yield WHOLE.get(name, name), entry
+        return
     part, _, end = found[2].rpartition(".")
-    return f"model.layers.{found[1]}.{PARTS.get(part, part)}.{end}"
+    if part not in EXPERTS or len(entry.shape) != 3 or entry.shape[0] != experts:
+        yield f"model.layers.{found[1]}.{PARTS.get(part, part)}.{end}", entry
+        return
+    each = entry.nbytes // experts
+    for number in range(experts):
+        one = Entry(entry.shape[1:], entry.number, entry.offset + number * each, each)
+        yield f"model.layers.{found[1]}.mlp.experts.{number}.{EXPERTS[part]}.{end}", one
 
 
 def _floats(stored: npt.NDArray[np.uint8], kind: str) -> F32:
@@ -239,5 +233,10 @@ def _floats(stored: npt.NDArray[np.uint8], kind: str) -> F32:
 def _weight(stored: npt.NDArray[np.uint8], kind: str) -> Weight:
     """Rows of blocks as a `Weight` of ggml's types."""
     fmt = FORMATS[kind]
+    if fmt in FILE_FORMATS:
+        found = next(one for one in KINDS.values() if one.name == kind)
+        return Weight(
+            fmt, len(stored), stored.shape[1] // found.size * found.block, np.ascontiguousarray(stored)
+        )
     values, scales = ggml.from_blocks(stored, fmt)
     return Weight(fmt, len(stored), scales.shape[1] * ggml.BLOCK, values, scales)

@@ -1,13 +1,13 @@
 """The matrices of a folder as its files hold them: which are quantised, their bytes, their numbers.
 
->>> stored = StoredMatrices(TensorFiles(folder), scheme)
+>>> stored = StoredMatrices(TensorFiles(folder), scheme, "model.embed_tokens.weight")
 >>> stored.describe("model.layers.0.self_attn.q_proj.weight", 4096, 4096)
 StoredMatrix(format='int4g128z', values_bytes=8388608, scales_bytes=344064)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,34 +31,80 @@ class StoredMatrix:
     values_bytes: int
     scales_bytes: int = 0
 
+    def part(self, begin: int, end: int, rows: int) -> StoredMatrix:
+        """Rows from begin to end of as many; parts that follow each other add up to the whole."""
+        values, scales = (
+            size * end // rows - size * begin // rows for size in (self.values_bytes, self.scales_bytes)
+        )
+        return StoredMatrix(self.format, values, scales)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExperts:
+    """A layer's router, and the matrices of one of its experts by their names; all of them are alike."""
+
+    router: StoredMatrix
+    one: tuple[tuple[str, StoredMatrix], ...]
+
+    @property
+    def expert_bytes(self) -> tuple[int, int]:
+        """Bytes of an expert: (values, scales)."""
+        return sum(m.values_bytes for _, m in self.one), sum(m.scales_bytes for _, m in self.one)
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A model as its files hold it: the matrices of each layer by their names, and the LM head."""
+    """A model as its files hold it: what every token meets in each layer by its name, experts, and the LM head."""
 
     title: str
     layers: tuple[dict[str, StoredMatrix], ...]
+    experts: tuple[StoredExperts | None, ...]
     head: StoredMatrix
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The formats of the matrices in layers."""
+        """The formats of the matrices in layers that every token meets."""
         return tuple(dict.fromkeys(one.format for layer in self.layers for one in layer.values()))
+
+    @property
+    def expert_formats(self) -> tuple[str, ...]:
+        """The formats of experts; none of a dense model."""
+        return tuple(dict.fromkeys(one.format for each in self.experts if each for _, one in each.one))
+
+    @property
+    def all_formats(self) -> tuple[str, ...]:
+        """The formats of layers, of experts and of the LM head."""
+        return tuple(dict.fromkeys((*self.formats, *self.expert_formats, self.head.format)))
+
+    def of_one_format(self) -> str | None:
+        """None where layers have one format and experts another one at most; else what is stored otherwise."""
+        for formats, what in ((self.formats, "the matrices of a layer"), (self.expert_formats, "experts")):
+            if len(formats) > 1:
+                return f"{what} are stored in {', '.join(formats)}: the kernels take one format"
+        return None
 
 
 class StoredMatrices:
-    """Matrices by the name of their `.weight`, which a quantised one need not have."""
+    """Matrices by the name of their `.weight`, which a quantised one need not have.
 
-    def __init__(self, tensors: TensorFiles, scheme: Scheme | None) -> None:
-        self._tensors, self._scheme = tensors, scheme
+    Of gates, which are routers and those of shared experts, config.json often says what quantisers do not mean: whether one is quantised the
+    file says alone.
+    """
+
+    def __init__(
+        self, tensors: TensorFiles, scheme: Scheme | None, embedding: str, gates: Collection[str] = ()
+    ) -> None:
+        self._tensors, self._scheme, self._embedding = tensors, scheme, embedding
+        self._gates = frozenset(gates)
         self._names = frozenset(tensors.names())
 
     def quantised(self, name: str) -> bool:
         """Whether a matrix is stored as the scheme says. Raises ModelError where file and config.json contradict each other."""
         scheme, module = self._scheme, _module(name)
-        if scheme is None or name == "model.embed_tokens.weight":
+        if scheme is None or name == self._embedding:
             return False
-        marked, said = f"{module}.{scheme.mark}" in self._names, scheme.covers(module)
+        marked = f"{module}.{scheme.mark}" in self._names
+        said = None if name in self._gates else scheme.covers(module)
         if said is not None and said != marked:
             has = f"has {module}.{scheme.mark}" if marked else f"has no {module}.{scheme.mark}"
             raise ModelError(

@@ -22,7 +22,7 @@ from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.weights.formats import dequantize, quantize
 from membound.kernels.weights.tensor_names import Place
-from membound.kernels.work import SpecError, parse
+from membound.kernels.work import parse
 
 HYBRIDS = [case for case in CASES if holds_states(case)]
 named = pytest.mark.parametrize("case", HYBRIDS, ids=[case["config"]["model_type"] for case in HYBRIDS])
@@ -167,7 +167,7 @@ def test_heads_are_as_wide_as_the_file_says_or_share_the_hidden_state(tmp_path: 
         ({"time_step_limit": [-1, inf]}, "time_step_limit=[-1, inf] must be [least, Infinity]"),
         ({"time_step_limit": "none"}, "time_step_limit='none' must be [least, Infinity]"),
         ({"layer_types": ["mamba"] * 4}, "a model without any attention is counted and not run here"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "is not supported; supported: float weights"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size=None, which is not supported"),
     ],
 )
 def test_what_is_not_run_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -188,6 +188,10 @@ def test_a_folder_of_attention_alone_is_a_model_too(tmp_path: Path) -> None:
     assert any(decoder.state_bytes) is False
 
 
-def test_stored_formats_of_states_are_refused_by_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"weight=stored goes with dense models; states of \S+ are read in"):
-        parse(f"step:model={granite(tmp_path)},context=9,weight=stored")
+@named
+def test_matrices_that_share_a_tensor_are_taken_apart_as_stored(case: dict[str, Any], tmp_path: Path) -> None:
+    folder = routed_folder(case, tmp_path)
+    stored, floats = (parse(f"step:model={folder},context=6,weight={w},kv=f32") for w in ("stored", "f32"))
+    assert stored.traffic == floats.traffic
+    assert stored.footprint_bytes == floats.footprint_bytes
+    assert np.array_equal(*(compute(make_inputs(work, seed=3), 0) for work in (stored, floats)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers_answers import CASES, dense, folder_of, holds_states, inputs_of, only_counted, routed_folder
 
 from membound.kernels.inputs import ModelInputs
@@ -66,10 +66,8 @@ def test_a_step_reads_the_experts_that_one_row_takes(tmp_path: Path) -> None:
         parse(f"step:model={folder},context=9,batch=2")
     with pytest.raises(SpecError, match=r"which experts 5 rows take between them"):
         parse(f"prefill:model={folder},tokens=5")
-    with pytest.raises(
-        SpecError, match=r"weight=stored goes with dense models; experts of \S+ are read in another"
-    ):
-        parse(f"step:model={folder},context=9,weight=stored")
+    stored = parse(f"step:model={folder},context=9,weight=stored")
+    assert stored.traffic == parse(f"step:model={folder},context=9,weight=f32").traffic
 
 
 def test_the_routes_are_those_of_the_folder_and_are_kept(tmp_path: Path) -> None:
@@ -228,13 +226,63 @@ def test_a_folder_in_mxfp4_answers_as_its_floats(tmp_path: Path) -> None:
 def test_another_quantisation_of_experts_is_refused(tmp_path: Path) -> None:
     folder = routed_folder(by_kind("deepseek_v3"), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
-    for fields in (config, OSS):
-        fp8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-        (tmp_path / "config.json").write_text(json.dumps(fields | fp8), "utf-8")
-        with pytest.raises(
-            ModelError, match=r"quantization_config=.* is not supported; supported: float weights"
-        ):
+    for method, says in (
+        ("mxfp4", "experts in MXFP4 are read of gpt_oss alone"),
+        ("bitsandbytes", "its NF4"),
+    ):
+        (tmp_path / "config.json").write_text(
+            json.dumps(config | {"quantization_config": {"quant_method": method}}), "utf-8"
+        )
+        with pytest.raises(ModelError, match=rf"quant_method '{method}' is not supported; {says}"):
             get_model(folder)
+
+
+def test_experts_in_mxfp4_as_stored(tmp_path: Path) -> None:
+    from membound.kernels.weights.formats import dequantize
+
+    folder, meant = two_folders(tmp_path)
+    work = parse(f"step:model={folder},context=9,weight=stored,kv=f32")
+    assert work.stored is not None
+    assert (work.stored.formats, work.stored.expert_formats) == (("f32",), ("mxfp4",))
+    source, floats = Checkpoint(work.shape, "stored", seed=1), Checkpoint(get_model(meant), "f32", seed=1)
+    for number in range(4):
+        for name in ("gate", "up", "down"):
+            one, other = (each.layer(1).matrices[f"expert{number}.{name}"] for each in (source, floats))
+            assert one.format == "mxfp4"
+            assert np.array_equal(dequantize(one), other.values)
+    sizes = {name: array.nbytes for name, array in load_file(Path(folder) / "model.safetensors").items()}
+    experts = sum(size // 2 for name, size in sizes.items() if ".experts." in name)  # two of four
+    others = sum(s for name, s in sizes.items() if ".experts." not in name and "embed" not in name)
+    assert work.traffic.weights_bytes + work.traffic.scales_bytes == experts + others
+    assert np.array_equal(*(compute(make_inputs(parse(spec), 1), 0) for spec in (
+        f"step:model={folder},context=9,weight=stored,kv=f32", f"step:model={meant},context=9,weight=f32,kv=f32"
+    )))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", ["stored", "mxfp4"])
+def test_a_step_over_experts_in_mxfp4(weight: str, tmp_path: Path) -> None:
+    from membound.backends.numba.cpu import NumbaCpu
+
+    folder, _ = two_folders(tmp_path)
+    work = parse(f"step:model={folder},context=9,weight={weight},kv=f32")
+    inputs, backend = make_inputs(work, 1), NumbaCpu()
+    backend.open("cpu", threads=2)
+    assert backend.supports(work) is None
+    backend.prepare(work, inputs)
+    backend.launch(0)
+    assert relative_error(backend.output(), compute(inputs, 0)) < 1e-5
+
+
+def test_an_exponent_that_is_no_number_is_named(tmp_path: Path) -> None:
+    folder, _ = two_folders(tmp_path)
+    path = Path(folder) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.experts.down_proj_scales"][3, 5, 0] = 255
+    save_file(tensors, path)
+    for weight in ("stored", "bf16"):
+        with pytest.raises(ModelError, match=r"layers\.1\.mlp\.experts\.down_proj_scales holds NaN"):
+            Checkpoint(get_model(folder), weight, seed=1).check_numbers()
 
 
 def test_published_code_that_transformers_has_taken_in_is_no_reason(tmp_path: Path) -> None:

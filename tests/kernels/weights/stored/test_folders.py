@@ -208,7 +208,9 @@ def test_a_module_that_is_ignored_is_float_and_says_so(tmp_path):
     path.write_text(json.dumps(fields))
     work = parse(f"step:model={tmp_path},context=8,weight=stored")
     assert work.stored.formats == ("f16", "int4g32")
-    assert re.search("stored in f16, int4g32: the kernels take one", NumbaCpu().supports(work))
+    assert NumbaCpu().supports(work) is None
+    several = parse(f"step:model={tmp_path},context=8,batch=2,weight=stored")
+    assert re.search("stored in f16, int4g32: the kernels take one row", NumbaCpu().supports(several))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +254,38 @@ def test_zero_points_of_rows_that_do_not_fill_words_are_those_of_their_rows():
 def test_groups_of_8_bits_must_fill_a_row(tmp_path):
     with pytest.raises(ModelError, match=r"groups of 128 in rows of 192 are not supported"):
         Gptq(bits=8, group=128).format(192)
+
+
+FUSED = {"qkv_proj": (("q", 128), ("k", 64), ("v", 64)), "gate_up_proj": (("gate", 256), ("up", 256))}
+
+
+@pytest.mark.parametrize("kind", ["packed_zeros", "packed_ordered", "gptq", "awq", "int8", "fp8_blocks"])
+def test_matrices_that_share_a_tensor_are_taken_apart(tmp_path, kind):
+    shapes = {"self_attn.qkv_proj": (256, 128), "self_attn.o_proj": (128, 128)}
+    shapes |= {"mlp.gate_up_proj": (512, 128), "mlp.down_proj": (128, 256)}
+    rng, tensors, meant = np.random.default_rng(4), {}, {}
+    for name, shape in (("model.embed_tokens", (70, 128)), ("model.norm", (128,)), ("lm_head", (70, 128))):
+        tensors[f"{name}.weight"] = rng.standard_normal(shape).astype(np.float16)
+    for index in range(2):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{index}.{norm}.weight"] = np.ones(128, np.float16)
+        for part, shape in shapes.items():
+            made, meant[index, part.partition(".")[2]] = MAKERS[kind](rng, *shape)
+            tensors |= {f"model.layers.{index}.{part}.{end}": values for end, values in made.items()}
+    fields = CONFIG | {"model_type": "phi3", "quantization_config": CONFIGS[kind], "pad_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    save(tensors, tmp_path / "model.safetensors")
+    work, files = parse(f"step:model={tmp_path},context=8,weight=stored"), TensorFiles(tmp_path)
+    source = Checkpoint(work.shape, "stored", seed=1)
+    source.check_numbers()
+    for (index, part), truth in meant.items():
+        at = 0
+        for name, n in FUSED.get(part, ((part[0] if part == "o_proj" else "down", len(truth)),)):
+            found = dequantize(source.layer(index).matrices[name])
+            assert np.allclose(found, truth[at : at + n], rtol=1e-6, atol=0)
+            at += n
+    counted = sum(files.nbytes(name) for name in files.names() if "norm" not in name and "embed" not in name)
+    assert work.traffic.weights_bytes + work.traffic.scales_bytes == counted + 4 * 5 * 128
 
 
 def test_stored_is_for_folders(tmp_path):
