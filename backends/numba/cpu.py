@@ -43,7 +43,7 @@ from membound.kernels.work import (
 
 LACKING = {features.PARALLEL, features.GELU}
 FEATURES = features.EVERY - LACKING
-"""What a step computes beyond Llama and Qwen."""
+"""What steps and prompts compute beyond Llama and Qwen."""
 LAYERS = ("default", "safe", "threadsafe", "omp", "tbb")
 """What Numba may be asked for; its workqueue, on which it falls back too, takes 50 times as long to start a parallel region."""
 MOST_ROWS = 64

@@ -72,9 +72,9 @@ class Rows(NamedTuple):
 
 
 class BoundedRows(NamedTuple):
-    """`Rows` of which each query has a first token: that many before its own are seen as `seen` says from `seen_at` on.
+    """`Rows` of which query i sees no more than the seen[seen_at + i] tokens before its own, the first query those from token 0 on.
 
-    The first query's first token, the earliest, is token 0. softcap: what bounds scores, or 0. sinks: as `attend` takes them.
+    softcap: what bounds scores, or 0. sinks: a logit a query head from `sinks_at` on, as `attend` takes them, or empty.
     """
 
     tokens: int

@@ -63,8 +63,8 @@ def attend_new(
 ) -> None:  # fmt: skip
     """Attention of a step's new tokens, the last `queries` of those that are cached already; arrays as in `attend`.
 
-    seen: int64; query i sees itself and so many tokens before it as stand at seen_at + i. A window begins at `at`, with the first
-    token that the first query sees. HEADS, METHOD: literals, of `grouping` for one query; for several 0 and that of `new_method`.
+    seen: int64; query i sees itself and seen[seen_at + i] tokens before it. Token 0, at `at`, is the first that any query sees.
+    HEADS, METHOD: literals, of `grouping` for one query; for several 0 and that of `new_method`.
     """
     raise TypeError("attend_new is for compiled code")
 
