@@ -47,7 +47,7 @@ def _family(name: str, near: Attention, full: Attention, mlp: Mlp, norms: str, *
 
 _GEMMA_2 = Attention(6, 2, 32, scale=0.3, softcap=4.0)
 _GEMMA_3 = Attention(3, 1, 64, head_norm="head", rope=Rope(1e6, scaling=LinearScaling(8.0)))
-_MISTRAL = Attention(5, 5, 33, window=9)
+_MISTRAL = Attention(5, 5, 34, window=9)
 _GELU = Mlp(160, activation="gelu_tanh")
 WINDOWED = {
     one.name: one
