@@ -16,6 +16,8 @@ from membound.kernels.steps import Prefill, Step
 
 WINDOWS, CHUNKS = "sliding windows", "chunked attention"
 SOFTCAPS, SINKS, SCALES = "softcaps of scores", "attention sinks", "scores with a scale of their own"
+BOUNDS = frozenset({WINDOWS, CHUNKS, SOFTCAPS, SINKS})
+"""What attention goes by besides which token comes before which."""
 TEMPERATURES, L2_NORMS, WIDE_NORMS = "temperatures", "L2 norms of heads", "norms over all heads"
 NO_ROPE, PART_ROPE, NEIGHBOURS = "layers without RoPE", "RoPE on a part of a head", "RoPE of neighbours"
 LINEAR, YARN, LONGROPE, ROPES = "linearly scaled RoPE", "YaRN", "LongRoPE", "several RoPEs"
@@ -100,6 +102,11 @@ def features(decoder: Decoder, tokens: int) -> tuple[str, ...]:
 def tokens_of(work: Step | Prefill) -> int:
     """Tokens of a sequence in all."""
     return work.context + work.queries if isinstance(work, Step) else work.tokens
+
+
+def bounded(work: Step | Prefill) -> bool:
+    """Whether the model has any of `BOUNDS`."""
+    return not BOUNDS.isdisjoint(features(work.shape.decoder, tokens_of(work)))
 
 
 def missing(work: Step | Prefill, has: Collection[str] = ()) -> str | None:

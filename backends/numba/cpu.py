@@ -41,11 +41,9 @@ from membound.kernels.work import (
     Work,
 )
 
-SEVERAL_LACK = {features.WINDOWS, features.CHUNKS, features.SINKS, features.SOFTCAPS}
-"""What attention of several queries a sequence does not compute."""
 LACKING = {features.PARALLEL, features.GELU}
 FEATURES = features.EVERY - LACKING
-"""What a step computes beyond Llama and Qwen."""
+"""What steps and prompts compute beyond Llama and Qwen."""
 LAYERS = ("default", "safe", "threadsafe", "omp", "tbb")
 """What Numba may be asked for; its workqueue, on which it falls back too, takes 50 times as long to start a parallel region."""
 MOST_ROWS = 64
@@ -97,7 +95,7 @@ class NumbaCpu(Backend):
             return reason
         if isinstance(work, Prefill) and work.stored:
             return "prompts take no weights as they are stored"
-        if isinstance(work, Prefill) and not work.shape.dense and work.batch > MOST_ROWS:
+        if isinstance(work, Prefill) and not _like_llama(work) and work.batch > MOST_ROWS:
             return f"prompts of such models take up to {MOST_ROWS} sequences, not {work.batch}"
         if isinstance(work, Prefill) and work.distinct and work.shape.folder:
             return "prompts with experts have planned routes; a folder's own router chooses in steps"
@@ -282,7 +280,7 @@ class NumbaCpu(Backend):
         if _has_states(inputs.work):
             self._prepare_hybrid(inputs)
             return
-        if not inputs.model.dense:
+        if not _like_llama(inputs.work):
             self._prepare_routed(inputs)
             return
         model = (PackedModel if isinstance(inputs.work, Step) else PackedPrompt)(inputs, self._threads)
@@ -310,18 +308,18 @@ class NumbaCpu(Backend):
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
-        self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
+        if inputs.model.decoder.experts:
+            self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
 
 
 def _lacks(work: Step | Prefill) -> str | None:
     """What of a model's features a step or a prompt does not compute, or None."""
-    if isinstance(work, Prefill):
-        return missing(work, () if work.shape.dense else FEATURES - SEVERAL_LACK)
-    if reason := missing(work, _features_of(work)):
-        return reason
-    if work.queries > 1 and (reason := missing(work, FEATURES - SEVERAL_LACK)):
-        return f"with several queries a sequence, {reason}"
-    return None
+    return missing(work, FEATURES if isinstance(work, Prefill) else _features_of(work))
+
+
+def _like_llama(work: Step | Prefill) -> bool:
+    """Whether its kernel is one for layers of the same shape: dense steps, and prompts of Llama and Qwen."""
+    return work.shape.dense and (isinstance(work, Step) or missing(work) is None)
 
 
 def _not_stored(work: Step, stored: Stored) -> str | None:

@@ -1,13 +1,15 @@
-"""`tiny` with one thing each that Llama does not compute."""
+"""`tiny` with one thing each that Llama does not compute, and small dense models of families with windows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from membound.kernels.models import MODELS, Model
-from membound.kernels.parts import Mlp
-from membound.kernels.rope import Rope, YarnScaling
+import pytest
+
+from membound.kernels.models import MODELS, SHAPES, Model
+from membound.kernels.parts import Attention, Decoder, Layer, Mlp
+from membound.kernels.rope import LinearScaling, Rope, YarnScaling
 
 
 def with_layers(name: str, layer: dict[str, Any], mixer: dict[str, Any], **whole: Any) -> Model:
@@ -36,3 +38,37 @@ BEYOND = {
     "LayerNorm": with_layers("variant", {}, {}, norm="layer", norm_vectors=2),
     "logits": with_layers("variant", {}, {}, logit_gain=0.3, logit_softcap=0.5),
 }
+
+
+def _family(name: str, near: Attention, full: Attention, mlp: Mlp, norms: str, **whole: Any) -> Decoder:
+    layers = tuple(Layer(mixer, mlp, norms) for mixer in (near, full, near))
+    return Decoder(f"tiny-{name}", 128, 300, layers, **whole)
+
+
+_GEMMA_2 = Attention(6, 2, 32, scale=0.3, softcap=4.0)
+_GEMMA_3 = Attention(3, 1, 64, head_norm="head", rope=Rope(1e6, scaling=LinearScaling(8.0)))
+_MISTRAL = Attention(5, 5, 34, window=9)
+_GELU = Mlp(160, activation="gelu_tanh")
+WINDOWED = {
+    one.name: one
+    for one in (
+        _family(
+            "gemma-2",
+            replace(_GEMMA_2, window=9),
+            _GEMMA_2,
+            _GELU,
+            "both",
+            embedding_gain=11.3,
+            logit_softcap=3.0,
+        ),
+        _family("gemma-3", replace(_GEMMA_3, window=9, rope=Rope(1e4)), _GEMMA_3, _GELU, "both"),
+        _family("mistral", _MISTRAL, _MISTRAL, Mlp(160), "before"),
+    )
+}
+
+
+@pytest.fixture
+def windowed_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them as built-in models."""
+    for name, one in WINDOWED.items():
+        monkeypatch.setitem(SHAPES, name, one)

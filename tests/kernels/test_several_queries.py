@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from beyond_llama import BEYOND
+from beyond_llama import BEYOND, windowed_models
 from routed_models import routed_models
 
 from membound.backends.numba.cpu import NumbaCpu
@@ -17,7 +17,7 @@ from membound.kernels.seeded import make_inputs
 from membound.kernels.steps import Step
 from membound.kernels.work import SpecError, parse
 
-__all__ = ["routed_models"]
+__all__ = ["routed_models", "windowed_models"]
 F32 = "weight=f32,kv=f32"
 
 
@@ -135,16 +135,49 @@ def test_the_kernels_over_a_rounded_cache() -> None:
     assert numba_error(spec) < tolerance(parse(spec))
 
 
-@pytest.mark.usefixtures("routed_models")
+SHAPES = ((2, 4), (4, 2), (8, 1))
+"""(queries, batch), which one kernel takes."""
+
+
+@pytest.mark.slow
+@pytest.mark.instruction_set
+@pytest.mark.parametrize("bend", ["window", "chunk", "softcap", "sinks", "scale"])
+def test_what_bounds_each_query(bend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 9 tokens and chunks of 16, before, at and behind their ends."""
+    monkeypatch.setitem(models.MODELS, "bent", BEYOND[bend])
+    for queries, batch in SHAPES:
+        for context in (1, 6, 8, 9, 10, 14, 16, 37):
+            spec = f"step:model=bent,batch={batch},context={context},queries={queries},{F32}"
+            assert numba_error(spec) < 2e-5, spec
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("routed_models", "windowed_models")
+@pytest.mark.parametrize(
+    "model", ["tiny-gemma-2", "tiny-gemma-3", "tiny-mistral", "tiny-gpt-oss", "tiny-on-input"]
+)
+def test_families_with_bounds(model: str) -> None:
+    for queries, batch in SHAPES:
+        for context in (3, 8, 9, 37):
+            spec = f"step:model={model},batch={batch},context={context},queries={queries},{F32}"
+            assert numba_error(spec) < 2e-5, spec
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("routed_models", "windowed_models")
+@pytest.mark.parametrize("kv", ["bf16", "f16", "int8"])
+@pytest.mark.parametrize("model", ["tiny-gemma-2", "tiny-gpt-oss"])
+def test_bounds_over_a_rounded_cache(model: str, kv: str) -> None:
+    for context in (3, 9, 37):
+        spec = f"step:model={model},context={context},queries=3,weight=bf16,kv={kv}"
+        assert numba_error(spec) < tolerance(parse(spec)), spec
+
+
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        (
-            "step:model=tiny-gpt-oss,context=13,queries=2",
-            "with several queries a sequence, .*sliding windows",
-        ),
-        ("step:model=gemma-2-2b,context=13,queries=2", "softcaps of scores"),
         ("step:model=tiny,batch=33,queries=2", "up to 64 rows, not 66"),
+        ("step:model=gemma-2-2b,context=13,queries=65", "up to 64 rows, not 65"),
     ],
 )
 def test_what_the_kernels_refuse(spec: str, reason: str) -> None:

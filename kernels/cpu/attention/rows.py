@@ -11,7 +11,8 @@ caches, tiles of sums in registers. What differs by processor is in row_vectors.
 row_tiles.py (AMX); here is what all have in common: shares, blocks of tokens, masks, and merging what was split.
 
 The cache is read as it lies (decode.py). Where value_dim < dim, V is the first value_dim columns of K, and each row is read once.
-The last `queries` tokens are the queries' own: query i sees all but those behind it.
+The last `queries` tokens are the queries' own: query i sees all but those behind it. What else bounds its attention in some models
+(a first token, a cap of scores, a sink) comes with `BoundedRows`, and is compiled for these alone.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import prange
 from numba.extending import overload
 
 from membound.kernels.cpu.attention import row_tiles, row_vectors
 from membound.kernels.cpu.attention.row_queries import make_prepare
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_width
+from membound.kernels.cpu.attention.softcap import LOG2_E, cap_scores
 from membound.kernels.cpu.attention.softmax import make_softmax
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.linked import LINKED, linked
@@ -37,6 +40,7 @@ from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.stores import store
 from membound.kernels.cpu.simd.vectors import splat
+from membound.kernels.weights.formats import F32
 
 
 @cache
@@ -67,10 +71,31 @@ class Rows(NamedTuple):
     scale: float
 
 
+class BoundedRows(NamedTuple):
+    """`Rows` of which query i sees no more than the seen[seen_at + i] tokens before its own, the first query those from token 0 on.
+
+    softcap: what bounds scores, or 0. sinks: a logit a query head from `sinks_at` on, as `attend` takes them, or empty.
+    """
+
+    tokens: int
+    queries: int
+    batch: int
+    kv_heads: int
+    group: int
+    dim: int
+    value_dim: int
+    scale: float
+    seen: npt.NDArray[np.int64]
+    seen_at: int
+    softcap: float
+    sinks: F32
+    sinks_at: int
+
+
 def attend_rows(
     KV: str, METHOD: str, q: Any, q_at: int, q_stride: int,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
-    shape: Rows, out: Any, out_at: int, out_stride: int, threads: int,
+    shape: Rows | BoundedRows, out: Any, out_at: int, out_stride: int, threads: int,
 ) -> None:  # fmt: skip
     """Attention over the first shape.tokens of `capacity` tokens, the last shape.queries of which are the queries' own.
 
@@ -90,7 +115,7 @@ def _attend_rows_in_kernels(
     kv, method = literal_value(KV), literal_value(METHOD)
     if None in (kv, method):
         return None
-    inner = _attend(Grouping(kv, LANES, method))
+    inner = _attend(Grouping(kv, LANES, method), shape.instance_class is BoundedRows)
 
     def implementation(
         KV: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
@@ -134,9 +159,9 @@ def rows_kernel(KV: str, METHOD: str) -> Any:
 
 
 @cache
-def _attend(g: Grouping) -> Any:
+def _attend(g: Grouping, bounded: bool) -> Any:
     """Every thread its share of the rows of the cache, then what was split is merged; see `attend_rows`."""
-    walk, merge = _make_walk(g), _make_merge(g)
+    walk, merge = _make_walk(g, bounded), _make_merge(g)
 
     @linked(parallel=True)
     def run(
@@ -159,10 +184,11 @@ def _attend(g: Grouping) -> Any:
     return run
 
 
-def _make_walk(g: Grouping) -> Any:
+def _make_walk(g: Grouping, bounded: bool) -> Any:
     """One thread's share: a run of rows of the cache over all KV heads, cut where a KV head ends."""
     products = row_tiles if g.method == "tile" else row_vectors
-    prepare, attend_part, workspace = make_prepare(g), _make_part(g), products.make_workspace(g)
+    prepare, attend_part, workspace = make_prepare(g), _make_part(g, bounded), products.make_workspace(g)
+    empty = _empty_but_for_sinks if bounded else _empty
     begin_products, end_products = products.make_begin(), products.make_end()
 
     @linked
@@ -184,6 +210,7 @@ def _make_walk(g: Grouping) -> Any:
             start = q_at + b * shape.queries * q_stride + h * group * dim
             prepare(q, start, q_stride, group, rows, dim, np.float32(shape.scale), space.query)
             row = unit * capacity + begin
+            empty(part, rows, shape, h * group, begin == 0)
             attend_part(
                 k, v, k_scales, v_scales, at + row * dim, scales_at + row, begin, count, shape, space, part
             )
@@ -199,9 +226,29 @@ def _make_walk(g: Grouping) -> Any:
     return walk
 
 
-def _make_part(g: Grouping) -> Any:
-    """Blocks of scores, softmax and values over `count` tokens from number `first` on: fills a part (see parts.py)."""
+@linked
+def _empty(part: Any, rows: Any, shape: Any, head: Any, first: Any) -> None:
+    """A part (see parts.py) before its tokens."""
+    flat = chunks_of(rows, LANES) * LANES
+    part[:flat], part[flat:] = HIDDEN, 0
+
+
+@linked
+def _empty_but_for_sinks(part: Any, rows: Any, shape: Any, head: Any, first: Any) -> None:
+    """The same; the first part of a KV head, whose query heads begin with number `head`, holds the sinks, if any."""
+    _empty(part, rows, shape, head, first)
+    if shape.sinks.size == 0 or not first:
+        return
+    flat = chunks_of(rows, LANES) * LANES
+    for r in range(rows):
+        part[r] = shape.sinks[shape.sinks_at + head + r % shape.group] * LOG2_E
+        part[flat + r] = np.float32(1)
+
+
+def _make_part(g: Grouping, bounded: bool) -> Any:
+    """Blocks of scores, softmax and values over `count` tokens from number `first` on: adds them to a part (see parts.py)."""
     products = row_tiles if g.method == "tile" else row_vectors
+    bound = _bound if bounded else _hide
     score, add_values, update = products.make_scores(g), products.make_values(g), make_softmax(g)
     BLOCK, STEP = products.BLOCK, products.STEP
 
@@ -214,15 +261,12 @@ def _make_part(g: Grouping) -> Any:
         chunks, width = chunks_of(rows, LANES), padded_width(shape.value_dim)
         flat = chunks * LANES
         peaks, totals, sums = part[:flat], part[flat : 2 * flat], part[2 * flat :]
-        peaks[:], totals[:], sums[:] = HIDDEN, 0, 0
         for start in range(0, count, BLOCK):
             used = min(BLOCK, count - start)
             padded = (used + STEP - 1) // STEP * STEP
             place, scale = at + start * dim, scales_at + start
             score(k, k_scales, place, scale, rows, dim, used, padded, space)
-            _hide(
-                space.scores, rows, shape.group, used, padded, first + start - (shape.tokens - shape.queries)
-            )
+            bound(space.scores, rows, shape, used, padded, first + start)
             update(space.scores, padded, chunks, width, peaks, totals, sums)
             add_values(v, v_scales, place, scale, rows, dim, shape.value_dim, used, padded, space, sums)
 
@@ -230,8 +274,9 @@ def _make_part(g: Grouping) -> Any:
 
 
 @linked
-def _hide(scores: Any, rows: Any, group: Any, used: Any, padded: Any, ahead: Any) -> None:
-    """Scores that no softmax notices: of tokens behind the `used`, and of token ahead + t > 0 for the queries before it."""
+def _hide(scores: Any, rows: Any, shape: Any, used: Any, padded: Any, first: Any) -> None:
+    """Scores that no softmax notices, of tokens from number `first` on: behind the `used`, and for queries before a token."""
+    group, ahead = shape.group, first - (shape.tokens - shape.queries)
     for t in range(min(used, max(0, 1 - ahead)), padded):
         hidden = rows if t >= used else min(rows, (ahead + t) * group)
         for c in range(chunks_of(hidden, LANES)):
@@ -240,6 +285,26 @@ def _hide(scores: Any, rows: Any, group: Any, used: Any, padded: Any, ahead: Any
                 store(scores, place, splat(HIDDEN))
             else:
                 scores[place : place + hidden - c * LANES] = HIDDEN
+
+
+@linked
+def _bound(scores: Any, rows: Any, shape: Any, used: Any, padded: Any, first: Any) -> None:
+    """The same within the cap, and hidden from queries whose first token is behind a token too."""
+    if shape.softcap > 0:
+        cap_scores(scores, chunks_of(rows, LANES) * padded, np.float32(shape.softcap) * LOG2_E)
+    _hide(scores, rows, shape, used, padded, first)
+    query, before = 0, shape.tokens - shape.queries
+    for t in range(used):
+        while query < shape.queries and before + query - shape.seen[shape.seen_at + query] <= first + t:
+            query += 1
+        if query == shape.queries:
+            return
+        for c in range(query * shape.group // LANES, chunks_of(rows, LANES)):
+            place, seeing = (c * padded + t) * LANES, query * shape.group - c * LANES
+            if seeing <= 0:
+                store(scores, place, splat(HIDDEN))
+            else:
+                scores[place + seeing : place + LANES] = HIDDEN
 
 
 @linked

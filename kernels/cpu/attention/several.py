@@ -2,6 +2,7 @@
 
 several_kernel(g.kv, g.method)                        # of `rows_grouping`, cached on disk
 attend_new(KV, HEADS, METHOD, q, …, threads)          # within a step, one query or several
+new_method(kv, dim, bounded)                          # its METHOD for several
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ import numpy as np
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.decode import attend
-from membound.kernels.cpu.attention.rows import Rows, attend_rows
+from membound.kernels.cpu.attention.rows import BoundedRows, Rows, attend_rows, rows_grouping
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.linked import LINKED
 from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.step.elementwise import store_row
+
+BOUNDED = " bounded"
+"""Ends a METHOD of `attend_new` where windows, chunks, a softcap or sinks bound what queries see."""
+
+
+def new_method(kv: str, dim: int, bounded: bool) -> str:
+    """METHOD of `attend_new` for several queries over keys and values of `dim` numbers in format `kv`."""
+    return rows_grouping(kv, dim, dim).method + (BOUNDED if bounded else "")
 
 
 @cache
@@ -49,13 +58,13 @@ def several_kernel(KV: str, METHOD: str) -> Any:
 def attend_new(
     KV: str, HEADS: int, METHOD: str, q: Any, q_at: int, q_stride: int,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
-    tokens: int, queries: int, batch: int, kv_heads: int, group: int, dim: int, softcap: float, sinks: Any, sinks_at: int,
+    seen: Any, seen_at: int, queries: int, batch: int, kv_heads: int, group: int, dim: int, softcap: float, sinks: Any, sinks_at: int,
     out: Any, out_at: int, out_stride: int, threads: int,
 ) -> None:  # fmt: skip
-    """Attention of a step's new tokens, the last `queries` of `tokens` that are cached already; arrays as in `attend`.
+    """Attention of a step's new tokens, the last `queries` of those that are cached already; arrays as in `attend`.
 
-    HEADS, METHOD: literals, of `grouping` for one query; for several HEADS is 0, METHOD that of `rows_grouping`, and there are
-    neither a softcap nor sinks.
+    seen: int64; query i sees itself and seen[seen_at + i] tokens before it. Token 0, at `at`, is the first that any query sees.
+    HEADS, METHOD: literals, of `grouping` for one query; for several 0 and that of `new_method`.
     """
     raise TypeError("attend_new is for compiled code")
 
@@ -64,34 +73,52 @@ def attend_new(
 def _attend_new_in_kernels(
     KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
-    tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+    seen: Any, seen_at: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
     out: Any, out_at: Any, out_stride: Any, threads: Any,
 ) -> Any:  # fmt: skip
     kv, heads, method = (literal_value(x) for x in (KV, HEADS, METHOD))
     if None in (kv, heads, method):
         return None
+    method, bounded = method.removesuffix(BOUNDED), method.endswith(BOUNDED)
 
     def one(
         KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
         k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
-        tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+        seen: Any, seen_at: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
         out: Any, out_at: Any, out_stride: Any, threads: Any,
     ) -> None:  # fmt: skip
         attend(
             kv, heads, method, q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
-            tokens, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
+            seen[seen_at] + 1, batch, kv_heads, group, dim, softcap, sinks, sinks_at, out, out_at, out_stride, threads,
         )  # fmt: skip
 
     def several(
         KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
         k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
-        tokens: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+        seen: Any, seen_at: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
         out: Any, out_at: Any, out_stride: Any, threads: Any,
     ) -> None:  # fmt: skip
-        shape = Rows(tokens, queries, batch, kv_heads, group, dim, dim, 1 / np.sqrt(dim))
+        shape = Rows(seen[seen_at] + queries, queries, batch, kv_heads, group, dim, dim, 1 / np.sqrt(dim))
         attend_rows(
             kv, method, q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
             shape, out, out_at, out_stride, threads,
         )  # fmt: skip
 
-    return one if heads else several
+    def several_bounded(
+        KV: Any, HEADS: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
+        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, capacity: Any,
+        seen: Any, seen_at: Any, queries: Any, batch: Any, kv_heads: Any, group: Any, dim: Any, softcap: Any, sinks: Any, sinks_at: Any,
+        out: Any, out_at: Any, out_stride: Any, threads: Any,
+    ) -> None:  # fmt: skip
+        shape = BoundedRows(
+            seen[seen_at] + queries, queries, batch, kv_heads, group, dim, dim, 1 / np.sqrt(dim),
+            seen, seen_at, softcap, sinks, sinks_at,
+        )  # fmt: skip
+        attend_rows(
+            kv, method, q, q_at, q_stride, k, v, k_scales, v_scales, at, scales_at, capacity,
+            shape, out, out_at, out_stride, threads,
+        )  # fmt: skip
+
+    if heads:
+        return one
+    return several_bounded if bounded else several

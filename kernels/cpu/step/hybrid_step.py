@@ -9,27 +9,20 @@ packed_hybrid.py makes the arguments. step.py and routed_step.py have what such 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.decode import attend
 from membound.kernels.cpu.compile import kernel
-from membound.kernels.cpu.experts.routes import I64
 from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.delta import States, delta_half
 from membound.kernels.cpu.step.mamba import mamba_half
-from membound.kernels.cpu.step.routed_step import second_half
-from membound.kernels.cpu.step.step import add_rows, attention_half, head, mlp, new_heads, norm_rows
-
-
-class Plain(NamedTuple):
-    """What the second halves of a dense model go by: the width of each layer's MLP; 0: it has none."""
-
-    widths: I64
+from membound.kernels.cpu.step.routed_step import second
+from membound.kernels.cpu.step.step import add_rows, attention_half, head, new_heads, norm_rows
 
 
 @cache
@@ -96,44 +89,6 @@ def _mamba_or_plain(
         attention_half(FMT, ACT, M, KV, HEADS, METHOD, ROWS, layer, arena, at, gains, caches, b, s)
 
 
-def second(
-    FMT: str, ACT: str, M: int, EXPERTS: str, BLOCKS: str, ROWS: int,
-    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
-) -> None:  # fmt: skip
-    """The MLP of a layer, its experts, both or nothing, added to b.x: whether there are experts, the type of `routed` says."""
-    raise TypeError("second is for compiled code")
-
-
-@overload(second, prefer_literal=True, jit_options=LINKED)
-def _second_in_kernels(
-    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
-    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
-) -> Any:  # fmt: skip
-    return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
-
-
-def _mlp_or_nothing(
-    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
-    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
-) -> None:  # fmt: skip
-    width = routed.widths[layer]
-    if width:
-        norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
-        mlp(
-            FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
-        )  # fmt: skip
-        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
-        add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
-
-
-def _routed_or_nothing(
-    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
-    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
-) -> None:  # fmt: skip
-    if routed.widths[layer] > 0 or routed.chooses[layer]:
-        second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
-
-
 @linked
 def gated_half(
     FMT: Any, ACT: Any, M: Any, KV: Any, HEADS: Any, METHOD: Any, ROWS: Any,
@@ -148,11 +103,11 @@ def gated_half(
     prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, at[0], wide, s.hidden, b.scratch, b.heads, s.threads)
     new_heads(KV, M, b.heads, line, layer, gains, caches, s)
-    first = layer * M * s.kv_heads * s.capacity + s.context - s.seen[layer]
+    first = layer * M * s.kv_heads * s.capacity + s.context - s.seen[layer * s.turns]
     attend(
         KV, HEADS, METHOD, b.heads, 0, line,
         caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
-        s.seen[layer] + 1, M, s.kv_heads, s.group, s.dim,
+        s.seen[layer * s.turns] + 1, M, s.kv_heads, s.group, s.dim,
         s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, width, s.threads,
     )  # fmt: skip
     for row in range(M):

@@ -13,7 +13,7 @@ import numpy as np
 
 from membound.kernels.cpu.experts.packed_layers import blocks_of
 from membound.kernels.cpu.step.delta import States
-from membound.kernels.cpu.step.hybrid_step import Plain, hybrid_step_kernel
+from membound.kernels.cpu.step.hybrid_step import hybrid_step_kernel
 from membound.kernels.cpu.step.mamba import MambaStates
 from membound.kernels.cpu.step.packed_model import (
     attention_of,
@@ -23,6 +23,7 @@ from membound.kernels.cpu.step.packed_model import (
     sizes_of,
 )
 from membound.kernels.cpu.step.packed_routed import MAMBA, RoutedWeights
+from membound.kernels.cpu.step.routed_step import Plain
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.routing import I64

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from membound.kernels.cpu.attention.decode import flat_cache
-from membound.kernels.cpu.attention.rows import rows_grouping
+from membound.kernels.cpu.attention.several import new_method
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows, packed_bytes
 from membound.kernels.cpu.matmul.recipe import Recipe, choose, mixed_format
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
-from membound.kernels.features import tokens_of
+from membound.kernels.features import bounded, tokens_of
 from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
@@ -143,7 +143,7 @@ def attention_of(work: Step) -> tuple[int, str]:
     """HEADS and METHOD of `attend_new` for a model without latent attention."""
     model = work.shape
     if work.queries > 1:
-        return 0, rows_grouping(work.kv, model.head_dim, model.head_dim).method
+        return 0, new_method(work.kv, model.head_dim, bounded(work))
     shape = grouping(work.kv, model.q_heads // model.kv_heads, model.head_dim)
     return shape.heads, shape.method
 
@@ -172,7 +172,7 @@ def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
         turn=0,
         context=context,
         capacity=positions.stop,
-        seen=np.array([layer.mixer.seen(context) for layer in decoder.layers]),
+        seen=np.array([layer.mixer.seen(p) for layer in decoder.layers for p in positions], np.int64),
         turned_norm=np.array([_norms_turned(layer.mixer) for layer in decoder.layers]),
         eps=decoder.eps,
         softcap=mixer.softcap if isinstance(mixer, Attention) else 0.0,

@@ -1,4 +1,4 @@
-"""A model of experts or latent attention packed for whole prompts: matrices, empty caches and buffers for routed_prompt.py.
+"""A model that goes beyond Llama packed for whole prompts: matrices, empty caches and buffers for routed_prompt.py.
 
 >>> packed = PackedRoutedPrompt(inputs, threads=2)
 >>> packed.run()
@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from membound.kernels.cpu.attention.decode import flat_cache
-from membound.kernels.cpu.attention.rows import rows_grouping
+from membound.kernels.cpu.attention.several import new_method
 from membound.kernels.cpu.step.packed_model import gains_of, sizes_of
 from membound.kernels.cpu.step.packed_prompt import MOST_ROWS, ROW_STEP
 from membound.kernels.cpu.step.packed_routed import RoutedWeights
 from membound.kernels.cpu.step.routed_prompt import Prompt, routed_prompt_kernel
+from membound.kernels.cpu.step.routed_step import Plain, Routed
 from membound.kernels.cpu.step.step import Caches
+from membound.kernels.features import bounded
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.parts import Experts, Latent
 from membound.kernels.routing import I64
@@ -34,34 +36,39 @@ class PackedRoutedPrompt:
         if not isinstance(work, Prefill):
             raise AssertionError(f"{type(work).__name__} is no Prefill")
         rows = min(MOST_ROWS, -(-max(work.tokens, work.batch) // ROW_STEP) * ROW_STEP)
-        held = self._held = RoutedWeights(inputs, rows, work.batch, BLOCKS, threads)
+        blocks = BLOCKS if model.decoder.experts else ""
+        held = self._held = RoutedWeights(inputs, rows, work.batch, blocks, threads)
         places = range(-(-work.tokens // rows) * rows)
         layers = model.decoder.layers
-        self._chosen = max(layer.mlp.chosen for layer in layers if isinstance(layer.mlp, Experts))
+        self._chosen = max(
+            (layer.mlp.chosen for layer in layers if isinstance(layer.mlp, Experts)), default=0
+        )
         self._places = [index for index, layer in enumerate(layers) if isinstance(layer.mlp, Experts)]
+        routed = held.routed() if blocks else Plain(held.widths)
         self._prompt = Prompt(
             work.tokens,
             np.zeros(work.rows * model.hidden, np.float32),
             np.zeros((model.layers, work.rows * self._chosen), np.int64),
+            routed.ids if isinstance(routed, Routed) else np.zeros((model.layers, 0), np.int64),
         )
-        sizes = sizes_of(model, work.batch, range(rows), threads)
+        sizes = sizes_of(model, work.batch, places, threads)
         arguments = (
             np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
             gains_of(inputs, held.small, held.orders, places), _empty_caches(inputs, len(places)),
-            held.buffers, sizes._replace(capacity=len(places), turns=len(places)), held.routed(), self._prompt,
+            held.buffers, sizes._replace(queries=rows), routed, self._prompt,
         )  # fmt: skip
         latent = held.latent
         self._arguments = arguments if latent is None else (*arguments, latent.arguments)
-        grouping = latent.grouping if latent else rows_grouping(work.kv, model.head_dim, model.head_dim)
+        method = latent.grouping.method if latent else new_method(work.kv, model.head_dim, bounded(work))
         self._kernel = routed_prompt_kernel(
             held.recipe.format,
             held.recipe.act,
             rows,
             work.batch,
             work.kv,
-            grouping.method,
+            method,
             held.up_format,
-            BLOCKS,
+            blocks,
         )
 
     def run(self) -> None:

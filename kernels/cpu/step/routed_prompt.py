@@ -1,4 +1,4 @@
-"""A whole prompt of a model with experts or latent attention in one compiled call, made of the layers of routed_step.py.
+"""A whole prompt of a model that goes beyond Llama in one compiled call, made of the layers of routed_step.py.
 
     run = routed_prompt_kernel("bf16", "float", 64, 1, "bf16", METHOD, "", "4+16")
     run(x, arena, starts, gains, caches, buffers, sizes, routed, prompt)       # logits of each sequence's last token in buffers.logits
@@ -13,31 +13,31 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.experts.routes import I64
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.latent import latent_half
-from membound.kernels.cpu.step.routed_step import second_half
+from membound.kernels.cpu.step.routed_step import second, second_half
 from membound.kernels.cpu.step.step import Sizes, attention_half, head
 from membound.kernels.weights.formats import F32
 
 
 class Prompt(NamedTuple):
-    """tokens of each sequence; hidden states of all of them [batch · tokens · hidden]; the last choice [layers, batch · tokens · chosen]."""
+    """tokens of each sequence; hidden states of all of them [batch · tokens · hidden]; experts that all have chosen last
+    [layers, batch · tokens · chosen], and a chunk [layers, M · chosen]; no columns where there are none."""
 
     tokens: int
     hidden: F32
     ids: I64
+    chunk_ids: I64
 
 
 @cache
 def routed_prompt_kernel(
     FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str, UP: str, BLOCKS: str
 ) -> Any:
-    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_rows`, UP and BLOCKS as a step.
+    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_new`, UP and BLOCKS as a step.
 
     run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes, routed, prompt): angles of every place, room in
     caches for whole chunks. With latent attention its arguments come last, as in a step.
@@ -64,7 +64,7 @@ def routed_prompt_kernel(
                             layer, arena, at, gains, own, caches, b, buffers, up, shape, here,
                         )  # fmt: skip
                         second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
-                        _store(M, prompt, first, place, s.hidden, b.x, layer, routed.ids)
+                        _store(M, prompt, first, place, s.hidden, b.x, layer)
             _load_last(s.sequences, prompt, s.hidden, b.x)
             head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
@@ -83,8 +83,8 @@ def routed_prompt_kernel(
                     here = _at_place(s, first // prompt.tokens, place)
                     _load(M, prompt, first, place, s.hidden, b.x)
                     attention_half(FMT, ACT, M, KV, 0, METHOD, ROWS, layer, arena, at, gains, caches, b, here)
-                    second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
-                    _store(M, prompt, first, place, s.hidden, b.x, layer, routed.ids)
+                    second(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
+                    _store(M, prompt, first, place, s.hidden, b.x, layer)
         _load_last(s.sequences, prompt, s.hidden, b.x)
         head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
@@ -93,11 +93,10 @@ def routed_prompt_kernel(
 
 @linked
 def _at_place(s: Any, sequence: Any, place: Any) -> Any:
-    """The sizes of a step whose queries stand at `place` of a sequence; every layer sees all tokens before them."""
-    seen = np.full(s.layers, place, np.int64)
+    """The sizes of a step whose queries stand at `place` of a sequence."""
     return Sizes(
         s.hidden, s.layers, s.kv_heads, s.group, s.dim, s.intermediate, s.vocab, s.gated, s.smooth, s.centred, s.neighbours,
-        s.queries, s.sequences, sequence, s.turns, place, place, s.capacity, seen, s.turned_norm,
+        s.queries, s.sequences, sequence, s.turns, place, place, s.capacity, s.seen, s.turned_norm,
         s.eps, s.softcap, s.residual, s.logit_gain, s.logit_softcap, s.threads,
     )  # fmt: skip
 
@@ -112,14 +111,14 @@ def _load(M: Any, prompt: Any, first: Any, place: Any, width: Any, x: Any) -> No
 
 
 @linked
-def _store(M: Any, prompt: Any, first: Any, place: Any, width: Any, x: Any, layer: Any, ids: Any) -> None:
+def _store(M: Any, prompt: Any, first: Any, place: Any, width: Any, x: Any, layer: Any) -> None:
     """What a layer makes of a chunk, and the experts that it chose, to their places."""
-    count, chosen = min(M, prompt.tokens - place), ids.shape[1] // M
+    count, chosen = min(M, prompt.tokens - place), prompt.chunk_ids.shape[1] // M
     at = first + place
     for i in range(count * width):
         prompt.hidden[at * width + i] = x[i]
     for i in range(count * chosen):
-        prompt.ids[layer, at * chosen + i] = ids[layer, i]
+        prompt.ids[layer, at * chosen + i] = prompt.chunk_ids[layer, i]
 
 
 @linked

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba.extending import overload
 
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.experts.layer_experts import ExpertVectors, LayerBuffers, LayerSizes, layer_experts
 from membound.kernels.cpu.experts.router import Rule
 from membound.kernels.cpu.experts.routes import I64
-from membound.kernels.cpu.linked import linked
+from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.latent import latent_half
@@ -27,6 +28,12 @@ from membound.kernels.weights.formats import F32
 
 FIXED = 5
 """Matrices of a layer besides its experts, in the order of `starts`: two or three of attention, the MLP's two behind them."""
+
+
+class Plain(NamedTuple):
+    """What the second halves of a dense model go by: the width of each layer's MLP; 0: it has none."""
+
+    widths: I64
 
 
 class Routed(NamedTuple):
@@ -101,6 +108,44 @@ def routed_step_kernel(
         head(LAST_FMT, LAST_ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
     return run
+
+
+def second(
+    FMT: str, ACT: str, M: int, EXPERTS: str, BLOCKS: str, ROWS: int,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    """The MLP of a layer, its experts, both or nothing, added to b.x: whether there are experts, the type of `routed` says."""
+    raise TypeError("second is for compiled code")
+
+
+@overload(second, prefer_literal=True, jit_options=LINKED)
+def _second_in_kernels(
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> Any:  # fmt: skip
+    return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
+
+
+def _mlp_or_nothing(
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    width = routed.widths[layer]
+    if width:
+        norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
+        mlp(
+            FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
+        )  # fmt: skip
+        stride = (s.hidden + ROWS - 1) // ROWS * ROWS
+        add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+
+
+def _routed_or_nothing(
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    if routed.widths[layer] > 0 or routed.chooses[layer]:
+        second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
 
 
 @linked

@@ -97,8 +97,8 @@ class Sizes(NamedTuple):
     """The model's shape as numbers.
 
     queries: new tokens of a sequence, from place `context` on. sequences: those of the caches, of which the rows belong to number
-    `sequence` and those behind it. turns: rows of angles a layer; number `turn` is that of the first new token. seen [layers]: cached tokens that a layer sees, the last ones. turned_norm [layers]: queries and keys have norms without gains
-    behind RoPE. smooth: the MLP's activation is a GELU. centred: norms are LayerNorm.
+    `sequence` and those behind it. turns: places a layer, each a row of angles; number `turn` is that of the first new token. seen [layers · turns]:
+    tokens before it that a token sees, the last ones. turned_norm [layers]: queries and keys have norms without gains behind RoPE. smooth: the MLP's activation is a GELU. centred: norms are LayerNorm.
     neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
     """
 
@@ -176,11 +176,12 @@ def attention_half(
     new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
     batch = M // s.queries
     unit = (layer * s.sequences + s.sequence) * s.kv_heads
-    first = unit * s.capacity + s.context - s.seen[layer]
+    place = layer * s.turns + s.turn
+    first = unit * s.capacity + s.context - s.seen[place]
     attend_new(
         KV, HEADS, METHOD, b.heads, 0, head_stride,
         caches.k, caches.v, caches.k_scales, caches.v_scales, first * s.dim, first, s.capacity,
-        s.seen[layer] + s.queries, s.queries, batch, s.kv_heads, s.group, s.dim,
+        s.seen, place, s.queries, batch, s.kv_heads, s.group, s.dim,
         s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
     )  # fmt: skip
     read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)

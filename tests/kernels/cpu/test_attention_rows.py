@@ -11,9 +11,11 @@ import pytest
 
 from membound.kernels import reference
 from membound.kernels.cpu.attention.decode import flat_cache
-from membound.kernels.cpu.attention.rows import Rows, rows_grouping, rows_kernel
+from membound.kernels.cpu.attention.rows import BoundedRows, Rows, rows_grouping, rows_kernel
 from membound.kernels.cpu.simd.amx import AMX_BF16
 from membound.kernels.cpu.simd.features import BF16_DOT
+from membound.kernels.parts import Attention
+from membound.kernels.stored_cache import last_tokens
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.generate import random_cache
 
@@ -28,7 +30,7 @@ def make_cache(kv: str, *shape: int) -> KVCache:
     return random_cache(kv, (batch, kv_heads, tokens, dim), int(rng.integers(1 << 62)))
 
 
-def run(q: F32, cache: KVCache, shape: Rows, threads: int, method: str = "") -> F32:
+def run(q: F32, cache: KVCache, shape: Rows | BoundedRows, threads: int, method: str = "") -> F32:
     """q [batch, queries, heads, dim] -> [batch, queries, heads, value_dim]."""
     g = rows_grouping(cache.format, shape.dim, shape.value_dim)
     out = np.full((*q.shape[:3], shape.value_dim), np.nan, np.float32)
@@ -95,6 +97,62 @@ def test_several_queries_see_the_tokens_before_them(kv: str) -> None:
         bound = BOUNDS[rows_grouping(kv, dim, dim).method]
         for threads in (1, 2, 5):
             assert several_error(kv, group, dim, tokens, queries, threads) < bound
+
+
+def bounded_error(kv: str, mixer: Attention, context: int, queries: int, threads: int) -> float:
+    """As `several_error`, of a model's attention; the kernel is given no token before the first query's first."""
+    group, dim, batch = mixer.q_heads // mixer.kv_heads, mixer.head_dim, 1 + context % 2
+    tokens = context + queries
+    cache = make_cache(kv, batch, mixer.kv_heads, tokens, dim)
+    q = 3 * rng.standard_normal((batch, queries, mixer.q_heads, dim), np.float32)
+    sinks = rng.uniform(-1, 8, mixer.q_heads if mixer.sinks else 0).astype(np.float32)
+    seen = np.array([-1, *(mixer.seen(context + i) for i in range(queries))])
+    held = seen[1] + queries
+    shape = BoundedRows(
+        held, queries, batch, mixer.kv_heads, group, dim, dim, dim**-0.5, seen, 1, mixer.softcap,
+        np.concatenate([[np.float32(np.nan)], sinks]) if mixer.sinks else sinks, 1,
+    )  # fmt: skip
+    kept = last_tokens(cache, held)
+    arrays = (kept.k, kept.v, kept.k_scales, kept.v_scales)
+    k, v, *scales = (None if one is None else np.ascontiguousarray(one) for one in arrays)
+    y = run(q, KVCache(kv, k, v, *scales), shape, threads)
+    expected = reference.causal_attention(
+        q.astype(np.float64).transpose(0, 2, 1, 3), cache, context, mixer, sinks if mixer.sinks else None
+    ).transpose(0, 2, 1, 3)
+    return reference.relative_error(y, expected)
+
+
+BOUNDED = {
+    "window": Attention(8, 2, 64, window=9),
+    "long window": Attention(12, 1, 128, window=300),
+    "chunk": Attention(5, 5, 96, chunk=16),
+    "softcap": Attention(6, 2, 64, softcap=3.0),
+    "sinks": Attention(9, 3, 64, sinks=True),
+    "all of them": Attention(14, 2, 64, window=40, softcap=5.0, sinks=True),
+}
+
+
+@pytest.mark.parametrize("kv", ALL)
+def test_what_bounds_each_query(kv: str) -> None:
+    for mixer in (*BOUNDED.values(), *([Attention(7, 1, 33, window=20, sinks=True)] if kv == "f32" else [])):
+        bound = BOUNDS[rows_grouping(kv, mixer.head_dim, mixer.head_dim).method]
+        span = mixer.window or mixer.chunk or 100
+        for context in (1, span - 3, span - 1, span, span + 1, 3 * span + 5):
+            for queries in (2, 3, 8, 70):
+                threads = int(rng.integers(1, 6))
+                error = bounded_error(kv, mixer, context, queries, threads)
+                assert error < bound, (mixer, context, queries, threads)
+
+
+def test_queries_that_see_everything_are_bounded_by_nothing() -> None:
+    """The same numbers as without bounds."""
+    cache = make_cache("f32", 2, 3, 77, 64)
+    q = rng.standard_normal((2, 5, 12, 64), np.float32)
+    plain = Rows(77, 5, 2, 3, 4, 64, 64, 0.125)
+    seen, none = np.arange(72, 77), np.zeros(0, np.float32)
+    for threads in (1, 5):
+        bounded = run(q, cache, BoundedRows(*plain, seen, 0, 0.0, none, 0), threads)
+        np.testing.assert_array_equal(bounded, run(q, cache, plain, threads))
 
 
 @pytest.mark.skipif(not BF16_DOT, reason="no AVX512-BF16")
