@@ -54,6 +54,20 @@ def test_a_step_is_the_reference_and_so_is_the_state_behind_it(name: str) -> Non
         ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-delta-moe", "tiny-granite-h"])
+def test_a_step_behind_a_prompt_is_the_reference(name: str) -> None:
+    set_threads(2)
+    inputs = make_inputs(
+        parse(f"step:model={name},batch=2,context=13,weight=f32,kv=f32,cache=prompt"), seed=4
+    )
+    assert isinstance(inputs, ModelInputs)
+    packed = PackedHybrid(inputs, threads=2)
+    for _ in range(2):
+        packed.run()
+    assert relative_error(packed.logits, compute(inputs, 0)) < 1e-5
+
+
 def _routed(inputs: ModelInputs) -> list[int]:
     layers = inputs.model.decoder.layers
     return [index for index, layer in enumerate(layers) if not hasattr(layer.mlp, "width")]
