@@ -229,8 +229,7 @@ def run_tokens(
 ) -> F64:
     """x [B·T, hidden] at `positions` [T], which follow each other, through all layers.
 
-    `before`: states by layer; None: they are empty. Those behind the last token are put into `left`. What each layer's tokens
-    see by an index is added to `selections`, as packed bits of [B, T, T].
+    `before`: states by layer, or empty ones; `left` takes those behind the last token, `selections` what an index lets see, packed bits [B, T, T].
     """
     unseen = None
     for index, kind in enumerate(inputs.model.decoder.layers):
