@@ -177,9 +177,9 @@ class ModelInputs:
 
     One input set: a model's weights are larger than the caches that rotation defeats, or the row says so.
     tokens [batch, n]: the prompt behind x, and for a step with cache=prompt [batch, context + queries], the last
-    of them the step's own; None where x and cache are random. `folder`: where the cache of a prompt, which
-    takes a whole float64 prompt to compute, is kept for other workers; None keeps it in this object alone.
-    `prompt_caches` computes it, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where
+    of them the step's own; None where x and cache are random. `folder`: where caches and states behind a prompt, which
+    take a whole float64 prompt to compute, are kept for other workers; None keeps them in this object alone.
+    `prompt_caches` computes them, all layers at once. `take`: whoever has drawn a cache. `plan`: which experts rows take, where
     that is planted; `own_routes` computes what a folder's own router chooses, `index_choice` which tokens indexes select, both kept likewise.
     """
 
@@ -191,8 +191,8 @@ class ModelInputs:
     slots: int = 1
     tokens: I64 | None = None
     folder: Path | None = None
-    prompt_caches: Callable[[ModelInputs], Sequence[KVCache]] | None = None
-    held: list[KVCache] = field(default_factory=list, repr=False)
+    prompt_caches: Callable[[ModelInputs], Sequence[KVCache | State]] | None = None
+    held: list[KVCache | State] = field(default_factory=list, repr=False)
     take: Take = field(default=make_here, repr=False)
     plan: RoutePlan | None = None
     own_routes: Callable[[ModelInputs], Sequence[I64]] | None = None
@@ -230,7 +230,10 @@ class ModelInputs:
         if not isinstance(self.work, Step):
             raise AssertionError(f"{type(self.work).__name__} is no Step")
         if self.prompt_caches is not None:
-            return self.prompt_caches(self)[index]
+            held = self.prompt_caches(self)[index]
+            if not isinstance(held, KVCache):
+                raise AssertionError(f"layer {index} has a state, no cache")
+            return held
         m, w = self.model, self.work
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
         cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
@@ -265,6 +268,11 @@ class ModelInputs:
         mixer = self.model.decoder.layers[index].mixer
         if not isinstance(mixer, GatedDelta | Mamba2):
             raise AssertionError(f"layer {index} has no state")
+        if self.prompt_caches is not None:
+            held = self.prompt_caches(self)[index]
+            if not isinstance(held, State):
+                raise AssertionError(f"layer {index} has a cache, no state")
+            return held
         return random_state(mixer, self.work.batch, stream_of(self.seed, 1_000_000 + index))
 
 

@@ -1,4 +1,4 @@
-"""A step behind a prompt: the cache that the prompt leaves, and what the model says to tokens chosen since.
+"""A step behind a prompt: caches and states that the prompt leaves, and what the model says to tokens chosen since.
 
 >>> from membound.kernels.seeded import make_inputs
 >>> from membound.kernels.work import parse
@@ -6,15 +6,16 @@
 >>> held_caches(inputs)[0].k.shape, scores(inputs, np.array([[7, 3]])).shape
 ((1, 2, 16, 32), (1, 2, 1000))
 
-An engine can only hold what it computed itself: the keys and values of tokens. So that every backend
-steps over the same cache, it is computed here in float64 from the same weights, rounded as the work's
-format asks. An engine goes on where a step ends; `scores` follows it, whatever it chose.
+An engine can only hold what it computed itself: the keys and values of tokens, and states. So that every backend
+steps over the same ones, they are computed here in float64 from the same weights, keys and values rounded as the work's
+format asks, states to float32. An engine goes on where a step ends; `scores` follows it, whatever it chose.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
@@ -32,15 +33,18 @@ from membound.kernels.reference import (
 from membound.kernels.stored_cache import append
 from membound.kernels.weights.formats import KVCache
 from membound.kernels.weights.layers import I64
+from membound.kernels.weights.states import State
 from membound.kernels.work import Prefill, Step
 
-Caches = list[KVCache]
+Held = KVCache | State
+"""What a layer has of the tokens before."""
 
 ARRAYS = ("k", "v", "k_scales", "v_scales")
+STATES = ("tail", "matrices")
 
 
-def held_caches(inputs: ModelInputs) -> Caches:
-    """The cache of each layer after the first `context` of `inputs.tokens`; computed once for each key.
+def held_caches(inputs: ModelInputs) -> list[Held]:
+    """The cache or the state of each layer after the first `context` of `inputs.tokens`; computed once for each key.
 
     Kept in `inputs`, and in `inputs.folder` if there is one.
     """
@@ -89,39 +93,53 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
             raise ValueError(f"a prompt ends with one token a sequence, not {count}")
         return prefill(inputs)[:, None]
     fed = np.concatenate([inputs.tokens[:, -1:], chosen[:, :-1]], axis=1)
-    caches = held_caches(inputs)
-    y = _run(inputs, fed, work.context, lambda index, new: append(caches[index], new))
+    held = held_caches(inputs)
+    caches = {index: one for index, one in enumerate(held) if isinstance(one, KVCache)}
+    states = {index: one for index, one in enumerate(held) if isinstance(one, State)}
+    y = _run(inputs, fed, work.context, lambda index, new: append(caches[index], new), states)
     return logits(inputs, y).reshape(batch, count, -1)
 
 
-def _compute(inputs: ModelInputs) -> Caches:
+def _compute(inputs: ModelInputs) -> list[Held]:
     """Run the prompt, all but the step's own tokens, and keep what each layer stores."""
     if inputs.tokens is None or not isinstance(inputs.work, Step):
         raise AssertionError("no prompt before a step")
-    caches: Caches = []
+    held: dict[int, Held] = {}
+    states: dict[int, State] = {}
 
     def keep(index: int, new: KVCache) -> KVCache:
-        caches.append(new)
+        held[index] = new
         return new
 
-    _run(inputs, inputs.tokens[:, : inputs.work.context], 0, keep)
-    return caches
+    _run(inputs, inputs.tokens[:, : inputs.work.context], 0, keep, left=states)
+    for index, one in states.items():
+        held[index] = State(one.tail.astype(np.float32), one.matrices.astype(np.float32))
+    return [held[index] for index in range(inputs.model.layers)]
 
 
-def _run(inputs: ModelInputs, tokens: I64, first: int, hold: Hold) -> F64:
+def _run(
+    inputs: ModelInputs,
+    tokens: I64,
+    first: int,
+    hold: Hold,
+    before: Mapping[int, State] | None = None,
+    left: dict[int, State] | None = None,
+) -> F64:
     """Tokens [batch, n] at positions first..first+n-1 through all layers: hidden states [batch·n, hidden]."""
     x = inputs.embedded(tokens).astype(np.float64)
-    return run_tokens(inputs, x, np.arange(first, first + tokens.shape[1]), hold)
+    return run_tokens(inputs, x, np.arange(first, first + tokens.shape[1]), hold, before, left)
 
 
-def _read(path: Path, inputs: ModelInputs) -> Caches | None:
-    """Caches that another worker wrote; None if there are none, or a power failure tore the file."""
+def _read(path: Path, inputs: ModelInputs) -> list[Held] | None:
+    """What another worker wrote; None if there is nothing, or a power failure tore the file."""
     if not isinstance(inputs.work, Step):
         raise AssertionError(f"{type(inputs.work).__name__} is no Step")
     with suppress(FileNotFoundError, EOFError, BadZipFile, KeyError, ValueError), path.open("rb") as file:
         arrays = np.load(file)
         return [
-            KVCache(inputs.work.kv, *(arrays.get(f"{index}.{name}") for name in ARRAYS))
+            State(*(arrays[f"{index}.{name}"] for name in STATES))
+            if f"{index}.{STATES[0]}" in arrays
+            else KVCache(inputs.work.kv, *(arrays.get(f"{index}.{name}") for name in ARRAYS))
             for index in range(inputs.model.layers)
         ]
     return None
@@ -131,9 +149,9 @@ def _write(path: Path, inputs: ModelInputs) -> None:
     """All or nothing, for workers that read at the same time."""
     arrays = {
         f"{index}.{name}": array
-        for index, cache in enumerate(inputs.held)
-        for name in ARRAYS
-        if (array := getattr(cache, name)) is not None
+        for index, one in enumerate(inputs.held)
+        for name in (STATES if isinstance(one, State) else ARRAYS)
+        if (array := getattr(one, name)) is not None
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -10,7 +10,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import inf, sqrt
 from typing import Any
@@ -166,7 +166,7 @@ def step(inputs: ModelInputs, routes: list[I64] | None = None, selections: list[
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
         if isinstance(kind.mixer, GatedDelta | Mamba2):
-            x = _stateful(inputs, kind, layer, x, inputs.state(index), routes)
+            x, _ = _stateful(inputs, kind, layer, x, inputs.state(index), routes)
             continue
         mixer = kind.attention
         ids = _selected(inputs, index, kind, layer, x, ids)
@@ -214,7 +214,7 @@ def prefill(inputs: ModelInputs, selections: list[Packed] | None = None) -> F64:
     work, x = inputs.work, inputs.x.astype(np.float64)
     if isinstance(work, Step):
         raise AssertionError("a Step is no prompt")
-    x = run_tokens(inputs, x, np.arange(work.tokens), lambda index, new: new, selections)
+    x = run_tokens(inputs, x, np.arange(work.tokens), lambda index, new: new, selections=selections)
     return logits(inputs, x[work.tokens - 1 :: work.tokens])
 
 
@@ -223,18 +223,22 @@ def run_tokens(
     x: F64,
     positions: npt.NDArray[Any],
     hold: Hold,
+    before: Mapping[int, State] | None = None,
+    left: dict[int, State] | None = None,
     selections: list[Packed] | None = None,
 ) -> F64:
     """x [B·T, hidden] at `positions` [T], which follow each other, through all layers.
 
-    What each layer's tokens see by an index is added to `selections`, as packed bits of [B, T, T].
+    `before`: states by layer, or empty ones; `left` takes those behind the last token, `selections` what an index lets see, packed bits [B, T, T].
     """
     unseen = None
     for index, kind in enumerate(inputs.model.decoder.layers):
         layer = inputs.layer(index)
         if isinstance(kind.mixer, GatedDelta | Mamba2):
-            empty = empty_state(kind.mixer, len(x) // len(positions))
-            x = _stateful(inputs, kind, layer, x, empty)
+            state = before[index] if before else empty_state(kind.mixer, len(x) // len(positions))
+            x, after = _stateful(inputs, kind, layer, x, state)
+            if left is not None:
+                left[index] = after
             continue
         q, new = project(inputs, kind, layer, x, positions)
         cache = hold(index, new)
@@ -340,14 +344,14 @@ def _stateful(
     x: F64,
     before: State,
     routes: list[I64] | None = None,
-) -> F64:
-    """A layer whose mixer has a state, x [B·T, hidden]."""
+) -> tuple[F64, State]:
+    """A layer whose mixer has a state, x [B·T, hidden], and the state behind its last token."""
     if not isinstance(kind.mixer, GatedDelta | Mamba2):
         raise AssertionError("no state")
     decoder, product = inputs.model.decoder, partial(_product, layer, inputs.work.act)
     normed = norm(decoder, layer, "attention_norm", x)
-    y, _ = mix(normed, kind.mixer, before, product, layer.vectors, decoder.eps)
-    return _second_half(inputs, kind, layer, _add(x, kind, y), routes)
+    y, after = mix(normed, kind.mixer, before, product, layer.vectors, decoder.eps)
+    return _second_half(inputs, kind, layer, _add(x, kind, y), routes), after
 
 
 def _second_half(

@@ -83,7 +83,7 @@ class Step(_ModelWork):
     projection, MLP, final norm, LM head. Input: hidden states [batch·queries, hidden], sequence by sequence; output: logits
     [batch·queries, vocab]: whoever verifies drafted tokens needs all of them. The cache read counts `context` tokens (the new
     ones are still in registers or cache), the append `queries`. FLOPs of norms, RoPE and activation functions are left out.
-    cache=random holds random keys and values and starts from random hidden states; cache=prompt holds
+    cache=random holds random keys, values and states and starts from random hidden states; cache=prompt holds
     those of a prompt of seeded tokens and starts from the embedding of the next one, as an engine does.
     Of a mixture of experts `distinct` different experts are read in each layer, from those that a row takes to the fewer of all
     and batch·queries times those; 0 fills in what uniform routing has on average. Their router is float32.
@@ -120,10 +120,9 @@ class Step(_ModelWork):
             raise SpecError(
                 f"step: queries={self.queries} goes with caches of which every token is seen; {self.model} has states or an index"
             )
-        if self.cache == "prompt" and (any(self.shape.decoder.state_bytes) or has_index(self.shape.decoder)):
-            what = "an index, whose keys" if has_index(self.shape.decoder) else "states, which"
+        if self.cache == "prompt" and has_index(self.shape.decoder):
             raise SpecError(
-                f"step: cache=prompt goes with caches; {self.model} has {what} are random: cache=random"
+                f"step: cache=prompt goes with caches and states; {self.model} has an index, whose keys are random: cache=random"
             )
 
     @property

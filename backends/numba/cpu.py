@@ -291,8 +291,10 @@ class NumbaCpu(Backend):
 
     def _prepare_hybrid(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_hybrid import PackedHybrid
+        from membound.kernels.cpu.step.packed_hybrid_prompt import PackedHybridPrompt
 
-        model, asked = PackedHybrid(inputs, self._threads), inputs.work.traffic
+        packed = PackedHybrid if isinstance(inputs.work, Step) else PackedHybridPrompt
+        model, asked = packed(inputs, self._threads), inputs.work.traffic
         self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
         self._launch = lambda slot: model.run()
         self._output = lambda: model.logits
@@ -345,8 +347,8 @@ def _has_states(work: Step | Prefill) -> bool:
     return any(work.shape.decoder.state_bytes)
 
 
-def _features_of(work: Step) -> frozenset[str] | set[str]:
-    """What is computed of a step: attention beside a state is gated DeltaNet's with its gate, or Mamba-2's without one."""
+def _features_of(work: Step | Prefill) -> frozenset[str] | set[str]:
+    """What is computed of a model: attention beside a state is gated DeltaNet's with its gate, or Mamba-2's without one."""
     if not _has_states(work):
         return FEATURES
     mixers = {type(layer.mixer) for layer in work.shape.decoder.kinds}

@@ -115,7 +115,7 @@ class Parallel:
         self._work, self._launched = None, 0
         self._times.clear()
         if inputs.prompt_caches is not None:
-            inputs.cache(0)  # computed once, and kept where ranks find it
+            inputs.prompt_caches(inputs)  # computed once, and kept where ranks find it
         folder = str(inputs.folder) if inputs.folder else ""
         stored = sum(int(part) for part in self.ranks.ask(Prepare(work.spec, inputs.seed, folder)))
         small, _ = self.ranks.ask(Reduce(SMALL_BYTES, SMALL_TIMES))[0]

@@ -75,6 +75,15 @@ def test_numba_runs_a_folder(tmp_path: Path) -> None:
     assert ran(NumbaCpu(), step_of(case, tmp_path)) < 2e-5
 
 
+@pytest.mark.slow  # compiles a whole prompt
+def test_numba_runs_a_prompt_of_a_folder(tmp_path: Path) -> None:
+    case = next(one for one in HYBRIDS if one["config"]["model_type"] == "qwen3_5_text")
+    folder = routed_folder(case, tmp_path)
+    inputs = make_inputs(parse(f"prefill:model={folder},batch=2,tokens=35,weight=f32,kv=f32"), seed=3)
+    assert isinstance(inputs, ModelInputs)
+    assert ran(NumbaCpu(), inputs) < 1e-5
+
+
 def test_onnx_runtime_names_what_it_lacks(tmp_path: Path) -> None:
     backend = OnnxRuntime()
     backend.open("cpu", 1)

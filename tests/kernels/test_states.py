@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hybrid_models import DELTA, hybrid_models
 
+from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.operations import SpecError
+from membound.kernels.prompt import held_caches, scores
 from membound.kernels.recurrence import mix
 from membound.kernels.reference import compute, relative_error
 from membound.kernels.seeded import make_inputs
-from membound.kernels.weights.states import empty_state, random_state
+from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.states import State, empty_state, random_state
 from membound.kernels.work import parse
 
 pytestmark = pytest.mark.usefixtures("hybrid_models")
@@ -96,6 +102,45 @@ def test_what_a_state_held_and_the_gate_of_attention_change_the_answer() -> None
         assert relative_error(compute(emptied, 0), answer) > 0.05
 
 
-def test_a_prompt_leaves_no_states_for_a_step() -> None:
-    with pytest.raises(SpecError, match=r"cache=prompt goes with caches; tiny-delta has states"):
-        parse("step:model=tiny-delta,context=5,cache=prompt")
+@pytest.mark.parametrize("name", ["tiny-delta", "tiny-mamba-moe", "tiny-granite-h"])
+def test_a_step_behind_a_prompt_is_the_prompt_with_one_token_more(name: str) -> None:
+    shape = f"model={name},batch=2,weight=f32,kv=f32"
+    step = make_inputs(parse(f"step:{shape},context=6,cache=prompt"), seed=5)
+    prompt = make_inputs(parse(f"prefill:{shape},tokens=7"), seed=5)
+    assert isinstance(step, ModelInputs)
+    assert isinstance(prompt, ModelInputs)
+    assert step.tokens is not None
+    if step.plan is None:
+        assert np.array_equal(step.tokens, prompt.tokens)
+    else:  # in each it is other rows whose experts are planned
+        prompt = replace(prompt, tokens=step.tokens, x=step.embedded(step.tokens), source=step.source)
+    assert relative_error(compute(step, 0), compute(prompt, 0)) < 1e-6
+    first = scores(step, np.array([[3, 1], [4, 5]]))
+    longer = np.concatenate([step.tokens, [[3], [4]]], 1)
+    work = parse(f"prefill:{shape},tokens=8")
+    prompt = replace(prompt, work=work, tokens=longer, x=prompt.embedded(longer))
+    assert relative_error(first[:, 1], compute(prompt, 0)) < 1e-6
+
+
+def test_states_behind_a_prompt_are_kept_for_other_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = parse("step:model=tiny-delta,context=6,weight=f32,kv=int8,cache=prompt")
+    first = held_caches(make_inputs(work, 3, folder=tmp_path))
+    monkeypatch.setattr("membound.kernels.prompt._compute", lambda inputs: pytest.fail("computed again"))
+    inputs = make_inputs(work, 3, folder=tmp_path)
+    again = held_caches(inputs)
+    assert [type(one) for one in again] == [State, State, KVCache, State]
+    for one, other in zip(first, again, strict=True):
+        for name in ("k", "v_scales") if isinstance(one, KVCache) else ("tail", "matrices"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+    assert inputs.state(3).matrices.dtype == np.float32
+    with pytest.raises(AssertionError, match="layer 2 has no state"):
+        inputs.state(2)
+    with pytest.raises(AssertionError, match="layer 3 has a state"):
+        inputs.cache(3)
+
+
+def test_an_index_has_no_keys_of_a_prompt() -> None:
+    with pytest.raises(SpecError, match=r"cache=prompt goes with caches and states; tiny-index has an index"):
+        parse("step:model=tiny-index,context=5,cache=prompt")

@@ -29,7 +29,7 @@ class States(NamedTuple):
     """States of all layers that have one, flat float32, and the vectors that go with them, a row a state.
 
     place [layers]: which state is a layer's, −1 where it has none. tails [states, sequences, kernel − 1, channels] and matrices
-    [states, sequences, value heads, key_dim, value_dim] before the step, and behind it. conv [states, kernel, channels]; conv_bias has a
+    [states, sequences, value heads, key_dim, value_dim] before the step, and behind it; before a prompt nothing. conv [states, kernel, channels]; conv_bias has a
     width of 0 where there is none.
     """
 

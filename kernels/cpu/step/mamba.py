@@ -27,7 +27,8 @@ _ONE = np.float32(1)
 class MambaStates(NamedTuple):
     """States of all layers that have one, flat float32, and the vectors that go with them, a row a state.
 
-    place, tails and conv as in `delta.States`. matrices [states, sequences, heads, head_dim, state_dim] before the step, and behind it.
+    place, tails and conv as in `delta.States`. matrices [states, sequences, heads, head_dim, state_dim] before the step, and behind it;
+    behind a prompt [states, sequences, heads, state_dim, head_dim].
     into_bias: of what goes into the layer, in the order x, B, C, time steps, gate; a width of 0 where there is none.
     """
 

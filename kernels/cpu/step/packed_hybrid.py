@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from membound.kernels.cpu.step.delta import States
 from membound.kernels.cpu.step.hybrid_step import hybrid_step_kernel
 from membound.kernels.cpu.step.mamba import MambaStates
 from membound.kernels.cpu.step.packed_model import (
+    NOTHING,
     attention_of,
     caches_of,
     gains_of,
@@ -25,9 +26,10 @@ from membound.kernels.cpu.step.packed_model import (
 from membound.kernels.cpu.step.packed_routed import MAMBA, RoutedWeights
 from membound.kernels.cpu.step.routed_step import Plain
 from membound.kernels.inputs import ModelInputs
-from membound.kernels.mixers import GatedDelta, Mamba2
+from membound.kernels.mixers import GatedDelta, Mamba2, Recurrent
 from membound.kernels.routing import I64
 from membound.kernels.weights.formats import F32
+from membound.kernels.weights.states import State
 from membound.kernels.work import Step
 
 
@@ -79,33 +81,44 @@ class PackedHybrid:
 
 
 def states_of(inputs: ModelInputs, small: list[Mapping[str, F32]]) -> States | MambaStates:
-    """States of all layers that have one; all of a model are alike."""
+    """States of all layers that have one, all of a model alike: those that a step finds, or room for those that a prompt leaves."""
     layers = inputs.model.decoder.layers
     places = [index for index, layer in enumerate(layers) if isinstance(layer.mixer, GatedDelta | Mamba2)]
     mixer = layers[places[0]].mixer
     if not isinstance(mixer, GatedDelta | Mamba2):
         raise AssertionError("no state")
-    held = [inputs.state(index) for index in places]
-    tails = np.stack([one.tail for one in held]).astype(np.float32).reshape(-1)
-    matrices = np.stack([one.matrices for one in held]).astype(np.float32).reshape(-1)
     place = np.full(len(layers), -1, np.int64)
     place[places] = np.arange(len(places))
+    held = [inputs.state(index) for index in places] if isinstance(inputs.work, Step) else None
+    vectors = [small[index] for index in places]
+    return packed_states(mixer, vectors, place, inputs.work.batch, inputs.model.hidden, held)
+
+
+def packed_states(
+    mixer: Recurrent, vectors: Sequence[Mapping[str, F32]], place: I64, batch: int, hidden: int, held: Sequence[State] | None
+) -> States | MambaStates:  # fmt: skip
+    """A state for each of `vectors`, with those `held` before; `place` as in `States`."""
+    tails = matrices = np.zeros(0, np.float32)
+    if held is not None:
+        tails = np.stack([one.tail for one in held]).astype(np.float32).reshape(-1)
+        matrices = np.stack([one.matrices for one in held]).astype(np.float32).reshape(-1)
 
     def rows(name: str) -> F32:
-        nothing = np.zeros(0, np.float32)
-        return np.ascontiguousarray(np.stack([small[index].get(name, nothing) for index in places]))
+        return np.ascontiguousarray(np.stack([one.get(name, NOTHING) for one in vectors]))
 
-    conv = rows("conv").reshape(len(places), mixer.channels, mixer.kernel)
+    count = len(vectors)
+    conv = rows("conv").reshape(count, mixer.channels, mixer.kernel)
     common = (
-        place, tails, np.zeros_like(tails), matrices, np.zeros_like(matrices),
-        np.ascontiguousarray(conv.transpose(0, 2, 1)).reshape(len(places), -1),
+        place, tails, np.zeros(count * batch * mixer.tail_numbers, np.float32),
+        matrices, np.zeros(count * batch * mixer.state_numbers, np.float32),
+        np.ascontiguousarray(conv.transpose(0, 2, 1)).reshape(count, -1),
         rows("conv_bias"), -np.exp(rows("log_decay")), rows("dt_bias"),
     )  # fmt: skip
     if isinstance(mixer, GatedDelta):
         sizes = mixer.key_heads, mixer.value_heads, mixer.key_dim, mixer.value_dim, mixer.kernel
         return States(*common, rows("state_norm"), *sizes)
     return MambaStates(
-        *common, rows("skip"), rows("state_norm"), _as_packed(rows("into_bias"), mixer, inputs.model.hidden),
+        *common, rows("skip"), rows("state_norm"), _as_packed(rows("into_bias"), mixer, hidden),
         mixer.heads, mixer.head_dim, mixer.state_dim, mixer.groups, mixer.kernel, mixer.least_step,
     )  # fmt: skip
 

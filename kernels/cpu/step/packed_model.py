@@ -303,7 +303,7 @@ def caches_of(inputs: ModelInputs) -> Caches:
     if not isinstance(work, Step):
         raise AssertionError(f"{type(work).__name__} is no Step")
     rows = (model.layers, work.batch, model.kv_heads, work.context + work.queries)
-    first = inputs.cache(0)
+    first = inputs.cache(next(i for i, one in enumerate(model.decoder.layers) if one.mixer.token_numbers))
     k = np.zeros((*rows, model.head_dim), first.k.dtype)
     latent = isinstance(model.decoder.layers[0].mixer, Latent)
     v = k if latent else np.zeros_like(k)

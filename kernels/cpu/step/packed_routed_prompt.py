@@ -54,7 +54,7 @@ class PackedRoutedPrompt:
         sizes = sizes_of(model, work.batch, places, threads)
         arguments = (
             np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
-            gains_of(inputs, held.small, held.orders, places), _empty_caches(inputs, len(places)),
+            gains_of(inputs, held.small, held.orders, places), empty_caches(inputs, len(places)),
             held.buffers, sizes._replace(queries=rows), routed, self._prompt,
         )  # fmt: skip
         latent = held.latent
@@ -91,7 +91,7 @@ class PackedRoutedPrompt:
         return self._held.matrix_bytes
 
 
-def _empty_caches(inputs: ModelInputs, capacity: int) -> Caches:
+def empty_caches(inputs: ModelInputs, capacity: int) -> Caches:
     """Room for all layers; of latent attention values lie within keys, as one array."""
     model, work = inputs.model, inputs.work
     shape = (model.layers * work.batch, model.kv_heads, capacity, model.head_dim)

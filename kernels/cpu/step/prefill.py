@@ -34,7 +34,7 @@ class PromptSizes(NamedTuple):
     intermediate: int
     vocab: int
     gated: bool
-    batch: int
+    sequences: int
     tokens: int
     eps: float
     threads: int
@@ -54,7 +54,7 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
         for i in range(x.size):  # as in a step
             b.x[i] = x[i]
-        rows = s.batch * s.tokens
+        rows = s.sequences * s.tokens
         q_width = s.kv_heads * s.group * s.dim
         qkv = q_width + 2 * s.kv_heads * s.dim
         wide = (2 if s.gated else 1) * s.intermediate
@@ -74,7 +74,9 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                     gains.k_norm[layer], gains.cosines, gains.sines, s,
                 )  # fmt: skip
                 _store_heads(KV, b.heads, head_stride, first, count, layer, caches, s)
-                _attend_chunk(KV, METHOD, b.heads, head_stride, first, count, layer, caches, b.attention, s)
+                attend_chunk(
+                    KV, METHOD, b.heads, head_stride, first, count, s.tokens, layer, caches, b.attention, s
+                )
                 prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
                 multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
                 _add_rows(chunk, s.hidden, b.narrow, stride)
@@ -86,8 +88,8 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                 multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
                 _add_rows(chunk, s.hidden, b.narrow, stride)
         head, vocab_stride = starts[4 * s.layers], (s.vocab + LAST_ROWS - 1) // LAST_ROWS * LAST_ROWS
-        for first in range(0, s.batch, LAST):
-            for row in range(min(LAST, s.batch - first)):
+        for first in range(0, s.sequences, LAST):
+            for row in range(min(LAST, s.sequences - first)):
                 last = ((first + row + 1) * s.tokens - 1) * s.hidden
                 out = b.normed[row * s.hidden :][: s.hidden]
                 rms_norm(b.x[last : last + s.hidden], gains.final.gain[0], np.float32(s.eps), out)
@@ -155,35 +157,26 @@ def _store_heads(
         line = heads[row * stride + q_heads * dim :]
         b, place = (first + row) // s.tokens, (first + row) % s.tokens
         for h in range(s.kv_heads):
-            token = ((layer * s.batch + b) * s.kv_heads + h) * s.tokens + place
+            token = ((layer * s.sequences + b) * s.kv_heads + h) * s.tokens + place
             key, value = line[h * dim :][:dim], line[(s.kv_heads + h) * dim :][:dim]
             store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
             store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 
 @linked
-def _attend_chunk(
-    KV: Any,
-    METHOD: Any,
-    heads: Any,
-    stride: Any,
-    first: Any,
-    count: Any,
-    layer: Any,
-    caches: Any,
-    out: Any,
-    s: Any,
-) -> None:
-    """Attention of a chunk's rows, one sequence after another."""
+def attend_chunk(
+    KV: Any, METHOD: Any, heads: Any, stride: Any, first: Any, count: Any, tokens: Any, layer: Any, caches: Any, out: Any, s: Any
+) -> None:  # fmt: skip
+    """Attention of `count` rows from row `first` of a prompt on, one sequence of `tokens` after another; s: PromptSizes or Sizes."""
     q_width, row = s.kv_heads * s.group * s.dim, 0
     while row < count:
-        b, place = (first + row) // s.tokens, (first + row) % s.tokens
-        queries = min(count - row, s.tokens - place)
-        unit = (layer * s.batch + b) * s.kv_heads * s.tokens
+        b, place = (first + row) // tokens, (first + row) % tokens
+        queries = min(count - row, tokens - place)
+        unit = (layer * s.sequences + b) * s.kv_heads * tokens
         shape = Rows(place + queries, queries, 1, s.kv_heads, s.group, s.dim, s.dim, 1 / np.sqrt(s.dim))
         attend_rows(
             KV, METHOD, heads, row * stride, stride,
-            caches.k, caches.v, caches.k_scales, caches.v_scales, unit * s.dim, unit, s.tokens,
+            caches.k, caches.v, caches.k_scales, caches.v_scales, unit * s.dim, unit, tokens,
             shape, out, row * q_width, q_width, s.threads,
         )  # fmt: skip
         row += queries

@@ -65,7 +65,7 @@ def routed_prompt_kernel(
                         )  # fmt: skip
                         second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                         _store(M, prompt, first, place, s.hidden, b.x, layer)
-            _load_last(s.sequences, prompt, s.hidden, b.x)
+            load_last(s.sequences, prompt, s.hidden, b.x)
             head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
         return run_latent
@@ -85,7 +85,7 @@ def routed_prompt_kernel(
                     attention_half(FMT, ACT, M, KV, 0, METHOD, ROWS, layer, arena, at, gains, caches, b, here)
                     second(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                     _store(M, prompt, first, place, s.hidden, b.x, layer)
-        _load_last(s.sequences, prompt, s.hidden, b.x)
+        load_last(s.sequences, prompt, s.hidden, b.x)
         head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
     return run
@@ -122,7 +122,7 @@ def _store(M: Any, prompt: Any, first: Any, place: Any, width: Any, x: Any, laye
 
 
 @linked
-def _load_last(sequences: Any, prompt: Any, width: Any, x: Any) -> None:
+def load_last(sequences: Any, prompt: Any, width: Any, x: Any) -> None:
     """x [sequences · width] = the last token of each sequence."""
     for row in range(sequences):
         at = ((row + 1) * prompt.tokens - 1) * width

@@ -69,6 +69,17 @@ class Gains(NamedTuple):
     """In which order the columns of a matrix lie, four rows a layer; no rows where all lie in theirs."""
 
 
+class HeadGains(NamedTuple):
+    """Of `Gains`, what the heads of one layer's new tokens take."""
+
+    bias: F32
+    q_norm: F32
+    k_norm: F32
+    cosines: F32
+    sines: F32
+    scales: F32
+
+
 class Caches(NamedTuple):
     """Keys and values, flat [layers, batch, kv_heads, capacity, head_dim], as `flat_cache` makes them; scales without the last axis."""
 
@@ -222,10 +233,15 @@ def head(FMT: Any, ACT: Any, M: Any, arena: Any, at: Any, gains: Any, b: Any, s:
 @linked
 def norm_rows(M: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
     """Every row of x [M · hidden] under a layer's norm."""
-    gain, bias = norms.gain[layer], norms.bias[layer]
     for row in range(M):
-        part = slice(row * s.hidden, (row + 1) * s.hidden)
-        normalise(x[part], gain, bias, s.centred, np.float32(s.eps), out[part])
+        norm_row(row, x, norms, layer, s, out)
+
+
+@linked
+def norm_row(row: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None:
+    """One row of x [rows · hidden] under a layer's norm."""
+    part = slice(row * s.hidden, (row + 1) * s.hidden)
+    normalise(x[part], norms.gain[layer], norms.bias[layer], s.centred, np.float32(s.eps), out[part])
 
 
 @linked
@@ -244,14 +260,20 @@ def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> An
 @linked
 def add_rows(M: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
     """What comes out of a half of a layer, under its norm, to x."""
-    residual, gain = np.float32(s.residual), norms.gain[layer]
     for row in range(M):
-        into, from_ = x[row * s.hidden :][: s.hidden], y[row * stride :][: s.hidden]
-        _add_bias(from_, biases[layer])
-        if gain.size:
-            normalise(from_, gain, norms.bias[layer], s.centred, np.float32(s.eps), from_)
-        for i in range(s.hidden):
-            into[i] += residual * from_[i]
+        add_row(row, x, y, stride, biases, norms, layer, s)
+
+
+@linked
+def add_row(row: Any, x: Any, y: Any, stride: Any, biases: Any, norms: Any, layer: Any, s: Any) -> None:
+    """One row of it."""
+    residual, gain = np.float32(s.residual), norms.gain[layer]
+    into, from_ = x[row * s.hidden :][: s.hidden], y[row * stride :][: s.hidden]
+    _add_bias(from_, biases[layer])
+    if gain.size:
+        normalise(from_, gain, norms.bias[layer], s.centred, np.float32(s.eps), from_)
+    for i in range(s.hidden):
+        into[i] += residual * from_[i]
 
 
 @linked
@@ -282,31 +304,48 @@ def _activate_parallel(
 @linked
 def new_heads(KV: Any, M: Any, heads: Any, stride: Any, layer: Any, gains: Any, caches: Any, s: Any) -> None:
     """Every new token's heads: bias, head norm, RoPE, scale, then key and value into the cache."""
-    dim, ones = s.dim, np.ones(s.dim, np.float32)
-    q_heads = s.kv_heads * s.group
+    own = head_gains(gains, layer)
     for row in range(M):
         sequence, query = s.sequence + row // s.queries, row % s.queries
-        turn = layer * s.turns + s.turn + query
-        line = heads[row * stride :][: (q_heads + 2 * s.kv_heads) * dim]
-        _add_bias(line, gains.bias[layer])
-        _norm_heads(line[: q_heads * dim], gains.q_norm[layer], s)
-        _norm_heads(line[q_heads * dim :][: s.kv_heads * dim], gains.k_norm[layer], s)
-        for h in range(q_heads + s.kv_heads):
-            head = line[h * dim : (h + 1) * dim]
-            if s.neighbours:
-                rope_neighbours(head, gains.cosines[turn], gains.sines[turn])
-            else:
-                rope(head, gains.cosines[turn], gains.sines[turn])
-            if s.turned_norm[layer]:
-                rms_norm(head, ones, np.float32(s.eps), head)
-        if gains.scales[turn] != 1:
-            for i in range(q_heads * dim):
-                line[i] *= gains.scales[turn]
-        for h in range(s.kv_heads):
-            token = ((layer * s.sequences + sequence) * s.kv_heads + h) * s.capacity + s.context + query
-            key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
-            store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
-            store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
+        line, turn = heads[row * stride :], layer * s.turns + s.turn + query
+        new_token(KV, line, turn, sequence, s.context + query, layer, own, caches, s)
+
+
+@linked
+def head_gains(gains: Any, layer: Any) -> Any:
+    """Those of a layer."""
+    return HeadGains(
+        gains.bias[layer], gains.q_norm[layer], gains.k_norm[layer], gains.cosines, gains.sines, gains.scales
+    )
+
+
+@linked
+def new_token(
+    KV: Any, heads: Any, turn: Any, sequence: Any, place: Any, layer: Any, gains: Any, caches: Any, s: Any
+) -> None:
+    """The heads of the token at a place of a sequence, turned by angles number `turn`."""
+    dim, ones = s.dim, np.ones(s.dim, np.float32)
+    q_heads = s.kv_heads * s.group
+    line = heads[: (q_heads + 2 * s.kv_heads) * dim]
+    _add_bias(line, gains.bias)
+    _norm_heads(line[: q_heads * dim], gains.q_norm, s)
+    _norm_heads(line[q_heads * dim :][: s.kv_heads * dim], gains.k_norm, s)
+    for h in range(q_heads + s.kv_heads):
+        head = line[h * dim : (h + 1) * dim]
+        if s.neighbours:
+            rope_neighbours(head, gains.cosines[turn], gains.sines[turn])
+        else:
+            rope(head, gains.cosines[turn], gains.sines[turn])
+        if s.turned_norm[layer]:
+            rms_norm(head, ones, np.float32(s.eps), head)
+    if gains.scales[turn] != 1:
+        for i in range(q_heads * dim):
+            line[i] *= gains.scales[turn]
+    for h in range(s.kv_heads):
+        token = ((layer * s.sequences + sequence) * s.kv_heads + h) * s.capacity + place
+        key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
+        store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
+        store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 
 @linked

@@ -43,6 +43,11 @@ def test_float32_is_the_reference(name: str, batch: int) -> None:
     assert error_of(f"step:model={name},batch={batch},context=13,weight=f32,kv=f32") < 1e-5
 
 
+@pytest.mark.parametrize("name", ["tiny-delta-moe", "tiny-mamba"])
+def test_a_step_behind_a_prompt_is_the_reference(name: str) -> None:
+    assert error_of(f"step:model={name},batch=2,context=13,weight=f32,kv=f32,cache=prompt") < 1e-5
+
+
 @pytest.mark.parametrize("weight", ["bf16", "f16"])
 def test_other_formats_keep_the_tolerance(weight: str) -> None:
     spec = f"step:model=tiny-delta,batch=2,context=13,weight={weight},kv={weight}"
