@@ -315,8 +315,9 @@ class NumbaCpu(Backend):
 
 
 def _lacks(work: Step | Prefill) -> str | None:
-    """What of a model's features a step or a prompt does not compute, or None."""
-    return missing(work, FEATURES if isinstance(work, Prefill) else _features_of(work))
+    """What of a model's features a step or a prompt does not compute, or None: of attention beside states in prompts no bounds."""
+    without = features.BOUNDS if isinstance(work, Prefill) and _has_states(work) else frozenset()
+    return missing(work, _features_of(work) - without)
 
 
 def _like_llama(work: Step | Prefill) -> bool:

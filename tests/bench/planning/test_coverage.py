@@ -68,7 +68,7 @@ def test_every_kind_in_every_format_is_asked_about_once() -> None:
     for kind in ("attention", "mla", "step", "prefill"):
         assert {w.kv for w in works if w.kind == kind} == set(KV_FORMATS)  # type: ignore[union-attr]
     each = len(pairs) * len(KV_FORMATS)
-    assert len([w for w in works if w.kind == "step"]) == each * (2 * 2 * 3 + 1)
+    assert len([w for w in works if w.kind == "step"]) == each * (2 * 2 * 3 + 2)
     assert len([w for w in works if w.kind == "prefill"]) == each * 4
     assert len([w for w in works if w.kind == "mla"]) == len(KV_FORMATS) * 2
 
