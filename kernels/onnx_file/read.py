@@ -26,6 +26,8 @@ from membound.kernels.onnx_file.numbers import KINDS, Kind
 CONTENT_DIGITS = 12
 LARGEST_BYTES = (1 << 31) - 1
 """Of a message of protobuf."""
+OLDEST_OPSET = 7
+"""Source: onnxruntime/docs/Versioning.md."""
 LOOPS = ("Loop", "Scan", "SequenceMap")
 FIELDS = {"float": "float_data", "double": "double_data", "int64": "int64_data"}
 FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
@@ -89,6 +91,7 @@ def _parsed(path: Path, data: bytes) -> Any:
         raise ModelError(f"{path} is damaged: a name in it is no text")
     if not model.ir_version or not model.graph.node:
         raise ModelError(f"{path} is no ONNX model: it has no operators")
+    _check_versions(path, model)
     if not model.functions:
         return model
     from onnx import inliner
@@ -97,6 +100,25 @@ def _parsed(path: Path, data: bytes) -> Any:
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{path} has functions that cannot be written out: {_first_line(error)}") from None
+
+
+def _check_versions(path: Path, model: Any) -> None:
+    """Raises ModelError for a format or operators of a version that nobody here knows what they mean."""
+    import onnx
+
+    newer = f"newer than onnx {onnx.__version__} knows: pip install --upgrade onnx onnxruntime, or export with an older one"
+    if model.ir_version > onnx.IR_VERSION:
+        raise ModelError(f"{path} has IR version {model.ir_version}, {newer}")
+    for one in model.opset_import:
+        if one.domain not in ("", "ai.onnx"):
+            continue
+        if one.version > onnx.defs.onnx_opset_version():
+            raise ModelError(f"{path} has operators of opset {one.version}, {newer}")
+        if one.version < OLDEST_OPSET:
+            raise ModelError(
+                f"{path} has operators of opset {one.version}; ONNX Runtime takes those from opset {OLDEST_OPSET} on: "
+                "convert it with onnx.version_converter"
+            )
 
 
 def _texts(message: Any) -> Iterator[str | bytes]:

@@ -100,6 +100,28 @@ def test_a_constant_is_a_tensor_of_the_file(tmp_path: Path) -> None:
     assert "Constant" not in {node.op for node in graph.nodes}
 
 
+def versioned(model: onnx.ModelProto, opset: int) -> None:
+    model.opset_import[0].version = opset
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m, "ir_version", 99), "has IR version 99, newer than onnx"),
+        (lambda m: versioned(m, 99), "has operators of opset 99, newer than onnx"),
+        (lambda m: versioned(m, 5), "has operators of opset 5; ONNX Runtime takes those from opset 7 on"),
+    ],
+)
+def test_versions_that_nobody_here_knows_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=said):
+        read(changed(tmp_path / "m.onnx", change))
+
+
+@pytest.mark.parametrize("opset", [7, onnx.defs.onnx_opset_version()])
+def test_the_oldest_and_the_newest_version_are_read(opset: int, tmp_path: Path) -> None:
+    assert read(changed(tmp_path / "m.onnx", lambda m: versioned(m, opset))).graph.nodes
+
+
 def test_functions_of_the_file_are_written_out(tmp_path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         twice = helper.make_node("Add", ["a", "a"], ["b"])
