@@ -106,7 +106,9 @@ def _check_versions(path: Path, model: Any) -> None:
     """Raises ModelError for a format or operators of a version that nobody here knows what they mean."""
     import onnx
 
-    newer = f"newer than onnx {onnx.__version__} knows: pip install --upgrade onnx, or export with an older one"
+    newer = (
+        f"newer than onnx {onnx.__version__} knows: pip install --upgrade onnx, or export with an older one"
+    )
     if model.ir_version > onnx.IR_VERSION:
         raise ModelError(f"{path} has IR version {model.ir_version}, {newer}")
     for one in model.opset_import:
