@@ -35,9 +35,9 @@ X_BLOCK_BYTES = 16 << 10
 STREAMED = AVX512 and AMD
 """Whether panels are walked one after the other, each from end to end, and float32 is multiplied where it lies. Two threads
 of a Zen 4 against groups of panels and a copy: 5 rows of bfloat16 74 % faster, 8 rows 38 to 40 % (bfloat16) and 59 %
-(float32), 16 rows 11 to 16 % and 9 to 33 %, 32 rows the same and 9 %. The streams of a group are pieces of two
+(float32), 16 rows 11 to 16 % and 9 %, 32 rows the same and 9 %. The streams of a group are pieces of two
 kilobytes, which its hardware does not prefetch, and what software alone keeps in flight is too little: 8 rows of bfloat16 took
-as long as the read and the products one after the other. Compiled for AVX2, 8 rows lost 12 % in order and 6 of float32 10 % uncopied."""
+as long as the read and the products one after the other. Compiled for AVX2, 8 rows lost 12 % in order and those of float32 10 % uncopied."""
 
 PANEL_GROUP = 1 if STREAMED else 8
 """Panels that meet such a block before the next. A larger one comes from the second-level cache anyway:

@@ -41,8 +41,8 @@ PAIRS = BF16_DOT and AMD
 """Whether the machine multiplies pairs of bfloat16 twice as fast as it does float32."""
 
 PAIRED_GROUP = 5
-"""Query heads from which on pairs are worth their rounding: two threads of a Zen 4 that read 24 to 43 GB/s, seven heads 16 to 27 %
-faster, eight 29 %; four heads 7 to 14 % slower, one 7 to 15 %."""
+"""Query heads from which on pairs are worth their rounding: two threads of a Zen 4, seven heads 19 % faster, and 57 % from the
+caches; four heads 7 to 14 % slower, one 7 to 15 %."""
 
 
 @dataclass(frozen=True, slots=True)
