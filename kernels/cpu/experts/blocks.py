@@ -143,7 +143,7 @@ def _multiply(panel_rows: int, share: Any) -> Any:
                 end = min(panels, first + last - at)
                 share(
                     sizes[i], w, starts[experts[i], column], panels, first, end, k,
-                    scratch[i * scratch_stride :], y[i * y_stride :],
+                    scratch[i * scratch_stride :], y[i * y_stride :], panels * PANEL_ROWS,
                 )  # fmt: skip
                 at += end - first
 

@@ -123,7 +123,8 @@ def _multiply_loaded(fmt: str) -> Any:
     def run(w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any) -> None:
         panels = (n + PANEL_ROWS - 1) // PANEL_ROWS
         for t in prange(threads):
-            share(w, at, panels, t * panels // threads, (t + 1) * panels // threads, k, scratch, y)
+            begin, end = t * panels // threads, (t + 1) * panels // threads
+            share(w, at, panels, begin, end, k, scratch, y, panels * PANEL_ROWS)
 
     return run
 
@@ -140,7 +141,9 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
     AHEAD = recipe.ahead
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         x = scratch.view(np.float32)
         numbers = x[_constants_at(k) :]
         half = splat(numbers[HALF])
@@ -165,7 +168,7 @@ def _loaded_stream(recipe: Recipe, panels_at_once: int) -> Any:
                 acc = add_columns(acc, w, starts, j, x)
             zero = tile_of_columns((_zero(chains, numbers[NOTHING]),), PANELS)
             acc = add_tiles(acc, zero)
-            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+            store_grid(y, i * LANES, far * LANES, stride, acc, PANELS)
 
     return run
 

@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from membound.kernels.cpu.linked import linked
+from membound.kernels.cpu.matmul.mixed_panels import in_sections
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
 from membound.kernels.cpu.matmul.records import record_of, summed_columns
 from membound.kernels.cpu.simd.arithmetic import absolute, add, add_i32, maximum, multiply
@@ -31,18 +32,14 @@ COLUMNS = 256
 """Columns that all rows interleave before the next, so that the lines they share stay in the first-level cache."""
 
 
-def _wants(recipe: Recipe) -> tuple[int, int]:
-    """What a format's float kernels want besides the columns of x: sums of them, or zeros behind them."""
-    return summed_columns(recipe.format), COLUMNS_A_LOAD.get(recipe.format, 1)
-
-
 def make_prepare(recipe: Recipe, shared: bool = True) -> Any:
     """The compiled function prepare(x, at, stride, k, scratch): x[row] begins at x[at + row·stride].
 
     `shared`: by all threads; one that runs within a thread's share of something larger is not.
     """
     if recipe.mixed:
-        return make_prepare(max(recipe.members, key=_wants), shared)
+        each = [make_prepare(one, shared) for one in recipe.preparers]
+        return in_sections(each, recipe.rows) if len(each) > 1 else each[0]
     if recipe.method == "float":
         return _interleave(recipe, shared)
     if recipe.method == "pairs":

@@ -17,7 +17,8 @@ import numpy as np
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
-from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, record_of
+from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, SUPER_BLOCKS, record_of
+from membound.kernels.cpu.matmul.super_blocks import widen_super
 from membound.kernels.cpu.simd.arithmetic import add_tiles, fma_broadcast, scale_tile
 from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
 from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast
@@ -27,7 +28,7 @@ from membound.kernels.cpu.simd.loads import load_bytes_each, load_each, load_nex
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
 from membound.kernels.cpu.simd.vectors import zeros
-from membound.kernels.weights.formats import FORMATS
+from membound.kernels.weights.formats import EVERY_FORMAT, FORMATS
 
 X_BLOCK_BYTES = 16 << 10
 """A block of x of up to this size stays in the first-level cache while several panels meet it."""
@@ -54,12 +55,11 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     SUMS = PANELS * TOKENS
     STRIDE = SUMS * LANES
     BLOCK = recipe.block
-    GROUP = FORMATS[FMT].group
-    COLUMN = LANES * FORMATS[FMT].bits // 8
-    GROUP_SCALES = LANES * FORMATS[FMT].scale_bytes if GROUP else 0
+    GROUP = EVERY_FORMAT[FMT].group
+    COLUMN, GROUP_SCALES = _panel_bytes(FMT)
     SCALED = FMT == "int8"
     STEP = COLUMNS_A_LOAD.get(FMT, 1)
-    BLOCK_BYTES = BLOCK * COLUMN + (BLOCK // GROUP * GROUP_SCALES if GROUP else 0)
+    BLOCK_BYTES = BLOCK * COLUMN + (BLOCK * GROUP_SCALES // GROUP if GROUP else 0)
     LINE = max(1, 64 // COLUMN)
     ROUND = TILES * LINE
     PAIRS = recipe.method == "pairs"
@@ -67,11 +67,13 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     X_BYTES = 2 if PAIRS else 4
     TOGETHER = PANEL_GROUP if X_BYTES * recipe.rows * BLOCK <= X_BLOCK_BYTES else 1
     ADD = STEP if PAIRS else 1
-    widen = _nothing if AS_STORED else _widen_records(recipe, PANELS) if GROUP else _widen(recipe, PANELS)
+    widen = _nothing if AS_STORED else _widening(recipe, PANELS)
     add = _add_pairs(recipe) if PAIRS else _add_stored(recipe) if AS_STORED else _add_widened(recipe, PANELS)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         x = scratch.view(np.float32)
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * COLUMN + PANEL_PADDING
@@ -106,10 +108,19 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
                     if SCALED:
                         by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
                         acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
-                    row = t * TOKENS * panels * LANES
-                    store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+                    row = t * TOKENS * stride
+                    store_grid(y, row + i * LANES, far * LANES, stride, acc, PANELS)
 
     return run
+
+
+def _panel_bytes(fmt: str) -> tuple[int, int]:
+    """Bytes of a column of a panel, and of the scales of a group of them."""
+    if fmt in SUPER_BLOCKS:
+        found = SUPER_BLOCKS[fmt]
+        return found.parts * found.part_bytes // found.group, found.head_bytes
+    found = FORMATS[fmt]
+    return LANES * found.bits // 8, LANES * found.scale_bytes if found.group else 0
 
 
 def _add_widened(recipe: Recipe, panels_at_once: int) -> Any:
@@ -151,6 +162,12 @@ def _add_pairs(recipe: Recipe) -> Any:
 @linked
 def _nothing(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
     """These are used as they are stored."""
+
+
+def _widening(recipe: Recipe, panels_at_once: int) -> Any:
+    if recipe.format in SUPER_BLOCKS:
+        return widen_super(recipe, panels_at_once)
+    return (_widen_records if FORMATS[recipe.format].group else _widen)(recipe, panels_at_once)
 
 
 def _widen(recipe: Recipe, panels_at_once: int) -> Any:

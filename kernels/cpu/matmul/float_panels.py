@@ -32,12 +32,10 @@ of x, one thread of a Zen 5; compiled for AVX2 no difference)."""
 
 def make_float(recipe: Recipe) -> Any:
     """A thread's share of a product with a float recipe: see `make_share`."""
-    if recipe.format in SUPER_BLOCKS:
-        if recipe.m > MOST_STREAMED:
-            raise AssertionError(f"{recipe.m} rows of {recipe.format}")
-        return make_share(recipe, make_super)
     if recipe.m > MOST_STREAMED:
         return make_blocks(recipe)
+    if recipe.format in SUPER_BLOCKS:
+        return make_share(recipe, make_super)
     return make_share(recipe, _record_stream if FORMATS[recipe.format].group else _stream)
 
 
@@ -53,7 +51,9 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     AHEAD = recipe.ahead
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         x = scratch.view(np.float32)
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * COLUMN + PANEL_PADDING
@@ -73,7 +73,7 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
             if SCALED:
                 by_row = far_starts(scales + i * LANES * 4, far * LANES * 4, PANELS)
                 acc = scale_tile(acc, load_each(w, by_row, 0, "f32"))
-            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+            store_grid(y, i * LANES, far * LANES, stride, acc, PANELS)
 
     return run
 
@@ -113,7 +113,9 @@ def _record_stream(recipe: Recipe, panels_at_once: int) -> Any:
     add_group = make_add_group(record, TOKENS)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         x = scratch.view(np.float32)
         sums = ROWS * (k + 17)  # of the groups of x: see activations.py
         panel_bytes = k // GROUP * RECORD + PANEL_PADDING
@@ -126,6 +128,6 @@ def _record_stream(recipe: Recipe, panels_at_once: int) -> Any:
                     points = load_each(w, starts, g * RECORD + ZEROS_AT, "int8")
                     group = fma_broadcast(group, points, x, sums + g * TOKENS)
                 acc = add_scaled_tile(acc, group, load_each(w, starts, g * RECORD, SCALE))
-            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+            store_grid(y, i * LANES, far * LANES, stride, acc, PANELS)
 
     return run

@@ -47,7 +47,9 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     COLUMNS = recipe.integer_block if TILES > 1 else 1 << 40
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         padded = (k + 3) // 4 * 4
         panel_bytes = padded * LANES + PANEL_PADDING
         scales = at + panels * panel_bytes
@@ -77,8 +79,8 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
                     else:
                         result = scale_tile(to_f32_tile(acc), load_each(w, by_row, 0, "f32"))
                         result = scale_columns(result, broadcast_next(floats, t * TOKENS, TOKENS))
-                        row = t * TOKENS * panels * LANES
-                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, result, PANELS)
+                        row = t * TOKENS * stride
+                        store_grid(y, row + i * LANES, far * LANES, stride, result, PANELS)
 
     return run
 
@@ -96,7 +98,9 @@ def _records(recipe: Recipe, panels_at_once: int) -> Any:
     dot_group = make_dot_group(record, TOKENS, recipe.ahead)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         groups = k // GROUP
         panel_bytes = groups * RECORD + PANEL_PADDING
         row_scales = ROWS * (4 * k + 64)
@@ -128,7 +132,7 @@ def _records(recipe: Recipe, panels_at_once: int) -> Any:
                         store_tile(sums, t * STRIDE, acc)
                     else:
                         acc = scale_columns(acc, broadcast_next(floats, t * TOKENS, TOKENS))
-                        row = t * TOKENS * panels * LANES
-                        store_grid(y, row + i * LANES, far * LANES, panels * LANES, acc, PANELS)
+                        row = t * TOKENS * stride
+                        store_grid(y, row + i * LANES, far * LANES, stride, acc, PANELS)
 
     return run

@@ -49,9 +49,9 @@ _prepare = cache(make_prepare)
 
 @cache
 def panel_share(recipe: Recipe) -> Any:
-    """A thread's share of a product, compiled: share(w, at, panels, first, last, k, scratch, y) for panels first…last."""
+    """A thread's share of a product, compiled: share(w, at, panels, first, last, k, scratch, y, stride) for panels first…last."""
     if recipe.mixed:
-        return make_mixed(recipe.panel_rows, [panel_share(one) for one in recipe.members])
+        return make_mixed(recipe, [panel_share(one) for one in recipe.members])
     makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
     return makers[recipe.method](recipe)
 
@@ -66,7 +66,8 @@ def _multiply(recipe: Recipe) -> Any:
     def run(w: Any, at: Any, n: Any, k: Any, scratch: Any, y: Any, threads: Any) -> None:
         panels = (n + PANEL_ROWS - 1) // PANEL_ROWS
         for t in prange(threads):
-            panel_range(w, at, panels, t * panels // threads, (t + 1) * panels // threads, k, scratch, y)
+            begin, end = t * panels // threads, (t + 1) * panels // threads
+            panel_range(w, at, panels, begin, end, k, scratch, y, panels * PANEL_ROWS)
 
     return run
 

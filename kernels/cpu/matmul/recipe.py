@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, summed_columns
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, record_of, summed_columns
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
 from membound.kernels.weights.formats import EVERY_FORMAT, kernel_format
@@ -60,6 +60,9 @@ PREFETCH_BYTES_OF_ROWS = 4096
 MOST_STREAMED = 4
 """Rows of x that may come from the second-level cache without slowing the weights down."""
 
+ANY_FLOATS = ("float",)
+"""The prepared x of a member whose kernel reads columns alone."""
+
 TILE_ROWS = 16
 """Rows of W in a matrix tile (AMX)."""
 
@@ -73,7 +76,8 @@ class Recipe:
 
     method: `float` widens weights to float32; `pairs` multiplies bf16 weights by activations rounded to
     bfloat16, two a lane (AVX512-BF16); `integer` takes int8 activations; `tile` is AMX, with bfloat16
-    activations for bf16 weights and int8 ones for int8.
+    activations for bf16 weights and int8 ones for int8. `mixed`: matrices have several formats, which `format` joins by a plus,
+    and each is multiplied as its member of `members` says, whose other numbers count.
     """
 
     format: str
@@ -86,17 +90,39 @@ class Recipe:
 
     @property
     def mixed(self) -> bool:
-        """Whether matrices have several formats, which `format` joins by a plus: one row of x, as floats."""
-        return "+" in self.format
+        """Whether matrices have several formats."""
+        return self.method == "mixed"
 
     @property
     def members(self) -> tuple[Recipe, ...]:
-        """A recipe for each format of a mixed one."""
-        return tuple(replace(self, format=one) for one in self.format.split("+"))
+        """A recipe for each format of a mixed one; with float activations all widen weights, so that they can share a prepared x."""
+        chosen = (_untiled(one, self.act, self.m) for one in self.format.split("+"))
+        return tuple(replace(one, method="float") if self.act == "float" else one for one in chosen)
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Which prepared x each of `members` reads: 0 for the first. What differs are sums of columns, or integers."""
+        found: list[tuple[str, ...]] = []
+        for one in self.members:
+            wish = _prepared(one)
+            if wish not in found and wish != ANY_FLOATS:
+                found.append(wish)
+        return tuple(found.index(wish) if wish in found else 0 for wish in map(_prepared, self.members))
+
+    @property
+    def preparers(self) -> tuple[Recipe, ...]:
+        """The recipe whose x each section holds: of those that share it, the one that wants most."""
+        pairs = list(zip(self.sections, self.members, strict=True))
+        return tuple(
+            max((one for place, one in pairs if place == section), key=_wants)
+            for section in range(max(self.sections) + 1)
+        )
 
     @property
     def rows(self) -> int:
         """Rows of x after padding to whole rounds."""
+        if self.mixed:
+            return max(one.rows for one in self.members)
         return self.tokens * self.tiles
 
     @property
@@ -106,9 +132,10 @@ class Recipe:
 
     @property
     def block(self) -> int:
-        """Columns of a block, whole groups of int4; pairs take half the room."""
+        """Columns of a block, whole groups of int4; pairs take half the room. Super-blocks are cut between their parts."""
         columns = SHORT_BLOCK if self.rows <= SHORT_BLOCK_ROWS else BLOCK
-        return max(2 * columns if self.method == "pairs" else columns, EVERY_FORMAT[self.format].group)
+        group = 0 if self.format in SUPER_BLOCKS else EVERY_FORMAT[self.format].group
+        return max(2 * columns if self.method == "pairs" else columns, group)
 
     @property
     def integer_block(self) -> int:
@@ -161,10 +188,15 @@ class Recipe:
     def scratch_bytes(self, k: int) -> int:
         """Bytes of x prepared for the kernel: values, a scale a row, sums a group."""
         if self.mixed:
-            return max(one.scratch_bytes(k) for one in self.members)
+            return len(self.preparers) * section_bytes(self.rows, k)
         group = summed_columns(self.format) or EVERY_FORMAT[self.format].group or self.padded_k(k)
         groups = self.padded_k(k) // group
         return self.rows * (4 * self.padded_k(k) + 64 + 4 + 4 * groups) + 256
+
+
+def section_bytes(rows: int, k: int) -> int:
+    """Room for any prepared x of so many padded rows, which compiled code can reckon too: `Recipe.scratch_bytes` at least."""
+    return (rows * (5 * (k + 64) + 72) + 256 + 63) // 64 * 64
 
 
 def mixed_format(formats: Sequence[str]) -> str:
@@ -176,15 +208,18 @@ def mixed_format(formats: Sequence[str]) -> str:
 def choose(fmt: str, act: str, m: int) -> Recipe:
     """The kernel for that format, activation and number of rows on this machine; `format` is that of the kernels."""
     if "+" in fmt:
-        if act != "float" or m != 1:
-            raise AssertionError(f"{fmt} with {m} rows, {act}")
-        return replace(choose(fmt.partition("+")[0], act, m), format=fmt)
+        return replace(_untiled(fmt.partition("+")[0], act, m), format=fmt, method="mixed")
     fmt = kernel_format(fmt)
     if 4 < m <= MOST_TILE_ROWS and (
         (fmt == "bf16" and AMX_BF16) or (fmt == "int8" and act == "int8" and AMX_INT8)
     ):
         tiles = -(-m // 16)
         return Recipe(fmt, act, m, "tile", 4, 16, tiles)
+    return _untiled(fmt, act, m)
+
+
+def _untiled(fmt: str, act: str, m: int) -> Recipe:
+    """The kernel where matrix tiles are not used."""
     grouped = act == "int8" and EVERY_FORMAT[fmt].group > 0
     least = 1 if grouped else 2
     tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), grouped))
@@ -194,6 +229,20 @@ def choose(fmt: str, act: str, m: int) -> Recipe:
     else:
         panels = max(p for p in (1, 2, 4) if p == least or (p <= MOST_PANELS and _fits(p, tokens, grouped)))
     return Recipe(fmt, act, m, _method(fmt, act, m), panels, tokens, tiles)
+
+
+def _prepared(one: Recipe) -> tuple[str, ...]:
+    """What tells the prepared x of a member apart from that of others; `ANY_FLOATS` goes with any floats."""
+    if one.method == "integer":
+        record = record_of(one.format)
+        return ("integer", one.format if record is None else f"{record.group} {record.zeros} {record.offset}")
+    columns = summed_columns(one.format) if one.m <= MOST_STREAMED else 0
+    return ("float", str(columns)) if columns else ANY_FLOATS
+
+
+def _wants(one: Recipe) -> tuple[int, int]:
+    """What a format's float kernels want besides the columns of x: sums of them, or zeros behind them."""
+    return summed_columns(one.format), COLUMNS_A_LOAD.get(one.format, 1)
 
 
 def _method(fmt: str, act: str, m: int) -> str:

@@ -17,10 +17,11 @@ from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
 from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, SUPER_BLOCKS, make_add_group
-from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast
+from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, add_tiles, fma_broadcast, scale_tile
+from membound.kernels.cpu.simd.conversions import nibble_values_each
 from membound.kernels.cpu.simd.features import LANES
-from membound.kernels.cpu.simd.loads import load_each
-from membound.kernels.cpu.simd.stores import store_grid
+from membound.kernels.cpu.simd.loads import load_bytes_each, load_each
+from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts
 from membound.kernels.cpu.simd.vectors import zeros
 from membound.kernels.weights import ggml
@@ -40,7 +41,9 @@ def make_super(recipe: Recipe, panels_at_once: int) -> Any:
     add_group = make_add_group(found.numbers, TOKENS)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         x = scratch.view(np.float32)
         sums = ROWS * (k + 17)  # of the parts of x: see activations.py
         panel_bytes = k // GROUP * RECORD + PANEL_PADDING
@@ -61,9 +64,47 @@ def make_super(recipe: Recipe, panels_at_once: int) -> Any:
                 acc = add_scaled_tile(acc, inner, load_each(w, starts, record, "f16"))
                 if LEASTS:
                     acc = add_scaled_tile(acc, low, load_each(w, starts, record + 2 * LANES, "f16"))
-            store_grid(y, i * LANES, far * LANES, panels * LANES, acc, PANELS)
+            store_grid(y, i * LANES, far * LANES, stride, acc, PANELS)
 
     return run
+
+
+def widen_super(recipe: Recipe, panels_at_once: int) -> Any:
+    """Columns of several panels as float32, panels side by side; whole parts of super-blocks: see block_panels.py."""
+    SIDE = panels_at_once * LANES
+    found = SUPER_BLOCKS[recipe.format]
+    RECORD, HEAD, KIND = found.size, found.head_bytes, found.numbers.values
+    PARTS, COLUMNS, PART, LEASTS = found.parts, found.columns, found.part_bytes, found.leasts
+    SCALES_AT = (4 if LEASTS else 2) * LANES
+    LEASTS_AT = SCALES_AT + PARTS * LANES
+    NIBBLES, MEANING = KIND == "nibbles", found.numbers.meaning
+
+    @linked
+    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+        for k1 in range(0, columns, COLUMNS):
+            part = (k0 + k1) // COLUMNS % PARTS
+            record = (k0 + k1) // (PARTS * COLUMNS) * RECORD
+            small = load_each(w, starts, record + SCALES_AT + part * LANES, "int8")
+            scales = scale_tile(small, load_each(w, starts, record, "f16"))
+            at = record + HEAD + part * PART
+            if LEASTS:
+                least = load_each(w, starts, record + LEASTS_AT + part * LANES, "int8")
+                low = scale_tile(least, load_each(w, starts, record + 2 * LANES, "f16"))
+            if NIBBLES:
+                for word in range(COLUMNS // COLUMNS_A_WORD):
+                    packed = load_bytes_each(w, starts, at + word * 4 * LANES)
+                    for j in range(COLUMNS_A_WORD):
+                        values = nibble_values_each(packed, np.int32((j & 3) * 2 + (j >> 2)), MEANING)
+                        values = scale_tile(values, scales)
+                        if LEASTS:
+                            values = add_tiles(values, low)
+                        store_tile(block, (k1 + word * COLUMNS_A_WORD + j) * SIDE, values)
+            else:
+                for j in range(COLUMNS):
+                    values = scale_tile(load_each(w, starts, at + j * LANES, "int8"), scales)
+                    store_tile(block, (k1 + j) * SIDE, values)
+
+    return widen
 
 
 def write_super(fmt: str, values: Bytes, arena: Bytes, first_row: int, panel_bytes: int) -> None:

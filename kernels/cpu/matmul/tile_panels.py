@@ -47,10 +47,10 @@ def make_tile(recipe: Recipe) -> Any:
 
     @linked
     def panel_range(
-        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any
+        w: Any, at: Any, panels: Any, first: Any, last: Any, k: Any, scratch: Any, y: Any, stride: Any
     ) -> None:
         configure_tiles(_CONFIGURATION)
-        share(w, at, panels, first, last, k, scratch, y)
+        share(w, at, panels, first, last, k, scratch, y, stride)
         release_tiles()
 
     return panel_range
@@ -64,7 +64,9 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
     finish = _finish(recipe)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
         sums = aligned_floats(PANELS * TILE).view(np.int32)
@@ -77,7 +79,7 @@ def _stream(recipe: Recipe, panels_at_once: int) -> Any:
                 multiply_panels(w, starts, j * TILE_BYTES, scratch, j * TILE_BYTES, 64, FMT)
             store_sums(sums, 0, TILE, 64, PANELS)
             for v in range(PANELS):
-                finish(w, at, panels, i + v * far, padded, scratch, sums, v * TILE, 0, y)
+                finish(w, at, panels, i + v * far, padded, scratch, sums, v * TILE, 0, y, stride)
 
     return run
 
@@ -92,7 +94,9 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     finish = _finish(recipe)
 
     @linked
-    def run(w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any) -> None:
+    def run(
+        w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
+    ) -> None:
         padded = (k + STEP - 1) // STEP * STEP
         panel_bytes = padded * TILE_ROWS * SIZE + PANEL_PADDING
         steps = padded // STEP
@@ -113,7 +117,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
                         multiply_panels(w, starts, j * TILE_BYTES, scratch, x_at, 64, FMT)
                     store_sums(sums, t * SUMS, TILE, 64, PANELS)
             for v in range(PANELS):
-                finish(w, at, panels, i + v * far, padded, scratch, sums, v * TILE, SUMS, y)
+                finish(w, at, panels, i + v * far, padded, scratch, sums, v * TILE, SUMS, y, stride)
 
     return run
 
@@ -126,7 +130,7 @@ def _finish(recipe: Recipe) -> Any:
     @linked
     def finish(
         w: Any, at: Any, panels: Any, panel: Any, padded: Any, scratch: Any,
-        sums: Any, at_sums: Any, apart: Any, y: Any,
+        sums: Any, at_sums: Any, apart: Any, y: Any, stride: Any,
     ) -> None:  # fmt: skip
         width = panels * TILE_ROWS
         n0 = panel * TILE_ROWS
@@ -134,7 +138,7 @@ def _finish(recipe: Recipe) -> Any:
         scales = w[at + panels * (padded * TILE_ROWS * SIZE + PANEL_PADDING) :][: 4 * width].view(np.float32)
         floats = sums.view(np.float32)
         for row in range(16 * TILES):
-            out = y[row * width + n0 :][:TILE_ROWS]
+            out = y[row * stride + n0 :][:TILE_ROWS]
             from_ = at_sums + row // 16 * apart + row % 16 * TILE_ROWS
             for c in range(TILE_ROWS):
                 if INT8:

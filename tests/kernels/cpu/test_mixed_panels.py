@@ -39,7 +39,7 @@ def close(found, x, *weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("m", [1, 2, 4])
+@pytest.mark.parametrize("m", [1, 2, 4, 5, 17, 64])
 @pytest.mark.parametrize("fmt", KINDS)
 def test_super_blocks(fmt, m):
     for n, k, threads in ((100, 768, 2), (7, 256, 1), (16 * LANES + 1, 512, 3)):
@@ -55,21 +55,60 @@ MIXTURES = [
     (("q6_k", "q4_k", "q8_0", "q4_k"), 512),
     (("bf16", "fp8b128"), 256),
     (("int4g32z", "f16", "int8"), 96),
+    (("int4g32z", "int4g128z", "bf16"), 256),
+    (("mxfp4", "f32", "f16"), 96),
+    (("bf16", "f32"), 77),
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("formats", "k"), MIXTURES)
-def test_several_formats_below_each_other(formats, k):
+def mixed_error(formats, k, m, act, threads=(1, 2, 5)):
+    """The largest of the relative errors of products with matrices set below each other."""
     rows = [LANES * (i + 2) for i in range(len(formats) - 1)] + [LANES + 5]
     weights = [drawn(fmt, n, k, 7) for fmt, n in zip(formats, rows, strict=True)]
-    recipe = choose(mixed_format(formats), "float", 1)
+    recipe = choose(mixed_format(formats), act, m)
     assert len(recipe.members) == len(set(formats))
     arena = aligned_bytes(packed_bytes(recipe, list(zip(formats, rows, strict=True)), k))
     pack_rows(weights, recipe, arena)
-    x = np.random.default_rng(5).standard_normal((1, k)).astype(np.float32)
-    for threads in (1, 2, 5):
-        close(product(recipe, arena, sum(rows), k, x, threads), x, *weights)
+    x = np.random.default_rng([5, m]).standard_normal((m, k)).astype(np.float32)
+    truth = linear(x, weights, act)
+    assert np.linalg.norm(truth) > 0
+    found = [product(recipe, arena, sum(rows), k, x, count) for count in threads]
+    return max(np.linalg.norm(one - truth) / np.linalg.norm(truth) for one in found)
+
+
+def linear(x, weights, act):
+    """The products in float64; with act=int8 of x rounded to 127 steps of its rows' largest numbers."""
+    rows = x.astype(np.float64)
+    if act == "int8":
+        step = np.abs(rows).max(axis=1, keepdims=True) / 127
+        rows = np.rint(rows / step) * step
+    return rows @ np.concatenate([dequantize(w) for w in weights]).astype(np.float64).T
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [1, 3, 5, 33])
+@pytest.mark.parametrize(("formats", "k"), MIXTURES)
+def test_several_formats_below_each_other(formats, k, m):
+    assert mixed_error(formats, k, m, "float") < 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [1, 4, 18])
+@pytest.mark.parametrize(
+    ("formats", "k"), [(("int8", "q8_0", "int4g32z"), 96), (("int4g128", "int4g32", "int4g128z"), 256)]
+)
+def test_several_formats_with_integer_activations(formats, k, m):
+    assert mixed_error(formats, k, m, "int8") < 2e-5
+
+
+def test_what_is_read_alike_is_prepared_once():
+    def sections(formats, m, act="float"):
+        return choose(mixed_format(formats), act, m).sections
+
+    assert sections(["bf16", "int4g32z", "q4_k"], 1) == (0, 0, 0)
+    assert sections(["int4g128z", "int4g32z"], 1) == (0, 1)
+    assert sections(["int4g128z", "int4g32z"], 5) == (0, 0)
+    assert sections(["int8", "q8_0", "int8"], 5, "int8") == (0, 1)
 
 
 def test_a_format_that_ends_within_a_panel_is_refused():
