@@ -20,16 +20,13 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.matmul.grouping import CACHES
-from membound.kernels.cpu.matmul.recipe import MOST_STREAMED
-from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, summed_columns
 from membound.kernels.cpu.simd.features import INSTRUCTION_SET
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
 from membound.kernels.mixers import GatedDelta
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.routing import OWN_ROUTES, experts_read
-from membound.kernels.weights.formats import KVCache, kernel_format
-from membound.kernels.weights.stored.matrices import Stored
+from membound.kernels.weights.formats import KVCache
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -91,10 +88,6 @@ class NumbaCpu(Backend):
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step | Prefill) and (reason := _lacks(work)):
             return reason
-        if isinstance(work, Step) and work.stored is not None and (reason := _not_stored(work, work.stored)):
-            return reason
-        if isinstance(work, Prefill) and work.stored:
-            return "prompts take no weights as they are stored"
         if isinstance(work, Prefill) and not _like_llama(work) and work.batch > MOST_ROWS:
             return f"prompts of such models take up to {MOST_ROWS} sequences, not {work.batch}"
         if isinstance(work, Prefill) and work.distinct and work.shape.folder:
@@ -323,25 +316,6 @@ def _lacks(work: Step | Prefill) -> str | None:
 def _like_llama(work: Step | Prefill) -> bool:
     """Whether its kernel is one for layers of the same shape: dense steps, and prompts of Llama and Qwen."""
     return work.shape.dense and (isinstance(work, Step) or missing(work) is None)
-
-
-def _not_stored(work: Step, stored: Stored) -> str | None:
-    """Why matrices are not multiplied as they are stored, or None."""
-    parted = [one for one in stored.all_formats if one in SUPER_BLOCKS]
-    if parted and work.rows > MOST_STREAMED:
-        return f"the kernels take up to {MOST_STREAMED} rows by {', '.join(parted)} weights, not {work.rows}"
-    reason = stored.of_one_format()
-    if reason is None or (work.rows == 1 and work.act == "float" and _mixable(stored)):
-        return None
-    what = "one row by several formats, with act=float and zero points in groups of one size"
-    return f"{reason.partition(':')[0]}: the kernels take {what}"
-
-
-def _mixable(stored: Stored) -> bool:
-    """Whether x is prepared for all formats alike."""
-    every = (stored.formats, stored.expert_formats)
-    sums = [{summed_columns(kernel_format(one)) for one in formats} - {0} for formats in every]
-    return all(len(widths) <= 1 for widths in sums)
 
 
 def _has_states(work: Step | Prefill) -> bool:

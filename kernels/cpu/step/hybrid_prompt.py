@@ -1,6 +1,6 @@
 """A whole prompt of a model some of whose layers hold states, in one compiled call.
 
-    run = hybrid_prompt_kernel("bf16", "float", 64, 1, "bf16", METHOD, "")
+    run = hybrid_prompt_kernel("bf16", "float", 64, "bf16", METHOD, "bf16", "", "bf16", "float", 1)
     run(x, arena, starts, gains, caches, buffers, sizes, states, routed, prompt)       # logits of each sequence's last token
 
 packed_hybrid_prompt.py makes the arguments. Layer after layer, all rows of the prompt pass in chunks of M: each streams the layer's weights
@@ -29,12 +29,14 @@ from membound.kernels.cpu.step.parallel_rows import add_all, norm_all
 from membound.kernels.cpu.step.prefill import attend_chunk
 from membound.kernels.cpu.step.routed_prompt import load_last
 from membound.kernels.cpu.step.routed_step import Plain, second_half
-from membound.kernels.cpu.step.step import Buffers, head, head_gains, mlp, new_token
+from membound.kernels.cpu.step.step import Buffers, head, head_gains, in_order, mlp, new_token
 
 
 @cache
-def hybrid_prompt_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str, BLOCKS: str) -> Any:
-    """The compiled prompt in chunks of M rows, LAST sequences, cached on disk; METHOD as `attend_rows` takes it, BLOCKS as a step.
+def hybrid_prompt_kernel(
+    FMT: str, ACT: str, M: int, KV: str, METHOD: str, EXPERTS: str, BLOCKS: str, LAST_FMT: str, LAST_ACT: str, LAST: int
+) -> Any:  # fmt: skip
+    """The compiled prompt in chunks of M rows, LAST sequences, cached on disk; METHOD as `attend_rows` takes it, the others as a step.
 
     run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes, states, routed, prompt): angles of every place; room for
     whole chunks in prompt.hidden. states, routed: as in a step, and what is before the prompt is not read.
@@ -58,10 +60,24 @@ def hybrid_prompt_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD:
                 )
                 _fill(M, here.x, s.hidden, chunk.rows)
                 second_of_chunk(
-                    FMT, ACT, M, BLOCKS, ROWS, layer, arena, at, gains, here, s, routed, prompt, chunk
+                    FMT,
+                    ACT,
+                    M,
+                    EXPERTS,
+                    BLOCKS,
+                    ROWS,
+                    layer,
+                    arena,
+                    at,
+                    gains,
+                    here,
+                    s,
+                    routed,
+                    prompt,
+                    chunk,
                 )
         load_last(s.sequences, prompt, s.hidden, b.x)
-        head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
+        head(LAST_FMT, LAST_ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
     return run
 
@@ -129,7 +145,8 @@ def _attention(
     wide = gates + width if gated else gates
     line = (wide + ROWS - 1) // ROWS * ROWS
     norm_all(M, b.x, gains.attention_in, layer, s, b.normed)
-    prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+    read = in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
+    prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, at[0], wide, s.hidden, b.scratch, b.heads, s.threads)
     _new_tokens(KV, b.heads, line, layer, head_gains(gains, layer), caches, s, chunk)
     attend_chunk(
@@ -137,7 +154,8 @@ def _attention(
     )
     if gated:
         _gate_rows(b.attention, width, b.heads, line, gates, chunk.rows)
-    prepare(FMT, ACT, M, b.attention, 0, width, width, b.scratch)
+    read = in_order(M, b.attention, width, gains.orders, 4 * layer + 1, b.ordered)
+    prepare(FMT, ACT, M, read, 0, width, width, b.scratch)
     multiply(FMT, ACT, M, arena, at[1], s.hidden, width, b.scratch, b.narrow, s.threads)
     add_all(
         M, b.x, b.narrow, (s.hidden + ROWS - 1) // ROWS * ROWS, gains.o_bias, gains.attention_out, layer, s
@@ -167,7 +185,7 @@ def _gate_rows(x: Any, width: Any, lines: Any, stride: Any, gates: Any, count: A
 
 
 def second_of_chunk(
-    FMT: str, ACT: str, M: int, BLOCKS: str, ROWS: int,
+    FMT: str, ACT: str, M: int, EXPERTS: str, BLOCKS: str, ROWS: int,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any, prompt: Any, chunk: Any,
 ) -> None:  # fmt: skip
     """The MLP of a layer, its experts, both or nothing, added to b.x: whether there are experts, the type of `routed` says."""
@@ -176,31 +194,45 @@ def second_of_chunk(
 
 @overload(second_of_chunk, prefer_literal=True, jit_options=LINKED)
 def _second_in_kernels(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any, prompt: Any, chunk: Any,
 ) -> Any:  # fmt: skip
     return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
 
 
 def _mlp_or_nothing(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any, prompt: Any, chunk: Any,
 ) -> None:  # fmt: skip
     width = routed.widths[layer]
     if width:
         norm_all(M, b.x, gains.mlp_in, layer, s, b.normed)
-        mlp(FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 0, b, s)
+        mlp(
+            FMT,
+            ACT,
+            M,
+            ROWS,
+            arena,
+            at[3],
+            at[4],
+            width,
+            gains.up_bias[layer],
+            gains.orders,
+            4 * layer + 2,
+            b,
+            s,
+        )
         add_all(
             M, b.x, b.narrow, (s.hidden + ROWS - 1) // ROWS * ROWS, gains.down_bias, gains.mlp_out, layer, s
         )
 
 
 def _routed_or_nothing(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, ROWS: Any,
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any, prompt: Any, chunk: Any,
 ) -> None:  # fmt: skip
     if routed.widths[layer] > 0 or routed.chooses[layer]:
-        second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+        second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
         chosen = routed.ids.shape[1] // M
         for i in range(chunk.rows * chosen):
             prompt.ids[layer, chunk.first * chosen + i] = routed.ids[layer, i]

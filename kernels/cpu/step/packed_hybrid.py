@@ -15,6 +15,7 @@ from membound.kernels.cpu.experts.packed_layers import blocks_of
 from membound.kernels.cpu.step.delta import States
 from membound.kernels.cpu.step.hybrid_step import hybrid_step_kernel
 from membound.kernels.cpu.step.mamba import MambaStates
+from membound.kernels.cpu.step.packed import Packed
 from membound.kernels.cpu.step.packed_model import (
     NOTHING,
     attention_of,
@@ -33,7 +34,7 @@ from membound.kernels.weights.states import State
 from membound.kernels.work import Step
 
 
-class PackedHybrid:
+class PackedHybrid(Packed):
     """A model's weights, caches, states and buffers, ready to run."""
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
@@ -42,37 +43,24 @@ class PackedHybrid:
             raise AssertionError(f"{type(work).__name__} is no Step")
         blocks = blocks_of(inputs)
         held = self._held = RoutedWeights(inputs, work.batch, work.batch, blocks, threads)
-        self._x, positions = np.ascontiguousarray(inputs.x.reshape(-1)), positions_of(work)
+        positions = positions_of(work)
         self._states = states_of(inputs, held.small)
-        self._arguments = (
-            self._x, held.arena, held.starts,
+        arguments = (
+            np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
             gains_of(inputs, held.small, held.orders, positions), caches_of(inputs),
             held.buffers, sizes_of(inputs.model, work.batch, positions, threads), self._states,
             held.routed() if blocks else Plain(held.widths),
         )  # fmt: skip
-        self._kernel = hybrid_step_kernel(
+        kernel = hybrid_step_kernel(
             held.recipe.format, held.recipe.act, work.batch, work.kv, *attention_of(work),
             held.expert_format, blocks, held.head.format, held.head.act,
         )  # fmt: skip
-
-    def run(self) -> None:
-        """One step. The new token's row of the cache and the states behind it are written anew each time."""
-        self._kernel(*self._arguments)
-
-    @property
-    def logits(self) -> F32:
-        """[batch, vocab] float32, a copy."""
-        return self._held.logits
+        self._ready(kernel, arguments, held.logits, held.matrix_bytes)
 
     @property
     def choice(self) -> I64:
         """The experts of each row in the last step [layers with experts, batch, chosen]. Raises AssertionError for a dense model."""
         return self._held.choice
-
-    @property
-    def matrix_bytes(self) -> int:
-        """Packed bytes of all matrices that a step reads: of experts those of the plan."""
-        return self._held.matrix_bytes
 
     @property
     def states(self) -> States | MambaStates:

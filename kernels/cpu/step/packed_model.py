@@ -23,6 +23,7 @@ from membound.kernels.cpu.attention.several import new_method
 from membound.kernels.cpu.matmul.grouping import grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows, packed_bytes
 from membound.kernels.cpu.matmul.recipe import Recipe, choose, mixed_format
+from membound.kernels.cpu.step.packed import Packed
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains, Norms, Sizes, step_kernel
 from membound.kernels.features import bounded, tokens_of
 from membound.kernels.forward import temperatures
@@ -54,40 +55,26 @@ def _layer_matrices(model: Model) -> tuple[_Matrix, ...]:
     )
 
 
-class PackedModel:
+class PackedModel(Packed):
     """A model's weights, caches and buffers, ready to run."""
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
         work, model = inputs.work, inputs.model
         if not isinstance(work, Step):
             raise AssertionError(f"{type(work).__name__} is no Step")
-        self._work, self._model = work, model
-        self._recipe, self._last = recipes_of(work, work.rows, work.rows)
-        self._matrices = PackedMatrices(inputs, self._recipe, self._last, positions_of(work))
-        self._x = np.ascontiguousarray(inputs.x.reshape(-1))
-        self._caches = caches_of(inputs)
-        self._buffers = _buffers(work.rows, model, self._recipe, self._last, self._matrices.shapes)
-        self._sizes = sizes_of(model, work.batch, positions_of(work), threads)
+        recipe, last = recipes_of(work, work.rows, work.rows)
+        matrices = PackedMatrices(inputs, recipe, last, positions_of(work))
+        buffers = _buffers(work.rows, model, recipe, last, matrices.shapes)
         heads, method = attention_of(work)
-        self._kernel = step_kernel(
-            self._recipe.format, self._recipe.act, work.rows, work.kv, heads, method, self._last.format, self._last.act,
+        kernel = step_kernel(
+            recipe.format, recipe.act, work.rows, work.kv, heads, method, last.format, last.act
+        )
+        arguments = (
+            np.ascontiguousarray(inputs.x.reshape(-1)), matrices.arena, matrices.starts, matrices.gains,
+            caches_of(inputs), buffers, sizes_of(model, work.batch, positions_of(work), threads),
         )  # fmt: skip
-
-    def run(self) -> None:
-        """One step. The new tokens' rows of the cache are written anew each time."""
-        m = self._matrices
-        self._kernel(self._x, m.arena, m.starts, m.gains, self._caches, self._buffers, self._sizes)
-
-    @property
-    def logits(self) -> F32:
-        """[batch·queries, vocab] float32, a copy."""
-        rows = self._buffers.logits.reshape(self._last.rows, -1)
-        return rows[: self._work.rows, : self._model.vocab].copy()
-
-    @property
-    def matrix_bytes(self) -> int:
-        """Packed bytes of all matrices."""
-        return self._matrices.size_bytes
+        logits = buffers.logits.reshape(last.rows, -1)[: work.rows, : model.vocab]
+        self._ready(kernel, arguments, logits, matrices.size_bytes)
 
 
 class PackedMatrices:

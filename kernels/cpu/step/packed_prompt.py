@@ -12,8 +12,9 @@ import numpy as np
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.matmul.pack import aligned_bytes
-from membound.kernels.cpu.matmul.recipe import MOST_TILE_ROWS, Recipe, choose
-from membound.kernels.cpu.step.packed_model import PackedMatrices
+from membound.kernels.cpu.matmul.recipe import MOST_TILE_ROWS, Recipe
+from membound.kernels.cpu.step.packed import Packed
+from membound.kernels.cpu.step.packed_model import PackedMatrices, recipes_of
 from membound.kernels.cpu.step.prefill import PromptSizes, prefill_kernel
 from membound.kernels.cpu.step.step import Buffers, Caches, Gains
 from membound.kernels.inputs import ModelInputs
@@ -27,46 +28,37 @@ ROW_STEP = 16
 """Shorter prompts have chunks of a multiple of this, the rows of a tile of AMX, so that few kernels are compiled."""
 
 
-class PackedPrompt:
+class PackedPrompt(Packed):
     """A model's weights, empty caches and buffers, ready to read a prompt."""
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
         work, model = inputs.work, inputs.model
         if not isinstance(work, Prefill):
             raise AssertionError(f"{type(work).__name__} is no Prefill")
-        self._batch, self._vocab = work.batch, model.vocab
-        tiles = choose(work.weight, work.act, MOST_TILE_ROWS).method == "tile"
-        most = MOST_TILE_ROWS if tiles else MOST_ROWS
-        rows = min(most, -(-work.batch * work.tokens // ROW_STEP) * ROW_STEP)
-        self._last = choose(work.weight, work.act, min(work.batch, MOST_ROWS))
-        recipe = choose(work.weight, work.act, rows)
-        self._matrices = PackedMatrices(inputs, recipe, self._last, range(work.tokens - 1, work.tokens))
-        self._gains = _with_all_places(self._matrices.gains, model, work.tokens)
-        self._x = np.ascontiguousarray(inputs.x.reshape(-1))
-        self._caches = _empty_caches(work, inputs)
-        self._buffers = _buffers(work, inputs, recipe, self._last, self._matrices)
-        self._sizes = PromptSizes(
+        rows = chunk_rows(work)
+        recipe, last = recipes_of(work, rows, min(work.batch, MOST_ROWS))
+        matrices = PackedMatrices(inputs, recipe, last, range(work.tokens - 1, work.tokens))
+        buffers = _buffers(work, inputs, recipe, last, matrices)
+        sizes = PromptSizes(
             model.hidden, model.layers, model.kv_heads, model.q_heads // model.kv_heads, model.head_dim,
             model.intermediate, model.vocab, model.gated, work.batch, work.tokens, model.norm_eps, threads,
         )  # fmt: skip
         method = rows_grouping(work.kv, model.head_dim, model.head_dim).method
-        self._kernel = prefill_kernel(work.weight, work.act, rows, self._last.m, work.kv, method)
+        kernel = prefill_kernel(
+            recipe.format, recipe.act, rows, work.kv, method, last.format, last.act, last.m
+        )
+        arguments = (
+            np.ascontiguousarray(inputs.x.reshape(-1)), matrices.arena, matrices.starts,
+            _with_all_places(matrices.gains, model, work.tokens), _empty_caches(work, inputs), buffers, sizes,
+        )  # fmt: skip
+        logits = buffers.logits.reshape(-1, last.padded_n(model.vocab))[: work.batch, : model.vocab]
+        self._ready(kernel, arguments, logits, matrices.size_bytes)
 
-    def run(self) -> None:
-        """Read the prompt. The cache is written anew each time."""
-        m = self._matrices
-        self._kernel(self._x, m.arena, m.starts, self._gains, self._caches, self._buffers, self._sizes)
 
-    @property
-    def logits(self) -> F32:
-        """[batch, vocab] float32, a copy."""
-        rows = self._buffers.logits.reshape(-1, self._last.padded_n(self._vocab))
-        return rows[: self._batch, : self._vocab].copy()
-
-    @property
-    def matrix_bytes(self) -> int:
-        """Packed bytes of all matrices."""
-        return self._matrices.size_bytes
+def chunk_rows(work: Prefill) -> int:
+    """Rows of a chunk where all rows of a prompt pass one after the other; fewer where it has no more."""
+    tiles = recipes_of(work, MOST_TILE_ROWS, 1)[0].method == "tile"
+    return min(MOST_TILE_ROWS if tiles else MOST_ROWS, -(-work.rows // ROW_STEP) * ROW_STEP)
 
 
 def _with_all_places(gains: Gains, model: Model, tokens: int) -> Gains:
@@ -104,5 +96,6 @@ def _buffers(
     return Buffers(
         np.zeros(work.batch * work.tokens * model.hidden, np.float32), rows(model.hidden), out(recipe, qkv.n),
         rows(model.q_dim), out(recipe, wide.n), rows(model.intermediate), out(recipe, o.n),
-        np.zeros(chunks * last.rows * last.padded_n(model.vocab), np.float32), rows(0), aligned_bytes(widest),
+        np.zeros(chunks * last.rows * last.padded_n(model.vocab), np.float32),
+        rows(max(m.k for m in matrices.shapes) if len(matrices.gains.orders) else 0), aligned_bytes(widest),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from membound.errors import Unsupported
 from membound.kernels.cpu.experts.packed_layers import RoutedLayers, blocks_of
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack_rows
 from membound.kernels.cpu.matmul.recipe import Recipe
+from membound.kernels.cpu.step.packed import Packed
 from membound.kernels.cpu.step.packed_latent import PackedLatent
 from membound.kernels.cpu.step.packed_model import (
     Orders,
@@ -112,9 +113,9 @@ class RoutedWeights:
 
     @property
     def logits(self) -> F32:
-        """[rows of the head, vocab] float32, a copy."""
+        """[rows of the head, vocab] float32, a view."""
         rows = self.buffers.logits.reshape(self.head.rows, -1)
-        return rows[: self.head.m, : self._inputs.model.vocab].copy()
+        return rows[: self.head.m, : self._inputs.model.vocab]
 
     @property
     def widths(self) -> I64:
@@ -213,7 +214,7 @@ class RoutedWeights:
         )  # fmt: skip
 
 
-class PackedRouted:
+class PackedRouted(Packed):
     """A model's weights, caches and buffers, ready to run."""
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
@@ -222,35 +223,23 @@ class PackedRouted:
             raise AssertionError(f"{type(work).__name__} is no Step")
         blocks = blocks_of(inputs)
         held = self._held = RoutedWeights(inputs, work.rows, work.rows, blocks, threads)
-        self._x, positions = np.ascontiguousarray(inputs.x.reshape(-1)), positions_of(work)
+        positions = positions_of(work)
         arguments = (
-            self._x, held.arena, held.starts,
+            np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
             gains_of(inputs, held.small, held.orders, positions), caches_of(inputs),
             held.buffers, sizes_of(inputs.model, work.batch, positions, threads), held.routed(),
         )  # fmt: skip
         latent = held.latent
-        self._arguments = arguments if latent is None else (*arguments, latent.arguments)
+        if latent is not None:
+            arguments = (*arguments, latent.arguments)
         heads, method = attention_of(work) if latent is None else (0, latent.grouping.method)
-        self._kernel = routed_step_kernel(
+        kernel = routed_step_kernel(
             held.recipe.format, held.recipe.act, work.rows, work.kv, heads, method, held.up_format,
             held.expert_format, blocks, held.head.format, held.head.act,
         )  # fmt: skip
-
-    def run(self) -> None:
-        """One step. The new tokens' rows of the cache are written anew each time."""
-        self._kernel(*self._arguments)
-
-    @property
-    def logits(self) -> F32:
-        """[batch·queries, vocab] float32, a copy."""
-        return self._held.logits
+        self._ready(kernel, arguments, held.logits, held.matrix_bytes)
 
     @property
     def choice(self) -> I64:
         """The experts of each row in the last step [layers with experts, batch·queries, chosen], the most probable first."""
         return self._held.choice
-
-    @property
-    def matrix_bytes(self) -> int:
-        """Packed bytes of all matrices that a step reads: of experts those of the plan."""
-        return self._held.matrix_bytes

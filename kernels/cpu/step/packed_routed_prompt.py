@@ -11,6 +11,7 @@ import numpy as np
 
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.several import new_method
+from membound.kernels.cpu.step.packed import Packed
 from membound.kernels.cpu.step.packed_model import gains_of, sizes_of
 from membound.kernels.cpu.step.packed_prompt import MOST_ROWS, ROW_STEP
 from membound.kernels.cpu.step.packed_routed import RoutedWeights
@@ -19,16 +20,44 @@ from membound.kernels.cpu.step.routed_step import Plain, Routed
 from membound.kernels.cpu.step.step import Caches
 from membound.kernels.features import bounded
 from membound.kernels.inputs import ModelInputs
+from membound.kernels.layer_tensors import routed_part
 from membound.kernels.parts import Experts, Latent
 from membound.kernels.routing import I64
-from membound.kernels.weights.formats import F32, KVCache, cache_layout
+from membound.kernels.weights.formats import KVCache, cache_layout
 from membound.kernels.work import Prefill
 
 BLOCKS = "4+16"
 """Rows of an expert that a kernel takes at once: a chunk gives each of 128 experts four on average, each of 64 six."""
 
 
-class PackedRoutedPrompt:
+class PackedLayersPrompt(Packed):
+    """Weights of a model whose layers differ in kind, and what a prompt leaves in each. Subclasses add caches or states."""
+
+    def __init__(self, inputs: ModelInputs, rows: int, padded_rows: int, threads: int) -> None:
+        """In chunks of `rows`; `padded_rows`: of all chunks."""
+        work, model, part = inputs.work, inputs.model, routed_part(inputs.model.decoder)
+        if not isinstance(work, Prefill):
+            raise AssertionError(f"{type(work).__name__} is no Prefill")
+        self._work, self._blocks = work, BLOCKS if part else ""
+        held = self._held = RoutedWeights(inputs, rows, work.batch, self._blocks, threads)
+        self._chosen = part.chosen if part else 0
+        layers = enumerate(model.decoder.layers)
+        self._places = [index for index, layer in layers if isinstance(layer.mlp, Experts)]
+        self._routed = held.routed() if part else Plain(held.widths)
+        self._prompt = Prompt(
+            work.tokens,
+            np.zeros(padded_rows * model.hidden, np.float32),
+            np.zeros((model.layers, work.rows * self._chosen), np.int64),
+            self._routed.ids if isinstance(self._routed, Routed) else np.zeros((model.layers, 0), np.int64),
+        )
+
+    @property
+    def choice(self) -> I64:
+        """The experts of each token [layers with experts, batch·tokens, chosen], the most probable first; of a dense model no layers."""
+        return self._prompt.ids[self._places].reshape(len(self._places), self._work.rows, self._chosen).copy()
+
+
+class PackedRoutedPrompt(PackedLayersPrompt):
     """A model's weights, empty caches and buffers, ready to read a prompt."""
 
     def __init__(self, inputs: ModelInputs, threads: int) -> None:
@@ -36,59 +65,21 @@ class PackedRoutedPrompt:
         if not isinstance(work, Prefill):
             raise AssertionError(f"{type(work).__name__} is no Prefill")
         rows = min(MOST_ROWS, -(-max(work.tokens, work.batch) // ROW_STEP) * ROW_STEP)
-        blocks = BLOCKS if model.decoder.experts else ""
-        held = self._held = RoutedWeights(inputs, rows, work.batch, blocks, threads)
-        places = range(-(-work.tokens // rows) * rows)
-        layers = model.decoder.layers
-        self._chosen = max(
-            (layer.mlp.chosen for layer in layers if isinstance(layer.mlp, Experts)), default=0
-        )
-        self._places = [index for index, layer in enumerate(layers) if isinstance(layer.mlp, Experts)]
-        routed = held.routed() if blocks else Plain(held.widths)
-        self._prompt = Prompt(
-            work.tokens,
-            np.zeros(work.rows * model.hidden, np.float32),
-            np.zeros((model.layers, work.rows * self._chosen), np.int64),
-            routed.ids if isinstance(routed, Routed) else np.zeros((model.layers, 0), np.int64),
-        )
-        sizes = sizes_of(model, work.batch, places, threads)
+        super().__init__(inputs, rows, work.rows, threads)
+        held, places = self._held, range(-(-work.tokens // rows) * rows)
         arguments = (
             np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
             gains_of(inputs, held.small, held.orders, places), empty_caches(inputs, len(places)),
-            held.buffers, sizes._replace(queries=rows), routed, self._prompt,
+            held.buffers, sizes_of(model, work.batch, places, threads)._replace(queries=rows), self._routed, self._prompt,
         )  # fmt: skip
         latent = held.latent
-        self._arguments = arguments if latent is None else (*arguments, latent.arguments)
         method = latent.grouping.method if latent else new_method(work.kv, model.head_dim, bounded(work))
-        self._kernel = routed_prompt_kernel(
-            held.recipe.format,
-            held.recipe.act,
-            rows,
-            work.batch,
-            work.kv,
-            method,
-            held.up_format,
-            blocks,
-        )
-
-    def run(self) -> None:
-        """Read the prompt. The cache is written anew each time."""
-        self._kernel(*self._arguments)
-
-    @property
-    def logits(self) -> F32:
-        """[batch, vocab] float32, a copy."""
-        return self._held.logits
-
-    @property
-    def choice(self) -> I64:
-        """The experts of each token [layers with experts, batch·tokens, chosen], the most probable first."""
-        return self._prompt.ids[self._places].reshape(len(self._places), -1, self._chosen).copy()
-
-    @property
-    def matrix_bytes(self) -> int:
-        """Packed bytes of all matrices that are read at least once: of experts those of the plan."""
-        return self._held.matrix_bytes
+        kernel = routed_prompt_kernel(
+            held.recipe.format, held.recipe.act, rows, work.kv, method, held.up_format,
+            held.expert_format, self._blocks, held.head.format, held.head.act, work.batch,
+        )  # fmt: skip
+        arguments = (*arguments, latent.arguments) if latent else arguments
+        self._ready(kernel, arguments, held.logits, held.matrix_bytes)
 
 
 def empty_caches(inputs: ModelInputs, capacity: int) -> Caches:

@@ -1,6 +1,6 @@
 """A whole prompt in one compiled call: chunks of rows through the matmuls of a step, with causal attention.
 
-    run = prefill_kernel("bf16", "float", 64, 1, "bf16", METHOD)
+    run = prefill_kernel("bf16", "float", 64, "bf16", METHOD, "bf16", "float", 1)
     run(x, arena, starts, gains, caches, buffers, sizes)       # logits of each sequence's last token in buffers.logits
 
 packed_prompt.py makes the arguments. Layer after layer, all rows of the prompt pass in chunks of M: each chunk streams the layer's
@@ -21,6 +21,7 @@ from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.elementwise import activate, rms_norm, rope, store_row
+from membound.kernels.cpu.step.step import in_order
 
 
 class PromptSizes(NamedTuple):
@@ -41,14 +42,16 @@ class PromptSizes(NamedTuple):
 
 
 @cache
-def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) -> Any:
-    """The compiled prompt in chunks of M rows, the LM head in chunks of LAST, cached on disk; METHOD as `attend_rows` takes it.
+def prefill_kernel(
+    FMT: str, ACT: str, M: int, KV: str, METHOD: str, LAST_FMT: str, LAST_ACT: str, LAST: int
+) -> Any:
+    """The compiled prompt in chunks of M rows, cached on disk; METHOD as `attend_rows` takes it, LAST_… of the LM head, which takes LAST rows.
 
     run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes): matrices as for `step_kernel`.
     gains.cosines and gains.sines have a row for each place.
     """
     ROWS = choose(FMT, ACT, M).panel_rows
-    LAST_ROWS = choose(FMT, ACT, LAST).panel_rows
+    LAST_ROWS = choose(LAST_FMT, LAST_ACT, LAST).panel_rows
 
     @kernel()
     def run(x: Any, arena: Any, starts: Any, gains: Any, caches: Any, b: Any, s: Any) -> None:
@@ -67,7 +70,8 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                 count = min(M, rows - first)
                 chunk = b.x[first * s.hidden : (first + count) * s.hidden]
                 _norm_rows(chunk, s.hidden, gains.attention_in.gain[layer], s.eps, b.normed)
-                prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+                read = in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
+                prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
                 multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
                 _turn_heads(
                     b.heads, head_stride, first, count, gains.bias[layer], gains.q_norm[layer],
@@ -77,14 +81,17 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                 attend_chunk(
                     KV, METHOD, b.heads, head_stride, first, count, s.tokens, layer, caches, b.attention, s
                 )
-                prepare(FMT, ACT, M, b.attention, 0, q_width, q_width, b.scratch)
+                read = in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
+                prepare(FMT, ACT, M, read, 0, q_width, q_width, b.scratch)
                 multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
                 _add_rows(chunk, s.hidden, b.narrow, stride)
                 _norm_rows(chunk, s.hidden, gains.mlp_in.gain[layer], s.eps, b.normed)
-                prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
+                read = in_order(M, b.normed, s.hidden, gains.orders, 4 * layer + 2, b.ordered)
+                prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
                 multiply(FMT, ACT, M, arena, at[2], wide, s.hidden, b.scratch, b.wide, s.threads)
                 _activate_rows(count, s.gated, b.wide, wide_stride, s.intermediate, b.hidden)
-                prepare(FMT, ACT, M, b.hidden, 0, s.intermediate, s.intermediate, b.scratch)
+                read = in_order(M, b.hidden, s.intermediate, gains.orders, 4 * layer + 3, b.ordered)
+                prepare(FMT, ACT, M, read, 0, s.intermediate, s.intermediate, b.scratch)
                 multiply(FMT, ACT, M, arena, at[3], s.hidden, s.intermediate, b.scratch, b.narrow, s.threads)
                 _add_rows(chunk, s.hidden, b.narrow, stride)
         head, vocab_stride = starts[4 * s.layers], (s.vocab + LAST_ROWS - 1) // LAST_ROWS * LAST_ROWS
@@ -93,9 +100,9 @@ def prefill_kernel(FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str) 
                 last = ((first + row + 1) * s.tokens - 1) * s.hidden
                 out = b.normed[row * s.hidden :][: s.hidden]
                 rms_norm(b.x[last : last + s.hidden], gains.final.gain[0], np.float32(s.eps), out)
-            prepare(FMT, ACT, LAST, b.normed, 0, s.hidden, s.hidden, b.scratch)
+            prepare(LAST_FMT, LAST_ACT, LAST, b.normed, 0, s.hidden, s.hidden, b.scratch)
             logits = b.logits[first * vocab_stride :]
-            multiply(FMT, ACT, LAST, arena, head, s.vocab, s.hidden, b.scratch, logits, s.threads)
+            multiply(LAST_FMT, LAST_ACT, LAST, arena, head, s.vocab, s.hidden, b.scratch, logits, s.threads)
 
     return run
 

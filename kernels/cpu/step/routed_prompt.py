@@ -1,6 +1,6 @@
 """A whole prompt of a model that goes beyond Llama in one compiled call, made of the layers of routed_step.py.
 
-    run = routed_prompt_kernel("bf16", "float", 64, 1, "bf16", METHOD, "", "4+16")
+    run = routed_prompt_kernel("bf16", "float", 64, "bf16", METHOD, "", "bf16", "4+16", "bf16", "float", 1)
     run(x, arena, starts, gains, caches, buffers, sizes, routed, prompt)       # logits of each sequence's last token in buffers.logits
 
 packed_routed_prompt.py makes the arguments. A chunk of M tokens of a sequence passes a layer as a step of M queries would; layer
@@ -35,9 +35,10 @@ class Prompt(NamedTuple):
 
 @cache
 def routed_prompt_kernel(
-    FMT: str, ACT: str, M: int, LAST: int, KV: str, METHOD: str, UP: str, BLOCKS: str
-) -> Any:
-    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_new`, UP and BLOCKS as a step.
+    FMT: str, ACT: str, M: int, KV: str, METHOD: str, UP: str, EXPERTS: str, BLOCKS: str,
+    LAST_FMT: str, LAST_ACT: str, LAST: int,
+) -> Any:  # fmt: skip
+    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_new`, UP, EXPERTS, BLOCKS and LAST_… as a step.
 
     run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes, routed, prompt): angles of every place, room in
     caches for whole chunks. With latent attention its arguments come last, as in a step.
@@ -63,10 +64,12 @@ def routed_prompt_kernel(
                             FMT, ACT, M, KV, METHOD, UP, ROWS,
                             layer, arena, at, gains, own, caches, b, buffers, up, shape, here,
                         )  # fmt: skip
-                        second_half(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
+                        second_half(
+                            FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed
+                        )
                         _store(M, prompt, first, place, s.hidden, b.x, layer)
             load_last(s.sequences, prompt, s.hidden, b.x)
-            head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
+            head(LAST_FMT, LAST_ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
         return run_latent
 
@@ -83,10 +86,10 @@ def routed_prompt_kernel(
                     here = _at_place(s, first // prompt.tokens, place)
                     _load(M, prompt, first, place, s.hidden, b.x)
                     attention_half(FMT, ACT, M, KV, 0, METHOD, ROWS, layer, arena, at, gains, caches, b, here)
-                    second(FMT, ACT, M, FMT, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
+                    second(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                     _store(M, prompt, first, place, s.hidden, b.x, layer)
         load_last(s.sequences, prompt, s.hidden, b.x)
-        head(FMT, ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
+        head(LAST_FMT, LAST_ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
 
     return run
 

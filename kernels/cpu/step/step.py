@@ -181,7 +181,7 @@ def attention_half(
     qkv = q_width + 2 * s.kv_heads * s.dim
     head_stride, stride = (qkv + ROWS - 1) // ROWS * ROWS, (s.hidden + ROWS - 1) // ROWS * ROWS
     norm_rows(M, b.x, gains.attention_in, layer, s, b.normed)
-    read = _in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
+    read = in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
     prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, at[0], qkv, s.hidden, b.scratch, b.heads, s.threads)
     new_heads(KV, M, b.heads, head_stride, layer, gains, caches, s)
@@ -195,7 +195,7 @@ def attention_half(
         s.seen, place, s.queries, batch, s.kv_heads, s.group, s.dim,
         s.softcap, gains.sinks, layer * s.kv_heads * s.group, b.attention, 0, q_width, s.threads,
     )  # fmt: skip
-    read = _in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
+    read = in_order(M, b.attention, q_width, gains.orders, 4 * layer + 1, b.ordered)
     prepare(FMT, ACT, M, read, 0, q_width, q_width, b.scratch)
     multiply(FMT, ACT, M, arena, at[1], s.hidden, q_width, b.scratch, b.narrow, s.threads)
     add_rows(M, b.x, b.narrow, stride, gains.o_bias, gains.attention_out, layer, s)
@@ -208,11 +208,11 @@ def mlp(
 ) -> None:  # fmt: skip
     """b.narrow = the MLP of b.normed, of that width; its matrices begin at bytes `into` and `down`."""
     wide = (2 if s.gated else 1) * width
-    read = _in_order(M, b.normed, s.hidden, orders, order, b.ordered)
+    read = in_order(M, b.normed, s.hidden, orders, order, b.ordered)
     prepare(FMT, ACT, M, read, 0, s.hidden, s.hidden, b.scratch)
     multiply(FMT, ACT, M, arena, into, wide, s.hidden, b.scratch, b.wide, s.threads)
     _activate(M, s, b.wide, (wide + ROWS - 1) // ROWS * ROWS, width, bias, b.hidden)
-    read = _in_order(M, b.hidden, width, orders, order + 1, b.ordered)
+    read = in_order(M, b.hidden, width, orders, order + 1, b.ordered)
     prepare(FMT, ACT, M, read, 0, width, width, b.scratch)
     multiply(FMT, ACT, M, arena, down, s.hidden, width, b.scratch, b.narrow, s.threads)
 
@@ -245,16 +245,30 @@ def norm_row(row: Any, x: Any, norms: Any, layer: Any, s: Any, out: Any) -> None
 
 
 @linked
-def _in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> Any:
+def in_order(M: Any, x: Any, width: Any, orders: Any, row: Any, out: Any) -> Any:
     """The columns of x as those of the matrix lie that it meets."""
     if orders.shape[0] == 0:
         return x
     order = orders[row]
-    for m in range(M):
-        into, from_ = out[m * width :][:width], x[m * width :][:width]
-        for i in range(width):
-            into[i] = from_[order[i]]
+    if M <= FEW_ROWS:
+        for m in range(M):
+            _order_row(m, x, width, order, out)
+    else:
+        _order_rows(M, x, width, order, out)
     return out
+
+
+@linked
+def _order_row(m: Any, x: Any, width: Any, order: Any, out: Any) -> None:
+    into, from_ = out[m * width :][:width], x[m * width :][:width]
+    for i in range(width):
+        into[i] = from_[order[i]]
+
+
+@linked(parallel=True)
+def _order_rows(M: Any, x: Any, width: Any, order: Any, out: Any) -> None:
+    for m in prange(M):
+        _order_row(np.intp(m), x, width, order, out)
 
 
 @linked
