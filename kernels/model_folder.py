@@ -30,7 +30,7 @@ from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.parts import Attention
 from membound.kernels.rope import Llama3Scaling, Rope
 from membound.kernels.rope_fields import read_rope, rope_block
-from membound.kernels.weights.stored.quantization import scheme_of
+from membound.kernels.weights.stored.quantization import NAMES, scheme_of, settings_of
 from membound.kernels.window_fields import WINDOWED
 
 CONTENT_DIGITS = 12
@@ -156,7 +156,8 @@ def _read_parts(folder: Path, fields: dict[str, Any]) -> Model:
     decoder = read_decoder(folder)
     if not decoder.not_known and (why := why_counted(decoder)):
         raise ModelError(f"{path}: {why}")
-    scheme = None if _own_experts(kind, fields.get("quantization_config")) else scheme_of(path, fields)
+    settings = settings_of(path, fields, text)
+    scheme = None if _own_experts(kind, settings) else scheme_of(path, {NAMES[0]: settings})
     assumed = (f"{name}={value}" for name, value in defaults_of(text).items() if type(value) is int)
     model = replace(model_of(decoder, _content(folder, fields)), scheme=scheme, assumed=tuple(assumed))
     return _checked(path, model)

@@ -49,8 +49,17 @@ CHUNK_ELEMENTS = 1 << 22
 BUFFERS = (".rotary_emb.inv_freq", ".self_attn.masked_bias")
 """Ends of names that old versions of Transformers stored and that follow from config.json."""
 SHARED_GATE = "shared_gate"
+SHARING = (
+    ("q", "k", "v", "out_gate"),
+    ("q_down", "kv_down"),
+    ("gate", "up"),
+    ("shared.gate", "shared.up"),
+)
+"""Matrices that read the same input, for which its columns are put in one order."""
 NO_EXPONENT = 255
 """The exponent of MXFP4 that is no number."""
+WIDE_EXPONENT = 253
+"""From this one on the larger numbers of a group are beyond float32, in which they are computed with."""
 LARGEST_F16, LARGEST_BF16 = 65504.0, (2 - 2**-7) * 2.0**127
 LARGEST_STORED = {
     "f16": LARGEST_F16,
@@ -158,8 +167,8 @@ class Checkpoint:
             else:
                 where = f"{self._tensors.file(name)}: {name} holds"
                 largest = self._tensors.largest(name, _rows_at_once(shape))
-                if largest == NO_EXPONENT and self._experts.is_packed(name, SCALES):
-                    largest = nan
+                if largest >= WIDE_EXPONENT and self._experts.is_packed(name, SCALES):
+                    largest = nan if largest == NO_EXPONENT else self._experts.largest(name)
             if not isfinite(largest):
                 kind = "NaN (not a number)" if largest != largest else "infinity"
                 raise ModelError(f"{where} {kind}: the file is damaged, or the model was when it was saved")
@@ -202,13 +211,20 @@ class Checkpoint:
         return Stored(title, layers, experts, self._stored.describe(self._head, m.vocab, m.hidden))
 
     def _stored_layer(self, index: int) -> dict[str, StoredMatrix]:
-        """The matrices of layer `index` that every token meets; of several in one tensor each has its rows' part of the bytes."""
+        """The matrices of layer `index` that every token meets; of several in one tensor each has its rows' part of the bytes.
+
+        Raises ModelError for orders of columns that differ below one input.
+        """
         found, before = {}, Counter[str]()
         for name, (n, k) in matrices_of(self._model.decoder.layers[index], self._model.hidden).items():
             place = self._names.matrix(index, name)
             whole, begin = self._stored.describe(place.tensor, place.stored, k), before[place.tensor]
             before[place.tensor] += n
             found[name] = whole.part(begin, begin + n, place.stored)
+        for sharing in SHARING:
+            self._stored.refuse_orders(
+                [self._names.matrix(index, one).tensor for one in sharing if one in found]
+            )
         return found
 
     def layer(self, index: int) -> LayerWeights:

@@ -149,6 +149,9 @@ class ExpertTensors:
                     f"{self._opened.listing}: experts 0 and {number} of layer {index} are stored in different formats or sizes, and "
                     "which are read is known only once the router has chosen: ask for another weight than stored"
                 )
+            if self.apart(index):
+                pair = [self.tensor(index, number, name) for name in shapes if name != "down"]
+                self._stored.refuse_orders(pair)
         return StoredExperts(
             self._stored.describe(self._names.router(index), part.count, hidden), first or ()
         )
@@ -202,6 +205,13 @@ class ExpertTensors:
         values = E2M1_VALUES[np.stack([blocks & 15, blocks >> 4], -1).reshape(*blocks.shape[:2], MX_GROUP)]
         matrix: F32 = np.ldexp(values, exponents[..., None]).reshape(len(blocks), -1)
         return matrix
+
+    def largest(self, scales: str) -> float:
+        """The magnitude of the largest number whose exponent a tensor of MXFP4 holds; infinity beyond float32."""
+        tensor = scales.removesuffix(SCALES)
+        count = self._tensors.shape(scales)[0]
+        with np.errstate(over="ignore"):
+            return max(float(np.abs(self._from_blocks(tensor, number)).max()) for number in range(count))
 
     def biases(self, index: int) -> dict[str, F32]:
         """The biases of all experts of a layer by name: expert3.gate_bias and so on."""

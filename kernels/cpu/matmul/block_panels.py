@@ -117,8 +117,8 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
 def _panel_bytes(fmt: str) -> tuple[int, int]:
     """Bytes of a column of a panel, and of the scales of a group of them."""
     if fmt in SUPER_BLOCKS:
-        found = SUPER_BLOCKS[fmt]
-        return found.parts * found.part_bytes // found.group, found.head_bytes
+        blocks = SUPER_BLOCKS[fmt]
+        return blocks.parts * blocks.part_bytes // blocks.group, blocks.head_bytes
     found = FORMATS[fmt]
     return LANES * found.bits // 8, LANES * found.scale_bytes if found.group else 0
 

@@ -230,14 +230,13 @@ class PackedRouted(Packed):
             held.buffers, sizes_of(inputs.model, work.batch, positions, threads), held.routed(),
         )  # fmt: skip
         latent = held.latent
-        if latent is not None:
-            arguments = (*arguments, latent.arguments)
+        more = () if latent is None else (latent.arguments,)
         heads, method = attention_of(work) if latent is None else (0, latent.grouping.method)
         kernel = routed_step_kernel(
             held.recipe.format, held.recipe.act, work.rows, work.kv, heads, method, held.up_format,
             held.expert_format, blocks, held.head.format, held.head.act,
         )  # fmt: skip
-        self._ready(kernel, arguments, held.logits, held.matrix_bytes)
+        self._ready(kernel, (*arguments, *more), held.logits, held.matrix_bytes)
 
     @property
     def choice(self) -> I64:

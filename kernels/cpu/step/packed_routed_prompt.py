@@ -78,8 +78,8 @@ class PackedRoutedPrompt(PackedLayersPrompt):
             held.recipe.format, held.recipe.act, rows, work.kv, method, held.up_format,
             held.expert_format, self._blocks, held.head.format, held.head.act, work.batch,
         )  # fmt: skip
-        arguments = (*arguments, latent.arguments) if latent else arguments
-        self._ready(kernel, arguments, held.logits, held.matrix_bytes)
+        more = (latent.arguments,) if latent else ()
+        self._ready(kernel, (*arguments, *more), held.logits, held.matrix_bytes)
 
 
 def empty_caches(inputs: ModelInputs, capacity: int) -> Caches:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from membound.kernels.config_json import read_config
+from membound.kernels.decoder_folder import text_part
 from membound.kernels.gguf_header import read_header
 from membound.kernels.model import ModelError
-from membound.kernels.weights.stored.quantization import NAMES, scheme_of
+from membound.kernels.weights.stored.quantization import NAMES, scheme_of, settings_of
 from membound.kernels.weights.tensor_files import TensorFiles
 
 EMBEDDINGS = ("embed_tokens.weight", "token_embd.weight", "wte.weight", "word_embeddings.weight")
@@ -55,10 +57,11 @@ def _facts(title: str, sizes: dict[str, int]) -> StoredFacts:
 def _title(path: Path) -> str:
     """How a config.json says that matrices are stored, also where that is not run."""
     fields = read_config(path)
+    found: Any = fields.get(NAMES[0])
     try:
-        scheme = scheme_of(path, fields)
+        found = settings_of(path, fields, text_part(path, fields)[0])
+        scheme = scheme_of(path, {NAMES[0]: found})
     except ModelError:
-        found = next((fields[name] for name in NAMES if fields.get(name)), None)
         method = found.get("quant_method") if isinstance(found, dict) else None
         return f"{method:.60}" if isinstance(method, str) else "an unknown quantisation"
     return "floats" if scheme is None else scheme.title

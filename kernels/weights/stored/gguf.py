@@ -200,6 +200,9 @@ class GgufMatrices:
         scales = EVERY_FORMAT[fmt].matrix_bytes(n, k)[1]
         return StoredMatrix(fmt, size - scales, scales)
 
+    def refuse_orders(self, names: Sequence[str]) -> None:
+        """Columns lie in their places."""
+
     def read(self, name: str, n: int, k: int) -> Weight:
         """A matrix as it is stored."""
         return self._tensors.weight(name)

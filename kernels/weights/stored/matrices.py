@@ -21,6 +21,8 @@ from membound.kernels.weights.tensor_files import TensorFiles
 
 PLAIN = {"F32": "f32", "BF16": "bf16", "F16": "f16"}
 """The weight format of a matrix of floats, by its dtype."""
+ORDERS = ("g_idx", "weight_g_idx")
+"""The tensors that say which group each column is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,25 @@ class StoredMatrices:
             return StoredMatrix(self._scheme.format(k), values, sum(sizes.values()))
         except ModelError as error:
             raise ModelError(f"{self._tensors.listing}: {_module(name)}: {error}") from None
+
+    def refuse_orders(self, names: Sequence[str]) -> None:
+        """Raises ModelError where matrices of the same input, of which only x in one order of columns is read, have them in orders that differ."""
+        held = [self._groups(name) for name in names]
+        if any(not np.array_equal(one, held[0]) for one in held):
+            shown = " and ".join(dict.fromkeys(map(_module, names)))
+            raise ModelError(
+                f"{self._tensors.listing}: {shown} have the same input and their columns in orders that differ, which no kernel "
+                "takes: ask for another weight than stored"
+            )
+
+    def _groups(self, name: str) -> npt.NDArray[Any]:
+        """The group of each column, where columns lie in another order than that of their groups; else nothing."""
+        module = _module(name)
+        tensor = next((found for one in ORDERS if (found := f"{module}.{one}") in self._names), "")
+        if not tensor or not self.quantised(name):
+            return np.zeros(0, np.int32)
+        groups = np.asarray(self._tensors.mapped(tensor))
+        return groups if (np.diff(groups) < 0).any() else groups[:0]
 
     def read(self, name: str, n: int, k: int) -> Weight:
         """A matrix as it is stored. Raises ModelError that names the file, the module and what is wrong with its numbers."""

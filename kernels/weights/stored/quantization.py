@@ -28,19 +28,39 @@ REASONS = {
     "mxfp4": "experts in MXFP4 are read of gpt_oss alone",
 }
 """Why a way of storing that is known is not taken."""
+NVFP4 = (
+    "16 numbers share an e4m3 scale under one scale a matrix, and no kernel multiplies by them; save the model as GPTQ, AWQ, "
+    "compressed-tensors' int4, FP8 blocks or floats"
+)
+LONGEST_VALUE = 60
+"""Characters of a field's value in a refusal."""
 REPETITIONS = 4
 """Of a pattern at most: each multiplies the time that a name takes by up to its length."""
 
 
+def settings_of(path: Path, fields: dict[str, Any], text: dict[str, Any]) -> dict[str, Any] | None:
+    """The quantization_config of a config.json or, where it has none, of the part `text` that writes text. Raises ModelError.
+
+    None: there is none. Two that differ are refused, since nothing says which matrices each is of.
+    """
+    above, within = (next((part[name] for name in NAMES if part.get(name)), None) for part in (fields, text))
+    if above is not None and within is not None and above != within:
+        raise ModelError(f"{path}: quantization_config differs from that of the part that writes text")
+    found = within if above is None else above
+    if found is not None and not isinstance(found, dict):
+        raise ModelError(f"{path}: quantization_config={found!r:.60} must be a JSON object")
+    return found
+
+
 def scheme_of(path: Path, fields: dict[str, Any]) -> Scheme | None:
     """How the matrices beside a config.json are stored; None: as floats. Raises ModelError that names what is not supported."""
-    found = next((fields[name] for name in NAMES if fields.get(name)), None)
+    found = settings_of(path, fields, fields)
     if found is None:
         return None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: quantization_config={found!r:.60} must be a JSON object")
     settings = Config(path, found)
     method = found.get("quant_method")
+    if _is_nvfp4(found):
+        raise ModelError(f"{path}: quantization_config says NVFP4, which is not supported: {NVFP4}")
     read = READERS.get(method) if isinstance(method, str) else None
     if read is None:
         reason = REASONS.get(method, "") if isinstance(method, str) else ""
@@ -52,9 +72,26 @@ def scheme_of(path: Path, fields: dict[str, Any]) -> Scheme | None:
 
 
 def _refused(settings: Config, name: str, supported: str) -> ModelError:
-    value = f"{settings.fields.get(name)!r:.60}"
+    value = repr(settings.fields.get(name))
+    if len(value) > LONGEST_VALUE:
+        value = f"{value[:LONGEST_VALUE].rstrip()} …"
     return ModelError(
         f"{settings.path}: quantization_config has {name}={value}, which is not supported; supported: {supported}"
+    )
+
+
+def _is_nvfp4(found: dict[str, Any]) -> bool:
+    """Whether some matrices are NVFP4, as llm-compressor and ModelOpt say it."""
+    groups = found.get("config_groups")
+    each = [one for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
+    told = [found.get("quant_algo"), *(one.get("format") for one in (found, *each))]
+    if any(isinstance(one, str) and "nvfp4" in one.lower() for one in told):
+        return True
+    weights = [one.get("weights") for one in each]
+    return any(
+        isinstance(one, dict)
+        and (one.get("num_bits"), one.get("type"), one.get("group_size")) == (4, "float", 16)
+        for one in weights
     )
 
 

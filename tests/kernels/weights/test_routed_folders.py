@@ -18,6 +18,7 @@ from membound.kernels.parts import Experts
 from membound.kernels.reference import compute, relative_error
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.checkpoint import Checkpoint
+from membound.kernels.weights.formats import dequantize
 from membound.kernels.work import SpecError, parse
 
 ROUTED = [case for case in CASES if not dense(case) and not only_counted(case) and not holds_states(case)]
@@ -201,8 +202,6 @@ def two_folders(path: Path) -> tuple[str, str]:
 
 
 def test_experts_in_mxfp4_are_the_numbers_that_they_mean(tmp_path: Path) -> None:
-    from membound.kernels.weights.formats import dequantize
-
     sources = [Checkpoint(get_model(folder), "f32", seed=1) for folder in two_folders(tmp_path)]
     layers = [source.layer(1) for source in sources]
     for number in range(4):
@@ -238,8 +237,6 @@ def test_another_quantisation_of_experts_is_refused(tmp_path: Path) -> None:
 
 
 def test_experts_in_mxfp4_as_stored(tmp_path: Path) -> None:
-    from membound.kernels.weights.formats import dequantize
-
     folder, meant = two_folders(tmp_path)
     work = parse(f"step:model={folder},context=9,weight=stored,kv=f32")
     assert work.stored is not None
@@ -257,6 +254,32 @@ def test_experts_in_mxfp4_as_stored(tmp_path: Path) -> None:
     assert np.array_equal(*(compute(make_inputs(parse(spec), 1), 0) for spec in (
         f"step:model={folder},context=9,weight=stored,kv=f32", f"step:model={meant},context=9,weight=f32,kv=f32"
     )))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("exponent", "code", "kept"), [(252, 7, True), (253, 5, True), (253, 6, False), (254, 3, True), (254, 12, False)]
+)  # fmt: skip
+def test_exponents_that_take_numbers_beyond_float32(
+    tmp_path: Path, exponent: int, code: int, kept: bool
+) -> None:
+    """3 · 2¹²⁶ and 1.5 · 2¹²⁷ are float32 numbers, 4 · 2¹²⁶ and 2 · 2¹²⁷ are none."""
+    folder, _ = two_folders(tmp_path)
+    file = Path(folder) / "model.safetensors"
+    tensors, name = load_file(file), "model.layers.1.mlp.experts.down_proj"
+    tensors[f"{name}_scales"][2, 5, 0] = exponent
+    tensors[f"{name}_blocks"][2, 5, 0] = code
+    save_file(tensors, file)
+    for weight in ("stored", "f32"):
+        source = Checkpoint(get_model(folder), weight, seed=1)
+        if kept:
+            source.check_numbers()
+            with np.errstate(over="raise"):
+                held = dequantize(source.layer(1).matrices["expert2.down"])[5]
+            assert held[0] == E2M1[code] * 2.0 ** (exponent - 127)
+            assert abs(held[0]) < np.finfo(np.float32).max
+        else:
+            with pytest.raises(ModelError, match=rf"{name}_scales holds infinity"):
+                source.check_numbers()
 
 
 @pytest.mark.slow
