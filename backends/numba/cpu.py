@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -20,13 +21,15 @@ from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels import features
 from membound.kernels.cpu.compile import ThreadingError, set_threads
 from membound.kernels.cpu.matmul.grouping import CACHES
-from membound.kernels.cpu.simd.features import INSTRUCTION_SET
+from membound.kernels.cpu.simd.features import INSTRUCTION_SET, LANES
 from membound.kernels.features import missing
 from membound.kernels.inputs import AttentionInputs, ExpertInputs, Inputs, LinearInputs, ModelInputs
+from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.mixers import GatedDelta
 from membound.kernels.operations import LATENT_DIM, LATENT_HEAD_DIM, LATENT_VALUE_DIM
 from membound.kernels.routing import OWN_ROUTES, experts_read
-from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.formats import KVCache, kernel_format
+from membound.kernels.weights.stored.matrices import Stored
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -87,6 +90,8 @@ class NumbaCpu(Backend):
         if isinstance(work, DecodeAttention | LatentAttention) and work.page:
             return "there is no attention kernel over a paged cache for CPUs"
         if isinstance(work, Step | Prefill) and (reason := _lacks(work)):
+            return reason
+        if isinstance(work, Step | Prefill) and work.stored and (reason := _cut_panel(work, work.stored)):
             return reason
         if isinstance(work, Prefill) and not _like_llama(work) and work.batch > MOST_ROWS:
             return f"prompts of such models take up to {MOST_ROWS} sequences, not {work.batch}"
@@ -316,6 +321,24 @@ def _lacks(work: Step | Prefill) -> str | None:
 def _like_llama(work: Step | Prefill) -> bool:
     """Whether its kernel is one for layers of the same shape: dense steps, and prompts of Llama and Qwen."""
     return work.shape.dense and (isinstance(work, Step) or missing(work) is None)
+
+
+def _cut_panel(work: Step | Prefill, stored: Stored) -> str | None:
+    """Where a matrix ends within a panel before one of another format, which is packed behind it; None: nowhere."""
+    if stored.of_one_format() is None:
+        return None
+    from membound.kernels.cpu.step.packed_routed import slots_of
+
+    for layer, held in zip(work.shape.decoder.layers, stored.layers, strict=True):
+        shapes = matrices_of(layer, work.shape.hidden)
+        for names in slots_of(layer):
+            rows = 0
+            for name, behind in pairwise(names):
+                rows += shapes[name][0]
+                if rows % LANES and kernel_format(held[name].format) != kernel_format(held[behind].format):
+                    formats = f"{held[name].format} before others in {held[behind].format}"
+                    return f"{rows} rows of {formats} fill no whole panels of {LANES}"
+    return None
 
 
 def _has_states(work: Step | Prefill) -> bool:

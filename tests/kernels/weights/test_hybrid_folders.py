@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from transformers_answers import CASES, holds_states, routed_folder
 
+from membound.backends.numba.cpu import NumbaCpu
+from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import Mamba2
 from membound.kernels.mlps import size_of
@@ -195,3 +197,40 @@ def test_matrices_that_share_a_tensor_are_taken_apart_as_stored(case: dict[str, 
     assert stored.traffic == floats.traffic
     assert stored.footprint_bytes == floats.footprint_bytes
     assert np.array_equal(*(compute(make_inputs(work, seed=3), 0) for work in (stored, floats)))
+
+
+def halved(tensors: dict[str, Any]) -> None:
+    """What goes out of layers' halves in 16 bits."""
+    for name, values in tensors.items():
+        if values.ndim == 2 and any(part in name for part in ("o_proj", "out_proj", "output_linear")):
+            tensors[name] = values.astype(np.float16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["step:model={},context=6,batch=3", "prefill:model={},tokens=21,batch=2"])
+@pytest.mark.parametrize("kind", ["granitemoehybrid", "qwen3_5_text"])
+def test_states_beside_several_stored_formats(kind: str, spec: str, tmp_path: Path) -> None:
+    case = next(one for one in HYBRIDS if one["config"]["model_type"] == kind and not get_model(
+        routed_folder(one, tmp_path / str(HYBRIDS.index(one)))).decoder.experts)  # fmt: skip
+    work = parse(spec.format(routed_folder(case, tmp_path / "stored", halved)) + ",weight=stored,kv=f32")
+    assert work.stored is not None
+    assert set(work.stored.formats) == {"f32", "f16"}
+    backend = NumbaCpu()
+    backend.open("cpu", threads=2)
+    assert backend.supports(work) is None
+    inputs = make_inputs(work, seed=3)
+    backend.prepare(work, inputs)
+    for _ in range(2):
+        backend.launch(0)
+    assert relative_error(backend.output(), compute(inputs, 0)) < 1e-5
+
+
+def test_a_format_that_ends_within_a_panel_is_refused_before_it_is_packed(tmp_path: Path) -> None:
+    def values_halved(tensors: dict[str, Any]) -> None:
+        for name in [one for one in tensors if "v_proj" in one]:
+            tensors[name] = tensors[name].astype(np.float16)
+
+    case = by_kind("granitemoehybrid")
+    work = parse(f"step:model={routed_folder(case, tmp_path, values_halved)},context=6,weight=stored")
+    refusal = f"72 rows of f32 before others in f16 fill no whole panels of {LANES}"
+    assert NumbaCpu().supports(work) == (refusal if LANES == 16 else None)

@@ -235,6 +235,15 @@ def test_a_step_over_several_formats(tmp_path):
     assert error < 1e-5
 
 
+@pytest.mark.slow
+def test_latent_attention_over_several_formats(tmp_path):
+    """What goes up and the output in 16 bits, what goes down in int4 with zero points."""
+    write_experts(tmp_path, "deepseek_v3", "packed_zeros", kept=("q_b_proj", "kv_a_proj", "o_proj"))
+    error, work, _ = ran(f"step:model={tmp_path},context=5,weight=stored,kv=f32")
+    assert set(work.stored.formats) == {"int4g32z", "f16"}
+    assert error < 1e-5
+
+
 def test_orders_that_differ_below_one_input_are_refused(tmp_path):
     """A v in 16 bits has its columns in their places, q and k beside it have not."""
     write_experts(tmp_path, "mixtral", "packed_ordered", kept=("layers.1.self_attn.v_proj",))

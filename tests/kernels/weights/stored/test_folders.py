@@ -112,6 +112,14 @@ def test_a_prompt_over_stored_weights(tmp_path, kind, act):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gptq_ordered", "fp8_blocks"])
+def test_a_prompt_over_stored_weights_beyond_llama(tmp_path, kind):
+    write_folder(tmp_path, kind, model_type="mistral", sliding_window=7)
+    error, _ = ran(f"prefill:model={tmp_path},tokens=37,batch=2,weight=stored,kv=f32")
+    assert error < 1e-5
+
+
+@pytest.mark.slow
 def test_a_step_behind_a_prompt_over_stored_weights(tmp_path):
     write_folder(tmp_path, "awq")
     error, _ = ran(f"step:model={tmp_path},context=9,batch=2,weight=stored,kv=f32,cache=prompt")
