@@ -1,9 +1,7 @@
 """What every packed model has: a kernel with its arguments, and the logits that it leaves.
 
->>> class PackedThing(Packed): ...
->>> packed = PackedThing(inputs, threads=2)
->>> packed.run()
->>> packed.logits.shape        # [rows, vocab]
+A subclass packs weights and buffers and calls `_ready`; then `run()` fills `logits`. packed_model.py, packed_prompt.py and those beside
+them have the subclasses.
 """
 
 from __future__ import annotations
