@@ -13,8 +13,8 @@ from numba import prange
 
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.mixed_panels import in_sections
-from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe
-from membound.kernels.cpu.matmul.records import record_of, summed_columns
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, Recipe, kind_of
+from membound.kernels.cpu.matmul.records import parts_of, summed_columns
 from membound.kernels.cpu.simd.arithmetic import absolute, add, add_i32, maximum, multiply
 from membound.kernels.cpu.simd.conversions import round_i32
 from membound.kernels.cpu.simd.dot_products import DOT_OFFSET
@@ -23,7 +23,6 @@ from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
 from membound.kernels.cpu.simd.loads import load, load_part
 from membound.kernels.cpu.simd.stores import store_bf16, store_int8
 from membound.kernels.cpu.simd.vectors import splat, splat_i32
-from membound.kernels.weights.formats import FORMATS
 
 FEW_ROWS = 4
 """Up to this many rows one thread is done before others have woken."""
@@ -94,7 +93,7 @@ def _interleave(recipe: Recipe, shared: bool) -> Any:
                 sums = scratch.view(np.float32)[ROWS * (k + 17) :]
                 for row in range(M):
                     for g in range(k // GROUP):
-                        sums[g * TOKENS + row] = _sum(x, at + row * stride + g * GROUP, GROUP)
+                        sums[g * TOKENS + row] = _sum(x, at + row * stride + g * GROUP, GROUP, "f32")
 
     elif not shared:
 
@@ -115,10 +114,12 @@ def _interleave(recipe: Recipe, shared: bool) -> Any:
 
 
 def _interleave_pairs(recipe: Recipe, shared: bool) -> Any:
-    """Pairs of neighbouring columns, rounded to bfloat16; the column behind the last one is zero."""
-    M, TOKENS = recipe.m, recipe.tokens
+    """Pairs of columns, rounded to bfloat16: neighbours, or as words of nibbles have them; the column behind the last one is zero."""
+    M, TOKENS, ROWS = recipe.m, recipe.tokens, recipe.rows
+    NIBBLES = kind_of(recipe.format) == "nibbles"
+    GROUP = summed_columns(recipe.format)
 
-    @linked(parallel=shared)
+    @linked(parallel=shared and M > FEW_ROWS)
     def prepare(x: Any, at: Any, stride: Any, k: Any, scratch: Any) -> None:
         padded = (k + 1) // 2 * 2
         for part in prange((k + COLUMNS - 1) // COLUMNS):
@@ -126,12 +127,38 @@ def _interleave_pairs(recipe: Recipe, shared: bool) -> Any:
             line = np.zeros(COLUMNS + LANES, np.uint16)
             for row in range(M):
                 _round_bf16(x, at + row * stride + first, min(k, last) - first, line)
+                if NIBBLES:
+                    _pair_as_nibbles(line.view(np.uint64), (last - first) // 8)
                 words = line.view(np.uint32)
                 out = scratch.view(np.uint32)[(row // TOKENS * padded + first) // 2 * TOKENS + row % TOKENS :]
                 for i in range((last - first) // 2):
                     out[i * TOKENS] = words[i]
+                if GROUP:
+                    sums = scratch.view(np.float32)[ROWS * (k + 17) :]
+                    for g in range(first // GROUP, last // GROUP):
+                        of_group = (row // TOKENS * (k // GROUP) + g) * TOKENS + row % TOKENS
+                        sums[of_group] = _sum(line, g * GROUP - first, GROUP, "bf16")
 
     return prepare
+
+
+@linked
+def _pair_as_nibbles(columns: Any, words: Any) -> None:
+    """Eight bfloat16 at a time become the pairs (0, 2), (4, 6), (1, 3), (5, 7), which a word of nibbles holds (pack.py)."""
+    low, high = np.uint64(0x0000FFFF0000FFFF), np.uint64(16)
+    for i in range(words):
+        first, second = columns[2 * i], columns[2 * i + 1]
+        even, odd = _halves(first & low), _halves(second & low)
+        columns[2 * i] = even | (odd << np.uint64(32))
+        columns[2 * i + 1] = _halves((first >> high) & low) | (
+            _halves((second >> high) & low) << np.uint64(32)
+        )
+
+
+@linked
+def _halves(columns: Any) -> Any:
+    """The 16 bits of each half beside each other."""
+    return (columns | (columns >> np.uint64(16))) & np.uint64(0xFFFFFFFF)
 
 
 @linked
@@ -160,10 +187,10 @@ def _bf16_tiles(recipe: Recipe, shared: bool) -> Any:
 def _quantise(recipe: Recipe, shared: bool) -> Any:
     TOKENS, ROWS = recipe.tokens, recipe.rows
     TILE, TILES = recipe.method == "tile", recipe.tiles
-    GROUP = FORMATS[recipe.format].group
+    parts = parts_of(recipe.format) if recipe.format != "int8" else None
+    GROUP = parts.columns if parts is not None else 0
     STEP = GROUP or (64 if TILE else 4)
-    record = record_of(recipe.format)
-    ZEROS, OFFSET = (record.zeros, record.offset) if record is not None else (False, DOT_OFFSET)
+    ZEROS, OFFSET = (parts.leasts, parts.numbers.offset) if parts is not None else (False, DOT_OFFSET)
 
     @linked
     def one_row(row: Any, x: Any, at: Any, k: Any, scratch: Any) -> None:
@@ -210,11 +237,11 @@ def _to_tiles(line: Any, row: Any, tiles: Any, steps: Any, scratch: Any) -> None
 
 
 @linked
-def _sum(x: Any, at: Any, k: Any) -> Any:
+def _sum(x: Any, at: Any, k: Any, fmt: Any) -> Any:
     """Σ x, over whole vectors."""
     total = splat(np.float32(0))
     for i in range(0, k, LANES):
-        total = add(total, load(x, at + i, "f32"))
+        total = add(total, load(x, at + i, fmt))
     return add_lanes((total,))[0]
 
 

@@ -1,10 +1,10 @@
 """More rows of x than stream past once: blocks of columns, for every format with float activations.
 
 x no longer fits the first-level cache, so a block of its columns that does meets several panels before the
-next block. What the panels have of the block is widened into a buffer first (pairs of bfloat16, and float32 where `STREAMED`,
-are used as they are stored), and meets every round of tokens from there. Meanwhile the same panels' next block is asked for, a part
-in each round, so that memory is never idle: asked for in the first round alone, in blocks of 32 columns, 16 rows of
-float32 (4096 × 4096) took 1.91 ms instead of 1.66 on a Zen 5 that read 48 GB/s.
+next block. What the panels have of the block is widened into a buffer first, or rounded to pairs of bfloat16 (bfloat16 itself,
+and float32 where `STREAMED`, are used as they are stored), and meets every round of tokens from there. Meanwhile the same
+panels' next block is asked for, a part in each round, so that memory is never idle: asked for in the first round alone, in
+blocks of 32 columns, 16 rows of float32 (4096 × 4096) took 1.91 ms instead of 1.66 on a Zen 5 that read 48 GB/s.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
-from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, STREAMED, Recipe
 from membound.kernels.cpu.matmul.records import COLUMNS_A_WORD, SUPER_BLOCKS, record_of
 from membound.kernels.cpu.matmul.super_blocks import widen_super
 from membound.kernels.cpu.simd.arithmetic import add_tiles, fma_broadcast, scale_tile
-from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each
+from membound.kernels.cpu.simd.conversions import bf16_each, nibble_values_each, pair_bf16_each
 from membound.kernels.cpu.simd.dot_products import dot_bf16_broadcast
-from membound.kernels.cpu.simd.features import AMD, AVX512, LANES
+from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.simd.lines import aligned_floats
 from membound.kernels.cpu.simd.loads import load_bytes_each, load_each, load_next, load_tile
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
@@ -32,13 +32,6 @@ from membound.kernels.weights.formats import EVERY_FORMAT, FORMATS
 
 X_BLOCK_BYTES = 16 << 10
 """A block of x of up to this size stays in the first-level cache while several panels meet it."""
-
-STREAMED = AVX512 and AMD
-"""Whether panels are walked one after the other, each from end to end, and float32 is multiplied where it lies. Two threads
-of a Zen 4 against groups of panels and a copy: 5 rows of bfloat16 74 % faster, 8 rows 38 to 40 % (bfloat16) and 59 %
-(float32), 16 rows 11 to 16 % and 9 %, 32 rows the same and 9 %. The streams of a group are pieces of two
-kilobytes, which its hardware does not prefetch, and what software alone keeps in flight is too little: 8 rows of bfloat16 took
-as long as the read and the products one after the other. Compiled for AVX2, 8 rows lost 12 % in order and those of float32 10 % uncopied."""
 
 PANEL_GROUP = 1 if STREAMED else 8
 """Panels that meet such a block before the next. A larger one comes from the second-level cache anyway:
@@ -63,12 +56,16 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
     LINE = max(1, 64 // COLUMN)
     ROUND = TILES * LINE
     PAIRS = recipe.method == "pairs"
-    AS_STORED = PAIRS or (STREAMED and FMT == "f32")
+    AS_STORED = (PAIRS and FMT == "bf16") or (STREAMED and FMT == "f32")
     X_BYTES = 2 if PAIRS else 4
     TOGETHER = PANEL_GROUP if X_BYTES * recipe.rows * BLOCK <= X_BLOCK_BYTES else 1
-    ADD = STEP if PAIRS else 1
-    widen = _nothing if AS_STORED else _widening(recipe, PANELS)
-    add = _add_pairs(recipe) if PAIRS else _add_stored(recipe) if AS_STORED else _add_widened(recipe, PANELS)
+    ADD = 2 if PAIRS else 1
+    if AS_STORED:
+        widen, add = _nothing, _add_pairs(recipe) if PAIRS else _add_stored(recipe)
+    elif PAIRS:
+        widen, add = _widen_pairs(recipe, PANELS), _add_words(recipe, PANELS)
+    else:
+        widen, add = _widening(recipe, PANELS), _add_widened(recipe, PANELS)
 
     @linked
     def run(
@@ -79,7 +76,7 @@ def _blocked(recipe: Recipe, panels_at_once: int) -> Any:
         panel_bytes = padded * COLUMN + PANEL_PADDING
         if GROUP:
             panel_bytes += k // GROUP * GROUP_SCALES
-        used = padded if PAIRS else k
+        used = (k + 1) // 2 * 2 if PAIRS else k
         scales = at + panels * panel_bytes
         block = aligned_floats(BLOCK * PANELS * LANES)
         sums = aligned_floats(TOGETHER * TILES * STRIDE)
@@ -157,6 +154,59 @@ def _add_pairs(recipe: Recipe) -> Any:
         return dot_bf16_broadcast(acc, weights, x, x_column // 2 * TOKENS)
 
     return add
+
+
+def _add_words(recipe: Recipe, panels_at_once: int) -> Any:
+    """Like `_add_pairs`, for pairs that `_widen_pairs` left in the block."""
+    PANELS, TOKENS = panels_at_once, recipe.tokens
+
+    @numba.njit(inline="always")
+    def add(acc: Any, w: Any, starts: Any, column: Any, block: Any, j: Any, x: Any, x_column: Any) -> Any:
+        beside = far_starts(j // 2 * PANELS * 4 * LANES, 4 * LANES, PANELS)
+        words = load_bytes_each(block.view(np.uint8), beside, 0)
+        return dot_bf16_broadcast(acc, words, x, x_column // 2 * TOKENS)
+
+    return add
+
+
+def _widen_pairs(recipe: Recipe, panels_at_once: int) -> Any:
+    """Pairs of columns of several panels as bfloat16, panels side by side, times the scales of groups; whole groups of them."""
+    FMT, SIDE = recipe.format, panels_at_once * LANES
+    record = record_of(FMT)
+
+    if record is None:
+
+        @linked
+        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+            words = block.view(np.int32)
+            for j in range(0, columns, 2):
+                first = load_each(w, starts, (k0 + j) * LANES, FMT)
+                second = load_each(w, starts, (k0 + j + 1) * LANES, FMT)
+                store_tile(words, j // 2 * SIDE, pair_bf16_each(first, second, True))
+
+        return widen
+
+    GROUP, RECORD, HEAD, SCALE, KIND = (
+        record.group,
+        record.size,
+        record.head_bytes,
+        record.scale,
+        record.values,
+    )
+
+    @linked
+    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+        words = block.view(np.int32)
+        for k1 in range(0, columns, GROUP):
+            at = (k0 + k1) // GROUP * RECORD
+            scales = load_each(w, starts, at, SCALE)
+            for j in range(0, GROUP, 2):
+                first = load_each(w, starts, at + HEAD + j * LANES, KIND)
+                second = load_each(w, starts, at + HEAD + (j + 1) * LANES, KIND)
+                pairs = pair_bf16_each(scale_tile(first, scales), scale_tile(second, scales), False)
+                store_tile(words, (k1 + j) // 2 * SIDE, pairs)
+
+    return widen
 
 
 @linked

@@ -13,7 +13,7 @@ import numpy as np
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.panels import make_share
-from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_STREAMED, PANEL_PADDING, Recipe
+from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, PANEL_PADDING, Recipe
 from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, make_add_group, record_of
 from membound.kernels.cpu.matmul.super_blocks import make_super
 from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_tile
@@ -32,7 +32,7 @@ of x, one thread of a Zen 5; compiled for AVX2 no difference)."""
 
 def make_float(recipe: Recipe) -> Any:
     """A thread's share of a product with a float recipe: see `make_share`."""
-    if recipe.m > MOST_STREAMED:
+    if recipe.blocked:
         return make_blocks(recipe)
     if recipe.format in SUPER_BLOCKS:
         return make_share(recipe, make_super)

@@ -2,7 +2,7 @@
 
 int8 weights: one sum over all of k, then times the row's two scales. Weights with a scale a group: a sum over each group,
 which is scaled into a float32 sum. int4 is stored 0..15, so that a group's sum starts at −8 times its activations; zero points
-are subtracted from it times their sum.
+and least values are multiplied by their sum.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.panels import make_share
 from membound.kernels.cpu.matmul.recipe import PANEL_PADDING, Recipe
-from membound.kernels.cpu.matmul.records import make_dot_group, record_of
+from membound.kernels.cpu.matmul.records import make_dot_group, make_part_readers, parts_of
 from membound.kernels.cpu.simd.arithmetic import add_scaled_tile, fma_broadcast, scale_columns, scale_tile
 from membound.kernels.cpu.simd.conversions import to_f32_tile
 from membound.kernels.cpu.simd.dot_products import dot_s8_broadcast
@@ -30,12 +30,11 @@ from membound.kernels.cpu.simd.loads import (
 from membound.kernels.cpu.simd.stores import store_grid, store_tile
 from membound.kernels.cpu.simd.streams import far_starts, prefetch_each
 from membound.kernels.cpu.simd.vectors import tile_of_columns, zeros, zeros_i32
-from membound.kernels.weights.formats import FORMATS
 
 
 def make_integer(recipe: Recipe) -> Any:
     """A thread's share of a product with an integer recipe: see `make_share`."""
-    return make_share(recipe, _records if FORMATS[recipe.format].group else _int8)
+    return make_share(recipe, _int8 if recipe.format == "int8" else _parts)
 
 
 def _int8(recipe: Recipe, panels_at_once: int) -> Any:
@@ -85,50 +84,47 @@ def _int8(recipe: Recipe, panels_at_once: int) -> Any:
     return run
 
 
-def _records(recipe: Recipe, panels_at_once: int) -> Any:
+def _parts(recipe: Recipe, panels_at_once: int) -> Any:
     PANELS, TOKENS, TILES, ROWS = panels_at_once, recipe.tokens, recipe.tiles, recipe.rows
     SUMS = PANELS * TOKENS
     STRIDE = SUMS * LANES
-    record = record_of(recipe.format)
-    if record is None:
-        raise AssertionError(f"{recipe.format} has no records")
-    GROUP, RECORD, HEAD = record.group, record.size, record.head_bytes
-    SCALE, ZEROS, ZEROS_AT = record.scale, record.zeros, record.zeros_at
-    GROUPS = recipe.integer_block // GROUP if TILES > 1 else 1 << 40
-    dot_group = make_dot_group(record, TOKENS, recipe.ahead)
+    parts = parts_of(recipe.format)
+    COLUMNS, COUNT, RECORD, LEASTS = parts.columns, parts.count, parts.record, parts.leasts
+    AT_ONCE = recipe.integer_block // COLUMNS if TILES > 1 else 1 << 40
+    dot_part = make_dot_group(parts.numbers, TOKENS, recipe.ahead)
+    place, scales_of, leasts_of = make_part_readers(recipe.format)
 
     @linked
     def run(
         w: Any, at: Any, panels: Any, first: Any, far: Any, k: Any, scratch: Any, y: Any, stride: Any
     ) -> None:
-        groups = k // GROUP
-        panel_bytes = groups * RECORD + PANEL_PADDING
+        count = k // COLUMNS
+        panel_bytes = count // COUNT * RECORD + PANEL_PADDING
         row_scales = ROWS * (4 * k + 64)
         corrections = row_scales + 4 * ROWS
         floats = scratch[row_scales:].view(np.float32)
         sums = aligned_floats(TILES * STRIDE)
         for i in range(first, first + far):
             starts = far_starts(at + i * panel_bytes, far * panel_bytes, PANELS)
-            for g0 in range(0, groups, GROUPS):
-                g1 = min(groups, g0 + GROUPS)
+            for g0 in range(0, count, AT_ONCE):
+                g1 = min(count, g0 + AT_ONCE)
                 for t in range(TILES):
                     acc = zeros(SUMS)
                     if g0 > 0:
                         acc = load_tile(sums, t * STRIDE, acc)
                     for g in range(g0, g1):
-                        of_group = (t * groups + g) * TOKENS
+                        of_part = (t * count + g) * TOKENS
                         inner = zeros_i32(SUMS)
-                        if not ZEROS:
-                            correction = broadcast_bytes_next(scratch, corrections + 4 * of_group, TOKENS)
+                        if not LEASTS:
+                            correction = broadcast_bytes_next(scratch, corrections + 4 * of_part, TOKENS)
                             inner = tile_of_columns(correction, PANELS)
-                        column = t * k + g * GROUP
-                        inner = dot_group(inner, w, starts, g * RECORD + HEAD, scratch, column)
-                        total = to_f32_tile(inner)
-                        if ZEROS:
-                            points = load_each(w, starts, g * RECORD + ZEROS_AT, "int8")
-                            total = fma_broadcast(total, points, floats, ROWS + of_group)
-                        acc = add_scaled_tile(acc, total, load_each(w, starts, g * RECORD, SCALE))
-                    if g1 < groups:
+                        inner = dot_part(inner, w, starts, place(g), scratch, t * k + g * COLUMNS)
+                        scales = scales_of(w, starts, g)
+                        acc = add_scaled_tile(acc, to_f32_tile(inner), scales)
+                        if LEASTS:
+                            leasts = leasts_of(w, starts, g, scales)
+                            acc = fma_broadcast(acc, leasts, floats, ROWS + of_part)
+                    if g1 < count:
                         store_tile(sums, t * STRIDE, acc)
                     else:
                         acc = scale_columns(acc, broadcast_next(floats, t * TOKENS, TOKENS))

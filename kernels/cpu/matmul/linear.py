@@ -20,10 +20,10 @@ from numba.extending import overload
 from membound.kernels.cpu.compile import kernel
 from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.activations import make_prepare
-from membound.kernels.cpu.matmul.block_panels import make_blocks
 from membound.kernels.cpu.matmul.float_panels import make_float
 from membound.kernels.cpu.matmul.integer_panels import make_integer
 from membound.kernels.cpu.matmul.mixed_panels import make_mixed
+from membound.kernels.cpu.matmul.pair_panels import make_pairs
 from membound.kernels.cpu.matmul.recipe import Recipe, choose
 from membound.kernels.cpu.matmul.tile_panels import make_tile
 from membound.kernels.cpu.simd.ir import literal_value
@@ -52,7 +52,7 @@ def panel_share(recipe: Recipe) -> Any:
     """A thread's share of a product, compiled: share(w, at, panels, first, last, k, scratch, y, stride) for panels first…last."""
     if recipe.mixed:
         return make_mixed(recipe, [panel_share(one) for one in recipe.members])
-    makers = {"float": make_float, "pairs": make_blocks, "integer": make_integer, "tile": make_tile}
+    makers = {"float": make_float, "pairs": make_pairs, "integer": make_integer, "tile": make_tile}
     return makers[recipe.method](recipe)
 
 

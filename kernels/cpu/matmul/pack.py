@@ -110,11 +110,13 @@ class _Panels:
         fmt = EVERY_FORMAT[recipe.format]
         size = max(1, fmt.bits // 8)
         wide = COLUMNS_A_LOAD.get(recipe.format, 1)
-        self.together = {"float": size * wide, "pairs": 4, "integer": 4, "tile": 4}[recipe.method]
+        self.together = 4 if recipe.method in ("integer", "tile") else size * wide
 
     def write(self, weight: Weight, arena: Bytes, first_row: int) -> None:
         if weight.format in SUPER_BLOCKS:
-            write_super(weight.format, weight.values.view(np.uint8), arena, first_row, self.panel_bytes)
+            together = 4 if self.recipe.method == "integer" else 1
+            values = weight.values.view(np.uint8)
+            write_super(weight.format, values, arena, first_row, self.panel_bytes, together)
             return
         record = record_of(weight.format)
         if record is not None:

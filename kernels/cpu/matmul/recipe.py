@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, record_of, summed_columns
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS, parts_of, summed_columns
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import AMD, AVX512, BF16_DOT, LANES, REGISTERS
 from membound.kernels.weights.formats import EVERY_FORMAT, kernel_format
@@ -63,6 +63,24 @@ MOST_STREAMED = 4
 ANY_FLOATS = ("float",)
 """The prepared x of a member whose kernel reads columns alone."""
 
+STREAMED = AVX512 and AMD
+"""Whether block_panels.py walks panels one after the other, each from end to end, and multiplies float32 where it lies. Two threads
+of a Zen 4 against groups of panels and a copy: 5 rows of bfloat16 74 % faster, 8 rows 38 to 40 % (bfloat16) and 59 %
+(float32), 16 rows 11 to 16 % and 9 %, 32 rows the same and 9 %. The streams of a group are pieces of two
+kilobytes, which its hardware does not prefetch, and what software alone keeps in flight is too little: 8 rows of bfloat16 took
+as long as the read and the products one after the other. Compiled for AVX2, 8 rows lost 12 % in order and those of float32 10 % uncopied.
+Against the kernels of up to four rows: 2 rows of float32 9 %, 4 rows 6 to 11 % faster; float16, which is widened, 5 to 7 % slower."""
+
+PAIRED = {"bf16": 2, "bytes": 2, "nibbles": 1} if STREAMED else {"bf16": MOST_STREAMED + 1}
+"""From how many rows of x weights are multiplied as pairs of bfloat16 (AVX512-BF16), by their kind: numbers of eight and four bits are exact in it. Two
+threads of a Zen 4, which takes two products a lane in the time of one of float32, against float32, 14336 × 4096: int4g128 1 row 81 %
+faster (from 0.59 to 0.92 of what memory reads), 4 rows 108 %, 8 rows 163 %, 64 rows 102 %; int8 4 rows 39 %, 16 rows 84 %, 64 rows
+93 %; q8_0 4 rows 40 %, fp8b128 2 rows 14 %, 4 rows 29 %; bfloat16 2 rows 10 %, 4 rows 4 %. One row of bytes: no difference. An Intel
+with AMX takes the pairs at half the rate of float32."""
+
+MOST_PAIRED_BYTES = 14
+"""Rows of x that meet bytes with scales of groups in one round: more share pairs that are scaled once for all."""
+
 TILE_ROWS = 16
 """Rows of W in a matrix tile (AMX)."""
 
@@ -74,8 +92,8 @@ MOST_TILE_ROWS = 128
 class Recipe:
     """How W[n, k] in `format` is multiplied by `m` rows of x.
 
-    method: `float` widens weights to float32; `pairs` multiplies bf16 weights by activations rounded to
-    bfloat16, two a lane (AVX512-BF16); `integer` takes int8 activations; `tile` is AMX, with bfloat16
+    method: `float` widens weights to float32; `pairs` makes them bfloat16 and multiplies them by activations rounded
+    to it, two a lane (AVX512-BF16); `integer` takes int8 activations; `tile` is AMX, with bfloat16
     activations for bf16 weights and int8 ones for int8. `mixed`: matrices have several formats, which `format` joins by a plus,
     and each is multiplied as its member of `members` says, whose other numbers count.
     """
@@ -95,19 +113,18 @@ class Recipe:
 
     @property
     def members(self) -> tuple[Recipe, ...]:
-        """A recipe for each format of a mixed one; with float activations all widen weights, so that they can share a prepared x."""
-        chosen = (_untiled(one, self.act, self.m) for one in self.format.split("+"))
-        return tuple(replace(one, method="float") if self.act == "float" else one for one in chosen)
+        """A recipe for each format of a mixed one."""
+        return tuple(_untiled(one, self.act, self.m) for one in self.format.split("+"))
 
     @property
     def sections(self) -> tuple[int, ...]:
-        """Which prepared x each of `members` reads: 0 for the first. What differs are sums of columns, or integers."""
-        found: list[tuple[str, ...]] = []
-        for one in self.members:
-            wish = _prepared(one)
-            if wish not in found and wish != ANY_FLOATS:
-                found.append(wish)
-        return tuple(found.index(wish) if wish in found else 0 for wish in map(_prepared, self.members))
+        """Which prepared x each of `members` reads: 0 for the first. What differs are sums of columns, pairs of them, or integers."""
+        wishes = [_prepared(one) for one in self.members]
+        found = sorted(set(wishes), key=wishes.index)
+        floats = [wish for wish in found if wish[0] == "float" and wish != ANY_FLOATS]
+        if floats and ANY_FLOATS in found:
+            found.remove(ANY_FLOATS)
+        return tuple(found.index(wish if wish in found else floats[0]) for wish in wishes)
 
     @property
     def preparers(self) -> tuple[Recipe, ...]:
@@ -117,6 +134,13 @@ class Recipe:
             max((one for place, one in pairs if place == section), key=_wants)
             for section in range(max(self.sections) + 1)
         )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether blocks of columns meet every row of x before the next (block_panels.py), for float and pairs."""
+        if self.method == "pairs":
+            return self.format == "bf16" or (self.tiles > 1 and _widened_once(self.format))
+        return self.m > (1 if STREAMED and self.format == "f32" else MOST_STREAMED)
 
     @property
     def rows(self) -> int:
@@ -139,8 +163,14 @@ class Recipe:
 
     @property
     def integer_block(self) -> int:
-        """Columns of a block of an integer kernel with several rounds, whole groups of int4."""
-        return max(4 * BLOCK, EVERY_FORMAT[self.format].group)
+        """Columns of a block of a kernel with several rounds over int8 or over parts with a scale, whole groups of them.
+
+        This block and the next one must leave room for x in the first-level cache while two rounds meet it: 16 rows, two threads of
+        a Zen 4: 128 columns of int8 beat 512 by 9 %, 256 of q8_0 by 5 % (int4: no difference); 64 rows lose 4 % with 128.
+        """
+        short = STREAMED and self.rows <= SHORT_BLOCK_ROWS
+        columns = (1 if self.format == "int8" else 2) * BLOCK if short else 4 * BLOCK
+        return max(columns, EVERY_FORMAT[self.format].group)
 
     @property
     def ahead(self) -> int:
@@ -189,8 +219,8 @@ class Recipe:
         """Bytes of x prepared for the kernel: values, a scale a row, sums a group."""
         if self.mixed:
             return len(self.preparers) * section_bytes(self.rows, k)
-        group = summed_columns(self.format) or EVERY_FORMAT[self.format].group or self.padded_k(k)
-        groups = self.padded_k(k) // group
+        scaled = parts_of(self.format).columns if EVERY_FORMAT[self.format].group else self.padded_k(k)
+        groups = self.padded_k(k) // scaled
         return self.rows * (4 * self.padded_k(k) + 64 + 4 + 4 * groups) + 256
 
 
@@ -202,6 +232,13 @@ def section_bytes(rows: int, k: int) -> int:
 def mixed_format(formats: Sequence[str]) -> str:
     """The kernels' format of matrices that are stored in these."""
     return "+".join(sorted({kernel_format(fmt) for fmt in formats}))
+
+
+def kind_of(fmt: str) -> str:
+    """How a format's numbers lie in panels: `bytes`, `nibbles`, or as the floats that the format's name says."""
+    if EVERY_FORMAT[fmt].group:
+        return "nibbles" if parts_of(fmt).numbers.values == "nibbles" else "bytes"
+    return "bytes" if fmt == "int8" else fmt
 
 
 @cache
@@ -219,23 +256,36 @@ def choose(fmt: str, act: str, m: int) -> Recipe:
 
 
 def _untiled(fmt: str, act: str, m: int) -> Recipe:
-    """The kernel where matrix tiles are not used."""
-    grouped = act == "int8" and EVERY_FORMAT[fmt].group > 0
-    least = 1 if grouped else 2
-    tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), grouped))
+    """The kernel where matrix tiles are not used: as many panels and rows of x at once as registers hold, with sums of a part beside
+    those of all where a method has them."""
+    method = _method(fmt, act, m)
+    in_parts = method == "integer" or (
+        method == "pairs" and (m <= MOST_PAIRED_BYTES or not _widened_once(fmt))
+    )
+    twice = EVERY_FORMAT[fmt].group > 0 and in_parts
+    least = 1 if twice else 2
+    tiles = next(t for t in range(1, m + 1) if _fits(least, -(-m // t), twice))
     tokens = -(-m // tiles)
     if tokens == 1:
         panels = MOST_PANELS
     else:
-        panels = max(p for p in (1, 2, 4) if p == least or (p <= MOST_PANELS and _fits(p, tokens, grouped)))
-    return Recipe(fmt, act, m, _method(fmt, act, m), panels, tokens, tiles)
+        panels = max(p for p in (1, 2, 4) if p == least or (p <= MOST_PANELS and _fits(p, tokens, twice)))
+    return Recipe(fmt, act, m, method, panels, tokens, tiles)
 
 
 def _prepared(one: Recipe) -> tuple[str, ...]:
     """What tells the prepared x of a member apart from that of others; `ANY_FLOATS` goes with any floats."""
     if one.method == "integer":
-        record = record_of(one.format)
-        return ("integer", one.format if record is None else f"{record.group} {record.zeros} {record.offset}")
+        if one.format == "int8":
+            return ("integer", "int8")
+        parts = parts_of(one.format)
+        return ("integer", f"{parts.columns} {parts.leasts} {parts.numbers.offset}")
+    if one.method == "pairs":
+        return (
+            "pairs",
+            kind_of(one.format) if kind_of(one.format) == "nibbles" else "",
+            str(summed_columns(one.format)),
+        )
     columns = summed_columns(one.format) if one.m <= MOST_STREAMED else 0
     return ("float", str(columns)) if columns else ANY_FLOATS
 
@@ -248,10 +298,15 @@ def _wants(one: Recipe) -> tuple[int, int]:
 def _method(fmt: str, act: str, m: int) -> str:
     if act == "int8":
         return "integer"
-    return "pairs" if fmt == "bf16" and m > MOST_STREAMED and BF16_DOT else "float"
+    return "pairs" if BF16_DOT and m >= PAIRED.get(kind_of(fmt), m + 1) else "float"
 
 
-def _fits(panels: int, tokens: int, grouped: bool) -> bool:
-    """Whether sums, loaded weights and one activation fit the registers; int4 with int8 takes two of each."""
-    each = 2 if grouped else 1
+def _widened_once(fmt: str) -> bool:
+    """Whether pairs are made once for all rounds of tokens: of bytes it takes as long as the products of six rows."""
+    return kind_of(fmt) == "bytes" and fmt not in SUPER_BLOCKS
+
+
+def _fits(panels: int, tokens: int, twice: bool) -> bool:
+    """Whether sums, loaded weights and one activation fit the registers; with scales of groups it takes two of each."""
+    each = 2 if twice else 1
     return each * panels * (tokens + 1) + 1 <= REGISTERS

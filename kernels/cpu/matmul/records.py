@@ -17,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from membound.kernels.cpu.simd.arithmetic import fma_broadcast
+from membound.kernels.cpu.simd.arithmetic import fma_broadcast, scale_tile
 from membound.kernels.cpu.simd.conversions import nibble_values_each
 from membound.kernels.cpu.simd.dot_products import DOT_OFFSET, NIBBLE_WORDS, dot_nibbles, dot_s8_broadcast
 from membound.kernels.cpu.simd.features import LANES
@@ -63,10 +63,10 @@ class Record:
 
     @property
     def offset(self) -> int:
-        """What times the sum of a group's int8 activations is too much in its sum of products; zero points come later."""
+        """What times the sum of a group's int8 activations is too much in its sum of products; zero points and least values come later."""
         if self.values != "nibbles":
             return DOT_OFFSET
-        return 0 if self.zeros else NIBBLE_ZERO
+        return 0 if self.meaning == "unsigned" else NIBBLE_ZERO
 
 
 @cache
@@ -106,6 +106,11 @@ class SuperBlock:
         return LANES * (2 + self.parts) * (2 if self.leasts else 1)
 
     @property
+    def scales_at(self) -> int:
+        """Where the scales of the parts begin in a record, those of the first first; their least values lie behind them."""
+        return (4 if self.leasts else 2) * LANES
+
+    @property
     def part_bytes(self) -> int:
         """Numbers of a part."""
         return self.numbers.size - self.numbers.head_bytes
@@ -121,6 +126,84 @@ SUPER_BLOCKS = {
     "q6_k": SuperBlock(16, 16, False, Record(16, "f16", False, "int8")),
 }
 """Formats of ggml's whose groups have scales under a scale for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where a format's numbers that share a scale lie in a panel: `columns` of them in each part, `count` parts in a record.
+
+    `leasts`: whether numbers times a scale are too high or too low by something that a part's columns have in common.
+    """
+
+    columns: int
+    count: int
+    record: int
+    leasts: bool
+    numbers: Record
+
+
+@cache
+def parts_of(fmt: str) -> Parts:
+    """The parts of a format with scales among its values: records are one each, super-blocks several."""
+    if fmt in SUPER_BLOCKS:
+        found = SUPER_BLOCKS[fmt]
+        return Parts(found.columns, found.parts, found.size, found.leasts, found.numbers)
+    record = record_of(fmt)
+    if record is None:
+        raise AssertionError(f"{fmt} has no scales among its values")
+    return Parts(record.group, 1, record.size, record.zeros, record)
+
+
+def make_part_readers(fmt: str) -> tuple[Any, Any, Any]:
+    """Three inlined functions of part g of a panel: place(g), where its numbers begin; scales(w, starts, g), of each row; and
+    leasts(w, starts, g, scales), what the sum of its columns of x is multiplied by besides."""
+    if fmt in SUPER_BLOCKS:
+        return _super_part_readers(SUPER_BLOCKS[fmt])
+    parts = parts_of(fmt)
+    RECORD, HEAD, SCALE, LEASTS_AT = (
+        parts.record,
+        parts.numbers.head_bytes,
+        parts.numbers.scale,
+        parts.numbers.zeros_at,
+    )
+
+    @numba.njit(inline="always")
+    def place(g: Any) -> Any:
+        return g * RECORD + HEAD
+
+    @numba.njit(inline="always")
+    def scales(w: Any, starts: Any, g: Any) -> Any:
+        return load_each(w, starts, g * RECORD, SCALE)
+
+    @numba.njit(inline="always")
+    def leasts(w: Any, starts: Any, g: Any, by: Any) -> Any:
+        return scale_tile(load_each(w, starts, g * RECORD + LEASTS_AT, "int8"), by)
+
+    return place, scales, leasts
+
+
+def _super_part_readers(found: SuperBlock) -> tuple[Any, Any, Any]:
+    RECORD, HEAD, PARTS, PART = found.size, found.head_bytes, found.parts, found.part_bytes
+    SCALES_AT = found.scales_at
+    LEASTS_AT = SCALES_AT + PARTS * LANES
+
+    @numba.njit(inline="always")
+    def place(g: Any) -> Any:
+        return g // PARTS * RECORD + HEAD + g % PARTS * PART
+
+    @numba.njit(inline="always")
+    def scales(w: Any, starts: Any, g: Any) -> Any:
+        record = g // PARTS * RECORD
+        own = load_each(w, starts, record + SCALES_AT + g % PARTS * LANES, "int8")
+        return scale_tile(own, load_each(w, starts, record, "f16"))
+
+    @numba.njit(inline="always")
+    def leasts(w: Any, starts: Any, g: Any, by: Any) -> Any:
+        record = g // PARTS * RECORD
+        own = load_each(w, starts, record + LEASTS_AT + g % PARTS * LANES, "int8")
+        return scale_tile(own, load_each(w, starts, record + 2 * LANES, "f16"))
+
+    return place, scales, leasts
 
 
 def summed_columns(fmt: str) -> int:

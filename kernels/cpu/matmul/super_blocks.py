@@ -36,7 +36,7 @@ def make_super(recipe: Recipe, panels_at_once: int) -> Any:
     found = SUPER_BLOCKS[recipe.format]
     GROUP, RECORD, HEAD = found.group, found.size, found.head_bytes
     PARTS, COLUMNS, PART, LEASTS = found.parts, found.columns, found.part_bytes, found.leasts
-    SCALES_AT = (4 if LEASTS else 2) * LANES
+    SCALES_AT = found.scales_at
     LEASTS_AT = SCALES_AT + PARTS * LANES
     add_group = make_add_group(found.numbers, TOKENS)
 
@@ -75,7 +75,7 @@ def widen_super(recipe: Recipe, panels_at_once: int) -> Any:
     found = SUPER_BLOCKS[recipe.format]
     RECORD, HEAD, KIND = found.size, found.head_bytes, found.numbers.values
     PARTS, COLUMNS, PART, LEASTS = found.parts, found.columns, found.part_bytes, found.leasts
-    SCALES_AT = (4 if LEASTS else 2) * LANES
+    SCALES_AT = found.scales_at
     LEASTS_AT = SCALES_AT + PARTS * LANES
     NIBBLES, MEANING = KIND == "nibbles", found.numbers.meaning
 
@@ -107,19 +107,22 @@ def widen_super(recipe: Recipe, panels_at_once: int) -> Any:
     return widen
 
 
-def write_super(fmt: str, values: Bytes, arena: Bytes, first_row: int, panel_bytes: int) -> None:
-    """Rows of blocks as a file holds them [n, bytes of a row] into panels, from a row on."""
+def write_super(
+    fmt: str, values: Bytes, arena: Bytes, first_row: int, panel_bytes: int, together: int = 1
+) -> None:
+    """Rows of blocks as a file holds them [n, bytes of a row] into panels, from a row on; numbers of a byte `together` beside each other."""
     found, parts = SUPER_BLOCKS[fmt], ggml.PARTED[fmt](values)
     heads, small, codes = (np.ascontiguousarray(one).view(np.uint8) for one in parts)
     _write(
         heads, small, codes, arena, np.int64(first_row), np.int64(panel_bytes), np.int64(found.size),
-        np.int64(found.group), found.numbers.values == "nibbles",
+        np.int64(found.group), found.numbers.values == "nibbles", np.int64(together),
     )  # fmt: skip
 
 
 @kernel(parallel=True)
 def _write(
     heads: Any, small: Any, codes: Any, arena: Any, first_row: Any, panel_bytes: Any, record: Any, group: Any, nibbles: Any,
+    together: Any,
 ) -> None:  # fmt: skip
     """heads [n, blocks, 2 or 4] float16 bytes, small [n, blocks, bytes], codes [n, columns] to records."""
     n, blocks = heads.shape[0], heads.shape[1]
@@ -143,4 +146,5 @@ def _write(
                         arena[at + 4 * (word * LANES + lane) + b] = codes[i, k] | (codes[i, k + 4] << 4)
             else:
                 for j in range(group):
-                    arena[at + j * LANES + lane] = codes[i, first + j]
+                    word = j // together * LANES + lane
+                    arena[at + word * together + j % together] = codes[i, first + j]

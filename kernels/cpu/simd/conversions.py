@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from membound.kernels.cpu.simd.features import AVX512
+from membound.kernels.cpu.simd.features import AVX512, LANES
 from membound.kernels.cpu.simd.ir import (
     _F,
     _I,
     _VF,
     _VI,
+    _W,
     F32,
     I32,
-    _bf16_bits,
     _broadcast,
     _call,
     _splat,
@@ -116,6 +117,27 @@ def nibble_values_each(typing: Any, tile: Any, position: Any, kind: Any) -> Any:
 
 
 @intrinsic
+def nibble_pairs_each(typing: Any, tile: Any, position: Any, kind: Any) -> Any:
+    """Nibbles number `position` and `position` + 4 of each lane as a pair of bfloat16, vector by vector (AVX-512); literals both."""
+    place, meaning = literal_value(position), literal_value(kind)
+    if place is None or meaning is None or not AVX512:
+        return None
+    words = ir.VectorType(_W, 2 * LANES)
+    bits = [int(np.float32(value).view(np.uint32)) >> 16 for value in NIBBLES[meaning]]
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        table = ir.Constant(words, 2 * bits)  # vpermw looks at the low five bits of each index
+        values = []
+        for word in _unpack(builder, args[0], tile.count):
+            index = builder.bitcast(builder.lshr(word, _splat(_I, 4 * place)), words)
+            value = _call(builder, "llvm.x86.avx512.permvar.hi.512", words, [table, index])
+            values.append(builder.bitcast(value, _VI))
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(I32, tile.count)(tile, position, kind), codegen
+
+
+@intrinsic
 def to_f32_tile(typing: Any, tile: Any) -> Any:
     """int32 to float32, vector by vector."""
 
@@ -127,17 +149,33 @@ def to_f32_tile(typing: Any, tile: Any) -> Any:
 
 
 @intrinsic
-def pair_bf16(typing: Any, low: Any, high: Any, exact: Any) -> Any:
-    """Both as bfloat16 in each lane, `low` in its lower half; rounded to nearest even, or cut if exact (literal) is set."""
+def pair_bf16_each(typing: Any, low: Any, high: Any, exact: Any) -> Any:
+    """`pair_bf16`, vector by vector."""
     cut = literal_value(exact)
     if cut is None:
         return None
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        first, second = (
-            builder.lshr(builder.bitcast(v, _VI), _splat(_I, 16)) if cut else _bf16_bits(builder, v)
-            for v in args[:2]
-        )
-        return builder.or_(first, builder.shl(second, _splat(_I, 16)))
+        both = (_unpack(builder, tile, low.count) for tile in args[:2])
+        pairs = [_pair(builder, first, second, cut) for first, second in zip(*both, strict=True)]
+        return context.make_tuple(builder, sig.return_type, pairs)
 
-    return I32(F32, F32, exact), codegen
+    return types.UniTuple(I32, low.count)(low, high, exact), codegen
+
+
+def _pair(builder: Any, low: Any, high: Any, exact: bool) -> Any:
+    first, second = (builder.bitcast(v, _VI) for v in (low, high))
+    if not exact:
+        first, second = (builder.add(bits, _splat(_I, 0x8000)) for bits in (first, second))
+    upper = builder.and_(second, _splat(_I, 0xFFFF0000))
+    return builder.or_(builder.lshr(first, _splat(_I, 16)), upper)
+
+
+@intrinsic
+def pair_bf16(typing: Any, low: Any, high: Any, exact: Any) -> Any:
+    """Both as bfloat16 in each lane, `low` in its lower half; rounded to nearest, halves away from zero, or cut if exact (literal) is set."""
+    cut = literal_value(exact)
+    if cut is None:
+        return None
+
+    return I32(F32, F32, exact), lambda cx, b, s, args: _pair(b, args[0], args[1], cut)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from membound.kernels.cpu.matmul.recipe import COLUMNS_A_LOAD, MOST_PANELS, MOST_STREAMED, choose
+from membound.kernels.cpu.matmul.recipe import (
+    COLUMNS_A_LOAD,
+    MOST_PANELS,
+    MOST_STREAMED,
+    STREAMED,
+    choose,
+    kind_of,
+)
+from membound.kernels.cpu.matmul.records import SUPER_BLOCKS
 from membound.kernels.cpu.simd.amx import AMX_BF16, AMX_INT8
 from membound.kernels.cpu.simd.features import BF16_DOT, LANES, REGISTERS
-from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS
+from membound.kernels.weights.formats import EVERY_FORMAT, FORMATS, INTEGER_FORMATS
 
 CASES = [
     (fmt, act) for fmt in FORMATS for act in (("float", "int8") if fmt.startswith("int") else ("float",))
@@ -53,9 +61,26 @@ def test_integer_kernels_of_several_rounds_ask_for_the_next_block(fmt: str) -> N
 
 def test_pairs_where_the_processor_multiplies_them() -> None:
     methods = {m: choose("bf16", "float", m).method for m in (1, MOST_STREAMED, MOST_STREAMED + 1, 64)}
-    assert methods[1] == methods[MOST_STREAMED] == "float"
+    assert methods[1] == "float"
+    assert methods[MOST_STREAMED] == ("pairs" if BF16_DOT and STREAMED else "float")
     assert methods[MOST_STREAMED + 1] == methods[64]
     assert methods[64] == ("tile" if AMX_BF16 else "pairs" if BF16_DOT else "float")
+
+
+@pytest.mark.parametrize(("fmt", "rows"), [("int4g32", 1), ("mxfp4", 1), ("int8", 2), ("fp8b128", 2)])
+def test_pairs_of_fewer_bits_where_they_are_faster_than_float32(fmt: str, rows: int) -> None:
+    faster = BF16_DOT and STREAMED
+    assert choose(fmt, "float", rows).method == ("pairs" if faster else "float")
+    assert choose(fmt, "float", 64).method == ("pairs" if faster else "float")
+
+
+@pytest.mark.parametrize("fmt", sorted(EVERY_FORMAT))
+def test_bytes_that_several_rounds_meet_are_widened_once(fmt: str) -> None:
+    for recipe in (choose(fmt, "float", m) for m in (1, 2, 5, 13, 14, 15, 64)):
+        if recipe.method == "pairs" and fmt != "bf16":
+            assert recipe.blocked == (
+                recipe.tiles > 1 and kind_of(fmt) == "bytes" and fmt not in SUPER_BLOCKS
+            )
 
 
 def test_activations_decide_the_arithmetic() -> None:

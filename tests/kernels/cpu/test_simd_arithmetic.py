@@ -29,6 +29,7 @@ from membound.kernels.cpu.simd.arithmetic import (
 )
 from membound.kernels.cpu.simd.conversions import (
     bf16_each,
+    nibble_pairs_each,
     nibble_values_each,
     round_i32,
     scale_by_power_of_two,
@@ -45,7 +46,7 @@ from membound.kernels.cpu.simd.dot_products import (
     dot_u8_broadcast,
     weigh_words,
 )
-from membound.kernels.cpu.simd.features import BF16_DOT, LANES
+from membound.kernels.cpu.simd.features import AVX512, BF16_DOT, LANES
 from membound.kernels.cpu.simd.lanes import add_lanes, max_lanes
 from membound.kernels.cpu.simd.loads import load, load_bytes, load_next, load_tile
 from membound.kernels.cpu.simd.stores import store, store_tile
@@ -330,3 +331,16 @@ def test_nibbles_of_lanes_as_numbers(kind: str, meaning: Sequence[float]) -> Non
     codes = [(a.view(np.uint32) >> np.uint32(4 * p)) & np.uint32(15) for p in range(8)]
     expected = np.array(meaning, np.float32)[codes]
     np.testing.assert_array_equal(result(values, a, count=16 * LANES), np.concatenate(expected))
+    if not AVX512:
+        return
+
+    @probe
+    def pairs(out: Any, a: Any) -> None:
+        tile = load_tile(a, 0, zeros_i32(2))
+        store_tile(out, 0, nibble_pairs_each(tile, 0, kind))
+        store_tile(out, 2 * LANES, nibble_pairs_each(tile, 1, kind))
+        store_tile(out, 4 * LANES, nibble_pairs_each(tile, 2, kind))
+        store_tile(out, 6 * LANES, nibble_pairs_each(tile, 3, kind))
+
+    both = from_bf16(result(pairs, a, count=8 * LANES).view(np.uint16)).reshape(4, 2 * LANES, 2)
+    np.testing.assert_array_equal(both, np.stack([expected[:4], expected[4:]], axis=2))

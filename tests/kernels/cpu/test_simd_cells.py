@@ -9,7 +9,7 @@ import pytest
 from simd_probes import floats, probe, result
 
 from membound.kernels.cpu.simd.cells import add_outer
-from membound.kernels.cpu.simd.conversions import pair_bf16
+from membound.kernels.cpu.simd.conversions import pair_bf16, pair_bf16_each
 from membound.kernels.cpu.simd.features import BF16_DOT, LANES
 from membound.kernels.cpu.simd.lanes import transpose
 from membound.kernels.cpu.simd.loads import load, load_next
@@ -44,6 +44,19 @@ def test_two_vectors_become_pairs_of_bfloat16() -> None:
     np.testing.assert_array_equal(result(rounded, a, b, count=LANES).view(np.uint16).reshape(-1, 2), pairs)
     a, b = from_bf16(pairs[:, 0]), from_bf16(pairs[:, 1])
     np.testing.assert_array_equal(result(cut, a, b, count=LANES).view(np.uint16).reshape(-1, 2), pairs)
+
+
+def test_tiles_become_pairs_of_bfloat16_halves_away_from_zero() -> None:
+    @probe
+    def rounded(out: Any, a: Any, b: Any) -> None:
+        store_tile(out, 0, pair_bf16_each(load_next(a, 0, 2, "f32"), load_next(b, 0, 2, "f32"), False))
+
+    a, b = floats(2 * LANES), floats(2 * LANES)
+    a[:2] = 1 + 2**-8, -1 - 3 * 2**-8  # midway between two of bfloat16
+    pairs = np.stack([to_bf16(a), to_bf16(b)], axis=1)
+    pairs[:2, 0] = to_bf16(np.array([1 + 2**-7, -1 - 2**-6], np.float32))
+    y = result(rounded, a, b, count=2 * LANES)
+    np.testing.assert_array_equal(y.view(np.uint16).reshape(-1, 2), pairs)
 
 
 def test_cells_apart_meet_every_vector() -> None:
