@@ -171,28 +171,12 @@ def _add_words(recipe: Recipe, panels_at_once: int) -> Any:
 
 def _widen_pairs(recipe: Recipe, panels_at_once: int) -> Any:
     """Pairs of columns of several panels as bfloat16, panels side by side, times the scales of groups; whole groups of them."""
-    FMT, SIDE = recipe.format, panels_at_once * LANES
-    record = record_of(FMT)
-
+    SIDE = panels_at_once * LANES
+    record = record_of(recipe.format)
     if record is None:
-
-        @linked
-        def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
-            words = block.view(np.int32)
-            for j in range(0, columns, 2):
-                first = load_each(w, starts, (k0 + j) * LANES, FMT)
-                second = load_each(w, starts, (k0 + j + 1) * LANES, FMT)
-                store_tile(words, j // 2 * SIDE, pair_bf16_each(first, second, True))
-
-        return widen
-
-    GROUP, RECORD, HEAD, SCALE, KIND = (
-        record.group,
-        record.size,
-        record.head_bytes,
-        record.scale,
-        record.values,
-    )
+        return _widen_unscaled_pairs(recipe.format, SIDE)
+    GROUP, RECORD, HEAD = record.group, record.size, record.head_bytes
+    SCALE, KIND = record.scale, record.values
 
     @linked
     def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
@@ -205,6 +189,20 @@ def _widen_pairs(recipe: Recipe, panels_at_once: int) -> Any:
                 second = load_each(w, starts, at + HEAD + (j + 1) * LANES, KIND)
                 pairs = pair_bf16_each(scale_tile(first, scales), scale_tile(second, scales), False)
                 store_tile(words, (k1 + j) // 2 * SIDE, pairs)
+
+    return widen
+
+
+def _widen_unscaled_pairs(fmt: str, side: int) -> Any:
+    FMT, SIDE = fmt, side
+
+    @linked
+    def widen(w: Any, starts: Any, k0: Any, columns: Any, block: Any) -> None:
+        words = block.view(np.int32)
+        for j in range(0, columns, 2):
+            first = load_each(w, starts, (k0 + j) * LANES, FMT)
+            second = load_each(w, starts, (k0 + j + 1) * LANES, FMT)
+            store_tile(words, j // 2 * SIDE, pair_bf16_each(first, second, True))
 
     return widen
 
