@@ -32,6 +32,7 @@ LINEAR_TOLERANCE = {
     "int4g128z": 8e-3,
     "q8_0": 8e-3,
     "q4_0": 8e-3,
+    "q4_k": 8e-3,
     "fp8g128": 8e-3,
     "fp8b128": 8e-3,
     "mxfp4": 8e-3,

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from membound.kernels.weights.formats import F32
     from membound.kernels.work import Work
 
-NOT_MULTIPLIED = ("fp8g128", "fp8b128", "mxfp4", "stored")
+NOT_MULTIPLIED = ("q4_k", "fp8g128", "fp8b128", "mxfp4", "stored")
 """Weight formats that could only be widened to four times their bytes, and those of files, which no graph is built for."""
 # A product of 67 MFLOP a thread, milliseconds: its rows, which are no fewer than its columns, are what threads share.
 COUNTED_ROWS, COUNTED_WIDTH = 256, 512

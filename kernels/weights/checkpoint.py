@@ -70,6 +70,7 @@ LARGEST_STORED = {
     "int4g128z": 15 * LARGEST_F16,
     "q8_0": 127 * LARGEST_F16,
     "q4_0": 8 * LARGEST_F16,
+    "q4_k": 63 * LARGEST_F16,
     "mxfp4": 6 * 2.0**127,
 }
 """The largest weight that a format holds, by its float16 scale where it has one; the others hold all of float32."""

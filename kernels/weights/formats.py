@@ -62,16 +62,14 @@ FORMATS = {
         Format("int4g128z", 4, scale_bytes=3, group=128, zeros=True),
         Format("q8_0", 8, scale_bytes=2, group=32),
         Format("q4_0", 4, scale_bytes=2, group=32, same_as="int4g32"),
+        Format("q4_k", 4, scale_bytes=16, group=256),
         Format("fp8g128", 8, scale_bytes=4, group=128),
         Format("fp8b128", 8, scale_bytes=4, group=128, rows=128, same_as="fp8g128"),
         Format("mxfp4", 4, scale_bytes=1, group=32),
     )
 }
-FILE_FORMATS = {
-    f.name: f
-    for f in (Format("q4_k", 4, scale_bytes=16, group=256), Format("q6_k", 6, scale_bytes=18, group=256))
-}
-"""Formats that files have and works do not ask for: what is quantised to them is quantised by searching for scales."""
+FILE_FORMATS = {"q6_k": Format("q6_k", 6, scale_bytes=18, group=256)}
+"""Formats that files have and works do not ask for."""
 EVERY_FORMAT = FORMATS | FILE_FORMATS
 STORED = "stored"
 """A work's weight format that means: each matrix as the model's folder holds it."""
@@ -139,6 +137,8 @@ class KVCache:
 def weight_layout(fmt: str, n: int, k: int) -> Layout:
     """Of the values and, where the format has them, the scales and the zero points of a `Weight`."""
     found = FORMATS[fmt]
+    if fmt in ggml.WIDENED:
+        return (((n, sum(found.matrix_bytes(1, k))), "u1"),)
     values = ((n, k * found.bits // 8 if found.bits == 4 else k), _DTYPES[fmt])
     if not found.scale_bytes:
         return (values,)
@@ -161,7 +161,10 @@ def layout_bytes(layout: Layout) -> int:
 
 
 def quantize(w: F32, fmt: str) -> Weight:
-    """Store a float32 matrix [n, k] in a format: round to nearest even, symmetric scales from the largest value."""
+    """Store a float32 matrix [n, k] in a format: round to nearest even, symmetric scales from the largest value.
+
+    Formats of ggml's are quantised as ggml does (`membound.kernels.weights.ggml`).
+    """
     n, k = w.shape
     if fmt == "f32":
         return Weight(fmt, n, k, np.ascontiguousarray(w, np.float32))

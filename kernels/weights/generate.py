@@ -26,6 +26,7 @@ from membound.kernels.weights.formats import (
     cache_layout,
     weight_layout,
 )
+from membound.kernels.weights.ggml import SUPER_BYTES
 from membound.kernels.weights.grouped import E2M1, EXPONENT_BIAS
 from membound.kernels.weights.layers import I64
 from membound.kernels.weights.making import SHARED, Take, make_here
@@ -37,6 +38,12 @@ LAST_KEY_DOUBLINGS = 2
 FEW = 1 << 22
 """Numbers that a process draws without Numba at most: NumPy takes 0.05 to 0.2 s for them, Numba's import 0.4 s."""
 
+SUPER_SPREAD = 422
+"""What `_draw_weight`'s spread is divided by for q4_k's scale: √3 times the deviation of scale · q − 7.5 · least, of six-bit scales and
+least values that are drawn from 32 to 63 and q from 0 to 15."""
+MIDDLE_NIBBLE = 7.5
+TOP_BITS = 0xA0
+"""The highest bits of the six-bit numbers in eight bytes of a super-block, whose others are elsewhere (ggml.parts_of_q4_k)."""
 ZERO_POINTS = (6, 11)
 """Zero points of int4 lie from the first to below the second: those of trained groups are near the middle of 0..15."""
 
@@ -63,6 +70,8 @@ def _draw_weight(fmt: str, n: int, k: int, stream: int, gain: int) -> list[Array
         return [codes, _scales(rng, (-(-n // FORMATS[fmt].rows), k // group), spread)]
     if fmt == "q8_0":
         return [random_int8((n, k), stream), _scales(rng, (n, k // group), spread / 127).astype(np.float16)]
+    if fmt == "q4_k":
+        return [_random_super_blocks(n, k, stream, _scales(rng, (n * k // group, 1), spread / SUPER_SPREAD))]
     values = np.empty((n, k // 2), np.uint8)
     _draws(values.size).fill_bytes(values.reshape(-1), stream)
     if fmt == "mxfp4":
@@ -72,6 +81,15 @@ def _draw_weight(fmt: str, n: int, k: int, stream: int, gain: int) -> list[Array
     if FORMATS[fmt].zeros:
         return [values, scales16, rng.integers(*ZERO_POINTS, (n, k // group), np.uint8)]
     return [values, scales16]
+
+
+def _random_super_blocks(n: int, k: int, stream: int, scales: F32) -> Array:
+    """Rows of Q4_K with these scales [blocks, 1]: any numbers, six-bit scales and least values from 32 to 63, least values that centre them."""
+    blocks = np.empty((len(scales), SUPER_BYTES), np.uint8)
+    _draws(blocks.size).fill_bytes(blocks.reshape(-1), stream)
+    blocks[:, :4] = np.concatenate([scales, MIDDLE_NIBBLE * scales], axis=1).astype(np.float16).view(np.uint8)
+    blocks[:, 4:12] |= TOP_BITS
+    return blocks.reshape(n, -1)
 
 
 def _scales(rng: np.random.Generator, shape: tuple[int, ...], middle: float) -> F32:

@@ -6,7 +6,7 @@
 
 A block of Q8_0 is its scale and 32 int8, 34 bytes. One of Q4_0 is its scale and 16 bytes, 18 in all: byte i holds number i in
 its low and number 16 + i in its high half, each stored as q + 8. Source: ggml-org/llama.cpp, ggml/src/ggml-common.h
-(block_q8_0 and so on) and ggml-quants.c (quantize_row_q8_0_ref, quantize_row_q4_0_ref, dequantize_row_q4_K, …_q6_K).
+(block_q8_0 and so on) and ggml-quants.c (quantize_row_q8_0_ref, …_q4_0_ref, …_q4_K_ref, dequantize_row_q4_K, …_q6_K).
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ Arrays = tuple[npt.NDArray[np.generic], ...]
 
 BLOCK = 32
 """Numbers of a block."""
+SUPER, SUPER_BYTES = 256, 144
+"""Numbers of a super-block, and bytes of one of Q4_K."""
+LARGEST_SMALL, LARGEST_HALF = 63, np.float32(65504)
+"""The largest scale of six bits, and of float16."""
+LEAST_SPREAD = 2.0**-80
+"""Groups whose numbers lie nearer to each other are taken as one number: float16 scales end at 2⁻²⁴."""
+SEARCHED = 1 << 12
+"""Groups of 32 that are searched together: an array of them is half a megabyte."""
 
 
 def quantize_q8_0(w: F32) -> Arrays:
@@ -51,7 +59,90 @@ def quantize_q4_0(w: F32) -> Arrays:
     return packed.reshape(len(w), -1), scales[:, :, 0].astype(np.float16)
 
 
-QUANTIZERS: dict[str, Callable[[F32], Arrays]] = {"q8_0": quantize_q8_0, "q4_0": quantize_q4_0}
+def quantize_q4_k(w: F32) -> Arrays:
+    """Super-blocks of Q4_K uint8 [n, k/256 · 144] of float32 [n, k], as `parts_of_q4_k` reads them.
+
+    Scales and least values are ggml's, found by weighted least squares over 21 ranges of each group of 32, in float32 and the
+    order of its sums. Where a group's scale rounds to 0, its numbers mean nothing and are 0.
+    """
+    columns = w.reshape(-1, BLOCK).T
+    found = [_search(columns[:, at : at + SEARCHED]) for at in range(0, columns.shape[1], SEARCHED)]
+    scales, leasts = (np.concatenate(each).reshape(-1, SUPER // BLOCK) for each in zip(*found, strict=True))
+    heads, small = zip(*(_six_bits(one) for one in (scales, leasts)), strict=True)
+    steps, lows = (head.astype(np.float32) * six for head, six in zip(heads, small, strict=True))
+    numbers = w.reshape(*steps.shape, BLOCK) + lows[:, :, None]
+    np.divide(numbers, steps[:, :, None], out=numbers, where=steps[:, :, None] != 0)
+    numbers[steps == 0] = 0
+    q = np.clip(np.rint(numbers), 0, 15).astype(np.uint8).reshape(-1, 4, 2, BLOCK)
+    out = np.empty((len(scales), SUPER_BYTES), np.uint8)
+    out[:, :4] = np.concatenate(heads, axis=1).view(np.uint8)
+    first, last = zip(*((six[:, :4], six[:, 4:]) for six in small), strict=True)
+    for part in (0, 1):
+        out[:, 4 + 4 * part : 8 + 4 * part] = first[part] | (last[part] >> 4 << 6)
+    out[:, 12:16] = (last[0] & 15) | (last[1] << 4)
+    out[:, 16:] = (q[:, :, 0] | (q[:, :, 1] << 4)).reshape(-1, SUPER // 2)
+    return (out.reshape(len(w), -1),)
+
+
+def _six_bits(values: F32) -> tuple[npt.NDArray[np.float16], Bytes]:
+    """float16 [blocks, 1] and numbers up to 63 [blocks, 8] whose products are near the values, none of them negative."""
+    largest = values.max(1, keepdims=True)
+    scaled = values * np.divide(LARGEST_SMALL, largest, out=np.zeros_like(largest), where=largest > 0)
+    six = np.minimum(np.rint(scaled), LARGEST_SMALL).astype(np.uint8)
+    return np.minimum(largest / np.float32(LARGEST_SMALL), LARGEST_HALF).astype(np.float16), six
+
+
+def _search(x: F32) -> tuple[F32, F32]:
+    """The scale and minus the least value of each column of x [32, groups]: ggml's make_qkx2_quants with 0..15.
+
+    Each range starts from the best least value so far.
+    """
+    x = np.ascontiguousarray(x)
+    weights = np.sqrt((x * x).sum(0) / np.float32(BLOCK)) + np.abs(x)
+    total, sum_x = weights.sum(0), (weights * x).sum(0)
+    low, largest = np.minimum(x.min(0), 0), x.max(0)
+    flat, flat_low = largest - low < LEAST_SPREAD, low
+    largest = np.where(flat, low + np.maximum(-low, 1), largest)
+    inverse = np.float32(15) / (largest - low)
+    scale = np.float32(1) / inverse
+    error = _error(x, weights, _numbers(x, inverse, low), scale, low)
+    for step in range(21):
+        top = np.float32(-1) + np.float32(0.1) * np.float32(step) + np.float32(15)
+        q = _numbers(x, top / (largest - low), low)
+        weighted = weights * q
+        sum_q, sum_q2, sum_xq = weighted.sum(0), (weighted * q).sum(0), (weighted * x).sum(0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = total * sum_q2 - sum_q * sum_q
+            its_scale = (total * sum_xq - sum_x * sum_q) / size
+            its_low = (sum_q2 * sum_x - sum_q * sum_xq) / size
+            above = its_low > 0
+            its_scale = np.where(above, sum_xq / sum_q2, its_scale)
+            its_low = np.where(above, np.float32(0), its_low)
+            its_error = _error(x, weights, q, its_scale, its_low)
+        better = (size > 0) & (its_error < error)
+        scale, low = np.where(better, its_scale, scale), np.where(better, its_low, low)
+        error = np.where(better, its_error, error)
+    return np.where(flat, np.float32(0), scale), -np.where(flat, flat_low, low)
+
+
+def _numbers(x: F32, inverse: F32, low: F32) -> F32:
+    """Whole numbers from 0 to 15 that stand for x."""
+    q: F32 = np.clip(np.rint(inverse * (x - low)), 0, 15)
+    return q
+
+
+def _error(x: F32, weights: F32, q: F32, scale: F32, low: F32) -> F32:
+    """Weighted squares of what scale · q + low differs from x by, of each column."""
+    off = scale * q + low - x
+    total: F32 = (weights * (off * off)).sum(0)
+    return total
+
+
+QUANTIZERS: dict[str, Callable[[F32], Arrays]] = {
+    "q8_0": quantize_q8_0,
+    "q4_0": quantize_q4_0,
+    "q4_k": quantize_q4_k,
+}
 
 
 def neighbours(packed: Bytes) -> Bytes:
@@ -94,7 +185,7 @@ def parts_of_q4_k(rows: Bytes) -> tuple[npt.NDArray[np.float16], Bytes, Bytes]:
     float16 [n, blocks, 2], the scale of a block and minus that of its least values; its scales, then its least values [n, blocks, 16];
     its numbers from 0 to 15 [n, k].
     """
-    parts = rows.reshape(-1, 144)
+    parts = rows.reshape(-1, SUPER_BYTES)
     heads = np.ascontiguousarray(parts[:, :4]).view(np.float16) * np.array([1, -1], np.float16)
     first, second, high = (parts[:, at : at + 4] for at in (4, 8, 12))
     scales = np.concatenate([first & 63, (high & 15) | ((first >> 2) & 48)], axis=1)

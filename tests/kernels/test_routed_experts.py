@@ -88,6 +88,7 @@ def test_memory_holds_experts_that_no_row_takes() -> None:
         ("experts:hidden=8,width=8,weight=fp4", r"weight='fp4' is unknown"),
         ("experts:hidden=8,width=8,act=int8", r"act=int8 goes with weight=int8"),
         ("experts:hidden=32,width=48,weight=int4g32", r"experts: width=48 must be a multiple of 32"),
+        ("experts:hidden=256,width=128,weight=q4_k", r"experts: width=128 must be a multiple of 256"),
         ("experts:hidden=160,width=128,weight=int4g128", r"experts: hidden=160 must be a multiple of 128"),
         (
             "experts:hidden=4,width=8,chosen=1,batch=9,distinct=9",
@@ -113,7 +114,7 @@ def test_every_spec_reads_back(count: int, chosen: int, batch: int, weight: str,
     chosen = min(chosen, count)
     most = min(count, batch * chosen)
     distinct = chosen + drawn % (most - chosen + 1) if drawn % 3 else 0
-    work = RoutedExperts(2048, 128, count, chosen, batch, weight, distinct=distinct)
+    work = RoutedExperts(2048, 256, count, chosen, batch, weight, distinct=distinct)
     assert parse(work.spec) == work
     assert f"distinct={work.distinct}" in work.spec
     assert chosen <= work.distinct <= most

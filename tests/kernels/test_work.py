@@ -33,6 +33,7 @@ from membound.kernels.work import (
         ("int4g128z", 3 * 128, 3 * 2 * 3),
         ("q8_0", 3 * 256, 3 * 8 * 2),
         ("q4_0", 3 * 128, 3 * 8 * 2),
+        ("q4_k", 3 * 128, 3 * 16),
         ("fp8g128", 3 * 256, 3 * 2 * 4),
         ("fp8b128", 3 * 256, 1 * 2 * 4),
         ("mxfp4", 3 * 128, 3 * 8),
@@ -202,6 +203,8 @@ def test_llama_3_2_1b_streams_what_is_published():
             r"act=int8 goes with weight=int8, int4g32, int4g128, .*q8_0 or q4_0, not bf16",
         ),
         ("linear:n=4,k=48,weight=int4g32", r"k=48 must be a multiple of 32"),
+        ("linear:n=4,k=896,weight=q4_k", r"k=896 must be a multiple of 256 for weight=q4_k"),
+        ("step:model=qwen2.5-0.5b,weight=q4_k", r"hidden 896, not a multiple of 256 as weight=q4_k needs"),
         ("attention:context=8,q_heads=5,kv_heads=2", r"q_heads=5 must be a multiple of kv_heads=2"),
         ("attention:context=8,kv=fp4", r"kv='fp4' is unknown; allowed: f32, bf16, f16, int8, fp8"),
         ("attention:context=8,page=-16", r"attention: page=-16 must be a whole number from 1"),
@@ -245,7 +248,7 @@ sizes = st.integers(1, 1 << 20)
 acts = st.sampled_from([(w, a) for w in FORMATS for a in ACTS if a == "float" or w in INTEGER_FORMATS])
 kvs = st.sampled_from(list(KV_FORMATS))
 linears = st.builds(
-    lambda n, k, m, wa: Linear(n, 128 * k, m, *wa), sizes, st.integers(1, 1 << 15), sizes, acts
+    lambda n, k, m, wa: Linear(n, 256 * k, m, *wa), sizes, st.integers(1, 1 << 15), sizes, acts
 )
 pages = st.integers(0, 256)
 attentions = st.builds(
@@ -253,7 +256,7 @@ attentions = st.builds(
     *(sizes, st.integers(1, 64), st.integers(1, 64), st.integers(1, 512), sizes, kvs, pages),
 )
 latents = st.builds(LatentAttention, sizes, st.integers(1, 128), sizes, kvs, pages)
-models = st.sampled_from(["tiny", "llama-3.2-1b", "qwen2.5-0.5b"])
+models = st.sampled_from(["tiny", "llama-3.2-1b", "qwen2.5-1.5b"])
 wholes = st.builds(
     lambda cls, model, b, t, wa, kv, layers: cls(model, b, t, wa[0], kv, wa[1], layers),
     *(st.sampled_from([Step, Prefill]), models, st.integers(1, 1 << 11), sizes, acts, kvs, st.integers(0, 2)),

@@ -22,7 +22,7 @@ from membound.kernels.gguf_header import KINDS, NAMES, Entry, Kind, read_header
 from membound.kernels.layer_tensors import routed_part
 from membound.kernels.model import Model, ModelError
 from membound.kernels.weights import ggml
-from membound.kernels.weights.formats import EVERY_FORMAT, F32, FILE_FORMATS, Weight, dequantize, from_bf16
+from membound.kernels.weights.formats import EVERY_FORMAT, F32, Weight, dequantize, from_bf16
 from membound.kernels.weights.stored.matrices import StoredMatrix
 
 LAYER = re.compile(r"blk\.(\d+)\.(.+)")
@@ -236,7 +236,7 @@ def _floats(stored: npt.NDArray[np.uint8], kind: str) -> F32:
 def _weight(stored: npt.NDArray[np.uint8], kind: str) -> Weight:
     """Rows of blocks as a `Weight` of ggml's types."""
     fmt = FORMATS[kind]
-    if fmt in FILE_FORMATS:
+    if fmt in ggml.WIDENED:
         found = next(one for one in KINDS.values() if one.name == kind)
         return Weight(
             fmt, len(stored), stored.shape[1] // found.size * found.block, np.ascontiguousarray(stored)

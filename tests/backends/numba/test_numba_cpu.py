@@ -28,6 +28,7 @@ def backend() -> NumbaCpu:
         "linear:n=131,k=96,m=1,weight=bf16",
         pytest.param("linear:n=131,k=96,m=1,weight=int8,act=int8", marks=pytest.mark.slow),
         pytest.param("linear:n=131,k=96,m=3,weight=int4g32,act=int8", marks=pytest.mark.slow),
+        pytest.param("linear:n=131,k=512,m=1,weight=q4_k", marks=pytest.mark.slow),
         pytest.param(
             "attention:q_heads=8,kv_heads=2,head_dim=64,context=77,batch=2,kv=bf16", marks=pytest.mark.slow
         ),
@@ -50,6 +51,7 @@ def backend() -> NumbaCpu:
             "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16", marks=pytest.mark.slow
         ),
         pytest.param("step:model=tiny,context=37,weight=f32,kv=f32", marks=pytest.mark.slow),
+        pytest.param("step:model=tiny,context=37,batch=2,weight=q4_k,kv=f32", marks=pytest.mark.slow),
         pytest.param(
             "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt", marks=pytest.mark.slow
         ),
@@ -68,9 +70,16 @@ def test_every_slot_agrees_with_the_reference(backend: NumbaCpu, spec: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", ["weight=bf16", "weight=int8,act=int8"])
-def test_experts_of_every_slot_agree_with_the_reference(backend: NumbaCpu, more: str) -> None:
-    work = parse(f"experts:hidden=97,width=51,count=9,chosen=2,batch=3,{more}")
+@pytest.mark.parametrize(
+    ("sizes", "more"),
+    [
+        ("hidden=97,width=51", "weight=bf16"),
+        ("hidden=97,width=51", "weight=int8,act=int8"),
+        ("hidden=256,width=512", "weight=q4_k"),
+    ],
+)
+def test_experts_of_every_slot_agree_with_the_reference(backend: NumbaCpu, sizes: str, more: str) -> None:
+    work = parse(f"experts:{sizes},count=9,chosen=2,batch=3,{more}")
     assert backend.supports(work) is None
     inputs = make_inputs(work, seed=11, slots=4)
     backend.prepare(work, inputs)
@@ -78,7 +87,7 @@ def test_experts_of_every_slot_agree_with_the_reference(backend: NumbaCpu, more:
         backend.launch(slot)
         assert relative_error(backend.output(), compute(inputs, slot)) < tolerance(work)
         assert backend.settings() == {"experts_read": 5}
-    assert backend.stored_bytes() is not None  # 51 columns are padded to whole panels
+    assert backend.stored_bytes() is not None  # 51 columns are padded to whole panels, q4_k's scales widened
     other = parse("linear:n=131,k=96,m=1,weight=bf16")
     backend.prepare(other, make_inputs(other, 1))
     assert backend.settings() == {}

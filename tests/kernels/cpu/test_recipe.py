@@ -46,7 +46,8 @@ def test_one_row_streams_far_apart() -> None:
 def test_blocks_are_whole_loads_and_groups(fmt: str, m: int) -> None:
     recipe = choose(fmt, "float", m)
     assert recipe.block % COLUMNS_A_LOAD.get(fmt, 1) == 0
-    assert recipe.block % (FORMATS[fmt].group or 1) == 0
+    together = SUPER_BLOCKS[fmt].columns if fmt in SUPER_BLOCKS else FORMATS[fmt].group
+    assert recipe.block % (together or 1) == 0
 
 
 @pytest.mark.parametrize("fmt", INTEGER_FORMATS)

@@ -46,7 +46,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_matrices_come_in_the_format_of_the_work(folder, dtype, fmt, monkeypatch):
     monkeypatch.setattr("membound.kernels.weights.checkpoint.CHUNK_ELEMENTS", 128 * 9)
-    model, tensors = folder(dtype=dtype)
+    model, tensors = folder(dtype=dtype, hidden_size=256, num_attention_heads=8)
     layer = Checkpoint(model, fmt, 1).layer(1)
     assert list(layer.matrices) == list(model.layer_matrices)
     for name, block in (("q", "self_attn"), ("down", "mlp")):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from membound.kernels.weights.formats import dequantize, in_kernel_format, quantize
-from membound.kernels.weights.ggml import blocks, from_blocks, widen_q4_k, widen_q6_k
+from membound.kernels.weights.ggml import blocks, from_blocks, parts_of_q4_k, widen_q4_k, widen_q6_k
 from membound.kernels.weights.grouped import unpack_int4
 
 
@@ -56,6 +56,130 @@ def test_q4_0_means_what_ggml_says():
     assert same.format == "int4g32"
     assert np.array_equal(dequantize(same), expected)
     assert unpack_int4(same.values).max() <= 15
+
+
+F32 = np.float32
+
+
+def nearest(inverse, x, low):
+    return min(15, max(0, int(np.rint(inverse * (x - low)))))
+
+
+def searched(xs):
+    """make_qkx2_quants of 32 numbers with 0..15, ranges from −1 in steps of 0.1 up to 20: scale, minus the least value."""
+    squares = total = sum_x = F32(0)
+    for x in xs:
+        squares += x * x
+    weights = [np.sqrt(squares / F32(32)) + abs(x) for x in xs]
+    for x, weight in zip(xs, weights, strict=True):
+        total, sum_x = total + weight, sum_x + weight * x
+    low, largest = min(min(xs), F32(0)), max(xs)
+    if low == largest:
+        return F32(0), -low
+
+    def error_of(scale, low, numbers):
+        found = F32(0)
+        for x, weight, q in zip(xs, weights, numbers, strict=True):
+            off = scale * F32(q) + low - x
+            found += weight * (off * off)
+        return found
+
+    inverse = F32(15) / (largest - low)
+    scale = F32(1) / inverse
+    best = error_of(scale, low, [nearest(inverse, x, low) for x in xs])
+    for step in range(21):
+        inverse = (F32(-1) + F32(0.1) * F32(step) + F32(15)) / (largest - low)
+        numbers = [nearest(inverse, x, low) for x in xs]
+        sum_q = sum_q2 = sum_xq = F32(0)
+        for x, weight, q in zip(xs, weights, map(F32, numbers), strict=True):
+            sum_q, sum_q2, sum_xq = sum_q + weight * q, sum_q2 + weight * q * q, sum_xq + weight * q * x
+        size = total * sum_q2 - sum_q * sum_q
+        if size <= 0:
+            continue
+        own = (total * sum_xq - sum_x * sum_q) / size
+        own_low = (sum_q2 * sum_x - sum_q * sum_xq) / size
+        if own_low > 0:
+            own, own_low = sum_xq / sum_q2, F32(0)
+        error = error_of(own, own_low, numbers)
+        if error < best:
+            best, scale, low = error, own, own_low
+    return scale, -low
+
+
+def quantised_q4_k(xs):
+    """quantize_row_q4_K_ref of 256 numbers: its 144 bytes."""
+    scales, leasts = zip(*(searched(xs[at : at + 32]) for at in range(0, 256, 32)), strict=True)
+    heads, small = [], []
+    for values in (scales, leasts):
+        largest = max(values)
+        inverse = F32(63) / largest if largest > 0 else F32(0)
+        small.append([min(63, int(np.rint(inverse * value))) for value in values])
+        heads.append(np.float16(largest / F32(63)))
+    packed = [0] * 12
+    for j, (scale, least) in enumerate(zip(*small, strict=True)):
+        if j < 4:
+            packed[j], packed[j + 4] = scale, least
+        else:
+            packed[j + 4] = (scale & 15) | (least & 15) << 4
+            packed[j - 4] |= scale >> 4 << 6
+            packed[j] |= least >> 4 << 6
+    numbers = []
+    for at, x in enumerate(xs):
+        d, low = (F32(head) * F32(six[at // 32]) for head, six in zip(heads, small, strict=True))
+        numbers.append(min(15, max(0, int(np.rint((x + low) / d)))) if d else 0)
+    halves = [numbers[at + i] | numbers[at + 32 + i] << 4 for at in range(0, 256, 64) for i in range(32)]
+    return b"".join(head.tobytes() for head in heads) + bytes(packed) + bytes(halves)
+
+
+def test_super_blocks_are_those_of_ggml():
+    w = np.random.default_rng().standard_normal((3, 512)).astype(np.float32)
+    w[0, 64:96] = 0
+    w[1, :256] = 0
+    w[1, 256:288] = -1.5
+    w[1, 288:320] = 2
+    w[2] = np.abs(w[2]) * np.float32(1e-4)
+    found = quantize(w, "q4_k").values
+    assert found.shape == (3, 288)
+    for row, made in zip(w, found, strict=True):
+        assert made.tobytes() == quantised_q4_k(list(row[:256])) + quantised_q4_k(list(row[256:]))
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0, 60.0])
+def test_q4_k_of_normal_numbers_is_nearer_than_q4_0(gain):
+    w = (gain * np.random.default_rng().standard_normal((64, 1024))).astype(np.float32)
+    error = {
+        fmt: np.linalg.norm(dequantize(quantize(w, fmt)) - w) / np.linalg.norm(w) for fmt in ("q4_0", "q4_k")
+    }
+    assert 0.068 < error["q4_k"] < 0.075 < 0.08 < error["q4_0"]
+
+
+@pytest.mark.parametrize("largest", [63 * 65504, -63 * 65504])
+def test_the_largest_weight_of_a_folder_stays_finite(largest):
+    w = np.random.default_rng().standard_normal((4, 256)).astype(np.float32)
+    w[1, 5], w[2, 32:40], w[3] = largest, largest, largest
+    wide = dequantize(quantize(w, "q4_k"))
+    assert np.isfinite(wide).all()
+    assert wide[1, 5] == pytest.approx(largest, rel=0.02)
+    assert wide[3] == pytest.approx(w[3], rel=0.02)
+
+
+def test_numbers_too_small_for_a_scale_become_zero_and_spoil_no_others():
+    w = np.random.default_rng(5).standard_normal((2, 512)).astype(np.float32)
+    w[0, 32:64] *= 1e-42
+    w[1] *= 1e-30
+    wide = dequantize(quantize(w, "q4_k"))
+    assert not wide[0, 32:64].any()
+    assert not wide[1].any()
+    assert 0.05 < np.linalg.norm(wide[0] - w[0]) / np.linalg.norm(w[0]) < 0.09
+
+
+def test_groups_of_one_number_are_exact_to_six_bits():
+    w = np.repeat(np.random.default_rng(7).uniform(-3, 3, (5, 8)), 32, axis=1).astype(np.float32)
+    stored = quantize(w, "q4_k")
+    heads, small, _ = parts_of_q4_k(stored.values)
+    assert (heads[..., 0] > 0).all()
+    assert small.max() == 63
+    assert np.abs(dequantize(stored) - w).max() < 3 / 63
 
 
 def q4_k_block(block):

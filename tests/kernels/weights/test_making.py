@@ -85,7 +85,7 @@ def test_a_checkpoint_is_quantised_once(
     fmt: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(making, "LEAST_BYTES", 1)
-    folder = checkpoints.folder_of(tmp_path / "model")
+    folder = checkpoints.folder_of(tmp_path / "model", hidden_size=256, num_attention_heads=8)
     work = parse(f"step:model={folder},context=4,weight={fmt},kv=f32")
     quantised = everything(make_inputs(work, 5))
     with Making(path) as first:

@@ -31,7 +31,13 @@ def test_blocks_at_the_edge_have_a_scale():
 
 @pytest.mark.parametrize(
     ("name", "nbytes"),
-    [("q4_0", 9_437_184), ("q8_0", 17_825_792), ("mxfp4", 8_912_896), ("fp8b128", 16_781_312)],
+    [
+        ("q4_0", 9_437_184),
+        ("q4_k", 9_437_184),
+        ("q8_0", 17_825_792),
+        ("mxfp4", 8_912_896),
+        ("fp8b128", 16_781_312),
+    ],
 )
 def test_formats_of_works(name, nbytes):
     assert sum(FORMATS[name].matrix_bytes(4096, 4096)) == nbytes
