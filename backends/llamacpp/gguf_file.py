@@ -21,7 +21,7 @@ from membound.kernels.work import Prefill, Step
 
 ASCII = 128
 FORMATS = ("f32", "f16", "bf16")
-QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0"}
+QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_k": "Q4_K"}
 """ggml's own types, by the names of works."""
 NAMES = {
     "q": "attn_q",

@@ -9,12 +9,16 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import CONFIG, tensors_of
 from plugins import installed, membound
 from safetensors.numpy import save_file
 
 from membound.kernels.models import get_model
+from membound.kernels.seeded import make_inputs
+from membound.kernels.weights.formats import dequantize
+from membound.kernels.work import parse
 
 PLUGIN = Path(__file__).parents[2] / "examples/llamacpp"
 MISSING = [name for name in ("xllamacpp", "gguf") if find_spec(name) is None]
@@ -43,6 +47,7 @@ def rows(tmp_path_factory, llama3):
     works = [
         STEP.format(context=70, weight="f32", kv="f32"),
         STEP.format(context=33, weight="bf16", kv="f16"),
+        STEP.format(context=29, weight="q4_k", kv="f16") + ",act=int8",
         "prefill:model=tiny,tokens=20,weight=f16,kv=bf16",
         f"step:model={llama3},context=41,weight=f32,kv=f32,cache=prompt",
         "step:model=tiny,context=16",
@@ -66,10 +71,11 @@ def one(rows, *parts):
     [
         (["context=70"], 1e-6),
         (["context=33"], 0.01),
+        (["context=29"], 0.05),
         (["prefill"], 0.01),
         (["context=41"], 1e-6),
     ],
-    ids=["step f32", "step bf16 over f16", "prompt f16 over bf16", "scaled RoPE"],
+    ids=["step f32", "step bf16 over f16", "step q4_k over f16", "prompt f16 over bf16", "scaled RoPE"],
 )
 def test_the_engine_chooses_the_tokens_of_the_reference(rows, parts, largest):
     row = one(rows, *parts)
@@ -78,12 +84,33 @@ def test_the_engine_chooses_the_tokens_of_the_reference(rows, parts, largest):
     assert row["time_s"] > 0
 
 
+def test_its_file_has_the_matrices_of_the_work_in_super_blocks(tmp_path):
+    from gguf import GGMLQuantizationType, GGUFReader, quants
+
+    from membound.backends.llamacpp.gguf_file import write_gguf
+
+    inputs = make_inputs(parse(STEP.format(context=9, weight="q4_k", kv="f16") + ",act=int8"), 1)
+    path = write_gguf(tmp_path / "model.gguf", inputs, 64)
+    found = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    kinds = {name: tensor.tensor_type.name for name, tensor in found.items()}
+    assert (kinds["token_embd.weight"], kinds["output_norm.weight"]) == ("F32", "F32")
+    assert {kind for name, kind in kinds.items() if name.startswith("blk") and "norm" not in name} == {"Q4_K"}
+    layer = inputs.layer(1).matrices
+    for name, weight in (
+        ("output", inputs.lm_head()),
+        ("blk.1.attn_v", layer["v"]),
+        ("blk.1.ffn_down", layer["down"]),
+    ):
+        meant = quants.dequantize(found[f"{name}.weight"].data, GGMLQuantizationType.Q4_K)
+        assert np.allclose(meant, dequantize(weight), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
         (["context=16", "bf16,kv=bf16,act=float"], "ask for cache=prompt"),
         (["batch=2"], "requests of one sequence only"),
-        (["weight=int8"], "weight must be one of f32, f16, bf16, q8_0, q4_0"),
+        (["weight=int8"], "weight must be one of f32, f16, bf16, q8_0, q4_0, q4_k"),
         (["linear"], "whole steps and prompts only"),
     ],
 )

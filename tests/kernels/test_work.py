@@ -200,7 +200,7 @@ def test_llama_3_2_1b_streams_what_is_published():
         ("linear:n=4,k=4,act=int4", r"act='int4' is unknown; allowed: float, int8"),
         (
             "linear:n=4,k=4,weight=bf16,act=int8",
-            r"act=int8 goes with weight=int8, int4g32, int4g128, .*q8_0 or q4_0, not bf16",
+            r"act=int8 goes with weight=int8, int4g32, int4g128, .*q4_0 or q4_k, not bf16",
         ),
         ("linear:n=4,k=48,weight=int4g32", r"k=48 must be a multiple of 32"),
         ("linear:n=4,k=896,weight=q4_k", r"k=896 must be a multiple of 256 for weight=q4_k"),

@@ -47,11 +47,13 @@ def backend() -> NumbaCpu:
             "prefill:model=tiny,tokens=9,batch=3,weight=int8,act=int8,kv=int8", marks=pytest.mark.slow
         ),
         pytest.param("prefill:model=tiny,tokens=130,weight=bf16", marks=pytest.mark.slow),
+        pytest.param("prefill:model=tiny,tokens=9,batch=3,weight=q4_k,kv=f32", marks=pytest.mark.slow),
         pytest.param(
             "attention:q_heads=14,kv_heads=2,head_dim=96,context=131,batch=3,kv=f16", marks=pytest.mark.slow
         ),
         pytest.param("step:model=tiny,context=37,weight=f32,kv=f32", marks=pytest.mark.slow),
         pytest.param("step:model=tiny,context=37,batch=2,weight=q4_k,kv=f32", marks=pytest.mark.slow),
+        pytest.param("step:model=tiny,context=37,weight=q4_k,act=int8,kv=f32", marks=pytest.mark.slow),
         pytest.param(
             "step:model=tiny,context=21,batch=2,weight=f16,kv=f16,cache=prompt", marks=pytest.mark.slow
         ),

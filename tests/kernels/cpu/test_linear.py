@@ -31,15 +31,14 @@ FORMATS = [
     ("q4_0", "float"),
     ("q4_0", "int8"),
     ("q4_k", "float"),
+    ("q4_k", "int8"),
     ("fp8b128", "float"),
     ("mxfp4", "float"),
 ]
 OFTEN = [("f32", "float"), ("bf16", "float"), ("int8", "int8")]
 """What plain pytest compiles for one row: a kernel takes seconds, and these multiply in each way; int4 takes longest."""
 BOUND = 2e-6  # float32 sums of exact products
-BOUND_BF16_X = (
-    5e-3  # x rounded to bfloat16, by up to 2^-9: 3.9e-3 was seen with nine sums
-)
+BOUND_BF16_X = 5e-3  # x rounded to bfloat16, by up to 2^-9: 3.9e-3 was seen with nine sums
 BOUND_INT8 = 2e-3  # in float32 one of some 10^4 activations falls on the other side of a rounding boundary
 
 
@@ -94,8 +93,8 @@ MORE = [
     *((3, fmt, "float") for fmt in ("f32", "int4g32")),
     *((17, fmt, "float") for fmt in ("f32", "f16", "int8", "int4g32")),
     (17, "int4g32", "int8"),
-    *((17, fmt, "float") for fmt in ("int4g32z", "q8_0", "fp8b128", "mxfp4")),
-    *((m, fmt, "int8") for m in (3, 17) for fmt in ("int4g128z", "q8_0")),
+    *((17, fmt, "float") for fmt in ("int4g32z", "q8_0", "q4_k", "fp8b128", "mxfp4")),
+    *((m, fmt, "int8") for m in (3, 17) for fmt in ("int4g128z", "q8_0", "q4_k")),
     *((3, fmt, "float") for fmt in ("int4g32z", "q4_k")),
 ]
 
