@@ -12,7 +12,8 @@ row_tiles.py (AMX); here is what all have in common: shares, blocks of tokens, m
 
 The cache is read as it lies (decode.py). Where value_dim < dim, V is the first value_dim columns of K, and each row is read once.
 The last `queries` tokens are the queries' own: query i sees all but those behind it. What else bounds its attention in some models
-(a first token, a cap of scores, a sink) comes with `BoundedRows`, and is compiled for these alone.
+(a first token, a cap of scores, a sink) comes with `BoundedRows`, which tokens an index has selected with `SelectedRows`, and either
+is compiled for these alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numba.extending import overload
 from membound.kernels.cpu.attention import row_tiles, row_vectors
 from membound.kernels.cpu.attention.row_queries import make_prepare
 from membound.kernels.cpu.attention.scores import HIDDEN, chunks_of, padded_width
+from membound.kernels.cpu.attention.selected_rows import Room, SelectedRows, make_gather
 from membound.kernels.cpu.attention.softcap import LOG2_E, cap_scores
 from membound.kernels.cpu.attention.softmax import make_softmax
 from membound.kernels.cpu.compile import kernel
@@ -95,7 +97,7 @@ class BoundedRows(NamedTuple):
 def attend_rows(
     KV: str, METHOD: str, q: Any, q_at: int, q_stride: int,
     k: Any, v: Any, k_scales: Any, v_scales: Any, at: int, scales_at: int, capacity: int,
-    shape: Rows | BoundedRows, out: Any, out_at: int, out_stride: int, threads: int,
+    shape: Rows | BoundedRows | SelectedRows, out: Any, out_at: int, out_stride: int, threads: int,
 ) -> None:  # fmt: skip
     """Attention over the first shape.tokens of `capacity` tokens, the last shape.queries of which are the queries' own.
 
@@ -115,7 +117,7 @@ def _attend_rows_in_kernels(
     kv, method = literal_value(KV), literal_value(METHOD)
     if None in (kv, method):
         return None
-    inner = _attend(Grouping(kv, LANES, method), shape.instance_class is BoundedRows)
+    inner = _attend(Grouping(kv, LANES, method), shape.instance_class)
 
     def implementation(
         KV: Any, METHOD: Any, q: Any, q_at: Any, q_stride: Any,
@@ -159,9 +161,9 @@ def rows_kernel(KV: str, METHOD: str) -> Any:
 
 
 @cache
-def _attend(g: Grouping, bounded: bool) -> Any:
+def _attend(g: Grouping, shape: type) -> Any:
     """Every thread its share of the rows of the cache, then what was split is merged; see `attend_rows`."""
-    walk, merge = _make_walk(g, bounded), _make_merge(g)
+    walk, merge = _make_walk(g, shape), _make_merge(g)
 
     @linked(parallel=True)
     def run(
@@ -184,11 +186,12 @@ def _attend(g: Grouping, bounded: bool) -> Any:
     return run
 
 
-def _make_walk(g: Grouping, bounded: bool) -> Any:
+def _make_walk(g: Grouping, kind: type) -> Any:
     """One thread's share: a run of rows of the cache over all KV heads, cut where a KV head ends."""
     products = row_tiles if g.method == "tile" else row_vectors
-    prepare, attend_part, workspace = make_prepare(g), _make_part(g, bounded), products.make_workspace(g)
-    empty = _empty_but_for_sinks if bounded else _empty
+    prepare, attend_part, workspace = make_prepare(g), _make_part(g, kind), products.make_workspace(g)
+    empty = _empty_but_for_sinks if kind is BoundedRows else _empty
+    BROUGHT = products.BLOCK if kind is SelectedRows else 0
     begin_products, end_products = products.make_begin(), products.make_end()
 
     @linked
@@ -199,6 +202,7 @@ def _make_walk(g: Grouping, bounded: bool) -> Any:
         tokens, group, dim = shape.tokens, shape.group, shape.dim
         rows, units = shape.queries * group, shape.batch * shape.kv_heads
         space = workspace(rows, dim, shape.value_dim)
+        room = Room(np.empty(BROUGHT * dim, k.dtype), np.empty(BROUGHT, np.float32))
         part = aligned_floats(part_size(rows, LANES, shape.value_dim))
         first, final = thread * units * tokens // threads, (thread + 1) * units * tokens // threads
         begin_products()
@@ -212,8 +216,8 @@ def _make_walk(g: Grouping, bounded: bool) -> Any:
             row = unit * capacity + begin
             empty(part, rows, shape, h * group, begin == 0)
             attend_part(
-                k, v, k_scales, v_scales, at + row * dim, scales_at + row, begin, count, shape, space, part
-            )
+                k, v, k_scales, v_scales, at + row * dim, scales_at + row, unit, begin, count, shape, space, room, part,
+            )  # fmt: skip
             if count == tokens:
                 _finish(part, unit, shape, out, out_at, out_stride)
             else:
@@ -245,17 +249,18 @@ def _empty_but_for_sinks(part: Any, rows: Any, shape: Any, head: Any, first: Any
         part[flat + r] = np.float32(1)
 
 
-def _make_part(g: Grouping, bounded: bool) -> Any:
+def _make_part(g: Grouping, kind: type) -> Any:
     """Blocks of scores, softmax and values over `count` tokens from number `first` on: adds them to a part (see parts.py)."""
     products = row_tiles if g.method == "tile" else row_vectors
-    bound = _bound if bounded else _hide
+    bound = _bound if kind is BoundedRows else _hide
+    SELECTED, gather = kind is SelectedRows, make_gather(g.kv)
     score, add_values, update = products.make_scores(g), products.make_values(g), make_softmax(g)
     BLOCK, STEP = products.BLOCK, products.STEP
 
     @linked
     def attend_part(
-        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, first: Any, count: Any,
-        shape: Any, space: Any, part: Any,
+        k: Any, v: Any, k_scales: Any, v_scales: Any, at: Any, scales_at: Any, unit: Any, first: Any, count: Any,
+        shape: Any, space: Any, room: Any, part: Any,
     ) -> None:  # fmt: skip
         rows, dim = shape.queries * shape.group, shape.dim
         chunks, width = chunks_of(rows, LANES), padded_width(shape.value_dim)
@@ -265,10 +270,18 @@ def _make_part(g: Grouping, bounded: bool) -> Any:
             used = min(BLOCK, count - start)
             padded = (used + STEP - 1) // STEP * STEP
             place, scale = at + start * dim, scales_at + start
-            score(k, k_scales, place, scale, rows, dim, used, padded, space)
+            if SELECTED:
+                one, at_ids = at - first * dim, unit * shape.tokens + first + start
+                gather(k, k_scales, one, scales_at - first, shape.ids, at_ids, used, dim, room)
+                score(room.k, room.scales, 0, 0, rows, dim, used, padded, space)
+            else:
+                score(k, k_scales, place, scale, rows, dim, used, padded, space)
             bound(space.scores, rows, shape, used, padded, first + start)
             update(space.scores, padded, chunks, width, peaks, totals, sums)
-            add_values(v, v_scales, place, scale, rows, dim, shape.value_dim, used, padded, space, sums)
+            if SELECTED:
+                add_values(room.k, room.scales, 0, 0, rows, dim, shape.value_dim, used, padded, space, sums)
+            else:
+                add_values(v, v_scales, place, scale, rows, dim, shape.value_dim, used, padded, space, sums)
 
     return attend_part
 

@@ -12,8 +12,10 @@ import pytest
 from membound.kernels import reference
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import BoundedRows, Rows, rows_grouping, rows_kernel
+from membound.kernels.cpu.attention.selected_rows import SelectedRows
 from membound.kernels.cpu.simd.amx import AMX_BF16
 from membound.kernels.cpu.simd.features import BF16_DOT
+from membound.kernels.indexing import rows_of
 from membound.kernels.parts import Attention
 from membound.kernels.stored_cache import last_tokens
 from membound.kernels.weights.formats import KVCache
@@ -30,7 +32,9 @@ def make_cache(kv: str, *shape: int) -> KVCache:
     return random_cache(kv, (batch, kv_heads, tokens, dim), int(rng.integers(1 << 62)))
 
 
-def run(q: F32, cache: KVCache, shape: Rows | BoundedRows, threads: int, method: str = "") -> F32:
+def run(
+    q: F32, cache: KVCache, shape: Rows | BoundedRows | SelectedRows, threads: int, method: str = ""
+) -> F32:
     """q [batch, queries, heads, dim] -> [batch, queries, heads, value_dim]."""
     g = rows_grouping(cache.format, shape.dim, shape.value_dim)
     out = np.full((*q.shape[:3], shape.value_dim), np.nan, np.float32)
@@ -70,6 +74,27 @@ def test_latent(kv: str) -> None:
             (64, 1, 16),
         ):
             assert latent_error(kv, heads, tokens, batch, threads) < bound
+
+
+@pytest.mark.parametrize("kv", ALL)
+def test_latent_rows_that_are_selected(kv: str) -> None:
+    """Rows that nobody selected hold what would spoil everything."""
+    for heads, dim, value_dim in ((16, 576, 512), (3, 52, 40), (33, 96, 64)):
+        bound = BOUNDS[rows_grouping(kv, dim, value_dim).method]
+        for tokens, chosen, batch, threads in ((1, 1, 1, 1), (40, 9, 3, 2), (700, 300, 2, 3), (300, 300, 1, 2)):
+            drawn = make_cache(kv, batch, 1, tokens, dim)
+            ids = np.stack([np.sort(rng.permutation(tokens)[:chosen]) for _ in range(batch)])
+            cache = replace(drawn, v=drawn.k, v_scales=drawn.k_scales)
+            part = rows_of(replace(cache, v=cache.k[..., :value_dim]), ids)
+            others = np.ones((batch, 1, tokens), np.bool_)
+            np.put_along_axis(others[:, 0], ids, False, 1)
+            cache.k[others] = {"f32": np.nan, "bf16": 0x7FC0, "f16": np.nan, "int8": 127}[kv]
+            if cache.k_scales is not None:
+                cache.k_scales[others] = np.nan
+            q = np.float32(sqrt(3)) * rng.standard_normal((batch, heads, dim), np.float32)
+            shape = SelectedRows(chosen, 1, batch, 1, heads, dim, value_dim, 3 / dim, ids.reshape(-1))
+            expected = reference.decode_attention(q * np.float32(3 / sqrt(dim)), part)
+            assert reference.relative_error(run(q[:, None], cache, shape, threads)[:, 0], expected) < bound
 
 
 def several_error(
