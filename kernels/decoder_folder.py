@@ -93,15 +93,8 @@ def _with_arithmetic(config: Config, counted: Decoder) -> Decoder:
 
 def why_counted(decoder: Decoder) -> str:
     """Why a folder's model is counted alone; '' for one whose parts are all run."""
-    there = {
-        "attention with an indexer": any(
-            isinstance(kind.mixer, Latent) and kind.mixer.index for kind in decoder.kinds
-        ),
-        "experts of a narrower state (moe_latent_size)": any(
-            isinstance(kind.mlp, Experts) and kind.mlp.latent for kind in decoder.kinds
-        ),
-    }
-    if what := " and ".join(name for name, so in there.items() if so):
+    if any(isinstance(kind.mlp, Experts) and kind.mlp.latent for kind in decoder.kinds):
+        what = "experts of a narrower state (moe_latent_size)"
         return f"{what}, which model_type {decoder.family!r} has, is counted and not run from a folder here"
     return (
         ""

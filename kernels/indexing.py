@@ -1,6 +1,6 @@
 """Which tokens attention with an indexer sees, in float64 (DeepSeek-V3.2, GLM-5).
 
->>> left_out(normed, mixer, np.arange(20), 20, product, vectors, "bf16").shape        # [B, T, T], True where a token is not selected
+>>> left_out(normed, mixer, np.arange(20), 20, product, vectors, "bf16", lambda keys: keys).shape     # [B, T, T], True where a token is not selected
 
 Scores of a token for another: the sum over heads of a weight times relu(query · key), scaled; the largest `chosen` of those up to its own
 place are seen, or all where they are no more than that. Source: huggingface/transformers, models/deepseek_v32 and models/glm_moe_dsa, version 5.24, which leave out DeepSeek's
@@ -9,6 +9,7 @@ FP8 and its Hadamard transform, as both are of no concern to the choice in exact
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -67,26 +68,32 @@ def left_out(
     product: Product,
     vectors: Vectors,
     kv: str,
+    hold: Callable[[KVCache], KVCache],
 ) -> Flags:
-    """Of normed x [B·T, hidden], whose tokens are all that there are: which each does not select, [B, T, T].
+    """Of normed x [B·T, hidden] at `positions`, which follow each other: which tokens each does not select, [B, T, tokens up to the last].
 
-    Keys are what a cache of the format `kv` holds of them.
+    Keys are what a cache of the format `kv` holds of them; `hold` takes the new ones and gives those of all tokens.
     """
-    made, tokens = index_heads(x, mixer, positions, length, product, vectors), len(positions)
-    keys = store_rows(made.k, kv, made.k.shape[-1])
-    away = np.ones((len(made.q), tokens, tokens), np.bool_)
+    made, tokens, first = (
+        index_heads(x, mixer, positions, length, product, vectors),
+        len(positions),
+        int(positions[0]),
+    )
+    keys = hold(store_rows(made.k, kv, made.k.shape[-1]))
+    away = np.ones((len(made.q), tokens, first + tokens), np.bool_)
     for b in range(len(made.q)):
         k = widened(keys, b, 0)[0]
         for start in range(0, tokens, QUERY_BLOCK):
             end = min(start + QUERY_BLOCK, tokens)
-            near = np.maximum(made.q[b, :, start:end] @ k[:end].T, 0)
+            seen = first + end
+            near = np.maximum(made.q[b, :, start:end] @ k[:seen].T, 0)
             scores = np.einsum(
                 "ht,hts->ts", made.weights[b, :, start:end], near
             )  # scaled alike for all tokens
-            later = np.arange(end) > np.arange(start, end)[:, None]
+            later = np.arange(seen) > np.arange(first + start, seen)[:, None]
             scores[later] = -inf
             np.put_along_axis(away[b, start:end], _largest(scores, mixer), False, -1)
-            away[b, start:end, :end] |= later
+            away[b, start:end, :seen] |= later
     return away
 
 

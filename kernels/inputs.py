@@ -36,7 +36,7 @@ from membound.kernels.route_plan import RoutePlan
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.routing import planned_routes, plant_router
 from membound.kernels.steps import Prefill, Step
-from membound.kernels.weights.formats import F32, KVCache, Weight, dequantize
+from membound.kernels.weights.formats import F32, IndexedCache, KVCache, Weight, dequantize
 from membound.kernels.weights.generate import normal, random_cache, random_weight, stream_of
 from membound.kernels.weights.layers import I64, LayerWeights, WeightSource
 from membound.kernels.weights.making import Take, make_here
@@ -191,8 +191,8 @@ class ModelInputs:
     slots: int = 1
     tokens: I64 | None = None
     folder: Path | None = None
-    prompt_caches: Callable[[ModelInputs], Sequence[KVCache | State]] | None = None
-    held: list[KVCache | State] = field(default_factory=list, repr=False)
+    prompt_caches: Callable[[ModelInputs], Sequence[KVCache | IndexedCache | State]] | None = None
+    held: list[KVCache | IndexedCache | State] = field(default_factory=list, repr=False)
     take: Take = field(default=make_here, repr=False)
     plan: RoutePlan | None = None
     own_routes: Callable[[ModelInputs], Sequence[I64]] | None = None
@@ -231,9 +231,9 @@ class ModelInputs:
             raise AssertionError(f"{type(self.work).__name__} is no Step")
         if self.prompt_caches is not None:
             held = self.prompt_caches(self)[index]
-            if not isinstance(held, KVCache):
+            if isinstance(held, State):
                 raise AssertionError(f"layer {index} has a state, no cache")
-            return held
+            return held.rows if isinstance(held, IndexedCache) else held
         m, w = self.model, self.work
         shape = (w.batch, m.kv_heads, w.context, m.head_dim)
         cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
@@ -245,6 +245,11 @@ class ModelInputs:
         mixer, w = self.model.decoder.layers[index].mixer, self.work
         if not isinstance(mixer, Latent) or mixer.index is None or not isinstance(w, Step):
             raise AssertionError(f"layer {index} has no index")
+        if self.prompt_caches is not None:
+            held = self.prompt_caches(self)[index]
+            if not isinstance(held, IndexedCache):
+                raise AssertionError(f"layer {index} has no index of its own")
+            return held.keys
         shape = (w.batch, 1, w.context, mixer.index.head_dim)
         return _within_keys(
             random_cache(w.kv, shape, stream_of(self.seed, INDEX_KEYS + index), self.take), shape[-1]

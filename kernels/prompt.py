@@ -1,4 +1,4 @@
-"""A step behind a prompt: caches and states that the prompt leaves, and what the model says to tokens chosen since.
+"""A step behind a prompt: caches, keys of indexes and states that the prompt leaves, and what the model says to tokens chosen since.
 
 >>> from membound.kernels.seeded import make_inputs
 >>> from membound.kernels.work import parse
@@ -18,6 +18,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,16 +32,18 @@ from membound.kernels.reference import (
     run_tokens,
 )
 from membound.kernels.stored_cache import append
-from membound.kernels.weights.formats import KVCache
+from membound.kernels.weights.formats import IndexedCache, KVCache
 from membound.kernels.weights.layers import I64
 from membound.kernels.weights.states import State
 from membound.kernels.work import Prefill, Step
 
-Held = KVCache | State
+Held = KVCache | IndexedCache | State
 """What a layer has of the tokens before."""
 
 ARRAYS = ("k", "v", "k_scales", "v_scales")
 STATES = ("tail", "matrices")
+KEYS = "keys."
+"""Before the names of an index's arrays."""
 
 
 def held_caches(inputs: ModelInputs) -> list[Held]:
@@ -94,9 +97,16 @@ def scores(inputs: ModelInputs, chosen: I64) -> F64:
         return prefill(inputs)[:, None]
     fed = np.concatenate([inputs.tokens[:, -1:], chosen[:, :-1]], axis=1)
     held = held_caches(inputs)
-    caches = {index: one for index, one in enumerate(held) if isinstance(one, KVCache)}
     states = {index: one for index, one in enumerate(held) if isinstance(one, State)}
-    y = _run(inputs, fed, work.context, lambda index, new: append(caches[index], new), states)
+    keys = {index: one.keys for index, one in enumerate(held) if isinstance(one, IndexedCache)}
+    y = _run(
+        inputs,
+        fed,
+        work.context,
+        lambda index, new: append(inputs.cache(index), new),
+        states,
+        hold_keys=lambda index, new: append(keys[index], new),
+    )
     return logits(inputs, y).reshape(batch, count, -1)
 
 
@@ -104,14 +114,22 @@ def _compute(inputs: ModelInputs) -> list[Held]:
     """Run the prompt, all but the step's own tokens, and keep what each layer stores."""
     if inputs.tokens is None or not isinstance(inputs.work, Step):
         raise AssertionError("no prompt before a step")
-    held: dict[int, Held] = {}
+    caches: dict[int, KVCache] = {}
+    keys: dict[int, KVCache] = {}
     states: dict[int, State] = {}
 
-    def keep(index: int, new: KVCache) -> KVCache:
-        held[index] = new
-        return new
+    def kept(into: dict[int, KVCache]) -> Hold:
+        def keep(index: int, new: KVCache) -> KVCache:
+            into[index] = new
+            return new
 
-    _run(inputs, inputs.tokens[:, : inputs.work.context], 0, keep, left=states)
+        return keep
+
+    tokens = inputs.tokens[:, : inputs.work.context]
+    _run(inputs, tokens, 0, kept(caches), left=states, hold_keys=kept(keys))
+    held: dict[int, Held] = {
+        index: IndexedCache(cache, keys[index]) if index in keys else cache for index, cache in caches.items()
+    }
     for index, one in states.items():
         held[index] = State(one.tail.astype(np.float32), one.matrices.astype(np.float32))
     return [held[index] for index in range(inputs.model.layers)]
@@ -124,10 +142,13 @@ def _run(
     hold: Hold,
     before: Mapping[int, State] | None = None,
     left: dict[int, State] | None = None,
+    *,
+    hold_keys: Hold,
 ) -> F64:
     """Tokens [batch, n] at positions first..first+n-1 through all layers: hidden states [batch·n, hidden]."""
     x = inputs.embedded(tokens).astype(np.float64)
-    return run_tokens(inputs, x, np.arange(first, first + tokens.shape[1]), hold, before, left)
+    positions = np.arange(first, first + tokens.shape[1])
+    return run_tokens(inputs, x, positions, hold, before, left, hold_keys=hold_keys)
 
 
 def _read(path: Path, inputs: ModelInputs) -> list[Held] | None:
@@ -135,14 +156,32 @@ def _read(path: Path, inputs: ModelInputs) -> list[Held] | None:
     if not isinstance(inputs.work, Step):
         raise AssertionError(f"{type(inputs.work).__name__} is no Step")
     with suppress(FileNotFoundError, EOFError, BadZipFile, KeyError, ValueError), path.open("rb") as file:
-        arrays = np.load(file)
-        return [
-            State(*(arrays[f"{index}.{name}"] for name in STATES))
-            if f"{index}.{STATES[0]}" in arrays
-            else KVCache(inputs.work.kv, *(arrays.get(f"{index}.{name}") for name in ARRAYS))
-            for index in range(inputs.model.layers)
-        ]
+        arrays = dict(np.load(file))
+        return [_of_arrays(arrays, index, inputs.work.kv) for index in range(inputs.model.layers)]
     return None
+
+
+def _arrays_of(held: Held) -> list[tuple[str, Any]]:
+    """Arrays by name, some of which may not be there."""
+    if isinstance(held, IndexedCache):
+        keys = [(f"{KEYS}{name}", array) for name, array in _arrays_of(held.keys)]
+        return _arrays_of(held.rows) + keys
+    return [(name, getattr(held, name)) for name in (STATES if isinstance(held, State) else ARRAYS)]
+
+
+def _of_arrays(arrays: dict[str, Any], index: int, kv: str) -> Held:
+    """What layer `index` holds."""
+    if f"{index}.{STATES[0]}" in arrays:
+        return State(*(arrays[f"{index}.{name}"] for name in STATES))
+    rows, keys = (
+        KVCache(kv, *(arrays.get(f"{index}.{of}{name}") for name in ARRAYS))
+        if f"{index}.{of}k" in arrays
+        else None
+        for of in ("", KEYS)
+    )
+    if rows is None:
+        raise KeyError(index)
+    return rows if keys is None else IndexedCache(rows, keys)
 
 
 def _write(path: Path, inputs: ModelInputs) -> None:
@@ -150,8 +189,8 @@ def _write(path: Path, inputs: ModelInputs) -> None:
     arrays = {
         f"{index}.{name}": array
         for index, one in enumerate(inputs.held)
-        for name in (STATES if isinstance(one, State) else ARRAYS)
-        if (array := getattr(one, name)) is not None
+        for name, array in _arrays_of(one)
+        if array is not None
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -226,8 +226,9 @@ def run_tokens(
     before: Mapping[int, State] | None = None,
     left: dict[int, State] | None = None,
     selections: list[Packed] | None = None,
+    hold_keys: Hold = lambda index, new: new,
 ) -> F64:
-    """x [B·T, hidden] at `positions` [T], which follow each other, through all layers.
+    """x [B·T, hidden] at `positions` [T], which follow each other, through all layers. `hold_keys`: as `hold`, of indexes.
 
     `before`: states by layer, or empty ones; `left` takes those behind the last token, `selections` what an index lets see, packed bits [B, T, T].
     """
@@ -241,8 +242,8 @@ def run_tokens(
                 left[index] = after
             continue
         q, new = project(inputs, kind, layer, x, positions)
-        cache = hold(index, new)
-        unseen, sinks = _unseen(inputs, kind, layer, x, positions, unseen), layer.vectors.get("sinks")
+        cache, sinks = hold(index, new), layer.vectors.get("sinks")
+        unseen = _unseen(inputs, kind, layer, x, positions, unseen, partial(hold_keys, index))
         if unseen is not None and selections is not None:
             selections.append(np.packbits(~unseen, -1))
         attended = causal_attention(q, cache, int(positions[0]), kind.attention, sinks, unseen=unseen)
@@ -257,17 +258,16 @@ def _unseen(
     x: F64,
     positions: npt.NDArray[Any],
     before: Flags | None,
+    hold: Callable[[KVCache], KVCache],
 ) -> Flags | None:
-    """Which tokens of a prompt an index leaves out: those of the last layer before where this one has none of its own. None without."""
+    """Which tokens an index leaves out: those of the last layer before where this one has none of its own. None without."""
     if not isinstance(kind.mixer, Latent) or kind.mixer.index is None:
         return None
     if kind.mixer.index.shared:
         return before
-    if positions[0]:
-        raise AssertionError("tokens behind others, whose keys of the index are not kept")
-    decoder, product = inputs.model.decoder, partial(_product, layer, inputs.work.act)
-    normed = norm(decoder, layer, "attention_norm", x)
-    return left_out(normed, kind.mixer, positions, length_of(inputs), product, layer.vectors, inputs.work.kv)
+    product, length = partial(_product, layer, inputs.work.act), length_of(inputs)
+    normed = norm(inputs.model.decoder, layer, "attention_norm", x)
+    return left_out(normed, kind.mixer, positions, length, product, layer.vectors, inputs.work.kv, hold)
 
 
 def length_of(inputs: ModelInputs) -> int:

@@ -120,10 +120,6 @@ class Step(_ModelWork):
             raise SpecError(
                 f"step: queries={self.queries} goes with caches of which every token is seen; {self.model} has states or an index"
             )
-        if self.cache == "prompt" and has_index(self.shape.decoder):
-            raise SpecError(
-                f"step: cache=prompt goes with caches and states; {self.model} has an index, whose keys are random: cache=random"
-            )
 
     @property
     def rows(self) -> int:

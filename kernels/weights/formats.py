@@ -134,6 +134,14 @@ class KVCache:
     v_scales: F32 | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedCache:
+    """A latent cache and the keys of its layer's index, which are that cache's values too."""
+
+    rows: KVCache
+    keys: KVCache
+
+
 def weight_layout(fmt: str, n: int, k: int) -> Layout:
     """Of the values and, where the format has them, the scales and the zero points of a `Weight`."""
     found = FORMATS[fmt]

@@ -32,6 +32,9 @@ MATRICES = {
     "q_up": "self_attn.q_b_proj",
     "kv_down": "self_attn.kv_a_proj_with_mqa",
     "kv_up": "self_attn.kv_b_proj",
+    "index_q": "self_attn.indexer.wq_b",
+    "index_k": "self_attn.indexer.wk",
+    "index_weights": "self_attn.indexer.weights_proj",
 }
 VECTORS = {
     "attention_norm": "input_layernorm",
@@ -39,6 +42,7 @@ VECTORS = {
     "q_norm": "self_attn.q_norm",
     "k_norm": "self_attn.k_norm",
     "kv_norm": "self_attn.kv_a_layernorm",
+    "index_k_norm": "self_attn.indexer.k_norm",
 }
 LATENT_QUERIES = "self_attn.q_a_layernorm"
 """The norm of queries in latent attention."""

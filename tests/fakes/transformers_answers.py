@@ -33,11 +33,6 @@ def holds_states(case: dict[str, Any]) -> bool:
     return family.state is not None or family.layers is not None
 
 
-def only_counted(case: dict[str, Any]) -> bool:
-    """Of families whose folders are counted and not run."""
-    return "index_topk" in case["config"]
-
-
 def numbers(case: dict[str, Any]) -> dict[str, F32]:
     kind = case["config"]["model_type"]
     return {

@@ -11,7 +11,6 @@ from hybrid_models import DELTA, hybrid_models
 
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
-from membound.kernels.operations import SpecError
 from membound.kernels.prompt import held_caches, scores
 from membound.kernels.recurrence import mix
 from membound.kernels.reference import compute, relative_error
@@ -141,6 +140,39 @@ def test_states_behind_a_prompt_are_kept_for_other_workers(
         inputs.cache(3)
 
 
-def test_an_index_has_no_keys_of_a_prompt() -> None:
-    with pytest.raises(SpecError, match=r"cache=prompt goes with caches and states; tiny-index has an index"):
-        parse("step:model=tiny-index,context=5,cache=prompt")
+def test_an_index_keeps_the_keys_of_a_prompt(tmp_path: Path) -> None:
+    """A step behind a prompt says what the prompt with one token more says, and what is kept is read again."""
+    for kv in ("f32", "int8"):
+        work = parse(f"step:model=tiny-index-moe,batch=2,context=20,weight=f32,kv={kv},cache=prompt")
+        inputs = make_inputs(work, 3, folder=tmp_path)
+        assert isinstance(inputs, ModelInputs)
+        assert inputs.tokens is not None
+        whole = replace(
+            inputs, work=parse(f"prefill:model=tiny-index-moe,batch=2,tokens=21,weight=f32,kv={kv}")
+        )
+        whole = replace(whole, x=inputs.embedded(inputs.tokens))
+        expected = compute(whole, 0)
+        assert relative_error(compute(inputs, 0), expected) < 1e-12
+        assert relative_error(scores(inputs, np.array([[3, 7], [1, 2]]))[:, 0], expected) < 1e-12
+        again = make_inputs(work, 3, folder=tmp_path)
+        assert isinstance(again, ModelInputs)
+        for index in (0, 1, 3):
+            one, other = inputs.index_keys(index), again.index_keys(index)
+            assert np.array_equal(one.k, other.k)
+            assert (one.k_scales is None) == (other.k_scales is None) == (kv == "f32")
+            assert one.k.shape == (2, 1, 20, 20)
+        assert np.array_equal(inputs.cache(2).k, again.cache(2).k)
+        with pytest.raises(AssertionError, match="layer 2 has no index of its own"):
+            inputs.index_keys(2)
+
+
+def test_tokens_behind_a_prompt_select_among_all() -> None:
+    """Two tokens that an engine chose are scored as a prompt of all of them is."""
+    inputs = make_inputs(parse("step:model=tiny-index,context=20,weight=f32,kv=f32,cache=prompt"), 5)
+    assert isinstance(inputs, ModelInputs)
+    assert inputs.tokens is not None
+    chosen = np.array([[11, 7]])
+    told = scores(inputs, chosen)
+    tokens = np.concatenate([inputs.tokens, chosen[:, :1]], 1)
+    whole = replace(inputs, work=parse("prefill:model=tiny-index,tokens=22,weight=f32,kv=f32"))
+    assert relative_error(told[:, 1], compute(replace(whole, x=inputs.embedded(tokens)), 0)) < 1e-12

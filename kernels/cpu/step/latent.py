@@ -1,10 +1,11 @@
 """The latent half of a layer in compiled code: DeepSeek's attention over one cached row a token, its matrices absorbed.
 
-    latent_half(FMT, ACT, M, KV, METHOD, UP, ROWS, layer, arena, at, gains, caches, buffers, latent, up, sizes)
+    latent_half(FMT, ACT, M, KV, METHOD, UP, ROWS, INDEX, layer, arena, at, gains, caches, buffers, latent, up, index, sizes)
 
 What makes keys of cached rows multiplies the queries instead, head by head, and what makes values multiplies what attention gives:
 as many numbers as `kv_up` stores, each read once. Folded into the queries' matrix they would be four times as many. The heads are
-blocks of one parallel region, as experts are. Source: arXiv 2405.04434, section 2.1; arithmetic: `forward.latent_heads`.
+blocks of one parallel region, as experts are. Where an index selects tokens, attention reads their rows alone.
+Source: arXiv 2405.04434, section 2.1; arithmetic: `forward.latent_heads`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from numba import prange
 from numba.extending import overload
 
 from membound.kernels.cpu.attention.rows import Rows, attend_rows
+from membound.kernels.cpu.attention.selected_rows import SelectedRows
 from membound.kernels.cpu.experts.blocks import block_kernels, block_recipes
 from membound.kernels.cpu.experts.routes import I64, Blocks, find_lines
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.linear import multiply, prepare
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.simd.ir import literal_value
-from membound.kernels.cpu.step.elementwise import rms_norm, rope, rope_neighbours, store_row
+from membound.kernels.cpu.step.elementwise import rms_norm, store_row
+from membound.kernels.cpu.step.index import Index, select_tokens, turn_head
 from membound.kernels.cpu.step.step import add_rows, norm_rows
 from membound.kernels.forward import LATENT_EPS
 from membound.kernels.weights.formats import F32
@@ -81,36 +84,43 @@ class LatentGains(NamedTuple):
 
 
 def latent_half(
-    FMT: str, ACT: str, M: int, KV: str, METHOD: str, UP: str, ROWS: int,
-    layer: int, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, s: Any,
+    FMT: str, ACT: str, M: int, KV: str, METHOD: str, UP: str, ROWS: int, INDEX: str,
+    layer: int, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, index: Any, s: Any,
 ) -> None:  # fmt: skip
     """Norm, queries, the cached row, attention and output of a layer, added to b.x.
 
     arena has from at[0] on what goes down (queries, then the cached row), from at[1] on what makes queries of their rank, and from
-    at[2] on the output. UP: the format of `up`, METHOD: of `rows_grouping`.
+    at[2] on the output. UP: the format of `up`, METHOD: of `rows_grouping`. index: an `Index`, whose products lie behind the first two
+    and INDEX is the METHOD of whose keys, or `NoIndex`.
     """
     raise TypeError("latent_half is for compiled code")
 
 
 @overload(latent_half, prefer_literal=True)
 def _latent_half_in_kernels(
-    FMT: Any, ACT: Any, M: Any, KV: Any, METHOD: Any, UP: Any, ROWS: Any,
-    layer: Any, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, s: Any,
+    FMT: Any, ACT: Any, M: Any, KV: Any, METHOD: Any, UP: Any, ROWS: Any, INDEX: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, index: Any, s: Any,
 ) -> Any:  # fmt: skip
-    fmt, act, m, kv, method, form = (literal_value(v) for v in (FMT, ACT, M, KV, METHOD, UP))
-    if None in (fmt, act, m, kv, method, form):
+    fmt, act, m, kv, method, form, keys = (literal_value(v) for v in (FMT, ACT, M, KV, METHOD, UP, INDEX))
+    if None in (fmt, act, m, kv, method, form, keys):
         return None
+    SELECTS = index.instance_class is Index
     gather, products, _ = block_kernels(form, "float", str(m))
     UP_ROWS = block_recipes(form, "float", str(m))[0].panel_rows
 
     def implementation(
-        FMT: Any, ACT: Any, M: Any, KV: Any, METHOD: Any, UP: Any, ROWS: Any,
-        layer: Any, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, s: Any,
+        FMT: Any, ACT: Any, M: Any, KV: Any, METHOD: Any, UP: Any, ROWS: Any, INDEX: Any,
+        layer: Any, arena: Any, at: Any, gains: Any, own: Any, caches: Any, b: Any, buffers: Any, up: Any, shape: Any, index: Any, s: Any,
     ) -> None:  # fmt: skip
         heads, rank, dim = shape.heads, shape.rank, shape.rank + shape.turning
+        low, wide = 0, 0  # columns of the index behind attention's own
+        if SELECTS and index.place[layer] >= 0:
+            low, wide = index.dim + index.heads, index.heads * index.dim
         norm_rows(m, b.x, gains.attention_in, layer, s, b.normed)
-        _queries(fmt, act, m, ROWS, layer, arena, at, own, b, buffers, shape, s)
-        _new_rows(kv, m, ROWS, layer, gains, own, caches, b, shape, s)
+        _queries(fmt, act, m, ROWS, low, wide, layer, arena, at, own, b, buffers, shape, s)
+        _new_rows(kv, m, ROWS, low, layer, gains, own, caches, b, shape, s)
+        if SELECTS and index.place[layer] >= 0:
+            select_tokens(kv, keys, m, ROWS, layer, gains, index, b, shape, s)
         _turn_queries(m, layer, gains.cosines, gains.sines, buffers, up.inputs, shape, s)
         for half in range(2):  # of what is given as a literal, Numba would compile each kernel once more
             read, k, n = up.inputs, shape.nope, rank
@@ -127,7 +137,11 @@ def _latent_half_in_kernels(
                 continue
             _place(up.products, up.lines, n, buffers.absorbed, dim)
             batch = m // s.queries
-            rows = Rows(s.context + s.queries, s.queries, batch, 1, heads, dim, rank, shape.scale)
+            if SELECTS:
+                given = index.given[layer]
+                rows = SelectedRows(index.chosen, 1, batch, 1, heads, dim, rank, shape.scale, given)
+            else:
+                rows = Rows(s.context + s.queries, s.queries, batch, 1, heads, dim, rank, shape.scale)
             first = (layer * s.sequences + s.sequence) * s.capacity
             attend_rows(
                 kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
@@ -144,19 +158,22 @@ def _latent_half_in_kernels(
 
 @linked
 def _queries(
-    FMT: Any, ACT: Any, M: Any, ROWS: Any, layer: Any, arena: Any, at: Any, own: Any, b: Any, buffers: Any, shape: Any, s: Any,
+    FMT: Any, ACT: Any, M: Any, ROWS: Any, low: Any, wide: Any, layer: Any, arena: Any, at: Any, own: Any, b: Any, buffers: Any, shape: Any, s: Any,
 ) -> None:  # fmt: skip
-    """buffers.queries [M, heads · (nope + turning)] of b.normed, and b.heads with the row that is cached behind what goes down."""
+    """buffers.queries [M, heads · (nope + turning)] of b.normed, and b.heads with the row that is cached behind what goes down.
+
+    Behind these b.heads has `low` columns more, and b.wide `wide` behind the queries.
+    """
     width = shape.heads * (shape.nope + shape.turning)
     down = shape.q_rank if shape.q_rank else width
-    wide = down + shape.rank + shape.turning
-    stride = (wide + ROWS - 1) // ROWS * ROWS
+    whole = down + shape.rank + shape.turning
+    stride = (whole + low + ROWS - 1) // ROWS * ROWS
     prepare(FMT, ACT, M, b.normed, 0, s.hidden, s.hidden, b.scratch)
-    multiply(FMT, ACT, M, arena, at[0], wide, s.hidden, b.scratch, b.heads, s.threads)
+    multiply(FMT, ACT, M, arena, at[0], whole + low, s.hidden, b.scratch, b.heads, s.threads)
     bias = own.bias[layer]
     for row in range(M):
-        line = b.heads[row * stride :][:wide]
-        first = wide - bias.size  # queries without a rank have no bias
+        line = b.heads[row * stride :][:whole]
+        first = whole - bias.size  # queries without a rank have no bias
         for i in range(bias.size):
             line[first + i] += bias[i]
         if shape.q_rank:
@@ -165,26 +182,36 @@ def _queries(
             buffers.queries[row * width :][:width] = line[:width]
     if shape.q_rank:
         prepare(FMT, ACT, M, buffers.low, 0, down, down, b.scratch)
-        multiply(FMT, ACT, M, arena, at[1], width, down, b.scratch, b.wide, s.threads)
-        padded = (width + ROWS - 1) // ROWS * ROWS
+        multiply(FMT, ACT, M, arena, at[1], width + wide, down, b.scratch, b.wide, s.threads)
+        padded = (width + wide + ROWS - 1) // ROWS * ROWS
         for row in range(M):
             buffers.queries[row * width :][:width] = b.wide[row * padded :][:width]
 
 
 @linked
 def _new_rows(
-    KV: Any, M: Any, ROWS: Any, layer: Any, gains: Any, own: Any, caches: Any, b: Any, shape: Any, s: Any
+    KV: Any,
+    M: Any,
+    ROWS: Any,
+    low: Any,
+    layer: Any,
+    gains: Any,
+    own: Any,
+    caches: Any,
+    b: Any,
+    shape: Any,
+    s: Any,
 ) -> None:
     """Every new token's row: norm, RoPE, into the cache."""
     rank, dim = shape.rank, shape.rank + shape.turning
     down = shape.q_rank if shape.q_rank else shape.heads * (shape.nope + shape.turning)
-    stride = (down + dim + ROWS - 1) // ROWS * ROWS
+    stride = (down + dim + low + ROWS - 1) // ROWS * ROWS
     for row in range(M):
         line = b.heads[row * stride + down :][:dim]
         rms_norm(line[:rank], own.kv_norm[layer], _EPS, line[:rank])
         sequence, query = s.sequence + row // s.queries, row % s.queries
         turn = layer * s.turns + s.turn + query
-        _turn(line[rank:], gains.cosines[turn], gains.sines[turn], s.neighbours)
+        turn_head(line[rank:], gains.cosines[turn], gains.sines[turn], s.neighbours)
         token = (layer * s.sequences + sequence) * s.capacity + s.context + query
         store_row(KV, line, caches.k, token * dim, caches.k_scales, token)
 
@@ -201,15 +228,7 @@ def _turn_queries(
         turned = buffers.absorbed[unit * dim + shape.rank :][: shape.turning]
         turned[:] = head[shape.nope :]
         turn = layer * s.turns + s.turn + unit // shape.heads % s.queries
-        _turn(turned, cosines[turn], sines[turn], s.neighbours)
-
-
-@linked
-def _turn(x: Any, cosines: Any, sines: Any, neighbours: Any) -> None:
-    if neighbours:
-        rope_neighbours(x, cosines, sines)
-    else:
-        rope(x, cosines, sines)
+        turn_head(turned, cosines[turn], sines[turn], s.neighbours)
 
 
 @linked(parallel=True)

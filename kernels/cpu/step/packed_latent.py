@@ -1,6 +1,6 @@
 """Latent attention packed for steps: absorbed matrices of every head, the vectors of what goes down, and buffers.
 
->>> latent = PackedLatent(inputs, recipe, vectors, rows=1)
+>>> latent = PackedLatent(inputs, recipe, vectors, rows=1, threads=2)
 >>> latent.format, latent.size_bytes
 
 The absorbed matrix of a head's queries is a transposed part of `kv_up`: the same numbers in the formats of floats. Of others, whose
@@ -18,7 +18,9 @@ from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.experts.blocks import block_recipes
 from membound.kernels.cpu.matmul.pack import aligned_bytes, pack
 from membound.kernels.cpu.matmul.recipe import Recipe
+from membound.kernels.cpu.step.index import Index, NoIndex
 from membound.kernels.cpu.step.latent import Absorbed, LatentBuffers, LatentGains, LatentShape, head_blocks
+from membound.kernels.cpu.step.packed_index import PackedIndex
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.parts import Latent
 from membound.kernels.weights.formats import F32, Weight, dequantize
@@ -28,10 +30,13 @@ LINE = 64
 
 
 class PackedLatent:
-    """Absorbed matrices of all layers, for `rows` tokens at once. `format`: that in which they are held; `arguments`: what `latent_half` takes."""
+    """Absorbed matrices of all layers, for `rows` tokens at once. `format`: that in which they are held; `arguments`: what `latent_half` takes.
+
+    `index`: what selects the tokens that are seen, or None.
+    """
 
     def __init__(
-        self, inputs: ModelInputs, recipe: Recipe, small: list[Mapping[str, F32]], rows: int
+        self, inputs: ModelInputs, recipe: Recipe, small: list[Mapping[str, F32]], rows: int, threads: int
     ) -> None:
         mixer = inputs.model.decoder.layers[0].mixer
         if not isinstance(mixer, Latent):
@@ -41,7 +46,14 @@ class PackedLatent:
         (self._recipe,) = block_recipes(self.format, "float", str(rows))
         self.grouping = rows_grouping(inputs.work.kv, mixer.token_numbers, mixer.kv_rank)
         self._pack(inputs)
-        self.arguments = (_gains(small), self._buffers(), self._absorbed(), self._shape())
+        self.index = None if mixer.index is None else PackedIndex(inputs, small, threads)
+        index: Index | NoIndex = NoIndex(0) if self.index is None else self.index.arguments
+        self.arguments = (_gains(small), self._buffers(), self._absorbed(), self._shape(), index)
+
+    @property
+    def index_method(self) -> str:
+        """Of the products with keys of an index; '' without one."""
+        return "" if self.index is None else self.index.method
 
     @property
     def size_bytes(self) -> int:

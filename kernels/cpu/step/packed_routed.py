@@ -27,7 +27,7 @@ from membound.kernels.cpu.step.packed_model import (
     sizes_of,
     stored_bytes,
 )
-from membound.kernels.cpu.step.routed_step import FIXED, Routed, routed_step_kernel
+from membound.kernels.cpu.step.routed_step import FIXED, Plain, Routed, routed_step_kernel
 from membound.kernels.cpu.step.step import Buffers
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.layer_tensors import matrices_of
@@ -55,7 +55,10 @@ def slots_of(layer: Layer) -> Slots:
         attention = (MAMBA, ("o",), ())
     elif isinstance(mixer, Latent):
         first, ranked = ("q_down", ("q_up",)) if mixer.q_rank else ("q", ())
-        attention = ((first, "kv_down"), ranked, ("o",))
+        low: tuple[str, ...] = ()
+        if mixer.index is not None and not mixer.index.shared:
+            low, ranked = ("index_k", "index_weights"), (*ranked, "index_q")
+        attention = ((first, "kv_down", *low), ranked, ("o",))
     else:
         gate = ("out_gate",) if mixer.gated else ()
         attention = (("q", "k", "v", *gate), ("o",), ())
@@ -88,7 +91,9 @@ class RoutedWeights:
         orders = Orders(max(k for shapes in self._shapes for _, k in shapes))
         self.small = self._pack(orders)
         self.orders = orders.rows()
-        self.latent = PackedLatent(inputs, self.recipe, self.small, rows) if self._is_latent else None
+        self.latent = (
+            PackedLatent(inputs, self.recipe, self.small, rows, threads) if self._is_latent else None
+        )
         self.buffers = self._make_buffers()
 
     @property
@@ -221,24 +226,37 @@ class PackedRouted(Packed):
         work = inputs.work
         if not isinstance(work, Step):
             raise AssertionError(f"{type(work).__name__} is no Step")
-        blocks = blocks_of(inputs)
+        blocks, self._batch = blocks_of(inputs), work.batch
         held = self._held = RoutedWeights(inputs, work.rows, work.rows, blocks, threads)
         positions = positions_of(work)
         arguments = (
             np.ascontiguousarray(inputs.x.reshape(-1)), held.arena, held.starts,
             gains_of(inputs, held.small, held.orders, positions), caches_of(inputs),
-            held.buffers, sizes_of(inputs.model, work.batch, positions, threads), held.routed(),
+            held.buffers, sizes_of(inputs.model, work.batch, positions, threads),
+            held.routed() if blocks else Plain(held.widths),
         )  # fmt: skip
         latent = held.latent
         more = () if latent is None else (latent.arguments,)
         heads, method = attention_of(work) if latent is None else (0, latent.grouping.method)
         kernel = routed_step_kernel(
             held.recipe.format, held.recipe.act, work.rows, work.kv, heads, method, held.up_format,
-            held.expert_format, blocks, held.head.format, held.head.act,
+            "" if latent is None else latent.index_method, held.expert_format, blocks, held.head.format, held.head.act,
         )  # fmt: skip
         self._ready(kernel, (*arguments, *more), held.logits, held.matrix_bytes)
 
     @property
     def choice(self) -> I64:
-        """The experts of each row in the last step [layers with experts, batch·queries, chosen], the most probable first."""
+        """The experts of each row in the last step [layers with experts, batch·queries, chosen], the most probable first.
+
+        Raises AssertionError for a dense model.
+        """
         return self._held.choice
+
+    @property
+    def selection(self) -> I64:
+        """The tokens that each layer's own index selected in the last step, [layers, batch, chosen]; -1 in a layer without one. Raises AssertionError without any."""
+        latent = self._held.latent
+        if latent is None or latent.index is None:
+            raise AssertionError("no layer has an index")
+        ids = latent.index.arguments.ids
+        return ids.reshape(len(ids), self._batch, -1).copy()

@@ -53,7 +53,7 @@ def routed_prompt_kernel(
         ) -> None:  # fmt: skip
             for i in range(x.size):  # as in a step
                 prompt.hidden[i] = x[i]
-            own, buffers, up, shape = latent
+            own, buffers, up, shape, index = latent
             for layer in range(s.layers):
                 at = starts[layer]
                 for first in range(0, s.sequences * prompt.tokens, prompt.tokens):
@@ -61,8 +61,8 @@ def routed_prompt_kernel(
                         here = _at_place(s, first // prompt.tokens, place)
                         _load(M, prompt, first, place, s.hidden, b.x)
                         latent_half(
-                            FMT, ACT, M, KV, METHOD, UP, ROWS,
-                            layer, arena, at, gains, own, caches, b, buffers, up, shape, here,
+                            FMT, ACT, M, KV, METHOD, UP, ROWS, "",
+                            layer, arena, at, gains, own, caches, b, buffers, up, shape, index, here,
                         )  # fmt: skip
                         second_half(
                             FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed

@@ -1,6 +1,6 @@
 """A whole decode step of a model whose layers differ in kind, in one compiled call: experts, and latent attention.
 
-    run = routed_step_kernel("bf16", "float", 1, "bf16", HEADS, METHOD, "", "1")
+    run = routed_step_kernel("bf16", "float", 1, "bf16", HEADS, METHOD, "", "", "bf16", "1", "bf16", "float")
     run(x, arena, starts, gains, caches, buffers, sizes, routed)       # logits in buffers.logits
 
 packed_routed.py makes the arguments. step.py has what such a model shares with a dense one.
@@ -65,15 +65,15 @@ class Routed(NamedTuple):
 
 @cache
 def routed_step_kernel(
-    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, EXPERTS: str, BLOCKS: str,
+    FMT: str, ACT: str, M: int, KV: str, HEADS: int, METHOD: str, UP: str, INDEX: str, EXPERTS: str, BLOCKS: str,
     LAST_FMT: str, LAST_ACT: str,
 ) -> Any:  # fmt: skip
     """The compiled step for M new tokens, cached on disk; HEADS and METHOD as `attend_new` takes them, EXPERTS, their format, and BLOCKS
     as `layer_experts`, LAST_… of the LM head.
 
-    UP: the format of absorbed matrices, and METHOD is that of `attend_rows`; '' without latent attention.
+    UP: the format of absorbed matrices, and METHOD is that of `attend_rows`; '' without latent attention. INDEX as `latent_half`.
     run(x [M·hidden], arena, starts [layers + 1, FIXED], gains, caches, buffers, sizes, routed): the LM head begins at the last
-    row's first byte. With latent attention `latent`, a (LatentGains, LatentBuffers, Absorbed, LatentShape), comes last.
+    row's first byte. With latent attention `latent`, a (LatentGains, LatentBuffers, Absorbed, LatentShape, Index or NoIndex), comes last.
     """
     ROWS = choose(FMT, ACT, M).panel_rows
 
@@ -85,14 +85,14 @@ def routed_step_kernel(
         ) -> None:
             for i in range(x.size):  # of a slice Numba would compile the words of its errors
                 b.x[i] = x[i]
-            own, buffers, up, shape = latent
+            own, buffers, up, shape, index = latent
             for layer in range(s.layers):
                 at = starts[layer]
                 latent_half(
-                    FMT, ACT, M, KV, METHOD, UP, ROWS,
-                    layer, arena, at, gains, own, caches, b, buffers, up, shape, s,
+                    FMT, ACT, M, KV, METHOD, UP, ROWS, INDEX,
+                    layer, arena, at, gains, own, caches, b, buffers, up, shape, index, s,
                 )  # fmt: skip
-                second_half(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
+                second(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, s, routed)
             head(LAST_FMT, LAST_ACT, M, arena, starts[s.layers, 0], gains, b, s)
 
         return run_latent

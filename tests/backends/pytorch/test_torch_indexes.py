@@ -18,7 +18,6 @@ from membound.backends.pytorch.variants import Variants
 from membound.kernels import indexing, models, own_routes
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import Indexer, Latent
-from membound.kernels.operations import SpecError
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
@@ -158,7 +157,14 @@ def test_which_tokens_a_prompt_s_index_selects_by_hand(monkeypatch: pytest.Monke
 
     def seen(kv: str) -> list[list[int]]:
         away = indexing.left_out(
-            np.ones((5, 1)), mixer, np.arange(5), 5, lambda name, x: made[name][:, None], vectors, kv
+            np.ones((5, 1)),
+            mixer,
+            np.arange(5),
+            5,
+            lambda name, x: made[name][:, None],
+            vectors,
+            kv,
+            lambda k: k,
         )
         return [np.flatnonzero(~row).tolist() for row in away[0]]
 
@@ -191,5 +197,3 @@ def test_what_is_not_run_is_one_line() -> None:
             "attention with an indexer runs as it is, without torch.compile and offload"
         )
         assert unsupported(work, Variants(), "cpu") is None
-    with pytest.raises(SpecError, match=r"tiny-index has an index, whose keys are random: cache=random"):
-        parse("step:model=tiny-index,context=5,cache=prompt")

@@ -81,7 +81,12 @@ def test_latent_rows_that_are_selected(kv: str) -> None:
     """Rows that nobody selected hold what would spoil everything."""
     for heads, dim, value_dim in ((16, 576, 512), (3, 52, 40), (33, 96, 64)):
         bound = BOUNDS[rows_grouping(kv, dim, value_dim).method]
-        for tokens, chosen, batch, threads in ((1, 1, 1, 1), (40, 9, 3, 2), (700, 300, 2, 3), (300, 300, 1, 2)):
+        for tokens, chosen, batch, threads in (
+            (1, 1, 1, 1),
+            (40, 9, 3, 2),
+            (700, 300, 2, 3),
+            (300, 300, 1, 2),
+        ):
             drawn = make_cache(kv, batch, 1, tokens, dim)
             ids = np.stack([np.sort(rng.permutation(tokens)[:chosen]) for _ in range(batch)])
             cache = replace(drawn, v=drawn.k, v_scales=drawn.k_scales)

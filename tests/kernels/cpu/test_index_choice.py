@@ -54,7 +54,9 @@ def chosen_of(scores: npt.NDArray[Any], chosen: int) -> npt.NDArray[np.int64]:
     return np.sort(np.argsort(-scores, -1, kind="stable")[..., :chosen], -1)
 
 
-@pytest.mark.parametrize("kv", ["bf16", *(pytest.param(kv, marks=pytest.mark.slow) for kv in ("f32", "f16", "int8"))])
+@pytest.mark.parametrize(
+    "kv", ["bf16", *(pytest.param(kv, marks=pytest.mark.slow) for kv in ("f32", "f16", "int8"))]
+)
 def test_scores_are_sums_over_heads_and_the_largest_are_chosen(kv: str) -> None:
     set_threads(2)
     for batch, heads, dim, tokens, chosen, threads in (
@@ -79,7 +81,9 @@ def test_scores_are_sums_over_heads_and_the_largest_are_chosen(kv: str) -> None:
             q.reshape(-1), padded.reshape(-1), keys, scales, capacity * dim, capacity, capacity, heads, dim,
             choice, ids, threads,
         )  # fmt: skip
-        used = q.astype(np.float64) if method == "float" else from_bf16(to_bf16(q * np.float32(np.log2(np.e))))
+        used = (
+            q.astype(np.float64) if method == "float" else from_bf16(to_bf16(q * np.float32(np.log2(np.e))))
+        )
         factor = np.log2(np.e) if method == "float" else 1.0
         k = np.stack([widened(cache_, b + 1, 0)[0][:tokens] for b in range(batch)])
         expected = np.einsum("bh,bht->bt", weights, np.maximum(factor * used @ k.transpose(0, 2, 1), 0))
@@ -130,10 +134,16 @@ def fill(choice: Choice, scores: F32) -> None:
         choice.counts[piece] = np.bincount(keys[b, begin:end] >> 21, minlength=BUCKETS)
 
 
-@pytest.mark.parametrize(("batch", "tokens", "threads"), [(1, 10, 3), (3, 7, 2), (5, 4, 5), (2, 1, 8), (64, 3, 2)])
+@pytest.mark.parametrize(
+    ("batch", "tokens", "threads"), [(1, 10, 3), (3, 7, 2), (5, 4, 5), (2, 1, 8), (64, 3, 2)]
+)
 def test_pieces_are_all_tokens_once_and_shared_out_evenly(batch: int, tokens: int, threads: int) -> None:
     choice = make_choice(1, tokens, batch, threads)
-    seen = [(b, t) for b, first, end in zip(choice.sequence, choice.begin, choice.end, strict=True) for t in range(first, end)]
+    seen = [
+        (b, t)
+        for b, first, end in zip(choice.sequence, choice.begin, choice.end, strict=True)
+        for t in range(first, end)
+    ]
     assert seen == [(b, t) for b in range(batch) for t in range(tokens)]
     shares = [
         int((choice.end - choice.begin)[choice.first_of_thread[t] : choice.first_of_thread[t + 1]].sum())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from transformers_answers import CASES, dense, folder_of, holds_states, inputs_of, only_counted, routed_folder
+from transformers_answers import CASES, dense, folder_of, holds_states, inputs_of, routed_folder
 
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import ModelError, get_model
@@ -21,7 +21,7 @@ from membound.kernels.weights.checkpoint import Checkpoint
 from membound.kernels.weights.formats import dequantize
 from membound.kernels.work import SpecError, parse
 
-ROUTED = [case for case in CASES if not dense(case) and not only_counted(case) and not holds_states(case)]
+ROUTED = [case for case in CASES if not dense(case) and not holds_states(case)]
 BOUND = 1e-6
 """As in test_forward.py."""
 
@@ -40,18 +40,6 @@ def step_of(folder: str, case: dict[str, Any], weight: str = "f32") -> ModelInpu
 def test_a_folder_answers_as_in_transformers(case: dict[str, Any], write: Any, tmp_path: Path) -> None:
     inputs = step_of(write(case, tmp_path), case)
     assert relative_error(compute(inputs, 0)[0], np.array(case["logits"])) < BOUND
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if only_counted(case)], ids=lambda case: case["config"]["model_type"]
-)
-def test_a_folder_that_is_only_counted_is_refused_by_name(case: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(case["config"]), "utf-8")
-    with pytest.raises(
-        ModelError,
-        match=r"attention with an indexer, which model_type '.*' has, is counted and not run",
-    ):
-        get_model(str(tmp_path))
 
 
 def test_a_step_reads_the_experts_that_one_row_takes(tmp_path: Path) -> None:
