@@ -26,11 +26,13 @@ MODELS = {
     | {"moe_intermediate_size": 128, "n_routed_experts": 8, "n_shared_experts": 1, "n_group": 4, "topk_group": 2}
     | {"first_k_dense_replace": 1, "routed_scaling_factor": 2.5},
 }  # fmt: skip
+MODELS["deepseek_v32"] = MODELS["deepseek_v3"] | {"index_n_heads": 4, "index_head_dim": 64, "index_topk": 3}
+DEEPSEEK = ("deepseek_v3", "deepseek_v32")
 ROUTERS = {
     "qwen2_moe": "mlp.gate",
     "qwen3_moe": "mlp.gate",
     "mixtral": "block_sparse_moe.gate",
-    "deepseek_v3": "mlp.gate",
+    **dict.fromkeys(DEEPSEEK, "mlp.gate"),
 }
 """Which stay floats. llm-compressor lists them in config.json; GPTQ and AWQ say nothing, and FP8's writers list what has no scales."""
 PARTS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
@@ -49,9 +51,11 @@ def mlp(prefix, width, names=PARTS):
 
 def attention(family):
     """Modules of a layer's attention."""
-    if family == "deepseek_v3":
+    if family in DEEPSEEK:
         shapes = {"q_a_proj": (128, 128), "q_b_proj": (256, 128), "kv_a_proj_with_mqa": (160, 128)}
         shapes |= {"kv_b_proj": (256, 128), "o_proj": (128, 128)}
+        if family == "deepseek_v32":
+            shapes |= {"indexer.wq_b": (256, 128), "indexer.wk": (64, 128), "indexer.weights_proj": (4, 128)}
     else:
         shapes = {"q_proj": (128, 128), "k_proj": (64, 128), "v_proj": (64, 128), "o_proj": (128, 128)}
     return {
@@ -64,11 +68,11 @@ def experts_of(family, index, count):
     """Modules of a layer's second half."""
     if family == "mixtral":
         each = [mlp(f"block_sparse_moe.experts.{number}", 256, MIXTRAL) for number in range(count)]
-    elif index == {"qwen3_moe": 1, "deepseek_v3": 0}.get(family):
+    elif index == {"qwen3_moe": 1, **dict.fromkeys(DEEPSEEK, 0)}.get(family):
         each = [mlp("mlp", 256)]
     else:
         each = [mlp(f"mlp.experts.{number}", 128) for number in range(count)]
-        each += [mlp("mlp.shared_experts", 128)] if family == "deepseek_v3" else []
+        each += [mlp("mlp.shared_experts", 128)] if family in DEEPSEEK else []
         each += [mlp("mlp.shared_expert", 256)] if family == "qwen2_moe" else []
     return {name: shape for one in each for name, shape in one.items()}
 
@@ -91,11 +95,13 @@ def floats_of(family, layers, count):
             }
         if family == "qwen3_moe":
             shapes |= {f"{of}.self_attn.{name}_norm.weight": (32,) for name in "qk"}
-        if family == "deepseek_v3":
+        if family in DEEPSEEK:
             shapes |= {f"{of}.self_attn.{name}_layernorm.weight": (128,) for name in ("q_a", "kv_a")}
+        if family == "deepseek_v32":
+            shapes |= {f"{of}.self_attn.indexer.k_norm.{kind}": (64,) for kind in ("weight", "bias")}
         if any(".experts." in name for name in modules):
             shapes[f"{of}.{ROUTERS[family]}.weight"] = (count, 128)
-            if family == "deepseek_v3":
+            if family in DEEPSEEK:
                 shapes[f"{of}.mlp.gate.e_score_correction_bias"] = (count,)
     return shapes
 

@@ -139,7 +139,7 @@ def _latent_half_in_kernels(
             batch = m // s.queries
             if SELECTS:
                 given = index.given[layer]
-                rows = SelectedRows(index.chosen, 1, batch, 1, heads, dim, rank, shape.scale, given)
+                rows: Any = SelectedRows(index.chosen, 1, batch, 1, heads, dim, rank, shape.scale, given)
             else:
                 rows = Rows(s.context + s.queries, s.queries, batch, 1, heads, dim, rank, shape.scale)
             first = (layer * s.sequences + s.sequence) * s.capacity

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from membound.kernels.cpu.attention.choice import make_choice
 from membound.kernels.cpu.attention.decode import flat_cache
@@ -65,16 +67,18 @@ def index_of(inputs: ModelInputs, number: int) -> Indexer:
 def _keys(inputs: ModelInputs, own: list[int]) -> KVCache:
     """Keys of those layers with room for one more token, [layers, batch, 1, context + 1, dim], as one array with the values."""
     held = [inputs.index_keys(number) for number in own]
+    k, scales = (
+        _with_room([one.k for one in held]),
+        [one.k_scales for one in held if one.k_scales is not None],
+    )
+    wide = _with_room(scales) if scales else None
+    return KVCache(inputs.work.kv, k, k, wide, wide)
 
-    def joined(
-        parts: list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]],
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-        batch, one, context = parts[0].shape[:3]
-        whole = np.zeros((len(parts), batch, one, context + 1, *parts[0].shape[3:]), parts[0].dtype)
-        for into, part in zip(whole, parts, strict=True):
-            into[:, :, :context] = part
-        return whole
 
-    k = joined([cache.k for cache in held])
-    scales = None if held[0].k_scales is None else joined([cache.k_scales for cache in held])
-    return KVCache(held[0].format, k, k, scales, scales)
+def _with_room(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays [batch, 1, context, …] of layers as one, each with room for one token more."""
+    batch, one, context = parts[0].shape[:3]
+    whole = np.zeros((len(parts), batch, one, context + 1, *parts[0].shape[3:]), parts[0].dtype)
+    for into, part in zip(whole, parts, strict=True):
+        into[:, :, :context] = part
+    return whole

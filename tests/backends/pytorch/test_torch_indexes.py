@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hybrid_models import INDEXED, hybrid_models
 from torch import Tensor
+from transformers_answers import CASES, folder_of, inputs_of, routed_folder
 
 from membound.backends.pytorch.backend import PyTorch
 from membound.backends.pytorch.latent_layer import CausalIndexed, IndexedLatent
@@ -188,6 +189,31 @@ def test_the_choice_of_a_prompt_is_kept_for_other_workers(
     assert np.array_equal(make_inputs(work, seed=4, folder=tmp_path).seen(3), first)
     with pytest.raises(TypeError):
         make_inputs(work, seed=5, folder=tmp_path).seen(3)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+@pytest.mark.parametrize("write", [routed_folder, folder_of], ids=["published", "stacked"])
+def test_a_folder_answers_as_in_transformers(kind: str, write: Any, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case["config"]["model_type"] == kind)
+    context, backend = len(case["tokens"]) - 1, PyTorch()
+    assert context > case["config"]["index_topk"]
+    spec = f"step:model={write(case, tmp_path)},context={context},cache=prompt,weight=f32,kv=f32"
+    inputs = inputs_of(spec, case)
+    backend.open("cpu", 1)
+    assert backend.supports(inputs.work) is None
+    backend.prepare(inputs.work, inputs)
+    backend.launch(0)
+    assert relative_error(backend.output()[0], np.array(case["logits"])) < 1e-5
+    assert backend.settings()["routes"] == "own"
+    backend.close()
+
+
+@pytest.mark.parametrize("weight", ["f32", "bf16"])
+def test_a_step_behind_a_prompt_keeps_the_tolerance(weight: str) -> None:
+    spec = f"step:model=tiny-index,batch=2,context=40,weight={weight},kv={weight},cache=prompt"
+    error, _, backend = run(spec)
+    backend.close()
+    assert error < (1e-5 if weight == "f32" else tolerance(parse(spec)))
 
 
 def test_what_is_not_run_is_one_line() -> None:
