@@ -42,8 +42,8 @@ from membound.kernels.work import (
 )
 
 LACKING = {features.PARALLEL, features.GELU}
-FEATURES = features.EVERY - LACKING
-"""What steps and prompts compute beyond Llama and Qwen, steps also `features.INDEXES`."""
+FEATURES = features.EVERY - LACKING | {features.INDEXES}
+"""What steps and prompts compute beyond Llama and Qwen."""
 LAYERS = ("default", "safe", "threadsafe", "omp", "tbb")
 """What Numba may be asked for; its workqueue, on which it falls back too, takes 50 times as long to start a parallel region."""
 MOST_ROWS = 64
@@ -314,9 +314,8 @@ class NumbaCpu(Backend):
 
 def _lacks(work: Step | Prefill) -> str | None:
     """What of a model's features a step or a prompt does not compute, or None: of attention beside states in prompts no bounds."""
-    if isinstance(work, Step):
-        return missing(work, _features_of(work) | {features.INDEXES})
-    return missing(work, _features_of(work) - (features.BOUNDS if _has_states(work) else frozenset()))
+    without = features.BOUNDS if isinstance(work, Prefill) and _has_states(work) else frozenset()
+    return missing(work, _features_of(work) - without)
 
 
 def _like_llama(work: Step | Prefill) -> bool:

@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     Pieces of sequences, in order: sequence, begin and end [pieces]; those of a thread from first_of_thread[thread] on, those of a
     sequence from first_of_sequence[b] on. keys [batch · tokens]: scores as whole numbers in their order; counts [pieces, BUCKETS];
     above, equal [pieces]: how many are above the threshold, and equal to it; threshold and left [batch]: the bits found so far, and how
-    many of those that have them are taken.
+    many of those that have them are taken. seen [batch]: the first so many tokens have scores, those behind them are smaller than all.
     """
 
     chosen: int
@@ -47,6 +47,7 @@ class Choice(NamedTuple):
     equal: I64
     threshold: I64
     left: I64
+    seen: I64
 
 
 def make_choice(chosen: int, tokens: int, batch: int, threads: int) -> Choice:
@@ -68,6 +69,7 @@ def make_choice(chosen: int, tokens: int, batch: int, threads: int) -> Choice:
         np.zeros(pieces, np.int64),
         np.zeros(batch, np.int64),
         np.zeros(batch, np.int64),
+        np.full(batch, tokens, np.int64),
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of cached keys by an index, one query token a sequence: the sum over its heads of a weight times relu(query · key).
+"""Scores of cached keys by an index, of one query token a sequence, or of several of one: the sum over its heads of a weight times relu(query · key).
 
     score_tokens(KV, METHOD, q, weights, keys, scales, at, scales_at, capacity, heads, dim, choice, threads)
 
@@ -37,7 +37,8 @@ def score_tokens(
     """Scores of the first choice.tokens of `capacity` keys of each sequence, in order, to choice.keys, and counts of their first bits.
 
     KV, METHOD: literals from `rows_grouping(kv, dim, dim)`. q [batch, heads, dim] and weights [batch, heads rounded up to
-    whole vectors], zero behind the last, are flat float32; keys [batch, capacity, dim] from `at` on, scales from `scales_at` on.
+    whole vectors], zero behind the last, are flat float32; keys [batch, capacity, dim] from `at` on, scales from `scales_at` on. With a
+    capacity of 0 all of the batch meet the same keys.
     """
     raise TypeError("score_tokens is for compiled code")
 
@@ -81,7 +82,7 @@ def _score_all(g: Grouping) -> Any:
             row = b * capacity + begin
             score(
                 keys, scales, at + row * dim, scales_at + row, heads, dim, choice.end[piece] - begin, space,
-                weights, b * width, choice.keys, b * choice.tokens + begin, choice.counts[piece],
+                weights, b * width, choice.seen[b] - begin, choice.keys, b * choice.tokens + begin, choice.counts[piece],
             )  # fmt: skip
         end_products()
 
@@ -97,14 +98,14 @@ def _score_all(g: Grouping) -> Any:
 
 
 def _make_piece(g: Grouping) -> Any:
-    """Blocks of scores of `count` tokens, summed over heads, to `out` as they are ordered."""
+    """Blocks of scores of `count` tokens, summed over heads, to `out` as they are ordered; only the first `seen` tokens have one."""
     products = row_tiles if g.method == "tile" else row_vectors
     score, BLOCK, STEP = products.make_scores(g), products.BLOCK, products.STEP
 
     @linked
     def piece(
         keys: Any, scales: Any, at: Any, scales_at: Any, heads: Any, dim: Any, count: Any, space: Any,
-        weights: Any, weights_at: Any, out: Any, out_at: Any, counts: Any,
+        weights: Any, weights_at: Any, seen: Any, out: Any, out_at: Any, counts: Any,
     ) -> None:  # fmt: skip
         for i in range(counts.size):
             counts[i] = 0
@@ -115,7 +116,7 @@ def _make_piece(g: Grouping) -> Any:
             _sum_heads(space.scores, chunks_of(heads, LANES), padded, weights, weights_at)
             bits = space.scores.view(np.uint32)
             for t in range(used):
-                key = order_of(bits[t])
+                key = order_of(bits[t]) if start + t < seen else np.uint32(0)
                 out[out_at + start + t] = key
                 count_first(counts, key)
 

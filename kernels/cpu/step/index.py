@@ -1,4 +1,4 @@
-"""The index of a latent layer in compiled code: one new token's queries, key and weights, its scores, and the tokens that it selects.
+"""The index of a latent layer in compiled code: queries, key and weights of new tokens, their scores, and the tokens that they select.
 
     select_tokens(KV, METHOD, M, ROWS, layer, gains, index, buffers, latent, sizes)
 
@@ -60,23 +60,25 @@ class Index(NamedTuple):
 def select_tokens(
     KV: Any, METHOD: Any, M: Any, ROWS: Any, layer: Any, gains: Any, index: Any, b: Any, shape: Any, s: Any
 ) -> None:
-    """The tokens of the largest scores of each of M sequences, to index.ids; the new token's key goes to its place.
+    """The tokens of the largest scores of M new tokens, to index.ids; their keys go to their places.
 
-    b.heads and b.wide hold the products of the layer: what goes down and what comes of its rank. METHOD: of `rows_grouping` for keys.
+    The tokens are of a sequence each, or all of one. b.heads and b.wide hold the products of the layer: what goes down and what comes of its rank. METHOD: of `rows_grouping` for keys.
     """
-    dim, heads, place, turn = index.dim, index.heads, index.place[layer], layer * s.turns + s.turn
-    cosines, sines = gains.cosines[turn], gains.sines[turn]
+    dim, heads, place = index.dim, index.heads, index.place[layer]
     queries = shape.heads * (shape.nope + shape.turning)
     down = shape.q_rank + shape.rank + shape.turning
     low_stride = (down + dim + heads + ROWS - 1) // ROWS * ROWS
     stride = (queries + heads * dim + ROWS - 1) // ROWS * ROWS
-    first = place * s.sequences * s.capacity
+    first, each = (place * s.sequences + s.sequence) * s.capacity, s.capacity if s.queries == 1 else 0
     for row in range(M):
+        sequence, query = row // s.queries, row % s.queries
+        turn = layer * s.turns + s.turn + query
+        cosines, sines = gains.cosines[turn], gains.sines[turn]
         line = b.heads[row * low_stride + down :][: dim + heads]
         key = line[:dim]
         layer_norm(key, index.gain[place], index.bias[place], _EPS, key)
         turn_head(key, cosines, sines, index.neighbours)
-        token = first + row * s.capacity + s.context
+        token = first + sequence * s.capacity + s.context + query
         store_row(KV, key, index.keys, token * dim, index.scales, token)
         index.weights[row * padded_width(heads) :][:heads] = line[dim:]
         own = index.queries[row * heads * dim :][: heads * dim]
@@ -84,7 +86,7 @@ def select_tokens(
         for head in range(heads):
             turn_head(own[head * dim :][:dim], cosines, sines, index.neighbours)
     score_tokens(
-        KV, METHOD, index.queries, index.weights, index.keys, index.scales, first * dim, first, s.capacity,
+        KV, METHOD, index.queries, index.weights, index.keys, index.scales, first * dim, first, each,
         heads, dim, index.choice, s.threads,
     )  # fmt: skip
     choose(index.choice, index.ids[layer], 0)

@@ -27,6 +27,7 @@ from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.simd.ir import literal_value
 from membound.kernels.cpu.step.elementwise import rms_norm, store_row
 from membound.kernels.cpu.step.index import Index, select_tokens, turn_head
+from membound.kernels.cpu.step.prompt_index import PromptIndex
 from membound.kernels.cpu.step.step import add_rows, norm_rows
 from membound.kernels.forward import LATENT_EPS
 from membound.kernels.weights.formats import F32
@@ -90,8 +91,8 @@ def latent_half(
     """Norm, queries, the cached row, attention and output of a layer, added to b.x.
 
     arena has from at[0] on what goes down (queries, then the cached row), from at[1] on what makes queries of their rank, and from
-    at[2] on the output. UP: the format of `up`, METHOD: of `rows_grouping`. index: an `Index`, whose products lie behind the first two
-    and INDEX is the METHOD of whose keys, or `NoIndex`.
+    at[2] on the output. UP: the format of `up`, METHOD: of `rows_grouping`. index: an `Index` or `PromptIndex`, whose products lie behind
+    the first two and INDEX is the METHOD of whose keys, or `NoIndex`.
     """
     raise TypeError("latent_half is for compiled code")
 
@@ -104,7 +105,9 @@ def _latent_half_in_kernels(
     fmt, act, m, kv, method, form, keys = (literal_value(v) for v in (FMT, ACT, M, KV, METHOD, UP, INDEX))
     if None in (fmt, act, m, kv, method, form, keys):
         return None
-    SELECTS = index.instance_class is Index
+    PROMPT = index.instance_class is PromptIndex
+    SELECTS = PROMPT or index.instance_class is Index
+    CAUSAL = PROMPT or not SELECTS
     gather, products, _ = block_kernels(form, "float", str(m))
     UP_ROWS = block_recipes(form, "float", str(m))[0].panel_rows
 
@@ -136,17 +139,25 @@ def _latent_half_in_kernels(
                 _place(up.products, up.lines, n, b.attention, n)
                 continue
             _place(up.products, up.lines, n, buffers.absorbed, dim)
-            batch = m // s.queries
-            if SELECTS:
-                given = index.given[layer]
-                rows: Any = SelectedRows(index.chosen, 1, batch, 1, heads, dim, rank, shape.scale, given)
-            else:
-                rows = Rows(s.context + s.queries, s.queries, batch, 1, heads, dim, rank, shape.scale)
             first = (layer * s.sequences + s.sequence) * s.capacity
-            attend_rows(
-                kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
-                first * dim, first, s.capacity, rows, buffers.attended, 0, heads * rank, s.threads,
-            )  # fmt: skip
+            whole = (
+                index.whole if PROMPT else 0
+            )  # new tokens that see all before them, among others that do not
+            queries, batch = (whole, 1) if PROMPT else (s.queries, m // s.queries)
+            if CAUSAL and queries > 0:
+                rows = Rows(s.context + queries, queries, batch, 1, heads, dim, rank, shape.scale)
+                attend_rows(
+                    kv, method, buffers.absorbed, 0, heads * dim, caches.k, caches.v, caches.k_scales, caches.v_scales,
+                    first * dim, first, s.capacity, rows, buffers.attended, 0, heads * rank, s.threads,
+                )  # fmt: skip
+            if SELECTS and whole < m:
+                given = index.given if PROMPT else index.given[layer]
+                some = SelectedRows(index.chosen, 1, m - whole, 1, heads, dim, rank, shape.scale, given)
+                attend_rows(
+                    kv, method, buffers.absorbed, whole * heads * dim, heads * dim,
+                    caches.k, caches.v, caches.k_scales, caches.v_scales, first * dim, first, 0 if PROMPT else s.capacity,
+                    some, buffers.attended, whole * heads * rank, heads * rank, s.threads,
+                )  # fmt: skip
         width = heads * shape.value
         prepare(fmt, act, m, b.attention, 0, width, width, b.scratch)
         multiply(fmt, act, m, arena, at[2], s.hidden, width, b.scratch, b.narrow, s.threads)

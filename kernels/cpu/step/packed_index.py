@@ -1,6 +1,6 @@
-"""The index of latent attention packed for steps: keys of all layers that have one of their own, vectors, and buffers.
+"""The index of latent attention packed for steps and prompts: keys of all layers that have one of their own, vectors, and buffers.
 
->>> index = PackedIndex(inputs, vectors, threads=2)
+>>> index = PackedIndex(inputs, vectors, rows=1, threads=2)
 >>> index.method, index.arguments.chosen
 """
 
@@ -17,43 +17,75 @@ from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.rows import rows_grouping
 from membound.kernels.cpu.simd.features import LANES
 from membound.kernels.cpu.step.index import Index
+from membound.kernels.cpu.step.prompt_index import Chunks, PromptIndex
+from membound.kernels.features import tokens_of
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.mixers import Indexer, Latent
-from membound.kernels.weights.formats import F32, KVCache
-from membound.kernels.work import Step
+from membound.kernels.routing import I64
+from membound.kernels.weights.formats import F32, KVCache, cache_layout
+from membound.kernels.work import Prefill, Step
 
 
 class PackedIndex:
-    """Of all layers. `method`: of the products with keys; `arguments`: what `latent_half` takes."""
+    """Of all layers, for `rows` tokens at once. `method`: of the products with keys; `arguments`: what `latent_half` takes, or `index_at`."""
 
-    def __init__(self, inputs: ModelInputs, small: list[Mapping[str, F32]], threads: int) -> None:
-        work, layers = inputs.work, len(small)
-        if not isinstance(work, Step):
-            raise AssertionError(f"{type(work).__name__} is no Step")
-        kinds = [index_of(inputs, number) for number in range(layers)]
-        own = [number for number, kind in enumerate(kinds) if not kind.shared]
-        one, batch, tokens = kinds[own[0]], work.batch, work.context + 1
+    def __init__(self, inputs: ModelInputs, small: list[Mapping[str, F32]], rows: int, threads: int) -> None:
+        work, layers = inputs.work, range(len(small))
+        kinds = [index_of(inputs, number) for number in layers]
+        own = [number for number in layers if not kinds[number].shared]
+        one = kinds[own[0]]
         self.method = rows_grouping(work.kv, one.head_dim, one.head_dim).method
-        place = np.full(layers, -1, np.int64)
+        place = np.full(len(layers), -1, np.int64)
         place[own] = np.arange(len(own))
-        keys, _, scales, _ = flat_cache(_keys(inputs, own))
-        given = np.stack([inputs.selection(number).reshape(-1) for number in range(layers)])
-        self.arguments = Index(
-            chosen=given.shape[1] // batch,
-            heads=one.heads,
-            dim=one.head_dim,
-            neighbours=one.neighbours,
-            place=place,
-            gain=np.stack([small[number]["index_k_norm"] for number in own]),
-            bias=np.stack([small[number]["index_k_norm_bias"] for number in own]),
-            keys=keys,
-            scales=scales,
-            given=given,
-            ids=np.full_like(given, -1),
-            queries=np.zeros(batch * one.heads * one.head_dim, np.float32),
-            weights=np.zeros(batch * -(-one.heads // LANES) * LANES, np.float32),
-            choice=make_choice(given.shape[1] // batch, tokens, batch, threads),
+        room = _chunks_of(work.tokens, rows) * rows if isinstance(work, Prefill) else 0
+        keys, _, scales, _ = flat_cache(_empty_keys(inputs, own, room) if room else _keys(inputs, own))
+        chosen = min(one.chosen, room or tokens_of(work))
+        common = (
+            chosen, one.heads, one.head_dim, one.neighbours, place,
+            *(np.stack([small[number][name] for number in own]) for name in ("index_k_norm", "index_k_norm_bias")),
+            keys, scales,
+        )  # fmt: skip
+        buffers = (
+            np.zeros(rows * one.heads * one.head_dim, np.float32),
+            np.zeros(rows * -(-one.heads // LANES) * LANES, np.float32),
         )
+        self.arguments: Index | PromptIndex
+        if isinstance(work, Step):
+            given = np.stack([inputs.selection(number).reshape(-1) for number in layers])
+            choice = make_choice(chosen, tokens_of(work), rows, threads)
+            self.arguments = Index(*common, given, np.full_like(given, -1), *buffers, choice)
+            return
+        bits = np.zeros((len(layers), work.batch, work.tokens, 0), np.uint8)
+        if work.tokens > chosen:
+            bits = np.stack([np.packbits(inputs.seen(number), -1) for number in layers])
+        self.arguments = PromptIndex(
+            *common, np.zeros(rows * chosen, np.int64), np.full((len(layers), rows * chosen), -1, np.int32), *buffers,
+            make_choice(chosen, room, rows, threads), 0, bits, _chunks(chosen, room, rows, threads),
+        )  # fmt: skip
+
+
+def _chunks_of(tokens: int, rows: int) -> int:
+    return -(-tokens // rows)
+
+
+def _chunks(chosen: int, room: int, rows: int, threads: int) -> Chunks:
+    """The choices of all chunks of `rows` tokens, in each of which a token sees those up to its own place."""
+    ends = range(rows, room + 1, rows)
+    made = [make_choice(min(chosen, end), end, rows, threads) for end in ends]
+    widest = max(len(one.sequence) for one in made)
+
+    def table(name: str) -> I64:
+        return np.stack(
+            [np.pad(one, (0, widest - len(one))) for one in (getattr(each, name) for each in made)]
+        )
+
+    return Chunks(
+        np.array([len(one.sequence) for one in made], np.int64),
+        *(table(name) for name in ("sequence", "begin", "end")),
+        np.stack([one.first_of_thread for one in made]),
+        np.stack([one.first_of_sequence for one in made]),
+        np.stack([end - rows + 1 + np.arange(rows) for end in ends]),
+    )
 
 
 def index_of(inputs: ModelInputs, number: int) -> Indexer:
@@ -73,6 +105,13 @@ def _keys(inputs: ModelInputs, own: list[int]) -> KVCache:
     )
     wide = _with_room(scales) if scales else None
     return KVCache(inputs.work.kv, k, k, wide, wide)
+
+
+def _empty_keys(inputs: ModelInputs, own: list[int], room: int) -> KVCache:
+    """Room for the keys of those layers, [layers · batch, 1, tokens, dim]."""
+    shape = (len(own) * inputs.work.batch, 1, room, index_of(inputs, own[0]).head_dim)
+    k, _, *scales = (np.zeros(size, kind) for size, kind in cache_layout(inputs.work.kv, shape))
+    return KVCache(inputs.work.kv, k, k, *(scales[:1] * 2))
 
 
 def _with_room(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

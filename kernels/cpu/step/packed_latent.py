@@ -21,6 +21,7 @@ from membound.kernels.cpu.matmul.recipe import Recipe
 from membound.kernels.cpu.step.index import Index, NoIndex
 from membound.kernels.cpu.step.latent import Absorbed, LatentBuffers, LatentGains, LatentShape, head_blocks
 from membound.kernels.cpu.step.packed_index import PackedIndex
+from membound.kernels.cpu.step.prompt_index import PromptIndex
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.parts import Latent
 from membound.kernels.weights.formats import F32, Weight, dequantize
@@ -46,8 +47,8 @@ class PackedLatent:
         (self._recipe,) = block_recipes(self.format, "float", str(rows))
         self.grouping = rows_grouping(inputs.work.kv, mixer.token_numbers, mixer.kv_rank)
         self._pack(inputs)
-        self.index = None if mixer.index is None else PackedIndex(inputs, small, threads)
-        index: Index | NoIndex = NoIndex(0) if self.index is None else self.index.arguments
+        self.index = None if mixer.index is None else PackedIndex(inputs, small, rows, threads)
+        index: Index | PromptIndex | NoIndex = NoIndex(0) if self.index is None else self.index.arguments
         self.arguments = (_gains(small), self._buffers(), self._absorbed(), self._shape(), index)
 
     @property

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from membound.kernels.cpu.attention.decode import flat_cache
 from membound.kernels.cpu.attention.several import new_method
@@ -76,10 +77,18 @@ class PackedRoutedPrompt(PackedLayersPrompt):
         method = latent.grouping.method if latent else new_method(work.kv, model.head_dim, bounded(work))
         kernel = routed_prompt_kernel(
             held.recipe.format, held.recipe.act, rows, work.kv, method, held.up_format,
-            held.expert_format, self._blocks, held.head.format, held.head.act, work.batch,
+            latent.index_method if latent else "", held.expert_format, self._blocks, held.head.format, held.head.act, work.batch,
         )  # fmt: skip
         more = (latent.arguments,) if latent else ()
         self._ready(kernel, (*arguments, *more), held.logits, held.matrix_bytes)
+
+    @property
+    def selection(self) -> npt.NDArray[np.int32]:
+        """What the last chunk's tokens selected, [layers, chunk · chosen]; -1 in a layer without an index of its own. Raises AssertionError without any."""
+        latent = self._held.latent
+        if latent is None or latent.index is None:
+            raise AssertionError("no layer has an index")
+        return np.array(latent.index.arguments.ids, np.int32)
 
 
 def empty_caches(inputs: ModelInputs, capacity: int) -> Caches:

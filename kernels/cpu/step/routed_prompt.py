@@ -1,6 +1,6 @@
 """A whole prompt of a model that goes beyond Llama in one compiled call, made of the layers of routed_step.py.
 
-    run = routed_prompt_kernel("bf16", "float", 64, "bf16", METHOD, "", "bf16", "4+16", "bf16", "float", 1)
+    run = routed_prompt_kernel("bf16", "float", 64, "bf16", METHOD, "", "", "bf16", "4+16", "bf16", "float", 1)
     run(x, arena, starts, gains, caches, buffers, sizes, routed, prompt)       # logits of each sequence's last token in buffers.logits
 
 packed_routed_prompt.py makes the arguments. A chunk of M tokens of a sequence passes a layer as a step of M queries would; layer
@@ -18,7 +18,8 @@ from membound.kernels.cpu.experts.routes import I64
 from membound.kernels.cpu.linked import linked
 from membound.kernels.cpu.matmul.recipe import choose
 from membound.kernels.cpu.step.latent import latent_half
-from membound.kernels.cpu.step.routed_step import second, second_half
+from membound.kernels.cpu.step.prompt_index import index_at
+from membound.kernels.cpu.step.routed_step import second
 from membound.kernels.cpu.step.step import Sizes, attention_half, head
 from membound.kernels.weights.formats import F32
 
@@ -35,10 +36,10 @@ class Prompt(NamedTuple):
 
 @cache
 def routed_prompt_kernel(
-    FMT: str, ACT: str, M: int, KV: str, METHOD: str, UP: str, EXPERTS: str, BLOCKS: str,
+    FMT: str, ACT: str, M: int, KV: str, METHOD: str, UP: str, INDEX: str, EXPERTS: str, BLOCKS: str,
     LAST_FMT: str, LAST_ACT: str, LAST: int,
 ) -> Any:  # fmt: skip
-    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_new`, UP, EXPERTS, BLOCKS and LAST_… as a step.
+    """The compiled prompt in chunks of M tokens, LAST sequences, cached on disk; METHOD as `attend_new`, UP, INDEX, EXPERTS, BLOCKS, LAST_… as a step.
 
     run(x [batch·tokens·hidden], arena, starts, gains, caches, buffers, sizes, routed, prompt): angles of every place, room in
     caches for whole chunks. With latent attention its arguments come last, as in a step.
@@ -60,13 +61,12 @@ def routed_prompt_kernel(
                     for place in range(0, prompt.tokens, M):
                         here = _at_place(s, first // prompt.tokens, place)
                         _load(M, prompt, first, place, s.hidden, b.x)
+                        selecting = index_at(M, index, layer, here.sequence, place)
                         latent_half(
-                            FMT, ACT, M, KV, METHOD, UP, ROWS, "",
-                            layer, arena, at, gains, own, caches, b, buffers, up, shape, index, here,
+                            FMT, ACT, M, KV, METHOD, UP, ROWS, INDEX,
+                            layer, arena, at, gains, own, caches, b, buffers, up, shape, selecting, here,
                         )  # fmt: skip
-                        second_half(
-                            FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed
-                        )
+                        second(FMT, ACT, M, EXPERTS, BLOCKS, ROWS, layer, arena, at, gains, b, here, routed)
                         _store(M, prompt, first, place, s.hidden, b.x, layer)
             load_last(s.sequences, prompt, s.hidden, b.x)
             head(LAST_FMT, LAST_ACT, LAST, arena, starts[s.layers, 0], gains, b, s)
