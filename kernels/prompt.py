@@ -174,9 +174,8 @@ def _of_arrays(arrays: dict[str, Any], index: int, kv: str) -> Held:
     if f"{index}.{STATES[0]}" in arrays:
         return State(*(arrays[f"{index}.{name}"] for name in STATES))
     rows = _cache_of(arrays, f"{index}.", kv)
-    return (
-        IndexedCache(rows, _cache_of(arrays, f"{index}.{KEYS}", kv)) if f"{index}.{KEYS}k" in arrays else rows
-    )
+    of_index = f"{index}.{KEYS}"
+    return IndexedCache(rows, _cache_of(arrays, of_index, kv)) if f"{of_index}k" in arrays else rows
 
 
 def _cache_of(arrays: dict[str, Any], of: str, kv: str) -> KVCache:
@@ -184,29 +183,6 @@ def _cache_of(arrays: dict[str, Any], of: str, kv: str) -> KVCache:
     if k is None or v is None:
         raise KeyError(of)
     return KVCache(kv, k, v, *scales)
-
-
-def _arrays_of(held: Held) -> list[tuple[str, Any]]:
-    """Arrays by name, some of which may not be there."""
-    if isinstance(held, IndexedCache):
-        keys = [(f"{KEYS}{name}", array) for name, array in _arrays_of(held.keys)]
-        return _arrays_of(held.rows) + keys
-    return [(name, getattr(held, name)) for name in (STATES if isinstance(held, State) else ARRAYS)]
-
-
-def _of_arrays(arrays: dict[str, Any], index: int, kv: str) -> Held:
-    """What layer `index` holds."""
-    if f"{index}.{STATES[0]}" in arrays:
-        return State(*(arrays[f"{index}.{name}"] for name in STATES))
-    rows, keys = (
-        KVCache(kv, *(arrays.get(f"{index}.{of}{name}") for name in ARRAYS))
-        if f"{index}.{of}k" in arrays
-        else None
-        for of in ("", KEYS)
-    )
-    if rows is None:
-        raise KeyError(index)
-    return rows if keys is None else IndexedCache(rows, keys)
 
 
 def _write(path: Path, inputs: ModelInputs) -> None:

@@ -40,28 +40,36 @@ class PackedIndex:
         room = _chunks_of(work.tokens, rows) * rows if isinstance(work, Prefill) else 0
         keys, _, scales, _ = flat_cache(_empty_keys(inputs, own, room) if room else _keys(inputs, own))
         chosen = min(one.chosen, room or tokens_of(work))
-        common = (
-            chosen, one.heads, one.head_dim, one.neighbours, place,
-            *(np.stack([small[number][name] for number in own]) for name in ("index_k_norm", "index_k_norm_bias")),
-            keys, scales,
-        )  # fmt: skip
-        buffers = (
-            np.zeros(rows * one.heads * one.head_dim, np.float32),
-            np.zeros(rows * -(-one.heads // LANES) * LANES, np.float32),
-        )
+        common: dict[str, Any] = {
+            "chosen": chosen,
+            "heads": one.heads,
+            "dim": one.head_dim,
+            "neighbours": one.neighbours,
+            "place": place,
+            "gain": np.stack([small[number]["index_k_norm"] for number in own]),
+            "bias": np.stack([small[number]["index_k_norm_bias"] for number in own]),
+            "keys": keys,
+            "scales": scales,
+            "queries": np.zeros(rows * one.heads * one.head_dim, np.float32),
+            "weights": np.zeros(rows * -(-one.heads // LANES) * LANES, np.float32),
+            "choice": make_choice(chosen, room or tokens_of(work), rows, threads),
+        }
         self.arguments: Index | PromptIndex
         if isinstance(work, Step):
             given = np.stack([inputs.selection(number).reshape(-1) for number in layers])
-            choice = make_choice(chosen, tokens_of(work), rows, threads)
-            self.arguments = Index(*common, given, np.full_like(given, -1), *buffers, choice)
+            self.arguments = Index(**common, given=given, ids=np.full_like(given, -1))
             return
         bits = np.zeros((len(layers), work.batch, work.tokens, 0), np.uint8)
         if work.tokens > chosen:
             bits = np.stack([np.packbits(inputs.seen(number), -1) for number in layers])
         self.arguments = PromptIndex(
-            *common, np.zeros(rows * chosen, np.int64), np.full((len(layers), rows * chosen), -1, np.int32), *buffers,
-            make_choice(chosen, room, rows, threads), 0, bits, _chunks(chosen, room, rows, threads),
-        )  # fmt: skip
+            **common,
+            given=np.zeros(rows * chosen, np.int64),
+            ids=np.full((len(layers), rows * chosen), -1, np.int32),
+            whole=0,
+            bits=bits,
+            chunks=_chunks(chosen, room, rows, threads),
+        )
 
 
 def _chunks_of(tokens: int, rows: int) -> int:
@@ -75,16 +83,17 @@ def _chunks(chosen: int, room: int, rows: int, threads: int) -> Chunks:
     widest = max(len(one.sequence) for one in made)
 
     def table(name: str) -> I64:
-        return np.stack(
-            [np.pad(one, (0, widest - len(one))) for one in (getattr(each, name) for each in made)]
-        )
+        parts = [getattr(each, name) for each in made]
+        return np.stack([np.pad(one, (0, widest - len(one))) for one in parts])
 
     return Chunks(
-        np.array([len(one.sequence) for one in made], np.int64),
-        *(table(name) for name in ("sequence", "begin", "end")),
-        np.stack([one.first_of_thread for one in made]),
-        np.stack([one.first_of_sequence for one in made]),
-        np.stack([end - rows + 1 + np.arange(rows) for end in ends]),
+        pieces=np.array([len(one.sequence) for one in made], np.int64),
+        sequence=table("sequence"),
+        begin=table("begin"),
+        end=table("end"),
+        first_of_thread=np.stack([one.first_of_thread for one in made]),
+        first_of_sequence=np.stack([one.first_of_sequence for one in made]),
+        seen=np.stack([end - rows + 1 + np.arange(rows) for end in ends]),
     )
 
 

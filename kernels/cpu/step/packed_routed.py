@@ -259,4 +259,4 @@ class PackedRouted(Packed):
         if latent is None or latent.index is None:
             raise AssertionError("no layer has an index")
         ids = latent.index.arguments.ids
-        return ids.reshape(len(ids), self._batch, -1).copy()
+        return ids.reshape(len(ids), self._batch, -1).astype(np.int64)
