@@ -32,14 +32,8 @@ def test_what_is_missing_is_one_line() -> None:
     )
 
 
-LACKED = {
-    name: f"{name} asks for attention with an indexer, which it lacks" for name in ("deepseek-v3.2", "glm-5")
-}
-"""What torch alone has."""
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_are_run_by_the_cpu_kernels(name: str) -> None:
     from membound.backends.numba.cpu import NumbaCpu
 
-    assert NumbaCpu().supports(Step(name, context=9000)) == LACKED.get(name)
+    assert NumbaCpu().supports(Step(name, context=9000)) is None
