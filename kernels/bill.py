@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from membound.kernels.layer_tensors import matrices_of
 from membound.kernels.mixers import GatedDelta, Mamba2, state_bytes
 from membound.kernels.model import Model
 from membound.kernels.operations import ACTIVATION_BYTES, Linear, Traffic, kv_token_bytes
-from membound.kernels.parts import Experts, Latent
+from membound.kernels.parts import Attention, Experts, Latent, Mixer
 from membound.kernels.routed_experts import RoutedExperts
 from membound.kernels.weights.formats import FORMATS, KV_FORMATS
 from membound.kernels.weights.stored.matrices import Stored, StoredExperts, StoredMatrix
@@ -216,67 +216,70 @@ def _vectors(work: ModelWork) -> Iterator[Operation]:
 # Attention and its cache
 
 
-def token_bytes(model: Model, kv: str) -> tuple[int, int]:
-    """Bytes of one token in one layer's cache: (values, scales)."""
-    mixer = model.decoder.layers[0].mixer
+def token_bytes(mixer: Mixer, kv: str) -> tuple[int, int]:
+    """Bytes of one token in the cache of a layer: (values, scales); none where it has a state."""
     if isinstance(mixer, Latent):
         return KV_FORMATS[kv].matrix_bytes(1, mixer.token_numbers)
-    return kv_token_bytes(kv, model.kv_heads, model.head_dim)
+    return kv_token_bytes(kv, mixer.kv_heads, mixer.head_dim) if isinstance(mixer, Attention) else (0, 0)
+
+
+class _Heads(NamedTuple):
+    """Of a layer's attention: bytes of a cached token, columns of q and of what comes out, FLOPs of a query and a token that it sees."""
+
+    values: int
+    scales: int
+    columns: int
+    out: int
+    pair_flops: int
+
+    @property
+    def token(self) -> int:
+        """Bytes of a cached token."""
+        return self.values + self.scales
+
+
+def _attentions(work: ModelWork) -> Iterator[tuple[Attention | Latent, _Heads, int]]:
+    """Each kind of layer with a cache, and how many there are. All heads of latent attention read one row a token."""
+    for layer, count in work.shape.decoder.kinds.items():
+        mixer = layer.mixer
+        if isinstance(mixer, Attention | Latent):
+            q, out = (
+                (mixer.token_numbers, mixer.kv_rank) if isinstance(mixer, Latent) else (mixer.head_dim,) * 2
+            )
+            values, scales = token_bytes(mixer, work.kv)
+            yield (
+                mixer,
+                _Heads(values, scales, mixer.q_heads * q, mixer.q_heads * out, mixer.pair_flops),
+                count,
+            )
 
 
 def _decode_attention(work: ModelWork, context: int, queries: int) -> Iterator[Operation]:
-    """A line for each number of cached tokens that layers see; a window holds one less than itself, for the new token.
+    """A line for each number of cached tokens that layers see, and each width; a window holds one less than itself, for the new token.
 
     The first of several queries sees the most cached tokens, which are read once for all of them.
     """
-    seen = Counter[tuple[int, int]]()
-    for layer, count in work.shape.decoder.kinds.items():
-        if layer.mixer.token_numbers:
-            pairs = layer.mixer.pairs(context + queries) - layer.mixer.pairs(context)
-            seen[layer.mixer.seen(context), pairs] += count
-    for (tokens, pairs), count in seen.items():
-        name = "attention" if tokens == context else f"attention to {tokens} tokens"
-        yield (
-            _latent_line(work, name, count, tokens, pairs, queries)
-            or _grouped_line(work, name, count, tokens, pairs, queries)
+    lines, rows = Counter[tuple[int, int, _Heads]](), work.batch * queries * ACTIVATION_BYTES
+    for mixer, heads, count in _attentions(work):
+        pairs = mixer.pairs(context + queries) - mixer.pairs(context)
+        lines[mixer.seen(context), pairs, heads] += count
+    for (tokens, pairs, heads), count in lines.items():
+        traffic = Traffic(
+            scales_bytes=work.batch * tokens * heads.scales,
+            kv_read_bytes=work.batch * tokens * heads.values,
+            activations_read_bytes=rows * heads.columns,
+            activations_written_bytes=rows * heads.out,
         )
-
-
-def _grouped_line(work: ModelWork, name: str, count: int, tokens: int, pairs: int, queries: int) -> Operation:
-    model = work.shape
-    values, scales = token_bytes(model, work.kv)
-    heads = work.batch * queries * model.q_heads * model.head_dim
-    traffic = Traffic(
-        scales_bytes=work.batch * tokens * scales,
-        kv_read_bytes=work.batch * tokens * values,
-        activations_read_bytes=heads * ACTIVATION_BYTES,
-        activations_written_bytes=heads * ACTIVATION_BYTES,
-    )
-    return Operation(name, count, traffic, 4 * work.batch * pairs * model.q_heads * model.head_dim)
-
-
-def _latent_line(
-    work: ModelWork, name: str, count: int, tokens: int, pairs: int, queries: int
-) -> Operation | None:
-    """All heads read one row a token; q has its width, the output that of the values within it. None without latents."""
-    mixer = work.shape.decoder.layers[0].mixer
-    if not isinstance(mixer, Latent):
-        return None
-    values, scales = token_bytes(work.shape, work.kv)
-    heads = work.batch * queries * mixer.q_heads * ACTIVATION_BYTES
-    traffic = Traffic(
-        scales_bytes=work.batch * tokens * scales,
-        kv_read_bytes=work.batch * tokens * values,
-        activations_read_bytes=heads * mixer.token_numbers,
-        activations_written_bytes=heads * mixer.kv_rank,
-    )
-    return Operation(name, count, traffic, work.batch * pairs * mixer.pair_flops)
+        name = "attention" if tokens == context else f"attention to {tokens} tokens"
+        yield Operation(name, count, traffic, work.batch * pairs * heads.pair_flops)
 
 
 def _appends(work: ModelWork, queries: int) -> Iterator[Operation]:
-    append = Traffic(kv_written_bytes=work.batch * queries * sum(token_bytes(work.shape, work.kv)))
-    cached = sum(count for layer, count in work.shape.decoder.kinds.items() if layer.mixer.token_numbers)
-    yield Operation("cache append", cached, append, 0)
+    lines = Counter[int]()
+    for _, heads, count in _attentions(work):
+        lines[heads.token] += count
+    for token, count in lines.items():
+        yield Operation("cache append", count, Traffic(kv_written_bytes=work.batch * queries * token), 0)
 
 
 def _states(work: ModelWork) -> Iterator[Operation]:
@@ -322,26 +325,20 @@ def _prompt_indexes(work: ModelWork, tokens: int) -> Iterator[Operation]:
 
 
 def _causal_attention(work: ModelWork, tokens: int) -> Iterator[Operation]:
-    """A line for each number of pairs of a token and one that it sees, in one sequence."""
-    lines, every = Counter[tuple[int, int]](), tokens * (tokens + 1) // 2
-    for layer, count in work.shape.decoder.kinds.items():
-        if layer.mixer.token_numbers:
-            lines[layer.mixer.pairs(tokens), layer.mixer.pair_flops] += count
-    traffic = _prompt_traffic(work, tokens)
-    for (seen, pair_flops), count in lines.items():
+    """A line for each number of pairs of a token and one that it sees, in one sequence, and each width.
+
+    A layer's cache is written and read once, q read, the output written.
+    """
+    lines, every = Counter[tuple[int, _Heads]](), tokens * (tokens + 1) // 2
+    for mixer, heads, count in _attentions(work):
+        lines[mixer.pairs(tokens), heads] += count
+    rows = work.batch * tokens
+    for (seen, heads), count in lines.items():
+        traffic = Traffic(
+            kv_written_bytes=rows * heads.token,
+            kv_read_bytes=rows * heads.token,
+            activations_read_bytes=rows * heads.columns * ACTIVATION_BYTES,
+            activations_written_bytes=rows * heads.out * ACTIVATION_BYTES,
+        )
         name = "attention" if seen == every else f"attention of {seen} pairs"
-        yield Operation(name, count, traffic, work.batch * seen * pair_flops)
-
-
-def _prompt_traffic(work: ModelWork, tokens: int) -> Traffic:
-    """Of a layer: its cache is written and read once, q read, the output written."""
-    model, rows = work.shape, work.batch * tokens
-    mixer = model.decoder.layers[0].mixer
-    q, out = (model.head_dim,) * 2 if not isinstance(mixer, Latent) else (mixer.token_numbers, mixer.kv_rank)
-    cache = rows * sum(token_bytes(model, work.kv))
-    return Traffic(
-        kv_written_bytes=cache,
-        kv_read_bytes=cache,
-        activations_read_bytes=rows * model.q_heads * q * ACTIVATION_BYTES,
-        activations_written_bytes=rows * model.q_heads * out * ACTIVATION_BYTES,
-    )
+        yield Operation(name, count, traffic, work.batch * seen * heads.pair_flops)

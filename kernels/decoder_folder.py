@@ -227,6 +227,8 @@ def _kind(config: Config, family: Family, index: int) -> str:
     if not family.full_every and not family.late_windows:
         return never(config, index)
     given = listed(config, index) if family.full_every != 1 else None
+    if family.late_windows and not config.flag("use_sliding_window"):
+        return FULL  # whatever is listed: Transformers drops the window
     if given is not None:
         return given
     if family.chunked:
@@ -235,8 +237,7 @@ def _kind(config: Config, family: Family, index: int) -> str:
     if config.fields.get("sliding_window") is None:
         return FULL
     if family.late_windows:
-        late = config.flag("use_sliding_window") and index >= config.count("max_window_layers", 0)
-        return WINDOWED if late else FULL
+        return WINDOWED if index >= config.count("max_window_layers", 0) else FULL
     every = _pattern(config, family)
     return WINDOWED if every and (every == 1 or (index + 1) % every) else FULL
 

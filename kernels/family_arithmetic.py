@@ -90,6 +90,12 @@ def optional(config: Config, name: str, default: float) -> float:
 
 # Attention
 
+GEMMA4_ROPE: dict[str, dict[str, Any]] = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+}
+"""What Transformers takes where a file has no rope_parameters."""
+
 
 def _gemma2(config: Config, attention: Attention, layer: str, index: int) -> Attention:
     scale = config.real("query_pre_attn_scalar", 256.0) ** -0.5
@@ -118,6 +124,23 @@ def _gemma3(config: Config, attention: Attention, layer: str, index: int) -> Att
     else:
         rope = read_rope(config, attention.head_dim, 1e6, layer=layer)
     return replace(attention, scale=scale, softcap=softcap, rope=rope)
+
+
+def _gemma4(config: Config, attention: Attention, layer: str, index: int) -> Attention:
+    """Each kind of layer has a block of RoPE's settings; of the plain one Transformers reads no part of a head."""
+    if config.fields.get("use_bidirectional_attention") == "all":
+        raise ModelError(f"{config.path}: use_bidirectional_attention='all' is not supported")
+    blocks = config.fields.get("rope_parameters")
+    block = (
+        (GEMMA4_ROPE if blocks is None else blocks).get(layer) if isinstance(blocks, dict | None) else None
+    )
+    if not isinstance(block, dict):
+        raise config.bad("rope_parameters", f"an object with {' and '.join(GEMMA4_ROPE)}")
+    if block.get("rope_type") == "default":
+        block = {name: value for name, value in block.items() if name != "partial_rotary_factor"}
+    most = {name: config.fields[name] for name in ("max_position_embeddings",) if name in config.fields}
+    rope = read_rope(Config(config.path, most | {"rope_parameters": block}), attention.head_dim, 10000.0)
+    return replace(attention, rope=rope)
 
 
 def _granite(config: Config, attention: Attention, layer: str, index: int) -> Attention:
@@ -294,6 +317,7 @@ ARITHMETIC = {
     "qwen3": Arithmetic(),
     "gemma2": Arithmetic(attention=_gemma2, gains=_gemma2_gains, **_GEMMA),
     "gemma3_text": Arithmetic(attention=_gemma3, gains=_gemma_gains, theta=1e6, **_GEMMA),
+    "gemma4_text": Arithmetic(attention=_gemma4, gains=_gemma_gains, **_GEMMA),
     "glm": _GLM,
     "glm4": _GLM,
     "granite": Arithmetic(**_GRANITE),

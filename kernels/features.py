@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 from membound.kernels.mixers import GatedDelta, Mamba2
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mlp
-from membound.kernels.rope import LinearScaling, LongRopeScaling, YarnScaling
+from membound.kernels.rope import LinearScaling, LongRopeScaling, ProportionalScaling, YarnScaling
 from membound.kernels.steps import Prefill, Step
 
 WINDOWS, CHUNKS = "sliding windows", "chunked attention"
@@ -44,7 +44,16 @@ UNEVEN_SHARES = "shares of experts that do not add up to 1"
 DELTAS, MAMBAS, INDEXES = "gated DeltaNet", "Mamba-2", "attention with an indexer"
 GATED, NARROW, NO_MLP = "gated attention", "values narrower than keys", "layers without an MLP"
 UNGATED, RELU2_GATES = "experts without gates", "gates of squared ReLU"
-NEWER = frozenset({DELTAS, MAMBAS, INDEXES, GATED, NARROW, NO_MLP, UNGATED, RELU2_GATES})
+TWO_WIDTHS, KEYS_AS_VALUES = "heads of two widths", "keys that are values"
+VALUE_NORMS, LAYER_GAINS, PROPORTIONAL = "norms of values", "gains of layers", "proportional RoPE"
+BESIDE, ROUTER_GAINS = "norms around experts beside an MLP", "gains of routers"
+GEMMA_4 = frozenset(
+    {TWO_WIDTHS, KEYS_AS_VALUES, VALUE_NORMS, LAYER_GAINS, PROPORTIONAL, BESIDE, ROUTER_GAINS}
+)
+MORE_WIDTHS = "heads of more than two widths"
+NEWER = (
+    frozenset({DELTAS, MAMBAS, INDEXES, GATED, NARROW, NO_MLP, UNGATED, RELU2_GATES, MORE_WIDTHS}) | GEMMA_4
+)
 """What this year's hybrid models compute, and a backend has only where it says so."""
 
 EVERY = frozenset(
@@ -79,7 +88,9 @@ EVERY = frozenset(
     | {DENSE_LAYERS, UNEVEN_SHARES}
 )
 """All of them but `NEWER`."""
-SCALINGS = {LinearScaling: LINEAR, YarnScaling: YARN, LongRopeScaling: LONGROPE}
+SCALINGS = {
+    LinearScaling: LINEAR, YarnScaling: YARN, LongRopeScaling: LONGROPE, ProportionalScaling: PROPORTIONAL,
+}  # fmt: skip
 
 
 def features(decoder: Decoder, tokens: int) -> tuple[str, ...]:
@@ -87,6 +98,13 @@ def features(decoder: Decoder, tokens: int) -> tuple[str, ...]:
     found = [name for layer in decoder.kinds for name in _of_layer(layer, tokens)]
     if len({layer.mixer.rope for layer in decoder.kinds if layer.mixer.rope}) > 1:
         found.append(ROPES)
+    widths = {
+        (layer.mixer.q_heads, layer.mixer.kv_heads, layer.mixer.head_dim, layer.mixer.keys_are_values)
+        for layer in decoder.kinds
+        if isinstance(layer.mixer, Attention)
+    }
+    if len(widths) > 1:
+        found.append(TWO_WIDTHS if len(widths) == 2 else MORE_WIDTHS)
     if len({type(layer.mlp) for layer in decoder.kinds}) > 1:
         found.append(DENSE_LAYERS)
     whole = {
@@ -123,7 +141,9 @@ def _of_layer(layer: Layer, tokens: int) -> Iterator[str]:
         DELTAS: isinstance(mixer, GatedDelta),
         MAMBAS: isinstance(mixer, Mamba2),
         NO_MLP: layer.norms == "half",
-        OUT_NORMS: layer.norms in ("after", "both"),
+        OUT_NORMS: layer.norms in ("after", "both", "both_beside"),
+        BESIDE: layer.norms == "both_beside",
+        LAYER_GAINS: layer.gain,
         PARALLEL: layer.norms == "parallel",
         RESIDUALS: layer.residual != 1,
     }
@@ -153,6 +173,8 @@ def _of_attention(mixer: Attention, tokens: int) -> dict[str, bool]:
         NEIGHBOURS: rope is not None and rope.neighbours,
         GATED: mixer.gated,
         NARROW: mixer.value_dim not in (0, mixer.head_dim),
+        KEYS_AS_VALUES: mixer.keys_are_values,
+        VALUE_NORMS: mixer.value_norm,
     }
 
 
@@ -175,6 +197,7 @@ def _of_experts(experts: Experts) -> dict[str, bool]:
         SIGMOIDS: router.score == "sigmoid",
         GROUPS: router.groups > 1,
         CORRECTIONS: router.correction,
+        ROUTER_GAINS: router.gains,
         FACTORS: router.factor != 1,
         UNEVEN_SHARES: not router.normalised,
         ON_INPUT: router.on_input,

@@ -143,7 +143,7 @@ def routes(logits: F64, router: Router, chosen: int, vectors: Vectors) -> tuple[
     weights = np.take_along_axis(score, ids, 1)
     if router.normalised:
         weights = weights / weights.sum(-1, keepdims=True)
-    return ids, weights * router.factor
+    return ids, weights * router.factor * (vectors["expert_gain"][ids] if router.gains else 1)
 
 
 def mixture(
@@ -157,7 +157,42 @@ def mixture(
 
     The choice is added to `told`.
     """
-    ids, weights = routes(product("router", x), part.router, part.chosen, vectors)
+    y = chosen_experts(x, x, part, product, vectors, told)
+    if part.shared is not None:
+        common = feed_forward(x, part.shared, product, vectors, "shared.")
+        y += common * sigmoid(x @ vectors["shared_gate"])[:, None] if part.shared_gate else common
+    return y
+
+
+def beside(
+    x: F64,
+    normed: F64,
+    part: Experts,
+    product: Product,
+    vectors: Vectors,
+    eps: float,
+    told: list[npt.NDArray[np.int64]] | None = None,
+) -> F64:
+    """Gemma 4's second half, before its last norm: an MLP of normed x and experts of x, each under norms of their own."""
+    if part.shared is None or not part.router.gains:
+        raise AssertionError("no MLP beside the experts, or no gains of their router")
+    common = feed_forward(normed, part.shared, product, vectors, "shared.")
+    seen = rms_norm(x, vectors["router_norm"], eps) / sqrt(x.shape[1])
+    into = rms_norm(x, vectors["experts_norm"], eps)
+    y = chosen_experts(into, seen, part, product, vectors, told)
+    return rms_norm(common, vectors["shared_out_norm"], eps) + rms_norm(y, vectors["experts_out_norm"], eps)
+
+
+def chosen_experts(
+    x: F64,
+    seen: F64,
+    part: Experts,
+    product: Product,
+    vectors: Vectors,
+    told: list[npt.NDArray[np.int64]] | None = None,
+) -> F64:
+    """The experts of x that the router chooses by `seen`, weighted; the choice is added to `told`."""
+    ids, weights = routes(product("router", seen), part.router, part.chosen, vectors)
     if told is not None:
         told.append(ids)
     y = np.zeros_like(x)
@@ -168,9 +203,6 @@ def mixture(
             y[rows] += feed_forward(x[rows] * share, part.expert, product, vectors, of)
         else:
             y[rows] += share * feed_forward(x[rows], part.expert, product, vectors, of)
-    if part.shared is not None:
-        common = feed_forward(x, part.shared, product, vectors, "shared.")
-        y += common * sigmoid(x @ vectors["shared_gate"])[:, None] if part.shared_gate else common
     return y
 
 

@@ -15,6 +15,9 @@ from membound.kernels.parts import Attention, Layer, Mlp, Router
 
 WINDOWED, FULL = "sliding_attention", "full_attention"
 GAINED = Router(gains=True)
+WIDE = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+"""Fields that layers which see all have under a name of their own."""
+OWN = tuple(WIDE)
 
 
 def gemma4_layers(config: Config) -> tuple[Layer, ...]:
@@ -30,8 +33,20 @@ def gemma4_layers(config: Config) -> tuple[Layer, ...]:
         kinds = [FULL if not (index + 1) % 6 else WINDOWED for index in range(count)]
     if not isinstance(kinds, list) or len(kinds) != count or any(k not in (WINDOWED, FULL) for k in kinds):
         raise config.bad("layer_types", f"a list with {WINDOWED} or {FULL} for each layer")
-    windowed, full = (_layer(config, all_seen) for all_seen in (False, True))
-    return (*(full if kind == FULL else windowed for kind in kinds[:-1]), full)  # the last one sees all
+    sees_all = (*(kind == FULL for kind in kinds[:-1]), True)  # the last one always
+    return tuple(_layer(_of_layer(config, index), one) for index, one in enumerate(sees_all))
+
+
+def _of_layer(config: Config, index: int) -> Config:
+    """The fields of one layer: Transformers 5.24 writes those that differ under its number, where published files have names for them."""
+    every = config.fields.get("per_layer_config")
+    if every is None:
+        return config
+    own = every.get(str(index), {}) if isinstance(every, dict) else None
+    if not isinstance(own, dict) or own.keys() - OWN:
+        raise config.bad("per_layer_config", f"an object of layers, each with {' and '.join(OWN)} or none")
+    wide = {WIDE[name]: config.fields.get(name) for name in OWN} | {WIDE[name]: own[name] for name in own}
+    return Config(config.path, config.fields | own | wide)
 
 
 def _layer(config: Config, all_seen: bool) -> Layer:
@@ -61,4 +76,5 @@ def _attention(config: Config, all_seen: bool) -> Attention:
         head_norm="head",
         scale=1.0,
         keys_are_values=all_seen and same,
+        value_norm=True,
     )

@@ -234,10 +234,10 @@ class ModelInputs:
             if isinstance(held, State):
                 raise AssertionError(f"layer {index} has a state, no cache")
             return held.rows if isinstance(held, IndexedCache) else held
-        m, w = self.model, self.work
-        shape = (w.batch, m.kv_heads, w.context, m.head_dim)
+        w, mixer = self.work, self.model.decoder.layers[index].attention
+        heads = (1, mixer.token_numbers) if isinstance(mixer, Latent) else (mixer.kv_heads, mixer.head_dim)
+        shape = (w.batch, heads[0], w.context, heads[1])
         cache = random_cache(w.kv, shape, stream_of(self.seed, 1_000_000 + index), self.take)
-        mixer = m.decoder.layers[index].mixer
         return _within_keys(cache, mixer.kv_rank) if isinstance(mixer, Latent) else cache
 
     def index_keys(self, index: int) -> KVCache:

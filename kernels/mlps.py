@@ -56,8 +56,8 @@ class Router:
 
     `bias` is added before, `correction` for the choice alone (DeepSeek-V3). `groups`: only the experts of the best
     `groups_chosen` of `groups` groups are looked at, by the two best of each (`group_best`=2) or the best one. `normalised`: the
-    weights of those chosen add up to 1; `factor` times them then. `on_input`: they multiply x, not what comes out (Llama 4). `gains`: x is
-    multiplied by some before, and each weight by one of its expert's (Gemma 4).
+    weights of those chosen add up to 1; `factor` times them then. `on_input`: they multiply x, not what comes out (Llama 4). `gains`: it
+    meets what goes into the half under a norm of its own, over the root of its width, and each weight is multiplied by its expert's (Gemma 4).
     """
 
     score: str = "softmax"
@@ -116,9 +116,10 @@ class Experts:
         return experts + shared + (self.shared_gate + self.router.gains) * hidden
 
     def vector_widths(self, hidden: int) -> Mapping[str, int]:
-        """Those that every token meets by name: router_bias, correction, shared_gate, shared.up_bias and so on."""
+        """Those that every token meets by name: router_bias, correction, router_norm, expert_gain, shared_gate, shared.up_bias and so on."""
         there = {"router_bias": self.router.bias, "correction": self.router.correction}
         own = {name: self.count for name, so in there.items() if so}
         gate = {"shared_gate": hidden} if self.shared_gate else {}
         shared = self.shared.vector_widths(hidden) if self.shared else {}
-        return own | gate | {f"shared.{name}": width for name, width in shared.items()}
+        gains = {"router_norm": hidden, "expert_gain": self.count} if self.router.gains else {}
+        return own | gains | gate | {f"shared.{name}": width for name, width in shared.items()}

@@ -74,10 +74,13 @@ class Model:
 
     @property
     def dense(self) -> bool:
-        """No experts and no latent attention: all layers have matrices of the same shapes."""
-        return self.parts is None or all(
-            isinstance(kind.mixer, Attention) and isinstance(kind.mlp, Mlp) for kind in self.parts.kinds
-        )
+        """No experts and no latent attention, and all layers have matrices of the same shapes."""
+        if self.parts is None:
+            return True
+        kinds, width = self.parts.kinds, self.hidden
+        plain = all(isinstance(kind.mixer, Attention) and isinstance(kind.mlp, Mlp) for kind in kinds)
+        shapes = ((*kind.mixer.matrices(width).items(), *kind.mlp.matrices(width).items()) for kind in kinds)
+        return plain and len(set(shapes)) == 1
 
     @property
     def q_dim(self) -> int:

@@ -276,8 +276,8 @@ def _refuse_code(config: Config) -> None:
 def _window(config: Config, family: _Family, layers: int) -> tuple[int, int]:
     """Tokens that a sliding layer sees, or 0, and the first layer that slides.
 
-    All layers of Mistral slide unless sliding_window is null, whatever layer_types says; Qwen's where use_sliding_window
-    is true, from layer max_window_layers on, or where layer_types says so.
+    All layers of Mistral slide unless sliding_window is null, whatever layer_types says; Qwen's only where use_sliding_window
+    is true, from layer max_window_layers on, or where layer_types says so. Where it is not, Transformers drops the window.
     """
     first = 0
     kinds = _layer_types(config, layers)
@@ -287,13 +287,13 @@ def _window(config: Config, family: _Family, layers: int) -> tuple[int, int]:
                 f"{config.path}: layer_types has sliding_attention, which its model_type has not"
             )
         return 0, 0
+    if family.windows == "late" and not config.flag("use_sliding_window"):
+        return 0, 0
     if family.windows == "late" and kinds:
         if "sliding_attention" not in kinds:
             return 0, 0
         first = kinds.index("sliding_attention")
     elif family.windows == "late":
-        if not config.flag("use_sliding_window"):
-            return 0, 0
         name = "max_window_layers"
         first = config.count(name, 0) if name in config.fields else config.assume(name, _LATE_LAYERS)
     if "sliding_window" not in config.fields:

@@ -42,7 +42,7 @@ class Attention:
     `rope`: None where positions are not told. `scale` of scores; 0: 1/√head_dim. `softcap`: scores s become cap·tanh(s / cap).
     `temperature`: floor and slope of Llama 4's, ln(⌊(position + 1) / floor⌋ + 1) · slope + 1 times the query. `value_dim`: width of a
     value; 0: `head_dim`. `gated`: what comes out is multiplied by the sigmoid of one more product (Qwen3-Next). `keys_are_values`: one
-    product makes both, which norms and RoPE then tell apart (Gemma 4).
+    product makes both, which norms and RoPE then tell apart (Gemma 4). `value_norm`: a norm of each value, without a gain (Gemma 4).
     """
 
     q_heads: int
@@ -60,6 +60,7 @@ class Attention:
     value_dim: int = 0
     gated: bool = False
     keys_are_values: bool = False
+    value_norm: bool = False
 
     def matrices(self, hidden: int) -> Matrices:
         """The four products or three, and that of a gate."""
@@ -227,7 +228,10 @@ class Decoder:
         norms: dict[str, int] = {}
         for name in NORMS[layer.norms]:
             norms |= dict.fromkeys((name, f"{name}_bias")[: self.norm_vectors], self.hidden)
-        return {**layer.mixer.vector_widths(self.hidden), **norms, **layer.mlp.vector_widths(self.hidden)}
+        gain = {"layer_gain": 1} if layer.gain else {}
+        return {
+            **layer.mixer.vector_widths(self.hidden), **norms, **layer.mlp.vector_widths(self.hidden), **gain,
+        }  # fmt: skip
 
     @property
     def least_layers(self) -> int:

@@ -23,6 +23,7 @@ from membound.kernels.attention_reference import decode_attention as decode_atte
 from membound.kernels.attention_reference import latent_attention as latent_attention
 from membound.kernels.features import tokens_of
 from membound.kernels.forward import (
+    beside,
     feed_forward,
     latent_heads,
     latent_output,
@@ -291,15 +292,18 @@ def project(
         return q, store_rows(rows, inputs.work.kv, mixer.kv_rank)
 
     def heads(name: str, turning: Rope | None) -> F64:
-        y = linear(normed, layer.matrices[name], act)
-        if name in mixer.biases:
-            y += layer.vectors[f"{name}_bias"]
+        made = "k" if name == "v" and mixer.keys_are_values else name
+        y = linear(normed, layer.matrices[made], act)
+        if made in mixer.biases:
+            y += layer.vectors[f"{made}_bias"]
         gain = layer.vectors.get(f"{name}_norm")
         if gain is not None and mixer.head_norm == "all":
             y = rms_norm(y, gain, decoder.eps)
         y = y.reshape(-1, len(positions), y.shape[1] // mixer.head_dim, mixer.head_dim)
         if gain is not None and mixer.head_norm == "head":
             y = rms_norm(y, gain, decoder.eps)
+        if name == "v" and mixer.value_norm:
+            y = rms_norm(y, 1.0, decoder.eps)
         y = y.transpose(0, 2, 1, 3)
         if turning is not None:
             y = rope(y, positions, turning, length)
@@ -362,11 +366,14 @@ def _second_half(
         return x
     decoder, product, vectors = inputs.model.decoder, partial(_product, layer, inputs.work.act), layer.vectors
     normed = norm(decoder, layer, "mlp_norm", x)
-    if isinstance(kind.mlp, Experts):
+    if isinstance(kind.mlp, Experts) and kind.norms == "both_beside":
+        y = beside(x, normed, kind.mlp, product, vectors, decoder.eps, routes)
+    elif isinstance(kind.mlp, Experts):
         y = mixture(normed, kind.mlp, product, vectors, routes)
     else:
         y = feed_forward(normed, kind.mlp, product, vectors)
-    return _add(x, kind, norm(decoder, layer, "mlp_out_norm", y))
+    x = _add(x, kind, norm(decoder, layer, "mlp_out_norm", y))
+    return x * float(vectors["layer_gain"][0]) if kind.gain else x
 
 
 def _product(layer: LayerWeights, act: str, name: str, x: F64) -> F64:

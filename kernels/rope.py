@@ -101,7 +101,25 @@ class LongRopeScaling:
         return slower
 
 
-Scaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+@dataclass(frozen=True, slots=True)
+class ProportionalScaling:
+    """The slower pairs stand still, all but the first `pairs`; the others turn as in a whole head, over `factor` (Gemma 4)."""
+
+    pairs: int
+    factor: float = 1.0
+
+    def stretched(self, frequencies: F64, rope: Rope, length: int) -> F64:
+        """Angles a position."""
+        slower: F64 = np.where(np.arange(len(frequencies)) < self.pairs, frequencies / self.factor, 0.0)
+        return slower
+
+    @property
+    def gain(self) -> float:
+        """What cos and sin are multiplied by."""
+        return 1.0
+
+
+Scaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | ProportionalScaling
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,22 @@ from typing import Any
 
 from membound.kernels.config_json import Config
 from membound.kernels.model import ModelError
-from membound.kernels.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, Scaling, YarnScaling
+from membound.kernels.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
 
 BLOCKS = ("rope_parameters", "rope_scaling")
 """The block's name since Transformers 5, and before."""
 KNOWN: dict[str, tuple[str, ...]] = {
     "default": (),
     "mrope": (),
+    "proportional": ("factor",),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": (
@@ -62,7 +71,8 @@ def read_rope(
             "even number of these"
         )
     scaling = _scaling(config, block, dim // 2)
-    found = Rope(rotary.real("rope_theta", theta), dim if dim < head_dim else 0, neighbours, scaling)
+    turned = 0 if dim == head_dim or isinstance(scaling, ProportionalScaling) else dim
+    found = Rope(rotary.real("rope_theta", theta), turned, neighbours, scaling)
     if isinstance(scaling, YarnScaling) and found.theta <= 1:
         raise rotary.bad("rope_theta", "more than 1 for YaRN")
     return found
@@ -106,6 +116,8 @@ def _scaling(config: Config, block: Config, pairs: int) -> Scaling | None:
                 f"{config.path}: RoPE setting {name}={value!r:.60} is not supported; {kind} has "
                 f"{', '.join((*ALWAYS, *KNOWN[kind]))}"
             )
+    if kind == "proportional":
+        return ProportionalScaling(pairs, block.real("factor", 1.0))
     if kind == "linear":
         return LinearScaling(block.real("factor"))
     if kind == "llama3":

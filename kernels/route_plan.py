@@ -64,7 +64,7 @@ class RoutePlan:
             SCATTER / np.float32(sqrt(hidden))
         )
         lower_others(router, self.routes(index)[: self.codes], self._gain(index))
-        return router
+        return router * np.float32(sqrt(hidden)) if experts.router.gains else router  # which divides by it
 
     def _gain(self, index: int) -> float:
         """What lowers an expert's logit. Each layer adds about as much to the hidden state as it was, the code does not grow."""

@@ -71,7 +71,11 @@ def refusal(work: Step, ranks: int) -> str | None:
     """Why a step cannot be cut so, or None."""
     model = work.shape
     if not model.dense:
-        return "ranks share steps of dense models, without experts and latent attention"
+        return (
+            "ranks share steps of dense models with heads of one width, without experts and latent attention"
+        )
+    if any(layer.gain for layer in model.decoder.kinds):
+        return "ranks share steps of layers without gains of their own"
     if work.queries > 1:
         return "ranks share steps with one query a sequence"
     if work.weight not in FORMATS or work.act != "float":

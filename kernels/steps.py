@@ -136,12 +136,10 @@ class Step(_ModelWork):
         """Memory one input set takes: also the part of a cache that lies before a window, and experts that no row takes."""
         kinds = self.shape.decoder.kinds.items()
         unread = sum(
-            count * (self.context - layer.mixer.seen(self.context))
+            count * (self.context - layer.mixer.seen(self.context)) * sum(token_bytes(layer.mixer, self.kv))
             for layer, count in kinds
-            if layer.mixer.token_numbers
         )
-        token = sum(token_bytes(self.shape, self.kv))
-        return self.traffic.total_bytes + self.batch * unread * token + _idle_bytes(self)
+        return self.traffic.total_bytes + self.batch * unread + _idle_bytes(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ class DecoderLayer(nn.Module):
         self.attention_norm, self.mlp_norm = norms["attention_norm"], norms["mlp_norm"]
         self.attention_out_norm, self.mlp_out_norm = norms["attention_out_norm"], norms["mlp_out_norm"]
         self.residual = kind.residual
+        self.gain = float(vectors["layer_gain"][0]) if kind.gain else 1.0
         self.latent: LatentHalf | DeltaHalf | MambaHalf | None = None
         if isinstance(kind.mixer, GatedDelta):
             self.latent = DeltaHalf(kind.mixer, weights, make_linear, rows, model.decoder.eps)
@@ -126,6 +127,7 @@ class DecoderLayer(nn.Module):
         else:
             self._make_attention(model, kind.mixer, weights, make_linear, rows)
         self.routed: RoutedHalf | None = None
+        self.beside = kind.norms == "both_beside"
         self.without_mlp = kind.norms == "half"
         if self.without_mlp:
             return
@@ -138,15 +140,16 @@ class DecoderLayer(nn.Module):
         self, model: Model, mixer: Attention, weights: LayerWeights, make_linear: MakeLinear, rows: int
     ) -> None:
         m, vectors = weights.matrices, weights.vectors
-        self.heads = (model.q_heads + 2 * model.kv_heads, model.head_dim)
-        self.widths = [model.q_dim, model.kv_dim, model.kv_dim]
+        self.q_heads, self.head_dim, self.doubled = mixer.q_heads, mixer.head_dim, mixer.keys_are_values
+        self.widths = [heads * mixer.head_dim for heads in (mixer.q_heads, mixer.kv_heads, mixer.kv_heads)]
         wide = mixer.head_norm == "all"
-        self.head_norm = None if wide else _head_norm(model, weights)
+        self.head_norm = None if wide else _head_norm(mixer, weights, model.norm_eps)
         self.q_norm = RmsNorm(vectors["q_norm"], model.norm_eps) if wide else None
         self.k_norm = RmsNorm(vectors["k_norm"], model.norm_eps) if wide else None
         gate = [m["out_gate"]] if mixer.gated else []
-        self.gate_width = model.q_dim if mixer.gated else 0
-        self.qkv = make_linear([m["q"], m["k"], m["v"], *gate], _bias(vectors, "q", "k", "v"), rows)
+        self.gate_width = self.widths[0] if mixer.gated else 0
+        into = ("q", "k") if mixer.keys_are_values else ("q", "k", "v")
+        self.qkv = make_linear([*(m[name] for name in into), *gate], _bias(vectors, *into), rows)
         self.o = make_linear([m["o"]], _bias(vectors, "o"), rows)
 
     def _make_mlp(self, mlp: Mlp, weights: LayerWeights, make_linear: MakeLinear, rows: int) -> None:
@@ -173,8 +176,12 @@ class DecoderLayer(nn.Module):
         if self.without_mlp:
             return x
         normed = x if self.mlp_norm is None else self.mlp_norm(x)
-        y = self._mlp(normed) if self.routed is None else self.routed(normed)
-        return self._add(x, y, self.mlp_out_norm)
+        if self.routed is None:
+            y = self._mlp(normed)
+        else:
+            y = self.routed.with_mlp(x, normed) if self.beside else self.routed(normed)
+        x = self._add(x, y, self.mlp_out_norm)
+        return x if self.gain == 1 else x * self.gain
 
     def _mlp(self, normed: Tensor) -> Tensor:
         hidden = self.up(normed.to(self.up.activation))
@@ -191,7 +198,7 @@ class DecoderLayer(nn.Module):
         return y
 
     def _gated(self, normed: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Normed x -> q, k and v next to each other, and what attention's output is multiplied by, where the model has that."""
+        """Normed x -> q, k and v, or what makes both, next to each other, and what attention's output is multiplied by, where the model has that."""
         flat: Tensor = self.qkv(normed.to(self.qkv.activation))
         if not self.gate_width:
             return flat, None
@@ -202,7 +209,9 @@ class DecoderLayer(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k, v = torch.split(flat, self.widths, -1)
             flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
-        heads: Tensor = flat.reshape(-1, *self.heads)
+        heads: Tensor = flat.unflatten(-1, (-1, self.head_dim))
+        if self.doubled:
+            heads = torch.cat((heads, heads[:, self.q_heads :]), 1)
         if self.head_norm is None:
             return heads
         normed = self.head_norm(heads[:, : len(self.head_norm.gain)])
@@ -315,29 +324,32 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
     queries = work.queries if isinstance(work, Step) else 0
     positions = range(work.context, work.context + queries) if isinstance(work, Step) else range(work.tokens)
     tables = {
-        kind.mixer.rope: RopeTable(kind.mixer.rope, _turning_width(kind.attention), positions)
+        (kind.mixer.rope, _turning_width(kind.attention)): RopeTable(
+            kind.mixer.rope, _turning_width(kind.attention), positions
+        )
         for kind in model.decoder.kinds
         if not isinstance(kind.mixer, GatedDelta | Mamba2)
     }
-    shape = (work.batch, model.kv_heads, positions.stop, model.head_dim)
 
     def make(index: int) -> nn.Module:
         kind = model.decoder.layers[index]
         if isinstance(kind.mixer, GatedDelta | Mamba2):
             return _with_state(inputs, index, kind.mixer)
         mixer = kind.attention
-        table = tables[mixer.rope]
+        table = tables[mixer.rope, _turning_width(mixer)]
         if isinstance(mixer, Latent):
             if mixer.index is not None:
                 return make_indexed(inputs, index, table, form)
             if queries:
                 cached = make_cache(inputs.cache(index), queries)[0]
                 return CachedLatent(mixer, cached, table, form, queries)
-            return CausalLatent(mixer, torch.zeros(shape, dtype=FLOATS[work.kv]), table)
+            rows = torch.zeros(work.batch, 1, work.tokens, mixer.token_numbers, dtype=FLOATS[work.kv])
+            return CausalLatent(mixer, rows, table)
         sinks = inputs.layer(index).vectors["sinks"] if mixer.sinks else None
         if queries:
             cache = make_cache(inputs.cache(index), queries)
             return CachedAttention(mixer, cache, table, FORMS[form], sinks, model.norm_eps, queries)
+        shape = (work.batch, mixer.kv_heads, positions.stop, mixer.head_dim)
         empty = (torch.zeros(shape, dtype=FLOATS[work.kv]), torch.zeros(shape, dtype=FLOATS[work.kv]))
         return CausalAttention(mixer, empty, table, sinks, model.norm_eps)
 
@@ -368,9 +380,10 @@ def _bias(vectors: Mapping[str, F32], *names: str) -> F32 | None:
     return np.concatenate(parts) if parts else None
 
 
-def _head_norm(model: Model, weights: LayerWeights) -> RmsNorm | None:
-    """One norm over query and key heads together, its gain [Hq + Hkv, D]."""
+def _head_norm(mixer: Attention, weights: LayerWeights, eps: float) -> RmsNorm | None:
+    """One norm over query and key heads together, its gain [Hq + Hkv, D], and over values where they have one."""
     if weights.q_norm is None or weights.k_norm is None:
         return None
-    gains = [weights.q_norm] * model.q_heads + [weights.k_norm] * model.kv_heads
-    return RmsNorm(np.stack(gains), model.norm_eps)
+    gains = [weights.q_norm] * mixer.q_heads + [weights.k_norm] * mixer.kv_heads
+    gains += [np.ones(mixer.head_dim, np.float32)] * (mixer.kv_heads if mixer.value_norm else 0)
+    return RmsNorm(np.stack(gains), eps)

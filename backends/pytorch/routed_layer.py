@@ -9,6 +9,7 @@ Of `experts` it takes the products; the arithmetic of routers is that of `membou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from membound.kernels.weights.formats import F32, Weight
 from membound.kernels.weights.layers import LayerWeights
 
 MakeLinear = Callable[[Sequence[Weight], F32 | None, int], FormatLinear]
-ROUTER_BYTES = 4
+BESIDE = ("router_norm", "experts_norm", "experts_out_norm", "shared_out_norm")
+"""Gains of norms where experts stand beside an MLP."""
 
 
 class RoutedHalf(nn.Module):
@@ -46,6 +48,7 @@ class RoutedHalf(nn.Module):
         distinct: int,
         background: Background,
         given: npt.NDArray[np.int64] | None = None,
+        eps: float = 0.0,
     ) -> None:
         super().__init__()
         matrices, vectors = weights.matrices, weights.vectors
@@ -55,8 +58,10 @@ class RoutedHalf(nn.Module):
         self.correction: Tensor | None
         self.shared_gate: Tensor | None
         self.given: Tensor | None
+        self.expert_gain: Tensor | None
+        self.eps = eps
         self.register_buffer("given", None if given is None else torch.from_numpy(given))
-        for name in ("router_bias", "correction", "shared_gate"):
+        for name in ("router_bias", "correction", "shared_gate", "expert_gain", *BESIDE):
             self.register_buffer(name, as_tensor(vectors[name], "f32") if name in vectors else None)
         first = matrices["expert0.up"]
         grouped = takes_floats(first.format, (first.k, first.n))
@@ -89,19 +94,41 @@ class RoutedHalf(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [rows, hidden] float32 -> the same."""
-        logits = functional.linear(x, self.router)
+        y, common = self._chosen(x, x), self._common(x)
+        return y if common is None else y + common
+
+    def with_mlp(self, x: Tensor, normed: Tensor) -> Tensor:
+        """The MLP of normed x and experts of x, each under norms of their own, as `forward.beside` has it."""
+        common, y = self._common(normed), self._chosen(self._norm("experts_norm", x), self._seen(x))
+        if common is None:
+            raise AssertionError("no MLP beside the experts")
+        return self._norm("shared_out_norm", common) + self._norm("experts_out_norm", y)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What a router with a norm of its own meets."""
+        return self._norm("router_norm", x) / sqrt(x.shape[-1])
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        gain: Tensor = getattr(self, name)
+        return functional.rms_norm(x, gain.shape, gain, self.eps)
+
+    def _chosen(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The experts of x that the router chooses by `seen`."""
         self.ids, shares = choose_by_rule(
-            logits, self.part.router, self.part.chosen, self.router_bias, self.correction, self.given
-        )
-        y: Tensor = self._mix(x, self.ids, shares)
+            functional.linear(seen, self.router), self.part.router, self.part.chosen,
+            self.router_bias, self.correction, self.given, self.expert_gain,
+        )  # fmt: skip
+        return self._mix(x, self.ids, shares)
+
+    def _common(self, x: Tensor) -> Tensor | None:
+        """What every row takes; None where there is nothing."""
         if self.up is None or self.down is None:
-            return y
+            return None
         hidden = self._shared.activate(self.up(x.to(self.up.activation)), self.ids)
-        common = self.down(hidden.to(self.down.activation)).float()
+        common: Tensor = self.down(hidden.to(self.down.activation)).float()
         if self.shared_gate is not None:
             common = common * torch.sigmoid(x @ self.shared_gate)[:, None]
-        total: Tensor = y + common
-        return total
+        return common
 
 
 def choose_by_rule(
@@ -111,8 +138,9 @@ def choose_by_rule(
     bias: Tensor | None,
     correction: Tensor | None,
     given: Tensor | None = None,
+    gains: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """ids and shares [rows, chosen] of logits [rows, count]; ids are those that are given, if any are."""
+    """ids and shares [rows, chosen] of logits [rows, count]; ids are those that are given, if any are. gains [count]: of shares."""
     logits = logits if bias is None else logits + bias
     score = logits.softmax(-1) if router.score == "softmax" else torch.sigmoid(logits)
     wish = score if correction is None else score + correction
@@ -127,7 +155,8 @@ def choose_by_rule(
     shares = score.gather(-1, ids)
     if router.normalised:
         shares = shares / shares.sum(-1, keepdim=True)
-    return ids, shares * router.factor
+    shares = shares * router.factor
+    return ids, shares if gains is None else shares * gains[ids]
 
 
 def _expert(matrices: Mapping[str, Weight], number: int, gated: bool) -> tuple[Weight, ...]:

@@ -35,6 +35,7 @@ NEWER = {
     features.GATED,
     features.NO_MLP,
     features.UNGATED,
+    *features.GEMMA_4,
 }
 FEATURES = features.EVERY - LACKING | NEWER
 """What a model computes beyond Llama and Qwen."""

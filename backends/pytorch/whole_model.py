@@ -30,6 +30,8 @@ def decoder_for(inputs: ModelInputs, variants: Variants, device: str, background
 
     def routed(index: int, part: Experts, weights: LayerWeights) -> RoutedHalf:
         rows, given = len(inputs.x), inputs.routes(index) if inputs.plan is None else None
-        return RoutedHalf(part, weights, linear, rows, work.act, work.distinct, background, given)
+        return RoutedHalf(
+            part, weights, linear, rows, work.act, work.distinct, background, given, inputs.model.decoder.eps
+        )
 
     return build_decoder(inputs, linear, attention_maker(inputs, variants.form), device, home, routed)

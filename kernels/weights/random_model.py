@@ -62,7 +62,9 @@ class RandomSource:
         """A router's logits of a normed row have unit variance."""
         hidden = self.model.hidden
         values = normal(np.random.default_rng((self.seed, index, 1 << 24)), count, hidden)
-        return Weight("f32", count, hidden, values / np.float32(sqrt(hidden)))
+        part = self.model.decoder.layers[index].mlp
+        gained = isinstance(part, Experts) and part.router.gains  # divides by the root of the width itself
+        return Weight("f32", count, hidden, values if gained else values / np.float32(sqrt(hidden)))
 
     def final_norm(self) -> F32:
         """Weight of the last norm."""

@@ -69,9 +69,22 @@ _GEMMA = Stored(
     },
     plus=1.0,
 )
+GEMMA_4 = "gemma4_text"
+_GEMMA_4 = {
+    "shared_out_norm": "post_feedforward_layernorm_1",
+    "experts_norm": "pre_feedforward_layernorm_2",
+    "experts_out_norm": "post_feedforward_layernorm_2",
+}
+OWN_TENSORS = {
+    "router_norm": "router.scale",
+    "expert_gain": "router.per_expert_scale",
+    "layer_gain": "layer_scalar",
+}
+"""Vectors of Gemma 4 that are no module's weight or bias."""
 FAMILIES = {
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
+    GEMMA_4: Stored(vectors={**_GEMMA.vectors, **_GEMMA_4}),
     "glm": Stored(fused=(_GATE_UP,)),
     "glm4": Stored(
         fused=(_GATE_UP,),
@@ -126,6 +139,7 @@ class Routed:
 
 
 ROUTED = {
+    GEMMA_4: Routed(blocks=("",), routers=("router.proj",), shared=("mlp",)),
     "gpt_oss": Routed(routers=("router",), columns=True, in_turns=True),
     **dict.fromkeys(
         ("granitemoe", GRANITE, "granitemoeshared"),
@@ -196,7 +210,7 @@ class TensorNames:
         self.routed = ROUTED.get(self._family, Routed())
         first = next((i for i, one in enumerate(model.decoder.layers) if isinstance(one.mlp, Experts)), 0)
         self.block = _found(self.routed.blocks, self._layer(first, 1), there)
-        within_block = f"{self._layer(first, 1)}{self.block}."
+        within_block = f"{self._layer(first, 1)}{self._in_block('')}"
         self._router = _found(self.routed.routers, within_block, there)
         self._shared = _found(self.routed.shared, within_block, there)
 
@@ -248,7 +262,7 @@ class TensorNames:
         own = name.removeprefix("shared.")
         module = MATRICES[own].removeprefix("mlp.")
         if own != name:
-            return f"{self.block}.{self._shared}.{module}"
+            return self._in_block(f"{self._shared}.{module}")
         if self._nemotron:
             return f"mixer.{MATRICES[own].rpartition('.')[2]}"
         dense = "feed_forward" if self.block == "feed_forward" else "mlp"  # Llama 4 calls both so
@@ -256,16 +270,22 @@ class TensorNames:
 
     def router(self, index: int) -> str:
         """The router's matrix in layer `index`."""
-        return f"{self._layer(index, 1)}{self.block}.{self._router}.weight"
+        return self.in_block(index, f"{self._router}.weight")
 
     def in_block(self, index: int, name: str) -> str:
         """A tensor of the half of layer `index` that routes."""
-        return f"{self._layer(index, 1)}{self.block}.{name}"
+        return f"{self._layer(index, 1)}{self._in_block(name)}"
+
+    def _in_block(self, name: str) -> str:
+        """A name within the block that routes, which a layer of Gemma 4 is itself."""
+        return f"{self.block}.{name}" if self.block else name
 
     def vector(self, index: int, name: str) -> str:
         """A norm's gain or bias, or the bias of a matrix, of layer `index`."""
         if name == "sinks":
             return f"{self._layer(index)}self_attn.sinks"
+        if name in OWN_TENSORS:
+            return f"{self._layer(index)}{OWN_TENSORS[name]}"
         mixer = self._model.decoder.layers[index].mixer
         if (own := vector_of(mixer, self._family, name)) is not None:
             return f"{self._layer(index)}{own}"

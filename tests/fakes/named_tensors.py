@@ -21,8 +21,9 @@ def named_tensor(name: str, shape: tuple[int, ...], plus: float = 0.0) -> F32:
     values = ((words >> np.uint64(56)).astype(np.int64) - 128).reshape(shape) / 128
     if len(shape) > 1:
         gain = 2.0 if "q_proj" in name or "q_b_proj" in name else 4.0 if "gate.weight" in name else 1.0
+        gain = 16.0 if "router.proj" in name else gain  # of Gemma 4, which divides by the root of the width
         scaled = values * gain * 2.0 ** -round(log2(shape[-1] / 3) / 2)
-    elif "norm" in name and not name.endswith("bias"):
+    elif ("norm" in name and not name.endswith("bias")) or name.endswith(("_scalar", "scale")):
         scaled = 1 - plus + values / 4
     else:
         scaled = values * (2.0 if name.endswith("sinks") else 0.25)
@@ -31,6 +32,6 @@ def named_tensor(name: str, shape: tuple[int, ...], plus: float = 0.0) -> F32:
 
 def plus_of(kind: str, name: str) -> float:
     """What a model of that model_type adds to a norm's gain: one in Gemma and in Qwen's hybrids but for the norm behind their states."""
-    if kind.startswith("gemma"):
+    if kind.startswith("gemma") and not kind.startswith("gemma4"):
         return 1.0
     return float(kind.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in name)

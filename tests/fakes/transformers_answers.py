@@ -24,13 +24,18 @@ CASES = [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
 
 def dense(case: dict[str, Any]) -> bool:
     family = FAMILIES[case["config"]["model_type"]]
-    return family.mixture is None and not family.latent and not holds_states(case)
+    return family.mixture is None and not family.latent and family.state is None and family.layers is None
 
 
 def holds_states(case: dict[str, Any]) -> bool:
     """Of a family some of whose layers are recurrent."""
     family = FAMILIES[case["config"]["model_type"]]
-    return family.state is not None or family.layers is not None
+    return family.state is not None or (family.layers is not None and not has_wide_heads(case))
+
+
+def has_wide_heads(case: dict[str, Any]) -> bool:
+    """Of Gemma 4, whose layers that see all have wider heads."""
+    return case["config"]["model_type"] == "gemma4_text"
 
 
 def numbers(case: dict[str, Any]) -> dict[str, F32]:
@@ -75,7 +80,7 @@ def _as_published(kind: str, name: str, values: F32) -> dict[str, F32]:
     if kind in ("granitemoe", "granitemoehybrid", "granitemoeshared"):
         names = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}
         return {f"{layer}.{names[part]}.weight" if part else name.replace("router", "router.layer"): values}
-    if not part or kind in ("gpt_oss", "llama4_text"):
+    if not part or kind in ("gemma4_text", "gpt_oss", "llama4_text"):
         return {name: values}
     gate, up, down = (
         ("w1", "w3", "w2") if kind in ("mixtral", "minimax_m2") else ("gate_proj", "up_proj", "down_proj")

@@ -79,6 +79,18 @@ GRANITE_HYBRID = GRANITE | {
     "layer_types": ["mamba", "attention", "attention", "mamba"], "shared_intermediate_size": 40, "mamba_n_heads": 6, "mamba_d_head": "auto",
     "mamba_d_state": 10, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_n_groups": 2, "mamba_chunk_size": 8, "head_dim": None,
 }  # fmt: skip
+GEMMA_4: dict[str, Any] = {
+    "num_hidden_layers": 3, "sliding_window": 6, "layer_types": [*["sliding_attention"] * 2, "full_attention"], "global_head_dim": 32,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0, "tie_word_embeddings": True,
+    "final_logit_softcapping": 3.0, "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    },
+}  # fmt: skip
+ROUTED_GEMMA_4: dict[str, Any] = {
+    "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "enable_moe_block": True, "num_experts": 8,
+    "top_k_experts": 3, "moe_intermediate_size": 24, "attention_bias": True, "tie_word_embeddings": False, "rope_parameters": None,
+}  # fmt: skip
 INDEX = {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 6}
 V3 = {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -92,6 +104,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         }}),
+    ("gemma4_text", GEMMA_4),
+    ("gemma4_text", GEMMA_4 | ROUTED_GEMMA_4),
     ("glm", {"attention_bias": True} | rope(partial_rotary_factor=0.5)),
     ("glm4", {"attention_bias": True} | rope(partial_rotary_factor=0.5)),
     ("granite", GRANITE | {"head_dim": None} | rope()),
@@ -140,6 +154,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 DOUBLED = (
     "deepseek_v32",
+    "gemma4_text",
     "glm_moe_dsa",
     "qwen3_next",
     "qwen3_5_text",

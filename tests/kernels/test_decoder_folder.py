@@ -13,6 +13,7 @@ from membound.kernels.decoder_folder import TEXT_TYPES, read_decoder, why_counte
 from membound.kernels.families import FAMILIES
 from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent
+from membound.kernels.rope import ProportionalScaling, Rope
 
 CASES = [
     json.loads(line)
@@ -113,7 +114,10 @@ def test_experts_of_a_narrower_state_and_keys_that_are_values(tmp_path: Path) ->
     assert "a narrower state" in why_counted(found)
     gemma = next(case["config"] for case in CASES if case["config"].get("attention_k_eq_v"))
     wide = decoder(tmp_path, **gemma).layers[2].mixer
-    assert wide == Attention(8, 2, 32, head_norm="head", scale=1.0, keys_are_values=True)
+    rope = Rope(1e6, scaling=ProportionalScaling(4))
+    assert wide == Attention(
+        8, 2, 32, head_norm="head", rope=rope, scale=1.0, keys_are_values=True, value_norm=True
+    )
     assert wide.matrices(96) == {"q": (256, 96), "k": (64, 96), "o": (96, 256)}
     assert wide.token_numbers == 2 * 2 * 32
 

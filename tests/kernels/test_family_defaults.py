@@ -51,6 +51,19 @@ def test_every_family_and_every_default_is_compared() -> None:
         ({"model_type": "qwen3_moe", "use_sliding_window": False, "sliding_window": 9} | ROUTED, [0] * 4),
         ({"model_type": "qwen2_moe", "use_sliding_window": True, "sliding_window": 9}, [9, 0, 9, 0]),
         ({"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 9}, [0, 0, 0, 9]),
+        (
+            {"model_type": "qwen2", "sliding_window": 9, "layer_types": ["sliding_attention"] * 4},
+            [0] * 4,
+        ),
+        (
+            {
+                "model_type": "qwen3",
+                "use_sliding_window": True,
+                "sliding_window": 9,
+                "layer_types": ["sliding_attention", *["full_attention"] * 3],
+            },
+            [9, 0, 0, 0],
+        ),
         ({"model_type": "smollm3", "sliding_window": 9}, [0] * 4),
         (
             {"model_type": "ministral", "layer_types": ["full_attention", *["sliding_attention"] * 3]},

@@ -15,6 +15,7 @@ from transformers_answers import (
     DATA,
     dense,
     folder_of,
+    has_wide_heads,
     holds_states,
     inputs_of,
     numbers,
@@ -50,9 +51,9 @@ def test_a_folder_answers_as_in_transformers(case: dict[str, Any], kind: str, tm
     assert relative_error(compute(inputs, 0)[0], np.array(case["logits"])) < BOUND
 
 
-@named([case for case in CASES if holds_states(case)])
+@named([case for case in CASES if holds_states(case) or has_wide_heads(case)])
 @pytest.mark.parametrize("write", [routed_folder, folder_of], ids=["published", "stacked"])
-def test_a_folder_with_states_answers_as_in_transformers(
+def test_a_folder_with_layers_of_its_own_answers_as_in_transformers(
     case: dict[str, Any], write: Any, tmp_path: Path
 ) -> None:
     model = get_model(write(case, tmp_path))
@@ -64,7 +65,7 @@ def test_a_folder_with_states_answers_as_in_transformers(
     assert relative_error(prefill(inputs)[0], np.array(case["logits"])) < BOUND
 
 
-@named([case for case in CASES if not dense(case) and not holds_states(case)])
+@named([case for case in CASES if not (dense(case) or holds_states(case) or has_wide_heads(case))])
 def test_experts_and_latent_attention_answer_as_in_transformers(case: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(case["config"]), "utf-8")
     decoder = read_decoder(tmp_path)

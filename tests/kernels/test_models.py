@@ -221,7 +221,22 @@ def test_unknown_models(tmp_path):
         ("qwen2", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}, 40),
         ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}, 4096),
         ("qwen3", {"sliding_window": None, "use_sliding_window": True, "max_window_layers": 0}, 0),
-        ("qwen3", {"sliding_window": 40, "layer_types": ["full_attention", "sliding_attention"]}, 40),
+        ("qwen2", {"sliding_window": 40, "layer_types": ["sliding_attention"] * 2}, 0),
+        ("qwen3", {"sliding_window": 40, "layer_types": ["full_attention", "sliding_attention"]}, 0),
+        (
+            "qwen3",
+            {"sliding_window": 40, "layer_types": ["sliding_attention"] * 2, "use_sliding_window": False},
+            0,
+        ),
+        (
+            "qwen3",
+            {
+                "sliding_window": 40,
+                "layer_types": ["full_attention", "sliding_attention"],
+                "use_sliding_window": True,
+            },
+            40,
+        ),
         (
             "qwen3",
             {"sliding_window": 40, "layer_types": ["full_attention"] * 2, "use_sliding_window": True},
@@ -257,7 +272,8 @@ def test_a_window_bounds_what_a_step_and_a_prompt_read(tmp_path):
 
 def test_layers_with_and_without_a_window_follow_layer_types(tmp_path):
     kinds = ["sliding_attention", "full_attention"]
-    folder = write(tmp_path, LLAMA | {"model_type": "qwen3", "sliding_window": 40, "layer_types": kinds})
+    windowed = {"sliding_window": 40, "layer_types": kinds, "use_sliding_window": True}
+    folder = write(tmp_path, LLAMA | {"model_type": "qwen3"} | windowed)
     work = parse(f"step:model={folder},context=100")
     assert [layer.mixer.seen(100) for layer in work.shape.decoder.layers] == [39, 100]
     assert [(one.name, one.count) for one in work.operations][-3:-1] == [
