@@ -83,6 +83,11 @@ class Attention:
         return gains | {f"{name}_bias": widths[name] for name in self.biases if name in widths} | sinks
 
     @property
+    def gainless_norms(self) -> str:
+        """Which of q, k and v have a norm of each head without a gain, q and k behind RoPE."""
+        return "qk" * (self.head_norm == "l2") + "v" * self.value_norm
+
+    @property
     def token_numbers(self) -> int:
         """Cached numbers a token."""
         return self.kv_heads * (self.head_dim + (self.value_dim or self.head_dim))

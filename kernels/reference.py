@@ -50,7 +50,7 @@ from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer
 from membound.kernels.products import linear as linear
 from membound.kernels.products import quantize_rows as quantize_rows
 from membound.kernels.recurrence import mix
-from membound.kernels.rope import Rope, turn
+from membound.kernels.rope import Rope, rope
 from membound.kernels.routing import mixed, route
 from membound.kernels.stored_cache import append, last_tokens, store_cache, store_rows
 from membound.kernels.tolerances import tolerance as tolerance
@@ -148,11 +148,6 @@ def rope_frequencies(model: Model) -> F64:
     if not isinstance(mixer, Attention) or mixer.rope is None:
         raise AssertionError("no RoPE")
     return mixer.rope.frequencies(mixer.head_dim, 1)
-
-
-def rope(x: F64, positions: npt.NDArray[Any], turning: Rope, length: int) -> F64:
-    """Rotate x [..., T, D] by its position [T] in a sequence of `length` tokens."""
-    return turn(x, *turning.table(positions, x.shape[-1], length), turning.neighbours)
 
 
 def step(inputs: ModelInputs, routes: list[I64] | None = None, selections: list[I64] | None = None) -> F64:
@@ -302,12 +297,10 @@ def project(
         y = y.reshape(-1, len(positions), y.shape[1] // mixer.head_dim, mixer.head_dim)
         if gain is not None and mixer.head_norm == "head":
             y = rms_norm(y, gain, decoder.eps)
-        if name == "v" and mixer.value_norm:
-            y = rms_norm(y, 1.0, decoder.eps)
         y = y.transpose(0, 2, 1, 3)
         if turning is not None:
             y = rope(y, positions, turning, length)
-        return rms_norm(y, 1.0, decoder.eps) if mixer.head_norm == "l2" and name != "v" else y
+        return rms_norm(y, 1.0, decoder.eps) if name in mixer.gainless_norms else y
 
     q = heads("q", mixer.rope)
     if mixer.scale:

@@ -160,3 +160,8 @@ def turn(x: F64, cos: F64, sin: F64, neighbours: bool = False) -> F64:
         joined = np.stack(turned, -1).reshape(moving.shape)
         return np.concatenate([joined, still], -1) if still.shape[-1] else joined
     return np.concatenate([*turned, still] if still.shape[-1] else turned, axis=-1)
+
+
+def rope(x: F64, positions: npt.NDArray[np.int64], turning: Rope, length: int) -> F64:
+    """Rotate x [..., T, D] by its position [T] in a sequence of `length` tokens."""
+    return turn(x, *turning.table(positions, x.shape[-1], length), turning.neighbours)

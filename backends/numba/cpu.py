@@ -42,7 +42,7 @@ from membound.kernels.work import (
 )
 
 LACKING = {features.PARALLEL, features.GELU}
-FEATURES = features.EVERY - LACKING | {features.INDEXES}
+FEATURES = features.EVERY - LACKING | {features.INDEXES} | features.GEMMA_4
 """What steps and prompts compute beyond Llama and Qwen."""
 LAYERS = ("default", "safe", "threadsafe", "omp", "tbb")
 """What Numba may be asked for; its workqueue, on which it falls back too, takes 50 times as long to start a parallel region."""
@@ -278,6 +278,9 @@ class NumbaCpu(Backend):
         if _has_states(inputs.work):
             self._prepare_hybrid(inputs)
             return
+        if _like_gemma_4(inputs.work):
+            self._prepare_wide(inputs)
+            return
         if not _like_llama(inputs.work):
             self._prepare_routed(inputs)
             return
@@ -299,6 +302,16 @@ class NumbaCpu(Backend):
         if inputs.model.decoder.experts:
             self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
 
+    def _prepare_wide(self, inputs: ModelInputs) -> None:
+        from membound.kernels.cpu.step.packed_wide import PackedWide
+
+        model, asked = PackedWide(inputs, self._threads), inputs.work.traffic
+        self._stored = _if_larger(model.matrix_bytes, asked.weights_bytes + asked.scales_bytes)
+        self._launch = lambda slot: model.run()
+        self._output = lambda: model.logits
+        if inputs.model.decoder.experts:
+            self._choice, self._own_routes = lambda: list(model.choice), inputs.plan is None
+
     def _prepare_routed(self, inputs: ModelInputs) -> None:
         from membound.kernels.cpu.step.packed_routed import PackedRouted
         from membound.kernels.cpu.step.packed_routed_prompt import PackedRoutedPrompt
@@ -313,14 +326,20 @@ class NumbaCpu(Backend):
 
 
 def _lacks(work: Step | Prefill) -> str | None:
-    """What of a model's features a step or a prompt does not compute, or None: of attention beside states in prompts no bounds."""
+    """What of a model's features a step or a prompt does not compute, or None: beside states in prompts no bounds, of Gemma 4's one query."""
     without = features.BOUNDS if isinstance(work, Prefill) and _has_states(work) else frozenset()
+    without |= features.GEMMA_4 if isinstance(work, Prefill) or work.queries > 1 else frozenset()
     return missing(work, _features_of(work) - without)
 
 
 def _like_llama(work: Step | Prefill) -> bool:
     """Whether its kernel is one for layers of the same shape: dense steps, and prompts of Llama and Qwen."""
     return work.shape.dense and (isinstance(work, Step) or missing(work) is None)
+
+
+def _like_gemma_4(work: Step | Prefill) -> bool:
+    """Whether it has anything of what only Gemma 4's layers have."""
+    return not features.GEMMA_4.isdisjoint(features.features(work.shape.decoder, features.tokens_of(work)))
 
 
 def _cut_panel(work: Step | Prefill, stored: Stored) -> str | None:
@@ -351,7 +370,7 @@ def _features_of(work: Step | Prefill) -> frozenset[str] | set[str]:
         return FEATURES
     mixers = {type(layer.mixer) for layer in work.shape.decoder.kinds}
     own = {features.DELTAS, features.GATED} if GatedDelta in mixers else {features.MAMBAS}
-    return FEATURES - {features.LATENT} | own | {features.NO_MLP, features.UNGATED}
+    return FEATURES - {features.LATENT} - features.GEMMA_4 | own | {features.NO_MLP, features.UNGATED}
 
 
 def _with_room(cache: KVCache, tokens: int) -> KVCache:

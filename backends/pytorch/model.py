@@ -209,7 +209,7 @@ class DecoderLayer(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k, v = torch.split(flat, self.widths, -1)
             flat = torch.cat((self.q_norm(q), self.k_norm(k), v.float()), -1)
-        heads: Tensor = flat.unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = flat.reshape(len(flat), -1, self.head_dim)
         if self.doubled:
             heads = torch.cat((heads, heads[:, self.q_heads :]), 1)
         if self.head_norm is None:
@@ -343,7 +343,7 @@ def attention_maker(inputs: ModelInputs, form: str) -> MakeAttention:
             if queries:
                 cached = make_cache(inputs.cache(index), queries)[0]
                 return CachedLatent(mixer, cached, table, form, queries)
-            rows = torch.zeros(work.batch, 1, work.tokens, mixer.token_numbers, dtype=FLOATS[work.kv])
+            rows = torch.zeros(work.batch, 1, positions.stop, mixer.token_numbers, dtype=FLOATS[work.kv])
             return CausalLatent(mixer, rows, table)
         sinks = inputs.layer(index).vectors["sinks"] if mixer.sinks else None
         if queries:

@@ -15,14 +15,13 @@ from membound.kernels.reference import (
     prefill,
     quantize_rows,
     relative_error,
-    rope,
     rope_frequencies,
     step,
     store_cache,
     tolerance,
     typical_size,
 )
-from membound.kernels.rope import Rope
+from membound.kernels.rope import Rope, rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights import fp8
 from membound.kernels.weights.formats import (

@@ -1,6 +1,6 @@
 """A layer's experts within a step: router, choice by the model's rule, the chosen experts' products, biases, activations.
 
-    layer_experts(FMT, ACT, M, BLOCKS, x, routers, router_at, arena, starts, vectors, rule, buffers, sizes)   # buffers.out
+    layer_experts(FMT, ACT, M, BLOCKS, x, seen, routers, router_at, arena, starts, vectors, rule, buffers, sizes)   # buffers.out
 
 Called from compiled code with literals. The products are those of `blocks`: one parallel region over (block, panel).
 packed_layers.py makes the arguments.
@@ -31,7 +31,7 @@ _CLAMP, _SLOPE, _ONE = np.float32(CLAMP), np.float32(CLAMP_SLOPE), np.float32(1)
 
 
 class ExpertVectors(NamedTuple):
-    """Of a layer: the router's bias and correction [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden];
+    """Of a layer: the router's bias, correction and gains of shares [experts]; biases of gate and up [experts, 2 · width] and of down [experts, hidden];
     the choice of each row where it is given [rows · chosen]; in which order the columns of gate and up, and of down, lie
     [experts, 2, widest].
 
@@ -40,6 +40,7 @@ class ExpertVectors(NamedTuple):
 
     router: F32
     correction: F32
+    gains: F32
     into: F32
     down: F32
     given: I64
@@ -91,10 +92,10 @@ class LayerSizes(NamedTuple):
 
 
 def layer_experts(
-    FMT: str, ACT: str, M: int, BLOCKS: str, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+    FMT: str, ACT: str, M: int, BLOCKS: str, x: Any, seen: Any, routers: Any, router_at: Any, w: Any, starts: Any,
     vectors: Any, rule: Any, b: Any, s: Any,
 ) -> None:  # fmt: skip
-    """b.out [rows, hidden] = Σ_j shares · expert(ids) of x [rows · hidden], as the router at byte `router_at` has it.
+    """b.out [rows, hidden] = Σ_j shares · expert(ids) of x [rows · hidden], as the router at byte `router_at` has it by `seen`, as wide, which x is in most models.
 
     Gate and up of expert e are one matrix from byte starts[e, 0] of `w` on, down is at starts[e, 1].
     """
@@ -103,7 +104,7 @@ def layer_experts(
 
 @overload(layer_experts, prefer_literal=True)
 def _layer_experts_in_kernels(
-    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+    FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, seen: Any, routers: Any, router_at: Any, w: Any, starts: Any,
     vectors: Any, rule: Any, b: Any, s: Any,
 ) -> Any:  # fmt: skip
     fmt, act, m, blocks = (literal_value(v) for v in (FMT, ACT, M, BLOCKS))
@@ -113,15 +114,15 @@ def _layer_experts_in_kernels(
     ROWS, ROUTER_ROWS = block_recipes(fmt, act, blocks)[0].panel_rows, choose("f32", "float", m).panel_rows
 
     def implementation(
-        FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, routers: Any, router_at: Any, w: Any, starts: Any,
+        FMT: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, seen: Any, routers: Any, router_at: Any, w: Any, starts: Any,
         vectors: Any, rule: Any, b: Any, s: Any,
     ) -> None:  # fmt: skip
-        prepare("f32", "float", m, x, 0, s.hidden, s.hidden, b.scratch)
+        prepare("f32", "float", m, seen, 0, s.hidden, s.hidden, b.scratch)
         multiply("f32", "float", m, routers, router_at, s.experts, s.hidden, b.scratch, b.logits, s.threads)
         line = (s.experts + ROUTER_ROWS - 1) // ROUTER_ROWS * ROUTER_ROWS
         choose_by_rule(
             b.logits, line, s.rows, s.experts, s.chosen, rule,
-            vectors.router, vectors.correction, vectors.given, b.score, b.wish, b.ids, b.shares,
+            vectors.router, vectors.correction, vectors.gains, vectors.given, b.score, b.wish, b.ids, b.shares,
         )  # fmt: skip
         of = group_rows(b.ids, s.rows, s.chosen, s.experts, b.kernel_rows, b.blocks)
         ordered = vectors.orders.shape[0] > 0

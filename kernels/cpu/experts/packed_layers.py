@@ -163,6 +163,7 @@ class RoutedLayers:
             self._starts,
             rows("router_bias", count if router.bias else 0),
             rows("correction", count if router.correction else 0),
+            rows("expert_gain", count if router.gains else 0),
             biases(self._into, len(self._into) * part.expert.width),
             biases(("down",), hidden),
             rows("shared_gate", hidden if part.shared_gate else 0),

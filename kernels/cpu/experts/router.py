@@ -1,6 +1,6 @@
 """The router's choice by any rule that models have, compiled: softmax or sigmoid, groups, corrections, factors.
 
-    choose_by_rule(logits, stride, rows, count, chosen, rule, bias, correction, given, score, wish, ids, shares)
+    choose_by_rule(logits, stride, rows, count, chosen, rule, bias, correction, gains, given, score, wish, ids, shares)
 
 `routes.choose_experts` is the plain rule of the work `experts`. The same in float64: `membound.kernels.forward.routes`.
 """
@@ -46,11 +46,11 @@ def rule_of(router: Router) -> Rule:
 @numba.njit
 def choose_by_rule(
     logits: Any, stride: Any, rows: Any, count: Any, chosen: Any, rule: Any,
-    bias: Any, correction: Any, given: Any, score: Any, wish: Any, ids: Any, shares: Any,
+    bias: Any, correction: Any, gains: Any, given: Any, score: Any, wish: Any, ids: Any, shares: Any,
 ) -> None:  # fmt: skip
     """ids and shares [rows · chosen] of logits, of which row r begins at r · stride. Of equal wishes the first is taken.
 
-    bias and correction [count], or empty; score and wish [count] are room for one row. given [rows · chosen]: the choice where it
+    bias, correction and gains, of shares, [count], or empty; score and wish [count] are room for one row. given [rows · chosen]: the choice where it
     is made already, and only shares are computed; else empty.
     """
     for row in range(rows):
@@ -74,7 +74,7 @@ def choose_by_rule(
             total += of_row[j]
         factor = np.float32(rule.factor) / (total if rule.normalised else np.float32(1))
         for j in range(chosen):
-            of_row[j] *= factor
+            of_row[j] *= factor * (gains[kept[j]] if gains.size else np.float32(1))
 
 
 @numba.njit

@@ -10,7 +10,7 @@ byte arena, so that one compilation serves every layer of every model with heads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -126,17 +126,22 @@ def positions_of(work: Step) -> range:
     return range(work.context, work.context + work.queries)
 
 
-def attention_of(work: Step) -> tuple[int, str]:
-    """HEADS and METHOD of `attend_new` for a model without latent attention."""
+def attention_of(work: Step, mixer: Attention | None = None) -> tuple[int, str]:
+    """HEADS and METHOD of `attend_new` for a model without latent attention, or for its layers that have this mixer."""
     model = work.shape
+    q_heads, kv_heads, dim = (
+        (model.q_heads, model.kv_heads, model.head_dim)
+        if mixer is None
+        else (mixer.q_heads, mixer.kv_heads, mixer.head_dim)
+    )
     if work.queries > 1:
-        return 0, new_method(work.kv, model.head_dim, bounded(work))
-    shape = grouping(work.kv, model.q_heads // model.kv_heads, model.head_dim)
+        return 0, new_method(work.kv, dim, bounded(work))
+    shape = grouping(work.kv, q_heads // kv_heads, dim)
     return shape.heads, shape.method
 
 
 def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
-    """The model's shape as numbers, and new tokens at these places of each sequence."""
+    """The model's shape as numbers, its heads those of the first attention, and new tokens at these places of each sequence."""
     decoder, queries, context = model.decoder, len(positions), positions.start
     first = decoder.layers[0]
     mixer, rope = first.mixer, next((one.mixer.rope for one in decoder.layers if one.mixer.rope), None)
@@ -146,6 +151,8 @@ def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
         kv_heads=model.kv_heads,
         group=model.q_heads // model.kv_heads,
         dim=model.head_dim,
+        keys_are_values=False,
+        value_norm=False,
         intermediate=model.intermediate,
         vocab=model.vocab,
         gated=model.gated,
@@ -171,10 +178,18 @@ def sizes_of(model: Model, batch: int, positions: range, threads: int) -> Sizes:
 
 
 def gains_of(
-    inputs: ModelInputs, layers: list[Mapping[str, F32]], orders: npt.NDArray[np.int32], positions: range
+    inputs: ModelInputs,
+    layers: list[Mapping[str, F32]],
+    orders: npt.NDArray[np.int32],
+    positions: range,
+    of: Collection[int] | None = None,
 ) -> Gains:
-    """Vectors of all layers, a row each, and what positions and scales make of a step: a row for each layer and position."""
+    """Vectors of all layers, a row each, and what positions and scales make of a step: a row for each layer and position.
+
+    `of`: the layers whose heads are meant, where others have heads of another width; rows of others are zeros.
+    """
     decoder = inputs.model.decoder
+    there = range(len(layers)) if of is None else of
 
     def rows(*names: str) -> F32:
         parts = [[layer[name] for name in names if name in layer] for layer in layers]
@@ -185,19 +200,24 @@ def gains_of(
 
     bias = inputs.source.final_bias()
     final = Norms(_stack([inputs.final_norm()]), _stack([NOTHING if bias is None else bias]))
-    cosines, sines = _turns(inputs.model, positions, tokens_of(inputs.work))
+    cosines, sines = _turns(inputs.model, positions, tokens_of(inputs.work), there)
+
+    def heads(*names: str) -> F32:
+        parts = [[layer[n] for n in names if n in layer and i in there] for i, layer in enumerate(layers)]
+        return _stack([np.concatenate([NOTHING, *row]) for row in parts])
+
     return Gains(
         norms("attention_norm"),
         norms("attention_out_norm"),
         norms("mlp_norm"),
         norms("mlp_out_norm"),
         final,
-        rows("q_bias", "k_bias", "v_bias"),
+        heads("q_bias", "k_bias", "v_bias"),
         rows("o_bias"),
         rows("gate_bias", "up_bias", "shared.gate_bias", "shared.up_bias"),
         rows("down_bias", "shared.down_bias"),
-        rows("q_norm"),
-        rows("k_norm"),
+        heads("q_norm"),
+        heads("k_norm"),
         cosines,
         sines,
         np.array([_scale(layer.mixer, p) for layer in decoder.layers for p in positions], np.float32),
@@ -219,11 +239,12 @@ def _norms_turned(mixer: Mixer) -> bool:
     return isinstance(mixer, Attention) and mixer.head_norm == "l2"
 
 
-def _turns(model: Model, positions: range, length: int) -> tuple[F32, F32]:
-    """Cos and sin of each layer's RoPE, [layers · positions, pairs], in sequences of that length; a layer without one turns by nothing."""
+def _turns(model: Model, positions: range, length: int, of: Collection[int]) -> tuple[F32, F32]:
+    """Cos and sin of the RoPE of these layers, [layers · positions, pairs], in sequences of that length; others turn by nothing."""
     mixers, places = [layer.mixer for layer in model.decoder.layers], np.array(positions)
     tables = [
-        mixer.rope.table(places, _turning_width(mixer), length) if mixer.rope else None for mixer in mixers
+        mixer.rope.table(places, _turning_width(mixer), length) if mixer.rope and index in of else None
+        for index, mixer in enumerate(mixers)
     ]
     pairs = max((table[0].shape[-1] for table in tables if table), default=0)
     still = np.ones((len(places), pairs)), np.zeros((len(places), pairs))

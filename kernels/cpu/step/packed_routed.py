@@ -60,8 +60,8 @@ def slots_of(layer: Layer) -> Slots:
             low, ranked = ("index_k", "index_weights"), (*ranked, "index_q")
         attention = ((first, "kv_down", *low), ranked, ("o",))
     else:
-        gate = ("out_gate",) if mixer.gated else ()
-        attention = (("q", "k", "v", *gate), ("o",), ())
+        values, gate = () if mixer.keys_are_values else ("v",), ("out_gate",) if mixer.gated else ()
+        attention = (("q", "k", *values, *gate), ("o",), ())
     if isinstance(layer.mlp, Mlp) and not layer.mlp.width:
         return (*attention, (), ())
     if isinstance(layer.mlp, Mlp):

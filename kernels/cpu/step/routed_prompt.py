@@ -98,7 +98,7 @@ def routed_prompt_kernel(
 def _at_place(s: Any, sequence: Any, place: Any) -> Any:
     """The sizes of a step whose queries stand at `place` of a sequence."""
     return Sizes(
-        s.hidden, s.layers, s.kv_heads, s.group, s.dim, s.intermediate, s.vocab, s.gated, s.smooth, s.centred, s.neighbours,
+        s.hidden, s.layers, s.kv_heads, s.group, s.dim, s.keys_are_values, s.value_norm, s.intermediate, s.vocab, s.gated, s.smooth, s.centred, s.neighbours,
         s.queries, s.sequences, sequence, s.turns, place, place, s.capacity, s.seen, s.turned_norm,
         s.eps, s.softcap, s.residual, s.logit_gain, s.logit_softcap, s.threads,
     )  # fmt: skip

@@ -22,8 +22,9 @@ from membound.kernels.cpu.experts.routes import I64
 from membound.kernels.cpu.linked import LINKED, linked
 from membound.kernels.cpu.matmul.pack import Bytes
 from membound.kernels.cpu.matmul.recipe import choose
+from membound.kernels.cpu.step.elementwise import normalise
 from membound.kernels.cpu.step.latent import latent_half
-from membound.kernels.cpu.step.step import add_rows, attention_half, head, mlp, norm_rows
+from membound.kernels.cpu.step.step import Norms, add_rows, attention_half, head, mlp, norm_rows
 from membound.kernels.weights.formats import F32
 
 FIXED = 5
@@ -52,6 +53,7 @@ class Routed(NamedTuple):
     expert_starts: I64
     router_bias: F32
     correction: F32
+    expert_gain: F32
     into_bias: F32
     down_bias: F32
     shared_gate: F32
@@ -61,6 +63,22 @@ class Routed(NamedTuple):
     rule: Rule
     buffers: LayerBuffers
     sizes: LayerSizes
+
+
+class Beside(NamedTuple):
+    """What a layer's second half goes by where experts stand beside an MLP, each with norms of their own (Gemma 4).
+
+    router, experts_in: of what goes into the router and the experts; shared_out, experts_out: of what comes out of the MLP and the
+    experts. seen, into [rows · hidden]: room for what goes in.
+    """
+
+    routed: Routed
+    router: Norms
+    experts_in: Norms
+    shared_out: Norms
+    experts_out: Norms
+    seen: F32
+    into: F32
 
 
 @cache
@@ -123,6 +141,8 @@ def _second_in_kernels(
     FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
     layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
 ) -> Any:  # fmt: skip
+    if routed.instance_class is Beside:
+        return beside_half
     return _mlp_or_nothing if routed.instance_class is Plain else _routed_or_nothing
 
 
@@ -162,21 +182,53 @@ def second_half(
             FMT, ACT, M, ROWS, arena, at[3], at[4], width, gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
         )  # fmt: skip
     if routed.chooses[layer]:
-        vectors = ExpertVectors(
-            routed.router_bias[layer],
-            routed.correction[layer],
-            routed.into_bias[layer],
-            routed.down_bias[layer],
-            routed.given[layer],
-            routed.orders[layer],
-        )
-        layer_experts(
-            EXPERTS, ACT, M, BLOCKS, b.normed, routed.routers, routed.router_starts[layer],
-            arena, routed.expert_starts[layer], vectors, routed.rule, routed.buffers, routed.sizes,
-        )  # fmt: skip
-        routed.ids[layer, :] = routed.buffers.ids
+        _choose_and_mix(EXPERTS, ACT, M, BLOCKS, b.normed, b.normed, layer, arena, routed)
         _join(M, b.narrow, stride, width > 0, b.normed, routed.shared_gate[layer], routed.buffers.out, s)
     add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+
+
+@linked
+def _choose_and_mix(
+    EXPERTS: Any, ACT: Any, M: Any, BLOCKS: Any, x: Any, seen: Any, layer: Any, arena: Any, routed: Any
+) -> None:
+    """The experts of x that a layer's router chooses by `seen`, to routed.buffers.out."""
+    vectors = ExpertVectors(
+        routed.router_bias[layer], routed.correction[layer], routed.expert_gain[layer], routed.into_bias[layer],
+        routed.down_bias[layer], routed.given[layer], routed.orders[layer],
+    )  # fmt: skip
+    layer_experts(
+        EXPERTS, ACT, M, BLOCKS, x, seen, routed.routers, routed.router_starts[layer],
+        arena, routed.expert_starts[layer], vectors, routed.rule, routed.buffers, routed.sizes,
+    )  # fmt: skip
+    routed.ids[layer, :] = routed.buffers.ids
+
+
+def beside_half(
+    FMT: Any, ACT: Any, M: Any, EXPERTS: Any, BLOCKS: Any, ROWS: Any,
+    layer: Any, arena: Any, at: Any, gains: Any, b: Any, s: Any, routed: Any,
+) -> None:  # fmt: skip
+    """The MLP of a layer and its experts, both of b.x, under their norms, added to it."""
+    own, stride = routed.routed, (s.hidden + ROWS - 1) // ROWS * ROWS
+    norm_rows(M, b.x, gains.mlp_in, layer, s, b.normed)
+    mlp(
+        FMT, ACT, M, ROWS, arena, at[3], at[4], own.widths[layer], gains.up_bias[layer], gains.orders, 4 * layer + 2, b, s,
+    )  # fmt: skip
+    norm_rows(M, b.x, routed.router, layer, s, routed.seen)
+    norm_rows(M, b.x, routed.experts_in, layer, s, routed.into)
+    _choose_and_mix(EXPERTS, ACT, M, BLOCKS, routed.into, routed.seen, layer, arena, own)
+    norm_rows(M, own.buffers.out, routed.experts_out, layer, s, routed.into)
+    _add_under_norm(M, b.narrow, stride, routed.shared_out, routed.into, layer, s)
+    add_rows(M, b.x, b.narrow, stride, gains.down_bias, gains.mlp_out, layer, s)
+
+
+@linked
+def _add_under_norm(M: Any, y: Any, stride: Any, norms: Any, more: Any, layer: Any, s: Any) -> None:
+    """Rows of y, `stride` apart, under their norm and with `more` [M · hidden] added."""
+    for row in range(M):
+        line, other = y[row * stride :][: s.hidden], more[row * s.hidden :][: s.hidden]
+        normalise(line, norms.gain[layer], norms.bias[layer], s.centred, np.float32(s.eps), line)
+        for i in range(s.hidden):
+            line[i] += other[i]
 
 
 @linked

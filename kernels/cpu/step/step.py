@@ -109,7 +109,7 @@ class Sizes(NamedTuple):
 
     queries: new tokens of a sequence, from place `context` on. sequences: those of the caches, of which the rows belong to number
     `sequence` and those behind it. turns: places a layer, each a row of angles; number `turn` is that of the first new token. seen [layers · turns]:
-    tokens before it that a token sees, the last ones. turned_norm [layers]: queries and keys have norms without gains behind RoPE. smooth: the MLP's activation is a GELU. centred: norms are LayerNorm.
+    tokens before it that a token sees, the last ones. keys_are_values: one product makes both. value_norm: values have a norm without a gain. turned_norm [layers]: queries and keys have norms without gains behind RoPE. smooth: the MLP's activation is a GELU. centred: norms are LayerNorm.
     neighbours: RoPE turns (2i, 2i + 1). residual, logit_gain: factors, 1 in most models; softcap, logit_softcap: 0 in most.
     """
 
@@ -118,6 +118,8 @@ class Sizes(NamedTuple):
     kv_heads: int
     group: int
     dim: int
+    keys_are_values: bool
+    value_norm: bool
     intermediate: int
     vocab: int
     gated: bool
@@ -178,7 +180,7 @@ def attention_half(
 ) -> None:  # fmt: skip
     """Norm, heads, the append, attention and output projection of a layer, added to b.x; ROWS: rows of a panel."""
     q_width = s.kv_heads * s.group * s.dim
-    qkv = q_width + 2 * s.kv_heads * s.dim
+    qkv = q_width + (1 if s.keys_are_values else 2) * s.kv_heads * s.dim
     head_stride, stride = (qkv + ROWS - 1) // ROWS * ROWS, (s.hidden + ROWS - 1) // ROWS * ROWS
     norm_rows(M, b.x, gains.attention_in, layer, s, b.normed)
     read = in_order(M, b.normed, s.hidden, gains.orders, 4 * layer, b.ordered)
@@ -340,8 +342,9 @@ def new_token(
     """The heads of the token at a place of a sequence, turned by angles number `turn`."""
     dim, ones = s.dim, np.ones(s.dim, np.float32)
     q_heads = s.kv_heads * s.group
-    line = heads[: (q_heads + 2 * s.kv_heads) * dim]
+    line = heads[: (q_heads + (1 if s.keys_are_values else 2) * s.kv_heads) * dim]
     _add_bias(line, gains.bias)
+    _store_values(KV, line, sequence, place, layer, caches, s)
     _norm_heads(line[: q_heads * dim], gains.q_norm, s)
     _norm_heads(line[q_heads * dim :][: s.kv_heads * dim], gains.k_norm, s)
     for h in range(q_heads + s.kv_heads):
@@ -357,8 +360,21 @@ def new_token(
             line[i] *= gains.scales[turn]
     for h in range(s.kv_heads):
         token = ((layer * s.sequences + sequence) * s.kv_heads + h) * s.capacity + place
-        key, value = line[(q_heads + h) * dim :][:dim], line[(q_heads + s.kv_heads + h) * dim :][:dim]
+        key = line[(q_heads + h) * dim :][:dim]
         store_row(KV, key, caches.k, token * dim, caches.k_scales, token)
+
+
+@linked
+def _store_values(KV: Any, line: Any, sequence: Any, place: Any, layer: Any, caches: Any, s: Any) -> None:
+    """The values of a token into the cache, while keys, which they may be, have neither a norm nor RoPE."""
+    dim, first = s.dim, s.kv_heads * (s.group if s.keys_are_values else s.group + 1)
+    normed, ones = np.empty(dim, np.float32), np.ones(dim, np.float32)
+    for h in range(s.kv_heads):
+        value = line[(first + h) * dim :][:dim]
+        if s.value_norm:
+            rms_norm(value, ones, np.float32(s.eps), normed)
+            value = normed
+        token = ((layer * s.sequences + sequence) * s.kv_heads + h) * s.capacity + place
         store_row(KV, value, caches.v, token * dim, caches.v_scales, token)
 
 

@@ -23,8 +23,8 @@ from membound.bench.machine.environment import worker_environment
 from membound.errors import BackendUnavailable, Unsupported
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.models import MODELS, Model
-from membound.kernels.reference import relative_error, rope
-from membound.kernels.rope import Rope
+from membound.kernels.reference import relative_error
+from membound.kernels.rope import Rope, rope
 from membound.kernels.seeded import make_inputs
 from membound.kernels.weights.formats import quantize
 from membound.kernels.weights.generate import random_weight

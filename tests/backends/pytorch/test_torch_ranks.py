@@ -135,7 +135,7 @@ def test_parts_are_those_of_the_whole() -> None:
         (
             "step:model=mixtral-8x7b,layers=1",
             2,
-            "ranks share steps of dense models, without experts and latent attention",
+            "ranks share steps of dense models with heads of one width, without experts and latent attention",
         ),
         ("linear:n=8,k=32", 2, "ranks (tp2) share decode steps only"),
         ("prefill:model=tiny", 2, "ranks (tp2) share decode steps only"),

@@ -15,6 +15,7 @@ RULES = [
     Router("sigmoid", correction=True, groups=4, groups_chosen=2, factor=2.5),
     Router(normalised=False, groups=4, groups_chosen=3, group_best=1),
     Router("sigmoid", normalised=False, on_input=True),
+    Router(gains=True),
 ]
 
 
@@ -25,14 +26,15 @@ def test_it_chooses_as_the_reference_does(router: Router) -> None:
     logits = rng.standard_normal((rows, stride)).astype(np.float32)
     none = np.zeros(0, np.float32)
     vectors = {
-        name: (0.1 * rng.standard_normal(count)).astype(np.float32) for name in ("router_bias", "correction")
+        name: (0.1 * rng.standard_normal(count)).astype(np.float32)
+        for name in ("router_bias", "correction", "expert_gain")
     }
     ids, shares = np.zeros(rows * chosen, np.int64), np.zeros(rows * chosen, np.float32)
     wanted, theirs = routes(logits[:, :count].astype(np.float64), router, chosen, vectors)
     choose_by_rule(
         logits.reshape(-1), stride, rows, count, chosen, rule_of(router),
         vectors["router_bias"] if router.bias else none, vectors["correction"] if router.correction else none,
-        np.zeros(0, np.int64), np.zeros(count, np.float32), np.zeros(count, np.float32), ids, shares,
+        vectors["expert_gain"] if router.gains else none, np.zeros(0, np.int64), np.zeros(count, np.float32), np.zeros(count, np.float32), ids, shares,
     )  # fmt: skip
     assert np.array_equal(ids.reshape(rows, chosen), wanted)
     assert np.allclose(shares.reshape(rows, chosen), theirs, rtol=1e-5)
