@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from membound.backends.api import Backend, Device, cpu_name
 from membound.backends.background import Background
-from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, find, providers
+from membound.backends.onnx_runtime.device import EXPORT, EXPORT_REMEDY, OPENVINO_KIND, find, providers
 from membound.backends.onnx_runtime.session import (
     CPU,
     create_file_session,
@@ -56,6 +56,8 @@ NOT_MULTIPLIED = ("q4_k", "fp8g128", "fp8b128", "mxfp4", "stored")
 """Weight formats that could only be widened to four times their bytes, and those of files, which no graph is built for."""
 # A product of 67 MFLOP a thread, milliseconds: its rows, which are no fewer than its columns, are what threads share.
 COUNTED_ROWS, COUNTED_WIDTH = 256, 512
+HOST = ("cpu", OPENVINO_KIND)
+"""Providers that compute on the processor, OpenVINO's by default, with as many threads as they are told."""
 # Where a provider keeps bound inputs and outputs; all others use host memory.
 MEMORY = {"cann": "cann", "cuda": "cuda", "dml": "dml", "tensorrt": "cuda", "webgpu": "webgpu"}
 
@@ -95,12 +97,12 @@ class OnnxRuntime(Backend):
         wanted = find(device)
         self._kind, self._provider, self._index = wanted.kind, wanted.provider, wanted.index
         self._threads = threads
-        if self._kind == "cpu":
-            self._count_threads()
-        else:
+        if self._kind != "cpu":
             self._probe()
+        if self._kind in HOST:
+            self._count_threads()
         self._exports = wanted.exports  # not before the probe, which is no model
-        name = cpu_name() if self._kind == "cpu" else self._provider
+        name = cpu_name() if self._kind in HOST else self._provider
         return Device(f"onnxruntime:{device}", name, threads, wanted.versions())
 
     def _count_threads(self) -> None:
@@ -110,7 +112,9 @@ class OnnxRuntime(Backend):
 
         x = np.ones((COUNTED_ROWS * self._threads, COUNTED_WIDTH), np.float32)
         weight = Weight("f32", COUNTED_ROWS, COUNTED_WIDTH, x[:COUNTED_ROWS])
-        session = create_session(linear_graph(weight, "float", len(x)), CPU, 0, self._threads)
+        session = create_session(
+            linear_graph(weight, "float", len(x)), self._provider, self._index, self._threads
+        )
         check_threads("ONNX Runtime", self._threads, lambda: session.run(None, {"x": x}))
 
     def _probe(self) -> None:

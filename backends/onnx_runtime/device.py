@@ -15,6 +15,7 @@ from membound.errors import BackendUnavailable
 
 SUFFIX = "ExecutionProvider"
 REMOTE = "AzureExecutionProvider"  # sends the work elsewhere
+OPENVINO_KIND = "openvino"
 EXPORT = "export"
 EXPORT_MODULES = ("torch", "onnxscript")
 EXPORT_REMEDY = 'pip install "membound[onnx-export]"'
@@ -23,7 +24,7 @@ PACKAGES = {
     "cann": "onnxruntime-cann",
     "cuda": "onnxruntime-gpu",
     "migraphx": "onnxruntime-migraphx",
-    "openvino": "onnxruntime-openvino",
+    OPENVINO_KIND: "onnxruntime-openvino",
     "tensorrt": "onnxruntime-gpu",
     "webgpu": "onnxruntime-webgpu",
 }
@@ -54,6 +55,8 @@ def find(device: str) -> Wanted:
     kind, _, index = base.lower().partition(":")
     if index and not index.isdecimal():
         raise BackendUnavailable(f"onnxruntime:{device} has no number after the colon")
+    if index and kind == OPENVINO_KIND:
+        raise BackendUnavailable(f"onnxruntime:{kind} has no numbered devices: leave out :{index}")
     known = providers()
     if kind not in known:
         package = PACKAGES.get(kind)

@@ -18,7 +18,7 @@ from membound.kernels.onnx_file.products import PRODUCTS
 if TYPE_CHECKING:
     from membound.backends.onnx_runtime.graph import Graph
 
-CPU = "CPUExecutionProvider"
+CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
 REMEDY = "pip install onnxruntime onnx"
 # Threads spin for the next operator within a launch, which made a 60-layer chain of 4 MB matrices 20 %
 # faster, and stop when it ends: by default they use 15 to 20 % of a core for 0.2 s after it, which
@@ -30,6 +30,8 @@ SESSION = {
     "session.intra_op.spin_duration_us": "50",
 }
 
+NO_CPU = "session.disable_cpu_ep_fallback"
+"""Has a session fail where an operator would be left to the CPU."""
 ASSIGNMENTS = "session.record_ep_graph_assignment_info"
 """Has a session remember which provider runs which operator."""
 HEAVY = frozenset(name.rpartition(".")[2] for name in (*PRODUCTS, *ATTENTION, *EXPERTS, *NORMS))
@@ -52,17 +54,26 @@ def runtime() -> Any:
 
 def create_session(graph: Graph, provider: str, index: int, threads: int) -> Any:
     """A session of `graph` on device `index` of a provider. Raises FallbackRefused, Unsupported."""
-    options = _options(threads)
-    if provider != CPU:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     arrays = graph.weights()
     values = [runtime().OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    options.add_external_initializers(list(arrays), values)
-    session = _create(graph.serialize(), options, provider, {"device_id": index} if index else {})
-    got = session.get_providers()[0]
-    if got != provider:
-        raise FallbackRefused(f"asked for {provider}, got {got}")
-    return session
+    settings = settings_of(provider, index, threads)
+
+    def create(entry: str) -> Any:
+        options = _options(threads)
+        if provider != CPU:
+            options.add_session_config_entry(entry, "1")
+        options.add_external_initializers(list(arrays), values)
+        session = _create(graph.serialize(), options, provider, settings)
+        got = session.get_providers()[0]
+        if got != provider:
+            raise FallbackRefused(f"asked for {provider}, got {got}")
+        return session
+
+    try:
+        return create(NO_CPU)
+    except FallbackRefused:  # it does not say which operators
+        refuse_fallback(create(ASSIGNMENTS), provider, heavy=False)
+        raise
 
 
 def create_file_session(path: str, provider: str, index: int, threads: int) -> Any:
@@ -74,7 +85,7 @@ def create_file_session(path: str, provider: str, index: int, threads: int) -> A
     options = _options(threads)
     if provider != CPU:
         options.add_session_config_entry(ASSIGNMENTS, "1")
-    session = _create(path, options, provider, {"device_id": index} if index else {})
+    session = _create(path, options, provider, settings_of(provider, index, threads))
     got = session.get_providers()[0]
     if got != provider:
         raise FallbackRefused(f"asked for {provider}, got {got}")
@@ -83,14 +94,21 @@ def create_file_session(path: str, provider: str, index: int, threads: int) -> A
     return session
 
 
-def refuse_fallback(session: Any, provider: str) -> None:
-    """Raises FallbackRefused that names the operators that read weights or caches and that were left to the CPU."""
+def settings_of(provider: str, index: int, threads: int) -> dict[str, Any]:
+    """A provider's own settings. OpenVINO's takes all cores unless it is told how many, and has no numbered devices."""
+    if provider == OPENVINO:
+        return {"num_of_threads": str(threads)}
+    return {"device_id": index} if index else {}
+
+
+def refuse_fallback(session: Any, provider: str, heavy: bool = True) -> None:
+    """Raises FallbackRefused that names the operators that were left to the CPU, all or those that read weights or caches."""
     left = dict.fromkeys(
         node.op_type
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name == CPU
         for node in part.get_nodes()
-        if node.op_type in HEAVY
+        if not heavy or node.op_type in HEAVY
     )
     if left:
         raise FallbackRefused(f"{provider} would leave operators to the CPU: {', '.join(left)}")
@@ -107,7 +125,7 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _create(model: bytes | str, options: Any, provider: str, settings: dict[str, int]) -> Any:
+def _create(model: bytes | str, options: Any, provider: str, settings: dict[str, Any]) -> Any:
     """The session; an error of ONNX Runtime becomes one of ours."""
     raised: tuple[type[Exception], ...] = (*refusals(), ValueError)
     try:

@@ -284,8 +284,19 @@ def test_a_provider_that_leaves_work_to_the_cpu_is_refused() -> None:
     if onnx_device.REMOTE not in onnx_session.runtime().get_available_providers():
         pytest.skip("this onnxruntime has no provider that refuses every operator")
     graph = linear_graph(quantize(np.ones((4, 8), np.float32), "f32"), "float", 1)
-    with pytest.raises(FallbackRefused, match="CPU"):
+    with pytest.raises(FallbackRefused, match=r"would leave operators to the CPU: Gemm$"):
         onnx_session.create_session(graph, onnx_device.REMOTE, index=0, threads=1)
+
+
+def test_openvino_is_told_its_threads_and_has_no_numbers() -> None:
+    """It takes every core otherwise, whatever the session's threads are."""
+    assert onnx_session.settings_of(onnx_session.OPENVINO, 0, 3) == {"num_of_threads": "3"}
+    assert onnx_session.settings_of("CUDAExecutionProvider", 1, 3) == {"device_id": 1}
+    assert onnx_session.settings_of(onnx_session.CPU, 0, 3) == {}
+    with pytest.raises(
+        BackendUnavailable, match="onnxruntime:openvino has no numbered devices: leave out :1"
+    ):
+        onnx_device.find("openvino:1")
 
 
 def test_registered_and_described() -> None:
