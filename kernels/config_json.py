@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from membound.kernels.mistaken_paths import without_config
 from membound.kernels.model import ModelError
 
 MAX_COUNT = 1 << 31
 MOST_LAYERS = 4096
 """Each is looked at; a published model has some hundred at most."""
+NESTED = ("text_config", "llm_config", "language_config")
+"""Where a model that sees or hears keeps the part that writes text."""
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS put in place of a large one."""
 
@@ -78,7 +81,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The object in a config.json."""
     try:
         if not path.is_file():
-            raise ModelError(f"model folder {path.parent} has no config.json")
+            raise ModelError(f"model folder {path.parent} has no config.json{without_config(path.parent)}")
         text = path.read_bytes()
         if text.startswith(LFS_POINTER):
             raise pointer_error(path)

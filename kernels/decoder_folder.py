@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.config_json import MOST_LAYERS, Config, read_config
+from membound.kernels.config_json import MOST_LAYERS, NESTED, Config, read_config
 from membound.kernels.families import FAMILIES, Family
 from membound.kernels.family_arithmetic import ARITHMETIC, Arithmetic
 from membound.kernels.family_defaults import ALIASES, DEFAULTS
@@ -24,8 +24,6 @@ from membound.kernels.model import ModelError
 from membound.kernels.parts import Attention, Decoder, Experts, Latent, Layer, Mixer, Mlp
 from membound.kernels.window_fields import CHUNKED, FULL, WINDOWED, listed, never
 
-NESTED = ("text_config", "llm_config", "language_config")
-"""Where a model that sees or hears keeps the part that writes text."""
 SENSES = ("vision_config", "audio_config")
 TEXT_TYPES = {
     "exaone4_5_text": "exaone4",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from membound.kernels.dose_models import DOSES
+from membound.kernels.mistaken_paths import no_model
 from membound.kernels.model import Model, ModelError, model_of
 from membound.kernels.published import SHAPES
 
@@ -67,6 +68,8 @@ def get_model(name: str) -> Model:
         from membound.kernels.gguf_model import read_gguf
 
         return read_gguf(Path(name))
+    if meant := no_model(name):
+        raise ModelError(meant)
     raise ModelError(
         f"unknown model {name!r}; known: {', '.join((*MODELS, *PUBLISHED, *DOSES))}, or a folder with config.json, or a file in GGUF"
     )

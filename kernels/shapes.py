@@ -13,6 +13,7 @@ from pathlib import Path
 
 from membound.kernels.decoder_folder import read_decoder
 from membound.kernels.dose_models import DOSES
+from membound.kernels.mistaken_paths import no_model
 from membound.kernels.models import GGUF, MODELS, get_model
 from membound.kernels.operations import SpecError
 from membound.kernels.parts import Attention, Decoder, Layer, Mlp
@@ -62,6 +63,8 @@ def shape_of(name: str) -> Decoder:
         return read_decoder(Path(known))
     if known.endswith(GGUF) and os.path.isfile(known):
         return replace(get_model(known).decoder, folder=known)
+    if meant := no_model(known):
+        raise SpecError(meant)
     names = [*MODELS, *SHAPES, *ALIASES]
     near = difflib.get_close_matches(name, names, 3)
     hint = (

@@ -10,7 +10,6 @@ it is instead.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from math import isfinite
 from os.path import isfile
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from membound.kernels.config_json import LFS_POINTER, pointer_error
+from membound.kernels.mistaken_paths import INDEX, SINGLE, without_weights
 from membound.kernels.model import ModelError
 from membound.kernels.weights.formats import F32, from_bf16
 
@@ -37,20 +37,8 @@ NUMPY = {
     "U8": "u1",
 }
 """How NumPy maps what safetensors names so."""
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PACKED = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv", "weight.absmax")
 """What stands beside or in place of a matrix that is stored quantised: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes."""
-SHARD = re.compile(r".*-\d+-of-\d+\.safetensors")
-OTHER_WEIGHTS = (
-    "*-of-*.safetensors",
-    "consolidated*.safetensors",
-    "*.gguf",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "*.bin",
-    "*.safetensors",
-)
-"""Weights in other forms than `SINGLE` and `INDEX`, by file, the telling ones first."""
 
 
 class TensorFiles:
@@ -68,7 +56,7 @@ class TensorFiles:
             self._files = dict.fromkeys(self._open(single).keys(), single)
             self.listing = single
         else:
-            raise ModelError(f"model folder {folder} has no {SINGLE} and no {INDEX}{_instead(folder)}")
+            raise ModelError(f"model folder {folder} has no {SINGLE} and no {INDEX}{without_weights(folder)}")
 
     def names(self) -> tuple[str, ...]:
         """Names of all tensors."""
@@ -242,26 +230,6 @@ def _absent(path: Path, named_by: str) -> str:
     if path.exists():
         return f"{path} cannot be read: it is not a regular file"
     return f"{path} cannot be read: No such file, though {named_by} names it: the download is incomplete"
-
-
-def _instead(folder: Path) -> str:
-    """What a folder without safetensors holds in their place, as the end of a sentence."""
-    for path in (folder / SINGLE, folder / INDEX):
-        if path.is_symlink():
-            return f": {path.name} is a link to nothing ({path.readlink()}): download it again"
-    other = next((path for pattern in OTHER_WEIGHTS for path in sorted(folder.glob(pattern))), None)
-    if other is None:
-        return ""
-    remedy = ": save the model as safetensors"
-    if other.suffix == ".gguf":
-        remedy = f": a GGUF file is named itself, model={other}"
-    elif other.name.startswith("consolidated"):
-        remedy = ", with names of its maker's: save the model by Transformers"
-    elif SHARD.fullmatch(other.name):
-        remedy = f", a shard that no {INDEX} names: the download is incomplete"
-    elif other.suffix == ".safetensors":
-        remedy = f": call it {SINGLE} if that is the whole model"
-    return f"; it has {other.name}{remedy}"
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
