@@ -15,9 +15,8 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS, Config, read_config
+from membound.kernels.config_json import MAX_COUNT, MOST_LAYERS, NESTED, Config, read_config
 from membound.kernels.decoder_folder import (
-    NESTED,
     TEXT_TYPES,
     defaults_of,
     read_decoder,

@@ -86,7 +86,9 @@ class ModelFacts:
             yield f"state of a sequence in float32 at any context: {read} read and {written} written each step"
         if self.stored is not None:
             size, streamed = (amount(b, "B") for b in (self.stored.nbytes, self.stored.streamed_bytes))
-            yield f"stored as {self.stored.title}: {self.stored.tensors} tensors of {size}, {streamed} without an untied embedding"
+            beside = amount(self.stored.beside_bytes, "B")
+            others = f" and {beside} that no token takes" if self.stored.beside_bytes else ""
+            yield f"stored as {self.stored.title}: {self.stored.tensors} tensors of {size}, {streamed} without an untied embedding{others}"
         if shape.left_out:
             yield f"left out: {shape.left_out}"
         if self.not_run:

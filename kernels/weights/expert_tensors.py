@@ -120,9 +120,25 @@ class ExpertTensors:
                 yield f"{tensor}{BLOCKS}", (mlp.count, n, k // MX_GROUP, MX_GROUP // 2)
                 yield f"{tensor}{SCALES}", (mlp.count, n, k // MX_GROUP)
             else:
-                yield tensor, (mlp.count, *((k, n) if self._names.routed.columns else (n, k)))
+                yield tensor, (mlp.count, *((k, n) if self._by_columns(index) else (n, k)))
             if mlp.expert.bias:
                 yield f"{tensor}_bias", (mlp.count, n)
+
+    def _by_columns(self, index: int) -> bool:
+        """Whether a layer's stacked experts are [count, k, n].
+
+        Qwen3-VL's published files have them so, those that Transformers 5 writes of its modules rows first: the shape of one of the two tells
+        them apart.
+        """
+        if self._names.routed.columns:
+            return True
+        mlp, hidden = self.part(index), self._model.hidden
+        wide = (len(expert_matrices(mlp, hidden)) - 1) * mlp.expert.width
+        shapes = ((hidden, wide), (mlp.expert.width, hidden))
+        return all(
+            tensor in self._there and self._opened.shape(tensor) == (mlp.count, *shape)
+            for tensor, shape in zip(self.stacked(index), shapes, strict=True)
+        )
 
     def router(self, index: int) -> F32:
         """The router's matrix [count, hidden]."""
@@ -190,7 +206,7 @@ class ExpertTensors:
             matrix = self._from_blocks(tensor, number)
         else:
             held = self._tensors.float32(tensor, slice(number, number + 1))[0]
-            matrix = held.T if self._names.routed.columns else held
+            matrix = held.T if self._by_columns(index) else held
         return self._of_pair(index, name, matrix)
 
     def _of_pair(self, index: int, name: str, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

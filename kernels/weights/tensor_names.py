@@ -115,8 +115,8 @@ WITHIN = ("model.language_model.", "language_model.model.")
 """Where a model that sees or hears keeps what others keep in `model.`."""
 BACKBONE = "backbone."
 """What Nemotron-H's published files have for `model.`."""
-PREDICTED = "mtp."
-"""Where Qwen's files keep layers that guess tokens ahead, which a step does not take."""
+PREDICTED = ("mtp.", "model.mtp_layers.")
+"""Where Qwen's and MiMo's files keep layers that guess tokens ahead, which a step does not take."""
 
 
 @dataclass(frozen=True, slots=True)

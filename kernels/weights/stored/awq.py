@@ -20,6 +20,7 @@ from membound.kernels.weights.stored.scheme import (
     Arrays,
     Part,
     grouped_int4,
+    is_named,
     kernel_group,
     unpacked,
     whole_words,
@@ -43,8 +44,10 @@ class Awq:
         return "AWQ, 4 bits, " + (f"groups of {self.group}" if self.group else "a group a row")
 
     def covers(self, module: str) -> bool | None:
-        """All matrices of layers but those that are kept."""
-        return module != "lm_head" and not any(part in module for part in self.kept)
+        """All matrices of layers but those that are kept; where a kept name is only a piece of one, the file alone says it."""
+        if is_named(module, ("lm_head", *self.kept)):
+            return False
+        return None if any(piece in module for piece in self.kept) else True
 
     def format(self, k: int) -> str:
         """int4 with zero points."""

@@ -3,7 +3,7 @@
 >>> Packed(group=128, symmetric=True).format(4096)
 'int4g128'
 
-Of W [n, k]: weight_packed int32 [n, k/8], weight_scale [n, k/group], weight_shape int64 [2], and where it is not symmetric
+Of W [n, k]: weight_packed int32 [n, k/8], weight_scale [n, k/group], weight_shape int64 or int32 [2], and where it is not symmetric
 weight_zero_point int32 [⌈n/8⌉, k/group], with activation ordering weight_g_idx int32 [k]; numbers and zero points are stored + 8.
 Of the other two: weight int8 or e4m3 [n, k], weight_scale [n, 1], or [1] for the whole matrix. Source: vllm-project/
 compressed-tensors, src/compressed_tensors/compressors (pack_quantized, naive_quantized).
@@ -28,20 +28,25 @@ from membound.kernels.weights.stored.scheme import (
     unpacked,
 )
 
+TEXT_PART = "language_model."
 NOT_A_NUMBER = 0x7F
 """The code of e4m3 that is NaN, but for its sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """The modules that config.json says stay float: names, or patterns behind ``re:``."""
+    """The modules that config.json says stay float: names, or patterns behind ``re:``.
+
+    Where the part that writes text says it, as Kimi K2.5's does, its names begin within that part.
+    """
 
     names: tuple[str, ...] = ()
 
     def __contains__(self, module: str) -> bool:
         return any(
-            re.match(name[3:], module) is not None if name.startswith("re:") else name == module
+            re.match(name[3:], one) is not None if name.startswith("re:") else name == one
             for name in self.names
+            for one in dict.fromkeys((module, module.removeprefix(TEXT_PART)))
         )
 
 
@@ -78,7 +83,7 @@ class Packed:
         parts = {
             "weight_packed": Part((n, k // 8), ("I32",)),
             "weight_scale": Part((n, groups), FLOATS),
-            "weight_shape": Part((2,), ("I64",)),
+            "weight_shape": Part((2,), ("I64", "I32")),
         }
         if not self.symmetric:
             parts["weight_zero_point"] = Part((-(-n // 8), groups), ("I32",))

@@ -16,7 +16,7 @@ import numpy as np
 from membound.kernels.model import ModelError
 from membound.kernels.weights.formats import FORMATS, Weight
 from membound.kernels.weights.stored.compressed import refuse_nan
-from membound.kernels.weights.stored.scheme import Arrays, Part
+from membound.kernels.weights.stored.scheme import Arrays, Part, is_named
 
 BLOCK = 128
 
@@ -36,7 +36,7 @@ class Fp8Blocks:
 
     def covers(self, module: str) -> bool | None:
         """The file says it, but of modules that stay float."""
-        return False if any(part in module for part in self.kept) else None
+        return False if is_named(module, self.kept) else None
 
     def format(self, k: int) -> str:
         """e4m3 in blocks of 128 × 128."""

@@ -23,6 +23,7 @@ from membound.kernels.weights.stored.scheme import (
     Part,
     grouped_int4,
     grouped_int8,
+    is_named,
     kernel_group,
     sorted_columns,
     unpacked,
@@ -54,7 +55,7 @@ class Gptq:
         """All matrices of layers, unless `some` of them are chosen."""
         if self.some:
             return None
-        return self.head or module != "lm_head"
+        return self.head or not is_named(module, ("lm_head",))
 
     def format(self, k: int) -> str:
         """int4 with zero points, or int8 in groups."""

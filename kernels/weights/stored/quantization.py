@@ -34,6 +34,8 @@ NVFP4 = (
 )
 LONGEST_VALUE = 60
 """Characters of a field's value in a refusal."""
+E4M3 = ("e4m3", "float8_e4m3fn")
+"""What FP8's numbers are called."""
 REPETITIONS = 4
 """Of a pattern at most: each multiplies the time that a name takes by up to its length."""
 
@@ -213,8 +215,8 @@ def _whole(weights: Config, kind: str, dtype: str, ignored: Ignored) -> Scheme:
 def _fp8(settings: Config) -> Scheme:
     if settings.fields.get("weight_block_size") != [BLOCK, BLOCK]:
         raise _refused(settings, "weight_block_size", f"[{BLOCK}, {BLOCK}]")
-    if settings.fields.get("fmt", "e4m3") != "e4m3":
-        raise _refused(settings, "fmt", "e4m3")
+    if settings.fields.get("fmt", "e4m3") not in E4M3:
+        raise _refused(settings, "fmt", ", ".join(E4M3))
     return Fp8Blocks(_names(settings, "modules_to_not_convert"))
 
 

@@ -10,7 +10,7 @@ A module is a matrix's name without its last part: "model.layers.0.self_attn.q_p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, runtime_checkable
@@ -79,6 +79,11 @@ class Scheme(Protocol):
     def read(self, arrays: Arrays, n: int, k: int) -> Weight:
         """The matrix; floats come as float32. Raises ModelError that says what is wrong with its numbers."""
         ...
+
+
+def is_named(module: str, names: Iterable[str]) -> bool:
+    """Whether one of the names is a run of whole parts of the module's: mlp.gate is of layers.1.mlp.gate, and not of mlp.gate_proj."""
+    return any(f".{name.strip('.')}." in f".{module}." for name in names)
 
 
 def kernel_group(group: int, k: int) -> int:

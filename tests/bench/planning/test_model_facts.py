@@ -122,6 +122,7 @@ def test_stored_quantisation_is_named_with_its_bytes(
         "tensors": len(files.names()),
         "nbytes": total,
         "streamed_bytes": total - table,
+        "beside_bytes": 0,
     }
     _, out, _ = listed(capsys, "--model", str(tmp_path / "awq"))
     assert f"stored as AWQ, 4 bits, groups of 32: {len(files.names())} tensors of " in out.replace("\n", " ")
@@ -152,6 +153,7 @@ def test_a_file_in_gguf_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[
         "tensors": 2,
         "nbytes": size,
         "streamed_bytes": size,
+        "beside_bytes": 0,
     }
 
 
