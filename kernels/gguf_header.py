@@ -49,23 +49,38 @@ KINDS = {
     30: Kind("BF16", 1, 2),
 }
 """The types that are read, by their numbers in a file (ggml/include/ggml.h); ggml-common.h has the blocks."""
-NAMES = {
-    3: "Q4_1",
-    6: "Q5_0",
-    7: "Q5_1",
-    9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    13: "Q5_K",
-    15: "Q8_K",
-    39: "MXFP4",
+OTHERS = {
+    3: Kind("Q4_1", 32, 20),
+    6: Kind("Q5_0", 32, 22),
+    7: Kind("Q5_1", 32, 24),
+    10: Kind("Q2_K", 256, 84),
+    11: Kind("Q3_K", 256, 110),
+    13: Kind("Q5_K", 256, 176),
+    15: Kind("Q8_K", 256, 292),
+    16: Kind("IQ2_XXS", 256, 66),
+    17: Kind("IQ2_XS", 256, 74),
+    18: Kind("IQ3_XXS", 256, 98),
+    19: Kind("IQ1_S", 256, 50),
+    20: Kind("IQ4_NL", 32, 18),
+    21: Kind("IQ3_S", 256, 110),
+    22: Kind("IQ2_S", 256, 82),
+    23: Kind("IQ4_XS", 256, 136),
+    24: Kind("I8", 1, 1),
+    25: Kind("I16", 1, 2),
+    26: Kind("I32", 1, 4),
+    27: Kind("I64", 1, 8),
+    28: Kind("F64", 1, 8),
+    29: Kind("IQ1_M", 256, 56),
+    34: Kind("TQ1_0", 256, 54),
+    35: Kind("TQ2_0", 256, 66),
+    39: Kind("MXFP4", 32, 17),
 }
-"""Other types, for the message that refuses them."""
+"""Types that are counted and not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor: shape with rows first, number of its type, offset from the file's start, bytes (0 where the type is not read)."""
+    """A tensor: shape with rows first, number of its type, offset from the file's start, bytes (0 of an unknown type)."""
 
     shape: tuple[int, ...]
     number: int
@@ -189,6 +204,13 @@ def _header(path: Path, data: memoryview) -> Header:
     for _ in range(values):
         name = reader.text()
         fields[name] = reader.value(reader.number("I"))
+    parts = fields.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        number = fields.get("split.no")
+        at = f"part {number + 1}" if isinstance(number, int) else "a part"
+        raise ModelError(
+            f"{path} is {at} of {parts} of a model: join them with llama.cpp's `llama-gguf-split --merge FIRST WHOLE`"
+        )
     entries = [_entry(reader) for _ in range(tensors)]
     alignment = fields.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1:
@@ -214,7 +236,7 @@ def _entry(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _placed(path: Path, size: int, name: str, shape: tuple[int, ...], number: int, offset: int) -> Entry:
-    kind = KINDS.get(number)
+    kind = KINDS.get(number) or OTHERS.get(number)
     if kind is None:
         return Entry(shape, number, offset, 0)
     if shape[-1] % kind.block:

@@ -61,7 +61,8 @@ def _bytes_of(path: Path) -> bytes:
     try:
         if not path.is_file():
             what = "is a folder: name the .onnx file in it" if path.is_dir() else "is no file that is there"
-            raise ModelError(f"{path} {what}")
+            home = f"; a shell leaves ~ as it is within a word: write {path.expanduser()}"
+            raise ModelError(f"{path} {what}{home if path.parts[:1] == ('~',) else ''}")
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             raise ModelError(

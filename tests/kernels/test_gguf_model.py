@@ -235,7 +235,7 @@ def damaged_scale(name, scale):
         ({"feed_forward_length": 64}, None, r"gate_proj\.weight has shape \[256, 128\], the metadata say \[64, 128\]"),
         ({}, lambda t: t.pop("blk.1.attn_q.weight"), r"has no tensor model\.layers\.1\.self_attn\.q_proj\.weight"),
         ({}, lambda t: t.update({"blk.0.extra.weight": floats(np.ones(4), F32)}), r"model\.layers\.0\.extra\.weight is a tensor"),
-        ({}, lambda t: t.update({"output.weight": (10, (70, 128), bytes(42 * 70))}), r"lm_head\.weight is stored as Q2_K"),
+        ({}, lambda t: t.update({"output.weight": (3, (70, 128), bytes(80 * 70))}), r"lm_head\.weight is stored as Q4_1"),
         ({}, lambda t: t.update({"token_embd.weight": floats(np.ones((0, 128)), F32)}), r"token_embd\.weight has 0 rows"),
         ({}, damaged_scale("output.weight", np.nan), r"model\.gguf: lm_head\.weight holds NaN"),
         ({}, damaged_scale("blk.1.ffn_up.weight", np.inf), r"model\.layers\.1\.mlp\.up_proj\.weight holds infinity"),
@@ -261,6 +261,7 @@ def test_files_that_do_not_go_with_each_other(file, fields, edit, text):
         (lambda b: b[:16] + struct.pack("<Q", 1 << 60) + b[24:], r"cannot be read: "),
         (lambda b: b.replace(b"llama", b"mamba", 1), r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3, qwen3moe"),
         (lambda b: gguf({"general.architecture": 3}, {}), r"general\.architecture=3 must be a text"),
+        (lambda b: gguf({"split.no": 1, "split.count": 3}, {}), r"model\.gguf is part 2 of 3 of a model: join them with"),
         (lambda b: gguf({"general.architecture": "llama", "general.alignment": 0}, {}), r"general\.alignment=0 must be"),
     ],
 )  # fmt: skip

@@ -45,11 +45,16 @@ class StoredFacts:
 
 
 def stored_facts(model: str) -> StoredFacts | None:
-    """Of a folder with weights, or a file in GGUF; None of anything else. Raises ModelError for files that cannot be read."""
+    """Of a folder with weights, or a file in GGUF; None of anything else, or where a tensor has an unknown type.
+
+    Raises ModelError for files that cannot be read.
+    """
     path = Path(model)
     if os.path.isfile(path):
         header = read_header(path)
         sizes = {name: entry.nbytes for name, entry in header.tensors.items()}
+        if not all(sizes.values()):
+            return None  # of a type that is not known
         kind = header.text("general.architecture")
         return _facts(f"GGUF, architecture {kind}", sizes, header.count(f"{kind}.block_count"))
     if not any(path.glob("*.safetensors*")):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.gguf_header import KINDS, NAMES, Entry, Kind, read_header
+from membound.kernels.gguf_header import KINDS, OTHERS, Entry, Kind, read_header
 from membound.kernels.layer_tensors import routed_part
 from membound.kernels.model import Model, ModelError
 from membound.kernels.weights import ggml
@@ -99,7 +99,7 @@ class GgufTensors:
         """A tensor's type. Raises ModelError for one that is not read."""
         number = self._entry(name).number
         if number not in KINDS:
-            called = NAMES.get(number, f"type {number}")
+            called = OTHERS[number].name if number in OTHERS else f"type {number}"
             known = ", ".join(one.name for one in KINDS.values())
             raise ModelError(f"{self.listing}: {name} is stored as {called}; supported: {known}")
         return KINDS[number]

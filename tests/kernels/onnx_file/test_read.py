@@ -240,6 +240,8 @@ def test_files_that_are_no_onnx(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(ModelError, match="is no file that is there"):
         read(tmp_path / "gone.onnx")
+    with pytest.raises(ModelError, match=r"a shell leaves ~ as it is within a word: write /.*/gone\.onnx$"):
+        read(Path("~/gone.onnx"))
     os.mkfifo(tmp_path / "pipe.onnx")
     with pytest.raises(ModelError, match="is no file that is there"):
         read(tmp_path / "pipe.onnx")

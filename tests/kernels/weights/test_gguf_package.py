@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from membound.kernels.gguf_header import KINDS, read_header
+from membound.kernels.gguf_header import KINDS, OTHERS, read_header
 from membound.kernels.weights.formats import dequantize, quantize
 from membound.kernels.weights.generate import random_weight
 from membound.kernels.weights.ggml import blocks, widen_q4_k, widen_q6_k
+from membound.kernels.weights.stored.facts import stored_facts
 
 pytestmark = pytest.mark.skipif(
     find_spec("gguf") is None, reason="no gguf: pip install -c constraints.txt ./examples/llamacpp"
@@ -102,3 +103,30 @@ def test_quantised_super_blocks_are_those_of_its_c_code() -> None:
     assert differ.mean() < 0.05  # where its compiler fused a product and a sum
     error, least = (np.linalg.norm(widen_q4_k(rows) - w) for rows in (ours, theirs))
     assert error == pytest.approx(least, rel=1e-4)
+
+
+def test_types_have_the_bytes_that_it_says() -> None:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for number, kind in (KINDS | OTHERS).items():
+        assert GGMLQuantizationType(number).name == kind.name
+        assert GGML_QUANT_SIZES[GGMLQuantizationType(number)] == (kind.block, kind.size)
+
+
+def test_bytes_of_types_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+
+    path = tmp_path / "model.gguf"
+    file = GGUFWriter(path, "llama")
+    file.add_block_count(1)
+    for name, kind in (("token_embd.weight", "Q5_K"), ("output.weight", "IQ4_XS")):
+        size = next(one.size for one in OTHERS.values() if one.name == kind)
+        file.add_tensor(name, np.zeros((6, 2 * size), np.uint8), raw_dtype=GGMLQuantizationType[kind])
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    table, head = (int(tensor.n_bytes) for tensor in GGUFReader(path).tensors)
+    facts = stored_facts(str(path))
+    assert facts is not None
+    assert (facts.nbytes, facts.streamed_bytes) == (table + head, head)
