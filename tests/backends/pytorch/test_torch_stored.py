@@ -10,7 +10,6 @@ from quantised_experts import write_experts
 from quantised_folders import write_folder
 
 from membound.backends.pytorch.backend import PyTorch
-from membound.errors import Unsupported
 from membound.kernels.reference import compute, relative_error, tolerance
 from membound.kernels.seeded import make_inputs
 from membound.kernels.work import parse
@@ -67,14 +66,3 @@ def test_what_torch_has_no_operator_for_is_named(tmp_path: Path) -> None:
     assert reason(tmp_path / "int8", ",kv=f32") is None
     prompt = parse(f"prefill:model={tmp_path / 'int8'},tokens=4,weight=stored,kv=f32")
     assert PyTorch().supports(prompt) == "prompts take no weights as they are stored"
-
-
-def test_orders_that_differ_are_refused(tmp_path: Path) -> None:
-    def edit(tensors: dict[str, Any]) -> None:
-        name = "model.layers.0.block_sparse_moe.experts.1.w3.weight_g_idx"
-        tensors[name] = tensors[name][::-1].copy()
-
-    write_experts(tmp_path, "mixtral", "packed_ordered", edit)
-    work, inputs, backend = opened(f"step:model={tmp_path},context=5,weight=stored,kv=f32")
-    with pytest.raises(Unsupported, match="have their columns in orders that differ"):
-        backend.prepare(work, inputs)

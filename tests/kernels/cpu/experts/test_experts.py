@@ -134,7 +134,7 @@ def test_blocks_of_one_work_share_a_layout_where_there_are_matrix_tiles(
         cached.cache_clear()
     try:
         few, many = block_recipes("bf16", "float", "1+4"), block_recipes("bf16", "float", "1+7")
-        assert {r.method for r in few} == {"float"}
+        assert "tile" not in {r.method for r in few}
         assert [(r.m, r.method, r.padded_k(33)) for r in many] == [(1, "tile", 64), (7, "tile", 64)]
         assert [r.m for r in block_recipes("bf16", "float", "3+20")] == [3, 20]
     finally:
