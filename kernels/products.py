@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from membound.kernels.weights.formats import INTEGER_FORMATS, Weight, dequantize
+from membound.kernels.weights.formats import EVERY_INTEGER_FORMAT, Weight, dequantize
 
 F64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -31,7 +31,7 @@ def linear(x: Floats, weight: Weight, act: str, power: int = 1) -> F64:
     x64 = x.astype(np.float64)
     scales: F64 | None = None
     if (
-        act == "int8" and weight.format in INTEGER_FORMATS
+        act == "int8" and weight.format in EVERY_INTEGER_FORMAT
     ):  # a float matrix among stored ones keeps float activations
         x64, scales = quantize_rows(x64)
     y = np.empty((len(x64), weight.n))

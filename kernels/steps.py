@@ -29,7 +29,7 @@ from membound.kernels.operations import (
 from membound.kernels.parts import Decoder, Experts, Latent
 from membound.kernels.route_plan import default_distinct, fits_groups
 from membound.kernels.routing import codes_of
-from membound.kernels.weights.formats import FORMATS, INTEGER_FORMATS, KV_FORMATS, STORED
+from membound.kernels.weights.formats import EVERY_INTEGER_FORMAT, FORMATS, KV_FORMATS, STORED
 from membound.kernels.weights.stored.matrices import Stored
 
 __all__ = ["CACHES", "Operation", "Prefill", "Step"]
@@ -306,7 +306,7 @@ def _stored_of(work: Step | Prefill, model: Model) -> Stored:
         stored = Checkpoint(model, STORED, seed=0).stored()
     except ModelError as error:
         raise SpecError(f"{work.kind}: {error}") from None
-    floats = [name for name in (*stored.formats, *stored.expert_formats) if name not in INTEGER_FORMATS]
+    floats = [name for name in (*stored.formats, *stored.expert_formats) if name not in EVERY_INTEGER_FORMAT]
     if work.act == "int8" and floats:
         raise SpecError(
             f"{work.kind}: act=int8 goes with integer weights, and {work.model} stores {', '.join(floats)}"

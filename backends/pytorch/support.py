@@ -13,7 +13,7 @@ from membound.kernels import features, split
 from membound.kernels.features import missing
 from membound.kernels.layer_tensors import row_lengths
 from membound.kernels.steps import has_index
-from membound.kernels.weights.formats import INTEGER_FORMATS
+from membound.kernels.weights.formats import EVERY_INTEGER_FORMAT
 from membound.kernels.work import (
     DecodeAttention,
     LatentAttention,
@@ -95,7 +95,7 @@ def unsupported(work: Work, variants: Variants, device: str) -> str | None:
         return "prompts take no weights as they are stored" if isinstance(work, Prefill) else reason
     formats = (work.weight,) if stored is None else stored.all_formats
     for one in formats:
-        act = work.act if one in INTEGER_FORMATS else "float"
+        act = work.act if one in EVERY_INTEGER_FORMAT else "float"
         if reason := linear_unsupported(one, act, widths, device):
             return reason
     exact = next((one for one in formats if one in ("f32", "f16")), None)

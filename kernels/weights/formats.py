@@ -75,6 +75,8 @@ STORED = "stored"
 """A work's weight format that means: each matrix as the model's folder holds it."""
 INTEGER_FORMATS = ("int8", "int4g32", "int4g128", "int4g32z", "int4g128z", "q8_0", "q4_0", "q4_k")
 """Formats whose products with int8 activations are integers."""
+EVERY_INTEGER_FORMAT = (*INTEGER_FORMATS, "q6_k")
+"""Those that works ask for, and those that files have."""
 KV_FORMATS = {
     f.name: f for f in (FORMATS["f32"], FORMATS["bf16"], FORMATS["f16"], FORMATS["int8"], Format("fp8", 8))
 }

@@ -151,6 +151,7 @@ def test_bytes_are_those_of_the_experts_that_are_read(file, types, architecture)
         (q4_0, "qwen3moe", "int8"),
         (q4_k_m, "qwen3moe", "float"),
         (q4_k_m, "llama", "float"),
+        (q4_k_m, "llama", "int8"),
     ],
 )
 def test_a_step_over_a_file_with_experts(file, types, architecture, act):

@@ -30,7 +30,7 @@ from membound.kernels.forward import temperatures
 from membound.kernels.inputs import ModelInputs
 from membound.kernels.model import Model
 from membound.kernels.parts import Attention, Latent, Mixer, Mlp
-from membound.kernels.weights.formats import F32, INTEGER_FORMATS, KVCache, Weight, common_order
+from membound.kernels.weights.formats import EVERY_INTEGER_FORMAT, F32, KVCache, Weight, common_order
 from membound.kernels.work import Prefill, Step
 
 NOTHING = np.zeros(0, np.float32)
@@ -285,7 +285,7 @@ def recipes_of(work: Step | Prefill, rows: int, head_rows: int) -> tuple[Recipe,
     if work.stored is None:
         return choose(work.weight, work.act, rows), choose(work.weight, work.act, head_rows)
     head = work.stored.head.format
-    act = work.act if head in INTEGER_FORMATS else "float"
+    act = work.act if head in EVERY_INTEGER_FORMAT else "float"
     return choose(mixed_format(work.stored.formats), work.act, rows), choose(head, act, head_rows)
 
 
