@@ -95,7 +95,7 @@ def create_file_session(path: str, provider: str, index: int, threads: int) -> A
 
 
 def settings_of(provider: str, index: int, threads: int) -> dict[str, Any]:
-    """A provider's own settings. OpenVINO's takes all cores unless it is told how many, and has no numbered devices."""
+    """A provider's own settings. OpenVINO's takes all cores unless a number of threads is set, and has no numbered devices."""
     if provider == OPENVINO:
         return {"num_of_threads": str(threads)}
     return {"device_id": index} if index else {}

@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     Pieces of sequences, in order: sequence, begin and end [pieces]; those of a thread from first_of_thread[thread] on, those of a
     sequence from first_of_sequence[b] on. keys [batch · tokens]: scores as whole numbers in their order; counts [pieces, BUCKETS];
     above, equal [pieces]: how many are above the threshold, and equal to it; threshold and left [batch]: the bits found so far, and how
-    many of those that have them are taken. seen [batch]: the first so many tokens have scores, those behind them are smaller than all.
+    many of those that have them are taken. seen [batch]: how many tokens, from the first on, have scores; the others count as smaller than all.
     """
 
     chosen: int

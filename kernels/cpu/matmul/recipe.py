@@ -225,7 +225,7 @@ class Recipe:
 
 
 def section_bytes(rows: int, k: int) -> int:
-    """Room for any prepared x of so many padded rows, which compiled code can reckon too: `Recipe.scratch_bytes` at least."""
+    """Room for any prepared x of `rows` padded rows, which compiled code can reckon too: `Recipe.scratch_bytes` at least."""
     return (rows * (5 * (k + 64) + 72) + 256 + 63) // 64 * 64
 
 
@@ -302,7 +302,7 @@ def _method(fmt: str, act: str, m: int) -> str:
 
 
 def _widened_once(fmt: str) -> bool:
-    """Whether pairs are made once for all rounds of tokens: of bytes it takes as long as the products of six rows."""
+    """Whether pairs are made once for all rounds of tokens: of bytes each takes six instructions, of nibbles two."""
     return kind_of(fmt) == "bytes" and fmt not in SUPER_BLOCKS
 
 
